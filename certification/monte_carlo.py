@@ -45,7 +45,7 @@ def certify(
     n: int = 10_000,
     alpha: float = 0.001,
     seed: int = 0,
-    batch_size: int = 256,
+    batch_size: int = 512,
 ) -> Iterator[Certificate]:
     """Certify (Algorithm 2): for each image abstain, or a class and radius that hold with probability ≥ 1 − alpha.
 
@@ -84,7 +84,7 @@ def predict(
     n: int = 1_000,
     alpha: float = 0.001,
     seed: int = 0,
-    batch_size: int = 256,
+    batch_size: int = 512,
 ) -> Iterator[int]:
     """Predict (Algorithm 1): for each image, the class of g or ABSTAIN; another class with probability at most alpha.
 
