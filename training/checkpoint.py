@@ -1,0 +1,151 @@
+"""A checkpoint: one safetensors file whose header says everything needed to rebuild the network."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import dataclass
+from datetime import datetime, timezone
+from importlib.metadata import version
+from pathlib import Path
+
+import safetensors
+import safetensors.torch
+from pydantic import BaseModel, ConfigDict, ValidationError
+from torch import Tensor, nn
+
+from certification.errors import HeatserveError
+from certification.files import write_atomically
+from training.architectures import ArchitectureError, Classifier, build_network
+
+HEADER_KEY = "heatserve"
+
+Hyperparameter = str | int | float | bool | None
+
+
+class CheckpointError(HeatserveError):
+    """A checkpoint is missing, damaged, or not one of heatserve's."""
+
+
+class CheckpointMetadata(BaseModel):
+    """What the network is and how it came to be."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    architecture: str
+    num_classes: int
+    class_names: tuple[str, ...]
+    input_shape: tuple[int, int, int]
+    """C, H, W of one image; FP32 in [0,1]."""
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    method: str
+    sigma: float | None
+    """Standard deviation of the noise that the network was smoothed for, pixels in [0,1]; None for a baseline."""
+    dataset: str
+    seed: int
+    epochs: int
+    hyperparameters: dict[str, Hyperparameter]
+    parent_sha256: str | None
+    """Of the checkpoint file that it was fine-tuned from."""
+    versions: dict[str, str]
+    date: str
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A checkpoint that has been read: `network` in eval mode on the CPU, `sha256` of the file at `path`."""
+
+    network: Classifier
+    metadata: CheckpointMetadata
+    sha256: str
+    path: Path
+
+
+def save_checkpoint(path: Path, network: Classifier, metadata: CheckpointMetadata) -> None:
+    """Write the backbone's tensors and the metadata to `path`, atomically."""
+    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in network.backbone.state_dict().items()}
+    write_atomically(path, safetensors.torch.save(tensors, {HEADER_KEY: metadata.model_dump_json()}))
+
+
+def load_checkpoint(path: Path) -> Checkpoint:
+    """Rebuild the network of a checkpoint.
+
+    Raises:
+        CheckpointError: no such file, damaged bytes, a bare state dict, or tensors of another architecture.
+    """
+    content = read_file(path)
+    tensors, header = parse(path, content)
+    if HEADER_KEY not in header:
+        raise CheckpointError(
+            f"{path}: not a heatserve checkpoint (its header has no {HEADER_KEY!r} entry); turn a bare state dict "
+            f"into one with `heatserve import-weights {path} --architecture … --data … --out …`"
+        )
+    try:
+        metadata = CheckpointMetadata.model_validate_json(header[HEADER_KEY])
+        network = network_of(metadata)
+    except (ValidationError, ArchitectureError) as error:
+        raise CheckpointError(f"{path}: its header does not describe a network: {error}") from None
+    fill(path, network.backbone, tensors)
+    return Checkpoint(network.eval(), metadata, hashlib.sha256(content).hexdigest(), path)
+
+
+def network_of(metadata: CheckpointMetadata) -> Classifier:
+    """The network that `metadata` describes, freshly initialised."""
+    return build_network(
+        metadata.architecture,
+        num_classes=metadata.num_classes,
+        input_shape=metadata.input_shape,
+        mean=metadata.mean,
+        std=metadata.std,
+    )
+
+
+def read_file(path: Path) -> bytes:
+    """The bytes of `path`, or a CheckpointError that names it."""
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise CheckpointError(f"{path}: expected a checkpoint file, but it cannot be read: {error.strerror}") from None
+
+
+def parse(path: Path, content: bytes) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """Tensors and header of safetensors bytes, or a CheckpointError that names the file."""
+    try:
+        tensors = safetensors.torch.load(content)
+        length = int.from_bytes(content[:8], "little")
+        return tensors, json.loads(content[8 : 8 + length]).get("__metadata__", {})
+    except (safetensors.SafetensorError, ValueError) as error:
+        raise CheckpointError(f"{path}: truncated or not a safetensors file: {error}") from None
+
+
+def fill(path: Path, backbone: nn.Module, tensors: dict[str, Tensor]) -> None:
+    """Load `tensors` into `backbone`; all names and shapes must agree.
+
+    `num_batches_tracked` may be missing: older state dicts lack it, and BatchNorm with a momentum never reads it.
+
+    Raises:
+        CheckpointError: names the first tensor that is missing, unexpected, or of another shape.
+    """
+    expected = backbone.state_dict()
+    missing = [name for name in expected if name not in tensors and not name.endswith("num_batches_tracked")]
+    unexpected = [name for name in tensors if name not in expected]
+    if missing or unexpected:
+        first = f"tensor {missing[0]!r} is missing" if missing else f"tensor {unexpected[0]!r} is unexpected"
+        count = f"{len(missing)} missing, {len(unexpected)} unexpected"
+        raise CheckpointError(f"{path}: its tensors are not those of the architecture: {first} ({count})")
+    for name, tensor in tensors.items():
+        if tensor.shape != expected[name].shape:
+            shapes = f"{list(expected[name].shape)}, got {list(tensor.shape)}"
+            raise CheckpointError(f"{path}: expected tensor {name!r} of shape {shapes}")
+    backbone.load_state_dict(tensors, strict=False)
+
+
+def current_versions() -> dict[str, str]:
+    """Versions of the libraries that decide the numbers."""
+    return {name: version(name) for name in ("heatserve", "torch", "numpy")}
+
+
+def now() -> str:
+    """The current time, ISO 8601, UTC, to the second."""
+    return datetime.now(timezone.utc).isoformat(timespec="seconds")

@@ -1,0 +1,74 @@
+"""Other people's weights: a bare state dict becomes a checkpoint."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from pathlib import Path
+
+from training.architectures import Shape
+from training.checkpoint import (
+    CheckpointMetadata,
+    current_versions,
+    fill,
+    network_of,
+    now,
+    parse,
+    read_file,
+    save_checkpoint,
+)
+
+
+def import_weights(
+    path: Path,
+    architecture: str,
+    *,
+    dataset: str,
+    class_names: Sequence[str],
+    input_shape: Shape,
+    mean: Sequence[float],
+    std: Sequence[float],
+    out: Path,
+) -> Path:
+    """Turn a safetensors file of plain tensors into a checkpoint.
+
+    Args:
+        path: the state dict; every tensor of the architecture under its name there, no more and no fewer.
+        architecture: one of `ARCHITECTURES`.
+        dataset: what the network was trained on.
+        class_names: in the order of the logits.
+        input_shape: C, H, W of one image.
+        mean: of each channel, as the network was trained with; pixels in [0,1].
+        std: of each channel, likewise.
+        out: where to write the checkpoint.
+
+    Returns:
+        `out`.
+
+    Raises:
+        CheckpointError: no such file, damaged bytes, or tensors of another architecture.
+        ArchitectureError: an unknown architecture, or one for other images.
+    """
+    content = read_file(path)
+    tensors, _ = parse(path, content)
+    metadata = CheckpointMetadata(
+        architecture=architecture,
+        num_classes=len(class_names),
+        class_names=tuple(class_names),
+        input_shape=input_shape,
+        mean=tuple(mean),
+        std=tuple(std),
+        method="imported",
+        sigma=None,
+        dataset=dataset,
+        seed=0,
+        epochs=0,
+        hyperparameters={"file": path.name},
+        parent_sha256=hashlib.sha256(content).hexdigest(),
+        versions=current_versions(),
+        date=now(),
+    )
+    network = network_of(metadata)
+    fill(path, network.backbone, tensors)
+    save_checkpoint(out, network, metadata)
+    return out
