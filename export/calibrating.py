@@ -1,0 +1,212 @@
+"""Calibration of a served graph: the graph itself, held against Certify of its base classifier, on held-out images.
+
+Needs no torch: images come as arrays.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+
+from certification.calibration import METHOD, Calibrated, Overclaims, Reference, calibrate, count_overclaims
+from certification.errors import HeatserveError
+from certification.monte_carlo import ABSTAIN, Certificate, certify, largest_provable
+from certification.radius import Float32Array, Float64Array, top_score
+from export.card import (
+    BASE_NAME,
+    GRAPH_NAME,
+    Calibration,
+    CertifiedAccuracy,
+    Evaluation,
+    MonteCarlo,
+    OverclaimRate,
+    Split,
+    now,
+    versions,
+)
+from export.graph import with_map
+from export.repository import ModelVersion, publish
+from export.session import classifier, open_session, run
+
+RADII = (0.0, 0.05, 0.1, 0.15, 0.2, 0.25, 0.3, 0.5)
+FIT_SHARE = 1 / 3
+"""Share of the calibration images that choose where the tested sequence of shifts starts; the rest test it."""
+
+Progress = Callable[[Iterable[Certificate], int, str], Iterable[Certificate]]
+"""Wraps an iterable of known length and description, to show how far it is."""
+
+
+@dataclass(frozen=True)
+class LabelledImages:
+    """Images FP32 [N, C, H, W] in [0,1] with labels [N], and where they come from."""
+
+    images: Float32Array
+    labels: NDArray[np.int64]
+    dataset: str
+    split: str
+    seed: int
+
+    def source(self, images: int) -> Split:
+        """`images` of them, as the card names them."""
+        return Split(dataset=self.dataset, split=self.split, images=images, seed=self.seed)
+
+
+def calibrate_model(
+    model: ModelVersion,
+    calibration: LabelledImages,
+    test: LabelledImages,
+    *,
+    alpha: float,
+    delta: float,
+    monte_carlo: MonteCarlo,
+    progress: Progress = lambda certificates, _, __: certificates,
+) -> ModelVersion:
+    """Publish the next version of `model`, whose certified radii carry the promise on its card.
+
+    Args:
+        model: exported, calibrated before or not.
+        calibration: images that training never saw; the first third chooses candidates, the rest test them.
+        test: images that neither training nor calibration saw; everything the card reports is measured on them.
+        alpha: α, bound on the overclaim rate given a positive radius.
+        delta: δ; the bound holds with confidence 1 − δ over the draw of the calibration images.
+        monte_carlo: n₀, n, α and seed of the Certify that everything is held against.
+        progress: see `Progress`.
+
+    Raises:
+        CalibrationError: too few images, or no shift can be promised.
+        HeatserveError: images of another shape than the model's.
+    """
+    for part in (calibration, test):
+        if part.images.shape[1:] != model.card.input_shape:
+            raise HeatserveError(
+                f"{part.dataset}: expected images of shape {list(model.card.input_shape)} for model {model.name}, "
+                f"got {list(part.images.shape[1:])}"
+            )
+    sigma = model.card.sigma
+    graph = onnx.load(model.path / GRAPH_NAME)
+    reference, _ = _hold_against(model, graph, calibration, monte_carlo, progress)
+    fit_images = round(len(reference) * FIT_SHARE)
+    cap = largest_provable(n=monte_carlo.n, alpha=monte_carlo.alpha)
+    calibrated = calibrate(reference[:fit_images], reference[fit_images:], cap=cap, alpha=alpha, delta=delta)
+    graph = with_map(graph, calibrated.radius_map, sigma=sigma)
+    served = graph.SerializeToString()
+    card = model.card.model_copy(
+        update={
+            "graph_sha256": hashlib.sha256(served).hexdigest(),
+            "calibration": _calibration(calibrated, calibration, fit_images, alpha, delta, monte_carlo, sigma),
+            "evaluation": _evaluate(model, graph, test, delta, monte_carlo, progress),
+            "versions": {**model.card.versions, **versions("onnx", "onnxruntime", "numpy", "scipy")},
+            "date": now(),
+        }
+    )
+    return publish(model.path.parents[1], card, graph=served, base=(model.path / BASE_NAME).read_bytes())
+
+
+def _hold_against(
+    model: ModelVersion,
+    graph: onnx.ModelProto,
+    data: LabelledImages,
+    monte_carlo: MonteCarlo,
+    progress: Progress,
+) -> tuple[Reference, dict[str, NDArray[Any]]]:
+    """The outputs of `graph` on the images, and the reference that Certify gives for them."""
+    outputs = run(open_session(graph.SerializeToString()), data.images)
+    base = classifier(open_session(model.path / BASE_NAME))
+    certificates = certify(
+        base,
+        data.images,
+        sigma=model.card.sigma,
+        n0=monte_carlo.n0,
+        n=monte_carlo.n,
+        alpha=monte_carlo.alpha,
+        seed=monte_carlo.seed,
+    )
+    proven = list(progress(certificates, len(data.images), f"Certify, {data.split} images"))
+    labels = np.array([certificate.label for certificate in proven])
+    reference = Reference(
+        score=top_score(outputs["probabilities"].astype(np.float64)),
+        agrees=(labels == outputs["label"]) & (labels != ABSTAIN),
+        proven=np.array([certificate.radius for certificate in proven]) / model.card.sigma,
+    )
+    return reference, {**outputs, "proven_label": labels}
+
+
+def _calibration(
+    calibrated: Calibrated,
+    data: LabelledImages,
+    fit_images: int,
+    alpha: float,
+    delta: float,
+    monte_carlo: MonteCarlo,
+    sigma: float,
+) -> Calibration:
+    promise = (
+        f"With confidence {1 - delta:g} over the calibration draw, at most a share {alpha:g} of the requests answered "
+        f"with a positive radius have a radius above what Certify (n0 = {monte_carlo.n0}, n = {monte_carlo.n}, "
+        f"alpha = {monte_carlo.alpha:g}, sigma = {sigma:g}) proves, or another class than the smoothed classifier, "
+        f"for inputs drawn like the calibration images."
+    )
+    return Calibration(
+        promise=promise,
+        method=METHOD,
+        alpha=alpha,
+        confidence=1 - delta,
+        shift=calibrated.radius_map.shift,
+        cap=calibrated.radius_map.cap,
+        fit=data.source(fit_images),
+        check=data.source(calibrated.seen.images),
+        monte_carlo=monte_carlo,
+        overclaim=_rate(calibrated.seen),
+    )
+
+
+def _evaluate(
+    model: ModelVersion,
+    graph: onnx.ModelProto,
+    data: LabelledImages,
+    delta: float,
+    monte_carlo: MonteCarlo,
+    progress: Progress,
+) -> Evaluation:
+    reference, outputs = _hold_against(model, graph, data, monte_carlo, progress)
+    right = outputs["label"] == data.labels
+    proven_right = outputs["proven_label"] == data.labels
+
+    def rate(name: str) -> OverclaimRate:
+        return _rate(count_overclaims(reference, outputs[name].astype(np.float64) / model.card.sigma, delta=delta))
+
+    def accuracy(name: str) -> tuple[float, ...]:
+        return _certified_accuracy(right, outputs[name].astype(np.float64))
+
+    return Evaluation(
+        data=data.source(len(reference)),
+        monte_carlo=monte_carlo,
+        clean_accuracy=float(right.mean()),
+        agreement=float(reference.agrees.mean()),
+        calibrated=rate("certified_radius"),
+        nominal=rate("nominal_radius"),
+        certified_accuracy=CertifiedAccuracy(
+            radii=RADII,
+            single_pass=accuracy("certified_radius"),
+            l_bound=accuracy("l_bound"),
+            nominal=accuracy("nominal_radius"),
+            monte_carlo=_certified_accuracy(proven_right, reference.proven * model.card.sigma),
+        ),
+    )
+
+
+def _certified_accuracy(right: NDArray[np.bool_], radius: Float64Array) -> tuple[float, ...]:
+    """Share of images with the right class and a positive radius of at least r, for each r of `RADII`."""
+    return tuple(float((right & (radius > 0) & (radius >= r)).mean()) for r in RADII)
+
+
+def _rate(seen: Overclaims) -> OverclaimRate:
+    return OverclaimRate(
+        images=seen.images, positive=seen.positive, overclaims=seen.count, upper_bound=seen.upper_bound
+    )

@@ -1,0 +1,184 @@
+"""The certificate card: what is promised about one ONNX graph, and on what evidence (DESIGN.md section 4).
+
+Export and calibration write it, the server reads it; nothing here needs torch.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import platform
+from datetime import datetime, timezone
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Annotated
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from certification.errors import HeatserveError
+from certification.files import write_atomically
+
+CARD_NAME = "certificate.json"
+GRAPH_NAME = "model.onnx"
+BASE_NAME = "base.onnx"
+
+Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+Share = Annotated[float, Field(ge=0, le=1)]
+Count = Annotated[int, Field(ge=0)]
+
+
+class CardError(HeatserveError):
+    """A certificate card is missing, malformed, or belongs to another graph."""
+
+
+class _Part(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+
+class MonteCarlo(_Part):
+    """How the reference was run: Certify of Cohen et al. (2019) on the votes of the base classifier."""
+
+    n0: int
+    n: int
+    alpha: Share
+    seed: int
+    classifier: str = "votes"
+    sampling: str = "float32 Gaussian noise; the attack of Voráček and Hein (2023) is not excluded"
+
+
+class OverclaimRate(_Part):
+    """`overclaims` of `positive` answers with a positive radius, out of `images` answers in all."""
+
+    images: Count
+    positive: Count
+    overclaims: Count
+    upper_bound: Share
+    """Exact (Clopper-Pearson) upper confidence bound on the rate given a positive radius."""
+
+
+class CertifiedAccuracy(_Part):
+    """Share of images whose class is right and whose radius is at least each of `radii` (L2, pixels in [0,1])."""
+
+    radii: tuple[float, ...]
+    single_pass: tuple[Share, ...]
+    l_bound: tuple[Share, ...]
+    nominal: tuple[Share, ...]
+    monte_carlo: tuple[Share, ...]
+
+
+class Split(_Part):
+    """Which images a number was computed on."""
+
+    dataset: str
+    split: str
+    images: Count
+    seed: int
+
+
+class Calibration(_Part):
+    """The promise, the constants in the graph that carry it, and the data it was fitted on."""
+
+    promise: str
+    method: str
+    alpha: Share
+    confidence: Share
+    shift: Annotated[float, Field(ge=0)]
+    cap: Annotated[float, Field(ge=0)]
+    """The served radius is σ·min(Φ⁻¹(p₍₁₎) − shift, cap), 0 if negative."""
+    fit: Split
+    check: Split
+    monte_carlo: MonteCarlo
+    overclaim: OverclaimRate
+
+
+class Evaluation(_Part):
+    """Measured on images that neither training nor calibration saw."""
+
+    data: Split
+    monte_carlo: MonteCarlo
+    clean_accuracy: Share
+    agreement: Share
+    """Share of images on which the single pass and the smoothed classifier (not abstaining) name one class."""
+    calibrated: OverclaimRate
+    nominal: OverclaimRate
+    certified_accuracy: CertifiedAccuracy
+
+
+class Card(_Part):
+    """Everything a sceptic needs to know about one graph. `calibration` is None: radius 0 is served."""
+
+    format: int = 1
+    model: str
+    graph_sha256: Sha256
+    base_sha256: Sha256
+    sigma: Annotated[float, Field(gt=0)]
+    class_names: tuple[str, ...]
+    input_shape: tuple[int, int, int]
+    """C, H, W of one image; FP32 in [0,1]."""
+    training: dict[str, str | int | float | bool | None]
+    calibration: Calibration | None
+    evaluation: Evaluation | None
+    versions: dict[str, str]
+    date: str
+
+    def write(self, version_dir: Path) -> Path:
+        """Write `certificate.json` into `version_dir`, atomically."""
+        path = version_dir / CARD_NAME
+        write_atomically(path, (self.model_dump_json(indent=2) + "\n").encode())
+        return path
+
+
+def sha256_of(path: Path) -> str:
+    """Hex SHA-256 of a file's bytes."""
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def read_card(version_dir: Path) -> Card:
+    """Read the card of one model version.
+
+    Raises:
+        CardError: no card, or not a card of this format. Says which file and what is wrong with it.
+    """
+    path = version_dir / CARD_NAME
+    try:
+        return Card.model_validate_json(path.read_bytes())
+    except FileNotFoundError:
+        raise CardError(f"{path}: no certificate card; export the model again with `heatserve export`") from None
+    except ValidationError as error:
+        problems = "; ".join(f"{'.'.join(map(str, e['loc'])) or 'file'}: {e['msg']}" for e in error.errors())
+        raise CardError(f"{path}: not a valid certificate card: {problems}") from None
+
+
+def verify_card(version_dir: Path) -> Card:
+    """Read the card and check that it belongs to the graphs beside it, by hash.
+
+    Raises:
+        CardError: no card, a malformed one, a missing graph, or a graph with another hash.
+    """
+    card = read_card(version_dir)
+    for name, expected in ((GRAPH_NAME, card.graph_sha256), (BASE_NAME, card.base_sha256)):
+        path = version_dir / name
+        if not path.is_file():
+            raise CardError(f"{path}: the graph that the card {version_dir / CARD_NAME} belongs to is missing")
+        found = sha256_of(path)
+        if found != expected:
+            raise CardError(
+                f"{path}: the card belongs to another graph: expected sha256 {expected}, found {found}; "
+                f"export and calibrate the model again"
+            )
+    return card
+
+
+def versions(*packages: str) -> dict[str, str]:
+    """Installed versions of heatserve, Python and the given packages; what is not installed is left out."""
+    found = {"python": platform.python_version()}
+    for package in ("heatserve", *packages):
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            continue
+    return found
+
+
+def now() -> str:
+    """The current time in UTC, ISO 8601, to the second."""
+    return datetime.now(timezone.utc).isoformat(timespec="seconds")

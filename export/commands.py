@@ -1,0 +1,96 @@
+"""`heatserve export` and `heatserve calibrate`. Heavy imports stay inside the functions: `--help` is quick."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+app = typer.Typer()
+
+Repository = Annotated[Path, typer.Option(help="Triton model repository; made if absent.")]
+Json = Annotated[bool, typer.Option("--json", help="Write the certificate card to stdout, not a table.")]
+
+
+@app.command()
+def export(
+    checkpoint: Annotated[Path, typer.Argument(help="Checkpoint of the single-pass model v, from `heatserve train`.")],
+    name: Annotated[str, typer.Option(help="Name of the served model.")],
+    repository: Repository = Path("model_repository"),
+    base: Annotated[
+        Path | None,
+        typer.Option(help="Checkpoint of the base classifier f that Monte Carlo certifies; by default v itself."),
+    ] = None,
+    sigma: Annotated[
+        float | None, typer.Option(help="σ of the smoothing noise, pixels in [0,1]; by default v's own.")
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Turn a checkpoint into one certified ONNX graph that Triton serves, with its certificate card.
+
+    The graph holds normalisation, softmax, certificate and input checks. It serves radius 0 until it is calibrated.
+
+    **Example:** `heatserve export runs/heat.safetensors --name digits`
+    """
+    from export.exporting import export_checkpoint
+
+    model = export_checkpoint(checkpoint, repository=repository, name=name, base=base, sigma=sigma)
+    if as_json:
+        typer.echo(model.card.model_dump_json(indent=2))
+        return
+    console = Console(highlight=False)
+    console.print(f"wrote   {model.path}", soft_wrap=True)
+    console.print(f"graph   sha256 {model.card.graph_sha256}", soft_wrap=True)
+    console.print(f"Certified radii are 0 until: heatserve calibrate {name} --data {model.card.training['dataset']}")
+
+
+@app.command()
+def calibrate(
+    name: Annotated[str, typer.Argument(help="Model in the repository; its newest version is calibrated.")],
+    data: Annotated[
+        str | None,
+        typer.Option(help="`digits`, `cifar10`, `imagenet` or `imagefolder:PATH`; by default what v was trained on."),
+    ] = None,
+    root: Annotated[Path | None, typer.Option(help="Folder of the data set; cifar10 and imagenet need it.")] = None,
+    repository: Repository = Path("model_repository"),
+    alpha: Annotated[float, typer.Option(help="α: largest overclaim rate, given a positive radius.")] = 0.01,
+    delta: Annotated[float, typer.Option(help="δ: the bound holds with confidence 1 − δ.")] = 0.05,
+    images: Annotated[int, typer.Option(help="Calibration images, at most what the split has.")] = 2000,
+    test_images: Annotated[int, typer.Option(help="Test images that the card's figures are measured on.")] = 500,
+    n0: Annotated[int, typer.Option(help="n₀ of Certify: votes to guess the class.")] = 100,
+    n: Annotated[int, typer.Option(help="n of Certify: votes to bound its probability.")] = 1000,
+    certify_alpha: Annotated[float, typer.Option(help="Error probability of each Certify.")] = 0.001,
+    seed: Annotated[int, typer.Option(help="Decides the noise of Certify, and which images are taken.")] = 0,
+    as_json: Json = False,
+) -> None:
+    """Give a served graph the radii that it can back: run it against Certify on images that training never saw.
+
+    Writes the next version of the model: the same network, calibrated constants, and a card with the promise.
+
+    **Example:** `heatserve calibrate digits --alpha 0.05`
+    """
+    from export.calibrating import calibrate_model
+    from export.card import MonteCarlo
+    from export.report import card_report, progress_bar
+    from export.repository import open_model
+    from export.sampling import sample
+
+    model = open_model(repository, name)
+    data = data or str(model.card.training["dataset"])
+    console = Console(stderr=as_json, highlight=False)
+    calibrated = calibrate_model(
+        model,
+        sample(data, "calibration", root=root, count=images, seed=seed),
+        sample(data, "test", root=root, count=test_images, seed=seed),
+        alpha=alpha,
+        delta=delta,
+        monte_carlo=MonteCarlo(n0=n0, n=n, alpha=certify_alpha, seed=seed),
+        progress=progress_bar,
+    )
+    if as_json:
+        typer.echo(calibrated.card.model_dump_json(indent=2))
+    else:
+        console.print(f"wrote   {calibrated.path}", soft_wrap=True)
+        console.print(card_report(calibrated.card))

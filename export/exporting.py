@@ -1,0 +1,77 @@
+"""From a checkpoint to a model version that Triton serves: radius 0 until it is calibrated."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+
+from export.card import Card, now, versions
+from export.graph import certified_graph, logits_graph
+from export.repository import ModelVersion, publish
+from training.checkpoint import Checkpoint, CheckpointError, load_checkpoint
+
+
+def export_checkpoint(
+    checkpoint: Path, *, repository: Path, name: str, base: Path | None = None, sigma: float | None = None
+) -> ModelVersion:
+    """Write the next version of `<repository>/<name>`: certified graph, graph of the base classifier, card, config.
+
+    Args:
+        checkpoint: of the single-pass model v.
+        repository: a Triton model repository; made if absent.
+        name: of the served model.
+        base: checkpoint of the base classifier f, whose Gaussian average is certified. None: v itself, as the paper
+            certifies its HeatSmoothing model.
+        sigma: σ of the smoothing noise, pixels in [0,1]. None: the σ that v was smoothed for.
+
+    Raises:
+        CheckpointError: unreadable, no σ known, or v and f differ in input shape or classes.
+    """
+    single_pass = load_checkpoint(checkpoint)
+    certified = load_checkpoint(base) if base else single_pass
+    _check_compatible(single_pass, certified)
+    sigma = single_pass.metadata.sigma if sigma is None else sigma
+    if sigma is None:
+        raise CheckpointError(
+            f"{checkpoint}: trained by {single_pass.metadata.method}, for no σ; give one with --sigma"
+        )
+    shape = single_pass.metadata.input_shape
+    logits = logits_graph(single_pass.network, input_shape=shape)
+    graph = certified_graph(logits, sigma=sigma).SerializeToString()
+    base_graph = logits if base is None else logits_graph(certified.network, input_shape=shape)
+    base_bytes = base_graph.SerializeToString()
+    card = Card(
+        model=name,
+        graph_sha256=hashlib.sha256(graph).hexdigest(),
+        base_sha256=hashlib.sha256(base_bytes).hexdigest(),
+        sigma=sigma,
+        class_names=single_pass.metadata.class_names,
+        input_shape=shape,
+        training=_training(single_pass),
+        calibration=None,
+        evaluation=None,
+        versions=versions("torch", "onnx", "onnxruntime", "numpy"),
+        date=now(),
+    )
+    return publish(repository, card, graph=graph, base=base_bytes)
+
+
+def _check_compatible(single_pass: Checkpoint, base: Checkpoint) -> None:
+    for field in ("input_shape", "class_names"):
+        expected, found = getattr(single_pass.metadata, field), getattr(base.metadata, field)
+        if expected != found:
+            raise CheckpointError(f"{base.path}: expected the {field} of {single_pass.path}, {expected}, got {found}")
+
+
+def _training(checkpoint: Checkpoint) -> dict[str, str | int | float | bool | None]:
+    metadata = checkpoint.metadata
+    return {
+        "architecture": metadata.architecture,
+        "method": metadata.method,
+        "dataset": metadata.dataset,
+        "epochs": metadata.epochs,
+        "seed": metadata.seed,
+        "checkpoint_sha256": checkpoint.sha256,
+        "parent_sha256": metadata.parent_sha256,
+        **metadata.hyperparameters,
+    }

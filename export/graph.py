@@ -1,0 +1,99 @@
+"""From a network to ONNX: its logits, the plain classifier, and the certified graph that is served.
+
+Only `logits_graph` needs torch.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import warnings
+from typing import TYPE_CHECKING
+
+import onnx
+from onnx import helper
+
+from certification.radius import RadiusMap
+from export.certificate import certificate_graph, map_tensors
+
+if TYPE_CHECKING:
+    from torch import nn
+
+OPSET = 18
+"""ONNX Runtime from 1.14, TensorRT 10 and Triton's containers read it; what `torch.onnx.export` writes natively."""
+IR_VERSION = 9
+
+
+def logits_graph(network: nn.Module, *, input_shape: tuple[int, int, int]) -> onnx.ModelProto:
+    """`image` FP32 [N, C, H, W] in [0,1] → `logits` FP32 [N, K], normalisation inside, N dynamic.
+
+    Args:
+        network: takes and returns what the graph does; put into eval mode.
+        input_shape: C, H, W.
+    """
+    import torch
+
+    example = torch.zeros(2, *input_shape)
+    with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
+        warnings.simplefilter("ignore")  # the exporter's remarks about itself
+        program = torch.onnx.export(
+            network.eval(),
+            (example,),
+            dynamo=True,
+            opset_version=OPSET,
+            input_names=["image"],
+            output_names=["logits"],
+            dynamic_shapes=({0: torch.export.Dim("N")},),
+            verbose=False,
+        )
+    assert program is not None  # only without dynamo
+    model: onnx.ModelProto = program.model_proto
+    model.ir_version = IR_VERSION
+    del model.metadata_props[:], model.graph.metadata_props[:]
+    for node in model.graph.node:  # stack traces of the exporting machine
+        del node.metadata_props[:]
+        node.doc_string = ""
+    onnx.checker.check_model(model, full_check=True)
+    return model
+
+
+def plain_graph(logits: onnx.ModelProto) -> onnx.ModelProto:
+    """`image` → `probabilities`: what anyone would serve without a certificate; the floor of every benchmark."""
+    model = onnx.ModelProto()
+    model.CopyFrom(logits)
+    model.graph.node.append(helper.make_node("Softmax", ["logits"], ["probabilities"], axis=1))
+    shape: list[str | int | None] = ["N", num_classes_of(logits)]
+    del model.graph.output[:]
+    model.graph.output.append(helper.make_tensor_value_info("probabilities", onnx.TensorProto.FLOAT, shape))
+    onnx.checker.check_model(model, full_check=True)
+    return model
+
+
+def certified_graph(logits: onnx.ModelProto, *, sigma: float) -> onnx.ModelProto:
+    """The graph of DESIGN.md section 4: `image` to the six outputs; not calibrated, so its certified radii are 0."""
+    model = onnx.ModelProto()
+    model.CopyFrom(logits)
+    certificate = certificate_graph(num_classes=num_classes_of(logits), sigma=sigma)
+    model.graph.node.extend(certificate.node)
+    model.graph.initializer.extend(certificate.initializer)
+    del model.graph.output[:]
+    model.graph.output.extend(certificate.output)
+    onnx.checker.check_model(model, full_check=True)
+    return model
+
+
+def with_map(certified: onnx.ModelProto, radius_map: RadiusMap, *, sigma: float) -> onnx.ModelProto:
+    """The same graph serving the certified radii of `radius_map`: two initializers are replaced, nothing else."""
+    model = onnx.ModelProto()
+    model.CopyFrom(certified)
+    initializers = {tensor.name: tensor for tensor in model.graph.initializer}
+    for tensor in map_tensors(radius_map, sigma=sigma):
+        if tensor.name not in initializers:
+            raise ValueError(f"expected an initializer {tensor.name!r}: not a certified graph")
+        initializers[tensor.name].CopyFrom(tensor)
+    return model
+
+
+def num_classes_of(logits: onnx.ModelProto) -> int:
+    """K, from the graph's output `logits` [N, K]."""
+    return int(logits.graph.output[0].type.tensor_type.shape.dim[1].dim_value)

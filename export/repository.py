@@ -1,0 +1,132 @@
+"""The layout of a Triton model repository of certified models.
+
+    <repository>/<name>/config.pbtxt
+                        labels.txt
+                        <version>/model.onnx         the certified graph that is served
+                                  base.onnx          logits of the base classifier, which Certify runs
+                                  certificate.json   the card, bound to both graphs by hash
+
+Export writes it, the server reads it; nothing here needs torch.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from google.protobuf import text_format
+from tritonclient.grpc import model_config_pb2 as pb
+
+from certification.files import write_atomically
+from export.card import BASE_NAME, GRAPH_NAME, Card, CardError, verify_card
+
+CONFIG_NAME = "config.pbtxt"
+LABELS_NAME = "labels.txt"
+MAX_BATCH_SIZE = 64
+
+_OUTPUTS = {
+    "label": (pb.TYPE_INT64, []),
+    "probabilities": (pb.TYPE_FP32, ["K"]),
+    "top_k": (pb.TYPE_INT64, ["k"]),
+    "l_bound": (pb.TYPE_FP32, []),
+    "certified_radius": (pb.TYPE_FP32, []),
+    "nominal_radius": (pb.TYPE_FP32, []),
+}
+
+
+@dataclass(frozen=True)
+class ModelVersion:
+    """One version of one model in a repository, its card read and verified against its graphs."""
+
+    name: str
+    version: int
+    path: Path
+    card: Card
+
+
+def version_dirs(model_dir: Path) -> list[Path]:
+    """Version folders of a model, oldest first."""
+    if not model_dir.is_dir():
+        return []
+    return sorted((p for p in model_dir.iterdir() if p.is_dir() and p.name.isdigit()), key=lambda p: int(p.name))
+
+
+def model_names(repository: Path) -> list[str]:
+    """Names of the models in a repository: its folders that hold a `config.pbtxt`."""
+    if not repository.is_dir():
+        return []
+    return sorted(p.name for p in repository.iterdir() if (p / CONFIG_NAME).is_file())
+
+
+def open_model(repository: Path, name: str) -> ModelVersion:
+    """The newest version of a model, its card verified.
+
+    Raises:
+        CardError: no such model, no version, or a card that does not match its graphs.
+    """
+    versions = version_dirs(repository / name)
+    if not versions:
+        raise CardError(
+            f"{repository / name}: no model version here; models in {repository}: "
+            f"{', '.join(model_names(repository)) or 'none'}"
+        )
+    path = versions[-1]
+    card = verify_card(path)
+    if card.model != name:
+        raise CardError(f"{path}: the card is for model {card.model!r}, the folder is named {name!r}")
+    return ModelVersion(name=name, version=int(path.name), path=path, card=card)
+
+
+def open_models(repository: Path) -> Iterator[ModelVersion]:
+    """Every model of the repository, newest version, cards verified (see `open_model`)."""
+    for name in model_names(repository):
+        yield open_model(repository, name)
+
+
+def triton_config(card: Card) -> pb.ModelConfig:
+    """The `config.pbtxt` of a certified model, for the `onnxruntime` backend, as Triton's own message."""
+    sizes = {"K": len(card.class_names), "k": min(5, len(card.class_names))}
+    config = pb.ModelConfig(name=card.model, backend="onnxruntime", max_batch_size=MAX_BATCH_SIZE)
+    config.input.add(name="image", data_type=pb.TYPE_FP32, dims=card.input_shape)
+    for name, (data_type, dims) in _OUTPUTS.items():
+        output = config.output.add(name=name, data_type=data_type, dims=[sizes[d] for d in dims] or [1])
+        if not dims:  # one number per image: [N], which Triton states as [1] reshaped to []
+            output.reshape.SetInParent()
+        if name == "probabilities":
+            output.label_filename = LABELS_NAME
+    config.dynamic_batching.SetInParent()
+    config.instance_group.add(kind=pb.ModelInstanceGroup.KIND_AUTO, count=1)
+    return config
+
+
+def write_model_config(repository: Path, card: Card) -> None:
+    """Write `config.pbtxt` and `labels.txt` of a model, each atomically."""
+    model_dir = repository / card.model
+    write_atomically(model_dir / LABELS_NAME, ("\n".join(card.class_names) + "\n").encode())
+    write_atomically(model_dir / CONFIG_NAME, text_format.MessageToString(triton_config(card)).encode())
+
+
+def publish(repository: Path, card: Card, *, graph: bytes, base: bytes) -> ModelVersion:
+    """Add a model version with its graphs and card: complete, or not at all.
+
+    The folder is filled under a temporary name and then renamed, so a running Triton never sees half of it.
+    """
+    write_model_config(repository, card)
+    model_dir = repository / card.model
+    temporary = Path(tempfile.mkdtemp(dir=model_dir, prefix=".new-"))
+    try:
+        write_atomically(temporary / GRAPH_NAME, graph)
+        write_atomically(temporary / BASE_NAME, base)
+        card.write(temporary)
+        verify_card(temporary)
+        temporary.chmod(0o755)
+        number = max((int(p.name) for p in version_dirs(model_dir)), default=0) + 1
+        os.rename(temporary, model_dir / str(number))
+    except BaseException:
+        shutil.rmtree(temporary, ignore_errors=True)
+        raise
+    return open_model(repository, card.model)

@@ -1,0 +1,54 @@
+"""ONNX Runtime sessions, all of a process on one pool of threads.
+
+With a pool each, which is the default, the idle threads of one session spin on the cores that another one needs.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # it is read at import, and on by default
+
+import onnxruntime
+
+from certification.errors import HeatserveError
+from certification.monte_carlo import Classifier
+
+onnxruntime.set_global_thread_pool_sizes(os.cpu_count() or 1, 1)
+
+
+class GraphError(HeatserveError):
+    """ONNX Runtime cannot load a graph."""
+
+
+def open_session(graph: Path | bytes) -> onnxruntime.InferenceSession:
+    """A CPU session on a file or on serialised bytes, on the process's one pool of a thread for each core.
+
+    Raises:
+        GraphError: names the file and says what ONNX Runtime found wrong.
+    """
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3
+    options.use_per_session_threads = False
+    try:
+        source = str(graph) if isinstance(graph, Path) else graph
+        return onnxruntime.InferenceSession(source, options, providers=["CPUExecutionProvider"])
+    except Exception as error:  # ONNX Runtime's exceptions share no base class
+        name = graph if isinstance(graph, Path) else "graph"
+        raise GraphError(f"{name}: ONNX Runtime cannot load it: {error}") from None
+
+
+def run(session: onnxruntime.InferenceSession, images: NDArray[np.float32]) -> dict[str, NDArray[Any]]:
+    """All outputs of a graph by name, for images FP32 [N, C, H, W]."""
+    names = [output.name for output in session.get_outputs()]
+    return dict(zip(names, session.run(names, {"image": images}), strict=True))
+
+
+def classifier(session: onnxruntime.InferenceSession) -> Classifier:
+    """A logits graph as the function from images to scores that Monte Carlo certification takes."""
+    return lambda images: session.run(["logits"], {"image": images})[0]

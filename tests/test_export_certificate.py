@@ -1,0 +1,163 @@
+"""The certificate inside the graph, run by ONNX Runtime, against float64 on the graph's own probabilities."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+from onnx import helper
+from scipy.optimize import nnls
+from scipy.special import erf, log_ndtr, ndtri
+
+from certification.radius import RadiusMap, certified_l_bound, certified_radius, nominal_radius
+from export.certificate import certificate_graph, quantile
+from export.graph import IR_VERSION, OPSET, with_map
+from export.session import open_session, run
+
+SIGMA = 0.25
+MAP = RadiusMap(shift=0.4, cap=2.5)
+
+
+@lru_cache
+def certificate(classes: int, radius_map: RadiusMap | None = MAP) -> onnxruntime.InferenceSession:
+    """The certificate alone, as a graph from `image` and `logits`."""
+    model = helper.make_model(
+        certificate_graph(num_classes=classes, sigma=SIGMA),
+        opset_imports=[helper.make_opsetid("", OPSET)],
+        ir_version=IR_VERSION,
+    )
+    onnx.checker.check_model(model, full_check=True)
+    if radius_map:
+        model = with_map(model, radius_map, sigma=SIGMA)
+    return open_session(model.SerializeToString())
+
+
+def certify(
+    logits: NDArray[Any], image: NDArray[Any] | None = None, radius_map: RadiusMap | None = MAP
+) -> dict[str, Any]:
+    logits = logits.astype(np.float32)
+    if image is None:
+        image = np.full((len(logits), 1, 2, 2), 0.5, np.float32)
+    session = certificate(logits.shape[1], radius_map)
+    names = [output.name for output in session.get_outputs()]
+    return dict(zip(names, session.run(names, {"image": image, "logits": logits}), strict=True))
+
+
+def adversarial_logits(count: int, classes: int, rng: np.random.Generator) -> NDArray[np.float64]:
+    """Random at every temperature, ties, one dominant class up to ±120, nearly uniform, two classes alone."""
+    logits = rng.standard_normal((count, classes)) * np.exp(rng.uniform(-7, 4, (count, 1)))
+    kind = rng.integers(0, 5, count)
+    logits[kind == 1, 0] = logits[kind == 1, 1]
+    logits[kind == 2, 0] += rng.uniform(0, 120, (kind == 2).sum())
+    logits[kind == 3] = rng.uniform(-1e-6, 1e-6, ((kind == 3).sum(), classes))
+    logits[kind == 4] = np.where(np.arange(classes) < 2, rng.uniform(-1e-3, 1e-3, ((kind == 4).sum(), classes)), -80)
+    return np.asarray(logits)
+
+
+@pytest.mark.parametrize("classes", [2, 3, 10, 100, 1000])
+def test_no_radius_is_above_its_float64_value(classes: int) -> None:
+    out = certify(adversarial_logits(20_000, classes, np.random.default_rng(classes)))
+    p = out["probabilities"].astype(np.float64)
+    exact = {
+        "certified_radius": certified_radius(p, sigma=SIGMA, radius_map=MAP),
+        "l_bound": certified_l_bound(p, sigma=SIGMA, radius_map=MAP),
+        "nominal_radius": nominal_radius(p, sigma=SIGMA),
+    }
+    slack = SIGMA * (1e-5 + 1e-7 * classes)  # the sum of the tail, in any order, is off by classes · 2⁻²⁴
+    for name, value in exact.items():
+        assert (out[name] <= value).all(), name
+        assert (out[name] >= value * (1 - 1e-5) - slack).all(), name
+        assert (value > 0.01 * SIGMA).mean() > 0.1, name
+    assert (out["l_bound"] <= out["certified_radius"]).all()
+    assert (out["certified_radius"] <= out["nominal_radius"]).all()
+
+
+def test_the_quantile_formula_is_as_accurate_as_it_says() -> None:
+    m = np.concatenate([np.geomspace(1.2e-38, 0.5, 20_000)[:-1], 0.5 - np.geomspace(1e-9, 0.4, 20_000)])
+    assert np.abs(quantile(m) / -ndtri(m) - 1).max() < 2e-8
+    middle = m < 0.499  # closer to ½, ndtri itself loses digits
+    assert np.abs(quantile(m[middle]) / -ndtri(m[middle]) - 1).max() < 6e-9
+
+
+def test_the_quantile_is_a_positive_sum_to_the_last_digits() -> None:
+    """The reason for eight poles: −Φ⁻¹(m) is a non-negative combination of w/(w + a), w = −log 2m."""
+    z = np.concatenate([np.geomspace(1e-4, 0.3, 100), np.linspace(0.3, 13.1, 300)])
+    w = np.where(z < 1, -np.log1p(-erf(np.minimum(z, 1) / np.sqrt(2))), -(np.log(2) + log_ndtr(-z)))
+    poles = np.geomspace(0.5, 3e4, 100)
+    basis = w[:, None] / (w[:, None] + poles) / z[:, None]
+    residues, _ = nnls(basis, np.ones_like(z))
+    assert np.abs(basis @ residues - 1).max() < 1e-13
+
+
+def test_labels_and_top_k() -> None:
+    logits = np.random.default_rng(0).standard_normal((500, 10))
+    out = certify(logits)
+    np.testing.assert_array_equal(out["label"], logits.argmax(1))
+    np.testing.assert_array_equal(out["top_k"], np.argsort(-logits, axis=1)[:, :5])
+    assert out["label"].dtype == out["top_k"].dtype == np.int64
+    assert out["probabilities"].sum(1) == pytest.approx(1, abs=1e-6)
+    assert certify(np.array([[1.0, 2.0]]))["top_k"].tolist() == [[1, 0]]
+
+
+def test_a_certain_class_has_a_large_finite_radius() -> None:
+    out = certify(np.array([[200.0, 0, 0], [0, -300, 0]]), radius_map=RadiusMap(0.0, 100.0))
+    assert 12 * SIGMA < out["certified_radius"][0] < 14 * SIGMA
+    assert 12 * SIGMA < out["nominal_radius"][0] < 14 * SIGMA
+    assert out["certified_radius"][1] == out["nominal_radius"][1] == 0  # a tie
+
+
+def test_without_calibration_nothing_is_certified() -> None:
+    out = certify(np.array([[200.0, 0, 0], [1.0, 0, 0]]), radius_map=None)
+    assert out["certified_radius"].tolist() == out["l_bound"].tolist() == [0, 0]
+    assert (out["nominal_radius"] > 0).all()
+
+
+BELOW_0, ABOVE_1 = np.nextafter(np.float32(0), np.float32(-1)), np.nextafter(np.float32(1), np.float32(2))
+
+
+@settings(max_examples=300, deadline=None)
+@given(
+    value=st.sampled_from([np.nan, np.inf, -np.inf, BELOW_0, ABOVE_1, -0.1, 255.0, 3e38, -3e38]),
+    row=st.integers(0, 3),
+    pixel=st.integers(0, 11),
+    strength=st.floats(0, 100),
+)
+def test_invalid_images_fail_closed_and_alone(value: float, row: int, pixel: int, strength: float) -> None:
+    image = np.random.default_rng(0).random((4, 3, 2, 2), dtype=np.float32)
+    image[0, 0, 0, 0], image[1, 0, 0, 0] = 0.0, 1.0  # the edges are valid
+    image.reshape(4, -1)[row, pixel] = value
+    out = certify(np.tile([strength, 0.0, 0.0], (4, 1)), image, RadiusMap(0.0, 9.0))
+    invalid = np.arange(4) == row
+    assert (out["label"] == np.where(invalid, -1, 0)).all()
+    for name in ("certified_radius", "l_bound", "nominal_radius"):
+        assert (out[name][invalid] == 0).all()
+    assert np.isfinite(out["probabilities"]).all()
+    if strength > 1:
+        assert (out["certified_radius"][~invalid] > 0).all()
+
+
+@pytest.mark.parametrize("logits", [[np.nan, 1, 2], [np.inf, 1, 2], [np.nan] * 3, [-np.inf] * 3])
+def test_a_network_that_answers_nonsense_fails_closed(logits: list[float]) -> None:
+    out = certify(np.array([logits, [9.0, 0, 0]]), radius_map=RadiusMap(0.0, 9.0))
+    assert out["label"].tolist() == [-1, 0]
+    assert out["certified_radius"][0] == out["nominal_radius"][0] == out["l_bound"][0] == 0
+    assert out["certified_radius"][1] > 0
+
+
+def test_session_helper_names_the_outputs() -> None:
+    graph = helper.make_graph(
+        [helper.make_node("Identity", ["image"], ["copy"])],
+        "identity",
+        [helper.make_tensor_value_info("image", 1, ["N", 2])],
+        [helper.make_tensor_value_info("copy", 1, ["N", 2])],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", OPSET)], ir_version=IR_VERSION)
+    x = np.ones((3, 2), np.float32)
+    np.testing.assert_array_equal(run(open_session(model.SerializeToString()), x)["copy"], x)

@@ -1,0 +1,241 @@
+"""From a network to the bytes that are served: the same answers, the whole contract, published whole or not at all."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+import torch
+from google.protobuf import text_format
+from tritonclient.grpc import model_config_pb2
+
+from certification.errors import HeatserveError
+from certification.radius import RadiusMap, certified_radius
+from export.calibrating import LabelledImages, calibrate_model
+from export.card import BASE_NAME, GRAPH_NAME, CardError, MonteCarlo, read_card
+from export.exporting import export_checkpoint
+from export.graph import certified_graph, logits_graph, plain_graph, with_map
+from export.repository import ModelVersion, model_names, open_model, publish, version_dirs
+from export.session import GraphError, open_session, run
+from training.architectures import build_network
+from training.checkpoint import CheckpointError, CheckpointMetadata, save_checkpoint
+
+SHAPE = (1, 8, 8)
+SIGMA = 0.25
+
+
+def network_and_metadata(
+    sigma: float | None = SIGMA, classes: int = 10, seed: int = 0
+) -> tuple[torch.nn.Module, CheckpointMetadata]:
+    torch.manual_seed(seed)
+    network = build_network("digits_cnn", num_classes=classes, input_shape=SHAPE, mean=(0.5,), std=(0.5,))
+    with torch.no_grad():  # away from the near-uniform answers of fresh weights
+        for parameter in network.parameters():
+            parameter.mul_(2)
+    metadata = CheckpointMetadata(
+        architecture="digits_cnn",
+        num_classes=classes,
+        class_names=tuple(map(str, range(classes))),
+        input_shape=SHAPE,
+        mean=(0.5,),
+        std=(0.5,),
+        method="heat",
+        sigma=sigma,
+        dataset="digits",
+        seed=seed,
+        epochs=1,
+        hyperparameters={"kappa": 10},
+        parent_sha256=None,
+        versions={},
+        date="2020-01-01",
+    )
+    return network.eval(), metadata
+
+
+def checkpoint(folder: Path, sigma: float | None = SIGMA, classes: int = 10, seed: int = 0) -> Path:
+    network, metadata = network_and_metadata(sigma, classes, seed)
+    path = folder / f"{classes}-{seed}.safetensors"
+    save_checkpoint(path, network, metadata)  # type: ignore[arg-type]
+    return path
+
+
+@pytest.fixture
+def model(tmp_path: Path) -> ModelVersion:
+    return export_checkpoint(checkpoint(tmp_path), repository=tmp_path / "models", name="digits")
+
+
+@pytest.mark.parametrize(
+    ("architecture", "shape", "classes"),
+    [("digits_cnn", (1, 8, 8), 10), ("cifar_resnet20", (3, 32, 32), 10), ("resnet18", (3, 64, 64), 1000)],
+)
+def test_onnx_runtime_answers_as_torch_does(architecture: str, shape: tuple[int, int, int], classes: int) -> None:
+    torch.manual_seed(1)
+    channels = shape[0]
+    network = build_network(
+        architecture, num_classes=classes, input_shape=shape, mean=(0.4,) * channels, std=(0.2,) * channels
+    ).eval()
+    logits = logits_graph(network, input_shape=shape)
+    radius_map = RadiusMap(0.1, 3.0)
+    certified = with_map(certified_graph(logits, sigma=SIGMA), radius_map, sigma=SIGMA)
+    session = open_session(certified.SerializeToString())
+    for count in (1, 5):  # the batch is dynamic
+        images = np.random.default_rng(count).random((count, *shape), dtype=np.float32)
+        with torch.no_grad():
+            expected = network(torch.from_numpy(images)).double().softmax(1).numpy()
+        out = run(session, images)
+        assert np.abs(out["probabilities"] - expected).max() < 1e-5
+        np.testing.assert_array_equal(out["label"], expected.argmax(1))
+        bound = certified_radius(expected, sigma=SIGMA, radius_map=radius_map)
+        assert (out["certified_radius"] <= bound + 1e-4).all()
+        assert out["top_k"].shape == (count, 5)
+        plain = run(open_session(plain_graph(logits).SerializeToString()), images)["probabilities"]
+        np.testing.assert_array_equal(plain, out["probabilities"])
+
+
+def test_the_graph_holds_the_contract_and_nothing_of_the_exporting_machine(model: ModelVersion) -> None:
+    graph = onnx.load(model.path / GRAPH_NAME)
+    kinds = {
+        value.name: (
+            onnx.helper.tensor_dtype_to_np_dtype(value.type.tensor_type.elem_type).name,
+            [d.dim_param or d.dim_value for d in value.type.tensor_type.shape.dim],
+        )
+        for value in (*graph.graph.input, *graph.graph.output)
+    }
+    batch = kinds["image"][1][0]
+    assert kinds == {
+        "image": ("float32", [batch, 1, 8, 8]),
+        "label": ("int64", [batch]),
+        "probabilities": ("float32", [batch, 10]),
+        "top_k": ("int64", [batch, 5]),
+        "l_bound": ("float32", [batch]),
+        "certified_radius": ("float32", [batch]),
+        "nominal_radius": ("float32", [batch]),
+    }
+    assert isinstance(batch, str)
+    assert str(Path(__file__).parents[1]).encode() not in graph.SerializeToString()
+
+
+def test_the_repository_is_what_triton_reads(model: ModelVersion, tmp_path: Path) -> None:
+    folder = tmp_path / "models" / "digits"
+    config = text_format.Parse((folder / "config.pbtxt").read_text(), model_config_pb2.ModelConfig())
+    assert (config.name, config.backend) == ("digits", "onnxruntime")
+    assert list(config.input[0].dims) == [1, 8, 8]
+    assert [output.name for output in config.output] == [
+        "label",
+        "probabilities",
+        "top_k",
+        "l_bound",
+        "certified_radius",
+        "nominal_radius",
+    ]
+    assert (folder / "labels.txt").read_text().split() == list("0123456789")
+    assert sorted(path.name for path in model.path.iterdir()) == ["base.onnx", "certificate.json", "model.onnx"]
+    assert model_names(tmp_path / "models") == ["digits"]
+
+
+def test_an_export_is_not_calibrated_and_serves_radius_0(model: ModelVersion) -> None:
+    assert model.card.calibration is None
+    out = run(open_session(model.path / GRAPH_NAME), np.random.default_rng(0).random((50, *SHAPE), dtype=np.float32))
+    assert (out["certified_radius"] == 0).all()
+    assert (out["l_bound"] == 0).all()
+    assert (out["nominal_radius"] > 0).any()
+
+
+def test_versions_count_up_and_the_newest_is_opened(model: ModelVersion, tmp_path: Path) -> None:
+    again = export_checkpoint(checkpoint(tmp_path, seed=1), repository=tmp_path / "models", name="digits")
+    assert [path.name for path in version_dirs(tmp_path / "models" / "digits")] == ["1", "2"]
+    assert again.version == 2
+    assert again.card.graph_sha256 != model.card.graph_sha256
+
+
+@pytest.mark.parametrize("name", [GRAPH_NAME, BASE_NAME])
+def test_a_graph_that_is_not_the_cards_is_refused(model: ModelVersion, tmp_path: Path, name: str) -> None:
+    content = (model.path / name).read_bytes()
+    (model.path / name).write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
+    with pytest.raises(CardError, match=rf"{name}: the card belongs to another graph: expected sha256 \w+, found"):
+        open_model(tmp_path / "models", "digits")
+    (model.path / name).unlink()
+    with pytest.raises(CardError, match=rf"{name}: the graph .* is missing"):
+        open_model(tmp_path / "models", "digits")
+
+
+def test_a_card_that_is_no_card_is_refused(model: ModelVersion, tmp_path: Path) -> None:
+    card = model.path / "certificate.json"
+    card.write_text(card.read_text().replace('"sigma": 0.25', '"sigma": -1'))
+    with pytest.raises(CardError, match="not a valid certificate card: sigma: Input should be greater than 0"):
+        open_model(tmp_path / "models", "digits")
+    card.unlink()
+    with pytest.raises(CardError, match="no certificate card"):
+        open_model(tmp_path / "models", "digits")
+    with pytest.raises(CardError, match=r"no model version here; models in .*: digits"):
+        open_model(tmp_path / "models", "digit")
+
+
+def test_publishing_is_all_or_nothing(model: ModelVersion, tmp_path: Path) -> None:
+    with pytest.raises(CardError, match="another graph"):
+        publish(tmp_path / "models", model.card, graph=b"not the bytes of the card", base=b"neither")
+    assert [path.name for path in version_dirs(tmp_path / "models" / "digits")] == ["1"]
+    assert not list((tmp_path / "models" / "digits").glob(".new-*"))
+
+
+def test_a_base_of_its_own_is_what_certify_will_run(tmp_path: Path) -> None:
+    single_pass, base = checkpoint(tmp_path), checkpoint(tmp_path, seed=1)
+    model = export_checkpoint(single_pass, repository=tmp_path / "models", name="pair", base=base)
+    images = np.random.default_rng(0).random((3, *SHAPE), dtype=np.float32)
+    network, _ = network_and_metadata(seed=1)
+    with torch.no_grad():
+        expected = network(torch.from_numpy(images)).numpy()
+    found = run(open_session(model.path / BASE_NAME), images)["logits"]
+    np.testing.assert_allclose(found, expected, rtol=1e-3, atol=1e-4)
+
+
+def test_export_explains_what_is_missing(tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError, match="--sigma"):
+        export_checkpoint(checkpoint(tmp_path, sigma=None), repository=tmp_path, name="x")
+    with pytest.raises(CheckpointError, match="expected the class_names of"):
+        export_checkpoint(checkpoint(tmp_path), repository=tmp_path, name="x", base=checkpoint(tmp_path, classes=3))
+    (tmp_path / "broken.onnx").write_bytes(b"not a graph")
+    with pytest.raises(GraphError, match=r"broken\.onnx: ONNX Runtime cannot load it"):
+        open_session(tmp_path / "broken.onnx")
+
+
+def steady_images(count: int, seed: int) -> LabelledImages:
+    """Images that the random network answers in one way even under noise, so that there is something to certify."""
+    images = np.random.default_rng(seed).random((count, *SHAPE), dtype=np.float32)
+    return LabelledImages(images, np.zeros(count, np.int64), "noise", f"split {seed}", seed)
+
+
+def test_calibration_publishes_a_graph_whose_radii_certify_backs(model: ModelVersion) -> None:
+    monte_carlo = MonteCarlo(n0=20, n=200, alpha=0.01, seed=0)
+    calibrated = calibrate_model(
+        model, steady_images(300, 1), steady_images(100, 2), alpha=0.1, delta=0.1, monte_carlo=monte_carlo
+    )
+    card = calibrated.card
+    assert card.calibration is not None
+    assert card.evaluation is not None
+    assert calibrated.version == 2
+    assert card.graph_sha256 == hashlib.sha256((calibrated.path / GRAPH_NAME).read_bytes()).hexdigest()
+    assert card.base_sha256 == model.card.base_sha256
+    assert (card.calibration.fit.images, card.calibration.check.images) == (100, 200)
+    assert card.evaluation.data.split == "split 2"
+    seen = card.evaluation.calibrated
+    assert seen.positive > 0
+    assert seen.overclaims <= 0.25 * seen.positive
+    accuracy = card.evaluation.certified_accuracy
+    assert all(low <= high for low, high in zip(accuracy.l_bound, accuracy.single_pass, strict=True))
+    assert "At most" not in card.calibration.promise
+    assert "at most a share 0.1" in card.calibration.promise
+    radii = run(open_session(calibrated.path / GRAPH_NAME), steady_images(100, 2).images)
+    assert (radii["certified_radius"] > 0).sum() == seen.positive
+    assert radii["certified_radius"].max() <= SIGMA * card.calibration.cap
+    assert read_card(calibrated.path) == card
+
+
+def test_calibration_needs_images_of_the_models_shape(model: ModelVersion) -> None:
+    wrong = LabelledImages(np.zeros((3, 1, 9, 9), np.float32), np.zeros(3, np.int64), "other", "calibration", 0)
+    with pytest.raises(HeatserveError, match=r"other: expected images of shape \[1, 8, 8\] .* got \[1, 9, 9\]"):
+        calibrate_model(model, wrong, wrong, alpha=0.1, delta=0.1, monte_carlo=MonteCarlo(n0=1, n=1, alpha=0.1, seed=0))
+    assert model.version == 1
