@@ -1,0 +1,1 @@
+"""The Triton backend `onnxruntime` for installations of Triton that lack NVIDIA's native one."""

@@ -1,0 +1,84 @@
+"""Triton's `onnxruntime` backend in Python: ONNX Runtime on `<repository>/<model>/<version>/model.onnx`.
+
+Triton's core starts one process per model instance, which runs this file. It serves the repository that the native
+backend serves, and answers what the native backend cannot: an error that says which pixels of which image are invalid.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnxruntime as ort
+import triton_python_backend_utils as triton
+from numpy.typing import NDArray
+
+from export.card import GRAPH_NAME, verify_card
+from serving.pixels import explain_pixels
+
+Array = NDArray[Any]
+
+
+class TritonPythonModel:
+    """One instance of one certified model. The name and the methods are Triton's."""
+
+    def initialize(self, args: dict[str, str]) -> None:
+        """Load the graph, refusing one that its certificate card does not belong to.
+
+        Raises:
+            CardError: no card, or a card of other graphs. Triton reports the model as failed.
+        """
+        version_dir = Path(args["model_repository"]) / args["model_version"]
+        verify_card(version_dir)
+        options = ort.SessionOptions()
+        threads = json.loads(args["model_config"])["parameters"].get("intra_op_thread_count")
+        if threads:  # the parameter of the native backend
+            options.intra_op_num_threads = int(threads["string_value"])
+        self._session = ort.InferenceSession(str(version_dir / GRAPH_NAME), options, providers=_providers(args))
+
+    def execute(self, requests: list[Any]) -> list[Any]:
+        """Answer the requests that dynamic batching hands over together, in one run of the graph.
+
+        A request with an invalid image is answered with an error; the others are answered as if it were absent.
+        """
+        images = [triton.get_input_tensor_by_name(request, "image").as_numpy() for request in requests]
+        wanted = [request.requested_output_names() for request in requests]
+        names = list({"label", *(name for names in wanted for name in names)})
+        batch = images[0] if len(images) == 1 else np.concatenate(images)
+        outputs = dict(zip(names, self._session.run(names, {"image": batch}), strict=True))
+        return [
+            _response({name: outputs[name][rows] for name in wanted_names}, image, outputs["label"][rows])
+            for image, wanted_names, rows in zip(images, wanted, _rows(images), strict=True)
+        ]
+
+
+def _providers(args: dict[str, str]) -> list[Any]:
+    """ONNX Runtime's execution providers for the device that Triton gave to this instance."""
+    if args["model_instance_kind"] == "GPU" and "CUDAExecutionProvider" in ort.get_available_providers():
+        return [("CUDAExecutionProvider", {"device_id": args["model_instance_device_id"]}), "CPUExecutionProvider"]
+    return ["CPUExecutionProvider"]
+
+
+def _rows(images: list[Array]) -> Iterator[slice]:
+    """Where each request's images lie in the batch."""
+    start = 0
+    for image in images:
+        yield slice(start, start + len(image))
+        start += len(image)
+
+
+def _response(outputs: dict[str, Array], image: Array, label: Array) -> Any:
+    """The answer to one request; the graph has marked invalid images with label −1, so only they are searched."""
+    invalid = np.flatnonzero(label < 0)
+    if not len(invalid):
+        return triton.InferenceResponse([triton.Tensor(name, values) for name, values in outputs.items()])
+    pixels = explain_pixels(image)
+    if pixels:
+        return triton.InferenceResponse(error=triton.TritonError(pixels, triton.TritonError.INVALID_ARG))
+    network = (
+        f"probabilities: expected numbers, found NaN for image {invalid[0]} of {len(image)}, whose pixels are valid"
+    )
+    return triton.InferenceResponse(error=triton.TritonError(network, triton.TritonError.INTERNAL))

@@ -1,0 +1,191 @@
+"""The commands of this room. Heavy imports stay inside the functions, so that `heatserve --help` is quick."""
+
+from __future__ import annotations
+
+import signal
+import sys
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.console import Console
+
+if TYPE_CHECKING:
+    from export.repository import ModelVersion
+    from serving.endpoints import Endpoints
+    from serving.triton import TritonServer
+    from serving.wire import Prediction
+
+app = typer.Typer()
+
+_PORT_HELP = "TCP port; 0 takes any free one."
+Host = Annotated[str, typer.Option(help="Address to listen on; 0.0.0.0: all.")]
+HttpPort = Annotated[int, typer.Option(help=_PORT_HELP)]
+GrpcPort = Annotated[int, typer.Option(help=_PORT_HELP)]
+MetricsPort = Annotated[int, typer.Option(help=_PORT_HELP)]
+Repository = Annotated[Path, typer.Option(help="Model repository.")]
+
+
+@app.command()
+def quickstart(
+    once: Annotated[bool, typer.Option("--once", help="Stop after the answers, instead of at Ctrl-C.")] = False,
+    repository: Repository = Path("model_repository"),
+    runs: Annotated[Path, typer.Option(help="Folder for the checkpoints.")] = Path("runs/quickstart"),
+    host: Host = "127.0.0.1",
+    http_port: HttpPort = 8000,
+    grpc_port: GrpcPort = 8001,
+    metrics_port: MetricsPort = 8002,
+) -> None:
+    """From nothing to certified answers: train, smooth, export, calibrate and serve a classifier of real digits.
+
+    A second start finds the model and serves it at once.
+
+    **Example:** `heatserve quickstart --once`
+    """
+    from serving import quickstart
+    from serving.endpoints import Endpoints
+
+    console = Console(highlight=False)
+    model = quickstart.make_model(repository, runs, console)
+    endpoints = Endpoints(host=host, http=http_port, grpc=grpc_port, metrics=metrics_port)
+    _serve(
+        console,
+        repository,
+        [model.name],
+        endpoints,
+        on_ready=lambda server: quickstart.ask(server.endpoints, console),
+        stay=not once,
+    )
+
+
+@app.command()
+def serve(
+    models: Annotated[list[str] | None, typer.Argument(metavar="MODEL", help="Models to serve; none: all.")] = None,
+    repository: Repository = Path("model_repository"),
+    host: Host = "127.0.0.1",
+    http_port: HttpPort = 8000,
+    grpc_port: GrpcPort = 8001,
+    metrics_port: MetricsPort = 8002,
+    backend_directory: Annotated[
+        Path | None, typer.Option(help="Triton's backends, where they are not beside `tritonserver`.")
+    ] = None,
+) -> None:
+    """Serve certified models with Triton until Ctrl-C.
+
+    Refuses a model whose certificate card does not match its graph; a model that was not calibrated serves radius 0.
+
+    **Example:** `heatserve serve digits --http-port 9000`
+    """
+    from serving.endpoints import Endpoints
+
+    endpoints = Endpoints(host=host, http=http_port, grpc=grpc_port, metrics=metrics_port)
+    _serve(Console(highlight=False), repository, models or (), endpoints, backend_directory=backend_directory)
+
+
+def _serve(
+    console: Console,
+    repository: Path,
+    models: Sequence[str],
+    endpoints: Endpoints,
+    *,
+    backend_directory: Path | None = None,
+    on_ready: Callable[[TritonServer], object] = lambda _: None,
+    stay: bool = True,
+) -> None:
+    """Serve until Ctrl-C or SIGTERM, or only as long as `on_ready` takes."""
+    from serving.triton import TritonServer
+
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # ends like a Ctrl-C, at any moment
+    try:
+        with TritonServer(
+            repository, models=models, endpoints=endpoints, backend_directory=backend_directory
+        ) as server:
+            on_ready(server)
+            if not stay:
+                return
+            _print_served(console, server)
+            try:
+                server.wait()
+            except KeyboardInterrupt:
+                console.print("Stopping: requests in flight are finished first; Ctrl-C again ends at once.")
+    except KeyboardInterrupt:  # before it was ready, or again
+        pass
+    console.print("Stopped.")
+
+
+def _print_served(console: Console, server: TritonServer) -> None:
+    from serving.table import models_table
+
+    urls = server.endpoints
+    console.print(models_table(server.models))
+    console.print(f"gRPC     {urls.grpc_url}\nHTTP     {urls.http_url}\nmetrics  {urls.metrics_url}", soft_wrap=True)
+    console.print(f"log      {server.log}\n\n{_examples(server.models[0], urls)}", markup=False, soft_wrap=True)
+    console.print("\nCtrl-C stops the server.")
+
+
+def _examples(model: ModelVersion, urls: Endpoints) -> str:
+    """How to call `model`: each can be copied and run."""
+    channels, height, width = model.card.input_shape
+    return f"""\
+from the shell:
+    heatserve predict picture.png --url {urls.grpc_url} --model {model.name}
+from Python, images float32 [N,{channels},{height},{width}] in [0,1]:
+    from serving import Client
+    with Client("{urls.grpc_url}", model="{model.name}") as client:
+        print(client.predict(images))
+from anywhere, a grey image over HTTP:
+    python3 -c 'import json; print(json.dumps({{"inputs": [{{"name": "image", "datatype": "FP32",
+        "shape": [1, {channels}, {height}, {width}], "data": [0.5] * {channels * height * width}}}]}}))' |
+        curl -s {urls.http_url}/v2/models/{model.name}/infer -d @-"""
+
+
+@app.command()
+def predict(
+    images: Annotated[list[Path], typer.Argument(metavar="IMAGE", help="Image files, or .npy arrays.")],
+    model: Annotated[str, typer.Option(help="The model's name on the server.")],
+    url: Annotated[str, typer.Option(help="grpc://host:port, or http://host:port.")] = "grpc://127.0.0.1:8001",
+    as_json: Annotated[bool, typer.Option("--json", help="Write JSON to stdout, not a table.")] = False,
+) -> None:
+    """Ask a server for the class and the certificate of image files.
+
+    An image must have the model's size. An .npy array is float32 [N,C,H,W] in [0,1], or uint8 [N,H,W,C].
+
+    **Example:** `heatserve predict cat.png dog.png --model cifar10`
+    """
+    from serving.client import Client
+    from serving.image_files import read_images
+    from serving.table import predictions_table
+
+    rows: list[tuple[str, Prediction, float]] = []
+    with Client(url, model=model) as client:
+        input_shape = client.spec().input_shape
+        for path in images:
+            pixels = read_images(path, input_shape)
+            start = time.perf_counter()
+            predictions = client.predict(pixels)
+            seconds = time.perf_counter() - start
+            rows.extend((str(path), prediction, seconds) for prediction in predictions)
+    if as_json:
+        _write_json(rows)
+    else:
+        Console().print(predictions_table(rows))
+
+
+def _write_json(rows: list[tuple[str, Prediction, float]]) -> None:
+    import json
+    from dataclasses import asdict
+
+    records = [
+        {
+            "image": image,
+            **asdict(prediction),
+            "probabilities": prediction.probabilities.tolist(),
+            "top_k": prediction.top_k.tolist(),
+            "seconds": seconds,
+        }
+        for image, prediction, seconds in rows
+    ]
+    json.dump(records, sys.stdout, indent=2)
+    sys.stdout.write("\n")

@@ -1,0 +1,9 @@
+"""The error of this room."""
+
+from __future__ import annotations
+
+from certification.errors import HeatserveError
+
+
+class ServingError(HeatserveError):
+    """The server cannot be started or reached, or it refused a request; holds its message."""

@@ -1,0 +1,47 @@
+"""What a caller may send as images, and the checks that say what is wrong before anything is sent."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from serving.errors import ServingError
+from serving.pixels import explain_pixels
+
+
+def as_batch(images: ArrayLike, input_shape: tuple[int, int, int]) -> NDArray[np.float32]:
+    """Images as the tensor `image` of a model: FP32 [N, C, H, W] in [0,1].
+
+    Args:
+        images: float32 [N, C, H, W] or one [C, H, W], values in [0,1]; or uint8 [N, H, W, C] or one [H, W, C], which
+            is divided by 255. No other dtype: what is certified is the float32 image.
+        input_shape: C, H, W that the model takes.
+
+    Raises:
+        ServingError: another dtype or shape, an empty batch, or values that are not finite or not in [0,1].
+    """
+    array = np.asarray(images)
+    channels, height, width = input_shape
+    if array.dtype == np.uint8:
+        _check_shape(array, (height, width, channels), "uint8 [N,H,W,C]")
+        scaled = array.reshape(-1, height, width, channels).transpose(0, 3, 1, 2) / np.float32(255)
+        return np.ascontiguousarray(scaled, dtype=np.float32)
+    if array.dtype != np.float32:
+        raise ServingError(f"image: expected dtype float32 in [0,1], or uint8; found {array.dtype}")
+    _check_shape(array, input_shape, "float32 [N,C,H,W]")
+    batch = np.ascontiguousarray(array.reshape(-1, *input_shape))
+    problem = explain_pixels(batch)
+    if problem:
+        raise ServingError(problem)
+    return batch
+
+
+def _check_shape(array: NDArray[Any], one: tuple[int, int, int], layout: str) -> None:
+    if array.shape[-3:] != one or array.ndim > 4:
+        expected = ",".join(map(str, one))
+        found = ",".join(map(str, array.shape))
+        raise ServingError(f"image: expected {layout} = [N,{expected}], or one [{expected}]; found [{found}]")
+    if array.size == 0:
+        raise ServingError("image: expected at least one image, found an empty batch")

@@ -1,0 +1,68 @@
+"""The temporary folder that Triton is started on: the verified models, our backend and its environment."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sys
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from serving.installation import Triton, find_libpython
+
+if TYPE_CHECKING:
+    from export.repository import ModelVersion
+
+
+@dataclass(frozen=True)
+class Workspace:
+    """What Triton is started with."""
+
+    repository: Path
+    """Links to exactly the verified models, so that Triton sees no others."""
+    backends: Path
+    environment: dict[str, str]
+
+
+def prepare(triton: Triton, models: Iterable[ModelVersion], folder: Path) -> Workspace:
+    """Fill the empty `folder` with what `triton` needs to serve `models`.
+
+    Raises:
+        ServingError: the backend that this Triton needs does not run with this Python.
+    """
+    repository = folder / "models"
+    repository.mkdir()
+    for model in models:
+        (repository / model.name).symlink_to(model.path.parent.resolve(), target_is_directory=True)
+    backends = triton.backends if triton.has_native_onnxruntime else _our_backend(triton, folder)
+    return Workspace(repository, backends, _environment(triton, folder))
+
+
+def _our_backend(triton: Triton, folder: Path) -> Path:
+    """A folder of backends that holds Triton's `python` and our `onnxruntime`, which runs on it."""
+    backends = folder / "backends"
+    # Copies: Triton refuses backend files that lead out of their folder.
+    shutil.copytree(triton.backends / "python", backends / "python", ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copy(triton.stub(), backends / "python")
+    (backends / "onnxruntime").mkdir()
+    shutil.copy(Path(__file__).parent / "backend" / "model.py", backends / "onnxruntime")
+    library = find_libpython()
+    if library.is_absolute():
+        (folder / "lib").mkdir()
+        (folder / "lib" / library.name).symlink_to(library)
+    return backends
+
+
+def _environment(triton: Triton, folder: Path) -> dict[str, str]:
+    """Our environment, with Triton's libraries and a Python that imports what this one does."""
+    libraries = [str(folder / "lib"), str(triton.libraries or ""), os.environ.get("LD_LIBRARY_PATH", "")]
+    modules = [str(Path(__file__).parents[1]), *sys.path]
+    return {
+        "ORT_DISABLE_TELEMETRY": "1",  # by default it sends events to its makers; the caller may decide otherwise
+        **os.environ,
+        "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', os.defpath)}",
+        "LD_LIBRARY_PATH": os.pathsep.join(filter(None, libraries)),
+        "PYTHONPATH": os.pathsep.join(filter(None, modules)),
+    }

@@ -1,0 +1,31 @@
+"""What several test files share: one real Triton, started once."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from tiny_model import delay_batches, write_tiny_model
+
+from serving import FREE_PORTS, TritonServer
+
+
+@pytest.fixture(scope="session")
+def tiny_repository(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The models `tiny`, `uncalibrated`, and `patient`, which collects requests for a fifth of a second."""
+    repository = tmp_path_factory.mktemp("repository")
+    write_tiny_model(repository)
+    write_tiny_model(repository, "uncalibrated", calibrated=False)
+    delay_batches(write_tiny_model(repository, "patient"), microseconds=200_000)
+    return repository
+
+
+@pytest.fixture(scope="session")
+def triton(tiny_repository: Path) -> Iterator[TritonServer]:
+    """A Triton that serves `tiny_repository`."""
+    if sys.platform != "linux":
+        pytest.skip("Triton runs on Linux only")
+    with TritonServer(tiny_repository, endpoints=FREE_PORTS) as server:
+        yield server

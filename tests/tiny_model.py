@@ -1,0 +1,88 @@
+"""A model small enough to read: a certified graph on a linear classifier of 8×8 images, in a repository."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import onnx
+from onnx import numpy_helper, parser
+
+from certification.radius import RadiusMap
+from export.card import BASE_NAME, GRAPH_NAME, Calibration, Card, MonteCarlo, OverclaimRate, Split, sha256_of
+from export.graph import certified_graph, with_map
+from export.repository import CONFIG_NAME, write_model_config
+
+SHAPE = (1, 8, 8)
+CLASS_NAMES = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
+SIGMA = 0.25
+
+_LOGITS = """
+<ir_version: 9, opset_import: ["" : 18]>
+linear (float[N,1,8,8] image) => (float[N,10] logits) {
+    flat = Flatten<axis = 1>(image)
+    logits = MatMul(flat, weights)
+}
+"""
+_SPLIT = Split(dataset="digits", split="test", images=100, seed=0)
+_CALIBRATION = Calibration(
+    promise="overclaims at most 1 %",
+    method="shift",
+    alpha=0.01,
+    confidence=0.99,
+    shift=0.1,
+    cap=3.0,
+    fit=_SPLIT,
+    check=_SPLIT,
+    monte_carlo=MonteCarlo(n0=100, n=1000, alpha=0.001, seed=0),
+    overclaim=OverclaimRate(images=100, positive=90, overclaims=0, upper_bound=0.05),
+)
+
+
+def write_tiny_model(repository: Path, name: str = "tiny", *, calibrated: bool = True) -> Path:
+    """Write the model into a repository; returns the folder of its version."""
+    logits = parser.parse_model(_LOGITS)
+    weights = np.random.default_rng(0).normal(scale=0.5, size=(64, 10)).astype(np.float32)
+    logits.graph.initializer.append(numpy_helper.from_array(weights, "weights"))
+    graph = certified_graph(logits, sigma=SIGMA)
+    if calibrated:
+        graph = with_map(graph, RadiusMap(shift=_CALIBRATION.shift, cap=_CALIBRATION.cap), sigma=SIGMA)
+    version_dir = repository / name / "1"
+    version_dir.mkdir(parents=True)
+    onnx.save(graph, version_dir / GRAPH_NAME)
+    onnx.save(logits, version_dir / BASE_NAME)
+    write_tiny_card(version_dir, calibration=_CALIBRATION if calibrated else None)
+    return version_dir
+
+
+def write_tiny_card(version_dir: Path, *, calibration: Calibration | None = _CALIBRATION) -> None:
+    """Write a card that matches the graphs in `version_dir`, whatever they hold, and the model's configuration."""
+    card = Card(
+        model=version_dir.parent.name,
+        graph_sha256=sha256_of(version_dir / GRAPH_NAME),
+        base_sha256=sha256_of(version_dir / BASE_NAME),
+        sigma=SIGMA,
+        class_names=CLASS_NAMES,
+        input_shape=SHAPE,
+        training={},
+        calibration=calibration,
+        evaluation=None,
+        versions={},
+        date="2026-01-01",
+    )
+    card.write(version_dir)
+    write_model_config(version_dir.parents[1], card)
+
+
+def delay_batches(version_dir: Path, *, microseconds: int) -> None:
+    """Have Triton hold requests for up to this time, to answer them together."""
+    config = version_dir.parent / CONFIG_NAME
+    text = config.read_text()
+    changed = text.replace("dynamic_batching {", f"dynamic_batching {{ max_queue_delay_microseconds: {microseconds}")
+    assert changed != text
+    config.write_text(changed)
+
+
+def random_images(count: int, *, seed: int = 0) -> np.ndarray[tuple[int, ...], np.dtype[np.float32]]:
+    """Images of noise, float32 [count, 1, 8, 8] in [0,1]."""
+    return np.random.default_rng(seed).random((count, *SHAPE), dtype=np.float32)
