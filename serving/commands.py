@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import shutil
 import signal
 import sys
 import time
@@ -55,7 +57,7 @@ def quickstart(
         repository,
         [model.name],
         endpoints,
-        on_ready=lambda server: quickstart.ask(server.endpoints, console),
+        on_ready=lambda server: quickstart.ask(server.endpoints, runs, console),
         stay=not once,
     )
 
@@ -129,9 +131,9 @@ def _examples(model: ModelVersion, urls: Endpoints) -> str:
     """How to call `model`: each can be copied and run."""
     channels, height, width = model.card.input_shape
     return f"""\
-from the shell:
-    heatserve predict picture.png --url {urls.grpc_url} --model {model.name}
-from Python, images float32 [N,{channels},{height},{width}] in [0,1]:
+from the shell, with a picture of {width}×{height} pixels:
+    {_program("heatserve")} predict picture.png --url {urls.grpc_url} --model {model.name}
+from {_program("python")}, images float32 [N,{channels},{height},{width}] in [0,1]:
     from serving import Client
     with Client("{urls.grpc_url}", model="{model.name}") as client:
         print(client.predict(images))
@@ -139,6 +141,12 @@ from anywhere, a grey image over HTTP:
     python3 -c 'import json; print(json.dumps({{"inputs": [{{"name": "image", "datatype": "FP32",
         "shape": [1, {channels}, {height}, {width}], "data": [0.5] * {channels * height * width}}}]}}))' |
         curl -s {urls.http_url}/v2/models/{model.name}/infer -d @-"""
+
+
+def _program(name: str) -> str:
+    """What to type for a program of this Python's environment: its name if the shell finds it, else its path."""
+    path = Path(sys.executable).parent / name
+    return name if shutil.which(name) == str(path) else os.path.relpath(path)
 
 
 @app.command()

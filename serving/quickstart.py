@@ -10,6 +10,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import numpy as np
+from PIL import Image
 from rich.console import Console
 
 from export.calibrating import calibrate_model
@@ -97,8 +99,11 @@ def _step(console: Console, what: str) -> Iterator[None]:
     console.print(f"         {time.perf_counter() - start:.1f} s", style="dim")
 
 
-def ask(endpoints: Endpoints, console: Console) -> None:
-    """Send real test images to the running server, over gRPC and over HTTP, and print the answers."""
+def ask(endpoints: Endpoints, runs: Path, console: Console) -> None:
+    """Send real test images to the running server, over gRPC and over HTTP, and print the answers.
+
+    The images are also written to `runs`, so that there is something to call `heatserve predict` on.
+    """
     from training.data import load_data
 
     images, _ = load_data("digits", "test").arrays(range(SHOWN))
@@ -112,3 +117,7 @@ def ask(endpoints: Endpoints, console: Console) -> None:
                 rows.append((text_art(image), prediction, time.perf_counter() - start))
         console.print(f"\n{SHOWN} test images over {protocol}, {url}")
         console.print(predictions_table(rows))
+    paths = [runs / f"digit_{index}.png" for index in range(SHOWN)]
+    for path, image in zip(paths, images, strict=True):
+        Image.fromarray(np.rint(image[0] * 255).astype(np.uint8)).save(path)
+    console.print(f"\nThe same images are in {runs}, for `heatserve predict`.\n")

@@ -1,0 +1,45 @@
+"""The command line: mounts the commands of each room, and explains errors instead of showing tracebacks."""
+
+from __future__ import annotations
+
+import sys
+
+import typer
+from rich.console import Console
+
+import benchmarks.commands
+import export.commands
+import serving.commands
+import training.commands
+from certification.errors import HeatserveError
+
+app = typer.Typer(
+    no_args_is_help=True,
+    rich_markup_mode="markdown",
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    help=(
+        "Certified image classification in one forward pass, served by Triton.\n\n"
+        "**Start here:** `heatserve quickstart` trains, smooths, exports, calibrates and serves a digit classifier.\n\n"
+        "**Your own model:** `train baseline` → `train heat` → `export` → `calibrate` → `serve` → `predict`."
+    ),
+)
+for room in (training, export, serving, benchmarks):
+    app.add_typer(room.commands.app)
+
+
+def main() -> None:
+    """Run the command line. Exit codes: 0 done, 1 an error that was explained, 2 wrong usage, 130 interrupted."""
+    try:
+        app()
+    except HeatserveError as error:
+        Console(stderr=True, highlight=False).print(f"[bold red]error:[/] {_escape(str(error))}", soft_wrap=True)
+        sys.exit(1)
+
+
+def _escape(message: str) -> str:
+    return message.replace("[", r"\[")
+
+
+if __name__ == "__main__":
+    main()
