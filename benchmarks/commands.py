@@ -62,13 +62,14 @@ def latency(
 def _latency_table(results: dict[str, Any]) -> Table:
     machine = results["machine"]
     table = Table(
-        title=f"one image, random weights; {machine['processor']}, {machine['cores']} cores", title_justify="left"
+        title=f"ms for one image, random weights; {machine['processor']}, {machine['cores']} cores",
+        title_justify="left",
     )
-    table.add_column("way")
-    for heading in ("p50 ms", "p90 ms", "p99 ms", "p50 / plain", "stochastic / it"):
+    table.add_column("way", no_wrap=True)
+    for heading in ("p50", "p90", "p99", "p50 ÷ plain", "n₀ passes ÷ p50"):
         table.add_column(heading, justify="right")
     for name, shape in results["shapes"].items():
-        table.add_row(f"[bold]{name}[/], n₀ = {shape['n0']}")
+        table.add_row(f"[bold]{name}[/] n₀={shape['n0']}")
         p50 = {way: times["p50"] for way, times in shape["milliseconds"].items()}
         for way, times in shape["milliseconds"].items():
             milliseconds = [f"{times[quantile]:.2f}" for quantile in ("p50", "p90", "p99")]

@@ -102,8 +102,11 @@ def calibrate(fit: Reference, check: Reference, *, cap: float, alpha: float = 0.
         delta: δ, probability that the bound fails over the draw of `check`.
 
     Raises:
-        CalibrationError: too few images for α and δ (says how many are needed), or no shift passes.
+        CalibrationError: α or δ outside (0, 1), too few images for them (says how many), or no shift passes.
     """
+    for name, share in (("alpha", alpha), ("delta", delta)):
+        if not 0 < share < 1:
+            raise CalibrationError(f"{name}: expected a number between 0 and 1, got {share}")
     needed = images_needed(alpha, delta)
     for name, part in (("fit", fit), ("check", check)):
         if not np.isfinite(part.score).all():

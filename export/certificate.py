@@ -116,6 +116,13 @@ def map_tensors(radius_map: RadiusMap, *, sigma: float) -> list[onnx.TensorProto
     return [numpy_helper.from_array(weights, "certificate_weights"), numpy_helper.from_array(cap, "certificate_cap")]
 
 
+def serves_map(graph: onnx.GraphProto, radius_map: RadiusMap, *, sigma: float) -> bool:
+    """Whether the certified radii of `graph` are exactly those of `radius_map`."""
+    served = {tensor.name: numpy_helper.to_array(tensor) for tensor in graph.initializer}
+    expected = {tensor.name: numpy_helper.to_array(tensor) for tensor in map_tensors(radius_map, sigma=sigma)}
+    return all(np.array_equal(served.get(name, np.nan), value) for name, value in expected.items())
+
+
 def _constants(num_classes: int, sigma: float) -> dict[str, NDArray[Any]]:
     return {
         "zero": np.float32(0).reshape(()),

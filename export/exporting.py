@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import hashlib
+import re
 from pathlib import Path
 
+from certification.errors import HeatserveError
 from export.card import Card, now, versions
 from export.graph import certified_graph, logits_graph
 from export.repository import ModelVersion, publish
 from training.checkpoint import Checkpoint, CheckpointError, load_checkpoint
+
+_NAME = re.compile(r"\w[\w.-]*", re.ASCII)
 
 
 def export_checkpoint(
@@ -26,7 +30,10 @@ def export_checkpoint(
 
     Raises:
         CheckpointError: unreadable, no σ known, or v and f differ in input shape or classes.
+        HeatserveError: a name that no folder should have, or a σ that is not above 0.
     """
+    if not _NAME.fullmatch(name):
+        raise HeatserveError(f"name: expected letters, digits, '_', '.', '-', the first no '.' or '-', got {name!r}")
     single_pass = load_checkpoint(checkpoint)
     certified = load_checkpoint(base) if base else single_pass
     _check_compatible(single_pass, certified)
@@ -35,6 +42,8 @@ def export_checkpoint(
         raise CheckpointError(
             f"{checkpoint}: trained by {single_pass.metadata.method}, for no σ; give one with --sigma"
         )
+    if not 0 < sigma < float("inf"):
+        raise HeatserveError(f"sigma: expected a number above 0, got {sigma}")
     shape = single_pass.metadata.input_shape
     logits = logits_graph(single_pass.network, input_shape=shape)
     graph = certified_graph(logits, sigma=sigma).SerializeToString()

@@ -18,11 +18,15 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+import onnx
 from google.protobuf import text_format
+from google.protobuf.message import DecodeError
 from tritonclient.grpc import model_config_pb2 as pb
 
 from certification.files import write_atomically
+from certification.radius import RadiusMap
 from export.card import BASE_NAME, GRAPH_NAME, Card, CardError, verify_card
+from export.certificate import NOT_CALIBRATED, serves_map
 
 CONFIG_NAME = "config.pbtxt"
 LABELS_NAME = "labels.txt"
@@ -66,7 +70,7 @@ def open_model(repository: Path, name: str) -> ModelVersion:
     """The newest version of a model, its card verified.
 
     Raises:
-        CardError: no such model, no version, or a card that does not match its graphs.
+        CardError: no such model, no version, or a card that does not match its graphs by hash and calibration.
     """
     versions = version_dirs(repository / name)
     if not versions:
@@ -78,7 +82,20 @@ def open_model(repository: Path, name: str) -> ModelVersion:
     card = verify_card(path)
     if card.model != name:
         raise CardError(f"{path}: the card is for model {card.model!r}, the folder is named {name!r}")
+    _check_constants(path, card)
     return ModelVersion(name=name, version=int(path.name), path=path, card=card)
+
+
+def _check_constants(path: Path, card: Card) -> None:
+    """No radius leaves the server that the card has not calibrated, even where the hashes agree."""
+    calibrated = card.calibration
+    radius_map = RadiusMap(calibrated.shift, calibrated.cap) if calibrated else NOT_CALIBRATED
+    try:
+        graph = onnx.load(path / GRAPH_NAME, load_external_data=False).graph
+    except DecodeError as error:
+        raise CardError(f"{path / GRAPH_NAME}: expected an ONNX graph: {error}") from None
+    if not serves_map(graph, radius_map, sigma=card.sigma):
+        raise CardError(f"{path / GRAPH_NAME}: expected the calibration of its card, {radius_map}, found another")
 
 
 def open_models(repository: Path) -> Iterator[ModelVersion]:

@@ -21,6 +21,8 @@ from certification.monte_carlo import Classifier
 
 onnxruntime.set_global_thread_pool_sizes(os.cpu_count() or 1, 1)
 
+_BATCH = 64  # images in one run: memory stays small whatever their number and size
+
 
 class GraphError(HeatserveError):
     """ONNX Runtime cannot load a graph."""
@@ -44,9 +46,11 @@ def open_session(graph: Path | bytes) -> onnxruntime.InferenceSession:
 
 
 def run(session: onnxruntime.InferenceSession, images: NDArray[np.float32]) -> dict[str, NDArray[Any]]:
-    """All outputs of a graph by name, for images FP32 [N, C, H, W]."""
+    """All outputs of a graph by name, for any number of images FP32 [N, C, H, W], N ≥ 1."""
     names = [output.name for output in session.get_outputs()]
-    return dict(zip(names, session.run(names, {"image": images}), strict=True))
+    starts = range(0, len(images), _BATCH)
+    batches = [session.run(names, {"image": images[start : start + _BATCH]}) for start in starts]
+    return {name: np.concatenate(parts) for name, *parts in zip(names, *batches, strict=True)}
 
 
 def classifier(session: onnxruntime.InferenceSession) -> Classifier:

@@ -41,7 +41,10 @@ def _promise(model: ModelVersion) -> Text:
     calibration = model.card.calibration
     if calibration is None:
         return Text("radius 0: not calibrated", style="yellow")
-    return Text(f"{calibration.promise} (α = {calibration.alpha:g}, confidence {calibration.confidence:g})")
+    alpha, confidence = f"{calibration.alpha * 100:g}%", f"{calibration.confidence * 100:g}%"
+    return Text(
+        f"at most {alpha} of positive radii overclaim, confidence {confidence}, inputs like those calibrated on"
+    )
 
 
 def predictions_table(rows: Iterable[tuple[str, Prediction, float]]) -> Table:
@@ -50,7 +53,9 @@ def predictions_table(rows: Iterable[tuple[str, Prediction, float]]) -> Table:
     Args:
         rows: the image's name or its `text_art`, its prediction, and the seconds that the request took.
     """
-    table = Table("image", "class", show_lines=True)
+    table = Table(show_lines=True)
+    table.add_column("image", overflow="fold")
+    table.add_column("class")
     for heading in ("probability", "L-bound", "certified radius", "nominal radius", "ms"):
         table.add_column(heading, justify="right")
     for image, prediction, seconds in rows:

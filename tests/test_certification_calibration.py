@@ -53,6 +53,13 @@ def test_too_few_images_says_how_many_are_needed() -> None:
         calibrate(synthetic(100, rng), synthetic(298, rng), cap=CAP, alpha=0.01)
 
 
+@pytest.mark.parametrize("share", [{"alpha": 0.0}, {"alpha": 1.0}, {"delta": 0.0}, {"delta": 1.5}])
+def test_shares_outside_0_and_1_are_refused(share: dict[str, float]) -> None:
+    part = synthetic(400, np.random.default_rng(5))
+    with pytest.raises(CalibrationError, match=f"{next(iter(share))}: expected a number between 0 and 1"):
+        calibrate(part, part, cap=CAP, **share)
+
+
 def test_a_hopeless_single_pass_is_refused() -> None:
     rng = np.random.default_rng(3)
     wrong_class = Reference(rng.uniform(0, 2, 500), np.zeros(500, bool), np.zeros(500))

@@ -154,12 +154,11 @@ def test_an_export_is_not_calibrated_and_serves_radius_0(model: ModelVersion) ->
 
 
 def test_versions_count_up_and_the_newest_is_opened(model: ModelVersion, tmp_path: Path) -> None:
-    base = (model.path / BASE_NAME).read_bytes()  # also a graph: what it holds does not matter here
-    card = model.card.model_copy(update={"graph_sha256": model.card.base_sha256})
-    again = publish(tmp_path / "models", card, graph=base, base=base)
+    graph, base = ((model.path / name).read_bytes() for name in (GRAPH_NAME, BASE_NAME))
+    again = publish(tmp_path / "models", model.card.model_copy(update={"date": "later"}), graph=graph, base=base)
     assert [path.name for path in version_dirs(tmp_path / "models" / "digits")] == ["1", "2"]
     assert again.version == 2
-    assert again.card.graph_sha256 != model.card.graph_sha256
+    assert open_model(tmp_path / "models", "digits").card.date == "later"
 
 
 @pytest.mark.parametrize("name", [GRAPH_NAME, BASE_NAME])
@@ -185,6 +184,14 @@ def test_a_card_that_is_no_card_is_refused(model: ModelVersion, tmp_path: Path) 
         open_model(tmp_path / "models", "digit")
 
 
+def test_a_radius_that_the_card_did_not_calibrate_is_refused(model: ModelVersion, tmp_path: Path) -> None:
+    graph = with_map(onnx.load(model.path / GRAPH_NAME), RadiusMap(0.0, 2.0), sigma=SIGMA).SerializeToString()
+    (model.path / GRAPH_NAME).write_bytes(graph)
+    model.card.model_copy(update={"graph_sha256": hashlib.sha256(graph).hexdigest()}).write(model.path)
+    with pytest.raises(CardError, match=r"expected the calibration of its card, RadiusMap\(shift=0.0, cap=0.0\)"):
+        open_model(tmp_path / "models", "digits")
+
+
 def test_publishing_is_all_or_nothing(model: ModelVersion, tmp_path: Path) -> None:
     with pytest.raises(CardError, match="another graph"):
         publish(tmp_path / "models", model.card, graph=b"not the bytes of the card", base=b"neither")
@@ -208,6 +215,11 @@ def test_export_explains_what_is_missing(tmp_path: Path) -> None:
         export_checkpoint(checkpoint(tmp_path, sigma=None), repository=tmp_path, name="x")
     with pytest.raises(CheckpointError, match="expected the class_names of"):
         export_checkpoint(checkpoint(tmp_path), repository=tmp_path, name="x", base=checkpoint(tmp_path, classes=3))
+    for name in ("../outside", "", ".hidden", "a b"):
+        with pytest.raises(HeatserveError, match="name: expected letters"):
+            export_checkpoint(checkpoint(tmp_path), repository=tmp_path, name=name)
+    with pytest.raises(HeatserveError, match=r"sigma: expected a number above 0, got -0\.1"):
+        export_checkpoint(checkpoint(tmp_path), repository=tmp_path, name="x", sigma=-0.1)
     (tmp_path / "broken.onnx").write_bytes(b"not a graph")
     with pytest.raises(GraphError, match=r"broken\.onnx: ONNX Runtime cannot load it"):
         open_session(tmp_path / "broken.onnx")

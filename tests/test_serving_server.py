@@ -14,6 +14,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 
+import onnx
 import pytest
 from tiny_model import random_images, write_tiny_card, write_tiny_model
 
@@ -41,19 +42,30 @@ def test_empty_repository(tmp_path: Path) -> None:
         start(tmp_path)
 
 
-def test_broken_graph_is_explained(tmp_path: Path) -> None:
+def test_truncated_graph_is_refused_before_triton_starts(tmp_path: Path) -> None:
     version_dir = write_tiny_model(tmp_path)
     graph = version_dir / GRAPH_NAME
     graph.write_bytes(graph.read_bytes()[:500])
+    write_tiny_card(version_dir)
+    with pytest.raises(CardError, match=r"model\.onnx: expected an ONNX graph"):
+        start(tmp_path)
+
+
+def test_graph_that_onnx_runtime_refuses_is_explained(tmp_path: Path) -> None:
+    version_dir = write_tiny_model(tmp_path)
+    graph = version_dir / GRAPH_NAME
+    model = onnx.load(graph)
+    model.graph.node[0].op_type = "Nonsense"
+    onnx.save(model, graph)
     write_tiny_card(version_dir)
     with pytest.raises(ServingError, match="did not start") as caught:
         start(tmp_path)
     message = str(caught.value)
     assert "failed to load 'tiny' version 1" in message
     assert str(graph) in message
-    assert "Protobuf parsing failed" in message
+    assert "Nonsense" in message
     log = Path(message.split("its log ")[1].split(" says")[0])
-    assert "Protobuf parsing failed" in log.read_text()
+    assert "Nonsense" in log.read_text()
     log.unlink()
 
 
