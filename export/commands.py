@@ -43,7 +43,8 @@ def export(
     console = Console(highlight=False)
     console.print(f"wrote   {model.path}", soft_wrap=True)
     console.print(f"graph   sha256 {model.card.graph_sha256}", soft_wrap=True)
-    console.print(f"Certified radii are 0 until: heatserve calibrate {name} --data {model.card.training['dataset']}")
+    root = " --root FOLDER" if model.card.training["dataset"] in ("cifar10", "imagenet") else ""
+    console.print(f"Certified radii are 0 until: heatserve calibrate {name}{root}")
 
 
 @app.command()
