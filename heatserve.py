@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import sys
+from typing import NoReturn
 
 import typer
 from rich.console import Console
+from rich.markup import escape
 
 import benchmarks.commands
 import export.commands
@@ -33,12 +35,17 @@ def main() -> None:
     try:
         app()
     except HeatserveError as error:
-        Console(stderr=True, highlight=False).print(f"[bold red]error:[/] {_escape(str(error))}", soft_wrap=True)
-        sys.exit(1)
+        _fail(str(error))
+    except ModuleNotFoundError as error:  # every other library comes with an extra
+        _fail(
+            f"this command needs the package {error.name!r}, which is not installed: pip install 'heatserve[train]' "
+            f"to train, export and measure, 'heatserve[serve]' to serve, 'heatserve[client]' to ask"
+        )
 
 
-def _escape(message: str) -> str:
-    return message.replace("[", r"\[")
+def _fail(message: str) -> NoReturn:
+    Console(stderr=True, highlight=False).print(f"[bold red]error:[/] {escape(message)}", soft_wrap=True)
+    sys.exit(1)
 
 
 if __name__ == "__main__":

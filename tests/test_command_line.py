@@ -69,6 +69,17 @@ def test_errors_are_explained_without_a_traceback(arguments: list[str], message:
     assert "Traceback" not in done.stderr
 
 
+def test_a_missing_package_is_explained(tmp_path: Path) -> None:
+    code = (
+        "import sys; sys.modules['onnx'] = None; sys.argv = ['heatserve', 'calibrate', 'x']; "
+        "import heatserve; heatserve.main()"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert "needs the package 'onnx', which is not installed: pip install 'heatserve[train]'" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
 def test_bench_latency_measures_every_way_and_writes_how_it_was_made(tmp_path: Path) -> None:
     out = tmp_path / "latency.json"
     arguments = ["bench", "latency", "digits", "--requests", "10", "--out", str(out), "--json"]
