@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -94,7 +95,9 @@ def test_missing_truncated_and_foreign_files_are_explained(tmp_path: Path) -> No
         (lambda t: t.update({"linear.bias": torch.zeros(7)}), r"'linear.bias' of shape \[10\], got \[7\]"),
     ],
 )
-def test_tensors_of_another_architecture_are_named(tmp_path: Path, change, message: str) -> None:  # type: ignore[no-untyped-def]
+def test_tensors_of_another_architecture_are_named(
+    tmp_path: Path, change: Callable[[dict[str, torch.Tensor]], object], message: str
+) -> None:
     path = tmp_path / "a.safetensors"
     metadata = _metadata()
     tensors = dict(network_of(metadata).backbone.state_dict())
