@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from serving.batching import batch_limit
 from serving.errors import ServingError
 
 OUTPUTS = ("label", "probabilities", "top_k", "l_bound", "certified_radius", "nominal_radius")
@@ -156,7 +157,7 @@ def model_spec(answer: Mapping[str, Any]) -> ModelSpec:
             f"model; found the outputs {', '.join(outputs)}"
         )
     channels, height, width = map(int, config["input"][0]["dims"])
-    return ModelSpec((channels, height, width), int(outputs["probabilities"]["dims"][0]), int(config["max_batch_size"]))
+    return ModelSpec((channels, height, width), int(outputs["probabilities"]["dims"][0]), batch_limit(config))
 
 
 def class_names(answer: Any) -> dict[int, str]:

@@ -34,10 +34,34 @@ def prepare(triton: Triton, models: Iterable[ModelVersion], folder: Path) -> Wor
     """
     repository = folder / "models"
     repository.mkdir()
+    offer = _link if triton.has_native_onnxruntime else _link_without_batch_limit
     for model in models:
-        (repository / model.name).symlink_to(model.path.parent.resolve(), target_is_directory=True)
+        offer(repository / model.name, model.path.parent.resolve())
     backends = triton.backends if triton.has_native_onnxruntime else _our_backend(triton, folder)
     return Workspace(repository, backends, _environment(triton, folder))
+
+
+def _link(link: Path, model_dir: Path) -> None:
+    link.symlink_to(model_dir, target_is_directory=True)
+
+
+def _link_without_batch_limit(link: Path, model_dir: Path) -> None:
+    """Have Triton's core pass batches of any size to our backend, which can say what is wrong with a large one.
+
+    The core's own refusal names neither the tensor nor the batch that came.
+    """
+    from google.protobuf import text_format
+    from tritonclient.grpc import model_config_pb2 as pb
+
+    from export.repository import CONFIG_NAME
+
+    link.mkdir()
+    for path in model_dir.iterdir():
+        if path.name != CONFIG_NAME and not path.name.startswith("."):
+            (link / path.name).symlink_to(path)
+    config = text_format.Parse((model_dir / CONFIG_NAME).read_bytes(), pb.ModelConfig())
+    config.max_batch_size = 2**31 - 1
+    (link / CONFIG_NAME).write_text(text_format.MessageToString(config))
 
 
 def _our_backend(triton: Triton, folder: Path) -> Path:

@@ -7,7 +7,7 @@ backend serves, and answers what the native backend cannot: an error that says w
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ import triton_python_backend_utils as triton
 from numpy.typing import NDArray
 
 from export.card import GRAPH_NAME, verify_card
+from serving.batching import batch_limit, groups
 from serving.pixels import explain_pixels
 
 Array = NDArray[Any]
@@ -34,25 +35,34 @@ class TritonPythonModel:
         version_dir = Path(args["model_repository"]) / args["model_version"]
         verify_card(version_dir)
         options = ort.SessionOptions()
-        threads = json.loads(args["model_config"])["parameters"].get("intra_op_thread_count")
+        config = json.loads(args["model_config"])
+        self._limit = batch_limit(config)
+        threads = config["parameters"].get("intra_op_thread_count")
         if threads:  # the parameter of the native backend
             options.intra_op_num_threads = int(threads["string_value"])
         self._session = ort.InferenceSession(str(version_dir / GRAPH_NAME), options, providers=_providers(args))
 
     def execute(self, requests: list[Any]) -> list[Any]:
-        """Answer the requests that dynamic batching hands over together, in one run of the graph.
+        """Answer the requests that dynamic batching hands over together, in runs of at most as many images as allowed.
 
-        A request with an invalid image is answered with an error; the others are answered as if it were absent.
+        A request with an invalid image, or with too many of them, is answered with an error; the others are answered
+        as if it were absent.
         """
         images = [triton.get_input_tensor_by_name(request, "image").as_numpy() for request in requests]
         wanted = [request.requested_output_names() for request in requests]
+        responses: list[Any] = [_too_large(image, self._limit) for image in images]
+        for group in groups([len(image) for image in images], self._limit):
+            answers = self._answer([images[i] for i in group], [wanted[i] for i in group])
+            for i, answer in zip(group, answers, strict=True):
+                responses[i] = answer
+        return responses
+
+    def _answer(self, images: list[Array], wanted: list[list[str]]) -> Iterator[Any]:
         names = list({"label", *(name for names in wanted for name in names)})
         batch = images[0] if len(images) == 1 else np.concatenate(images)
         outputs = dict(zip(names, self._session.run(names, {"image": batch}), strict=True))
-        return [
-            _response({name: outputs[name][rows] for name in wanted_names}, image, outputs["label"][rows])
-            for image, wanted_names, rows in zip(images, wanted, _rows(images), strict=True)
-        ]
+        for image, wanted_names, rows in zip(images, wanted, _rows(images), strict=True):
+            yield _response({name: outputs[name][rows] for name in wanted_names}, image, outputs["label"][rows])
 
 
 def _providers(args: dict[str, str]) -> list[Any]:
@@ -62,7 +72,12 @@ def _providers(args: dict[str, str]) -> list[Any]:
     return ["CPUExecutionProvider"]
 
 
-def _rows(images: list[Array]) -> Iterator[slice]:
+def _too_large(image: Array, limit: int) -> Any:
+    message = f"image: expected a batch of at most {limit} images, found {len(image)}"
+    return triton.InferenceResponse(error=triton.TritonError(message, triton.TritonError.INVALID_ARG))
+
+
+def _rows(images: Iterable[Array]) -> Iterator[slice]:
     """Where each request's images lie in the batch."""
     start = 0
     for image in images:
