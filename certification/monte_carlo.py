@@ -34,6 +34,8 @@ class Certificate:
     """g answers `label` within this L2 distance (pixels in [0,1]); 0 where it abstains."""
     p_lower: float
     """Lower confidence bound on the probability that f votes for `label`."""
+    guess: int
+    """The class with most of all n₀ + n votes, which nothing guarantees; `label` wherever Certify does not abstain."""
 
 
 def certify(
@@ -66,9 +68,9 @@ def certify(
         label = int(votes[0].argmax())
         p_lower = float(lower_bound(votes[1][label], n, alpha=alpha))
         if p_lower > 0.5:
-            yield Certificate(label, sigma * float(ndtri(p_lower)), p_lower)
+            yield Certificate(label, sigma * float(ndtri(p_lower)), p_lower, label)
         else:
-            yield Certificate(ABSTAIN, 0.0, p_lower)
+            yield Certificate(ABSTAIN, 0.0, p_lower, int((votes[0] + votes[1]).argmax()))
 
 
 def largest_provable(*, n: int, alpha: float) -> float:

@@ -65,6 +65,7 @@ def calibrate_model(
     alpha: float,
     delta: float,
     monte_carlo: MonteCarlo,
+    test_monte_carlo: MonteCarlo | None = None,
     progress: Progress = lambda certificates, _, __: certificates,
 ) -> ModelVersion:
     """Publish the next version of `model`, whose certified radii carry the promise on its card.
@@ -76,6 +77,7 @@ def calibrate_model(
         alpha: α, bound on the overclaim rate given a positive radius.
         delta: δ; the bound holds with confidence 1 − δ over the draw of the calibration images.
         monte_carlo: n₀, n, α and seed of the Certify that everything is held against.
+        test_monte_carlo: that of the test images, where it is to be another one.
         progress: see `Progress`.
 
     Raises:
@@ -100,7 +102,9 @@ def calibrate_model(
         update={
             "graph_sha256": hashlib.sha256(served).hexdigest(),
             "calibration": _calibration(calibrated, calibration, fit_images, alpha, delta, monte_carlo, sigma),
-            "evaluation": _evaluate(model, graph, test, delta, monte_carlo, progress),
+            "evaluation": evaluate(
+                model, graph, test, delta=delta, monte_carlo=test_monte_carlo or monte_carlo, progress=progress
+            ),
             "versions": {**model.card.versions, **versions("onnx", "onnxruntime", "numpy", "scipy")},
             "date": now(),
         }
@@ -134,7 +138,11 @@ def _hold_against(
         agrees=(labels == outputs["label"]) & (labels != ABSTAIN),
         proven=np.array([certificate.radius for certificate in proven]) / model.card.sigma,
     )
-    return reference, {**outputs, "proven_label": labels}
+    return reference, {
+        **outputs,
+        "proven_label": labels,
+        "smoothed_label": np.array([certificate.guess for certificate in proven]),
+    }
 
 
 def _calibration(
@@ -166,14 +174,19 @@ def _calibration(
     )
 
 
-def _evaluate(
+def evaluate(
     model: ModelVersion,
     graph: onnx.ModelProto,
     data: LabelledImages,
+    *,
     delta: float,
     monte_carlo: MonteCarlo,
-    progress: Progress,
+    progress: Progress = lambda certificates, _, __: certificates,
 ) -> Evaluation:
+    """Hold `graph`, a certified graph of `model`, against Certify of the model's base classifier on `data`.
+
+    Bounds on overclaim rates hold with confidence 1 − delta each.
+    """
     reference, outputs = _hold_against(model, graph, data, monte_carlo, progress)
     right = outputs["label"] == data.labels
     proven_right = outputs["proven_label"] == data.labels
@@ -188,7 +201,8 @@ def _evaluate(
         data=data.source(len(reference)),
         monte_carlo=monte_carlo,
         clean_accuracy=float(right.mean()),
-        agreement=float(reference.agrees.mean()),
+        smoothed_accuracy=float((outputs["smoothed_label"] == data.labels).mean()),
+        agreement=float((outputs["smoothed_label"] == outputs["label"]).mean()),
         calibrated=rate("certified_radius"),
         nominal=rate("nominal_radius"),
         certified_accuracy=CertifiedAccuracy(

@@ -10,7 +10,7 @@ import platform
 from datetime import datetime, timezone
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
@@ -96,8 +96,10 @@ class Evaluation(_Part):
     data: Split
     monte_carlo: MonteCarlo
     clean_accuracy: Share
+    smoothed_accuracy: Share
+    """Of the smoothed classifier, by the most frequent of all votes."""
     agreement: Share
-    """Share of images on which the single pass and the smoothed classifier (not abstaining) name one class."""
+    """Share of images on which the single pass names the class that is the most frequent of all votes."""
     calibrated: OverclaimRate
     nominal: OverclaimRate
     certified_accuracy: CertifiedAccuracy
@@ -106,7 +108,7 @@ class Evaluation(_Part):
 class Card(_Part):
     """Everything a sceptic needs to know about one graph. `calibration` is None: radius 0 is served."""
 
-    format: int = 1
+    format: Literal[2] = 2
     model: str
     graph_sha256: Sha256
     base_sha256: Sha256

@@ -10,7 +10,7 @@ from certification.errors import HeatserveError
 from export.card import Card, now, versions
 from export.graph import certified_graph, logits_graph
 from export.repository import ModelVersion, publish
-from training.checkpoint import Checkpoint, CheckpointError, load_checkpoint
+from training.checkpoint import Checkpoint, CheckpointError, base_path, load_checkpoint
 
 _NAME = re.compile(r"\w[\w.-]*", re.ASCII)
 
@@ -25,7 +25,7 @@ def export_checkpoint(
         repository: a Triton model repository; made if absent.
         name: of the served model.
         base: checkpoint of the base classifier f, whose Gaussian average is certified. None: v itself, as the paper
-            certifies its HeatSmoothing model.
+            certifies its HeatSmoothing model, or what `train average` wrote beside v.
         sigma: σ of the smoothing noise, pixels in [0,1]. None: the σ that v was smoothed for.
 
     Raises:
@@ -35,7 +35,10 @@ def export_checkpoint(
     if not _NAME.fullmatch(name):
         raise HeatserveError(f"name: expected letters, digits, '_', '.', '-', the first no '.' or '-', got {name!r}")
     single_pass = load_checkpoint(checkpoint)
+    if base is None and single_pass.metadata.base_sha256 is not None:
+        base = base_path(checkpoint)
     certified = load_checkpoint(base) if base else single_pass
+    _check_base(single_pass, certified)
     _check_compatible(single_pass, certified)
     sigma = single_pass.metadata.sigma if sigma is None else sigma
     if sigma is None:
@@ -63,6 +66,15 @@ def export_checkpoint(
         date=now(),
     )
     return publish(repository, card, graph=graph, base=base_bytes)
+
+
+def _check_base(single_pass: Checkpoint, base: Checkpoint) -> None:
+    expected = single_pass.metadata.base_sha256
+    if expected not in (None, base.sha256):
+        raise CheckpointError(
+            f"{base.path}: expected the network that {single_pass.path} was trained to be the average of, "
+            f"sha256 {expected}; got {base.sha256}"
+        )
 
 
 def _check_compatible(single_pass: Checkpoint, base: Checkpoint) -> None:

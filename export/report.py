@@ -48,7 +48,10 @@ def _accuracy_table(evaluation: Evaluation) -> Table:
     data, accuracy = evaluation.data, evaluation.certified_accuracy
     table = Table(
         title=f"certified accuracy at L2 radius r ([0,1] pixels), {data.images} {data.split} images, {data.dataset}",
-        caption=(f"accuracy {evaluation.clean_accuracy:.1%}, same class as Certify {evaluation.agreement:.1%}"),
+        caption=(
+            f"accuracy {evaluation.clean_accuracy:.1%}, of the smoothed classifier {evaluation.smoothed_accuracy:.1%}; "
+            f"they agree on {evaluation.agreement:.1%}"
+        ),
         title_justify="left",
         caption_justify="left",
     )

@@ -148,3 +148,14 @@ def publish(repository: Path, card: Card, *, graph: bytes, base: bytes) -> Model
         shutil.rmtree(temporary, ignore_errors=True)
         raise
     return open_model(repository, card.model)
+
+
+def republish(model: ModelVersion, repository: Path, name: str) -> ModelVersion:
+    """Add a model version under another name, in this or another repository: the same graphs, so the same card.
+
+    Raises:
+        CardError: a graph is no longer the one that its card belongs to.
+    """
+    card = verify_card(model.path).model_copy(update={"model": name})
+    graph, base = ((model.path / file).read_bytes() for file in (GRAPH_NAME, BASE_NAME))
+    return publish(repository, card, graph=graph, base=base)

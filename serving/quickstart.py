@@ -57,14 +57,14 @@ def _smooth(repository: Path, runs: Path, console: Console) -> ModelVersion:
     """Train, smooth and export."""
     from export.exporting import export_checkpoint
     from training.data import load_data
-    from training.heat import HeatParameters
-    from training.recipes import train_baseline, train_heat
+    from training.parameters import HeatParameters
+    from training.recipes import train_baseline, train_from
 
     data = load_data("digits", "train")
     with _step(console, f"train    a small convolutional network on {len(data)} handwritten digits"):
         baseline = train_baseline(data, "digits_cnn", out=runs / "digits_baseline.safetensors", seed=SEED)
     with _step(console, f"smooth   it with the heat loss: one epoch, no labels, σ = {SIGMA}"):
-        smoothed = train_heat(
+        smoothed = train_from(
             baseline, data, HeatParameters(sigma=SIGMA), out=runs / "digits_heat.safetensors", seed=SEED
         )
     with _step(console, "export   one ONNX graph: normalisation, network, softmax, certificate, input checks"):

@@ -4,23 +4,27 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 from typer.testing import CliRunner
 
 from training.checkpoint import Checkpoint, load_checkpoint
 from training.commands import app
 from training.data import ImageData, load_data
-from training.evaluate import accuracy
-from training.heat import HeatParameters
+from training.evaluate import accuracy as measured_accuracy
 from training.images import Batch, DataError, Images
-from training.loop import EpochMetrics, Optimisation, TrainingError, fit
-from training.method import CrossEntropy, Loss, Method
-from training.recipes import train_baseline, train_heat
+from training.loop import EpochMetrics, Run, TrainingError, fit
+from training.method import CrossEntropy, Method, Terms, accuracy, backward
+from training.optimisation import Optimisation
+from training.parameters import HeatParameters, ParameterError
+from training.recipes import baseline_optimisation, fine_tuning, step_path, train_baseline, train_from
 
+QUIET = Run(show_progress=False)
 QUICK = Optimisation(epochs=1, batch_size=64, lr=0.05, cpu_threads=1)
 
 
@@ -38,7 +42,7 @@ def few(digits: ImageData) -> ImageData:
 def baseline(digits: ImageData, tmp_path_factory: pytest.TempPathFactory) -> Checkpoint:
     """The recipe itself: some seconds."""
     out = tmp_path_factory.mktemp("runs") / "baseline.safetensors"
-    return load_checkpoint(train_baseline(digits, "digits_cnn", out=out, show_progress=False))
+    return load_checkpoint(train_baseline(digits, "digits_cnn", out=out, run=QUIET))
 
 
 def _votes(network: nn.Module, images: Tensor, sigma: float, n: int) -> Tensor:
@@ -56,31 +60,29 @@ def test_one_epoch_of_heat_without_labels_makes_the_single_pass_agree_with_its_a
     digits: ImageData, baseline: Checkpoint, tmp_path: Path
 ) -> None:
     test = load_data("digits", "test")
-    out = train_heat(
-        baseline, digits, HeatParameters(sigma=0.25), out=tmp_path / "heat.safetensors", show_progress=False
-    )
+    out = train_from(baseline, digits, HeatParameters(sigma=0.25), out=tmp_path / "heat.safetensors", run=QUIET)
     heat = load_checkpoint(out)
     images, labels = map(torch.from_numpy, test.arrays())
     with torch.no_grad():
         single_pass = heat.network(images).argmax(1)
     smoothed = _votes(heat.network, images, 0.25, 100).argmax(1)
-    assert accuracy(baseline.network, test) >= 0.97
-    assert accuracy(baseline.network, test, sigma=0.25) < 0.85
-    assert accuracy(heat.network, test) >= 0.97
-    assert accuracy(heat.network, test, sigma=0.25) >= 0.9
+    assert measured_accuracy(baseline.network, test) >= 0.97
+    assert measured_accuracy(baseline.network, test, sigma=0.25) < 0.85
+    assert measured_accuracy(heat.network, test) >= 0.97
+    assert measured_accuracy(heat.network, test, sigma=0.25) >= 0.9
     assert (smoothed == labels).float().mean() >= 0.97
     assert (smoothed == single_pass).float().mean() >= 0.98
 
 
 def test_a_heat_checkpoint_says_how_it_came_to_be(few: ImageData, baseline: Checkpoint, tmp_path: Path) -> None:
-    out = train_heat(
+    out = train_from(
         baseline.path,
         few,
         HeatParameters(sigma=0.5, kappa=2),
         out=tmp_path / "heat.safetensors",
         optimisation=QUICK,
         seed=7,
-        show_progress=False,
+        run=QUIET,
     )
     metadata = load_checkpoint(out).metadata
     assert (metadata.method, metadata.sigma, metadata.seed, metadata.epochs) == ("heat", 0.5, 7, 1)
@@ -91,21 +93,46 @@ def test_a_heat_checkpoint_says_how_it_came_to_be(few: ImageData, baseline: Chec
     assert metadata.class_names == baseline.metadata.class_names
 
 
+@pytest.mark.parametrize("reinitialise", [False, True])
+def test_each_time_step_of_heat_starts_from_the_network_of_the_one_before(
+    few: ImageData, baseline: Checkpoint, tmp_path: Path, reinitialise: bool
+) -> None:
+    heat = HeatParameters(sigma=0.25, kappa=1, time_steps=3, reinitialise=reinitialise)
+    barely = replace(QUICK, lr=1e-3)
+    out = train_from(baseline, few, heat, out=tmp_path / "heat.safetensors", optimisation=barely, run=QUIET)
+    chain = [baseline, *(load_checkpoint(path) for path in (step_path(out, 1), step_path(out, 2), out))]
+    assert [later.metadata.parent_sha256 for later in chain[1:]] == [earlier.sha256 for earlier in chain[:-1]]
+    assert sorted(path.name for path in tmp_path.glob("*.safetensors")) == [
+        "heat.safetensors",
+        "heat.step1.safetensors",
+        "heat.step2.safetensors",
+    ]
+    for earlier, later in pairwise(chain):
+        before, after = (found.network.backbone.get_parameter("linear.weight") for found in (earlier, later))
+        from_there = torch.allclose(before, after, atol=1e-2)
+        assert from_there != (reinitialise and earlier is baseline)
+        assert not torch.equal(before, after)
+
+
+def test_each_method_and_data_set_has_its_own_recipe_or_that_of_its_kind() -> None:
+    assert baseline_optimisation("digits") != baseline_optimisation("cifar10") == baseline_optimisation("imagenet")
+    assert fine_tuning("noise", "digits") == fine_tuning("average", "digits") != fine_tuning("heat", "digits")
+    assert fine_tuning("heat", "imagenet") == fine_tuning("heat", "imagefolder:x") != fine_tuning("noise", "imagenet")
+
+
 def _weights(path: Path) -> list[Tensor]:
     return list(load_checkpoint(path).network.state_dict().values())
 
 
 def test_the_seed_decides_everything(few: ImageData, tmp_path: Path) -> None:
-    def run(name: str, seed: int) -> list[Tensor]:
-        first = train_baseline(
-            few, "digits_cnn", out=tmp_path / name, optimisation=QUICK, seed=seed, show_progress=False
-        )
+    def train(name: str, seed: int) -> list[Tensor]:
+        first = train_baseline(few, "digits_cnn", out=tmp_path / name, optimisation=QUICK, seed=seed, run=QUIET)
         torch.rand(1)  # torch's global generator is somewhere else each time, and left alone
         heat = HeatParameters(sigma=0.25, kappa=2)
-        second = train_heat(first, few, heat, out=tmp_path / name, optimisation=QUICK, seed=seed, show_progress=False)
+        second = train_from(first, few, heat, out=tmp_path / name, optimisation=QUICK, seed=seed, run=QUIET)
         return _weights(second)
 
-    first, again, other = run("a", 1), run("b", 1), run("c", 2)
+    first, again, other = train("a", 1), train("b", 1), train("c", 2)
     assert all(map(torch.equal, first, again))
     assert not all(map(torch.equal, first, other))
 
@@ -118,15 +145,17 @@ class _Breaks:
     epoch_length: int
     spoil: Callable[[Tensor], Tensor]
 
-    def __call__(self, network: nn.Module, images: Tensor, labels: Tensor, generator: torch.Generator) -> Loss:
-        loss = CrossEntropy()(network, images, labels, generator)
+    def __call__(self, network: nn.Module, images: Tensor, labels: Tensor, generator: torch.Generator) -> Terms:  # noqa: ARG002
+        logits = network(images)
+        loss = functional.cross_entropy(logits, labels)
         self.steps.append(1)
-        return loss if len(self.steps) <= self.epoch_length else Loss(self.spoil(loss.total), loss.terms)
+        spoilt = loss if len(self.steps) <= self.epoch_length else self.spoil(loss)
+        return backward(spoilt, accuracy=accuracy(logits, labels))
 
 
 def _fit(network: nn.Module, method: Method, data: ImageData, on_epoch: Callable[[EpochMetrics], None]) -> None:
     optimisation = replace(QUICK, epochs=3, batch_size=32)
-    fit(network, method, data, optimisation, seed=0, on_epoch=on_epoch, show_progress=False)
+    fit(network, method, data, optimisation, seed=0, on_epoch=on_epoch, run=QUIET)
 
 
 @pytest.mark.parametrize(
@@ -174,11 +203,11 @@ def test_the_checkpoint_of_the_last_whole_epoch_survives(
 ) -> None:
     out, trouble = tmp_path / "a.safetensors", replace(few, images=_Trouble(few.images, [], interrupt))
     with pytest.raises(error):
-        train_baseline(trouble, "digits_cnn", out=out, optimisation=replace(QUICK, epochs=3), show_progress=False)
+        train_baseline(trouble, "digits_cnn", out=out, optimisation=replace(QUICK, epochs=3), run=QUIET)
     found = load_checkpoint(out)
     assert found.metadata.epochs == 1
     assert all(torch.isfinite(tensor).all() for tensor in found.network.state_dict().values())
-    assert list(tmp_path.iterdir()) == [out]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a.jsonl", "a.safetensors", "a.state"]
 
 
 def test_each_epoch_is_measured(few: ImageData, baseline: Checkpoint) -> None:
@@ -194,7 +223,7 @@ def test_each_epoch_is_measured(few: ImageData, baseline: Checkpoint) -> None:
 @pytest.mark.parametrize("split", ["calibration", "test"])
 def test_no_other_split_can_be_trained_on(split: str, tmp_path: Path) -> None:
     with pytest.raises(DataError, match=f"expected train, got {split}"):
-        train_baseline(load_data("digits", split), "digits_cnn", out=tmp_path / "a", show_progress=False)
+        train_baseline(load_data("digits", split), "digits_cnn", out=tmp_path / "a", run=QUIET)
     assert not (tmp_path / "a").exists()
 
 
@@ -204,7 +233,7 @@ def test_images_of_another_network_are_refused(few: ImageData, baseline: Checkpo
         (replace(few, class_names=tuple("abcdefghij")), "its 10 classes are not those of digits"),
     ):
         with pytest.raises(DataError, match=message):
-            train_heat(baseline, other, HeatParameters(sigma=0.25), out=tmp_path / "a", show_progress=False)
+            train_from(baseline, other, HeatParameters(sigma=0.25), out=tmp_path / "a", run=QUIET)
 
 
 @pytest.mark.parametrize(
@@ -217,10 +246,12 @@ def test_images_of_another_network_are_refused(few: ImageData, baseline: Checkpo
         ("decay", "linear"),
         ("momentum", 1.0),
         ("weight_decay", -1.0),
+        ("precision", "float16"),
+        ("cpu_threads", 0),
     ],
 )
 def test_an_option_of_the_optimisation_out_of_range_is_named(name: str, value: float | str) -> None:
-    with pytest.raises(TrainingError, match=f"^{name}: expected"):
+    with pytest.raises(ParameterError, match=f"^{name}: expected"):
         replace(QUICK, **{name: value})  # type: ignore[arg-type]
 
 

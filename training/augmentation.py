@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from training.method import Loss, Method
+from training.method import Method, Terms
 
 
 @dataclass(frozen=True)
@@ -35,7 +35,7 @@ class Augmented:
     method: Method
     augmentation: Augmentation
 
-    def __call__(self, network: nn.Module, images: Tensor, labels: Tensor, generator: torch.Generator) -> Loss:
+    def __call__(self, network: nn.Module, images: Tensor, labels: Tensor, generator: torch.Generator) -> Terms:
         return self.method(network, self.augmentation(images, generator), labels, generator)
 
 

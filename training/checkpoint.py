@@ -48,6 +48,8 @@ class CheckpointMetadata(BaseModel):
     hyperparameters: dict[str, Hyperparameter]
     parent_sha256: str | None
     """Of the checkpoint file that it was fine-tuned from."""
+    base_sha256: str | None = None
+    """Of the checkpoint file of f, where the network was trained to be the Gaussian average of f; otherwise its own."""
     versions: dict[str, str]
     date: str
 
@@ -88,6 +90,11 @@ def load_checkpoint(path: Path) -> Checkpoint:
         raise CheckpointError(f"{path}: its header does not describe a network: {error}") from None
     fill(path, network.backbone, tensors)
     return Checkpoint(network.eval(), metadata, hashlib.sha256(content).hexdigest(), path)
+
+
+def base_path(out: Path) -> Path:
+    """Where the training of a v that is to be the average of f writes f, beside v."""
+    return out.with_name(f"{out.stem}.base{out.suffix}")
 
 
 def network_of(metadata: CheckpointMetadata) -> Classifier:

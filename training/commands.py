@@ -3,72 +3,153 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
+import inspect
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated, Any, TypeVar, get_type_hints
 
 import typer
 from rich.console import Console
 
-if TYPE_CHECKING:
-    from training.loop import Optimisation
+from training.optimisation import Optimisation
+from training.parameters import METHODS, HeatParameters, Parameters, heat_preset
 
 app = typer.Typer()
-train_app = typer.Typer(no_args_is_help=True, help="Train a baseline, or smooth a trained network with the heat loss.")
+train_app = typer.Typer(
+    no_args_is_help=True, help="Train a baseline; smooth a trained network, or harden it in one of the other ways."
+)
 app.add_typer(train_app, name="train")
 
-_RECIPE = "How it is optimised (by default the recipe of the data set)"
-_LOSS = "The heat loss"
+_RECIPE = "How it is optimised (by default the recipe of the method and the data set)"
+_LOSS = "The loss"
+_RUN = "How it is run"
 
 Data = Annotated[str, typer.Option(help="`digits`, `cifar10`, `imagenet` or `imagefolder:PATH`.")]
 Root = Annotated[Path | None, typer.Option(help="Folder of the data set; cifar10 and imagenet need it.")]
-Out = Annotated[Path, typer.Option(help="Where to write the checkpoint (safetensors); replaced after every epoch.")]
-Seed = Annotated[int, typer.Option(help="Decides initial weights, order of the images, augmentation and noise.")]
-Device = Annotated[str | None, typer.Option(help="`cpu`, `cuda`, `cuda:1`, …; by default a GPU if there is one.")]
+Out = Annotated[
+    Path,
+    typer.Option(help="Where to write the checkpoint (safetensors), after every epoch; the log beside it as .jsonl."),
+]
 Architecture = Annotated[str, typer.Option(help="`digits_cnn`, `cifar_resnet20`, …, `resnet50`.")]
-
-Epochs = Annotated[int | None, typer.Option(rich_help_panel=_RECIPE, help="Passes over the training images.")]
-BatchSize = Annotated[int | None, typer.Option(rich_help_panel=_RECIPE, help="Images in one step.")]
-Lr = Annotated[float | None, typer.Option(rich_help_panel=_RECIPE, help="Learning rate of SGD at the start.")]
-Decay = Annotated[
+From = Annotated[Path, typer.Option("--from", help="Checkpoint of the trained network to start from.")]
+OwnData = Annotated[str | None, typer.Option(help="Images to train on; by default those of the network.")]
+Seed = Annotated[int, typer.Option(help="Decides initial weights, order of the images, augmentation and noise.")]
+Device = Annotated[
     str | None,
-    typer.Option(rich_help_panel=_RECIPE, help="`cosine` takes the learning rate to 0, `constant` leaves it."),
+    typer.Option(rich_help_panel=_RUN, help="`cpu`, `cuda`, `cuda:1`, …; by default a GPU if there is one."),
 ]
-WeightDecay = Annotated[float | None, typer.Option(rich_help_panel=_RECIPE, help="L2 penalty on the weights.")]
-Clip = Annotated[float | None, typer.Option(rich_help_panel=_RECIPE, help="Largest norm of the gradient.")]
-
-Sigma = Annotated[float, typer.Option(help="σ: standard deviation of the Gaussian to average over, pixels in [0,1].")]
-Kappa = Annotated[int, typer.Option(rich_help_panel=_LOSS, help="κ: random projections of the Jacobian, (16).")]
-Delta = Annotated[float, typer.Option(rich_help_panel=_LOSS, help="δ: step of the finite difference in (16), L2.")]
-Coefficient = Annotated[
-    float | None,
-    typer.Option(rich_help_panel=_LOSS, help="Factor of ‖∇v‖², printed as σ²/2 in (10); by default σ²/200."),
+Resume = Annotated[
+    bool, typer.Option("--resume", rich_help_panel=_RUN, help="Go on from where this training was stopped, if it was.")
 ]
-Distance = Annotated[
-    str, typer.Option(rich_help_panel=_LOSS, help="Compare `probabilities` as in (3), (10), or `logits` as in (15).")
-]
-Penalty = Annotated[str, typer.Option(rich_help_panel=_LOSS, help="Penalise ∇ of the `logits` or the `probabilities`.")]
-NoisyShare = Annotated[
-    float, typer.Option(rich_help_panel=_LOSS, help="Share of images with noise N(0, σ²I): ½ in (10), 0 in (3), (15).")
-]
-Normalisation = Annotated[
-    str, typer.Option(rich_help_panel=_LOSS, help="`unbiased` estimate of ‖∇v‖², or the `paper`'s: κ/K of it.")
+Tensorboard = Annotated[Path | None, typer.Option(rich_help_panel=_RUN, help="Folder for TensorBoard's event files.")]
+Preset = Annotated[
+    str | None,
+    typer.Option(help="`paper-cifar10` or `paper-imagenet`: start from the paper's formula; options given still win."),
 ]
 
+_HELP = {
+    "epochs": "Passes over the training images.",
+    "batch_size": "Images in one step.",
+    "lr": "Learning rate of SGD at the start.",
+    "decay": "`cosine` takes the learning rate to 0, `constant` leaves it.",
+    "weight_decay": "L2 penalty on the weights.",
+    "clip": "Largest norm of the gradient.",
+    "precision": "`float32`, or `bfloat16` autocast (for GPUs).",
+    "augment": "Shift and mirror the images, where the data set has a rule for it.",
+    "sigma": "σ: standard deviation of the Gaussian noise, pixels in [0,1].",
+    "kappa": "κ: random projections of the Jacobian, (16).",
+    "delta": "δ: step of the finite difference in (16), L2.",
+    "estimator": "Of ‖∇v‖²: `projections` as (16), or `displacements` in random directions.",
+    "coefficient": "Factor of ‖∇v‖², printed as σ²/2 in (10); by default σ²/200.",
+    "distance": "What v is compared by. heat: `probabilities` as (3), (10), or `logits` as (15). average: "
+    "`cross-entropy` or `squared`.",
+    "penalty": "Penalise ∇ of the `logits` or the `probabilities`.",
+    "noisy_share": "Share of images with noise N(0, σ²I): ½ in (10), 0 in (3), (15).",
+    "normalisation": "`unbiased` estimate of ‖∇v‖², or the `paper`'s: κ/K of it.",
+    "time_steps": "n_T of (15): trainings one after another, each from the network of the one before.",
+    "reinitialise": "Start each time step from fresh weights.",
+    "draws_at_once": "Displaced batches that go through the network together.",
+    "label_free": "Learn from the starting network's softmax at the clean image, not from labels.",
+    "epsilon": "ε: radius of the attack's ball, L2.",
+    "steps": "Of the attack.",
+    "samples": "m: noisy copies of each image.",
+    "consistency": "λ: weight of the divergence of an image's m noisy answers from their mean; needs m ≥ 2.",
+    "target": "What of f's noisy answers is averaged: `probabilities` or `votes`.",
+    "frozen_base": "The starting network is f already, trained by `noise` for this σ; otherwise f is trained beside v.",
+}
 
-@train_app.command()
-def baseline(
+_METHODS = {
+    "heat": (
+        "Fine-tune a network into its own Gaussian average: Algorithm 1, equations (3), (10), (15); no labels.\n\n"
+        "The result is only *close* to the average. `heatserve calibrate` measures how close; until then every "
+        "certified radius is 0.",
+        "--sigma 0.25",
+    ),
+    "noise": (
+        "RandomizedSmoothing's training: cross entropy on noisy images, with labels or with `--label-free`.",
+        "--sigma 0.25 --label-free",
+    ),
+    "smoothadv": (
+        "SmoothAdv: adversarial training of the average over noise, with labels.",
+        "--sigma 0.25 --epsilon 0.5",
+    ),
+    "madry": ("Madry's adversarial training in the L2 ball, with labels.", "--epsilon 0.5"),
+    "average": (
+        "Train a network under noise and, beside it, the single pass that answers with its average; no labels.\n\n"
+        "OUT is the single pass; the network that Monte Carlo certifies is written beside it as `.base`.",
+        "--sigma 0.25",
+    ),
+}
+
+
+def _with_options(command: Callable[..., None], *kinds: tuple[type, str]) -> Callable[..., None]:
+    """`command` with an option for every documented field of the dataclasses, in the place of its `**keywords`.
+
+    A field that is not given comes as None: its default, or that of a recipe, is the callee's to fill in.
+    """
+
+    @functools.wraps(command)
+    def wrapped(**given: Any) -> None:
+        command(**given)
+
+    signature = inspect.signature(command, eval_str=True)
+    own = [p for p in signature.parameters.values() if p.kind is not inspect.Parameter.VAR_KEYWORD]
+    options = [
+        _option(field, get_type_hints(kind)[field.name], panel)
+        for kind, panel in kinds
+        for field in dataclasses.fields(kind)
+        if field.name in _HELP
+    ]
+    parameters = [p.replace(kind=inspect.Parameter.KEYWORD_ONLY) for p in [*own, *options]]
+    wrapped.__signature__ = signature.replace(parameters=parameters)  # type: ignore[attr-defined]
+    wrapped.__annotations__ = {p.name: p.annotation for p in parameters}
+    return wrapped
+
+
+def _option(field: dataclasses.Field[Any], kind: Any, panel: str) -> inspect.Parameter:
+    text = _HELP[field.name]
+    if field.default is dataclasses.MISSING and panel == _LOSS:
+        return inspect.Parameter(
+            field.name, inspect.Parameter.KEYWORD_ONLY, annotation=Annotated[kind, typer.Option(help=text)]
+        )
+    if panel == _LOSS and field.default not in (None, False):
+        text += f" [by default {field.default}]"
+    annotation = Annotated[kind | None, typer.Option(rich_help_panel=panel, help=text)]
+    return inspect.Parameter(field.name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=annotation)
+
+
+def _baseline(
     data: Data,
     architecture: Architecture,
     out: Out,
     root: Root = None,
-    epochs: Epochs = None,
-    batch_size: BatchSize = None,
-    lr: Lr = None,
-    decay: Decay = None,
-    weight_decay: WeightDecay = None,
-    clip: Clip = None,
     seed: Seed = 0,
     device: Device = None,
+    resume: Resume = False,
+    tensorboard: Tensorboard = None,
+    **recipe: Any,
 ) -> None:
     """Train an undefended network with cross entropy: the f that smoothing starts from.
 
@@ -77,81 +158,67 @@ def baseline(
     **Example:** `heatserve train baseline --data digits --architecture digits_cnn --out runs/baseline.safetensors`
     """
     from training.data import load_data
+    from training.loop import Run
     from training.recipes import baseline_optimisation, train_baseline
 
-    optimisation = _override(
-        baseline_optimisation(data),
-        epochs=epochs,
-        batch_size=batch_size,
-        lr=lr,
-        decay=decay,
-        weight_decay=weight_decay,
-        clip=clip,
-    )
+    run = Run(device=_device(device), resume=resume, tensorboard=tensorboard)
+    optimisation = _override(baseline_optimisation(data), recipe)
     images = load_data(data, "train", root)
-    train_baseline(images, architecture, out=out, optimisation=optimisation, seed=seed, device=_device(device))
+    with _interruptible():
+        train_baseline(images, architecture, out=out, optimisation=optimisation, seed=seed, run=run)
     _summarise(out, data, root)
 
 
-@train_app.command()
-def heat(
-    checkpoint: Annotated[Path, typer.Option("--from", help="Checkpoint of the trained network f to smooth.")],
-    sigma: Sigma,
+def _fine_tune(
+    method: str,
+    checkpoint: From,
     out: Out,
-    data: Annotated[str | None, typer.Option(help="Images to train on; by default those of f.")] = None,
+    data: OwnData = None,
     root: Root = None,
-    kappa: Kappa = 10,
-    delta: Delta = 0.1,
-    coefficient: Coefficient = None,
-    distance: Distance = "probabilities",
-    penalty: Penalty = "logits",
-    noisy_share: NoisyShare = 0.5,
-    normalisation: Normalisation = "unbiased",
-    epochs: Epochs = None,
-    batch_size: BatchSize = None,
-    lr: Lr = None,
-    decay: Decay = None,
-    weight_decay: WeightDecay = None,
-    clip: Clip = None,
     seed: Seed = 0,
     device: Device = None,
+    resume: Resume = False,
+    tensorboard: Tensorboard = None,
+    preset: Preset = None,
+    **given: Any,
 ) -> None:
-    """Fine-tune a network into its own Gaussian average: Algorithm 1 and equation (10), one epoch, no labels.
-
-    The result is only *close* to the Gaussian average. `heatserve calibrate` measures how close; until then every
-    certified radius is 0.
-
-    **Example:** `heatserve train heat --from runs/baseline.safetensors --sigma 0.25 --out runs/heat.safetensors`
-    """
     from training.checkpoint import load_checkpoint
     from training.data import load_data
-    from training.heat import HeatParameters
-    from training.recipes import heat_optimisation, train_heat
+    from training.loop import Run
+    from training.recipes import fine_tuning, train_from
 
-    parameters = HeatParameters(
-        sigma=sigma,
-        kappa=kappa,
-        delta=delta,
-        coefficient=coefficient,
-        distance=distance,
-        penalty=penalty,
-        noisy_share=noisy_share,
-        normalisation=normalisation,
-    )
+    own = {field.name: given.pop(field.name) for field in dataclasses.fields(METHODS[method])}
+    parameters: Parameters
+    if preset is None:
+        parameters = METHODS[method](**{name: value for name, value in own.items() if value is not None})
+    else:
+        parameters = _override(heat_preset(preset, own["sigma"]), own)
+    run = Run(device=_device(device), resume=resume, tensorboard=tensorboard)
     parent = load_checkpoint(checkpoint)
     name = data or parent.metadata.dataset
-    optimisation = _override(
-        heat_optimisation(name),
-        epochs=epochs,
-        batch_size=batch_size,
-        lr=lr,
-        decay=decay,
-        weight_decay=weight_decay,
-        clip=clip,
-    )
+    optimisation = _override(fine_tuning(method, name), given)
     images = load_data(name, "train", root)
-    train_heat(parent, images, parameters, out=out, optimisation=optimisation, seed=seed, device=_device(device))
+    with _interruptible():
+        train_from(parent, images, parameters, out=out, optimisation=optimisation, seed=seed, run=run)
     _summarise(out, name, root)
+
+
+def _describe(command: Callable[..., None], name: str, text: str, example: str) -> Callable[..., None]:
+    """`command` under another name and help text."""
+
+    @functools.wraps(command)
+    def wrapped(**given: Any) -> None:
+        command(name, **given)
+
+    signature = inspect.signature(command, eval_str=True)
+    given = list(signature.parameters.values())[1:]
+    parameters = [p for p in given if name == "heat" or p.name != "preset"]
+    wrapped.__signature__ = signature.replace(parameters=parameters)  # type: ignore[attr-defined]
+    wrapped.__doc__ = (
+        f"{text}\n\n**Example:** `heatserve train {name} --from runs/baseline.safetensors {example} "
+        f"--out runs/{name}.safetensors`"
+    )
+    return wrapped
 
 
 @app.command("import-weights")
@@ -189,10 +256,24 @@ def import_weights(
     Console(stderr=True).print(f"{out}: {architecture}, {len(class_names)} classes, images {list(input_shape)}")
 
 
-def _override(recipe: Optimisation, **given: int | float | str | None) -> Optimisation:
+D = TypeVar("D", Optimisation, HeatParameters)
+
+
+def _override(recipe: D, given: Mapping[str, Any]) -> D:
     """`recipe` with those options that were given on the command line."""
-    chosen = {name: value for name, value in given.items() if value is not None}
-    return dataclasses.replace(recipe, **chosen)  # type: ignore[arg-type]
+    return dataclasses.replace(recipe, **{name: value for name, value in given.items() if value is not None})
+
+
+@contextmanager
+def _interruptible() -> Iterator[None]:
+    """Say how to go on with a training that was interrupted, and exit with 130."""
+    from training.loop import Interrupted
+
+    try:
+        yield
+    except Interrupted as interrupted:
+        Console(stderr=True, highlight=False).print(str(interrupted), soft_wrap=True)
+        raise typer.Exit(130) from None
 
 
 def _device(asked: str | None) -> str:
@@ -212,15 +293,28 @@ def _device(asked: str | None) -> str:
 
 def _summarise(out: Path, data: str, root: Path | None) -> None:
     """Print what one pass of the new checkpoint gets right on the test split."""
-    from training.checkpoint import load_checkpoint
+    from training.distributed import leads
+
+    if not leads():
+        return
+    from training.checkpoint import base_path, load_checkpoint
     from training.data import load_data
     from training.evaluate import accuracy
 
     checkpoint, images = load_checkpoint(out), load_data(data, "test", root)
-    sigma = checkpoint.metadata.sigma
+    sigma, base = checkpoint.metadata.sigma, base_path(out)
     console = Console(highlight=False)
     console.print(f"checkpoint               {out}", soft_wrap=True)
     console.print(f"test accuracy            {accuracy(checkpoint.network, images):.2%} of {len(images)} images")
     if sigma is not None:
-        noisy = accuracy(checkpoint.network, images, sigma=sigma)
-        console.print(f"under noise N(0, {sigma:g}²)  {noisy:.2%}")
+        trained_beside = checkpoint.metadata.base_sha256 not in (None, checkpoint.metadata.parent_sha256)
+        certified = load_checkpoint(base) if trained_beside else checkpoint
+        console.print(f"under noise N(0, {sigma:g}²)  {accuracy(certified.network, images, sigma=sigma):.2%}")
+    if sigma is not None and trained_beside:
+        console.print(f"  answered by            {base}", soft_wrap=True)
+
+
+train_app.command("baseline")(_with_options(_baseline, (Optimisation, _RECIPE)))
+for _name, (_text, _example) in _METHODS.items():
+    _command = _describe(_fine_tune, _name, _text, _example)
+    train_app.command(_name)(_with_options(_command, (METHODS[_name], _LOSS), (Optimisation, _RECIPE)))

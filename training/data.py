@@ -54,14 +54,22 @@ class ImageData:
         images, labels = (torch.cat(parts).numpy() for parts in zip(*batches, strict=True))
         return images, labels
 
-    def batches(self, batch_size: int, *, generator: torch.Generator | None = None) -> Iterator[Batch]:
+    def batches(
+        self,
+        batch_size: int,
+        *,
+        generator: torch.Generator | None = None,
+        skip: int = 0,
+        share: Callable[[torch.Tensor], torch.Tensor] = lambda batch: batch,
+    ) -> Iterator[Batch]:
         """Every image once, in batches of `batch_size` or one less; shuffled by `generator` if there is one.
 
-        Batches of even size: a last batch of a single image would give BatchNorm nothing to normalise by.
+        Batches of even size: a last batch of a single image would give BatchNorm nothing to normalise by. The first
+        `skip` batches are left out without reading them; `share` takes from a batch of indices those to read.
         """
         count = len(self)
         order = torch.arange(count) if generator is None else torch.randperm(count, generator=generator)
-        return self.images.batches(order.tensor_split(-(-count // batch_size)))
+        return self.images.batches([share(batch) for batch in order.tensor_split(-(-count // batch_size))[skip:]])
 
 
 def load_data(name: str, split: str, root: Path | None = None) -> ImageData:

@@ -1,18 +1,23 @@
-"""From a data set to a baseline checkpoint, and from any checkpoint to a heat-smoothed one."""
+"""From a data set to a baseline checkpoint, and from any checkpoint to one that another method has trained."""
 
 from __future__ import annotations
 
 import copy
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import torch
+from torch import nn
 
+from training.adversarial import AdversarialLoss
 from training.architectures import Classifier, Shape
 from training.augmentation import Augmentation, Augmented
+from training.average import AverageLoss, Pair
 from training.checkpoint import (
     Checkpoint,
     CheckpointMetadata,
+    base_path,
     current_versions,
     load_checkpoint,
     network_of,
@@ -20,10 +25,22 @@ from training.checkpoint import (
     save_checkpoint,
 )
 from training.data import ImageData
-from training.heat import HeatLoss, HeatParameters
+from training.heat import HeatLoss
 from training.images import DataError
-from training.loop import EpochMetrics, Optimisation, fit
+from training.loop import EpochMetrics, Run, fit
 from training.method import CrossEntropy, Method
+from training.noise import NoiseLoss
+from training.optimisation import Optimisation
+from training.parameters import (
+    AverageParameters,
+    HeatParameters,
+    MadryParameters,
+    NoiseParameters,
+    ParameterError,
+    Parameters,
+    SmoothAdvParameters,
+    method_name,
+)
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
@@ -33,10 +50,21 @@ AUGMENTATIONS = {
     "cifar10": Augmentation(padding=4, flip=True),
     "imagenet": Augmentation(flip=True),
 }
-"""Of the baselines. Nothing is known about what keeps the class in an image folder, so it has none."""
+"""Nothing is known about what keeps the class in an image folder, so it has none."""
 
 BASELINES = {"digits": Optimisation(epochs=20, batch_size=32, lr=0.1, cpu_threads=1)}
-HEATS = {"digits": Optimisation(epochs=1, batch_size=4, lr=0.05, weight_decay=0.0, cpu_threads=1)}
+"""Where the 200 epochs of the paper's appendix E are not the default."""
+
+FINE_TUNINGS = {
+    ("heat", "digits"): Optimisation(epochs=1, batch_size=4, lr=0.05, weight_decay=0.0, augment=False, cpu_threads=1),
+    ("heat", "cifar10"): Optimisation(epochs=2, batch_size=64, lr=0.01),
+    ("heat", None): Optimisation(epochs=1, batch_size=128, lr=0.01, decay="constant", augment=False),
+    ("average", "digits"): Optimisation(epochs=20, batch_size=32, lr=0.05, cpu_threads=1),
+    (None, "digits"): Optimisation(epochs=10, batch_size=32, lr=0.05, cpu_threads=1),
+    (None, "cifar10"): Optimisation(epochs=2, batch_size=64, lr=0.05),
+    (None, None): Optimisation(epochs=1, batch_size=128, lr=0.01),
+}
+"""By method and data set; None: any other."""
 
 
 def baseline_optimisation(dataset: str) -> Optimisation:
@@ -44,9 +72,10 @@ def baseline_optimisation(dataset: str) -> Optimisation:
     return BASELINES.get(dataset, Optimisation(epochs=200, batch_size=128, lr=0.1))
 
 
-def heat_optimisation(dataset: str) -> Optimisation:
-    """Defaults of `train_heat`: the paper's one epoch at a constant learning rate of 0.01; tuned for the digits."""
-    return HEATS.get(dataset, Optimisation(epochs=1, batch_size=128, lr=0.01, decay="constant"))
+def fine_tuning(method: str, dataset: str) -> Optimisation:
+    """Defaults of `train_from`: for heat the paper's one epoch at a learning rate of 0.01, or what was tuned."""
+    keys = ((method, dataset), (method, None), (None, dataset), (None, None))
+    return next(FINE_TUNINGS[key] for key in keys if key in FINE_TUNINGS)
 
 
 def channel_statistics(input_shape: Shape) -> tuple[tuple[float, ...], tuple[float, ...]]:
@@ -63,87 +92,198 @@ def train_baseline(
     out: Path,
     optimisation: Optimisation | None = None,
     seed: int = 0,
-    device: str = "cpu",
-    show_progress: bool = True,
+    run: Run | None = None,
 ) -> Path:
     """Train an undefended network with cross entropy and write it to `out`, after every epoch.
 
     Args:
         data: a `train` split.
         architecture: one of `ARCHITECTURES`.
+        out: of the checkpoint; state and log are written beside it (see `fit`).
         optimisation: by default `baseline_optimisation(data.name)`.
         seed: decides the initial weights, the order of the images and their augmentation.
-        device: "cpu", "cuda", ….
+        run: how it is run.
 
     Returns:
         `out`.
     """
     optimisation = optimisation or baseline_optimisation(data.name)
     metadata = _baseline_metadata(data, architecture, optimisation, seed)
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        network = network_of(metadata).to(device)
-    method = Augmented(CrossEntropy(), AUGMENTATIONS.get(data.name, Augmentation()))
-    return _train(network, method, data, optimisation, metadata, out, show_progress)
+    network = _fresh(metadata)
+    return _train(network, CrossEntropy(), data, optimisation, metadata, out, run or Run())
 
 
-def train_heat(
-    checkpoint: Checkpoint | Path,
+def train_from(
+    parent: Checkpoint | Path,
     data: ImageData,
-    heat: HeatParameters,
+    parameters: Parameters,
     *,
     out: Path,
     optimisation: Optimisation | None = None,
     seed: int = 0,
-    device: str = "cpu",
-    show_progress: bool = True,
+    run: Run | None = None,
 ) -> Path:
-    """Fine-tune a network, without labels, into its own Gaussian average (equation (10)); write it to `out`.
+    """Go on from a trained network with another method, and write the result to `out`, after every epoch.
+
+    `average` writes two networks: v to `out` and, if it trains f, f to `base_path(out)`. Heat smoothing in n_T time
+    steps writes the first n_T − 1 to `step_path(out, 1)`, ….
 
     Args:
-        checkpoint: the network f to start from.
+        parent: the network to start from; for the label-free methods, also what they learn from.
         data: a `train` split of images of the network's shape and classes.
-        heat: σ and the other parameters of the loss.
-        optimisation: by default `heat_optimisation(data.name)`.
-        seed: decides the order of the images, the noise and the projections.
-        device: "cpu", "cuda", ….
+        parameters: of the method, one of `METHODS`.
+        out: of the checkpoint; state and log are written beside it (see `fit`).
+        optimisation: by default `fine_tuning(method, data.name)`; `epochs` are those of one time step.
+        seed: decides the order of the images and all that is drawn at random.
+        run: how it is run.
+
+    Raises:
+        DataError: the data does not fit the network.
+        ParameterError: a frozen base that was not trained under this σ.
 
     Returns:
         `out`.
     """
-    parent = load_checkpoint(checkpoint) if isinstance(checkpoint, Path) else checkpoint
+    parent = load_checkpoint(parent) if isinstance(parent, Path) else parent
+    run = run or Run()
     _check_fits(parent, data)
-    optimisation = optimisation or heat_optimisation(data.name)
+    optimisation = optimisation or fine_tuning(method_name(parameters), data.name)
+    steps = parameters.time_steps if isinstance(parameters, HeatParameters) else 1
+    for step in range(1, steps):
+        parent = load_checkpoint(_train_once(parent, data, parameters, step_path(out, step), optimisation, seed, run))
+    return _train_once(parent, data, parameters, out, optimisation, seed, run)
+
+
+def loss_of(parameters: Parameters, start: nn.Module) -> Method:
+    """The loss that `parameters` describe, with `start` the network that training starts from, frozen, in eval mode."""
+    match parameters:
+        case HeatParameters():
+            return HeatLoss(start, parameters)
+        case NoiseParameters():
+            return NoiseLoss(start, parameters)
+        case AverageParameters():
+            return AverageLoss(start, parameters)
+        case SmoothAdvParameters(epsilon=epsilon, steps=steps, sigma=sigma, samples=samples):
+            return AdversarialLoss(epsilon, steps, sigma, samples)
+        case MadryParameters(epsilon=epsilon, steps=steps):
+            return AdversarialLoss(epsilon, steps)
+
+
+def step_path(out: Path, step: int) -> Path:
+    """Where heat smoothing writes the network after a time step that is not its last."""
+    return out.with_name(f"{out.stem}.step{step}{out.suffix}")
+
+
+def _train_once(
+    parent: Checkpoint,
+    data: ImageData,
+    parameters: Parameters,
+    out: Path,
+    optimisation: Optimisation,
+    seed: int,
+    run: Run,
+) -> Path:
     metadata = parent.metadata.model_copy(
         update={
-            "method": "heat",
-            "sigma": heat.sigma,
+            "method": method_name(parameters),
+            "sigma": getattr(parameters, "sigma", None),
             "dataset": data.name,
             "seed": seed,
-            "hyperparameters": asdict(optimisation) | asdict(heat) | {"coefficient": heat.gradient_weight},
+            "hyperparameters": asdict(optimisation) | _hyperparameters(parameters),
             "parent_sha256": parent.sha256,
+            "base_sha256": None,
             "versions": current_versions(),
         }
     )
-    base = copy.deepcopy(parent.network).to(device).eval().requires_grad_(False)
-    network = copy.deepcopy(parent.network).to(device)
-    return _train(network, HeatLoss(base, heat), data, optimisation, metadata, out, show_progress)
+    start = copy.deepcopy(parent.network).to(run.device).eval().requires_grad_(False)
+    start.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    network: nn.Module = copy.deepcopy(parent.network)
+    if isinstance(parameters, HeatParameters) and parameters.reinitialise:
+        network = _fresh(metadata)
+    if isinstance(parameters, AverageParameters):
+        network = _pair(parent, parameters)
+    return _train(network, loss_of(parameters, start), data, optimisation, metadata, out, run)
+
+
+def _hyperparameters(parameters: Parameters) -> dict[str, Any]:
+    found = asdict(parameters)
+    return found | {"coefficient": parameters.gradient_weight} if isinstance(parameters, HeatParameters) else found
+
+
+def _pair(parent: Checkpoint, parameters: AverageParameters) -> Pair:
+    found = parent.metadata
+    if parameters.frozen_base and (found.method, found.sigma) != ("noise", parameters.sigma):
+        raise ParameterError(
+            f"{parent.path}: expected a base trained by noise with σ = {parameters.sigma:g}, got one trained by "
+            f"{found.method} with σ = {found.sigma}"
+        )
+    base = copy.deepcopy(parent.network)
+    return Pair(base.requires_grad_(not parameters.frozen_base), copy.deepcopy(parent.network))
 
 
 def _train(
-    network: Classifier,
+    network: nn.Module,
     method: Method,
     data: ImageData,
     optimisation: Optimisation,
     metadata: CheckpointMetadata,
     out: Path,
-    show_progress: bool,
+    run: Run,
 ) -> Path:
-    def save(metrics: EpochMetrics) -> None:
-        save_checkpoint(out, network, metadata.model_copy(update={"epochs": metrics.epoch, "date": now()}))
+    recipe = metadata.model_copy(update={"epochs": optimisation.epochs, "date": ""}).model_dump_json()
+    if run.resume and _is_done(out, recipe):
+        out.with_suffix(".state").unlink(missing_ok=True)  # left by a kill after the last checkpoint
+        return out
 
-    fit(network, method, data, optimisation, seed=metadata.seed, on_epoch=save, show_progress=show_progress)
+    def save(metrics: EpochMetrics) -> None:
+        _save(out, network, metadata.model_copy(update={"epochs": metrics.epoch, "date": now()}))
+
+    if optimisation.augment:
+        method = Augmented(method, AUGMENTATIONS.get(data.name, Augmentation()))
+    fit(
+        network.to(run.device),
+        method,
+        data,
+        optimisation,
+        seed=metadata.seed,
+        on_epoch=save,
+        run=run,
+        out=out,
+        recipe=recipe,
+    )
     return out
+
+
+def _is_done(out: Path, recipe: str) -> bool:
+    """Whether `out` is what `recipe` leads to, apart from what only its training could tell."""
+    if not out.is_file():
+        return False
+    metadata = load_checkpoint(out).metadata
+    return metadata.model_copy(update={"date": "", "base_sha256": None}).model_dump_json() == recipe
+
+
+def _save(out: Path, network: nn.Module, metadata: CheckpointMetadata) -> None:
+    if isinstance(network, Pair):
+        if metadata.hyperparameters["frozen_base"]:
+            base_sha256 = metadata.parent_sha256
+        else:
+            base = metadata.model_copy(update={"method": "noise"})
+            save_checkpoint(base_path(out), _classifier(network.base), base)
+            base_sha256 = load_checkpoint(base_path(out)).sha256
+        network, metadata = network.single_pass, metadata.model_copy(update={"base_sha256": base_sha256})
+    save_checkpoint(out, _classifier(network), metadata)
+
+
+def _classifier(network: nn.Module) -> Classifier:
+    assert isinstance(network, Classifier)
+    return network
+
+
+def _fresh(metadata: CheckpointMetadata) -> Classifier:
+    """The network that `metadata` describes, its weights drawn from its seed."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(metadata.seed)
+        return network_of(metadata)
 
 
 def _baseline_metadata(data: ImageData, architecture: str, optimisation: Optimisation, seed: int) -> CheckpointMetadata:

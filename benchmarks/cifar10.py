@@ -1,0 +1,319 @@
+"""Every system of the paper on CIFAR-10, from one baseline, in the same number of epochs, held against Certify.
+
+Resumable: trainings go on from their state, and a system whose result is written already, by the same recipe, is not
+run again.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cache
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any
+
+import onnx
+from rich.console import Console
+from rich.table import Table
+
+from benchmarks.results import provenance, write_results
+from certification.calibration import CalibrationError
+from export.calibrating import calibrate_model, evaluate
+from export.card import GRAPH_NAME, Card, MonteCarlo
+from export.exporting import export_checkpoint
+from export.report import progress_bar
+from export.repository import ModelVersion, open_model
+from export.sampling import sample
+from training.checkpoint import load_checkpoint
+from training.data import ImageData, load_data
+from training.evaluate import accuracy
+from training.loop import Run
+from training.optimisation import Optimisation
+from training.parameters import (
+    AverageParameters,
+    HeatParameters,
+    MadryParameters,
+    NoiseParameters,
+    Parameters,
+    SmoothAdvParameters,
+    heat_preset,
+)
+from training.recipes import train_baseline, train_from
+
+ARCHITECTURE = "cifar_resnet20"
+BASELINE = Optimisation(epochs=15, batch_size=64, lr=0.05)
+FINE_TUNING = Optimisation(epochs=2, batch_size=64, lr=0.05)
+ALPHA, DELTA = 0.1, 0.05
+CALIBRATION_IMAGES = 400
+CALIBRATION = MonteCarlo(n0=100, n=500, alpha=0.001, seed=0)
+"""Of the calibration images; their certificates only choose the shift."""
+
+
+@dataclass(frozen=True)
+class System:
+    """One row of the table: how a network is trained from the baseline."""
+
+    name: str
+    labels: bool
+    parameters: Callable[[float], Parameters] | None
+    """From σ; None is the baseline itself."""
+    start: str = "baseline"
+    """The system whose network it starts from."""
+    optimisation: Optimisation = FINE_TUNING
+
+
+_HALF = replace(FINE_TUNING, epochs=1)
+_SLOW = replace(FINE_TUNING, lr=0.01)
+"""The heat loss destroys the network at the learning rate of the others."""
+
+SYSTEMS: Mapping[str, System] = MappingProxyType(
+    {
+        system.name: system
+        for system in (
+            System("baseline", True, None),
+            System("noise", True, lambda sigma: NoiseParameters(sigma=sigma)),
+            System("noise-label-free", False, lambda sigma: NoiseParameters(sigma=sigma, label_free=True)),
+            System("smoothadv", True, lambda sigma: SmoothAdvParameters(sigma=sigma, epsilon=0.5, steps=2)),
+            System("madry", True, lambda _: MadryParameters(epsilon=0.5, steps=2)),
+            System(
+                "madry-heat",
+                False,
+                lambda sigma: HeatParameters(sigma=sigma, kappa=2),
+                start="madry",
+                optimisation=replace(_SLOW, epochs=1),
+            ),
+            System("heat", False, lambda sigma: HeatParameters(sigma=sigma, kappa=2), optimisation=_SLOW),
+            System(
+                "heat-paper",
+                False,
+                lambda sigma: replace(heat_preset("paper-cifar10", sigma), time_steps=2),
+                optimisation=replace(_SLOW, epochs=1),
+            ),
+            System("average", False, lambda sigma: AverageParameters(sigma=sigma)),
+            System("average-plain", False, lambda sigma: AverageParameters(sigma=sigma, samples=1, consistency=0)),
+            System("average-votes", False, lambda sigma: AverageParameters(sigma=sigma, target="votes")),
+            System("average-squared", False, lambda sigma: AverageParameters(sigma=sigma, distance="squared")),
+            System(
+                "noise-label-free-1",
+                False,
+                lambda sigma: NoiseParameters(sigma=sigma, label_free=True),
+                optimisation=_HALF,
+            ),
+            System(
+                "average-frozen",
+                False,
+                lambda sigma: AverageParameters(sigma=sigma, frozen_base=True),
+                start="noise-label-free-1",
+                optimisation=_HALF,
+            ),
+        )
+    }
+)
+"""All but the baseline and `madry-heat`, which is Table 4's, see as many epochs."""
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """Where everything is, and how much of it is measured.
+
+    Args:
+        root: folder of CIFAR-10.
+        folder: of checkpoints and graphs, which a later run goes on from.
+        results: JSON file that the rows are written to, each as soon as it is known.
+        images: test images, drawn by `seed`, that every figure but the clean accuracy is measured on.
+        n: of Certify on the test images.
+        seed: decides everything.
+        device: that networks are trained on.
+    """
+
+    root: Path
+    folder: Path
+    results: Path
+    images: int = 500
+    n: int = 1000
+    seed: int = 0
+    device: str = "cpu"
+
+    def run(self, systems: Sequence[str], sigmas: Sequence[float], console: Console) -> list[dict[str, Any]]:
+        """Train and measure the systems at each σ; the rows of the results file afterwards."""
+        for sigma in sigmas:
+            for name in systems:
+                self._measure(SYSTEMS[name], sigma, console)
+        return read_rows(self.results)
+
+    def checkpoint(self, system: System, sigma: float) -> Path:
+        """The trained network of a system, trained now as far as it is not yet, with those that it starts from."""
+        if system.parameters is None:
+            out = self.folder / "baseline.safetensors"
+            return train_baseline(
+                self._train, ARCHITECTURE, out=out, optimisation=BASELINE, seed=self.seed, run=self._run
+            )
+        parameters = system.parameters(sigma)
+        start = self.checkpoint(SYSTEMS[system.start], sigma)
+        suffix = f"-{sigma:g}" if hasattr(parameters, "sigma") else ""
+        return train_from(
+            start,
+            self._train,
+            parameters,
+            out=self.folder / f"{system.name}{suffix}.safetensors",
+            optimisation=system.optimisation,
+            seed=self.seed,
+            run=self._run,
+        )
+
+    @property
+    def _run(self) -> Run:
+        return Run(device=self.device, resume=True)
+
+    @property
+    def _train(self) -> ImageData:
+        return _load("train", self.root)
+
+    def model(self, system: System, sigma: float) -> ModelVersion:
+        """The graph of a system that was measured, with its calibration."""
+        return open_model(self._repository, _name(system, sigma))
+
+    @property
+    def _repository(self) -> Path:
+        return self.folder / "model_repository"
+
+    def _measure(self, system: System, sigma: float, console: Console) -> None:
+        """Add the row of a system, unless it is there for the same network and as many images and votes."""
+        console.print(f"[bold]{system.name}[/], σ = {sigma:g}", highlight=False)
+        path = self.checkpoint(system, sigma)
+        key = {
+            "system": system.name,
+            "sigma": sigma,
+            "images": self.images,
+            "n": self.n,
+            "checkpoint": load_checkpoint(path).sha256,
+        }
+        if any(key.items() <= row.items() for row in read_rows(self.results)):
+            return
+        card = self._certify(path, self._frozen_base(system, sigma), _name(system, sigma), sigma)
+        assert card.evaluation is not None
+        row = key | self._trained(system, path) | {"evaluation": card.evaluation.model_dump(mode="json")}
+        row["calibration"] = card.calibration.model_dump(mode="json") if card.calibration else None
+        row["provenance"] = provenance(seed=self.seed)
+        kept = [other for other in read_rows(self.results) if _identity(other) != _identity(row)]
+        write_results(self.results, {"rows": [*kept, row]})
+
+    def _frozen_base(self, system: System, sigma: float) -> Path | None:
+        """The network that Certify runs, where it is neither the single pass itself nor trained beside it."""
+        parameters = system.parameters(sigma) if system.parameters else None
+        frozen = isinstance(parameters, AverageParameters) and parameters.frozen_base
+        return self.checkpoint(SYSTEMS[system.start], sigma) if frozen else None
+
+    def _certify(self, checkpoint: Path, base: Path | None, name: str, sigma: float) -> Card:
+        """Export, calibrate and evaluate a network; where no shift can be promised, its certified radii are 0."""
+        shutil.rmtree(self._repository / name, ignore_errors=True)
+        model = export_checkpoint(checkpoint, repository=self._repository, name=name, base=base, sigma=sigma)
+        test = sample("cifar10", "test", root=self.root, count=self.images, seed=self.seed)
+        certify = MonteCarlo(n0=100, n=self.n, alpha=0.001, seed=self.seed)
+        try:
+            return calibrate_model(
+                model,
+                sample("cifar10", "calibration", root=self.root, count=CALIBRATION_IMAGES, seed=self.seed),
+                test,
+                alpha=ALPHA,
+                delta=DELTA,
+                monte_carlo=CALIBRATION,
+                test_monte_carlo=certify,
+                progress=progress_bar,
+            ).card
+        except CalibrationError:
+            graph = onnx.load(model.path / GRAPH_NAME)
+            found = evaluate(model, graph, test, delta=DELTA, monte_carlo=certify, progress=progress_bar)
+            return model.card.model_copy(update={"evaluation": found})
+
+    def _trained(self, system: System, path: Path) -> dict[str, Any]:
+        """What the training was and took, and the accuracy of one pass on all clean test images."""
+        checkpoint = load_checkpoint(path)
+        logged = [metrics for part in _parts(path) for metrics in _epochs(part)]
+        return {
+            "labels": system.labels,
+            "method": checkpoint.metadata.method,
+            "start": None if system.parameters is None else system.start,
+            "hyperparameters": checkpoint.metadata.hyperparameters,
+            "epochs": sum(load_checkpoint(part).metadata.epochs for part in _parts(path)),
+            "training_seconds": round(sum(metrics["seconds"] for metrics in logged), 1) if logged else None,
+            "clean_accuracy": accuracy(checkpoint.network, _load("test", self.root)),
+        }
+
+
+def read_rows(results: Path) -> list[dict[str, Any]]:
+    """The rows of a results file, none where there is no file yet."""
+    rows: list[dict[str, Any]] = json.loads(results.read_text())["rows"] if results.is_file() else []
+    return rows
+
+
+def results_table(rows: Sequence[Mapping[str, Any]], sigma: float) -> Table:
+    """What a row says, in percent, for one σ."""
+    table = Table(title=f"CIFAR-10, {ARCHITECTURE}, σ = {sigma:g}", title_justify="left")
+    for heading, *_ in _columns(rows[0]):
+        table.add_column(heading, justify="left" if heading == "system" else "right")
+    for row in ordered(rows, sigma):
+        table.add_row(*(cell for _, cell in _columns(row)))
+    return table
+
+
+def markdown_table(rows: Sequence[Mapping[str, Any]], sigma: float) -> str:
+    """The same table for the README."""
+    chosen = ordered(rows, sigma)
+    headings = [heading for heading, _ in _columns(chosen[0])]
+    lines = [headings, ["---", *["---:"] * (len(headings) - 1)], *([cell for _, cell in _columns(r)] for r in chosen)]
+    return "".join(f"| {' | '.join(line)} |\n" for line in lines)
+
+
+def _columns(row: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    found = row["evaluation"]
+    accuracies = found["certified_accuracy"]
+    yield "system", row["system"] + (f" (n = {row['n']:,})" if row["n"] != Experiment.n else "")
+    yield "labels", "yes" if row["labels"] else "no"
+    yield "epochs", str(row["epochs"])
+    yield "minutes", f"{row['training_seconds'] / 60:.0f}" if row["training_seconds"] else "–"
+    yield "clean", _percent(row["clean_accuracy"])
+    yield "smoothed", _percent(found["smoothed_accuracy"])
+    for radius, share in zip(accuracies["radii"], accuracies["monte_carlo"], strict=True):
+        yield f"Certify {radius:g}", _percent(share)
+    yield "agree", _percent(found["agreement"])
+    for radius, share in zip(accuracies["radii"], accuracies["single_pass"], strict=True):
+        if radius in (0.0, 0.1, 0.25):
+            yield f"pass {radius:g}", _percent(share)
+
+
+def _percent(share: float) -> str:
+    return f"{100 * share:.1f}"
+
+
+def ordered(rows: Sequence[Mapping[str, Any]], sigma: float) -> list[Mapping[str, Any]]:
+    """The rows of one σ, as `SYSTEMS` names them."""
+    names = list(SYSTEMS)
+    return sorted((r for r in rows if r["sigma"] == sigma), key=lambda r: (names.index(r["system"]), r["n"]))
+
+
+def _name(system: System, sigma: float) -> str:
+    return f"{system.name}-{sigma:g}"
+
+
+def _identity(row: Mapping[str, Any]) -> tuple[Any, ...]:
+    return row["system"], row["sigma"], row["n"]
+
+
+def _parts(checkpoint: Path) -> list[Path]:
+    """A checkpoint after those of the time steps before it."""
+    return [*sorted(checkpoint.parent.glob(f"{checkpoint.stem}.step*{checkpoint.suffix}")), checkpoint]
+
+
+def _epochs(checkpoint: Path) -> list[dict[str, Any]]:
+    log = checkpoint.with_suffix(".jsonl")
+    records = [json.loads(line) for line in log.read_text().splitlines()] if log.is_file() else []
+    return [record for record in records if record["kind"] == "epoch"]
+
+
+@cache
+def _load(split: str, root: Path) -> ImageData:
+    return load_data("cifar10", split, root)

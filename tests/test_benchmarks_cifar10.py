@@ -1,0 +1,112 @@
+"""The CIFAR-10 experiment on a few random images: every row is measured, once, and shown."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from typer.testing import CliRunner
+
+import benchmarks.cifar10 as cifar10
+from benchmarks.cifar10_report import BEGIN, END, draw, update_readme
+from benchmarks.experiment_commands import app
+from certification.errors import HeatserveError
+from export.repository import open_model
+from training._cifar10 import CIFAR10_CLASSES
+from training.checkpoint import load_checkpoint
+from training.optimisation import Optimisation
+
+QUICK = Optimisation(epochs=1, batch_size=16, lr=0.01, cpu_threads=1)
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """CIFAR-10's layout and classes, with noise for images."""
+    folder, random = tmp_path_factory.mktemp("cifar10"), np.random.default_rng(0)
+    for part, count in (("train", 4), ("test", 1)):
+        for name in CIFAR10_CLASSES:
+            (folder / part / name).mkdir(parents=True)
+            for index in range(count):
+                pixels = random.integers(0, 256, (32, 32, 3), dtype=np.uint8)
+                Image.fromarray(pixels).save(folder / part / name / f"{index:04}.png")
+    return folder
+
+
+@pytest.fixture
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One epoch of everything, of the same systems."""
+    systems = {name: replace(system, optimisation=QUICK) for name, system in cifar10.SYSTEMS.items()}
+    monkeypatch.setattr(cifar10, "SYSTEMS", systems)
+    monkeypatch.setattr(cifar10, "BASELINE", QUICK)
+
+
+@pytest.mark.usefixtures("quick")
+def test_each_system_is_trained_measured_and_shown_once(
+    root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    results, readme = tmp_path / "results.json", tmp_path / "README.md"
+    readme.write_text(f"before\n{BEGIN}old\n{END}after\n")
+    systems = ["baseline", "average"]
+    arguments = ["cifar10", "--root", str(root), "--folder", str(tmp_path / "runs"), "--results", str(results)]
+    arguments += ["--images", "3", "--n", "20", "--sigma", "0.25", "--readme", str(readme)]
+    arguments += [part for name in systems for part in ("--system", name)]
+
+    first = CliRunner().invoke(app, arguments, catch_exceptions=False)
+    assert first.exit_code == 0
+    rows = cifar10.read_rows(results)
+    assert [row["system"] for row in rows] == systems
+    for row in rows:
+        assert row["evaluation"]["data"]["images"] == 3
+        assert row["evaluation"]["monte_carlo"]["n"] == 20
+        assert row["calibration"] is None, "four calibration images cannot promise anything"
+        assert set(row["evaluation"]["certified_accuracy"]["single_pass"]) == {0.0}
+        assert row["epochs"] == 1
+        assert row["training_seconds"] > 0
+        assert row["provenance"]["seed"] == 0
+    average = rows[1]
+    assert (average["start"], average["labels"], average["method"]) == ("baseline", False, "average")
+
+    written = results.read_bytes()
+    again = CliRunner().invoke(app, [*arguments, "--json", "--publish", "served"], catch_exceptions=False)
+    assert results.read_bytes() == written, "measured again"
+    assert json.loads(again.stdout) == rows
+    served = open_model(tmp_path / "model_repository", "served").card
+    assert served.training["checkpoint_sha256"] == average["checkpoint"]
+    text = readme.read_text()
+    assert text.startswith("before\n")
+    assert text.endswith("after\n")
+    assert all(f"| {name} (n = 20) |" in text for name in systems)
+    assert "old" not in text
+    figure = (tmp_path / "results-0.25.svg").read_text()
+    assert "average (n = 20)" in figure
+    draw(rows, 0.25, tmp_path / "again.svg")
+    assert (tmp_path / "again.svg").read_text() == figure
+
+
+def test_a_readme_without_marks_is_left_alone(tmp_path: Path) -> None:
+    readme = tmp_path / "README.md"
+    readme.write_text("nothing here\n")
+    with pytest.raises(HeatserveError, match="expected the marks"):
+        update_readme(readme, [], [])
+    assert readme.read_text() == "nothing here\n"
+
+
+def test_an_unknown_system_is_named(root: Path) -> None:
+    with pytest.raises(HeatserveError, match="system: expected baseline, noise"):
+        CliRunner().invoke(app, ["cifar10", "--root", str(root), "--system", "magic"], catch_exceptions=False)
+
+
+@pytest.mark.usefixtures("quick")
+def test_a_system_may_start_from_another_which_is_trained_first(root: Path, tmp_path: Path) -> None:
+    experiment = cifar10.Experiment(root, tmp_path, tmp_path / "results.json")
+    trained = experiment.checkpoint(cifar10.SYSTEMS["average-frozen"], 0.25)
+    base = tmp_path / "noise-label-free-1-0.25.safetensors"
+    assert load_checkpoint(trained).metadata.base_sha256 == load_checkpoint(base).sha256
+    assert load_checkpoint(base).metadata.parent_sha256 == load_checkpoint(tmp_path / "baseline.safetensors").sha256
+    table4 = experiment.checkpoint(cifar10.SYSTEMS["madry-heat"], 0.25)
+    assert load_checkpoint(table4).metadata.parent_sha256 == load_checkpoint(tmp_path / "madry.safetensors").sha256

@@ -1,0 +1,85 @@
+"""Data parallelism under `torchrun`: every process takes its share of each batch; the gradients are averaged.
+
+    torchrun --nproc-per-node 2 -m heatserve train heat --from …
+
+With one process nothing here does anything. BatchNorm normalises by the statistics of each process's share, and its
+running statistics are averaged after every epoch.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+
+@dataclass(frozen=True)
+class Team:
+    """This process, `rank`, among the `size` processes that train together."""
+
+    rank: int = 0
+    size: int = 1
+
+    @property
+    def leads(self) -> bool:
+        """Whether this process is the one that writes files and reports."""
+        return self.rank == 0
+
+    def share(self, batch: Tensor) -> Tensor:
+        """The rows of a batch that are this process's to take."""
+        return batch.tensor_split(self.size)[self.rank]
+
+    def average(self, gradients: Sequence[Tensor], scalars: Tensor, *, images: int) -> tuple[Tensor, int]:
+        """Replace each gradient by its mean over the images of all processes; the same mean of `scalars` [S].
+
+        `images` is how many of them the gradients and the scalars of this process are means over.
+
+        Returns:
+            The means of the scalars, and the number of images of all processes.
+        """
+        if self.size == 1:
+            return scalars, images
+        flat = torch.cat([*(gradient.flatten() for gradient in gradients), scalars, torch.ones_like(scalars[:1])])
+        flat *= images
+        dist.all_reduce(flat)
+        total = round(flat[-1].item())
+        flat /= total
+        *parts, mean, _ = torch.split(flat, [*(gradient.numel() for gradient in gradients), len(scalars), 1])
+        for gradient, part in zip(gradients, parts, strict=True):
+            gradient.copy_(part.view_as(gradient))
+        return mean, total
+
+    def average_statistics(self, network: nn.Module) -> None:
+        """Bring the running statistics of BatchNorm to their mean over all processes."""
+        for buffer in network.buffers():
+            if self.size > 1 and buffer.is_floating_point():
+                dist.all_reduce(buffer)
+                buffer /= self.size
+
+    def gather(self, value: Any) -> list[Any]:
+        """`value` of every process, by rank."""
+        if self.size == 1:
+            return [value]
+        values: list[Any] = [None] * self.size
+        dist.all_gather_object(values, value)
+        return values
+
+
+def join(device: torch.device) -> Team:
+    """The processes that `torchrun` started together, connected over NCCL on GPUs and over Gloo on CPUs."""
+    size = int(os.environ.get("WORLD_SIZE", "1"))
+    if size == 1:
+        return Team()
+    if not dist.is_initialized():
+        dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
+    return Team(dist.get_rank(), size)
+
+
+def leads() -> bool:
+    """Whether this process reports to the user: it is alone, or the first of those that `torchrun` started."""
+    return os.environ.get("RANK", "0") == "0"
