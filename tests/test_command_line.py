@@ -15,6 +15,10 @@ import heatserve
 COMMANDS = [
     ["train", "baseline"],
     ["train", "heat"],
+    ["train", "noise"],
+    ["train", "smoothadv"],
+    ["train", "madry"],
+    ["train", "average"],
     ["import-weights"],
     ["export"],
     ["calibrate"],
@@ -22,6 +26,8 @@ COMMANDS = [
     ["predict"],
     ["quickstart"],
     ["bench", "latency"],
+    ["bench", "training"],
+    ["experiment", "cifar10"],
 ]
 
 

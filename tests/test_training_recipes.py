@@ -116,7 +116,7 @@ def test_each_time_step_of_heat_starts_from_the_network_of_the_one_before(
 
 def test_each_method_and_data_set_has_its_own_recipe_or_that_of_its_kind() -> None:
     assert baseline_optimisation("digits") != baseline_optimisation("cifar10") == baseline_optimisation("imagenet")
-    assert fine_tuning("noise", "digits") == fine_tuning("average", "digits") != fine_tuning("heat", "digits")
+    assert fine_tuning("noise", "digits") == fine_tuning("madry", "digits") != fine_tuning("average", "digits")
     assert fine_tuning("heat", "imagenet") == fine_tuning("heat", "imagefolder:x") != fine_tuning("noise", "imagenet")
 
 

@@ -46,7 +46,7 @@ class HeatParameters:
             is c = σ²/4; (14) differs from the printed (15) by that factor of 2.
         estimator: of ‖∇v‖². "projections": κ finite differences of w·v along its own gradient, (16). "displacements":
             ‖v(x + δu) − v(x)‖²/δ² for κ random directions u, times the number of pixels: the same mean without any
-            input gradient, but a larger variance; always unbiased.
+            input gradient, where δ is small enough for v to be linear; always unbiased.
         time_steps: n_T of (15): so many trainings one after another, each with the network of the one before as f,
             and with the n_T-th part of c.
         reinitialise: start each time step from fresh weights, as the paper does on CIFAR-10, not from f.
