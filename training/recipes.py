@@ -73,7 +73,7 @@ def baseline_optimisation(dataset: str) -> Optimisation:
 
 
 def fine_tuning(method: str, dataset: str) -> Optimisation:
-    """Defaults of `train_from`: for heat the paper's one epoch at a learning rate of 0.01, or what was tuned."""
+    """Defaults of `train_from`: for heat on any other data the paper's one epoch at a learning rate of 0.01."""
     keys = ((method, dataset), (method, None), (None, dataset), (None, None))
     return next(FINE_TUNINGS[key] for key in keys if key in FINE_TUNINGS)
 

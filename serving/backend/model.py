@@ -50,7 +50,7 @@ class TritonPythonModel:
         """
         images = [triton.get_input_tensor_by_name(request, "image").as_numpy() for request in requests]
         wanted = [request.requested_output_names() for request in requests]
-        responses: list[Any] = [_too_large(image, self._limit) for image in images]
+        responses = [_too_large(image, self._limit) if len(image) > self._limit else None for image in images]
         for group in groups([len(image) for image in images], self._limit):
             answers = self._answer([images[i] for i in group], [wanted[i] for i in group])
             for i, answer in zip(group, answers, strict=True):
