@@ -94,7 +94,9 @@ SYSTEMS: Mapping[str, System] = MappingProxyType(
             ),
             System("average", False, lambda sigma: AverageParameters(sigma=sigma)),
             System("average-plain", False, lambda sigma: AverageParameters(sigma=sigma, samples=1, consistency=0)),
-            System("average-votes", False, lambda sigma: AverageParameters(sigma=sigma, target="votes")),
+            System(
+                "average-votes", False, lambda sigma: AverageParameters(sigma=sigma, target="votes", consistency=1.0)
+            ),
             System("average-squared", False, lambda sigma: AverageParameters(sigma=sigma, distance="squared")),
             System(
                 "noise-label-free-1",

@@ -17,7 +17,7 @@ def provenance(*, seed: int) -> dict[str, Any]:
     """The command, machine, versions, seed and date of a measurement that is being taken now."""
     return {
         "command": " ".join(["heatserve", *sys.argv[1:]]),
-        "machine": {"processor": _processor(), "cores": os.cpu_count(), "system": platform.platform()},
+        "machine": {"processor": _processor(), "cores": len(os.sched_getaffinity(0)), "system": platform.platform()},
         "versions": versions("torch", "onnx", "onnxruntime", "numpy", "tritonclient", "nvidia-pytriton"),
         "seed": seed,
         "date": now(),

@@ -19,7 +19,7 @@ import onnxruntime
 from certification.errors import HeatserveError
 from certification.monte_carlo import Classifier
 
-onnxruntime.set_global_thread_pool_sizes(os.cpu_count() or 1, 1)
+onnxruntime.set_global_thread_pool_sizes(len(os.sched_getaffinity(0)), 1)
 
 _BATCH = 64  # images in one run: memory stays small whatever their number and size
 
@@ -29,7 +29,7 @@ class GraphError(HeatserveError):
 
 
 def open_session(graph: Path | bytes) -> onnxruntime.InferenceSession:
-    """A CPU session on a file or on serialised bytes, on the process's one pool of a thread for each core.
+    """A CPU session on a file or on serialised bytes, on the process's one pool: a thread for each core it may use.
 
     Raises:
         GraphError: names the file and says what ONNX Runtime found wrong.
