@@ -111,10 +111,17 @@ SYSTEMS: Mapping[str, System] = MappingProxyType(
                 start="noise-label-free-1",
                 optimisation=_HALF,
             ),
+            System(
+                "average-longer",
+                False,
+                lambda sigma: AverageParameters(sigma=sigma, target="votes", frozen_base=True),
+                start="average-votes",
+                optimisation=replace(FINE_TUNING, epochs=8),
+            ),
         )
     }
 )
-"""All but the baseline and `madry-heat`, which is Table 4's, see as many epochs."""
+"""All but the baseline, `madry-heat`, which is Table 4's, and `average-longer` see as many epochs."""
 
 
 @dataclass(frozen=True)
@@ -195,24 +202,18 @@ class Experiment:
         }
         if any(key.items() <= row.items() for row in read_rows(self.results)):
             return
-        card = self._certify(path, self._frozen_base(system, sigma), _name(system, sigma), sigma)
+        card = self._certify(path, _name(system, sigma), sigma)
         assert card.evaluation is not None
-        row = key | self._trained(system, path) | {"evaluation": card.evaluation.model_dump(mode="json")}
+        row = key | self._trained(system, sigma) | {"evaluation": card.evaluation.model_dump(mode="json")}
         row["calibration"] = card.calibration.model_dump(mode="json") if card.calibration else None
         row["provenance"] = provenance(seed=self.seed)
         kept = [other for other in read_rows(self.results) if _identity(other) != _identity(row)]
         write_results(self.results, {"rows": [*kept, row]})
 
-    def _frozen_base(self, system: System, sigma: float) -> Path | None:
-        """The network that Certify runs, where it is neither the single pass itself nor trained beside it."""
-        parameters = system.parameters(sigma) if system.parameters else None
-        frozen = isinstance(parameters, AverageParameters) and parameters.frozen_base
-        return self.checkpoint(SYSTEMS[system.start], sigma) if frozen else None
-
-    def _certify(self, checkpoint: Path, base: Path | None, name: str, sigma: float) -> Card:
+    def _certify(self, checkpoint: Path, name: str, sigma: float) -> Card:
         """Export, calibrate and evaluate a network; where no shift can be promised, its certified radii are 0."""
         shutil.rmtree(self._repository / name, ignore_errors=True)
-        model = export_checkpoint(checkpoint, repository=self._repository, name=name, base=base, sigma=sigma)
+        model = export_checkpoint(checkpoint, repository=self._repository, name=name, sigma=sigma)
         test = sample("cifar10", "test", root=self.root, count=self.images, seed=self.seed)
         certify = MonteCarlo(n0=100, n=self.n, alpha=0.001, seed=self.seed)
         try:
@@ -231,19 +232,27 @@ class Experiment:
             found = evaluate(model, graph, test, delta=DELTA, monte_carlo=certify, progress=progress_bar)
             return model.card.model_copy(update={"evaluation": found})
 
-    def _trained(self, system: System, path: Path) -> dict[str, Any]:
-        """What the training was and took, and the accuracy of one pass on all clean test images."""
-        checkpoint = load_checkpoint(path)
-        logged = [metrics for part in _parts(path) for metrics in _epochs(part)]
+    def _trained(self, system: System, sigma: float) -> dict[str, Any]:
+        """What the training since the baseline was and took, and the accuracy of one pass on all clean test images."""
+        checkpoint = load_checkpoint(self.checkpoint(system, sigma))
+        parts = [part for stage in _stages(system) for part in _parts(self.checkpoint(stage, sigma))]
+        logged = [metrics for part in parts for metrics in _epochs(part)]
         return {
             "labels": system.labels,
             "method": checkpoint.metadata.method,
             "start": None if system.parameters is None else system.start,
             "hyperparameters": checkpoint.metadata.hyperparameters,
-            "epochs": sum(load_checkpoint(part).metadata.epochs for part in _parts(path)),
+            "epochs": sum(load_checkpoint(part).metadata.epochs for part in parts),
             "training_seconds": round(sum(metrics["seconds"] for metrics in logged), 1) if logged else None,
             "clean_accuracy": accuracy(checkpoint.network, _load("test", self.root)),
         }
+
+
+def _stages(system: System) -> list[System]:
+    """The trainings that lead to a system after the baseline, which is a stage of its own row only."""
+    if system.parameters is None or system.start == "baseline":
+        return [system]
+    return [*_stages(SYSTEMS[system.start]), system]
 
 
 def read_rows(results: Path) -> list[dict[str, Any]]:

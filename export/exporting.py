@@ -10,7 +10,7 @@ from certification.errors import HeatserveError
 from export.card import Card, now, versions
 from export.graph import certified_graph, logits_graph
 from export.repository import ModelVersion, publish
-from training.checkpoint import Checkpoint, CheckpointError, base_path, load_checkpoint
+from training.checkpoint import Checkpoint, CheckpointError, load_base, load_checkpoint
 
 _NAME = re.compile(r"\w[\w.-]*", re.ASCII)
 
@@ -35,10 +35,8 @@ def export_checkpoint(
     if not _NAME.fullmatch(name):
         raise HeatserveError(f"name: expected letters, digits, '_', '.', '-', the first no '.' or '-', got {name!r}")
     single_pass = load_checkpoint(checkpoint)
-    if base is None and single_pass.metadata.base_sha256 is not None:
-        base = base_path(checkpoint)
-    certified = load_checkpoint(base) if base else single_pass
-    _check_base(single_pass, certified)
+    has_base = base is not None or single_pass.metadata.base_sha256 is not None
+    certified = load_base(single_pass, base) if has_base else single_pass
     _check_compatible(single_pass, certified)
     sigma = single_pass.metadata.sigma if sigma is None else sigma
     if sigma is None:
@@ -50,7 +48,7 @@ def export_checkpoint(
     shape = single_pass.metadata.input_shape
     logits = logits_graph(single_pass.network, input_shape=shape)
     graph = certified_graph(logits, sigma=sigma).SerializeToString()
-    base_graph = logits if base is None else logits_graph(certified.network, input_shape=shape)
+    base_graph = logits_graph(certified.network, input_shape=shape) if has_base else logits
     base_bytes = base_graph.SerializeToString()
     card = Card(
         model=name,
@@ -66,15 +64,6 @@ def export_checkpoint(
         date=now(),
     )
     return publish(repository, card, graph=graph, base=base_bytes)
-
-
-def _check_base(single_pass: Checkpoint, base: Checkpoint) -> None:
-    expected = single_pass.metadata.base_sha256
-    if expected not in (None, base.sha256):
-        raise CheckpointError(
-            f"{base.path}: expected the network that {single_pass.path} was trained to be the average of, "
-            f"sha256 {expected}; got {base.sha256}"
-        )
 
 
 def _check_compatible(single_pass: Checkpoint, base: Checkpoint) -> None:

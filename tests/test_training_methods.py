@@ -20,7 +20,7 @@ from typer.testing import CliRunner
 from training.adversarial import AdversarialLoss, frozen, l2_pgd
 from training.architectures import build_network
 from training.average import AverageLoss, Pair
-from training.checkpoint import Checkpoint, base_path, load_checkpoint
+from training.checkpoint import Checkpoint, CheckpointError, base_path, load_base, load_checkpoint
 from training.commands import app
 from training.data import ImageData, load_data
 from training.loop import Run, fit
@@ -387,13 +387,24 @@ def test_the_pair_is_saved_as_two_checkpoints_that_know_each_other(
     weights = [found.network.backbone.get_parameter("linear.weight") for found in (single_pass, base, baseline)]
     assert not torch.equal(weights[0], weights[1])
     assert not torch.equal(weights[1], weights[2])
-    # f is what `average` itself accepts as a frozen base, and then there is nothing more to save
-    again = train_from(
-        base_path(out), few, replace(p, frozen_base=True), out=tmp_path / "w.safetensors", optimisation=QUICK, run=QUIET
-    )
-    assert load_checkpoint(again).metadata.base_sha256 == load_checkpoint(again).metadata.parent_sha256 == base.sha256
-    assert not base_path(again).exists()
-    assert _sha256(base_path(out)) == base.sha256
+
+
+@pytest.mark.parametrize("start", ["v", "v.base"])
+def test_a_frozen_base_stays_as_it_is_and_stays_beside_v(
+    few: ImageData, baseline: Checkpoint, tmp_path: Path, start: str
+) -> None:
+    """v goes on from itself, with the f that it was trained beside, or starts as f."""
+    p = AverageParameters(sigma=SIGMA)
+    out = train_from(baseline, few, p, out=tmp_path / "v.safetensors", optimisation=QUICK, run=QUIET)
+    frozen, parent, w = replace(p, frozen_base=True), tmp_path / f"{start}.safetensors", tmp_path / "w.safetensors"
+    again = load_checkpoint(train_from(parent, few, frozen, out=w, optimisation=QUICK, run=QUIET))
+    assert again.metadata.parent_sha256 == load_checkpoint(parent).sha256
+    assert again.metadata.base_sha256 == load_base(again).sha256 == load_checkpoint(base_path(out)).sha256
+    before, after = (load_checkpoint(path).network.backbone.get_parameter("linear.weight") for path in (parent, w))
+    assert not torch.equal(before, after)
+    base_path(w).write_bytes(parent.read_bytes() if start == "v" else out.read_bytes())
+    with pytest.raises(CheckpointError, match=r"expected the network that .* was trained to be the average of"):
+        load_base(again)
 
 
 def test_a_frozen_base_of_another_training_is_refused(few: ImageData, baseline: Checkpoint, tmp_path: Path) -> None:

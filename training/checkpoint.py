@@ -97,6 +97,22 @@ def base_path(out: Path) -> Path:
     return out.with_name(f"{out.stem}.base{out.suffix}")
 
 
+def load_base(single_pass: Checkpoint, path: Path | None = None) -> Checkpoint:
+    """f of a v that was trained to be its average, from `path`, by default where that training wrote it.
+
+    Raises:
+        CheckpointError: unreadable, or not the network that v was trained with.
+    """
+    base = load_checkpoint(path or base_path(single_pass.path))
+    expected = single_pass.metadata.base_sha256
+    if expected not in (None, base.sha256):
+        raise CheckpointError(
+            f"{base.path}: expected the network that {single_pass.path} was trained to be the average of, "
+            f"sha256 {expected}; got {base.sha256}"
+        )
+    return base
+
+
 def network_of(metadata: CheckpointMetadata) -> Classifier:
     """The network that `metadata` describes, freshly initialised."""
     return build_network(

@@ -297,21 +297,20 @@ def _summarise(out: Path, data: str, root: Path | None) -> None:
 
     if not leads():
         return
-    from training.checkpoint import base_path, load_checkpoint
+    from training.checkpoint import load_base, load_checkpoint
     from training.data import load_data
     from training.evaluate import accuracy
 
     checkpoint, images = load_checkpoint(out), load_data(data, "test", root)
-    sigma, base = checkpoint.metadata.sigma, base_path(out)
+    sigma, has_base = checkpoint.metadata.sigma, checkpoint.metadata.base_sha256 is not None
     console = Console(highlight=False)
     console.print(f"checkpoint               {out}", soft_wrap=True)
     console.print(f"test accuracy            {accuracy(checkpoint.network, images):.2%} of {len(images)} images")
     if sigma is not None:
-        trained_beside = checkpoint.metadata.base_sha256 not in (None, checkpoint.metadata.parent_sha256)
-        certified = load_checkpoint(base) if trained_beside else checkpoint
+        certified = load_base(checkpoint) if has_base else checkpoint
         console.print(f"under noise N(0, {sigma:g}²)  {accuracy(certified.network, images, sigma=sigma):.2%}")
-    if sigma is not None and trained_beside:
-        console.print(f"  answered by            {base}", soft_wrap=True)
+    if sigma is not None and has_base:
+        console.print(f"  answered by            {certified.path}", soft_wrap=True)
 
 
 train_app.command("baseline")(_with_options(_baseline, (Optimisation, _RECIPE)))

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from certification.files import write_atomically
 from training.adversarial import AdversarialLoss
 from training.architectures import Classifier, Shape
 from training.augmentation import Augmentation, Augmented
@@ -19,6 +20,7 @@ from training.checkpoint import (
     CheckpointMetadata,
     base_path,
     current_versions,
+    load_base,
     load_checkpoint,
     network_of,
     now,
@@ -195,13 +197,17 @@ def _train_once(
             "versions": current_versions(),
         }
     )
-    start = copy.deepcopy(parent.network).to(run.device).eval().requires_grad_(False)
+    base = _base_of(parent, parameters) if isinstance(parameters, AverageParameters) else parent
+    start = copy.deepcopy(base.network).to(run.device).eval().requires_grad_(False)
     start.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     network: nn.Module = copy.deepcopy(parent.network)
     if isinstance(parameters, HeatParameters) and parameters.reinitialise:
         network = _fresh(metadata)
     if isinstance(parameters, AverageParameters):
-        network = _pair(parent, parameters)
+        network = Pair(copy.deepcopy(base.network).requires_grad_(not parameters.frozen_base), network)
+        if parameters.frozen_base:
+            metadata = metadata.model_copy(update={"base_sha256": base.sha256})
+            write_atomically(base_path(out), base.path.read_bytes())
     return _train(network, loss_of(parameters, start), data, optimisation, metadata, out, run)
 
 
@@ -210,15 +216,18 @@ def _hyperparameters(parameters: Parameters) -> dict[str, Any]:
     return found | {"coefficient": parameters.gradient_weight} if isinstance(parameters, HeatParameters) else found
 
 
-def _pair(parent: Checkpoint, parameters: AverageParameters) -> Pair:
-    found = parent.metadata
-    if parameters.frozen_base and (found.method, found.sigma) != ("noise", parameters.sigma):
+def _base_of(parent: Checkpoint, parameters: AverageParameters) -> Checkpoint:
+    """f as training starts: `parent`, or the frozen network that `parent` was trained to be the average of."""
+    if not parameters.frozen_base:
+        return parent
+    base = parent if parent.metadata.base_sha256 is None else load_base(parent)
+    found = base.metadata
+    if (found.method, found.sigma) != ("noise", parameters.sigma):
         raise ParameterError(
-            f"{parent.path}: expected a base trained by noise with σ = {parameters.sigma:g}, got one trained by "
+            f"{base.path}: expected a base trained by noise with σ = {parameters.sigma:g}, got one trained by "
             f"{found.method} with σ = {found.sigma}"
         )
-    base = copy.deepcopy(parent.network)
-    return Pair(base.requires_grad_(not parameters.frozen_base), copy.deepcopy(parent.network))
+    return base
 
 
 def _train(
@@ -230,7 +239,8 @@ def _train(
     out: Path,
     run: Run,
 ) -> Path:
-    recipe = metadata.model_copy(update={"epochs": optimisation.epochs, "date": ""}).model_dump_json()
+    told_later = {"date": "", "base_sha256": None}
+    recipe = metadata.model_copy(update={"epochs": optimisation.epochs, **told_later}).model_dump_json()
     if run.resume and _is_done(out, recipe):
         out.with_suffix(".state").unlink(missing_ok=True)  # left by a kill after the last checkpoint
         return out
@@ -255,7 +265,7 @@ def _train(
 
 
 def _is_done(out: Path, recipe: str) -> bool:
-    """Whether `out` is what `recipe` leads to, apart from what only its training could tell."""
+    """Whether `out` is what `recipe` leads to, apart from its date and from f, which follows from the rest."""
     if not out.is_file():
         return False
     metadata = load_checkpoint(out).metadata
@@ -264,13 +274,10 @@ def _is_done(out: Path, recipe: str) -> bool:
 
 def _save(out: Path, network: nn.Module, metadata: CheckpointMetadata) -> None:
     if isinstance(network, Pair):
-        if metadata.hyperparameters["frozen_base"]:
-            base_sha256 = metadata.parent_sha256
-        else:
-            base = metadata.model_copy(update={"method": "noise"})
-            save_checkpoint(base_path(out), _classifier(network.base), base)
-            base_sha256 = load_checkpoint(base_path(out)).sha256
-        network, metadata = network.single_pass, metadata.model_copy(update={"base_sha256": base_sha256})
+        if not metadata.hyperparameters["frozen_base"]:
+            save_checkpoint(base_path(out), _classifier(network.base), metadata.model_copy(update={"method": "noise"}))
+            metadata = metadata.model_copy(update={"base_sha256": load_checkpoint(base_path(out)).sha256})
+        network = network.single_pass
     save_checkpoint(out, _classifier(network), metadata)
 
 
