@@ -57,7 +57,7 @@ def reliability_figure(answers: Answers) -> bytes:
             served[backed],
             s=14,
             color="#0072b2",
-            alpha=0.5,
+            alpha=0.7,
             linewidths=0,
             label=f"backed: {backed.sum():,}",
             rasterized=bool(backed.sum() >= _RASTER_FROM),
