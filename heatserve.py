@@ -31,7 +31,10 @@ for room in (training, export, serving, benchmarks):
 
 
 def main() -> None:
-    """Run the command line. Exit codes: 0 done, 1 an error that was explained, 2 wrong usage, 130 interrupted."""
+    """Run the command line.
+
+    Exit codes: 0 done, 1 an error that was explained, 2 wrong usage, 3 a failed audit, 130 interrupted.
+    """
     try:
         app()
     except HeatserveError as error:
@@ -39,7 +42,7 @@ def main() -> None:
     except ModuleNotFoundError as error:  # every other library comes with an extra
         _fail(
             f"this command needs the package {error.name!r}, which is not installed: pip install 'heatserve[train]' "
-            f"to train, export and measure, 'heatserve[serve]' to serve, 'heatserve[client]' to ask"
+            f"to train, export, audit and measure, 'heatserve[serve]' to serve, 'heatserve[client]' to ask"
         )
 
 

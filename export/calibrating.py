@@ -14,10 +14,11 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 
+from certification.audit import certified_accuracy
 from certification.calibration import METHOD, Calibrated, Overclaims, Reference, calibrate, count_overclaims
 from certification.errors import HeatserveError
 from certification.monte_carlo import ABSTAIN, Certificate, certify, largest_provable
-from certification.radius import Float32Array, Float64Array, top_score
+from certification.radius import Float32Array, top_score
 from export.card import (
     BASE_NAME,
     GRAPH_NAME,
@@ -85,14 +86,10 @@ def calibrate_model(
         HeatserveError: images of another shape than the model's.
     """
     for part in (calibration, test):
-        if part.images.shape[1:] != model.card.input_shape:
-            raise HeatserveError(
-                f"{part.dataset}: expected images of shape {list(model.card.input_shape)} for model {model.name}, "
-                f"got {list(part.images.shape[1:])}"
-            )
+        check_shape(model, part)
     sigma = model.card.sigma
     graph = onnx.load(model.path / GRAPH_NAME)
-    reference, _ = _hold_against(model, graph, calibration, monte_carlo, progress)
+    reference, _ = hold_against_certify(model, graph.SerializeToString(), calibration, monte_carlo, progress)
     fit_images = round(len(reference) * FIT_SHARE)
     cap = largest_provable(n=monte_carlo.n, alpha=monte_carlo.alpha)
     calibrated = calibrate(reference[:fit_images], reference[fit_images:], cap=cap, alpha=alpha, delta=delta)
@@ -112,15 +109,28 @@ def calibrate_model(
     return publish(model.path.parents[1], card, graph=served, base=(model.path / BASE_NAME).read_bytes())
 
 
-def _hold_against(
+def check_shape(model: ModelVersion, data: LabelledImages) -> None:
+    """Refuse images that are not of the model's input shape."""
+    if data.images.shape[1:] != model.card.input_shape:
+        raise HeatserveError(
+            f"{data.dataset}: expected images of shape {list(model.card.input_shape)} for model {model.name}, "
+            f"got {list(data.images.shape[1:])}"
+        )
+
+
+def hold_against_certify(
     model: ModelVersion,
-    graph: onnx.ModelProto,
+    graph: bytes,
     data: LabelledImages,
     monte_carlo: MonteCarlo,
     progress: Progress,
 ) -> tuple[Reference, dict[str, NDArray[Any]]]:
-    """The outputs of `graph` on the images, and the reference that Certify gives for them."""
-    outputs = run(open_session(graph.SerializeToString()), data.images)
+    """The outputs of `graph` on the images, and the reference that Certify gives for them.
+
+    To the outputs [N] are added `proven_label` and `proven_radius` of Certify, and `smoothed_label`, the class with the
+    most votes.
+    """
+    outputs = run(open_session(graph), data.images)
     base = classifier(open_session(model.path / BASE_NAME))
     certificates = certify(
         base,
@@ -133,14 +143,16 @@ def _hold_against(
     )
     proven = list(progress(certificates, len(data.images), f"Certify, {data.split} images"))
     labels = np.array([certificate.label for certificate in proven])
+    radius = np.array([certificate.radius for certificate in proven])
     reference = Reference(
         score=top_score(outputs["probabilities"].astype(np.float64)),
         agrees=(labels == outputs["label"]) & (labels != ABSTAIN),
-        proven=np.array([certificate.radius for certificate in proven]) / model.card.sigma,
+        proven=radius / model.card.sigma,
     )
     return reference, {
         **outputs,
         "proven_label": labels,
+        "proven_radius": radius,
         "smoothed_label": np.array([certificate.guess for certificate in proven]),
     }
 
@@ -187,7 +199,7 @@ def evaluate(
 
     Bounds on overclaim rates hold with confidence 1 − delta each.
     """
-    reference, outputs = _hold_against(model, graph, data, monte_carlo, progress)
+    reference, outputs = hold_against_certify(model, graph.SerializeToString(), data, monte_carlo, progress)
     right = outputs["label"] == data.labels
     proven_right = outputs["proven_label"] == data.labels
 
@@ -195,7 +207,7 @@ def evaluate(
         return _rate(count_overclaims(reference, outputs[name].astype(np.float64) / model.card.sigma, delta=delta))
 
     def accuracy(name: str) -> tuple[float, ...]:
-        return _certified_accuracy(right, outputs[name].astype(np.float64))
+        return certified_accuracy(right, outputs[name].astype(np.float64), RADII)
 
     return Evaluation(
         data=data.source(len(reference)),
@@ -210,14 +222,9 @@ def evaluate(
             single_pass=accuracy("certified_radius"),
             l_bound=accuracy("l_bound"),
             nominal=accuracy("nominal_radius"),
-            monte_carlo=_certified_accuracy(proven_right, reference.proven * model.card.sigma),
+            monte_carlo=certified_accuracy(proven_right, outputs["proven_radius"], RADII),
         ),
     )
-
-
-def _certified_accuracy(right: NDArray[np.bool_], radius: Float64Array) -> tuple[float, ...]:
-    """Share of images with the right class and a positive radius of at least r, for each r of `RADII`."""
-    return tuple(float((right & (radius > 0) & (radius >= r)).mean()) for r in RADII)
 
 
 def _rate(seen: Overclaims) -> OverclaimRate:

@@ -1,12 +1,15 @@
-"""Which images of a data set a calibration is made on, and which its figures are measured on."""
+"""Which images of a data set a calibration is made on, and which its figures, or an audit, are measured on."""
 
 from __future__ import annotations
 
+from itertools import zip_longest
 from pathlib import Path
 
 import numpy as np
 
+from certification.errors import HeatserveError
 from export.calibrating import LabelledImages
+from export.card import Card
 
 
 def sample(
@@ -22,3 +25,22 @@ def sample(
     source = load_data(dataset, split, root)
     chosen = np.random.default_rng(seed).permutation(len(source))[:count]
     return LabelledImages(*source.arrays(chosen.tolist()), dataset=dataset, split=split, seed=seed)
+
+
+def check_classes(card: Card, dataset: str, *, root: Path | None = None) -> None:
+    """Refuse a data set with other classes than the model's, or in another order: its labels would mean nothing.
+
+    Raises:
+        HeatserveError: the classes differ; names the first that does.
+        DataError: no such data set.
+    """
+    from training.data import describe_data
+
+    class_names, _ = describe_data(dataset, root)
+    if class_names != card.class_names:
+        pairs = zip_longest(card.class_names, class_names, fillvalue="none")
+        index, (expected, found) = next((i, pair) for i, pair in enumerate(pairs) if pair[0] != pair[1])
+        raise HeatserveError(
+            f"{dataset}: expected the {len(card.class_names)} classes of model {card.model}, got {len(class_names)}; "
+            f"class {index} is {expected!r} there, {found!r} here"
+        )

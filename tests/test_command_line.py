@@ -22,6 +22,7 @@ COMMANDS = [
     ["import-weights"],
     ["export"],
     ["calibrate"],
+    ["audit"],
     ["serve"],
     ["predict"],
     ["quickstart"],
@@ -52,7 +53,7 @@ def test_the_command_line_of_a_client_needs_no_heavy_library() -> None:
 
 
 def test_serving_needs_no_torch() -> None:
-    code = "import sys, serving, serving.table, export.calibrating, export.graph; print('torch' in sys.modules)"
+    code = "import sys, serving, serving.table, export.auditing, export.graph; print('torch' in sys.modules)"
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert found.stdout.strip() == "False"
 

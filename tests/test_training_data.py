@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -119,6 +120,16 @@ def test_imagefolder_yields_each_image_with_its_label(tmp_path: Path) -> None:
         for i in range(10)
     }
     assert {(image.tobytes(), int(label)) for image, label in pairs} == expected
+
+
+def test_who_only_measures_needs_the_test_images_alone(tmp_path: Path) -> None:
+    root = _folder(tmp_path, ("ant", "bee"), train=1)
+    both = load_data(f"imagefolder:{root}", "test")
+    shutil.rmtree(root / "train")
+    alone = load_data(f"imagefolder:{root}", "test")
+    assert (len(alone), alone.class_names) == (len(both), both.class_names)
+    with pytest.raises(DataError, match="train: no such folder"):
+        load_data(f"imagefolder:{root}", "calibration")
 
 
 def test_a_new_image_does_not_reshuffle_the_calibration_split(tmp_path: Path) -> None:

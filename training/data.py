@@ -78,7 +78,8 @@ def load_data(name: str, split: str, root: Path | None = None) -> ImageData:
     Args:
         name: `digits` (scikit-learn's 1797 8×8 digits); `cifar10` (`root` holds {train,test}/<class>/<file>, or
             torchvision's cifar-10-batches-py); `imagenet` (`root` as torchvision's ImageNet wants it, read at
-            224×224); `imagefolder:PATH` (PATH/{train,test}/<class>/<file>, all of one size, `root` is not used).
+            224×224); `imagefolder:PATH` (PATH/{train,test}/<class>/<file>, all of one size; `root` is not used, and
+            `test` can be read without `train`).
         split: `train`, `calibration` or `test`; see the module's docstring for how they are cut.
         root: the folder of the data set, for `cifar10` and `imagenet`.
 
@@ -166,7 +167,7 @@ def _pixel_keys(images: TensorImages) -> list[bytes]:
 
 def _imagefolder(root: Path, part: str) -> _Pool:
     class_names, paths, labels = list_folder(root / part)
-    expected = list_folder(root / "train")[0]
+    expected = list_folder(root / "train")[0] if (root / "train").is_dir() else class_names  # test images alone will do
     if class_names != expected:
         odd = sorted(set(class_names) ^ set(expected))
         raise DataError(f"{root}: expected the same classes in train and test, but {', '.join(odd)} is in one only")
