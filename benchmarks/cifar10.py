@@ -116,7 +116,7 @@ SYSTEMS: Mapping[str, System] = MappingProxyType(
                 False,
                 lambda sigma: AverageParameters(sigma=sigma, target="votes", frozen_base=True),
                 start="average-votes",
-                optimisation=replace(FINE_TUNING, epochs=8),
+                optimisation=replace(FINE_TUNING, epochs=4),
             ),
         )
     }

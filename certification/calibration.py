@@ -1,12 +1,17 @@
-"""How far the single pass may be trusted: one constant, fitted and then tested against Certify.
+"""How far the single pass may be trusted: a map from its probabilities to a radius, fitted, then tested.
 
-The served radius is σ·min(Φ⁻¹(p₍₁₎) − t, cap) (`RadiusMap`), where the cap is the most that Certify can prove with its
-n votes. An answer with a positive radius *overclaims* when the radius is above what Certify proves at that input, or
-the class is not the smoothed classifier's. `calibrate` finds a small shift t for which the share of overclaims among
-the answers with a positive radius is at most α, with confidence 1 − δ over the draw of the calibration images: split
-fixed-sequence testing with exact binomial p-values.
+An answer with a positive radius *overclaims* when the radius is above what Certify proves at that input, or the class
+is not the smoothed classifier's. `calibrate` looks for the most useful `RadiusMap` whose share of overclaims among the
+answers with a positive radius is at most α, with confidence 1 − δ over the draw of the calibration images:
+
+1. On the images `fit`, a score and the probability that Certify proves each of a grid of radii at that score: ordinal
+   logistic regression (proportional odds) on the fractions of the tails q, p₍₁₎, p₍₂₎.
+2. From these, one map for each price λ of an overclaim: at each score the radius with the largest expected value.
+3. On the images `check`, the maps are tested from dear overclaims to cheap ones until the first that fails: split
+   fixed-sequence testing with exact binomial p-values. Whatever steps 1 and 2 did, the promise rests on this one alone.
 
 References:
+    McCullagh (1980), Regression models for ordinal data.
     Angelopoulos, Bates, Candès, Jordan and Lei (2021), Learn then Test: calibrating predictive algorithms to achieve
     risk control, section 2.3 and appendix (fixed sequence testing on a data-driven sequence).
 """
@@ -14,45 +19,62 @@ References:
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.optimize import minimize
+from scipy.special import expit
 from scipy.stats import binom
 
 from certification.binomial import upper_bound
 from certification.errors import HeatserveError
-from certification.radius import Float64Array, RadiusMap
+from certification.radius import PLAIN_WEIGHTS, Float64Array, RadiusMap, score_fractions
 
-METHOD = "split fixed-sequence testing (Learn then Test) of a constant shift in Φ⁻¹, exact binomial p-values"
-STEP = 0.01
-"""Distance of neighbouring shifts in the tested sequence, in units of Φ⁻¹ (a radius of 0.01σ)."""
+METHOD = "split fixed-sequence testing (Learn then Test) of step functions of a fitted score, exact binomial p-values"
+_PRICES = np.geomspace(100, 0.01, 80)
+"""λ: what an overclaim costs, where a backed answer is worth at most 1."""
+_RIDGE = 10.0
+"""Penalty on the standardised correction of Φ⁻¹(p₍₁₎) by the other fractions: with few images there is little of it."""
+_FEWEST = 5
+"""A radius that Certify proved for fewer of the images `fit` is not offered."""
 
 
 class CalibrationError(HeatserveError):
-    """No shift can be promised from these images."""
+    """No map can be promised from these images."""
 
 
 @dataclass(frozen=True)
 class Reference:
     """The single pass held against Certify, on N images. A subset is `reference[indices]`."""
 
-    score: Float64Array
-    """Φ⁻¹(p₍₁₎) of the single pass, [N]."""
+    probabilities: Float64Array
+    """Of the single pass, [N, K]."""
     agrees: NDArray[np.bool_]
     """The single pass and Certify name one class, and Certify does not abstain, [N]."""
     proven: Float64Array
-    """Radius that Certify proves, divided by σ, [N]; 0 where it abstains."""
+    """Radius that Certify proves (L2, pixels in [0,1]), [N]; 0 where it abstains."""
 
     def __len__(self) -> int:
-        return len(self.score)
+        return len(self.proven)
 
     def __getitem__(self, indices: NDArray[np.int64] | slice) -> Reference:
-        return Reference(self.score[indices], self.agrees[indices], self.proven[indices])
+        return Reference(self.probabilities[indices], self.agrees[indices], self.proven[indices])
 
-    def overclaims(self, radius: Float64Array) -> NDArray[np.bool_]:
-        """Which of the radii [N], in units of σ, are positive and not backed by Certify."""
-        return (radius > 0) & (~self.agrees | (radius > self.proven))
+    @cached_property
+    def fractions(self) -> Float64Array:
+        """`score_fractions`, [N, 3, 8]."""
+        return score_fractions(self.probabilities)
+
+    def backs(self, radius: Float64Array | float) -> NDArray[np.bool_]:
+        """Where Certify proves the single pass's class within `radius`, [N]."""
+        return self.agrees & (radius <= self.proven)
+
+    def overclaims(self, radius: NDArray[np.floating]) -> NDArray[np.bool_]:  # type: ignore[type-arg]
+        """Which of the radii [N] are positive and not backed by Certify."""
+        return (radius > 0) & ~self.backs(radius.astype(np.float64))
 
 
 @dataclass(frozen=True)
@@ -74,8 +96,8 @@ class Calibrated:
     seen: Overclaims
 
 
-def count_overclaims(reference: Reference, radius: Float64Array, *, delta: float) -> Overclaims:
-    """Overclaims among radii [N], in units of σ, with their exact (Clopper-Pearson) upper bound at confidence 1 − δ."""
+def count_overclaims(reference: Reference, radius: NDArray[np.floating], *, delta: float) -> Overclaims:  # type: ignore[type-arg]
+    """Overclaims among radii [N], with their exact (Clopper-Pearson) upper bound at confidence 1 − δ."""
     positive = int((radius > 0).sum())
     count = int(reference.overclaims(radius).sum())
     return Overclaims(len(reference), positive, count, float(upper_bound(count, positive, alpha=delta)))
@@ -86,71 +108,185 @@ def images_needed(alpha: float, delta: float) -> int:
     return math.ceil(math.log(delta) / math.log1p(-alpha))
 
 
-def calibrate(fit: Reference, check: Reference, *, cap: float, alpha: float = 0.01, delta: float = 0.05) -> Calibrated:
+def calibrate(
+    fit: Reference,
+    check: Reference,
+    *,
+    radii: Sequence[float],
+    alpha: float = 0.01,
+    delta: float = 0.05,
+    target: float | None = None,
+    marginal: bool = False,
+) -> Calibrated:
     """A map that keeps the overclaim rate given a positive radius at most α, with confidence 1 − δ over `check`.
 
-    The sequence of shifts starts where `fit` promises a significant test and goes down in steps of `STEP`. On `check`,
-    the shifts are tested in that order, each hypothesis "the rate is above α" at level δ with the binomial p-value
-    given the number of positive radii, until the first test that fails. The chance that any accepted shift has a rate
-    above α is at most δ: the order was fixed without `check`, so there is no correction to pay.
+    The chance that any map accepted by the tests on `check` has a rate above α is at most δ: their order was fixed
+    without `check`, so there is no correction to pay.
 
     Args:
-        fit: images that choose where the sequence starts; no promise rests on them.
+        fit: images that choose the maps and their order; no promise rests on them.
         check: other images, drawn like the requests to come.
-        cap: the largest radius / σ that the reference can prove, as `monte_carlo.largest_provable` says.
-        alpha: α, bound on the overclaim rate given a positive radius.
+        radii: that may be served, increasing (L2, pixels in [0,1]); `radius_grid` makes them.
+        alpha: α, bound on the overclaim rate.
         delta: δ, probability that the bound fails over the draw of `check`.
+        target: a radius that matters nine times as much as all others together; None: the larger, the better.
+        marginal: bound the overclaims among all answers, which is weaker: abstaining always meets it.
 
     Raises:
-        CalibrationError: α or δ outside (0, 1), too few images for them (says how many), or no shift passes.
+        CalibrationError: α or δ outside (0, 1), too few images for them (says how many), or no map passes.
     """
+    _check_arguments(fit, check, alpha, delta)
+    model = _Model.fitted(fit, radii)
+    maps = model.maps(_values(model.radii, target), 0.0 if marginal else alpha)
+    needed = images_needed(alpha, delta) * len(fit) / len(check)
+    start = _promising(*_counts(fit, maps, marginal=marginal), needed, alpha)
+    passed = binom.cdf(*_counts(check, maps[start:], marginal=marginal), alpha) <= delta
+    accepted = passed.size if passed.all() else int(passed.argmin())  # up to the first test that fails
+    if accepted == 0:
+        raise CalibrationError(
+            f"no map keeps overclaims at most {alpha} of the positive radii with confidence {1 - delta}, on "
+            f"{len(check)} images: {_best(check, maps)}; use more calibration images, a larger α, or a single "
+            f"pass that is closer to its Gaussian average"
+        )
+    chosen = maps[start + accepted - 1]
+    return Calibrated(chosen, count_overclaims(check, chosen.steps(check.fractions), delta=delta))
+
+
+def radius_grid(*, sigma: float, cap: float, target: float | None = None) -> tuple[float, ...]:
+    """Radii to be served: every tenth of σ up to `cap`, and the target; float32 numbers, rounded up.
+
+    Args:
+        sigma: σ, pixels in [0,1].
+        cap: the largest radius that the reference can prove (L2, pixels in [0,1]).
+        target: see `calibrate`; above the cap it cannot be served.
+    """
+    wanted = np.append(np.arange(1, math.floor(10 * cap / sigma) + 1) * sigma / 10, [] if target is None else target)
+    nearest = wanted.astype(np.float32)
+    rounded = np.where(nearest < wanted - 1e-12, np.nextafter(nearest, np.float32(np.inf)), nearest)
+    return tuple(float(radius) for radius in np.unique(rounded) if radius <= cap)
+
+
+@dataclass(frozen=True)
+class _Model:
+    """P(Certify backs radius rⱼ) = expit(score − bⱼ)."""
+
+    weights: Float64Array
+    """Of the score, [3, 8]."""
+    offsets: Float64Array
+    """bⱼ, [J]."""
+    radii: Float64Array
+    """rⱼ, [J]."""
+    scores: Float64Array
+    """Those of the images that it was fitted on, [N]."""
+
+    @classmethod
+    def fitted(cls, fit: Reference, radii: Sequence[float]) -> _Model:
+        backed = np.array([fit.backs(radius) for radius in radii]).T.reshape(len(fit), -1)  # [N, J]
+        offered = backed.sum(0) >= _FEWEST
+        if not offered.any():
+            raise CalibrationError(
+                f"fit: Certify backs the single pass's class on {int(fit.agrees.sum())} of {len(fit)} images, and no "
+                f"radius on {_FEWEST} of them; use more calibration images, or a single pass that is closer to its "
+                f"Gaussian average"
+            )
+        weights, offsets = _proportional_odds(fit.fractions, backed[:, offered])
+        scores = (fit.fractions * weights).sum((1, 2))
+        return cls(weights, offsets, np.asarray(radii, dtype=np.float64)[offered], scores)
+
+    def maps(self, values: Float64Array, alpha: float) -> list[RadiusMap]:
+        """For each price λ, at each score the radius with the largest expected value.
+
+        A positive radius earns λ·α, which is what it adds to the overclaims that α allows.
+        """
+        scores = np.linspace(self.scores.min() - 1, self.scores.max() + 1, 1001)
+        backed = expit(scores[:, None] - self.offsets)
+        return [self._steps(scores, values * backed - price * (1 - backed - alpha)) for price in _PRICES]
+
+    def _steps(self, scores: Float64Array, gain: Float64Array) -> RadiusMap:
+        """The map that serves the radius of the largest gain [S, J] at each of rising scores [S], or 0."""
+        best = np.column_stack([np.zeros(len(scores)), gain]).argmax(1)
+        best = np.maximum.accumulate(best)  # a larger score, at least as large a radius
+        served, first = np.unique(best, return_index=True)
+        steps = [(float(scores[i]), float(self.radii[j - 1])) for j, i in zip(served, first, strict=True) if j > 0]
+        return RadiusMap(
+            weights=tuple(tuple(map(float, row)) for row in self.weights),
+            thresholds=tuple(threshold for threshold, _ in steps),
+            radii=tuple(radius for _, radius in steps),
+        )
+
+
+def _proportional_odds(fractions: Float64Array, backed: NDArray[np.bool_]) -> tuple[Float64Array, Float64Array]:
+    """Weights [3, 8] and offsets [J] of P(backedⱼ) = expit(score − bⱼ), by penalised maximum likelihood.
+
+    The score is a multiple of Φ⁻¹(p₍₁₎) plus a correction by the standardised fractions, on which the penalty is.
+    """
+    flat = fractions.reshape(len(fractions), -1)
+    scale = flat.std(0) + 1e-6
+    features = np.column_stack([flat @ PLAIN_WEIGHTS.ravel(), (flat - flat.mean(0)) / scale])
+    levels, size = backed.shape[1], features.shape[1]
+
+    def loss(x: Float64Array) -> tuple[float, Float64Array]:
+        weights, offsets = x[:size], x[size:]
+        margin = np.where(backed, 1, -1) * ((features @ weights)[:, None] - offsets)
+        slope = np.where(backed, -1, 1) * expit(-margin) / levels
+        penalty = _RIDGE / 2 * np.square(weights[1:]).sum() + 1e-3 * np.square(x).sum()
+        gradient = np.concatenate([features.T @ slope.sum(1), -slope.sum(0)]) + 2e-3 * x
+        gradient[1:size] += _RIDGE * weights[1:]
+        return float(np.logaddexp(0, -margin).sum() / levels + penalty), gradient
+
+    start = np.concatenate([[1.0], np.zeros(size - 1), np.linspace(0, 2, levels)])
+    found = minimize(loss, start, jac=True, method="L-BFGS-B", options={"maxiter": 300}).x
+    weights = found[0] * PLAIN_WEIGHTS.ravel() + found[1:size] / scale
+    return weights.reshape(3, 8), found[size:] + found[1:size] @ (flat.mean(0) / scale)
+
+
+def _values(radii: Float64Array, target: float | None) -> Float64Array:
+    """What it is worth to serve each radius, backed: at most 1."""
+    values = radii / radii.max()
+    return np.asarray(values if target is None else 0.1 * values + 0.9 * (radii >= target))
+
+
+def _counts(
+    reference: Reference, maps: list[RadiusMap], *, marginal: bool
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """For each map, the overclaims, and the answers among which they are counted."""
+    radii = [radius_map.steps(reference.fractions) for radius_map in maps]
+    overclaims = np.array([reference.overclaims(radius).sum() for radius in radii])
+    return overclaims, np.array([len(radius) if marginal else (radius > 0).sum() for radius in radii])
+
+
+def _promising(overclaims: NDArray[np.int64], trials: NDArray[np.int64], needed: float, alpha: float) -> int:
+    """Which map to test first, from what was counted on the images `fit`.
+
+    The dearest one with four times the answers that the test needs: its overclaims are the fewest, and some may pass.
+    Where there are not as many, the one that would pass most easily if `fit`, which it was fitted on, flattered it.
+
+    Args:
+        needed: answers that the test needs if none overclaims, scaled to as many images as `fit` has.
+    """
+    ample = np.flatnonzero(trials >= 4 * needed)
+    if ample.size:
+        return int(ample[0])
+    return int(np.argmin(binom.cdf(np.ceil(overclaims + np.sqrt(overclaims) + 1), trials, alpha)))
+
+
+def _check_arguments(fit: Reference, check: Reference, alpha: float, delta: float) -> None:
     for name, share in (("alpha", alpha), ("delta", delta)):
         if not 0 < share < 1:
             raise CalibrationError(f"{name}: expected a number between 0 and 1, got {share}")
     needed = images_needed(alpha, delta)
     for name, part in (("fit", fit), ("check", check)):
-        if not np.isfinite(part.score).all():
-            raise CalibrationError(
-                f"{name}: expected finite scores, got {np.sum(~np.isfinite(part.score))} that are not"
-            )
+        broken = ~np.isfinite(part.fractions).all((1, 2))
+        if broken.any():
+            raise CalibrationError(f"{name}: expected probabilities, got {broken.sum()} rows that are none")
     if len(check) < needed:
         raise CalibrationError(
             f"too few calibration images: α = {alpha} at confidence {1 - delta} needs at least {needed} images with a "
             f"positive radius to check on, got {len(check)} images"
         )
-    shifts = np.arange(0.0, max(float(fit.score.max(initial=0.0)), STEP), STEP)
-    maps = [RadiusMap(float(shift), cap) for shift in shifts]
-    start = _promising(_p_values(fit, maps, alpha, scale=len(check) / max(len(fit), 1)), delta)
-    passed = _p_values(check, maps[start::-1], alpha) <= delta
-    accepted = passed.size if passed.all() else int(passed.argmin())  # up to the first test that fails
-    if accepted == 0:
-        raise CalibrationError(
-            f"no shift keeps overclaims at most {alpha} of the positive radii with confidence {1 - delta}, on "
-            f"{len(check)} images: {_best(check, maps)}; use more calibration images, a larger α, or a single "
-            f"pass that is closer to its Gaussian average"
-        )
-    chosen = maps[start - accepted + 1]
-    return Calibrated(chosen, count_overclaims(check, chosen(check.score), delta=delta))
-
-
-def _promising(p_values: Float64Array, delta: float) -> int:
-    """Where to start: the middle of the shifts that would pass easily if `check` were like `fit`.
-
-    A larger shift leaves too few positive radii to test, a smaller one too many overclaims.
-    """
-    easy = np.flatnonzero(p_values <= max(delta / 10, p_values.min()))
-    return int(easy[len(easy) // 2])
-
-
-def _p_values(reference: Reference, maps: list[RadiusMap], alpha: float, *, scale: float = 1.0) -> Float64Array:
-    """For each map, of the hypothesis that its overclaim rate is above α; both counts times `scale`."""
-    radii = [radius_map(reference.score) for radius_map in maps]
-    overclaims = np.array([reference.overclaims(radius).sum() for radius in radii])
-    positive = np.array([(radius > 0).sum() for radius in radii])
-    return np.asarray(binom.cdf(np.ceil(overclaims * scale), np.floor(positive * scale), alpha))
 
 
 def _best(reference: Reference, maps: list[RadiusMap]) -> str:
-    seen = [count_overclaims(reference, radius_map(reference.score), delta=0.5) for radius_map in maps]
+    seen = [count_overclaims(reference, found.steps(reference.fractions), delta=0.5) for found in maps]
     best = min((s for s in seen if s.positive), key=lambda s: s.count / s.positive, default=seen[0])
     return f"at best {best.count} of {best.positive} overclaim"

@@ -15,6 +15,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.special import erf, ndtri
 
+from certification.quantile import RESIDUES, fractions
+
 FloatArray = NDArray[np.floating[Any]]
 Float32Array = NDArray[np.float32]
 Float64Array = NDArray[np.float64]
@@ -70,35 +72,54 @@ def nominal_radius(probabilities: FloatArray, *, sigma: float) -> Float32Array:
     return _round_down(sigma / 2 * (top_score(probabilities) - ndtri(runner_up)))
 
 
+PLAIN_WEIGHTS = np.stack([RESIDUES, -RESIDUES, 0 * RESIDUES])
+"""Weights of a score, [3, 8]: with these it is Φ⁻¹(p₍₁₎), uncorrected."""
+
+
+def score_fractions(probabilities: FloatArray) -> Float64Array:
+    """What a score is a weighted sum of: `quantile.fractions` of the tails q, p₍₁₎ and p₍₂₎, float64 [..., 3, 8].
+
+    Each tail is clipped to ½, where its fractions are 0. NaN where the vector is invalid.
+    """
+    p = _descending(probabilities)
+    tails = np.stack([p[..., 1:].sum(-1), p[..., 0], p[..., 1]], axis=-1)
+    return fractions(np.clip(tails, _TINY, 0.5))
+
+
 @dataclass(frozen=True)
 class RadiusMap:
-    """From Φ⁻¹(p₍₁₎) of the single pass to a certified radius / σ: min(Φ⁻¹(p₍₁₎) − shift, cap), 0 where negative.
+    """From the probabilities of the single pass to a certified radius: a non-decreasing step function of a score.
 
-    What such a radius promises is what `calibration` established for the map.
+    The score is the sum of `weights` times `score_fractions`; where it reaches the i-th threshold, and p₍₁₎ > ½, the
+    radius is at least the i-th of `radii`. What a radius promises is what `calibration` established for the map.
     """
 
-    shift: float
-    """t ≥ 0, in units of Φ⁻¹: what the single pass is corrected by."""
-    cap: float
-    """The largest radius that the reference could prove, divided by σ. 0: no certificate at all."""
+    weights: tuple[tuple[float, ...], ...]
+    """[3, 8], for the fractions of q, p₍₁₎, p₍₂₎."""
+    thresholds: tuple[float, ...]
+    """Of the score, not decreasing, [J]."""
+    radii: tuple[float, ...]
+    """L2, pixels in [0,1], increasing, float32 numbers, [J]. Empty: no certificate at all."""
 
-    def __call__(self, score: Float64Array) -> Float64Array:
-        """Certified radius / σ, float64 [...], for `top_score` [...]; 0 where the score is NaN."""
-        return np.nan_to_num(np.clip(score - self.shift, 0.0, self.cap), nan=0.0)
+    def __call__(self, probabilities: FloatArray) -> Float32Array:
+        """Certified radius, float32 [...], for probabilities [..., K]; 0 where they are invalid."""
+        return self.steps(score_fractions(probabilities))
 
-
-def certified_radius(probabilities: FloatArray, *, sigma: float, radius_map: RadiusMap) -> Float32Array:
-    """σ times the calibrated map of Φ⁻¹(p₍₁₎), float32 [...]."""
-    return _round_down(sigma * radius_map(top_score(probabilities)))
+    def steps(self, fractions: Float64Array) -> Float32Array:
+        """The same for `score_fractions` [..., 3, 8]."""
+        score = (fractions * np.array(self.weights)).sum((-2, -1))
+        certain = fractions[..., 0, 0] > 0  # q < ½; NaN > 0 is false
+        reached = np.searchsorted(np.array(self.thresholds), np.where(certain, score, -np.inf), side="right")
+        return np.append(np.float32(0), np.array(self.radii, np.float32))[reached]
 
 
 def certified_l_bound(probabilities: FloatArray, *, sigma: float, radius_map: RadiusMap) -> Float32Array:
-    """Theorem 3 on the calibrated bounds Φ(s) on p₍₁₎ and 1 − Φ(s) on p₍₂₎, s the calibrated map of Φ⁻¹(p₍₁₎).
+    """Theorem 3 on the calibrated bounds Φ(s) on p₍₁₎ and 1 − Φ(s) on p₍₂₎, s the certified radius / σ.
 
     Never above the certified radius, σ·s.
     """
-    calibrated = radius_map(top_score(probabilities))
-    return _round_down(sigma * np.sqrt(np.pi / 2) * erf(calibrated / np.sqrt(2)))  # Φ(s) − Φ(−s) = erf(s/√2)
+    radius = radius_map(probabilities).astype(np.float64)
+    return _round_down(sigma * np.sqrt(np.pi / 2) * erf(radius / (sigma * np.sqrt(2))))  # Φ(s) − Φ(−s) = erf(s/√2)
 
 
 def _descending(probabilities: FloatArray) -> Float64Array:

@@ -173,7 +173,7 @@ def _measure(
 ) -> Measured:
     delta, sigma = 1 - calibration.confidence, card.sigma
     radius, nominal = (outputs[name].astype(np.float64) for name in ("certified_radius", "nominal_radius"))
-    overclaims, positive = reference.overclaims(radius / sigma), radius > 0
+    overclaims, positive = reference.overclaims(radius), radius > 0
     partitions = (
         Partition("answered class", card.class_names, outputs["label"]),
         Partition("true class", card.class_names, data.labels),
@@ -184,7 +184,7 @@ def _measure(
         monte_carlo=monte_carlo,
         overclaims=rate(overclaims[positive], delta=delta),
         overclaims_of_all=rate(overclaims, delta=delta),
-        nominal_overclaims=rate(reference.overclaims(nominal / sigma)[nominal > 0], delta=delta),
+        nominal_overclaims=rate(reference.overclaims(nominal)[nominal > 0], delta=delta),
         agreement=rate(outputs["smoothed_label"] == outputs["label"], delta=delta),
         clean_accuracy=rate(outputs["label"] == data.labels, delta=delta),
         smoothed_accuracy=rate(outputs["smoothed_label"] == data.labels, delta=delta),

@@ -15,10 +15,18 @@ import onnx
 from numpy.typing import NDArray
 
 from certification.audit import certified_accuracy
-from certification.calibration import METHOD, Calibrated, Overclaims, Reference, calibrate, count_overclaims
+from certification.calibration import (
+    METHOD,
+    CalibrationError,
+    Overclaims,
+    Reference,
+    calibrate,
+    count_overclaims,
+    radius_grid,
+)
 from certification.errors import HeatserveError
 from certification.monte_carlo import ABSTAIN, Certificate, certify, largest_provable
-from certification.radius import Float32Array, top_score
+from certification.radius import Float32Array
 from export.card import (
     BASE_NAME,
     GRAPH_NAME,
@@ -37,7 +45,7 @@ from export.session import classifier, open_session, run
 
 RADII = (0.0, 0.05, 0.1, 0.15, 0.2, 0.25, 0.3, 0.5)
 FIT_SHARE = 1 / 3
-"""Share of the calibration images that choose where the tested sequence of shifts starts; the rest test it."""
+"""Share of the calibration images that a sequence of maps is fitted on; the rest test it."""
 
 Progress = Callable[[Iterable[Certificate], int, str], Iterable[Certificate]]
 """Wraps an iterable of known length and description, to show how far it is."""
@@ -67,46 +75,72 @@ def calibrate_model(
     delta: float,
     monte_carlo: MonteCarlo,
     test_monte_carlo: MonteCarlo | None = None,
+    target: float | None = None,
     progress: Progress = lambda certificates, _, __: certificates,
 ) -> ModelVersion:
     """Publish the next version of `model`, whose certified radii carry the promise on its card.
 
     Args:
         model: exported, calibrated before or not.
-        calibration: images that training never saw; the first third chooses candidates, the rest test them.
+        calibration: images that training never saw; maps are fitted on the first third, and tested on the rest.
         test: images that neither training nor calibration saw; everything the card reports is measured on them.
         alpha: α, bound on the overclaim rate given a positive radius.
         delta: δ; the bound holds with confidence 1 − δ over the draw of the calibration images.
         monte_carlo: n₀, n, α and seed of the Certify that everything is held against.
         test_monte_carlo: that of the test images, where it is to be another one.
+        target: the radius that matters most (L2, pixels in [0,1]); None: the larger, the better.
         progress: see `Progress`.
 
     Raises:
-        CalibrationError: too few images, or no shift can be promised.
+        CalibrationError: too few images, or no map can be promised.
         HeatserveError: images of another shape than the model's.
     """
     for part in (calibration, test):
         check_shape(model, part)
-    sigma = model.card.sigma
     graph = onnx.load(model.path / GRAPH_NAME)
     reference, _ = hold_against_certify(model, graph.SerializeToString(), calibration, monte_carlo, progress)
     fit_images = round(len(reference) * FIT_SHARE)
-    cap = largest_provable(n=monte_carlo.n, alpha=monte_carlo.alpha)
-    calibrated = calibrate(reference[:fit_images], reference[fit_images:], cap=cap, alpha=alpha, delta=delta)
-    graph = with_map(graph, calibrated.radius_map, sigma=sigma)
+    fit, check = reference[:fit_images], reference[fit_images:]
+    cap = model.card.sigma * largest_provable(n=monte_carlo.n, alpha=monte_carlo.alpha)
+    radii = radius_grid(sigma=model.card.sigma, cap=cap, target=target)
+    radius_map = calibrate(fit, check, radii=radii, alpha=alpha, delta=delta, target=target).radius_map
+    graph = with_map(graph, radius_map)
     served = graph.SerializeToString()
+    seen = _check_served(served, calibration.images[fit_images:], check, alpha=alpha, delta=delta)
+    test_monte_carlo = test_monte_carlo or monte_carlo
     card = model.card.model_copy(
         update={
             "graph_sha256": hashlib.sha256(served).hexdigest(),
-            "calibration": _calibration(calibrated, calibration, fit_images, alpha, delta, monte_carlo, sigma),
-            "evaluation": evaluate(
-                model, graph, test, delta=delta, monte_carlo=test_monte_carlo or monte_carlo, progress=progress
+            "calibration": Calibration(
+                promise=_promise(alpha, delta, monte_carlo, model.card.sigma),
+                method=METHOD,
+                alpha=alpha,
+                confidence=1 - delta,
+                target=target,
+                radius_map=radius_map,
+                fit=calibration.source(len(fit)),
+                check=calibration.source(len(check)),
+                monte_carlo=monte_carlo,
+                overclaim=_rate(seen),
             ),
+            "evaluation": evaluate(model, graph, test, delta=delta, monte_carlo=test_monte_carlo, progress=progress),
             "versions": {**model.card.versions, **versions("onnx", "onnxruntime", "numpy", "scipy")},
             "date": now(),
         }
     )
     return publish(model.path.parents[1], card, graph=served, base=(model.path / BASE_NAME).read_bytes())
+
+
+def _check_served(served: bytes, images: Float32Array, check: Reference, *, alpha: float, delta: float) -> Overclaims:
+    """The test that the map passed in float64, once more, on what the served bytes answer."""
+    radius = run(open_session(served), images)["certified_radius"]
+    seen = count_overclaims(check, radius, delta=delta)
+    if seen.upper_bound > alpha:
+        raise CalibrationError(
+            f"served graph: expected overclaims of at most {alpha} with confidence {1 - delta}, as its map has them, "
+            f"got {seen.count} of {seen.positive} positive radii; use more calibration images"
+        )
+    return seen
 
 
 def check_shape(model: ModelVersion, data: LabelledImages) -> None:
@@ -145,9 +179,9 @@ def hold_against_certify(
     labels = np.array([certificate.label for certificate in proven])
     radius = np.array([certificate.radius for certificate in proven])
     reference = Reference(
-        score=top_score(outputs["probabilities"].astype(np.float64)),
+        probabilities=outputs["probabilities"].astype(np.float64),
         agrees=(labels == outputs["label"]) & (labels != ABSTAIN),
-        proven=radius / model.card.sigma,
+        proven=radius,
     )
     return reference, {
         **outputs,
@@ -157,32 +191,12 @@ def hold_against_certify(
     }
 
 
-def _calibration(
-    calibrated: Calibrated,
-    data: LabelledImages,
-    fit_images: int,
-    alpha: float,
-    delta: float,
-    monte_carlo: MonteCarlo,
-    sigma: float,
-) -> Calibration:
-    promise = (
+def _promise(alpha: float, delta: float, monte_carlo: MonteCarlo, sigma: float) -> str:
+    return (
         f"With confidence {1 - delta:g} over the calibration draw, at most a share {alpha:g} of the requests answered "
         f"with a positive radius have a radius above what Certify (n0 = {monte_carlo.n0}, n = {monte_carlo.n}, "
         f"alpha = {monte_carlo.alpha:g}, sigma = {sigma:g}) proves, or another class than the smoothed classifier, "
         f"for inputs drawn like the calibration images."
-    )
-    return Calibration(
-        promise=promise,
-        method=METHOD,
-        alpha=alpha,
-        confidence=1 - delta,
-        shift=calibrated.radius_map.shift,
-        cap=calibrated.radius_map.cap,
-        fit=data.source(fit_images),
-        check=data.source(calibrated.seen.images),
-        monte_carlo=monte_carlo,
-        overclaim=_rate(calibrated.seen),
     )
 
 
@@ -204,7 +218,7 @@ def evaluate(
     proven_right = outputs["proven_label"] == data.labels
 
     def rate(name: str) -> OverclaimRate:
-        return _rate(count_overclaims(reference, outputs[name].astype(np.float64) / model.card.sigma, delta=delta))
+        return _rate(count_overclaims(reference, outputs[name], delta=delta))
 
     def accuracy(name: str) -> tuple[float, ...]:
         return certified_accuracy(right, outputs[name].astype(np.float64), RADII)

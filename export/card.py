@@ -16,6 +16,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from certification.errors import HeatserveError
 from certification.files import write_atomically
+from certification.radius import RadiusMap
 
 CARD_NAME = "certificate.json"
 GRAPH_NAME = "model.onnx"
@@ -81,9 +82,9 @@ class Calibration(_Part):
     method: str
     alpha: Share
     confidence: Share
-    shift: Annotated[float, Field(ge=0)]
-    cap: Annotated[float, Field(ge=0)]
-    """The served radius is σ·min(Φ⁻¹(p₍₁₎) − shift, cap), 0 if negative."""
+    target: Annotated[float, Field(gt=0)] | None
+    """The radius that the map was made for; None: all of them."""
+    radius_map: RadiusMap
     fit: Split
     check: Split
     monte_carlo: MonteCarlo
@@ -108,7 +109,7 @@ class Evaluation(_Part):
 class Card(_Part):
     """Everything a sceptic needs to know about one graph. `calibration` is None: radius 0 is served."""
 
-    format: Literal[2] = 2
+    format: Literal[3] = 3
     model: str
     graph_sha256: Sha256
     base_sha256: Sha256

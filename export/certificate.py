@@ -1,17 +1,20 @@
 """The certificate, as ONNX operators that follow the network's logits inside the served graph (DESIGN.md section 4).
 
 Everything that a sceptic must trust about a served radius is in `_TEMPLATE` and its constants: some 30 operators on a
-few numbers an image, all FP32, all deterministic. Three ideas keep them few and safe.
+few numbers an image, all FP32, all deterministic. Four ideas keep them few and safe.
 
-**The quantile.** With w = −log 2m, −Φ⁻¹(m) on 0 < m ≤ ½ is Σⱼ cⱼ·w/(w + aⱼ) within a relative 6e-9 for eight pairs of
-*positive* numbers, so float32 evaluates it without cancellation (to a relative 3e-7) and without branches.
+**The quantile.** −Φ⁻¹ is a positive sum of eight fractions (`certification.quantile`), without branches. Calibration's
+score is another weighted sum of the same fractions.
 
 **The tails.** It is taken at q = p₍₂₎ + p₍₃₎ + …, p₍₁₎ and p₍₂₎, each clipped to ½, where it is 0: so
 Φ⁻¹(p₍₁₎) = A(q) − A(p₍₁₎) on either side of ½, and 1 − p₍₁₎ is a sum, never a difference. A tail of 0 counts as the
 smallest normal float: a large, finite radius.
 
-**The margins.** Every weight is a little smaller where a larger value would enlarge a radius, and a little larger where
-it would shrink one, by more than float32 can lose in any order of summation. No radius is above its float64 value.
+**The margins.** Every weight of the nominal radius is a little smaller where a larger value would enlarge it, and a
+little larger where it would shrink it, by more than float32 can lose in any order of summation; the thresholds of the
+certified radius are a little higher, by more than it can lose in a score. No radius is above its float64 value.
+
+**The steps.** A certified radius is one of a table of float32 numbers, picked by comparisons: it is not computed.
 
 Invalid input (NaN, ±Inf, outside [0,1]) or a network that answers NaN: label −1, uniform probabilities, and radii 0,
 because the uniform vector has q ≥ ½.
@@ -26,29 +29,16 @@ import onnx
 from numpy.typing import NDArray
 from onnx import numpy_helper, parser
 
-from certification.radius import Float32Array, Float64Array, RadiusMap
+from certification.quantile import POLES, RESIDUES, fractions
+from certification.radius import PLAIN_WEIGHTS, Float32Array, Float64Array, RadiusMap
 
-NOT_CALIBRATED = RadiusMap(shift=0.0, cap=0.0)
+NOT_CALIBRATED = RadiusMap(weights=tuple(map(tuple, PLAIN_WEIGHTS.tolist())), thresholds=(), radii=())
 """The map of a graph without calibration: every certified radius is 0."""
-
-QUANTILE_POLES = np.array(
-    [0.784361773, 1.22474153, 2.43309086, 5.62908186, 14.3952585, 41.0550005, 149.869649, 1557.31108]
-)
-QUANTILE_RESIDUES = np.array(
-    [0.13575963, 0.37229764, 0.66681525, 1.08010537, 1.79456254, 3.3548063, 8.60383857, 72.45075345]
-)
-"""aⱼ and cⱼ: minimax fit by reweighted non-negative least squares for w up to 86.6; `quantile` evaluates them."""
 
 _TINY = np.finfo(np.float32).tiny
 _U = 2.0**-24  # unit roundoff of float32
-_RELATIVE = 40 * _U  # 24 terms in any order, their weights, the quotient and the logarithm
+_RELATIVE = 40 * _U  # 27 terms in any order, their weights, the quotient and the logarithm
 _ABSOLUTE = 4e-7  # the logarithm near 1, where fast implementations are accurate in absolute terms only
-
-
-def quantile(m: Float64Array) -> Float64Array:
-    """−Φ⁻¹(m) for 0 < m ≤ ½, in float64, by the formula that the graph evaluates in float32."""
-    w = -np.log(2 * m)[..., None]
-    return np.asarray((QUANTILE_RESIDUES * w / (w + QUANTILE_POLES)).sum(-1))
 
 
 _TEMPLATE = """
@@ -78,9 +68,11 @@ certificate (float[N,C,H,W] image, float[N,{classes}] logits) => (
     denominators = Sub(log_tails, poles)
     fractions = Div(log_tails, denominators)
 
-    certified_terms = Mul(fractions, certificate_weights)
-    certified_sum = ReduceSum<keepdims = 0>(certified_terms, axes_02)
-    certified_radius = Clip(certified_sum, zero, certificate_cap)
+    score_terms = Mul(fractions, score_weights)
+    score = ReduceSum<keepdims = 1>(score_terms, axes_02)
+    reached = GreaterOrEqual(score, score_thresholds)
+    steps = Where(reached, served_radii, zero)
+    certified_radius = ReduceMax<keepdims = 0>(steps, axes_02)
     nominal_terms = Mul(fractions, nominal_weights)
     nominal_sum = ReduceSum<keepdims = 0>(nominal_terms, axes_02)
     nominal_radius = Relu(nominal_sum)
@@ -103,23 +95,39 @@ def certificate_graph(*, num_classes: int, sigma: float) -> onnx.GraphProto:
     graph = parser.parse_graph(_TEMPLATE.format(classes=num_classes, top=min(5, num_classes)))
     for name, value in _constants(num_classes, sigma).items():
         graph.initializer.append(numpy_helper.from_array(value, name))
-    graph.initializer.extend(map_tensors(NOT_CALIBRATED, sigma=sigma))
+    graph.initializer.extend(map_tensors(NOT_CALIBRATED, num_classes=num_classes))
     return graph
 
 
-def map_tensors(radius_map: RadiusMap, *, sigma: float) -> list[onnx.TensorProto]:
-    """The two initializers that calibration replaces: they serve σ·min(Φ⁻¹(p₍₁₎) − shift, cap), 0 if negative."""
-    if not (0 <= radius_map.shift < np.inf and 0 <= radius_map.cap < np.inf):
-        raise ValueError(f"radius_map: expected a finite shift and cap ≥ 0, got {radius_map}")
-    weights = _weights(sigma, (1, 0, 0), radius_map.shift)
-    cap = _down(np.array(sigma * radius_map.cap * (1 - _RELATIVE)))
-    return [numpy_helper.from_array(weights, "certificate_weights"), numpy_helper.from_array(cap, "certificate_cap")]
+def map_tensors(radius_map: RadiusMap, *, num_classes: int) -> list[onnx.TensorProto]:
+    """The three initializers that calibration replaces.
+
+    The ninth weight of q is a bonus that lifts any score with q < ½ above any with q ≥ ½, as the thresholds demand.
+    """
+    weights = np.array(radius_map.weights)
+    thresholds, radii = np.array(radius_map.thresholds), np.array(radius_map.radii)
+    rising = (np.diff(thresholds) >= 0).all() and (np.diff(radii) > 0).all() and (radii > 0).all()
+    if weights.shape != (3, 8) or len(radii) != len(thresholds) or not rising or not np.isfinite(weights).all():
+        raise ValueError(f"radius_map: expected 3 × 8 finite weights, rising thresholds and radii, got {radius_map}")
+    largest = (np.abs(weights) * fractions(np.array(_TINY, dtype=np.float64))).sum()
+    bonus = largest + 1 - min(thresholds.min(initial=0.0), 0.0)
+    tail = 4 * (num_classes + 2) * _U  # what q is off by, relative, with its inflation
+    slopes = (np.abs(weights) / POLES).sum(1)  # of the terms, in a logarithm
+    margin = _RELATIVE * (largest + bonus) + _ABSOLUTE * slopes.sum() + tail * slopes[0]
+    tensors = {
+        "score_weights": np.column_stack([weights, [bonus, 0, 0]]).astype(np.float32)[:, None, :],
+        "score_thresholds": _up(np.append(thresholds + bonus + margin, np.inf)),
+        "served_radii": _down(np.append(radii, 0.0)),
+    }
+    return [numpy_helper.from_array(value, name) for name, value in tensors.items()]
 
 
-def serves_map(graph: onnx.GraphProto, radius_map: RadiusMap, *, sigma: float) -> bool:
+def serves_map(graph: onnx.GraphProto, radius_map: RadiusMap, *, num_classes: int) -> bool:
     """Whether the certified radii of `graph` are exactly those of `radius_map`."""
     served = {tensor.name: numpy_helper.to_array(tensor) for tensor in graph.initializer}
-    expected = {tensor.name: numpy_helper.to_array(tensor) for tensor in map_tensors(radius_map, sigma=sigma)}
+    expected = {
+        tensor.name: numpy_helper.to_array(tensor) for tensor in map_tensors(radius_map, num_classes=num_classes)
+    }
     return all(np.array_equal(served.get(name, np.nan), value) for name, value in expected.items())
 
 
@@ -139,8 +147,8 @@ def _constants(num_classes: int, sigma: float) -> dict[str, NDArray[Any]]:
         "image_axes": np.array([1, 2, 3]),
         "smallest_tail": np.float32(2 * _TINY).reshape(()),
         "pick_tails": _pick_tails(num_classes),
-        "poles": np.append(QUANTILE_POLES, 1e-30).astype(np.float32),
-        "nominal_weights": _weights(sigma / 2, (1, -1, 1), 0.0),
+        "poles": np.append(POLES, 1e-30).astype(np.float32),
+        "nominal_weights": _nominal_weights(sigma),
         "to_z": _down(np.array(1 / (sigma * np.sqrt(2)) * (1 - _RELATIVE))),
         "from_erf": _down(np.array(sigma * np.sqrt(np.pi / 2) * (1 - _RELATIVE))),
     }
@@ -154,15 +162,15 @@ def _pick_tails(num_classes: int) -> Float32Array:
     return _up(weights)
 
 
-def _weights(scale: float, signs: tuple[int, int, int], shift: float) -> Float32Array:
-    """Weights [3, 1, J + 1] on the fractions of q, p₍₁₎, p₍₂₎ that sum to scale·(±A(q) ± A(p₍₁₎) ± A(p₍₂₎) − shift).
+def _nominal_weights(sigma: float) -> Float32Array:
+    """Weights [3, 1, 9] on the fractions of q, p₍₁₎, p₍₂₎ that sum to σ/2·(A(q) − A(p₍₁₎) + A(p₍₂₎)), rounded down.
 
-    Rounded down. The last fraction is 1 where q < ½ and 0 elsewhere: a constant, in the same sum.
+    The last fraction is 1 where q < ½ and 0 elsewhere: it takes away what the logarithm may be off by.
     """
-    weights = np.array(signs)[:, None] * np.append(QUANTILE_RESIDUES, 0.0)
+    weights = np.array((1, -1, 1))[:, None] * np.append(RESIDUES, 0.0)
     weights -= _RELATIVE * np.abs(weights)
-    weights[0, -1] = -(shift * (1 + _RELATIVE) + _ABSOLUTE)
-    return _down(scale * weights)[:, None, :]
+    weights[0, -1] = -_ABSOLUTE
+    return _down(sigma / 2 * weights)[:, None, :]
 
 
 def _down(exact: Float64Array) -> Float32Array:

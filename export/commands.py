@@ -73,6 +73,9 @@ def calibrate(
     n0: Annotated[int, typer.Option(min=1, help="n₀ of Certify: votes to guess the class.")] = 100,
     n: Annotated[int, typer.Option(min=1, help="n of Certify: votes to bound its probability.")] = 1000,
     certify_alpha: Annotated[float, typer.Option(min=0, max=1, help="Error probability of each Certify.")] = 0.001,
+    radius: Annotated[
+        float | None, typer.Option(min=0, help="The radius that matters most (L2, pixels in [0,1]); by default all do.")
+    ] = None,
     seed: Annotated[int, typer.Option(help="Decides the noise of Certify, and which images are taken.")] = 0,
     as_json: Json = False,
 ) -> None:
@@ -98,6 +101,7 @@ def calibrate(
         alpha=alpha,
         delta=delta,
         monte_carlo=MonteCarlo(n0=n0, n=n, alpha=certify_alpha, seed=seed),
+        target=radius,
         progress=progress_bar,
     )
     if as_json:

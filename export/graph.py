@@ -82,16 +82,24 @@ def certified_graph(logits: onnx.ModelProto, *, sigma: float) -> onnx.ModelProto
     return model
 
 
-def with_map(certified: onnx.ModelProto, radius_map: RadiusMap, *, sigma: float) -> onnx.ModelProto:
-    """The same graph serving the certified radii of `radius_map`: two initializers are replaced, nothing else."""
+def with_map(certified: onnx.ModelProto, radius_map: RadiusMap) -> onnx.ModelProto:
+    """The same graph serving the certified radii of `radius_map`: three initializers are replaced, nothing else."""
     model = onnx.ModelProto()
     model.CopyFrom(certified)
     initializers = {tensor.name: tensor for tensor in model.graph.initializer}
-    for tensor in map_tensors(radius_map, sigma=sigma):
+    for tensor in map_tensors(radius_map, num_classes=_served_classes(model)):
         if tensor.name not in initializers:
             raise ValueError(f"expected an initializer {tensor.name!r}: not a certified graph")
         initializers[tensor.name].CopyFrom(tensor)
     return model
+
+
+def _served_classes(certified: onnx.ModelProto) -> int:
+    """K, from the graph's output `probabilities` [N, K]."""
+    outputs = {output.name: output for output in certified.graph.output}
+    if "probabilities" not in outputs:
+        raise ValueError("expected an output 'probabilities': not a certified graph")
+    return int(outputs["probabilities"].type.tensor_type.shape.dim[1].dim_value)
 
 
 def num_classes_of(logits: onnx.ModelProto) -> int:

@@ -10,6 +10,7 @@ from rich.table import Table
 from rich.text import Text
 
 from certification.monte_carlo import Certificate
+from certification.radius import RadiusMap
 from export.card import Card, Evaluation, OverclaimRate
 
 
@@ -28,7 +29,7 @@ def card_report(card: Card) -> Group:
     return Group(
         Text(f"promise {card.calibration.promise}"),
         Text(
-            f"shift   t = {card.calibration.shift:.2f}, checked on {seen.images} images of split "
+            f"map     {_steps(card.calibration.radius_map)}, checked on {seen.images} images of split "
             f"{card.calibration.check.split!r}: {_rate(seen)}"
         ),
         Text(""),
@@ -38,6 +39,11 @@ def card_report(card: Card) -> Group:
             f"certified {_rate(evaluation.calibrated)}; nominal {_rate(evaluation.nominal)}"
         ),
     )
+
+
+def _steps(radius_map: RadiusMap) -> str:
+    radii = radius_map.radii
+    return f"{len(radii)} radii from {min(radii):g} to {max(radii):g}"
 
 
 def _rate(rate: OverclaimRate) -> str:

@@ -24,7 +24,6 @@ from google.protobuf.message import DecodeError
 from tritonclient.grpc import model_config_pb2 as pb
 
 from certification.files import write_atomically
-from certification.radius import RadiusMap
 from export.card import BASE_NAME, GRAPH_NAME, Card, CardError, verify_card
 from export.certificate import NOT_CALIBRATED, serves_map
 
@@ -89,13 +88,13 @@ def open_model(repository: Path, name: str) -> ModelVersion:
 def _check_constants(path: Path, card: Card) -> None:
     """No radius leaves the server that the card has not calibrated, even where the hashes agree."""
     calibrated = card.calibration
-    radius_map = RadiusMap(calibrated.shift, calibrated.cap) if calibrated else NOT_CALIBRATED
+    radius_map = calibrated.radius_map if calibrated else NOT_CALIBRATED
     try:
         graph = onnx.load(path / GRAPH_NAME, load_external_data=False).graph
     except DecodeError as error:
         raise CardError(f"{path / GRAPH_NAME}: expected an ONNX graph: {error}") from None
-    if not serves_map(graph, radius_map, sigma=card.sigma):
-        raise CardError(f"{path / GRAPH_NAME}: expected the calibration of its card, {radius_map}, found another")
+    if not serves_map(graph, radius_map, num_classes=len(card.class_names)):
+        raise CardError(f"{path / GRAPH_NAME}: expected the thresholds and radii of its card, found others")
 
 
 def open_models(repository: Path) -> Iterator[ModelVersion]:

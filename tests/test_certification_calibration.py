@@ -2,83 +2,153 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from typing import Any
+
 import numpy as np
 import pytest
 from numpy.typing import NDArray
 from scipy.stats import binom, norm
 
 from certification.binomial import lower_bound, upper_bound
-from certification.calibration import CalibrationError, Reference, calibrate, count_overclaims, images_needed
+from certification.calibration import (
+    CalibrationError,
+    Reference,
+    calibrate,
+    count_overclaims,
+    images_needed,
+    radius_grid,
+)
 from certification.radius import RadiusMap
 
-CAP = 3.0
+RADII = (0.25, 0.5, 0.75, 1.0, 1.25, 1.5, 1.75, 2.0)
 
 
-def synthetic(count: int, rng: np.random.Generator) -> Reference:
-    """Proven radii uniform on [0, 2]; the single pass is off by a Gaussian of deviation 0.3, the class by 2 %."""
+def synthetic(count: int, rng: np.random.Generator, *, noise: float = 0.3) -> Reference:
+    """Proven radii uniform on [0, 2], σ = 1; Φ⁻¹(p₍₁₎) is off by a Gaussian, the class by 2 %."""
     proven = rng.uniform(0, 2, count)
-    return Reference(proven + 0.3 * rng.standard_normal(count), rng.random(count) > 0.02, proven)
+    top = norm.cdf(np.maximum(proven + noise * rng.standard_normal(count), 0.01))
+    runner_up = (1 - top) * rng.uniform(0.5, 1, count)
+    return Reference(np.stack([top, runner_up, 1 - top - runner_up], 1), rng.random(count) > 0.02, proven)
 
 
-def true_rate(radius_map: RadiusMap) -> float:
-    """Overclaim rate given a positive radius, for `synthetic`: by quadrature over the proven radius."""
-    proven = (np.arange(20_000) + 0.5) / 10_000
-    positive = norm.sf((radius_map.shift - proven) / 0.3)
-    overclaim = norm.sf(radius_map.shift / 0.3)  # score − shift > proven ≥ 0
-    return float((0.98 * overclaim + 0.02 * positive).mean() / positive.mean())
+POPULATION = synthetic(50_000, np.random.default_rng(99))
 
 
-def test_the_bound_holds_with_the_stated_confidence() -> None:
-    alpha, delta, problems = 0.1, 0.1, 400
+def rate(radius_map: RadiusMap, *, marginal: bool = False) -> float:
+    """Overclaims among the positive radii, or all, of `POPULATION`."""
+    seen = count_overclaims(POPULATION, radius_map.steps(POPULATION.fractions), delta=0.5)
+    return seen.count / (seen.images if marginal else seen.positive)
+
+
+def usefulness(radius_map: RadiusMap, radius: float) -> float:
+    """Share of `POPULATION` that is served a backed radius of at least `radius`."""
+    served = radius_map.steps(POPULATION.fractions)
+    return float(((served >= radius) & ~POPULATION.overclaims(served)).mean())
+
+
+@pytest.mark.parametrize(("marginal", "problems"), [(False, 1000), (True, 200)])
+def test_the_bound_holds_with_the_stated_confidence(marginal: bool, problems: int) -> None:
+    alpha, delta = 0.1, 0.1
     rng = np.random.default_rng(0)
-    broken = 0
+    rates = []
     for _ in range(problems):
-        result = calibrate(synthetic(100, rng), synthetic(400, rng), cap=CAP, alpha=alpha, delta=delta)
-        broken += true_rate(result.radius_map) > alpha
-        assert result.seen.count / result.seen.positive <= alpha
+        fit, check = synthetic(100, rng), synthetic(300, rng)
+        try:
+            result = calibrate(fit, check, radii=RADII[1::2], alpha=alpha, delta=delta, marginal=marginal)
+        except CalibrationError:  # nothing is promised
+            continue
+        rates.append(rate(result.radius_map, marginal=marginal))
+        assert result.seen.count / (result.seen.images if marginal else result.seen.positive) <= alpha
+    assert len(rates) > 0.9 * problems
+    broken = (np.array(rates) > alpha).sum()
     assert broken <= binom.ppf(0.999, problems, delta)
-    assert broken > 0  # the shift is as small as the confidence allows, not smaller
+    assert broken > 0  # the radii are as large as the confidence allows, not smaller
 
 
-def test_more_images_give_a_smaller_shift() -> None:
+def test_more_images_give_larger_radii() -> None:
     rng = np.random.default_rng(1)
-    few, many = (calibrate(synthetic(n, rng), synthetic(n, rng), cap=CAP, alpha=0.1).radius_map for n in (200, 20_000))
-    assert many.shift < few.shift
+    few, many = (calibrate(synthetic(n, rng), synthetic(n, rng), radii=RADII, alpha=0.1) for n in (200, 10_000))
+    assert usefulness(many.radius_map, 1.0) > usefulness(few.radius_map, 1.0) + 0.02
+    assert 0.09 < rate(many.radius_map) <= 0.1
+
+
+def test_a_target_gets_what_the_other_radii_would_have_got() -> None:
+    rng = np.random.default_rng(2)
+    fit, check = synthetic(1000, rng), synthetic(3000, rng)
+    broad, narrow = (calibrate(fit, check, radii=RADII, alpha=0.05, target=t).radius_map for t in (None, 1.0))
+    assert usefulness(narrow, 1.0) > usefulness(broad, 1.0) + 0.02
+    assert usefulness(narrow, 1.75) < usefulness(broad, 1.75)
+    assert max(rate(broad), rate(narrow)) <= 0.05
+
+
+def test_what_the_runner_up_tells_is_used() -> None:
+    """Certify's radius hangs on p₍₂₎ too, here: a score of p₍₁₎ alone could not know."""
+    rng = np.random.default_rng(3)
+
+    def two_kinds(count: int) -> Reference:
+        plain = synthetic(count, rng, noise=0.1)
+        top, ambiguous = plain.probabilities[:, 0], rng.random(count) < 0.5
+        runner_up = (1 - top) * np.where(ambiguous, 0.95, 0.55)
+        probabilities = np.stack([top, runner_up, 1 - top - runner_up], 1)
+        return replace(plain, probabilities=probabilities, proven=plain.proven - 0.4 * ambiguous)
+
+    def blind(reference: Reference) -> Reference:
+        top = reference.probabilities[:, 0]
+        return replace(reference, probabilities=np.stack([top, 0.7 * (1 - top), 0.3 * (1 - top)], 1))
+
+    fit, check, test = (two_kinds(3000) for _ in range(3))
+    knows = calibrate(fit, check, radii=RADII, alpha=0.05).radius_map.steps(test.fractions)
+    guesses = calibrate(blind(fit), blind(check), radii=RADII, alpha=0.05).radius_map.steps(blind(test).fractions)
+    assert knows.mean() > 1.1 * guesses.mean()
+    assert test.overclaims(knows).sum() < 0.06 * (knows > 0).sum()
 
 
 def test_too_few_images_says_how_many_are_needed() -> None:
     assert images_needed(0.01, 0.05) == 299
     rng = np.random.default_rng(2)
     with pytest.raises(CalibrationError, match=r"needs at least 299 images .* got 298 images"):
-        calibrate(synthetic(100, rng), synthetic(298, rng), cap=CAP, alpha=0.01)
+        calibrate(synthetic(100, rng), synthetic(298, rng), radii=RADII, alpha=0.01)
 
 
 @pytest.mark.parametrize("share", [{"alpha": 0.0}, {"alpha": 1.0}, {"delta": 0.0}, {"delta": 1.5}])
-def test_shares_outside_0_and_1_are_refused(share: dict[str, float]) -> None:
+def test_shares_outside_0_and_1_are_refused(share: dict[str, Any]) -> None:
     part = synthetic(400, np.random.default_rng(5))
     with pytest.raises(CalibrationError, match=f"{next(iter(share))}: expected a number between 0 and 1"):
-        calibrate(part, part, cap=CAP, **share)
+        calibrate(part, part, radii=RADII, **share)
 
 
 def test_a_hopeless_single_pass_is_refused() -> None:
     rng = np.random.default_rng(3)
-    wrong_class = Reference(rng.uniform(0, 2, 500), np.zeros(500, bool), np.zeros(500))
-    with pytest.raises(CalibrationError, match="no shift keeps overclaims"):
-        calibrate(wrong_class[:200], wrong_class[200:], cap=CAP, alpha=0.1)
+    fit, check = synthetic(200, rng), synthetic(300, rng)
+    wrong = replace(fit, agrees=np.zeros(200, bool))
+    with pytest.raises(CalibrationError, match="Certify backs the single pass's class on 0 of 200 images"):
+        calibrate(wrong, check, radii=RADII, alpha=0.1)
+    with pytest.raises(CalibrationError, match=r"no map keeps overclaims at most 0\.1"):
+        calibrate(fit, replace(check, agrees=np.zeros(300, bool)), radii=RADII, alpha=0.1)
 
 
-def test_scores_that_are_not_finite_are_refused() -> None:
+def test_what_is_no_probability_vector_is_refused() -> None:
     rng = np.random.default_rng(4)
     broken = synthetic(400, rng)
-    broken.score[3] = np.nan
-    with pytest.raises(CalibrationError, match="check: expected finite scores, got 1"):
-        calibrate(synthetic(100, rng), broken, cap=CAP, alpha=0.1)
+    broken.probabilities[3] = np.nan
+    with pytest.raises(CalibrationError, match="check: expected probabilities, got 1 rows that are none"):
+        calibrate(synthetic(100, rng), broken, radii=RADII, alpha=0.1)
+
+
+def test_served_radii_are_float32_numbers_that_reach_what_they_are_named() -> None:
+    radii = radius_grid(sigma=0.25, cap=0.56, target=0.33)
+    assert len(radii) == 23
+    assert np.allclose(radii, sorted([*np.arange(1, 23) * 0.025, 0.33]))
+    assert all(float(np.float32(radius)) == radius for radius in radii)
+    assert 0.05 <= radii[1] < 0.05 + 1e-8
+    assert radii[9] == 0.25
+    assert radius_grid(sigma=0.25, cap=0.56, target=0.6)[-1] < 0.56
 
 
 def test_what_counts_as_an_overclaim() -> None:
-    reference = Reference(
-        np.array([1.0, 1.0, 1.0, 1.0]), np.array([True, True, False, False]), np.array([2, 0.5, 2, 0])
-    )
+    agrees = np.array([True, True, False, False])
+    reference = Reference(np.full((4, 2), 0.5), agrees, np.array([2, 0.5, 2, 0]))
     radius = np.array([1.0, 1.0, 1.0, 0.0])  # backed; too large; another class; nothing claimed
     seen = count_overclaims(reference, radius, delta=0.05)
     assert (seen.images, seen.positive, seen.count) == (4, 3, 2)

@@ -11,11 +11,11 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from numpy.typing import NDArray
 from scipy.stats import norm
+from tiny_model import shifted_map
 
 from certification.radius import (
     RadiusMap,
     certified_l_bound,
-    certified_radius,
     l_bound,
     nominal_radius,
     top_score,
@@ -95,8 +95,8 @@ def test_what_is_no_probability_vector_gets_radius_0(bad: list[float]) -> None:
     for radius in (
         l_bound(p, sigma=SIGMA),
         nominal_radius(p, sigma=SIGMA),
-        certified_radius(p, sigma=SIGMA, radius_map=RadiusMap(0.0, 9.0)),
-        certified_l_bound(p, sigma=SIGMA, radius_map=RadiusMap(0.0, 9.0)),
+        shifted_map(0.0, 9.0)(p),
+        certified_l_bound(p, sigma=SIGMA, radius_map=shifted_map(0.0, 9.0)),
     ):
         assert radius[0] == 0
         assert radius[1] > 0
@@ -109,13 +109,21 @@ def test_l_bound_of_rank_k() -> None:
         l_bound(p, sigma=SIGMA, rank=4)
 
 
-def test_certified_radius_is_shifted_capped_and_above_its_l_bound() -> None:
+def test_certified_radius_is_the_step_that_the_score_reaches_and_above_its_l_bound() -> None:
     p = softmax(np.random.default_rng(0).standard_normal((1000, 10)) * 6)
-    radius_map = RadiusMap(shift=0.3, cap=2.0)
-    radius = certified_radius(p, sigma=SIGMA, radius_map=radius_map)
+    radius_map = shifted_map(0.3, 2.0)
+    radius = radius_map(p)
     expected = SIGMA * np.clip(top_score(p) - 0.3, 0, 2.0)
-    np.testing.assert_allclose(radius, expected, rtol=1e-5)
-    assert (radius <= expected).all()
+    np.testing.assert_allclose(radius, expected, atol=SIGMA / 100 + 1e-7)
+    assert (radius <= expected + 1e-7).all()
     assert radius.max() == pytest.approx(2 * SIGMA)
     assert (certified_l_bound(p, sigma=SIGMA, radius_map=radius_map) <= radius).all()
-    assert (radius <= nominal_radius(p, sigma=SIGMA)).all()
+    assert (certified_l_bound(p, sigma=SIGMA, radius_map=radius_map)[radius > 0] > 0).all()
+
+
+def test_no_score_makes_up_for_a_top_class_below_one_half() -> None:
+    weights = ((0.0,) * 8, (1.0,) * 8, (0.0,) * 8)  # the less certain, the higher
+    radius_map = RadiusMap(weights, (-1.0,), (0.5,))
+    p = np.array([[0.4, 0.35, 0.25], [0.5, 0.5, 0.0], [0.6, 0.3, 0.1], [np.nan, 0.5, 0.5]])
+    assert radius_map(p).tolist() == [0, 0, 0.5, 0]
+    assert RadiusMap(weights, (), ())(p).tolist() == [0, 0, 0, 0]

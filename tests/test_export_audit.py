@@ -12,13 +12,12 @@ from xml.etree import ElementTree
 import numpy as np
 import onnx
 import pytest
-from tiny_model import random_images, write_tiny_model
+from tiny_model import random_images, shifted_map, write_tiny_model
 from typer.testing import CliRunner, Result
 
 import heatserve
 from certification.audit import AuditError
 from certification.errors import HeatserveError
-from certification.radius import RadiusMap
 from export.audit_page import audit_page
 from export.auditing import audit_model, unused_seed
 from export.calibrating import LabelledImages
@@ -46,17 +45,15 @@ def passed(tmp_path_factory: pytest.TempPathFactory) -> tuple[Result, Path]:
 
 @pytest.fixture(scope="module")
 def doctored(tmp_path_factory: pytest.TempPathFactory) -> ModelVersion:
-    """The committed model with a smaller shift than was calibrated, in graph and card, so that their hashes agree.
+    """The committed model with a bolder map than was calibrated, in graph and card, so that their hashes agree.
 
     Its Certify is a tenth of the committed one's: as quick to refute as it is wrong.
     """
     model = open_model(COMMITTED, "digits")
     assert model.card.calibration is not None
-    calibration = model.card.calibration.model_copy(
-        update={"shift": 0.3, "monte_carlo": model.card.calibration.monte_carlo.model_copy(update={"n0": 10, "n": 100})}
-    )
-    radius_map = RadiusMap(calibration.shift, calibration.cap)
-    graph = with_map(onnx.load(model.path / GRAPH_NAME), radius_map, sigma=model.card.sigma).SerializeToString()
+    quick = model.card.calibration.monte_carlo.model_copy(update={"n0": 10, "n": 100})
+    calibration = model.card.calibration.model_copy(update={"radius_map": shifted_map(0.0, 2.4), "monte_carlo": quick})
+    graph = with_map(onnx.load(model.path / GRAPH_NAME), calibration.radius_map).SerializeToString()
     card = model.card.model_copy(update={"graph_sha256": hashlib.sha256(graph).hexdigest(), "calibration": calibration})
     repository = tmp_path_factory.mktemp("doctored")
     return publish(repository, card, graph=graph, base=(model.path / BASE_NAME).read_bytes())

@@ -11,10 +11,10 @@ import onnx
 import pytest
 import torch
 from google.protobuf import text_format
+from tiny_model import shifted_map
 from tritonclient.grpc import model_config_pb2
 
 from certification.errors import HeatserveError
-from certification.radius import RadiusMap, certified_radius
 from export.calibrating import LabelledImages, calibrate_model
 from export.card import BASE_NAME, GRAPH_NAME, CardError, MonteCarlo, read_card
 from export.exporting import export_checkpoint
@@ -87,8 +87,8 @@ def test_onnx_runtime_answers_as_torch_does(architecture: str, shape: tuple[int,
         architecture, num_classes=classes, input_shape=shape, mean=(0.4,) * channels, std=(0.2,) * channels
     ).eval()
     logits = logits_graph(network, input_shape=shape)
-    radius_map = RadiusMap(0.1, 3.0)
-    certified = with_map(certified_graph(logits, sigma=SIGMA), radius_map, sigma=SIGMA)
+    radius_map = shifted_map(0.1, 3.0)
+    certified = with_map(certified_graph(logits, sigma=SIGMA), radius_map)
     session = open_session(certified.SerializeToString())
     for count in (1, 5):  # the batch is dynamic
         images = np.random.default_rng(count).random((count, *shape), dtype=np.float32)
@@ -97,7 +97,7 @@ def test_onnx_runtime_answers_as_torch_does(architecture: str, shape: tuple[int,
         out = run(session, images)
         assert np.abs(out["probabilities"] - expected).max() < 1e-5
         np.testing.assert_array_equal(out["label"], expected.argmax(1))
-        bound = certified_radius(expected, sigma=SIGMA, radius_map=radius_map)
+        bound = radius_map(expected)
         assert (out["certified_radius"] <= bound + 1e-4).all()
         assert out["top_k"].shape == (count, 5)
         plain = run(open_session(plain_graph(logits).SerializeToString()), images)["probabilities"]
@@ -185,10 +185,10 @@ def test_a_card_that_is_no_card_is_refused(model: ModelVersion, tmp_path: Path) 
 
 
 def test_a_radius_that_the_card_did_not_calibrate_is_refused(model: ModelVersion, tmp_path: Path) -> None:
-    graph = with_map(onnx.load(model.path / GRAPH_NAME), RadiusMap(0.0, 2.0), sigma=SIGMA).SerializeToString()
+    graph = with_map(onnx.load(model.path / GRAPH_NAME), shifted_map(0.0, 2.0)).SerializeToString()
     (model.path / GRAPH_NAME).write_bytes(graph)
     model.card.model_copy(update={"graph_sha256": hashlib.sha256(graph).hexdigest()}).write(model.path)
-    with pytest.raises(CardError, match=r"expected the calibration of its card, RadiusMap\(shift=0.0, cap=0.0\)"):
+    with pytest.raises(CardError, match="expected the thresholds and radii of its card"):
         open_model(tmp_path / "models", "digits")
 
 
@@ -253,7 +253,7 @@ def test_calibration_publishes_a_graph_whose_radii_certify_backs(model: ModelVer
     assert "at most a share 0.1" in card.calibration.promise
     radii = run(open_session(calibrated.path / GRAPH_NAME), steady_images(100, 2).images)
     assert (radii["certified_radius"] > 0).sum() == seen.positive
-    assert radii["certified_radius"].max() <= SIGMA * card.calibration.cap
+    assert radii["certified_radius"].max() <= max(card.calibration.radius_map.radii)
     assert read_card(calibrated.path) == card
 
 

@@ -8,7 +8,7 @@ import numpy as np
 import onnx
 from onnx import numpy_helper, parser
 
-from certification.radius import RadiusMap
+from certification.radius import PLAIN_WEIGHTS, RadiusMap
 from export.card import BASE_NAME, GRAPH_NAME, Calibration, Card, MonteCarlo, OverclaimRate, Split, sha256_of
 from export.graph import certified_graph, with_map
 from export.repository import CONFIG_NAME, write_model_config
@@ -16,6 +16,14 @@ from export.repository import CONFIG_NAME, write_model_config
 SHAPE = (1, 8, 8)
 CLASS_NAMES = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
 SIGMA = 0.25
+
+
+def shifted_map(shift: float, cap: float, *, sigma: float = SIGMA) -> RadiusMap:
+    """About σ·min(Φ⁻¹(p₍₁₎) − shift, cap), in steps of σ/100."""
+    radii = (np.arange(1, round(100 * cap) + 1) / 100 * sigma).astype(np.float32).astype(float)
+    weights = tuple(map(tuple, PLAIN_WEIGHTS.tolist()))
+    return RadiusMap(weights, tuple((shift + radii / sigma).tolist()), tuple(radii.tolist()))
+
 
 _LOGITS = """
 <ir_version: 9, opset_import: ["" : 18]>
@@ -30,8 +38,8 @@ _CALIBRATION = Calibration(
     method="shift",
     alpha=0.01,
     confidence=0.99,
-    shift=0.1,
-    cap=3.0,
+    target=None,
+    radius_map=shifted_map(0.1, 3.0),
     fit=_SPLIT,
     check=_SPLIT,
     monte_carlo=MonteCarlo(n0=100, n=1000, alpha=0.001, seed=0),
@@ -46,7 +54,7 @@ def write_tiny_model(repository: Path, name: str = "tiny", *, calibrated: bool =
     logits.graph.initializer.append(numpy_helper.from_array(weights, "weights"))
     graph = certified_graph(logits, sigma=SIGMA)
     if calibrated:
-        graph = with_map(graph, RadiusMap(shift=_CALIBRATION.shift, cap=_CALIBRATION.cap), sigma=SIGMA)
+        graph = with_map(graph, _CALIBRATION.radius_map)
     version_dir = repository / name / "1"
     version_dir.mkdir(parents=True)
     onnx.save(graph, version_dir / GRAPH_NAME)
