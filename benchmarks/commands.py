@@ -111,6 +111,85 @@ def training(
             _print_training(name, results)
 
 
+@bench_app.command()
+def calibration(
+    name: Annotated[str, typer.Argument(help="Model in the repository.")],
+    data: Annotated[
+        str | None, typer.Option(help="`digits`, `cifar10`, …; by default what the model was trained on.")
+    ] = None,
+    root: Annotated[Path | None, typer.Option(help="Folder of the data set; cifar10 and imagenet need it.")] = None,
+    repository: Annotated[Path, typer.Option(help="Triton model repository.")] = Path("model_repository"),
+    images: Annotated[int, typer.Option(min=1, help="Calibration images, at most what the split has.")] = 2000,
+    test_images: Annotated[int, typer.Option(min=1, help="Test images that everything is measured on.")] = 500,
+    n: Annotated[int, typer.Option(min=1, help="n of Certify on the calibration images.")] = 500,
+    test_n: Annotated[int, typer.Option(min=1, help="n of Certify on the test images.")] = 1000,
+    delta: Annotated[float, typer.Option(help="δ: each promise holds with confidence 1 − δ.")] = 0.05,
+    seed: Annotated[int, typer.Option(help="Of the images and of the noise.")] = 0,
+    out: Annotated[Path | None, typer.Option(help="Write the results there, as JSON.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Write JSON to stdout, not a table.")] = False,
+) -> None:
+    """What a promise costs: certified accuracy of one pass minus that of Certify, for each way to calibrate.
+
+    Under the promise of `heatserve calibrate` (overclaims among the positive radii), and under the weaker one of most
+    of the literature (overclaims among all answers).
+
+    **Example:** `heatserve bench calibration cifar10 --root data/cifar10 --out benchmarks/results/calibration.json`
+    """
+    import json
+
+    from benchmarks.calibration import compare
+    from benchmarks.results import provenance, write_results
+    from export.card import MonteCarlo
+    from export.report import progress_bar
+    from export.repository import open_model
+    from export.sampling import sample
+
+    model = open_model(repository, name)
+    data = data or str(model.card.training["dataset"])
+    certify = MonteCarlo(n0=100, n=n, alpha=0.001, seed=seed)
+    results = {
+        **provenance(seed=seed),
+        **compare(
+            model,
+            sample(data, "calibration", root=root, count=images, seed=seed),
+            sample(data, "test", root=root, count=test_images, seed=seed),
+            delta=delta,
+            monte_carlo=certify,
+            test_monte_carlo=certify.model_copy(update={"n": test_n, "seed": seed + 1}),
+            progress=progress_bar,
+        ),
+    }
+    if out:
+        write_results(out, results)
+    if as_json:
+        typer.echo(json.dumps(results, indent=2))
+    else:
+        Console(highlight=False, width=110).print(_calibration_table(results))
+
+
+def _calibration_table(results: Mapping[str, Any]) -> Table:
+    shown = [index for index, radius in enumerate(results["radii"]) if radius in (0, 0.1, 0.25, 0.5)]
+    table = Table(
+        title="certified accuracy of the single pass minus that of Certify, in points, at L2 radius r",
+        caption=f"Certify, n = {results['test_monte_carlo']['n']}: "
+        + ", ".join(f"{100 * results['certify'][i]:.1f} % at {results['radii'][i]:g}" for i in shown),
+        title_justify="left",
+        caption_justify="left",
+    )
+    for heading in ("promise", "α", "calibrated by"):
+        table.add_column(heading)
+    for heading in (*(f"r = {results['radii'][i]:g}" for i in shown), "overclaims"):
+        table.add_column(heading, justify="right")
+    for row in results["rows"]:
+        start = (row["promise"], f"{row['alpha']:g}", row["way"])
+        if "refused" in row:
+            table.add_row(*start, *["–"] * len(shown), "refused")
+            continue
+        gaps = (f"{100 * (row['single_pass'][i] - results['certify'][i]):+.1f}" for i in shown)
+        table.add_row(*start, *gaps, f"{row['overclaims']} of {row['positive']}")
+    return table
+
+
 def _chosen(names: list[str] | None, shapes: Mapping[str, object]) -> list[str]:
     """The shapes that were asked for, all of them where none was."""
     from certification.errors import HeatserveError

@@ -138,6 +138,20 @@ def calibrate(
     _check_arguments(fit, check, alpha, delta)
     model = _Model.fitted(fit, radii)
     maps = model.maps(_values(model.radii, target), 0.0 if marginal else alpha)
+    return first_to_last(maps, fit, check, alpha=alpha, delta=delta, marginal=marginal)
+
+
+def first_to_last(
+    maps: Sequence[RadiusMap], fit: Reference, check: Reference, *, alpha: float, delta: float, marginal: bool = False
+) -> Calibrated:
+    """The last map that passes, of a sequence from the most careful to the boldest; see `calibrate`.
+
+    Each hypothesis "its rate of overclaims is above α" is tested on `check` at level δ, beginning at a map that `fit`
+    finds promising, until the first test that fails.
+
+    Raises:
+        CalibrationError: that map does not pass.
+    """
     needed = images_needed(alpha, delta) * len(fit) / len(check)
     start = _promising(*_counts(fit, maps, marginal=marginal), needed, alpha)
     passed = binom.cdf(*_counts(check, maps[start:], marginal=marginal), alpha) <= delta
@@ -247,7 +261,7 @@ def _values(radii: Float64Array, target: float | None) -> Float64Array:
 
 
 def _counts(
-    reference: Reference, maps: list[RadiusMap], *, marginal: bool
+    reference: Reference, maps: Sequence[RadiusMap], *, marginal: bool
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """For each map, the overclaims, and the answers among which they are counted."""
     radii = [radius_map.steps(reference.fractions) for radius_map in maps]
@@ -286,7 +300,7 @@ def _check_arguments(fit: Reference, check: Reference, alpha: float, delta: floa
         )
 
 
-def _best(reference: Reference, maps: list[RadiusMap]) -> str:
+def _best(reference: Reference, maps: Sequence[RadiusMap]) -> str:
     seen = [count_overclaims(reference, found.steps(reference.fractions), delta=0.5) for found in maps]
     best = min((s for s in seen if s.positive), key=lambda s: s.count / s.positive, default=seen[0])
     return f"at best {best.count} of {best.positive} overclaim"

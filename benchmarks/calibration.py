@@ -1,0 +1,146 @@
+"""How much certified accuracy each way of calibrating keeps, under the same promise, of what Certify proves.
+
+Certify runs once; every map is fitted and tested on its answers. The maps that the product does not offer (a constant
+shift, the top probability alone) are built here for comparison.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, replace
+from types import MappingProxyType
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from certification.audit import certified_accuracy
+from certification.calibration import (
+    CalibrationError,
+    Reference,
+    calibrate,
+    count_overclaims,
+    first_to_last,
+    radius_grid,
+)
+from certification.monte_carlo import largest_provable
+from certification.radius import PLAIN_WEIGHTS, RadiusMap, score_fractions
+from export.calibrating import FIT_SHARE, RADII, LabelledImages, Progress, hold_against_certify
+from export.card import GRAPH_NAME, MonteCarlo
+from export.repository import ModelVersion
+
+ALPHAS = (0.1, 0.05, 0.01)
+TARGET = 0.25
+"""The radius that the last way is made for (L2, pixels in [0,1])."""
+
+
+@dataclass(frozen=True)
+class Problem:
+    """What a way to calibrate is given."""
+
+    fit: Reference
+    check: Reference
+    sigma: float
+    cap: float
+    """The largest radius that Certify can prove."""
+    alpha: float
+    delta: float
+    marginal: bool
+
+    def calibrate(self, *, target: float | None = None) -> RadiusMap:
+        """The product's own way."""
+        radii = radius_grid(sigma=self.sigma, cap=self.cap, target=target)
+        options = {"alpha": self.alpha, "delta": self.delta, "marginal": self.marginal, "target": target}
+        return calibrate(self.fit, self.check, radii=radii, **options).radius_map  # type: ignore[arg-type]
+
+
+def _constant_shift(problem: Problem) -> RadiusMap:
+    """σ·(Φ⁻¹(p₍₁₎) − t) up to the cap, in steps of σ/100."""
+    radii = np.arange(1, int(100 * problem.cap / problem.sigma) + 1) * problem.sigma / 100
+    radii = np.nextafter(radii.astype(np.float32), np.float32(0)).astype(float)
+    weights = tuple(map(tuple, PLAIN_WEIGHTS.tolist()))
+    shifts = np.arange(4, -1, -0.01)
+    maps = [
+        RadiusMap(weights, tuple((shift + radii / problem.sigma).tolist()), tuple(radii.tolist())) for shift in shifts
+    ]
+    options = {"alpha": problem.alpha, "delta": problem.delta, "marginal": problem.marginal}
+    return first_to_last(maps, problem.fit, problem.check, **options).radius_map  # type: ignore[arg-type]
+
+
+def _top_alone(problem: Problem) -> RadiusMap:
+    """The product's way, blind to all but p₍₁₎."""
+    return replace(problem, fit=_blind(problem.fit), check=_blind(problem.check)).calibrate()
+
+
+def _blind(reference: Reference) -> Reference:
+    """The same top probability, and a rest that follows from it."""
+    top = reference.probabilities.max(1)
+    return replace(reference, probabilities=np.stack([top, 0.5 * (1 - top), 0.5 * (1 - top)], axis=1))
+
+
+@dataclass(frozen=True)
+class Way:
+    """A way to calibrate, and what it looks at."""
+
+    radius_map: Callable[[Problem], RadiusMap]
+    looks_at: Callable[[Reference], Reference] = lambda reference: reference
+
+
+WAYS: Mapping[str, Way] = MappingProxyType(
+    {
+        "constant shift": Way(_constant_shift),
+        "steps of p₍₁₎": Way(_top_alone, _blind),
+        "steps of a score": Way(lambda problem: problem.calibrate()),
+        f"for r = {TARGET:g}": Way(lambda problem: problem.calibrate(target=TARGET)),
+    }
+)
+"""The last two are `heatserve calibrate`, without and with `--radius`."""
+
+
+def compare(
+    model: ModelVersion,
+    calibration: LabelledImages,
+    test: LabelledImages,
+    *,
+    delta: float,
+    monte_carlo: MonteCarlo,
+    test_monte_carlo: MonteCarlo,
+    progress: Progress,
+) -> dict[str, Any]:
+    """Rows: a promise, α and a way, its certified accuracy on `test` at `RADII`, and what Certify has there."""
+    graph = (model.path / GRAPH_NAME).read_bytes()
+    reference, _ = hold_against_certify(model, graph, calibration, monte_carlo, progress)
+    held_out, outputs = hold_against_certify(model, graph, test, test_monte_carlo, progress)
+    cap = model.card.sigma * largest_provable(n=monte_carlo.n, alpha=monte_carlo.alpha)
+    images = round(len(reference) * FIT_SHARE)
+    problem = Problem(reference[:images], reference[images:], model.card.sigma, cap, 0, delta, marginal=False)
+    proven = certified_accuracy(outputs["proven_label"] == test.labels, held_out.proven, RADII)
+    right = outputs["label"] == test.labels
+    return {
+        "model": {"name": model.name, "graph_sha256": model.card.graph_sha256, "sigma": model.card.sigma},
+        "calibration": {**calibration.source(len(reference)).model_dump(), "fit": images},
+        "monte_carlo": monte_carlo.model_dump(),
+        "test": test.source(len(held_out)).model_dump(),
+        "test_monte_carlo": test_monte_carlo.model_dump(),
+        "delta": delta,
+        "radii": RADII,
+        "certify": proven,
+        "agreement": float((outputs["smoothed_label"] == outputs["label"]).mean()),
+        "rows": list(_rows(problem, held_out, right)),
+    }
+
+
+def _rows(problem: Problem, test: Reference, right: NDArray[np.bool_]) -> Iterator[dict[str, Any]]:
+    for marginal in (False, True):
+        for alpha in ALPHAS:
+            for name, way in WAYS.items():
+                row = {"promise": "marginal" if marginal else "conditional", "alpha": alpha, "way": name}
+                try:
+                    found = way.radius_map(replace(problem, alpha=alpha, marginal=marginal))
+                except CalibrationError as error:
+                    yield {**row, "refused": str(error)}
+                    continue
+                radius = found.steps(score_fractions(way.looks_at(test).probabilities))
+                seen = count_overclaims(test, radius, delta=problem.delta)
+                accuracy = certified_accuracy(right, radius.astype(np.float64), RADII)
+                yield {**row, "single_pass": accuracy, "overclaims": seen.count, "positive": seen.positive}
