@@ -17,7 +17,7 @@ os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # it is read at import, and
 import onnxruntime
 
 from certification.errors import HeatserveError
-from certification.monte_carlo import Classifier
+from certification.voting import Classifier
 
 onnxruntime.set_global_thread_pool_sizes(len(os.sched_getaffinity(0)), 1)
 
