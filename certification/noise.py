@@ -124,6 +124,20 @@ class GridNoise:
 
 
 FLOAT32, GRID = Float32Noise(), GridNoise()
+SOURCES: dict[str, NoiseSource] = {"float32": FLOAT32, "grid": GRID}
+"""By the names that the command line has for them."""
+
+
+def source_of(sampling: str) -> NoiseSource:
+    """The noise source that says this about itself.
+
+    Raises:
+        NoiseError: none does.
+    """
+    for source in SOURCES.values():
+        if source.sampling == sampling:
+            return source
+    raise NoiseError(f"sampling: expected one of {', '.join(s.sampling for s in SOURCES.values())}; got {sampling}")
 
 
 def _grey(image: Float32Array, index: int) -> NDArray[np.int16]:

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from certification.calibration import METHOD, Calibrated, Overclaims, Reference, calibrate, count_overclaims
 from certification.errors import HeatserveError
 from certification.monte_carlo import ABSTAIN, Certificate, certify, largest_provable
+from certification.noise import source_of
 from certification.radius import Float32Array, Float64Array, top_score
 from export.card import (
     BASE_NAME,
@@ -76,7 +77,7 @@ def calibrate_model(
         test: images that neither training nor calibration saw; everything the card reports is measured on them.
         alpha: α, bound on the overclaim rate given a positive radius.
         delta: δ; the bound holds with confidence 1 − δ over the draw of the calibration images.
-        monte_carlo: n₀, n, α and seed of the Certify that everything is held against.
+        monte_carlo: n₀, n, α, seed and sampling of the Certify that everything is held against.
         test_monte_carlo: that of the test images, where it is to be another one.
         progress: see `Progress`.
 
@@ -130,6 +131,7 @@ def _hold_against(
         n=monte_carlo.n,
         alpha=monte_carlo.alpha,
         seed=monte_carlo.seed,
+        noise=source_of(monte_carlo.sampling),
     )
     proven = list(progress(certificates, len(data.images), f"Certify, {data.split} images"))
     labels = np.array([certificate.label for certificate in proven])

@@ -3,14 +3,21 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
 
+if TYPE_CHECKING:
+    from certification.noise import NoiseSource
+
 app = typer.Typer()
 
 Repository = Annotated[Path, typer.Option(help="Triton model repository; made if absent.")]
+Sampling = Annotated[
+    str,
+    typer.Option(help="Noise of Certify: `float32`, or `grid`: sound, for 8-bit images only."),
+]
 Json = Annotated[bool, typer.Option("--json", help="Write the certificate card to stdout, not a table.")]
 
 
@@ -64,6 +71,7 @@ def calibrate(
     n: Annotated[int, typer.Option(min=1, help="n of Certify: votes to bound its probability.")] = 1000,
     certify_alpha: Annotated[float, typer.Option(min=0, max=1, help="Error probability of each Certify.")] = 0.001,
     seed: Annotated[int, typer.Option(help="Decides the noise of Certify, and which images are taken.")] = 0,
+    sampling: Sampling = "float32",
     as_json: Json = False,
 ) -> None:
     """Give a served graph the radii that it can back: run it against Certify on images that training never saw.
@@ -78,6 +86,7 @@ def calibrate(
     from export.repository import open_model
     from export.sampling import sample
 
+    noise = _noise(sampling)
     model = open_model(repository, name)
     data = data or str(model.card.training["dataset"])
     console = Console(stderr=as_json, highlight=False)
@@ -87,7 +96,7 @@ def calibrate(
         sample(data, "test", root=root, count=test_images, seed=seed),
         alpha=alpha,
         delta=delta,
-        monte_carlo=MonteCarlo(n0=n0, n=n, alpha=certify_alpha, seed=seed),
+        monte_carlo=MonteCarlo(n0=n0, n=n, alpha=certify_alpha, seed=seed, sampling=noise.sampling),
         progress=progress_bar,
     )
     if as_json:
@@ -95,3 +104,12 @@ def calibrate(
     else:
         console.print(f"wrote   {calibrated.path}", soft_wrap=True)
         console.print(card_report(calibrated.card))
+
+
+def _noise(sampling: str) -> NoiseSource:
+    from certification.errors import HeatserveError
+    from certification.noise import SOURCES
+
+    if sampling not in SOURCES:
+        raise HeatserveError(f"sampling: expected one of {', '.join(SOURCES)}, got {sampling}")
+    return SOURCES[sampling]
