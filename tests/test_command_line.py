@@ -27,6 +27,7 @@ COMMANDS = [
     ["quickstart"],
     ["bench", "latency"],
     ["bench", "training"],
+    ["bench", "certify"],
     ["experiment", "cifar10"],
 ]
 
