@@ -49,19 +49,19 @@ def measure(*, rounds: int, passes: int, seed: int, on_way: Callable[[], object]
     """Noisy passes per second of each way at each batch size, medians over `rounds`, and their ratios.
 
     Args:
-        rounds: counted runs of each; one more warms up.
+        rounds: runs of each.
         passes: n₀ + n, votes of one image.
         seed: of the weights, the image and the noise.
         on_way: called after each run of a way.
     """
     ways = _ways(passes, seed)
     seconds = {(name, size): list[float]() for name in ways for size in BATCH_SIZES}
-    for round_ in range(rounds + 1):
+    for _ in range(rounds):
         for (name, size), times in seconds.items():
             time.sleep(PAUSE)
             start = time.perf_counter()
             ways[name](size)
-            times += [time.perf_counter() - start] if round_ else []
+            times.append(time.perf_counter() - start)
             on_way()
     speeds = {
         name: {str(size): passes / float(np.median(seconds[name, size])) for size in BATCH_SIZES} for name in ways
@@ -86,7 +86,7 @@ def measure(*, rounds: int, passes: int, seed: int, on_way: Callable[[], object]
 
 def runs(rounds: int) -> int:
     """How often `measure` calls `on_way`."""
-    return (rounds + 1) * len(BATCH_SIZES) * 5
+    return rounds * len(BATCH_SIZES) * 5
 
 
 def samples_to_decide(

@@ -113,7 +113,7 @@ def training(
 
 @bench_app.command()
 def certify(
-    rounds: Annotated[int, typer.Option(min=1, help="Counted runs of each way, after warm-up.")] = 5,
+    rounds: Annotated[int, typer.Option(min=1, help="Runs of each way at each batch size; medians count.")] = 5,
     passes: Annotated[int, typer.Option(min=2, help="n₀ + n: votes of one image.")] = 1000,
     root: Annotated[
         Path | None, typer.Option(help="Folder of CIFAR-10: also count the votes that decide a radius there.")

@@ -1,4 +1,4 @@
-"""ONNX Runtime sessions, all of a process on one pool of threads.
+"""ONNX Runtime sessions, all of a process on one pool of threads: OMP_NUM_THREADS of them, or one for each core.
 
 With a pool each, which is the default, the idle threads of one session spin on the cores that another one needs.
 """
@@ -19,7 +19,8 @@ import onnxruntime
 from certification.errors import HeatserveError
 from certification.voting import Classifier
 
-onnxruntime.set_global_thread_pool_sizes(len(os.sched_getaffinity(0)), 1)
+_THREADS = int(os.environ.get("OMP_NUM_THREADS") or len(os.sched_getaffinity(0)))  # Ray sets it to a task's share
+onnxruntime.set_global_thread_pool_sizes(_THREADS, 1)
 
 _BATCH = 64  # images in one run: memory stays small whatever their number and size
 
@@ -29,7 +30,7 @@ class GraphError(HeatserveError):
 
 
 def open_session(graph: Path | bytes) -> onnxruntime.InferenceSession:
-    """A CPU session on a file or on serialised bytes, on the process's one pool: a thread for each core it may use.
+    """A CPU session on a file or on serialised bytes, on the process's one pool of threads.
 
     Raises:
         GraphError: names the file and says what ONNX Runtime found wrong.

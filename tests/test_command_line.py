@@ -22,6 +22,7 @@ COMMANDS = [
     ["import-weights"],
     ["export"],
     ["calibrate"],
+    ["certify-dataset"],
     ["serve"],
     ["predict"],
     ["quickstart"],
