@@ -2,7 +2,8 @@
 
 References:
     Cohen, Rosenfeld and Kolter (2019), Certified adversarial robustness via randomized smoothing, Algorithms 1 and 2.
-    Campbell, Finlay and Oberman (2021), Adversarial Boot Camp, section 4.1 and Figure 1(b): the top-5 rule.
+    Campbell, Finlay and Oberman (2020), Adversarial Boot Camp: label free certified robustness in one epoch,
+        Figure 1(b): the top-5 rule, as in their published code.
 """
 
 from __future__ import annotations

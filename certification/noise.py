@@ -4,7 +4,7 @@ Cohen's theorem speaks of real numbers. In float32, x + η keeps traces of x in 
 reads them can be certified within a radius in which it answers otherwise. `GRID` closes that hole.
 
 References:
-    Voráček and Hein (2023), Sound randomized smoothing in floating-point arithmetic, ICLR, sections 3 and 4.
+    Voráček and Hein (2023), Sound randomized smoothing in floating-point arithmetic, ICLR.
     Jin, Ohrimenko and Rubinstein (2022), Getting a-round guarantees: floating-point attacks on certified robustness.
 """
 
@@ -82,7 +82,7 @@ class GridNoise:
 
     What is proven: let h = f∘round be the base classifier, a function of real vectors. For x = k/255, k integers,
     round(x + η) = (k + N)/255, where the coordinates of N are independent with
-    P(N = j) = Φ((j + ½)/s) − Φ((j − ½)/s), s = 255σ (Voráček and Hein, section 4). N is sampled in integer arithmetic,
+    P(N = j) = Φ((j + ½)/s) − Φ((j − ½)/s), s = 255σ (Voráček and Hein). N is sampled in integer arithmetic,
     within `variation` of that distribution, for perfectly random bits. So votes at x are votes of h at x + η, and
     Certify's theorem holds for h, at x and at every real x + δ. What remains assumed: Philox bits are as good as random
     ones, and f, which sees float32(k + N)/255, is a function: it answers the same integers with the same class.

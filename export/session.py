@@ -19,7 +19,8 @@ import onnxruntime
 from certification.errors import HeatserveError
 from certification.voting import Classifier
 
-_THREADS = int(os.environ.get("OMP_NUM_THREADS") or len(os.sched_getaffinity(0)))  # Ray sets it to a task's share
+_wanted = os.environ.get("OMP_NUM_THREADS", "").split(",")[0]  # Ray sets it to the share of a task
+_THREADS = int(_wanted) if _wanted.isdecimal() and int(_wanted) else len(os.sched_getaffinity(0))
 onnxruntime.set_global_thread_pool_sizes(_THREADS, 1)
 
 _BATCH = 64  # images in one run: memory stays small whatever their number and size

@@ -50,7 +50,7 @@ def test_grid_noise_has_the_probabilities_of_a_rounded_gaussian(sigma: float) ->
 
 
 def test_words_that_need_more_bits_are_refined_by_them() -> None:
-    """Noise of 0.3 grey levels: 16 bits alone cannot tell P(N = 1) = Φ(5) − Φ(1.67) from the next multiple of 2⁻¹⁶."""
+    """Given a word that has a step of the distribution function inside its cell, N is split where the step is."""
     from certification.noise import _table  # the exact steps are promised nowhere else
 
     table = _table(1.2 / LEVELS)
