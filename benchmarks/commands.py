@@ -155,6 +155,8 @@ def certify(
             data = sample("cifar10", "test", root=root, count=images, seed=seed)
         advance = partial(progress.advance, progress.add_task("speed", total=runs(rounds)))
         results["speed"] = measure(rounds=rounds, passes=passes, seed=seed, on_way=advance)
+        if out:  # an interrupted run keeps what it has
+            write_results(out, results)
         if root is not None:
             results["deciding"] = {"model": served.name, "base_sha256": served.card.base_sha256} | samples_to_decide(
                 classifier(open_session(served.path / BASE_NAME)),
