@@ -136,6 +136,7 @@ def certify(
     **Example:** `heatserve bench certify --root cifar10 --out benchmarks/results/certify.json`
     """
     import json
+    import os
     from functools import partial
 
     from rich.progress import Progress
@@ -149,6 +150,7 @@ def certify(
 
     results = provenance(seed=seed)
     results["versions"] |= versions("adversarial-robustness-toolbox")
+    results["machine"]["load_average"] = os.getloadavg()[0]  # of others, before this run: above 0 the ratios are noisy
     with Progress(console=Console(stderr=True), transient=True) as progress:
         if root is not None:
             served = open_model(repository, model)

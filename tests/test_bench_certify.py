@@ -42,6 +42,7 @@ def test_everything_is_measured_and_shown(root: Path, tmp_path: Path) -> None:
     results = json.loads(out.read_text())
     assert {"command", "machine", "versions", "date"} <= results.keys()
     assert "adversarial-robustness-toolbox" in results["versions"]
+    assert results["machine"]["load_average"] >= 0
     speeds = results["speed"]["passes_per_second"]
     assert list(speeds) == WAYS
     assert all(found.keys() == {str(size) for size in BATCH_SIZES} for found in speeds.values())
