@@ -112,6 +112,74 @@ def training(
 
 
 @bench_app.command()
+def certify(
+    rounds: Annotated[int, typer.Option(min=1, help="Runs of each way at each batch size; medians count.")] = 5,
+    passes: Annotated[int, typer.Option(min=2, help="n₀ + n: votes of one image.")] = 1000,
+    root: Annotated[
+        Path | None, typer.Option(help="Folder of CIFAR-10: also count the votes that decide a radius there.")
+    ] = None,
+    model: Annotated[str, typer.Option(help="Model in the repository whose base classifier decides.")] = "cifar10",
+    repository: Annotated[Path, typer.Option(help="Triton model repository.")] = Path("model_repository"),
+    images: Annotated[int, typer.Option(min=1, help="Test images to decide.")] = 100,
+    radius: Annotated[float, typer.Option(min=0, help="r to decide, in L2 on pixels in [0,1].")] = 0.25,
+    n0: Annotated[int, typer.Option(min=1, help="n₀ of decide and of Certify.")] = 100,
+    n: Annotated[int, typer.Option(min=1, help="Votes after which decide gives up; what Certify would take.")] = 10_000,
+    certify_n: Annotated[int, typer.Option(min=1, help="n of the Certify whose radii are compared.")] = 500,
+    seed: Annotated[int, typer.Option(help="Of the weights, the images and the noise.")] = 0,
+    out: Annotated[Path | None, typer.Option(help="Write the results there, as JSON.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Write JSON to stdout, not a table.")] = False,
+) -> None:
+    """What a vote costs: Certify, bare ONNX Runtime, the usual torch loop, ART; and how few votes decide a radius.
+
+    Speed is that of a ResNet-20 with random weights on CIFAR-10's shape, interleaved in one run.
+
+    **Example:** `heatserve bench certify --root cifar10 --out benchmarks/results/certify.json`
+    """
+    import json
+    import os
+    from functools import partial
+
+    from rich.progress import Progress
+
+    from benchmarks.certify import measure, runs, samples_to_decide
+    from benchmarks.results import provenance, write_results
+    from export.card import BASE_NAME, versions
+    from export.repository import open_model
+    from export.sampling import sample
+    from export.session import classifier, open_session
+
+    results = provenance(seed=seed)
+    results["versions"] |= versions("adversarial-robustness-toolbox")
+    results["machine"]["load_average"] = os.getloadavg()[0]  # of others, before this run: above 0 the ratios are noisy
+    with Progress(console=Console(stderr=True), transient=True) as progress:
+        if root is not None:
+            served = open_model(repository, model)
+            data = sample("cifar10", "test", root=root, count=images, seed=seed)
+        advance = partial(progress.advance, progress.add_task("speed", total=runs(rounds)))
+        results["speed"] = measure(rounds=rounds, passes=passes, seed=seed, on_way=advance)
+        if out:  # an interrupted run keeps what it has
+            write_results(out, results)
+        if root is not None:
+            results["deciding"] = {"model": served.name, "base_sha256": served.card.base_sha256} | samples_to_decide(
+                classifier(open_session(served.path / BASE_NAME)),
+                data,
+                sigma=served.card.sigma,
+                radius=radius,
+                n0=n0,
+                n=n,
+                certify_n=certify_n,
+                seed=seed,
+                progress=partial(progress.track, description="deciding"),
+            )
+    if out:
+        write_results(out, results)
+    if as_json:
+        typer.echo(json.dumps(results, indent=2))
+    else:
+        _print_certify(results)
+
+
+@bench_app.command()
 def calibration(
     name: Annotated[str, typer.Argument(help="Model in the repository.")],
     data: Annotated[
@@ -256,3 +324,44 @@ def _training_table(name: str, results: dict[str, Any]) -> Table:
     for part, found in shape["floor"]["parts"].items():
         table.add_row(f"  {found['count']} × {part}", f"{found['milliseconds']['median']:,.1f}")
     return table
+
+
+def _print_certify(results: dict[str, Any]) -> None:
+    """The table of speeds with its ratios, then what was decided with how many votes."""
+    speed, machine, console = results["speed"], results["machine"], Console(highlight=False)
+    table = Table(
+        title=f"noisy passes a second, {speed['architecture']}, random weights; {machine['processor']}, "
+        f"{machine['cores']} cores",
+        title_justify="left",
+    )
+    table.add_column("way", no_wrap=True)
+    sizes = next(iter(speed["passes_per_second"].values())).keys()
+    for heading in (*(f"batches of {size}" for size in sizes), "best ÷ torch loop"):
+        table.add_column(heading, justify="right")
+    best = {name: max(found.values()) for name, found in speed["passes_per_second"].items()}
+    for name, found in speed["passes_per_second"].items():
+        row = [f"{found[size]:,.0f}" for size in sizes]
+        table.add_row(name, *row, f"{best[name] / best['torch loop']:.2f}")
+    console.print(table)
+    for name, ratio in speed["ratios"].items():
+        console.print(f"{name}: {ratio:.3f}")
+    if "deciding" not in results:
+        return
+    deciding = results["deciding"]
+    console.print(
+        f"\n{deciding['model']}, {deciding['data']['images']} test images: is the radius at least "
+        f"{deciding['radius']:g}?"
+    )
+    for name, found in deciding["samplings"].items():
+        decide, certify = found["decide"], found["certify"]
+        console.print(
+            f"{name}: {decide['yes']} yes, {decide['no']} no, {decide['undecided']} undecided; "
+            f"{decide['mean_samples']:.0f} votes an image (median {decide['median_samples']:.0f}), "
+            f"{decide['times_fewer']:.1f} times fewer than {deciding['n0'] + deciding['n']}; "
+            f"{decide['passes_per_second']:,.0f} a second"
+        )
+        console.print(
+            f"  Certify with n = {deciding['certify_n']}: mean radius {certify['mean_radius']:.4f} "
+            f"({certify['mean_radius_grey_levels']:.1f} grey levels), certified accuracy at {deciding['radius']:g} "
+            f"{certify['certified_accuracy']:.1%}; {certify['passes_per_second']:,.0f} passes a second"
+        )

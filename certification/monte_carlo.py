@@ -2,26 +2,25 @@
 
 References:
     Cohen, Rosenfeld and Kolter (2019), Certified adversarial robustness via randomized smoothing, Algorithms 1 and 2.
+    Campbell, Finlay and Oberman (2020), Adversarial Boot Camp: label free certified robustness in one epoch,
+        Figure 1(b): the top-5 rule, as in their published code.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 from scipy.special import ndtri
 from scipy.stats import binomtest
 
 from certification.binomial import lower_bound
+from certification.noise import FLOAT32, NoiseSource, grey_levels
 from certification.radius import Float32Array
+from certification.voting import Classifier, Histogram, MonteCarloError, histograms, streams
 
 ABSTAIN = -1
-
-Classifier = Callable[[Float32Array], NDArray[np.floating[Any]]]
-"""The base classifier f: images float32 [N, C, H, W] in [0,1], plus noise, to scores [N, K]. Its vote: the argmax."""
 
 
 @dataclass(frozen=True)
@@ -29,13 +28,20 @@ class Certificate:
     """What Certify proves at one input."""
 
     label: int
-    """Class of the smoothed classifier g, or ABSTAIN."""
+    """Class of the smoothed classifier g, or ABSTAIN. Under a top-k rule, the first of `classes`."""
     radius: float
     """g answers `label` within this L2 distance (pixels in [0,1]); 0 where it abstains."""
     p_lower: float
-    """Lower confidence bound on the probability that f votes for `label`."""
+    """Lower confidence bound on the probability that f votes for `label`; under a top-k rule, for one of `classes`."""
     guess: int
-    """The class with most of all n₀ + n votes, which nothing guarantees; `label` wherever Certify does not abstain."""
+    """The class with most of all n₀ + n votes, which nothing guarantees; for k = 1, `label` unless Certify abstains."""
+    classes: tuple[int, ...]
+    """The k classes with most of the n₀ votes: what was certified, or failed to be."""
+
+    @property
+    def grey_levels(self) -> float:
+        """The radius in grey levels of 8 bits."""
+        return grey_levels(self.radius)
 
 
 def certify(
@@ -46,31 +52,51 @@ def certify(
     n0: int = 100,
     n: int = 10_000,
     alpha: float = 0.001,
+    top_k: int = 1,
     seed: int = 0,
+    indices: Sequence[int] | None = None,
+    noise: NoiseSource = FLOAT32,
     batch_size: int = 512,
 ) -> Iterator[Certificate]:
     """Certify (Algorithm 2): for each image abstain, or a class and radius that hold with probability ≥ 1 − alpha.
+
+    With `top_k` above 1 (Campbell et al., Figure 1b), a vote counts as a success when it is for one of the k classes
+    that have most of the n₀ votes, and p_B is 1 − p_A. What then holds within the radius is that f's vote is for one of
+    these k classes with probability above ½; the class with most votes may still be another one.
 
     Args:
         classifier: the base classifier f.
         images: x, float32 [N, C, H, W].
         sigma: standard deviation of the noise, on the scale of the images.
-        n0: votes to guess the top class.
-        n: votes, drawn afresh, to bound its probability.
+        n0: votes to guess the top classes.
+        n: votes, drawn afresh, to bound their probability.
         alpha: probability that the answer for one image is wrong.
-        seed: image i always sees the noise of (seed, i), whatever the batch size.
+        top_k: k.
+        seed: the image with index i always sees the noise of (seed, i), whatever the batch size or the other images.
+        indices: i of each image; by default 0 … N − 1.
+        noise: how x + η is sampled. What its error can cost is taken from alpha.
         batch_size: noisy images in one call of the classifier.
 
     Yields:
         One certificate an image, in order. A radius is finite even when all votes agree.
+
+    Raises:
+        MonteCarloError: arguments that mean nothing.
+        NoiseError: an image that the noise source cannot sample for.
     """
-    for votes in _votes(classifier, images, sigma=sigma, sizes=(n0, n), seed=seed, batch_size=batch_size):
-        label = int(votes[0].argmax())
-        p_lower = float(lower_bound(votes[1][label], n, alpha=alpha))
+    left = alpha_left(alpha, images, votes=n0 + n, sigma=sigma, noise=noise)
+    sizes = (n0, n)
+    for first, second in _votes(
+        classifier, images, sizes, sigma=sigma, seed=seed, indices=indices, noise=noise, batch_size=batch_size
+    ):
+        classes = top_classes(first, top_k)
+        p_lower = float(lower_bound(second[list(classes)].sum(), n, alpha=left))
+        most = int((first + second).argmax())
         if p_lower > 0.5:
-            yield Certificate(label, sigma * float(ndtri(p_lower)), p_lower, label)
+            guess = classes[0] if top_k == 1 else most
+            yield Certificate(classes[0], sigma * float(ndtri(p_lower)), p_lower, guess, classes)
         else:
-            yield Certificate(ABSTAIN, 0.0, p_lower, int((votes[0] + votes[1]).argmax()))
+            yield Certificate(ABSTAIN, 0.0, p_lower, most, classes)
 
 
 def largest_provable(*, n: int, alpha: float) -> float:
@@ -86,47 +112,62 @@ def predict(
     n: int = 1_000,
     alpha: float = 0.001,
     seed: int = 0,
+    indices: Sequence[int] | None = None,
+    noise: NoiseSource = FLOAT32,
     batch_size: int = 512,
 ) -> Iterator[int]:
     """Predict (Algorithm 1): for each image, the class of g or ABSTAIN; another class with probability at most alpha.
 
     Arguments as for `certify`.
     """
-    for (votes,) in _votes(classifier, images, sigma=sigma, sizes=(n,), seed=seed, batch_size=batch_size):
+    left = alpha_left(alpha, images, votes=n, sigma=sigma, noise=noise)
+    for (votes,) in _votes(
+        classifier, images, (n,), sigma=sigma, seed=seed, indices=indices, noise=noise, batch_size=batch_size
+    ):
         second, first = np.argsort(votes, kind="stable")[-2:]
         in_favour, against = int(votes[first]), int(votes[second])
-        decided = binomtest(in_favour, in_favour + against, 0.5).pvalue <= alpha
+        decided = binomtest(in_favour, in_favour + against, 0.5).pvalue <= left
         yield int(first) if decided else ABSTAIN
+
+
+def top_classes(votes: Histogram, k: int) -> tuple[int, ...]:
+    """The k classes with most votes, most first; of equal ones the smaller number.
+
+    Raises:
+        MonteCarloError: k is not from 1 to K − 1.
+    """
+    if not 1 <= k < len(votes):
+        raise MonteCarloError(f"top_k: expected 1 to {len(votes) - 1} for {len(votes)} classes, got {k}")
+    return tuple(np.argsort(-votes, kind="stable")[:k].tolist())
+
+
+def alpha_left(alpha: float, images: Float32Array, *, votes: int, sigma: float, noise: NoiseSource) -> float:
+    """alpha, less what sampling one image's votes inexactly can add to the probability of any event.
+
+    Raises:
+        MonteCarloError: alpha is not between 0 and 1, or nothing is left of it.
+    """
+    if sigma <= 0 or votes < 1:
+        raise MonteCarloError(f"expected sigma > 0 and sample sizes ≥ 1, got {sigma} and {votes}")
+    left = alpha - votes * noise.variation(int(np.prod(np.shape(images)[1:])), sigma=sigma)
+    if not 0 < left < 1:
+        raise MonteCarloError(f"alpha: expected a number between {alpha - left:g} and 1, got {alpha}")
+    return left
 
 
 def _votes(
     classifier: Classifier,
     images: Float32Array,
+    sizes: tuple[int, ...],
     *,
     sigma: float,
-    sizes: tuple[int, ...],
     seed: int,
+    indices: Sequence[int] | None,
+    noise: NoiseSource,
     batch_size: int,
-) -> Iterator[list[NDArray[np.int64]]]:
-    """For each image, one histogram of votes [K] for each of `sizes`, all from that image's own stream of noise."""
-    if sigma <= 0 or min(sizes) < 1 or batch_size < 1:
-        raise ValueError(f"expected sigma > 0, sample sizes and batch_size ≥ 1, got {sigma}, {sizes}, {batch_size}")
-    for index, image in enumerate(np.asarray(images, dtype=np.float32)):
-        noise = np.random.Generator(np.random.Philox(np.random.SeedSequence([seed, index])))
-        yield [_histogram(classifier, image, sigma, size, noise, batch_size) for size in sizes]
-
-
-def _histogram(
-    classifier: Classifier,
-    image: Float32Array,
-    sigma: float,
-    size: int,
-    noise: np.random.Generator,
-    batch_size: int,
-) -> NDArray[np.int64]:
-    votes: NDArray[np.int64] | int = 0
-    for start in range(0, size, batch_size):
-        eta = noise.standard_normal((min(batch_size, size - start), *image.shape), dtype=np.float32)
-        scores = classifier(image + np.float32(sigma) * eta)
-        votes = votes + np.bincount(scores.argmax(-1), minlength=scores.shape[-1])
-    return np.asarray(votes)
+) -> Iterator[tuple[Histogram, ...]]:
+    """For each image, one histogram of votes for each of `sizes`, all from that image's own stream of noise."""
+    copies = streams(images, indices=indices, sigma=sigma, seed=seed, noise=noise)
+    requests = ((fill, size) for fill in copies for size in sizes)
+    votes = histograms(classifier, requests, shape=np.shape(images)[1:], batch_size=batch_size)
+    return zip(*[votes] * len(sizes), strict=True)

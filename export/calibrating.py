@@ -26,6 +26,7 @@ from certification.calibration import (
 )
 from certification.errors import HeatserveError
 from certification.monte_carlo import ABSTAIN, Certificate, certify, largest_provable
+from certification.noise import source_of
 from certification.radius import Float32Array
 from export.card import (
     BASE_NAME,
@@ -86,7 +87,7 @@ def calibrate_model(
         test: images that neither training nor calibration saw; everything the card reports is measured on them.
         alpha: α, bound on the overclaim rate given a positive radius.
         delta: δ; the bound holds with confidence 1 − δ over the draw of the calibration images.
-        monte_carlo: n₀, n, α and seed of the Certify that everything is held against.
+        monte_carlo: n₀, n, α, seed and sampling of the Certify that everything is held against.
         test_monte_carlo: that of the test images, where it is to be another one.
         target: the radius that matters most (L2, pixels in [0,1]); None: the larger, the better.
         progress: see `Progress`.
@@ -174,6 +175,7 @@ def hold_against_certify(
         n=monte_carlo.n,
         alpha=monte_carlo.alpha,
         seed=monte_carlo.seed,
+        noise=source_of(monte_carlo.sampling),
     )
     proven = list(progress(certificates, len(data.images), f"Certify, {data.split} images"))
     labels = np.array([certificate.label for certificate in proven])

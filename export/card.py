@@ -16,6 +16,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from certification.errors import HeatserveError
 from certification.files import write_atomically
+from certification.noise import FLOAT32
 from certification.radius import RadiusMap
 
 CARD_NAME = "certificate.json"
@@ -43,7 +44,8 @@ class MonteCarlo(_Part):
     alpha: Share
     seed: int
     classifier: str = "votes"
-    sampling: str = "float32 Gaussian noise; the attack of Voráček and Hein (2023) is not excluded"
+    sampling: str = FLOAT32.sampling
+    """How the noise was sampled, and what that leaves open: `sampling` of a `certification.noise.NoiseSource`."""
 
 
 class OverclaimRate(_Part):

@@ -1,4 +1,4 @@
-"""`heatserve export`, `calibrate` and `audit`. Heavy imports stay inside the functions: `--help` is quick."""
+"""`heatserve export`, `calibrate`, `audit`, `certify-dataset`. Heavy imports stay inside: `--help` is quick."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from certification.errors import HeatserveError
 from certification.files import write_atomically
 
 if TYPE_CHECKING:
+    from certification.noise import NoiseSource
     from export.auditing import Audit
 
 app = typer.Typer()
@@ -21,6 +22,10 @@ FAILED = 3
 """Exit code of an audit that failed; 1 and 2 are errors, where nothing was judged."""
 
 Repository = Annotated[Path, typer.Option(help="Triton model repository; made if absent.")]
+Sampling = Annotated[
+    str,
+    typer.Option(help="Noise of Certify: `float32`, or `grid`: sound, for 8-bit images only."),
+]
 Json = Annotated[bool, typer.Option("--json", help="Write the certificate card to stdout, not a table.")]
 
 
@@ -77,6 +82,7 @@ def calibrate(
         float | None, typer.Option(min=0, help="The radius that matters most (L2, pixels in [0,1]); by default all do.")
     ] = None,
     seed: Annotated[int, typer.Option(help="Decides the noise of Certify, and which images are taken.")] = 0,
+    sampling: Sampling = "float32",
     as_json: Json = False,
 ) -> None:
     """Give a served graph the radii that it can back: run it against Certify on images that training never saw.
@@ -91,6 +97,7 @@ def calibrate(
     from export.repository import open_model
     from export.sampling import sample
 
+    noise = _noise(sampling)
     model = open_model(repository, name)
     data = data or str(model.card.training["dataset"])
     console = Console(stderr=as_json, highlight=False)
@@ -100,7 +107,7 @@ def calibrate(
         sample(data, "test", root=root, count=test_images, seed=seed),
         alpha=alpha,
         delta=delta,
-        monte_carlo=MonteCarlo(n0=n0, n=n, alpha=certify_alpha, seed=seed),
+        monte_carlo=MonteCarlo(n0=n0, n=n, alpha=certify_alpha, seed=seed, sampling=noise.sampling),
         target=radius,
         progress=progress_bar,
     )
@@ -179,3 +186,67 @@ def _audit_format(out: Path | None) -> Callable[[Audit], str]:
 
         return audit_page
     raise HeatserveError(f"out: expected a file that ends in .html or .json, got {out}")
+
+
+@app.command()
+def certify_dataset(
+    name: Annotated[str, typer.Argument(help="Model in the repository; the newest version's base is certified.")],
+    data: Annotated[
+        str | None,
+        typer.Option(help="`digits`, `cifar10`, `imagenet` or `imagefolder:PATH`; by default what v was trained on."),
+    ] = None,
+    root: Annotated[Path | None, typer.Option(help="Folder of the data set; cifar10 and imagenet need it.")] = None,
+    repository: Repository = Path("model_repository"),
+    results: Annotated[
+        Path | None, typer.Option(help="Results file, continued if it exists; by default runs/NAME.certify.jsonl.")
+    ] = None,
+    images: Annotated[int, typer.Option(min=1, help="Test images, at most what the split has.")] = 500,
+    n0: Annotated[int, typer.Option(min=1, help="n₀: votes to guess the class.")] = 100,
+    n: Annotated[int, typer.Option(min=1, help="n: votes to bound its probability.")] = 10_000,
+    alpha: Annotated[float, typer.Option(min=0, max=1, help="Error probability of each certificate.")] = 0.001,
+    top_k: Annotated[int, typer.Option(min=1, help="k: a vote for any of the k most frequent classes counts.")] = 1,
+    seed: Annotated[int, typer.Option(help="Decides the noise, and which images are taken.")] = 0,
+    sampling: Sampling = "float32",
+    ray: Annotated[
+        str | None, typer.Option(metavar="ADDRESS", help="Ray cluster that does the work, or `local` to start one.")
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Write the summary to stdout as JSON, not a table.")] = False,
+) -> None:
+    """Certify a test set with Monte Carlo: certified accuracy over radius. Interrupted, it goes on where it was.
+
+    Each image's result is a line of an append-only file, the same on one machine and on a cluster.
+
+    **Example:** `heatserve certify-dataset digits --n 1000`
+    """
+    import json
+
+    from export.card import MonteCarlo
+    from export.certifying import certify_dataset as run
+    from export.report import dataset_report, progress_bar
+    from export.repository import open_model
+    from export.sampling import sample
+
+    noise = _noise(sampling)
+    model = open_model(repository, name)
+    summary = run(
+        model,
+        sample(data or str(model.card.training["dataset"]), "test", root=root, count=images, seed=seed),
+        results or Path("runs") / f"{name}.certify.jsonl",
+        monte_carlo=MonteCarlo(n0=n0, n=n, alpha=alpha, seed=seed, sampling=noise.sampling),
+        top_k=top_k,
+        ray_address=ray,
+        progress=progress_bar,
+    )
+    if as_json:
+        typer.echo(json.dumps(summary, indent=2))
+    else:
+        Console(highlight=False).print(dataset_report(summary))
+
+
+def _noise(sampling: str) -> NoiseSource:
+    from certification.errors import HeatserveError
+    from certification.noise import SOURCES
+
+    if sampling not in SOURCES:
+        raise HeatserveError(f"sampling: expected one of {', '.join(SOURCES)}, got {sampling}")
+    return SOURCES[sampling]

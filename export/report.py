@@ -1,24 +1,27 @@
-"""A certificate card for the eyes, and the progress of Certify."""
+"""A certificate card and a certified test set for the eyes, and the progress of Certify."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import Any, TypeVar
 
 from rich.console import Console, Group
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 from rich.text import Text
 
-from certification.monte_carlo import Certificate
+from certification.noise import grey_levels
 from certification.radius import RadiusMap
 from export.card import Card, Evaluation, OverclaimRate
 
+T = TypeVar("T")
 
-def progress_bar(certificates: Iterable[Certificate], total: int, description: str) -> Iterable[Certificate]:
-    """Pass certificates through, showing on stderr how many there are and how long the rest will take."""
+
+def progress_bar(items: Iterable[T], total: int, description: str) -> Iterable[T]:
+    """Pass items through, showing on stderr how many there are and how long the rest will take."""
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
-        yield from progress.track(certificates, total=total, description=description)
+        yield from progress.track(items, total=total, description=description)
 
 
 def card_report(card: Card) -> Group:
@@ -68,3 +71,21 @@ def _accuracy_table(evaluation: Evaluation) -> Table:
     for radius, *shares in zip(accuracy.radii, *columns, strict=True):
         table.add_row(f"{radius:g}", *(f"{share:.1%}" for share in shares))
     return table
+
+
+def dataset_report(summary: dict[str, Any]) -> Group:
+    """The summary of `certifying.certify_dataset`: certified accuracy over radius."""
+    recipe, table = summary["recipe"], Table()
+    for heading in ("r ≥", "grey levels", "certified"):
+        table.add_column(heading, justify="right")
+    for radius, share in zip(summary["radii"], summary["certified_accuracy"], strict=True):
+        table.add_row(f"{radius:g}", f"{grey_levels(radius):.1f}", f"{share:.1%}")
+    rule = f"top {recipe['top_k']}, " if recipe["top_k"] > 1 else ""
+    return Group(
+        Text(
+            f"{recipe['model']}, Certify, {rule}σ = {recipe['sigma']:g}, n = {recipe['n']}: certified accuracy at L2 "
+            f"radius r ([0,1] pixels), {summary['images']} images, {recipe['dataset']}"
+        ),
+        table,
+        Text(f"{summary['abstained']} abstained; mean radius {summary['mean_radius']:.4f}"),
+    )

@@ -1,4 +1,4 @@
-"""ONNX Runtime sessions, all of a process on one pool of threads.
+"""ONNX Runtime sessions, all of a process on one pool of threads: OMP_NUM_THREADS of them, or one for each core.
 
 With a pool each, which is the default, the idle threads of one session spin on the cores that another one needs.
 """
@@ -17,9 +17,11 @@ os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # it is read at import, and
 import onnxruntime
 
 from certification.errors import HeatserveError
-from certification.monte_carlo import Classifier
+from certification.voting import Classifier
 
-onnxruntime.set_global_thread_pool_sizes(len(os.sched_getaffinity(0)), 1)
+_wanted = os.environ.get("OMP_NUM_THREADS", "").split(",")[0]  # Ray sets it to the share of a task
+_THREADS = int(_wanted) if _wanted.isdecimal() and int(_wanted) else len(os.sched_getaffinity(0))
+onnxruntime.set_global_thread_pool_sizes(_THREADS, 1)
 
 _BATCH = 64  # images in one run: memory stays small whatever their number and size
 
@@ -29,7 +31,7 @@ class GraphError(HeatserveError):
 
 
 def open_session(graph: Path | bytes) -> onnxruntime.InferenceSession:
-    """A CPU session on a file or on serialised bytes, on the process's one pool: a thread for each core it may use.
+    """A CPU session on a file or on serialised bytes, on the process's one pool of threads.
 
     Raises:
         GraphError: names the file and says what ONNX Runtime found wrong.

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from scipy.stats import binom, norm
 
 from certification.monte_carlo import ABSTAIN, certify, largest_provable, predict
+from certification.voting import MonteCarloError
 
 SIGMA = 0.5
 DIRECTION = np.array([3.0, 4.0]) / 5
@@ -70,7 +71,72 @@ def test_the_same_seed_gives_the_same_answer_whatever_the_batch_size() -> None:
     assert other != runs[0]
 
 
-@pytest.mark.parametrize("arguments", [{"sigma": 0.0}, {"n": 0}, {"batch_size": 0}])
-def test_refuses_what_means_nothing(arguments: dict[str, Any]) -> None:
-    with pytest.raises(ValueError, match="expected sigma > 0"):
+def five_classes(images: NDArray[np.float32]) -> NDArray[Any]:
+    """Votes for the nearest of the angles 0°, 72°, … around the point (1, 0); the first coordinate is 0.4 at first."""
+    angles = np.arange(5) * 2 * np.pi / 5
+    return np.asarray((images.reshape(len(images), 2) - [1.0, 0.0]) @ np.stack([np.cos(angles), np.sin(angles)]))
+
+
+def test_an_image_has_the_same_certificate_in_any_subset_and_order() -> None:
+    images = np.concatenate([at(distance) for distance in (0.1, 0.2, 0.3, 0.4)])
+    every = list(certify(linear, images, sigma=SIGMA, n0=7, n=30, seed=5))
+    some = list(certify(linear, images[[3, 1]], indices=[3, 1], sigma=SIGMA, n0=7, n=30, seed=5, batch_size=16))
+    assert some == [every[3], every[1]]
+    answers = list(predict(linear, images, sigma=SIGMA, n=50, seed=5))
+    assert list(predict(linear, images[2:], indices=[2, 3], sigma=SIGMA, n=50, seed=5)) == answers[2:]
+
+
+def test_batches_are_shared_by_images_and_full() -> None:
+    sizes = list[int]()
+
+    def counted(images: NDArray[np.float32]) -> NDArray[Any]:
+        sizes.append(len(images))
+        return linear(images)
+
+    assert len(list(certify(counted, at(0.3, 10), sigma=SIGMA, n0=3, n=30, batch_size=64))) == 10
+    assert sizes == [64] * 5 + [10]
+
+
+def test_top_k_counts_votes_for_any_of_the_k_most_frequent_classes() -> None:
+    x = np.array([[[[0.4, 0.0]]]], np.float32)
+    one, two, four = (
+        next(iter(certify(five_classes, x, sigma=SIGMA, n=4000, top_k=k, batch_size=100))) for k in (1, 2, 4)
+    )
+    votes = np.bincount(five_classes(x[0] + SIGMA * np.random.default_rng(1).normal(size=(10**6, 1, 2))).argmax(1))
+    assert set(two.classes) == {2, 3}
+    assert one.classes == two.classes[:1] == (one.guess if one.label != ABSTAIN else one.classes[0],)
+    assert two.label == two.classes[0]
+    assert len(set(four.classes)) == 4
+    for certificate in (one, two, four):
+        truth = votes[list(certificate.classes)].sum() / 10**6
+        assert certificate.p_lower == pytest.approx(truth, abs=0.04)
+        assert certificate.p_lower <= truth + 0.002
+    assert one.radius < two.radius == SIGMA * norm.ppf(two.p_lower) < four.radius
+
+
+@pytest.mark.parametrize("top_k", [0, 5])
+def test_top_k_must_leave_a_class_out(top_k: int) -> None:
+    x = np.zeros((1, 1, 1, 2), np.float32)
+    with pytest.raises(MonteCarloError, match=f"top_k: expected 1 to 4 for 5 classes, got {top_k}"):
+        list(certify(five_classes, x, sigma=SIGMA, top_k=top_k))
+
+
+def test_a_radius_can_be_stated_in_grey_levels() -> None:
+    certificate = next(iter(certify(linear, at(100.0), sigma=SIGMA, n=1000)))
+    assert certificate.grey_levels == 255 * certificate.radius
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"sigma": 0.0}, "sigma > 0"),
+        ({"n": 0}, "sample sizes ≥ 1, got 0"),
+        ({"batch_size": 0}, "batch_size: expected at least 1, got 0"),
+        ({"alpha": 0.0}, "alpha: expected a number between 0 and 1, got 0"),
+        ({"indices": [1, 2]}, "indices: expected 1 numbers from 0, one an image, got 2, the least 1"),
+        ({"indices": [-1]}, "indices: expected 1 numbers from 0, one an image, got 1, the least -1"),
+    ],
+)
+def test_refuses_what_means_nothing(arguments: dict[str, Any], message: str) -> None:
+    with pytest.raises(MonteCarloError, match=message):
         list(certify(linear, at(1.0), **{"sigma": SIGMA, **arguments}))

@@ -23,11 +23,13 @@ COMMANDS = [
     ["export"],
     ["calibrate"],
     ["audit"],
+    ["certify-dataset"],
     ["serve"],
     ["predict"],
     ["quickstart"],
     ["bench", "latency"],
     ["bench", "training"],
+    ["bench", "certify"],
     ["experiment", "cifar10"],
 ]
 
@@ -63,6 +65,7 @@ def test_serving_needs_no_torch() -> None:
     [
         (["export", "missing.safetensors", "--name", "x"], "missing.safetensors: expected a checkpoint file"),
         (["calibrate", "nothing"], "no model version here"),
+        (["calibrate", "x", "--sampling", "bits"], "sampling: expected one of float32, grid, got bits"),
         (["serve", "--repository", "nowhere"], "nowhere: expected a model repository, found no model in it"),
         (["bench", "latency", "digit"], "shape: expected one of digits, cifar10-resnet20"),
     ],

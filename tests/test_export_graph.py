@@ -15,6 +15,7 @@ from tiny_model import shifted_map
 from tritonclient.grpc import model_config_pb2
 
 from certification.errors import HeatserveError
+from certification.noise import GRID, NoiseError
 from export.calibrating import LabelledImages, calibrate_model
 from export.card import BASE_NAME, GRAPH_NAME, CardError, MonteCarlo, read_card
 from export.exporting import export_checkpoint
@@ -262,3 +263,12 @@ def test_calibration_needs_images_of_the_models_shape(model: ModelVersion) -> No
     with pytest.raises(HeatserveError, match=r"other: expected images of shape \[1, 8, 8\] .* got \[1, 9, 9\]"):
         calibrate_model(model, wrong, wrong, alpha=0.1, delta=0.1, monte_carlo=MonteCarlo(n0=1, n=1, alpha=0.1, seed=0))
     assert model.version == 1
+
+
+def test_calibration_samples_as_it_is_told(model: ModelVersion) -> None:
+    images, settings = steady_images(300, 1), MonteCarlo(n0=1, n=1, alpha=0.1, seed=0, sampling=GRID.sampling)
+    with pytest.raises(NoiseError, match="image 0: expected an 8-bit image"):
+        calibrate_model(model, images, images, alpha=0.1, delta=0.1, monte_carlo=settings)
+    by_hand = settings.model_copy(update={"sampling": "by hand"})
+    with pytest.raises(NoiseError, match=r"sampling: expected one of float32 Gaussian noise.*; got by hand"):
+        calibrate_model(model, images, images, alpha=0.1, delta=0.1, monte_carlo=by_hand)

@@ -1,0 +1,103 @@
+"""Votes of a base classifier on noisy copies: the one engine under Predict, Certify and their sequential forms.
+
+Batches are full whatever an algorithm asks for: one may hold copies of several images. The next batch is filled while
+the classifier works on the one before.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from certification.errors import HeatserveError
+from certification.noise import Fill, NoiseSource
+from certification.radius import Float32Array
+
+Classifier = Callable[[Float32Array], NDArray[np.floating[Any]]]
+"""The base classifier f: images float32 [N, C, H, W] in [0,1], plus noise, to scores [N, K]. Its vote: the argmax."""
+
+Histogram = NDArray[np.int64]
+"""Number of votes for each class, [K]."""
+
+T = TypeVar("T")
+
+
+class MonteCarloError(HeatserveError):
+    """Arguments that Monte Carlo certification cannot work with."""
+
+
+def streams(
+    images: Float32Array, *, indices: Sequence[int] | None, sigma: float, seed: int, noise: NoiseSource
+) -> Iterator[Fill]:
+    """The noisy copies of each image [C, H, W]: the image with index i has stream (seed, i), 0 … N − 1 by default."""
+    indices = range(len(images)) if indices is None else indices
+    if len(indices) != len(images) or any(index < 0 for index in indices):
+        raise MonteCarloError(
+            f"indices: expected {len(images)} numbers from 0, one an image, got {len(indices)}, the least "
+            f"{min(indices, default=0)}"
+        )
+    for index, image in zip(indices, np.asarray(images, dtype=np.float32), strict=True):
+        yield noise.copies(image, sigma=sigma, seed=seed, index=int(index))
+
+
+def histograms(
+    classifier: Classifier, requests: Iterable[tuple[Fill, int]], *, shape: Sequence[int], batch_size: int
+) -> Iterator[Histogram]:
+    """For each request, noisy copies of one image and how many of them, its histogram of votes; in order.
+
+    Args:
+        classifier: the base classifier f.
+        requests: sizes ≥ 1; those of one stream take its copies in turn.
+        shape: [C, H, W] of an image.
+        batch_size: noisy copies in one call of the classifier; only the last call has fewer.
+    """
+    if batch_size < 1:
+        raise MonteCarloError(f"batch_size: expected at least 1, got {batch_size}")
+    votes: Histogram | int = 0
+    for batch in _ahead(_batches(requests, tuple(shape), batch_size)):
+        scores = classifier(batch.copies)
+        classes, start = scores.argmax(-1), 0
+        for size, is_last in batch.parts:
+            votes = votes + np.bincount(classes[start : start + size], minlength=scores.shape[-1])
+            start += size
+            if is_last:
+                yield np.asarray(votes)
+                votes = 0
+
+
+@dataclass(frozen=True)
+class _Batch:
+    copies: Float32Array
+    parts: list[tuple[int, bool]]
+    """How many copies a request has in it, and whether they are its last."""
+
+
+def _batches(requests: Iterable[tuple[Fill, int]], shape: tuple[int, ...], batch_size: int) -> Iterator[_Batch]:
+    copies, filled, parts = np.empty((batch_size, *shape), np.float32), 0, list[tuple[int, bool]]()
+    for fill, wanted in requests:
+        if wanted < 1:
+            raise MonteCarloError(f"expected sample sizes ≥ 1, got {wanted}")
+        while wanted:
+            size = min(wanted, batch_size - filled)
+            fill(copies[filled : filled + size])
+            filled, wanted = filled + size, wanted - size
+            parts.append((size, not wanted))
+            if filled == batch_size:
+                yield _Batch(copies, parts)
+                copies, filled, parts = np.empty_like(copies), 0, []
+    if filled:
+        yield _Batch(copies[:filled], parts)
+
+
+def _ahead(items: Iterator[T]) -> Iterator[T]:
+    """The same items, each made in another thread while the one before is used."""
+    with ThreadPoolExecutor(1) as thread:
+        coming = thread.submit(next, items, None)
+        while (item := coming.result()) is not None:
+            coming = thread.submit(next, items, None)
+            yield item
