@@ -93,10 +93,12 @@ SYSTEMS: Mapping[str, System] = MappingProxyType(
                 optimisation=replace(_SLOW, epochs=1),
             ),
             System("average", False, lambda sigma: AverageParameters(sigma=sigma)),
-            System("average-plain", False, lambda sigma: AverageParameters(sigma=sigma, samples=1, consistency=0)),
             System(
-                "average-votes", False, lambda sigma: AverageParameters(sigma=sigma, target="votes", consistency=1.0)
+                "average-probabilities",
+                False,
+                lambda sigma: AverageParameters(sigma=sigma, target="probabilities", consistency=5.0),
             ),
+            System("average-plain", False, lambda sigma: AverageParameters(sigma=sigma, samples=1, consistency=0)),
             System("average-squared", False, lambda sigma: AverageParameters(sigma=sigma, distance="squared")),
             System(
                 "noise-label-free-1",
@@ -114,8 +116,8 @@ SYSTEMS: Mapping[str, System] = MappingProxyType(
             System(
                 "average-longer",
                 False,
-                lambda sigma: AverageParameters(sigma=sigma, target="votes", frozen_base=True),
-                start="average-votes",
+                lambda sigma: AverageParameters(sigma=sigma, frozen_base=True),
+                start="average",
                 optimisation=replace(FINE_TUNING, epochs=4),
             ),
         )

@@ -334,7 +334,7 @@ def test_f_is_trained_under_noise_and_v_on_the_clean_images_beside_it(consistenc
     start, base, single_pass = _network(2).eval(), _network(3), _network(4)
     wanted_base, wanted_single_pass = copy.deepcopy(base), copy.deepcopy(single_pass)
     seen_base, seen_single_pass, seen_start = _seen(base), _seen(single_pass), _seen(start)
-    terms = AverageLoss(start, AverageParameters(sigma=SIGMA, samples=2, consistency=consistency))(
+    terms = AverageLoss(start, AverageParameters(sigma=SIGMA, target="probabilities", consistency=consistency))(
         Pair(base, single_pass), _images(), LABELS, _seeded()
     )
     ((_, noisy),), ((_, clean),), ((_, shown),) = seen_base, seen_single_pass, seen_start

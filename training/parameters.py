@@ -166,9 +166,9 @@ class AverageParameters:
 
     sigma: float
     samples: int = 2
-    target: str = "probabilities"
+    target: str = "votes"
     distance: str = "cross-entropy"
-    consistency: float = 5.0
+    consistency: float = 1.0
     frozen_base: bool = False
 
     def __post_init__(self) -> None:
