@@ -1,7 +1,8 @@
 """Cheap second looks at an answer, which may refuse it its radius: what they cost, and what they stop, is measured.
 
-A defence has a statistic of an image and v's class for it, large where something is wrong; above the threshold the
-radius becomes 0. Its passes come on top of the one that is served. An adversary who knows it descends its `penalty`.
+A check has a statistic of an image and v's class for it, large where something is wrong; above the threshold the
+radius becomes 0. Its passes come on top of the one that is served. An adversary who knows it descends its `penalty`. A
+discount takes the same off every radius, without a pass: what the checks have to beat.
 
 None of them is part of a served graph.
 """
@@ -24,7 +25,7 @@ _ADVERSARYS_SAMPLES = 8
 
 
 @dataclass(frozen=True)
-class Defence:
+class Check:
     """Refuses where `statistic` is above `threshold`."""
 
     name: str
@@ -40,16 +41,28 @@ class Defence:
         return self.statistic(images, labels).detach() <= self.threshold
 
 
-def defences(
+@dataclass(frozen=True)
+class Discount:
+    """Takes `sigmas`·σ off every radius."""
+
+    sigmas: float
+
+    @property
+    def name(self) -> str:
+        """As in a table."""
+        return f"radius − {self.sigmas:g} σ"
+
+
+def checks(
     victim: Victim, images: Tensor, *, samples: Sequence[int] = (1, 4, 16), lost: float = 0.02, seed: int = 0
-) -> list[Defence]:
-    """The defences to compare.
+) -> list[Check]:
+    """The checks to compare.
 
     Args:
         victim: see `Victim`.
         images: clean images that nothing else is measured on. A threshold without a natural value refuses a share
             `lost` of those of them that have a positive radius.
-        samples: k, noisy passes of f, for the defences that make any.
+        samples: k, noisy passes of f, for the checks that make any.
         lost: see `images`.
         seed: of the noise.
     """
@@ -60,7 +73,7 @@ def defences(
     return [*found, _calibrated(_slope(victim), victim, images, lost)]
 
 
-def _agreement(victim: Victim) -> Defence:
+def _agreement(victim: Victim) -> Check:
     """f answers x itself with v's class."""
 
     def margin(images: Tensor, labels: Tensor) -> Tensor:
@@ -68,10 +81,10 @@ def _agreement(victim: Victim) -> Defence:
         chosen = logits.gather(1, labels[:, None])[:, 0]
         return logits.scatter(1, labels[:, None], -torch.inf).amax(1) - chosen
 
-    return Defence("f(x) names the class", 1, margin, margin, 0.0)
+    return Check("f(x) names the class", 1, margin, margin, 0.0)
 
 
-def _votes(victim: Victim, k: int, noise: torch.Generator) -> Defence:
+def _votes(victim: Victim, k: int, noise: torch.Generator) -> Check:
     """f answers k noisy copies of x with v's class, all of them.
 
     The adversary aims at a chance of ½ to pass: at an average of f of (½)^(1/k).
@@ -85,17 +98,17 @@ def _votes(victim: Victim, k: int, noise: torch.Generator) -> Defence:
     def penalty(images: Tensor, labels: Tensor) -> Tensor:
         return aim - score(noisy_logits(victim, images, _ADVERSARYS_SAMPLES, noise), labels)
 
-    return Defence(f"{k} noisy votes of f agree", k, against, penalty, 0.0)
+    return Check(f"{k} noisy votes of f agree", k, against, penalty, 0.0)
 
 
-def _average(victim: Victim, k: int, noise: torch.Generator) -> Defence:
+def _average(victim: Victim, k: int, noise: torch.Generator) -> Check:
     """Φ⁻¹ of v's probability is not far above Φ⁻¹ of f's mean probability over k noisy copies of x."""
 
     def excess(draws: int, images: Tensor, labels: Tensor) -> Tensor:
         logits, _ = victim.served(images)
         return score(logits[None], labels) - score(noisy_logits(victim, images, draws, noise), labels)
 
-    return Defence(
+    return Check(
         f"v is near f's average over {k} draws",
         k,
         lambda images, labels: excess(k, images, labels),
@@ -104,7 +117,7 @@ def _average(victim: Victim, k: int, noise: torch.Generator) -> Defence:
     )
 
 
-def _slope(victim: Victim) -> Defence:
+def _slope(victim: Victim) -> Check:
     """‖∇Φ⁻¹(v)‖·σ is no larger than on clean images; a true Gaussian average has at most 1 (Salman et al. 2019)."""
 
     def slope(images: Tensor, labels: Tensor) -> Tensor:
@@ -115,16 +128,14 @@ def _slope(victim: Victim) -> Defence:
         norm: Tensor = gradient.flatten(1).norm(dim=1).double()
         return victim.sigma * norm
 
-    return Defence("slope of Φ⁻¹(v)", 2, slope, slope, 1.0)
+    return Check("slope of Φ⁻¹(v)", 2, slope, slope, 1.0)
 
 
-def _calibrated(defence: Defence, victim: Victim, images: Tensor, lost: float) -> Defence:
+def _calibrated(check: Check, victim: Victim, images: Tensor, lost: float) -> Check:
     """With the threshold that refuses a share `lost` of the positive radii, which its penalty is then relative to."""
     with torch.no_grad():
         logits, radius = victim.served(images)
     kept = radius > 0
-    statistic = defence.statistic(images[kept], logits[kept].argmax(1)).detach()
-    threshold = float(statistic.quantile(1 - lost)) if len(statistic) else defence.threshold
-    return replace(
-        defence, threshold=threshold, penalty=lambda images, labels: defence.penalty(images, labels) - threshold
-    )
+    statistic = check.statistic(images[kept], logits[kept].argmax(1)).detach()
+    threshold = float(statistic.quantile(1 - lost)) if len(statistic) else check.threshold
+    return replace(check, threshold=threshold, penalty=lambda images, labels: check.penalty(images, labels) - threshold)

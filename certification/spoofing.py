@@ -27,8 +27,8 @@ Penalty = Callable[[Tensor, Tensor], Tensor]
 class Victim:
     """What is attacked, differentiable in its images [N, C, H, W], which are in [0,1]."""
 
-    served: Callable[[Tensor], tuple[Tensor, Tensor]]
-    """v: to logits [N, K] and served radii [N] (L2, pixels in [0,1])."""
+    served: Callable[[Tensor], tuple[Tensor, ...]]
+    """v: to a pair of logits [N, K] and served radii [N] (L2, pixels in [0,1])."""
     base: Callable[[Tensor], Tensor]
     """f, whose Gaussian average is certified: to logits [N, K]."""
     sigma: float

@@ -105,6 +105,7 @@ def calibrate_model(
             "evaluation": evaluate(
                 model, graph, test, delta=delta, monte_carlo=test_monte_carlo or monte_carlo, progress=progress
             ),
+            "attack": None,  # it was another graph's
             "versions": {**model.card.versions, **versions("onnx", "onnxruntime", "numpy", "scipy")},
             "date": now(),
         }

@@ -1,23 +1,25 @@
-"""A certificate card for the eyes, and the progress of Certify."""
+"""A certificate card for the eyes, and progress."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import TypeVar
 
 from rich.console import Console, Group
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 from rich.text import Text
 
-from certification.monte_carlo import Certificate
 from export.card import Card, Evaluation, OverclaimRate
 
+Item = TypeVar("Item")
 
-def progress_bar(certificates: Iterable[Certificate], total: int, description: str) -> Iterable[Certificate]:
-    """Pass certificates through, showing on stderr how many there are and how long the rest will take."""
+
+def progress_bar(items: Iterable[Item], total: int, description: str) -> Iterable[Item]:
+    """Pass items through, showing on stderr how many there are and how long the rest will take."""
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
-        yield from progress.track(certificates, total=total, description=description)
+        yield from progress.track(items, total=total, description=description)
 
 
 def card_report(card: Card) -> Group:
@@ -37,7 +39,14 @@ def card_report(card: Card) -> Group:
             f"overclaims on the {evaluation.data.images} images of split {evaluation.data.split!r}: "
             f"certified {_rate(evaluation.calibrated)}; nominal {_rate(evaluation.nominal)}"
         ),
+        *_attack_lines(card),
     )
+
+
+def _attack_lines(card: Card) -> Iterable[Text]:
+    for spoofed in card.attack.spoofed if card.attack else ():
+        found = f"attacked within L2 {spoofed.epsilon:g} of each image: {_rate(spoofed.overclaim)}"
+        yield Text(found, style="yellow")
 
 
 def _rate(rate: OverclaimRate) -> str:

@@ -28,6 +28,7 @@ COMMANDS = [
     ["bench", "latency"],
     ["bench", "training"],
     ["experiment", "cifar10"],
+    ["attack"],
 ]
 
 
