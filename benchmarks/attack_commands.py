@@ -11,6 +11,8 @@ from rich.console import Console
 
 app = typer.Typer()
 
+_TINY = 1024  # numbers in an image; threads that share so few wait for each other, ten times as long on busy cores
+
 
 @app.command()
 def attack(
@@ -41,6 +43,9 @@ def attack(
     defence_passes: Annotated[
         list[int] | None, typer.Option(help="Noisy passes of the defences that make any; repeat it. By default 4, 16.")
     ] = None,
+    cpu_threads: Annotated[
+        int | None, typer.Option(min=1, help="Torch's threads; by default 1 where images are tiny, else torch's own.")
+    ] = None,
     seed: Annotated[int, typer.Option(help="Decides all noise, and which images are taken.")] = 0,
     card: Annotated[bool, typer.Option("--card", help="Add what was found to the model's certificate card.")] = False,
     out: Annotated[Path | None, typer.Option(help="Write the results there, as JSON, and a figure beside it.")] = None,
@@ -53,6 +58,8 @@ def attack(
 
     **Example:** `heatserve attack digits --images 100 --out benchmarks/results/attack-digits.json`
     """
+    import torch
+
     from benchmarks.attack import Settings, card_part, measure, open_target
     from benchmarks.attack_report import attack_report, draw
     from benchmarks.results import provenance, write_results
@@ -78,6 +85,7 @@ def attack(
     data = data or str(model.card.training["dataset"])
     attacked = sample(data, "test", root=root, count=images, seed=seed)
     held_out = sample(data, "calibration", root=root, count=2 * images, seed=seed)
+    torch.set_num_threads(cpu_threads or (1 if attacked.images[0].size < _TINY else torch.get_num_threads()))
     target = open_target(model, attacked.images, seed=seed)
     results = {**provenance(seed=seed), **measure(target, attacked, held_out, settings, progress_bar)}
     if out:

@@ -64,7 +64,10 @@ class NoiseAveraged(nn.Module):
 
 @dataclass(frozen=True)
 class DDN:
-    """Decoupled direction and norm: one run of 20 steps that shrinks the perturbation while it succeeds."""
+    """Decoupled direction and norm: one run that shrinks the perturbation by a twentieth a step while it succeeds.
+
+    It starts at a distance of 1: with 20 steps it finds nothing nearer than 0.36, whatever there is.
+    """
 
     steps: int = 20
 
