@@ -154,6 +154,7 @@ def measure(
     `thresholds` are other images, which only the thresholds of the defences are taken from. A model that is not
     calibrated has no certificate to spoof: then `spoofing` and `defences` are None.
     """
+    torch.manual_seed(settings.seed)  # foolbox draws a direction where a gradient vanishes
     proven = _certify(target, data.images, settings.seed, progress, "Certify, images as they are")
     outputs = target.serve(data.images)
     distances, inside = _distances(target, data, proven, outputs, settings, progress)

@@ -21,8 +21,8 @@ from benchmarks.attack import Settings, card_part, measure, open_target
 from certification.errors import HeatserveError
 from certification.monte_carlo import Certificate
 from certification.spoofing import Search
-from export.calibrating import LabelledImages
-from export.card import BASE_NAME, CARD_NAME, GRAPH_NAME, Attack, CardError, MonteCarlo, read_card, sha256_of
+from export.calibrating import LabelledImages, calibrate_model
+from export.card import BASE_NAME, CARD_NAME, GRAPH_NAME, Attack, CardError, MonteCarlo, Split, read_card, sha256_of
 from export.report import progress_bar
 from export.repository import open_model, record_attack
 
@@ -35,6 +35,19 @@ QUICK = Settings(
     search=Search(steps=3, samples=4, targets=1),
     defence_epsilon=0.2,
     defence_samples=(2,),
+)
+
+
+FOUND = Attack(
+    data=Split(dataset="noise", split="test", images=6, seed=0),
+    monte_carlo=MonteCarlo(n0=1, n=1, alpha=0.1, seed=0),
+    confidence=0.95,
+    served_positive=6,
+    changed_within_served=0,
+    proven_tested=6,
+    changed_within_proven=0,
+    spoofed=(),
+    date="2026-01-01",
 )
 
 
@@ -164,27 +177,27 @@ def test_a_card_without_an_attack_still_reads_and_an_attack_is_bound_to_its_grap
     (version_dir / CARD_NAME).write_text(json.dumps(content))
     model = open_model(tmp_path, "tiny")
     assert model.card.attack is None
-    found = Attack(
-        data=images().source(6),
-        monte_carlo=MonteCarlo(n0=1, n=1, alpha=0.1, seed=0),
-        confidence=0.95,
-        served_positive=6,
-        changed_within_served=0,
-        proven_tested=6,
-        changed_within_proven=0,
-        spoofed=(),
-        date="2026-01-01",
-    )
-    assert record_attack(model, found).card.attack == found
+    assert record_attack(model, FOUND).card.attack == FOUND
     graph = onnx.load(version_dir / GRAPH_NAME)
     graph.doc_string = "another"
     onnx.save(graph, version_dir / GRAPH_NAME)
     with pytest.raises(CardError, match="the card belongs to another graph"):
-        record_attack(model, found)
+        record_attack(model, FOUND)
     write_tiny_card(version_dir)
     with pytest.raises(CardError, match="other graphs than those that were attacked"):
-        record_attack(model, found)
+        record_attack(model, FOUND)
     assert read_card(version_dir).attack is None
+
+
+def test_a_new_calibration_does_not_inherit_the_attack_on_another_graph(tmp_path: Path) -> None:
+    write_tiny_model(tmp_path)
+    attacked = record_attack(open_model(tmp_path, "tiny"), FOUND)
+    monte_carlo = MonteCarlo(n0=10, n=100, alpha=0.01, seed=0)
+    calibrated = calibrate_model(
+        attacked, images(400, seed=1), images(20, seed=2), alpha=0.2, delta=0.2, monte_carlo=monte_carlo
+    )
+    assert calibrated.version == 2
+    assert calibrated.card.attack is None
 
 
 @pytest.mark.parametrize(
