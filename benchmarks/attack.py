@@ -39,7 +39,7 @@ CERTIFIED_AT = (0.0, 0.1, 0.25)
 DISCOUNTS = (0.25, 0.5, 1.0)
 """In units of σ."""
 _IN_ONE_PASS = 256  # noisy images
-_STRETCHES = (1.0, 1.1, 1.25)
+_STRETCHES = (1.0, 1.1, 1.25, 1.5, 2.0)
 
 Item = TypeVar("Item")
 Outputs = dict[str, NDArray[Any]]

@@ -98,7 +98,8 @@ def _defence_table(rows: list[dict[str, Any]]) -> Table:
     table = Table(
         title=f"Defences, each measured and none served; attack within L2 {rows[0]['epsilon']:g}",
         caption="clean: certified accuracy of the images as they are; "
-        "unaware: overclaims under the attack on the undefended graph; adaptive: under one that knows the defence",
+        "unaware: overclaims under the attack on the undefended graph; adaptive: under one that knows the defence; "
+        "an adversary may use either",
         title_justify="left",
         caption_justify="left",
     )
