@@ -42,7 +42,8 @@ def main() -> None:
     except ModuleNotFoundError as error:  # every other library comes with an extra
         _fail(
             f"this command needs the package {error.name!r}, which is not installed: pip install 'heatserve[train]' "
-            f"to train, export, audit and measure, 'heatserve[serve]' to serve, 'heatserve[client]' to ask"
+            f"to train, export, audit and measure, 'heatserve[bench]' to attack, 'heatserve[serve]' to serve, "
+            f"'heatserve[client]' to ask"
         )
 
 

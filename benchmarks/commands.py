@@ -10,12 +10,14 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from benchmarks.attack_commands import app as attack_app
 from benchmarks.experiment_commands import app as experiment_app
 
 app = typer.Typer()
 bench_app = typer.Typer(no_args_is_help=True, help="Measure, print, and write what was measured as JSON.")
 app.add_typer(bench_app, name="bench")
 app.add_typer(experiment_app, name="experiment")
+app.add_typer(attack_app)
 
 
 @bench_app.command()

@@ -125,6 +125,7 @@ def calibrate_model(
                 overclaim=_rate(seen),
             ),
             "evaluation": evaluate(model, graph, test, delta=delta, monte_carlo=test_monte_carlo, progress=progress),
+            "attack": None,  # it was another graph's
             "versions": {**model.card.versions, **versions("onnx", "onnxruntime", "numpy", "scipy")},
             "date": now(),
         }

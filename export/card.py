@@ -108,6 +108,32 @@ class Evaluation(_Part):
     certified_accuracy: CertifiedAccuracy
 
 
+class Spoofed(_Part):
+    """Served radii at the worst inputs that a search found within L2 distance `epsilon` of each image."""
+
+    epsilon: Annotated[float, Field(gt=0)]
+    overclaim: OverclaimRate
+    upper_bound_of_all: Share
+    """Exact upper confidence bound on the rate among all answers."""
+
+
+class Attack(_Part):
+    """What an adversary found who has both graphs. No promise: an adversary who searches longer may find more."""
+
+    data: Split
+    monte_carlo: MonteCarlo
+    confidence: Share
+    """Of each bound."""
+    served_positive: Count
+    changed_within_served: Count
+    """Images whose single-pass class changes within their served radius, of `served_positive` with one above 0."""
+    proven_tested: Count
+    changed_within_proven: Count
+    """Attacks that changed the smoothed class within a proven radius, of `proven_tested`: errors of Certify."""
+    spoofed: tuple[Spoofed, ...]
+    date: str
+
+
 class Card(_Part):
     """Everything a sceptic needs to know about one graph. `calibration` is None: radius 0 is served."""
 
@@ -122,6 +148,7 @@ class Card(_Part):
     training: dict[str, str | int | float | bool | None]
     calibration: Calibration | None
     evaluation: Evaluation | None
+    attack: Attack | None = None
     versions: dict[str, str]
     date: str
 

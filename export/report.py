@@ -41,12 +41,19 @@ def card_report(card: Card) -> Group:
             f"overclaims on the {evaluation.data.images} images of split {evaluation.data.split!r}: "
             f"certified {_rate(evaluation.calibrated)}; nominal {_rate(evaluation.nominal)}"
         ),
+        *_attack_lines(card),
     )
 
 
 def _steps(radius_map: RadiusMap) -> str:
     radii = radius_map.radii
     return f"{len(radii)} radii from {min(radii):g} to {max(radii):g}"
+
+
+def _attack_lines(card: Card) -> Iterable[Text]:
+    for spoofed in card.attack.spoofed if card.attack else ():
+        found = f"attacked within L2 {spoofed.epsilon:g} of each image: {_rate(spoofed.overclaim)}"
+        yield Text(found, style="yellow")
 
 
 def _rate(rate: OverclaimRate) -> str:

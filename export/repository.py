@@ -24,7 +24,7 @@ from google.protobuf.message import DecodeError
 from tritonclient.grpc import model_config_pb2 as pb
 
 from certification.files import write_atomically
-from export.card import BASE_NAME, GRAPH_NAME, Card, CardError, verify_card
+from export.card import BASE_NAME, GRAPH_NAME, Attack, Card, CardError, verify_card
 from export.certificate import NOT_CALIBRATED, serves_map
 
 CONFIG_NAME = "config.pbtxt"
@@ -158,3 +158,16 @@ def republish(model: ModelVersion, repository: Path, name: str) -> ModelVersion:
     card = verify_card(model.path).model_copy(update={"model": name})
     graph, base = ((model.path / file).read_bytes() for file in (GRAPH_NAME, BASE_NAME))
     return publish(repository, card, graph=graph, base=base)
+
+
+def record_attack(model: ModelVersion, attack: Attack) -> ModelVersion:
+    """Write what an attack on a version found on its card: the card's file is replaced, atomically, and nothing else.
+
+    Raises:
+        CardError: a graph is not the one of the card, or the version was published again since it was opened.
+    """
+    card = verify_card(model.path)
+    if (card.graph_sha256, card.base_sha256) != (model.card.graph_sha256, model.card.base_sha256):
+        raise CardError(f"{model.path}: other graphs than those that were attacked; attack the model again")
+    card.model_copy(update={"attack": attack}).write(model.path)
+    return ModelVersion(model.name, model.version, model.path, verify_card(model.path))

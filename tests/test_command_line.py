@@ -31,6 +31,7 @@ COMMANDS = [
     ["bench", "training"],
     ["bench", "certify"],
     ["experiment", "cifar10"],
+    ["attack"],
 ]
 
 

@@ -39,7 +39,7 @@ _CALIBRATION = Calibration(
     alpha=0.01,
     confidence=0.99,
     target=None,
-    radius_map=shifted_map(0.1, 3.0),
+    radius_map=shifted_map(0.05, 3.0),
     fit=_SPLIT,
     check=_SPLIT,
     monte_carlo=MonteCarlo(n0=100, n=1000, alpha=0.001, seed=0),

@@ -1,0 +1,113 @@
+"""PGD and DDN in L2, as the paper runs them: against the single pass, and against an average over noise.
+
+The algorithms are foolbox's. What counts as success is an object of its own (`TopKMisclassification`), and what is
+attacked is one too: a network, or the `NoiseAveraged` one. Results are candidates. Whoever counts them judges
+each again: the single pass by the graph that is served, the smoothed classifier by Monte Carlo.
+
+References:
+    Madry et al. (2018), Towards deep learning models resistant to adversarial attacks (PGD).
+    Rony et al. (2019), Decoupling direction and norm for efficient gradient-based L2 adversarial attacks (DDN).
+    Salman et al. (2019), Provably robust deep learning via adversarially trained smoothed classifiers, equation (6).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from eagerpy.astensor import astensor_
+from foolbox.attacks.ddn import DDNAttack
+from foolbox.attacks.projected_gradient_descent import L2ProjectedGradientDescentAttack
+from foolbox.criteria import Misclassification
+from foolbox.models.pytorch import PyTorchModel
+from torch import Tensor, nn
+
+Criterion = Callable[[Tensor], Misclassification]
+"""From the classes [N] that attacks are to change to what counts as changed."""
+
+
+class TopKMisclassification(Misclassification):  # type: ignore[misc]
+    """Success: the class [N] is not among the k with the largest outputs. k = 1 is `Misclassification`."""
+
+    def __init__(self, labels: Tensor, *, k: int = 1) -> None:
+        super().__init__(labels)
+        self.k = k
+
+    def __call__(self, perturbed: Any, outputs: Any) -> Any:  # noqa: ARG002
+        """Which outputs [N, K] are successes, bool [N]."""
+        scores, restore = astensor_(outputs)
+        top = scores.topk(self.k)[1]
+        return restore((top != self.labels.expand_dims(-1)).all(-1))
+
+
+class NoiseAveraged(nn.Module):
+    """log of the mean over n draws of softmax f(x + η), [N, K]: what (9) attacks, each call with fresh draws.
+
+    Its cross entropy is Salman et al.'s (6), of the averaged probabilities; the paper's (9), read literally, averages
+    the gradients of n cross entropies, which weighs the draws that f still answers rightly less.
+    """
+
+    def __init__(self, base: nn.Module, *, sigma: float, samples: int, generator: torch.Generator) -> None:
+        super().__init__()
+        self._base, self._sigma, self._samples, self._generator = base, sigma, samples, generator
+
+    def forward(self, images: Tensor) -> Tensor:
+        """log E softmax for images [N, C, H, W]."""
+        noise = torch.randn((self._samples, *images.shape), generator=self._generator)
+        logits = self._base((images + self._sigma * noise).flatten(0, 1)).view(self._samples, len(images), -1)
+        log_mean: Tensor = logits.log_softmax(-1).logsumexp(0) - math.log(self._samples)
+        return log_mean
+
+
+@dataclass(frozen=True)
+class DDN:
+    """Decoupled direction and norm: one run that shrinks the perturbation by a twentieth a step while it succeeds.
+
+    It starts at a distance of 1: with 20 steps it finds nothing nearer than 0.36, whatever there is.
+    """
+
+    steps: int = 20
+
+    def __call__(
+        self, network: nn.Module, images: Tensor, labels: Tensor, *, criterion: Criterion, epsilon: float
+    ) -> Tensor:
+        """The nearest successes found within ε of images [N, C, H, W] in [0,1]; the image itself where none was."""
+        attack = DDNAttack(steps=self.steps)
+        _, found, success = attack(_model(network), images, criterion(labels), epsilons=epsilon)
+        return torch.where(success.view(-1, 1, 1, 1), found, images)
+
+
+@dataclass(frozen=True)
+class PGD:
+    """Projected gradient ascent in a ball of fixed radius, and a bisection for the smallest where it succeeds.
+
+    The 2^rounds − 1 radii go from ε/100 to ε in geometric progression: `rounds` runs of `steps` steps an image.
+    """
+
+    steps: int = 20
+    rounds: int = 5
+
+    def __call__(
+        self, network: nn.Module, images: Tensor, labels: Tensor, *, criterion: Criterion, epsilon: float
+    ) -> Tensor:
+        """As `DDN`. Steps are 2.5/steps of the radius long, from the image itself."""
+        attack = L2ProjectedGradientDescentAttack(rel_stepsize=2.5 / self.steps, steps=self.steps, random_start=False)
+        radii = torch.logspace(-2, 0, 2**self.rounds - 1) * epsilon
+        model, found = _model(network), images.clone()
+        low, high = torch.zeros(len(images), dtype=torch.long), torch.full((len(images),), len(radii))
+        while (low < high).any():  # the first radius that succeeds is in low … high; high past the end is none
+            middle = (low + high) // 2
+            for index in set(middle[low < high].tolist()):
+                chosen = ((low < high) & (middle == index)).nonzero()[:, 0]
+                radius = float(radii[index])
+                _, tried, success = attack(model, images[chosen], criterion(labels[chosen]), epsilons=radius)
+                found[chosen[success]] = tried[success]
+                high[chosen[success]], low[chosen[~success]] = index, index + 1
+        return found
+
+
+def _model(network: nn.Module) -> PyTorchModel:
+    return PyTorchModel(network.eval(), bounds=(0, 1), device="cpu")

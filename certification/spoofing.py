@@ -1,0 +1,130 @@
+"""Certificate spoofing: inputs near x whose served radius is large and whose provable radius is not.
+
+An adversary does not draw inputs like the calibration images. The served radius depends on the single pass v, which is
+only close to the Gaussian average where training held it there: inside an L2 ball, gradients of both find the inputs
+where it is not. Spoofed certificates are evidence about a served graph; they contradict no theorem.
+
+References:
+    Ghiasi, Shafahi and Goldstein (2020), Breaking certified defenses: semantic adversarial examples with spoofed
+    robustness certificates (the same aim, against true certificates).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+_SMALLEST = 1e-30  # of a probability; Φ⁻¹ of it is −11.5
+
+Penalty = Callable[[Tensor, Tensor], Tensor]
+"""From images [N, C, H, W] and classes [N] to [N]: above 0 where a defence would refuse, differentiable."""
+
+
+@dataclass(frozen=True)
+class Victim:
+    """What is attacked, differentiable in its images [N, C, H, W], which are in [0,1]."""
+
+    served: Callable[[Tensor], tuple[Tensor, ...]]
+    """v: to a pair of logits [N, K] and served radii [N] (L2, pixels in [0,1])."""
+    base: Callable[[Tensor], Tensor]
+    """f, whose Gaussian average is certified: to logits [N, K]."""
+    sigma: float
+
+
+@dataclass(frozen=True)
+class Search:
+    """How long and how widely to look."""
+
+    steps: int = 20
+    samples: int = 16
+    """m: noise samples in each estimate of what can be proven, drawn afresh at every step."""
+    targets: int = 2
+    """Classes that v is driven to, one search each: its t most probable ones at x."""
+
+
+def spoof(
+    victim: Victim,
+    x: Tensor,
+    *,
+    epsilon: float,
+    generator: torch.Generator,
+    search: Search = Search(),
+    penalty: Penalty | None = None,
+) -> Tensor:
+    """Images [N, C, H, W] in [0,1] within L2 distance ε of x, whose served radius is as far above the proven as found.
+
+    Projected gradient ascent on r(x)/σ + Φ⁻¹(v_c) − Φ⁻¹(mean over m draws of f_c(x + η)) for a class c; r is the served
+    radius, whose own gradient vanishes where it is 0 or at its cap. Of all points on the way with a positive radius,
+    the one is kept where r(x)/σ is farthest above that mean's Φ⁻¹, for v's class there. (The share of m hard votes, in
+    place of the mean, follows the luck of the draws, and found a quarter fewer.)
+
+    Args:
+        victim: see `Victim`.
+        x: images in [0,1], [N, C, H, W].
+        epsilon: ε, L2.
+        generator: of the noise.
+        search: see `Search`.
+        penalty: of a defence that the adversary knows; points that it refuses are kept last.
+    """
+    with torch.no_grad():
+        targets = victim.served(x)[0].topk(search.targets, dim=1).indices
+    best, best_gap = x.clone(), torch.full((len(x),), -torch.inf, dtype=torch.float64)
+    for target in targets.T:
+        point = x
+        for step in range(search.steps + 1):
+            point = point.detach().requires_grad_()
+            objective, gap = _evaluate(victim, point, target, generator, search.samples, penalty)
+            better = gap > best_gap
+            best[better], best_gap[better] = point.detach()[better], gap[better]
+            if step < search.steps:
+                (gradient,) = torch.autograd.grad(objective.sum(), point)
+                point = project(point + 2.5 * epsilon / search.steps * _unit(gradient), x, epsilon)
+    return best
+
+
+def project(point: Tensor, x: Tensor, epsilon: float) -> Tensor:
+    """Into the L2 ball of radius ε around x, up to float32 rounding, and into [0,1]."""
+    displacement = point.detach() - x
+    norm = displacement.flatten(1).norm(dim=1).clamp_min(1e-12).view(-1, 1, 1, 1)
+    projected: Tensor = (x + displacement * (epsilon / norm).clamp_max(1.0)).clamp(0, 1)
+    return projected
+
+
+def score(logits: Tensor, classes: Tensor) -> Tensor:
+    """Φ⁻¹ of the mean softmax over the draws, for classes [N]; logits [m, N, K] → float64 [N]."""
+    log_p = logits.double().log_softmax(-1)
+    chosen = torch.zeros_like(log_p[0], dtype=torch.bool).scatter_(1, classes[:, None], value=True)
+    p = log_p.masked_fill(~chosen, -torch.inf).logsumexp(-1).exp().mean(0).clamp_min(_SMALLEST)
+    rest = log_p.masked_fill(chosen, -torch.inf).logsumexp(-1).exp().mean(0).clamp_min(_SMALLEST)
+    return torch.where(p < rest, torch.special.ndtri(p.clamp_max(0.6)), -torch.special.ndtri(rest.clamp_max(0.6)))
+
+
+def noisy_logits(victim: Victim, point: Tensor, samples: int, generator: torch.Generator) -> Tensor:
+    """f(x + η) for m fresh draws of η, [m, N, K]."""
+    noise = torch.randn((samples, *point.shape), generator=generator)
+    logits = victim.base((point + victim.sigma * noise).flatten(0, 1))
+    return logits.view(samples, len(point), -1)
+
+
+def _evaluate(
+    victim: Victim, point: Tensor, target: Tensor, generator: torch.Generator, samples: int, penalty: Penalty | None
+) -> tuple[Tensor, Tensor]:
+    """What is climbed, and the gap seen at the point, both [N]; the gap is −inf where there is nothing to spoof."""
+    logits, radius = victim.served(point)
+    noisy = noisy_logits(victim, point, samples, generator)
+    objective = radius / victim.sigma + score(logits[None], target) - score(noisy, target)
+    label = logits.argmax(1)
+    gap = torch.where(radius > 0, radius / victim.sigma - score(noisy, label), -torch.inf)
+    if penalty is not None:
+        refused = penalty(point, label)
+        objective = objective - 10 * refused.clamp_min(0)
+        gap = gap - 100 * (refused > 0)  # more than any gap
+    return objective, gap.detach()
+
+
+def _unit(gradient: Tensor) -> Tensor:
+    norm: Tensor = gradient.flatten(1).norm(dim=1).clamp_min(1e-12)
+    return gradient / norm.view(-1, 1, 1, 1)
