@@ -23,7 +23,8 @@ app = typer.Typer(
     help=(
         "Certified image classification in one forward pass, served by Triton.\n\n"
         "**Start here:** `heatserve quickstart` trains, smooths, exports, calibrates and serves a digit classifier.\n\n"
-        "**Your own model:** `train baseline` → `train heat` → `export` → `calibrate` → `serve` → `predict`."
+        "**Your own model:** `train baseline` → `train heat` or `train average` → `export` → `calibrate` → `audit` → "
+        "`serve` → `predict`."
     ),
 )
 for room in (training, export, serving, benchmarks):

@@ -50,8 +50,15 @@ class Problem:
     def calibrate(self, *, target: float | None = None) -> RadiusMap:
         """The product's own way."""
         radii = radius_grid(sigma=self.sigma, cap=self.cap, target=target)
-        options = {"alpha": self.alpha, "delta": self.delta, "marginal": self.marginal, "target": target}
-        return calibrate(self.fit, self.check, radii=radii, **options).radius_map  # type: ignore[arg-type]
+        return calibrate(
+            self.fit,
+            self.check,
+            radii=radii,
+            alpha=self.alpha,
+            delta=self.delta,
+            target=target,
+            marginal=self.marginal,
+        ).radius_map
 
 
 def _constant_shift(problem: Problem) -> RadiusMap:
@@ -63,8 +70,9 @@ def _constant_shift(problem: Problem) -> RadiusMap:
     maps = [
         RadiusMap(weights, tuple((shift + radii / problem.sigma).tolist()), tuple(radii.tolist())) for shift in shifts
     ]
-    options = {"alpha": problem.alpha, "delta": problem.delta, "marginal": problem.marginal}
-    return first_to_last(maps, problem.fit, problem.check, **options).radius_map  # type: ignore[arg-type]
+    return first_to_last(
+        maps, problem.fit, problem.check, alpha=problem.alpha, delta=problem.delta, marginal=problem.marginal
+    ).radius_map
 
 
 def _top_alone(problem: Problem) -> RadiusMap:

@@ -2,7 +2,7 @@
 
 It computes what ONNX Runtime computes, up to float32 rounding; whoever draws a conclusion from it evaluates the inputs
 that it found with ONNX Runtime itself. onnx2torch would do the same for more operators, but imports torchvision's
-compiled detection operators, and has had no release since 2024.
+compiled detection operators, which do not load beside a CPU build of torch.
 """
 
 from __future__ import annotations

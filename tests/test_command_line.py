@@ -45,7 +45,7 @@ def test_help_teaches_with_an_example(command: list[str]) -> None:
 def test_the_front_page_says_where_to_start() -> None:
     result = CliRunner().invoke(heatserve.app, ["--help"], env={"COLUMNS": "200"})
     assert "heatserve quickstart" in result.output
-    assert "train baseline → train heat → export → calibrate → serve → predict" in result.output
+    assert "train heat or train average → export → calibrate → audit → serve → predict" in result.output
 
 
 def test_the_command_line_of_a_client_needs_no_heavy_library() -> None:
