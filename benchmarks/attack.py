@@ -20,15 +20,18 @@ from scipy.stats import binomtest
 from torch import Tensor, nn
 
 from certification.attacks import DDN, PGD, NoiseAveraged, TopKMisclassification
+from certification.audit import certified_accuracy
 from certification.binomial import upper_bound
+from certification.calibration import Reference, count_overclaims
 from certification.defences import Check, Discount, checks
 from certification.errors import HeatserveError
 from certification.monte_carlo import ABSTAIN, Certificate, certify
+from certification.noise import FLOAT32
 from certification.quantile import POLES
 from certification.radius import Float32Array, Float64Array, RadiusMap
 from certification.spoofing import Penalty, Search, Victim, spoof
 from certification.voting import Classifier
-from export.calibrating import LabelledImages
+from export.calibrating import LabelledImages, check_shape
 from export.card import BASE_NAME, GRAPH_NAME, Attack, MonteCarlo, OverclaimRate, Spoofed, now
 from export.differentiable import Logits, TorchGraph
 from export.repository import ModelVersion
@@ -100,22 +103,21 @@ class Target:
     serve: Callable[[Float32Array], Outputs]
     vote: Classifier
     monte_carlo: MonteCarlo
-    """The reference of the calibration, which its promise speaks of."""
+    """The reference of the calibration, which its promise speaks of, on float32 noise: attacked images have no grid."""
 
 
-def open_target(model: ModelVersion, images: Float32Array, *, seed: int) -> Target:
-    """Open the graphs of a version for an attack on `images` [N, C, H, W].
+def open_target(model: ModelVersion, data: LabelledImages, *, seed: int) -> Target:
+    """Open the graphs of a version for an attack on `data`.
 
     Raises:
         HeatserveError: images of another shape, a graph that torch answers otherwise than ONNX Runtime does.
         GraphError: an operator that has no gradient here.
     """
-    if images.shape[1:] != model.card.input_shape:
-        expected, found = list(model.card.input_shape), list(images.shape[1:])
-        raise HeatserveError(f"data: expected images of shape {expected} for model {model.name}, got {found}")
+    check_shape(model, data)
     served, base = (onnx.load(model.path / name) for name in (GRAPH_NAME, BASE_NAME))
     session = open_session(model.path / GRAPH_NAME)
     calibration = model.card.calibration
+    reference = calibration.monte_carlo if calibration else MonteCarlo(n0=100, n=1000, alpha=0.001, seed=seed)
     target = Target(
         model=model,
         victim=Victim(_with_slope(served, model), Logits(base), model.card.sigma),
@@ -123,9 +125,9 @@ def open_target(model: ModelVersion, images: Float32Array, *, seed: int) -> Targ
         base=Logits(base),
         serve=lambda x: run(session, x),
         vote=classifier(open_session(model.path / BASE_NAME)),
-        monte_carlo=calibration.monte_carlo if calibration else MonteCarlo(n0=100, n=1000, alpha=0.001, seed=seed),
+        monte_carlo=reference.model_copy(update={"sampling": FLOAT32.sampling}),
     )
-    _check_agreement(target, images[:64])
+    _check_agreement(target, data.images[:64])
     return target
 
 
@@ -424,7 +426,7 @@ def _defences(
                 "threshold": defence.threshold if isinstance(defence, Check) else None,
                 "epsilon": settings.defence_epsilon,
                 "certified_at": CERTIFIED_AT,
-                "certified_accuracy": [float((right & (radius > 0) & (radius >= r)).mean()) for r in CERTIFIED_AT],
+                "certified_accuracy": certified_accuracy(right, radius.astype(np.float64), CERTIFIED_AT),
                 "unaware": _overclaims(_defended(target, unaware[0], defence), unaware[1], settings),
                 "adaptive": _overclaims(_defended(target, aware[0], defence), aware[1], settings),
             }
@@ -463,18 +465,18 @@ def _certify(
 
 def _overclaims(outputs: Outputs, proven: list[Certificate], settings: Settings) -> dict[str, Any]:
     """Overclaims as the card counts them, with exact upper bounds given a positive radius and over all answers."""
-    radius = outputs["certified_radius"].astype(np.float64)
+    radius = outputs["certified_radius"]
     limit = np.array([certificate.radius for certificate in proven])
     labels = np.array([certificate.label for certificate in proven])
-    other = (labels != outputs["label"]) | (labels == ABSTAIN)
-    positive = radius > 0
-    count, alpha = int((positive & (other | (radius > limit))).sum()), 1 - settings.confidence
+    agrees = (labels == outputs["label"]) & (labels != ABSTAIN)
+    delta, positive = 1 - settings.confidence, radius > 0
+    seen = count_overclaims(Reference(outputs["probabilities"], agrees, limit), radius, delta=delta)
     return {
-        "images": len(radius),
-        "positive": int(positive.sum()),
-        "overclaims": count,
-        "upper_bound": float(upper_bound(count, int(positive.sum()), alpha=alpha)),
-        "upper_bound_of_all": float(upper_bound(count, len(radius), alpha=alpha)),
+        "images": seen.images,
+        "positive": seen.positive,
+        "overclaims": seen.count,
+        "upper_bound": seen.upper_bound,
+        "upper_bound_of_all": float(upper_bound(seen.count, seen.images, alpha=delta)),
         "median_served": _finite(np.median(radius[positive])) if positive.any() else None,
         "median_proven": _finite(np.median(limit[positive])) if positive.any() else None,
     }

@@ -86,7 +86,7 @@ def attack(
     attacked = sample(data, "test", root=root, count=images, seed=seed)
     held_out = sample(data, "calibration", root=root, count=2 * images, seed=seed)
     torch.set_num_threads(cpu_threads or (1 if attacked.images[0].size < _TINY else torch.get_num_threads()))
-    target = open_target(model, attacked.images, seed=seed)
+    target = open_target(model, attacked, seed=seed)
     results = {**provenance(seed=seed), **measure(target, attacked, held_out, settings, progress_bar)}
     if out:
         write_results(out, results)

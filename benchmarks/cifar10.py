@@ -15,7 +15,6 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-import onnx
 from rich.console import Console
 from rich.table import Table
 
@@ -49,7 +48,7 @@ FINE_TUNING = Optimisation(epochs=2, batch_size=64, lr=0.05)
 ALPHA, DELTA = 0.1, 0.05
 CALIBRATION_IMAGES = 400
 CALIBRATION = MonteCarlo(n0=100, n=500, alpha=0.001, seed=0)
-"""Of the calibration images; their certificates only choose the shift."""
+"""Of the calibration images; their certificates only choose the map."""
 
 
 @dataclass(frozen=True)
@@ -213,7 +212,7 @@ class Experiment:
         write_results(self.results, {"rows": [*kept, row]})
 
     def _certify(self, checkpoint: Path, name: str, sigma: float) -> Card:
-        """Export, calibrate and evaluate a network; where no shift can be promised, its certified radii are 0."""
+        """Export, calibrate and evaluate a network; where no map can be promised, its certified radii are 0."""
         shutil.rmtree(self._repository / name, ignore_errors=True)
         model = export_checkpoint(checkpoint, repository=self._repository, name=name, sigma=sigma)
         test = sample("cifar10", "test", root=self.root, count=self.images, seed=self.seed)
@@ -230,7 +229,7 @@ class Experiment:
                 progress=progress_bar,
             ).card
         except CalibrationError:
-            graph = onnx.load(model.path / GRAPH_NAME)
+            graph = (model.path / GRAPH_NAME).read_bytes()
             found = evaluate(model, graph, test, delta=DELTA, monte_carlo=certify, progress=progress_bar)
             return model.card.model_copy(update={"evaluation": found})
 

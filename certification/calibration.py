@@ -31,7 +31,7 @@ from scipy.stats import binom
 
 from certification.binomial import upper_bound
 from certification.errors import HeatserveError
-from certification.radius import PLAIN_WEIGHTS, Float64Array, RadiusMap, score_fractions
+from certification.radius import PLAIN_WEIGHTS, Float64Array, FloatArray, RadiusMap, score_fractions
 
 METHOD = "split fixed-sequence testing (Learn then Test) of step functions of a fitted score, exact binomial p-values"
 _PRICES = np.geomspace(100, 0.01, 80)
@@ -72,7 +72,7 @@ class Reference:
         """Where Certify proves the single pass's class within `radius`, [N]."""
         return self.agrees & (radius <= self.proven)
 
-    def overclaims(self, radius: NDArray[np.floating]) -> NDArray[np.bool_]:  # type: ignore[type-arg]
+    def overclaims(self, radius: FloatArray) -> NDArray[np.bool_]:
         """Which of the radii [N] are positive and not backed by Certify."""
         return (radius > 0) & ~self.backs(radius.astype(np.float64))
 
@@ -96,7 +96,7 @@ class Calibrated:
     seen: Overclaims
 
 
-def count_overclaims(reference: Reference, radius: NDArray[np.floating], *, delta: float) -> Overclaims:  # type: ignore[type-arg]
+def count_overclaims(reference: Reference, radius: FloatArray, *, delta: float) -> Overclaims:
     """Overclaims among radii [N], with their exact (Clopper-Pearson) upper bound at confidence 1 − δ."""
     positive = int((radius > 0).sum())
     count = int(reference.overclaims(radius).sum())

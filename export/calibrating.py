@@ -98,15 +98,14 @@ def calibrate_model(
     """
     for part in (calibration, test):
         check_shape(model, part)
-    graph = onnx.load(model.path / GRAPH_NAME)
-    reference, _ = hold_against_certify(model, graph.SerializeToString(), calibration, monte_carlo, progress)
+    graph = (model.path / GRAPH_NAME).read_bytes()
+    reference, _ = hold_against_certify(model, graph, calibration, monte_carlo, progress)
     fit_images = round(len(reference) * FIT_SHARE)
     fit, check = reference[:fit_images], reference[fit_images:]
     cap = model.card.sigma * largest_provable(n=monte_carlo.n, alpha=monte_carlo.alpha)
     radii = radius_grid(sigma=model.card.sigma, cap=cap, target=target)
     radius_map = calibrate(fit, check, radii=radii, alpha=alpha, delta=delta, target=target).radius_map
-    graph = with_map(graph, radius_map)
-    served = graph.SerializeToString()
+    served = with_map(onnx.load_from_string(graph), radius_map).SerializeToString()
     seen = _check_served(served, calibration.images[fit_images:], check, alpha=alpha, delta=delta)
     test_monte_carlo = test_monte_carlo or monte_carlo
     card = model.card.model_copy(
@@ -124,7 +123,7 @@ def calibrate_model(
                 monte_carlo=monte_carlo,
                 overclaim=_rate(seen),
             ),
-            "evaluation": evaluate(model, graph, test, delta=delta, monte_carlo=test_monte_carlo, progress=progress),
+            "evaluation": evaluate(model, served, test, delta=delta, monte_carlo=test_monte_carlo, progress=progress),
             "attack": None,  # it was another graph's
             "versions": {**model.card.versions, **versions("onnx", "onnxruntime", "numpy", "scipy")},
             "date": now(),
@@ -205,7 +204,7 @@ def _promise(alpha: float, delta: float, monte_carlo: MonteCarlo, sigma: float) 
 
 def evaluate(
     model: ModelVersion,
-    graph: onnx.ModelProto,
+    graph: bytes,
     data: LabelledImages,
     *,
     delta: float,
@@ -216,7 +215,7 @@ def evaluate(
 
     Bounds on overclaim rates hold with confidence 1 − delta each.
     """
-    reference, outputs = hold_against_certify(model, graph.SerializeToString(), data, monte_carlo, progress)
+    reference, outputs = hold_against_certify(model, graph, data, monte_carlo, progress)
     right = outputs["label"] == data.labels
     proven_right = outputs["proven_label"] == data.labels
 

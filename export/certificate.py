@@ -107,7 +107,8 @@ def map_tensors(radius_map: RadiusMap, *, num_classes: int) -> list[onnx.TensorP
     weights = np.array(radius_map.weights)
     thresholds, radii = np.array(radius_map.thresholds), np.array(radius_map.radii)
     rising = (np.diff(thresholds) >= 0).all() and (np.diff(radii) > 0).all() and (radii > 0).all()
-    if weights.shape != (3, 8) or len(radii) != len(thresholds) or not rising or not np.isfinite(weights).all():
+    finite = all(np.isfinite(part).all() for part in (weights, thresholds, radii))
+    if weights.shape != (3, 8) or len(radii) != len(thresholds) or not rising or not finite:
         raise ValueError(f"radius_map: expected 3 × 8 finite weights, rising thresholds and radii, got {radius_map}")
     largest = (np.abs(weights) * fractions(np.array(_TINY, dtype=np.float64))).sum()
     bonus = largest + 1 - min(thresholds.min(initial=0.0), 0.0)

@@ -20,7 +20,7 @@ from certification.monte_carlo import ABSTAIN, certify
 from certification.noise import source_of
 from certification.radius import Float32Array
 from certification.voting import Classifier
-from export.calibrating import LabelledImages
+from export.calibrating import LabelledImages, check_shape
 from export.card import BASE_NAME, MonteCarlo
 from export.repository import ModelVersion
 from export.session import classifier, open_session
@@ -104,11 +104,7 @@ def certify_dataset(
         ResultsError: `results` holds another recipe, or is damaged.
         HeatserveError: images of another shape than the model's.
     """
-    if data.images.shape[1:] != model.card.input_shape:
-        raise HeatserveError(
-            f"{data.dataset}: expected images of shape {list(model.card.input_shape)} for model {model.name}, "
-            f"got {list(data.images.shape[1:])}"
-        )
+    check_shape(model, data)
     recipe = Recipe(
         model=model.name,
         base_sha256=model.card.base_sha256,

@@ -21,7 +21,7 @@ app = typer.Typer()
 FAILED = 3
 """Exit code of an audit that failed; 1 and 2 are errors, where nothing was judged."""
 
-Repository = Annotated[Path, typer.Option(help="Triton model repository; made if absent.")]
+Repository = Annotated[Path, typer.Option(help="Triton model repository.")]
 Sampling = Annotated[
     str,
     typer.Option(help="Noise of Certify: `float32`, or `grid`: sound, for 8-bit images only."),

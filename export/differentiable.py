@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from types import MappingProxyType
-from typing import Any
+from typing import Any, cast
 
 import onnx
 import torch
@@ -56,7 +56,8 @@ class Logits(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         """Logits [N, K]."""
-        return self._graph(images)[0]  # type: ignore[no-any-return]
+        (logits,) = self._graph(images)
+        return cast(Tensor, logits)
 
 
 def _needed(nodes: Sequence[onnx.NodeProto], wanted: set[str], given: set[str]) -> list[onnx.NodeProto]:

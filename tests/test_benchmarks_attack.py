@@ -20,6 +20,7 @@ import heatserve
 from benchmarks.attack import Settings, card_part, measure, open_target
 from certification.errors import HeatserveError
 from certification.monte_carlo import Certificate
+from certification.noise import FLOAT32, GRID
 from certification.spoofing import Search
 from export.calibrating import LabelledImages, calibrate_model
 from export.card import BASE_NAME, CARD_NAME, GRAPH_NAME, Attack, CardError, MonteCarlo, Split, read_card, sha256_of
@@ -72,7 +73,7 @@ def weights(version_dir: Path) -> np.ndarray[tuple[int, ...], np.dtype[np.float3
 
 def test_no_attack_beats_the_exact_distance_or_a_proven_radius(tmp_path: Path) -> None:
     version_dir, data = write_tiny_model(tmp_path), images()
-    target = open_target(open_model(tmp_path, "tiny"), data.images, seed=0)
+    target = open_target(open_model(tmp_path, "tiny"), data, seed=0)
     results = measure(target, data, images(30, seed=4), QUICK, progress_bar)
 
     scores = data.images.reshape(len(data.images), -1) @ weights(version_dir)
@@ -110,7 +111,7 @@ def test_a_false_proof_would_be_seen(tmp_path: Path) -> None:
     """The check that must count 0 is able to count."""
     write_tiny_model(tmp_path)
     data = images()
-    target = open_target(open_model(tmp_path, "tiny"), data.images, seed=0)
+    target = open_target(open_model(tmp_path, "tiny"), data, seed=0)
     labels = target.serve(data.images)["label"]
     truth = [Certificate(int(label), 0.01, 0.9, int(label), (int(label),)) for label in labels]
     lie = [replace(certificate, radius=2.0) for certificate in truth]
@@ -124,7 +125,7 @@ def test_a_false_proof_would_be_seen(tmp_path: Path) -> None:
 def test_an_uncalibrated_model_has_nothing_to_spoof(tmp_path: Path) -> None:
     write_tiny_model(tmp_path, "uncalibrated", calibrated=False)
     model, data = open_model(tmp_path, "uncalibrated"), images(3)
-    target = open_target(model, data.images, seed=0)
+    target = open_target(model, data, seed=0)
     results = measure(target, data, data, QUICK, progress_bar)
     assert results["spoofing"] is None
     assert results["within_served"] == {"positive": 0, "changed": 0}
@@ -137,11 +138,22 @@ def test_torch_that_answers_otherwise_than_the_served_graph_is_refused(
 ) -> None:
     write_tiny_model(tmp_path)
     model = open_model(tmp_path, "tiny")
-    with pytest.raises(HeatserveError, match=r"data: expected images of shape \[1, 8, 8\] .* got \[1, 4, 4\]"):
-        open_target(model, images().images[:, :, :4, :4], seed=0)
+    with pytest.raises(HeatserveError, match=r"noise: expected images of shape \[1, 8, 8\] .* got \[1, 4, 4\]"):
+        open_target(model, replace(images(), images=images().images[:, :, :4, :4]), seed=0)
     monkeypatch.setattr(attack, "AGREEMENT", -1.0)
     with pytest.raises(HeatserveError, match="expected torch within -1 of ONNX Runtime, got"):
-        open_target(model, images().images, seed=0)
+        open_target(model, images(), seed=0)
+
+
+def test_images_off_the_grid_are_certified_with_noise_that_needs_none_and_said_so(tmp_path: Path) -> None:
+    version_dir = write_tiny_model(tmp_path)
+    calibration = read_card(version_dir).calibration
+    assert calibration is not None
+    on_grid = calibration.monte_carlo.model_copy(update={"sampling": GRID.sampling})
+    write_tiny_card(version_dir, calibration=calibration.model_copy(update={"monte_carlo": on_grid}))
+    target = open_target(open_model(tmp_path, "tiny"), images(), seed=0)
+    assert target.monte_carlo == calibration.monte_carlo
+    assert target.monte_carlo.sampling == FLOAT32.sampling
 
 
 def test_the_command_writes_results_a_figure_and_on_request_the_card(tmp_path: Path) -> None:
@@ -220,7 +232,7 @@ def test_what_means_nothing_is_refused(arguments: list[str], message: str, tmp_p
 def test_the_served_radius_has_the_slope_of_its_steps(tmp_path: Path) -> None:
     write_tiny_model(tmp_path)
     data = images(60)
-    target = open_target(open_model(tmp_path, "tiny"), data.images, seed=0)
+    target = open_target(open_model(tmp_path, "tiny"), data, seed=0)
     x = torch.from_numpy(data.images).requires_grad_()
     _, radius = target.victim.served(x)
     np.testing.assert_allclose(radius.detach().numpy(), target.serve(data.images)["certified_radius"], atol=1e-6)

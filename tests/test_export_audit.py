@@ -205,7 +205,9 @@ def well_formed(page: str) -> ElementTree.Element:
 def test_the_page_is_well_formed_and_loads_nothing(passed: tuple[Result, Path]) -> None:
     root = well_formed(passed[1].read_text())
     assert root.get("lang") == "en"
-    assert "default-src 'none'" in str(root.find("head/meta[@http-equiv]").attrib)  # type: ignore[union-attr]
+    policy = root.find("head/meta[@http-equiv]")
+    assert policy is not None
+    assert "default-src 'none'" in str(policy.attrib)
     loaded = [value for element in root.iter() for name, value in element.items() if name in ("src", "href", "action")]
     assert loaded
     assert all(value.startswith("data:") for value in loaded)

@@ -109,6 +109,8 @@ def test_a_score_may_have_weights_of_any_sign_and_size() -> None:
         {"radii": (0.0, 0.1)},
         {"weights": ((1.0,) * 8,)},
         {"radii": (1.0,)},
+        {"radii": (0.1, float("inf"))},
+        {"thresholds": (0.5, float("nan"))},
     ],
 )
 def test_a_map_that_is_none_is_refused(change: dict[str, Any]) -> None:

@@ -16,9 +16,10 @@ import export.certifying as certifying
 from certification.errors import HeatserveError
 from certification.monte_carlo import certify
 from certification.noise import GRID, NoiseError
+from certification.radius import Float32Array
 from export.calibrating import LabelledImages
 from export.card import BASE_NAME, MonteCarlo
-from export.certifying import CHUNK, ResultsError, Row, certify_chunk, certify_dataset
+from export.certifying import CHUNK, Recipe, ResultsError, Row, certify_chunk, certify_dataset
 from export.commands import app
 from export.repository import ModelVersion, open_model
 from export.session import classifier, open_session
@@ -135,11 +136,13 @@ def test_a_cluster_that_loses_a_worker_gives_the_same_results(
     summary = certify_dataset(model, data, alone, monte_carlo=MONTE_CARLO)
     died = tmp_path / "died"
 
-    def dies_once(base: bytes, images: object, labels: object, indices: list[int], recipe: object) -> list[Row]:
+    def dies_once(
+        base: bytes, images: Float32Array, labels: list[int], indices: list[int], recipe: Recipe
+    ) -> list[Row]:
         if 3 * CHUNK in indices and not died.exists():
             died.touch()
             os._exit(1)
-        return certify_chunk(base, images, labels, indices, recipe)  # type: ignore[arg-type]
+        return certify_chunk(base, images, labels, indices, recipe)
 
     monkeypatch.setattr(certifying, "certify_chunk", dies_once)
     certify_dataset(model, some_images(CHUNK + 1), cluster, monte_carlo=MONTE_CARLO)  # where an earlier run stopped

@@ -14,6 +14,8 @@ from google.protobuf import text_format
 from tiny_model import shifted_map
 from tritonclient.grpc import model_config_pb2
 
+import export.calibrating as calibrating
+from certification.calibration import CalibrationError
 from certification.errors import HeatserveError
 from certification.noise import GRID, NoiseError
 from export.calibrating import LabelledImages, calibrate_model
@@ -256,6 +258,17 @@ def test_calibration_publishes_a_graph_whose_radii_certify_backs(model: ModelVer
     assert (radii["certified_radius"] > 0).sum() == seen.positive
     assert radii["certified_radius"].max() <= max(card.calibration.radius_map.radii)
     assert read_card(calibrated.path) == card
+
+
+def test_a_graph_that_serves_more_than_was_calibrated_is_not_published(
+    model: ModelVersion, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bold = shifted_map(-3.0, 2.0)
+    monkeypatch.setattr(calibrating, "with_map", lambda graph, _: with_map(graph, bold))
+    images, settings = steady_images(300, 1), MonteCarlo(n0=20, n=200, alpha=0.01, seed=0)
+    with pytest.raises(CalibrationError, match=r"served graph: expected overclaims of at most 0\.1 .* got"):
+        calibrate_model(model, images, images, alpha=0.1, delta=0.1, monte_carlo=settings)
+    assert len(version_dirs(model.path.parent)) == 1
 
 
 def test_calibration_needs_images_of_the_models_shape(model: ModelVersion) -> None:
