@@ -94,15 +94,20 @@ def calibrate_model(
 
     Raises:
         CalibrationError: too few images, or no map can be promised.
-        HeatserveError: images of another shape than the model's.
+        HeatserveError: images of another shape than the model's, or a target that Certify cannot prove.
     """
     for part in (calibration, test):
         check_shape(model, part)
+    cap = model.card.sigma * largest_provable(n=monte_carlo.n, alpha=monte_carlo.alpha)
+    if target is not None and not 0 < target <= cap:
+        raise HeatserveError(
+            f"radius: expected one above 0 that Certify can prove, with n = {monte_carlo.n} and σ = "
+            f"{model.card.sigma:g} at most {cap:.4g}, got {target:g}"
+        )
     graph = (model.path / GRAPH_NAME).read_bytes()
     reference, _ = hold_against_certify(model, graph, calibration, monte_carlo, progress)
     fit_images = round(len(reference) * FIT_SHARE)
     fit, check = reference[:fit_images], reference[fit_images:]
-    cap = model.card.sigma * largest_provable(n=monte_carlo.n, alpha=monte_carlo.alpha)
     radii = radius_grid(sigma=model.card.sigma, cap=cap, target=target)
     radius_map = calibrate(fit, check, radii=radii, alpha=alpha, delta=delta, target=target).radius_map
     served = with_map(onnx.load_from_string(graph), radius_map).SerializeToString()

@@ -278,6 +278,13 @@ def test_calibration_needs_images_of_the_models_shape(model: ModelVersion) -> No
     assert model.version == 1
 
 
+@pytest.mark.parametrize("target", [0.0, -0.1, 0.6, float("nan")])
+def test_a_radius_that_certify_cannot_prove_is_refused_before_the_work(model: ModelVersion, target: float) -> None:
+    images, settings = steady_images(3, 1), MonteCarlo(n0=20, n=200, alpha=0.01, seed=0)
+    with pytest.raises(HeatserveError, match=r"radius: expected one above 0 .* at most 0\.4999, got"):
+        calibrate_model(model, images, images, alpha=0.1, delta=0.1, monte_carlo=settings, target=target)
+
+
 def test_calibration_samples_as_it_is_told(model: ModelVersion) -> None:
     images, settings = steady_images(300, 1), MonteCarlo(n0=1, n=1, alpha=0.1, seed=0, sampling=GRID.sampling)
     with pytest.raises(NoiseError, match="image 0: expected an 8-bit image"):
