@@ -31,9 +31,9 @@ from certification.quantile import POLES
 from certification.radius import Float32Array, Float64Array, RadiusMap
 from certification.spoofing import Penalty, Search, Victim, spoof
 from certification.voting import Classifier
-from export.calibrating import LabelledImages, check_shape
 from export.card import BASE_NAME, GRAPH_NAME, Attack, MonteCarlo, OverclaimRate, Spoofed, now
 from export.differentiable import Logits, TorchGraph
+from export.images import LabelledImages, check_shape
 from export.repository import ModelVersion
 from export.session import classifier, open_session, run
 

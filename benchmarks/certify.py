@@ -27,8 +27,8 @@ from certification.monte_carlo import ABSTAIN, certify
 from certification.noise import LEVELS, SOURCES, NoiseSource
 from certification.sequential import Answer, decide
 from certification.voting import Classifier
-from export.calibrating import LabelledImages
 from export.graph import logits_graph
+from export.images import LabelledImages
 from export.session import classifier, open_session
 from training.architectures import build_network
 

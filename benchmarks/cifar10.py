@@ -190,6 +190,10 @@ class Experiment:
     def _repository(self) -> Path:
         return self.folder / "model_repository"
 
+    @property
+    def _kept(self) -> Path:
+        return self.folder / "certificates"
+
     def _measure(self, system: System, sigma: float, console: Console) -> None:
         """Add the row of a system, unless it is there for the same network and as many images and votes."""
         console.print(f"[bold]{system.name}[/], σ = {sigma:g}", highlight=False)
@@ -226,11 +230,14 @@ class Experiment:
                 delta=DELTA,
                 monte_carlo=CALIBRATION,
                 test_monte_carlo=certify,
+                kept=self._kept,
                 progress=progress_bar,
             ).card
         except CalibrationError:
             graph = (model.path / GRAPH_NAME).read_bytes()
-            found = evaluate(model, graph, test, delta=DELTA, monte_carlo=certify, progress=progress_bar)
+            found = evaluate(
+                model, graph, test, delta=DELTA, monte_carlo=certify, kept=self._kept, progress=progress_bar
+            )
             return model.card.model_copy(update={"evaluation": found})
 
     def _trained(self, system: System, sigma: float) -> dict[str, Any]:

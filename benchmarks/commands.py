@@ -12,6 +12,7 @@ from rich.table import Table
 
 from benchmarks.attack_commands import app as attack_app
 from benchmarks.experiment_commands import app as experiment_app
+from export.commands import KEPT, Kept
 
 app = typer.Typer()
 bench_app = typer.Typer(no_args_is_help=True, help="Measure, print, and write what was measured as JSON.")
@@ -195,6 +196,7 @@ def calibration(
     test_n: Annotated[int, typer.Option(min=1, help="n of Certify on the test images.")] = 1000,
     delta: Annotated[float, typer.Option(help="δ: each promise holds with confidence 1 − δ.")] = 0.05,
     seed: Annotated[int, typer.Option(help="Of the images and of the noise.")] = 0,
+    kept: Kept = KEPT,
     out: Annotated[Path | None, typer.Option(help="Write the results there, as JSON.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Write JSON to stdout, not a table.")] = False,
 ) -> None:
@@ -226,6 +228,7 @@ def calibration(
             delta=delta,
             monte_carlo=certify,
             test_monte_carlo=certify.model_copy(update={"n": test_n, "seed": seed + 1}),
+            kept=kept,
             progress=progress_bar,
         ),
     }

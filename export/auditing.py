@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import math
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -29,8 +30,10 @@ from certification.audit import (
 )
 from certification.calibration import Reference
 from certification.monte_carlo import largest_provable
-from export.calibrating import LabelledImages, Progress, check_shape, hold_against_certify
+from export.calibrating import hold_against_certify
 from export.card import GRAPH_NAME, Calibration, Card, CardError, CertifiedAccuracy, MonteCarlo, Split
+from export.certificates import Progress, unseen
+from export.images import LabelledImages, check_shape
 from export.provenance import provenance
 from export.repository import ModelVersion
 
@@ -100,7 +103,8 @@ def audit_model(
     data: LabelledImages,
     *,
     seed: int,
-    progress: Progress = lambda certificates, _, __: certificates,
+    kept: Path | None = None,
+    progress: Progress = unseen,
 ) -> Audit:
     """Hold the served bytes of `model` against Certify on `data`, and judge the promise on its card.
 
@@ -108,6 +112,7 @@ def audit_model(
         model: as `open_model` verified it. Without a calibration it fails at once: it promises nothing.
         data: images of a test split, drawn like the requests to come.
         seed: decides the noise of Certify; not one that the card was made with.
+        kept: folder of what Certify found, from which an interrupted audit goes on.
         progress: see `Progress`.
 
     Raises:
@@ -130,7 +135,9 @@ def audit_model(
     delta = 1 - calibration.confidence
     judge(0, 0, alpha=calibration.alpha, delta=delta)  # a promise that cannot be audited is refused before the work
     monte_carlo = calibration.monte_carlo.model_copy(update={"seed": seed})
-    reference, outputs = hold_against_certify(model, _served_bytes(model), data, monte_carlo, progress)
+    reference, outputs = hold_against_certify(
+        model, _served_bytes(model), data, monte_carlo, kept=kept, progress=progress
+    )
     measured = _measure(model.card, calibration, data, monte_carlo, reference, outputs)
     overclaims = measured.overclaims
     verdict = judge(overclaims.count, overclaims.total, alpha=calibration.alpha, delta=delta)

@@ -6,8 +6,7 @@ Needs no torch: images come as arrays.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -25,8 +24,7 @@ from certification.calibration import (
     radius_grid,
 )
 from certification.errors import HeatserveError
-from certification.monte_carlo import ABSTAIN, Certificate, certify, largest_provable
-from certification.noise import source_of
+from certification.monte_carlo import ABSTAIN, largest_provable
 from certification.radius import Float32Array
 from export.card import (
     BASE_NAME,
@@ -36,35 +34,18 @@ from export.card import (
     Evaluation,
     MonteCarlo,
     OverclaimRate,
-    Split,
     now,
     versions,
 )
+from export.certificates import Progress, certify_images, file_in, recipe_of, unseen
 from export.graph import with_map
+from export.images import LabelledImages, check_shape
 from export.repository import ModelVersion, publish
-from export.session import classifier, open_session, run
+from export.session import open_session, run
 
 RADII = (0.0, 0.05, 0.1, 0.15, 0.2, 0.25, 0.3, 0.5)
 FIT_SHARE = 1 / 3
 """Share of the calibration images that a sequence of maps is fitted on; the rest test it."""
-
-Progress = Callable[[Iterable[Certificate], int, str], Iterable[Certificate]]
-"""Wraps an iterable of known length and description, to show how far it is."""
-
-
-@dataclass(frozen=True)
-class LabelledImages:
-    """Images FP32 [N, C, H, W] in [0,1] with labels [N], and where they come from."""
-
-    images: Float32Array
-    labels: NDArray[np.int64]
-    dataset: str
-    split: str
-    seed: int
-
-    def source(self, images: int) -> Split:
-        """`images` of them, as the card names them."""
-        return Split(dataset=self.dataset, split=self.split, images=images, seed=self.seed)
 
 
 def calibrate_model(
@@ -77,7 +58,8 @@ def calibrate_model(
     monte_carlo: MonteCarlo,
     test_monte_carlo: MonteCarlo | None = None,
     target: float | None = None,
-    progress: Progress = lambda certificates, _, __: certificates,
+    kept: Path | None = None,
+    progress: Progress = unseen,
 ) -> ModelVersion:
     """Publish the next version of `model`, whose certified radii carry the promise on its card.
 
@@ -90,6 +72,7 @@ def calibrate_model(
         monte_carlo: n₀, n, α, seed and sampling of the Certify that everything is held against.
         test_monte_carlo: that of the test images, where it is to be another one.
         target: the radius that matters most (L2, pixels in [0,1]); None: the larger, the better.
+        kept: folder of what Certify found: an interrupted calibration goes on from it, and models of one base share it.
         progress: see `Progress`.
 
     Raises:
@@ -105,7 +88,7 @@ def calibrate_model(
             f"{model.card.sigma:g} at most {cap:.4g}, got {target:g}"
         )
     graph = (model.path / GRAPH_NAME).read_bytes()
-    reference, _ = hold_against_certify(model, graph, calibration, monte_carlo, progress)
+    reference, _ = hold_against_certify(model, graph, calibration, monte_carlo, kept=kept, progress=progress)
     fit_images = round(len(reference) * FIT_SHARE)
     fit, check = reference[:fit_images], reference[fit_images:]
     radii = radius_grid(sigma=model.card.sigma, cap=cap, target=target)
@@ -128,7 +111,9 @@ def calibrate_model(
                 monte_carlo=monte_carlo,
                 overclaim=_rate(seen),
             ),
-            "evaluation": evaluate(model, served, test, delta=delta, monte_carlo=test_monte_carlo, progress=progress),
+            "evaluation": evaluate(
+                model, served, test, delta=delta, monte_carlo=test_monte_carlo, kept=kept, progress=progress
+            ),
             "attack": None,  # it was another graph's
             "versions": {**model.card.versions, **versions("onnx", "onnxruntime", "numpy", "scipy")},
             "date": now(),
@@ -149,42 +134,26 @@ def _check_served(served: bytes, images: Float32Array, check: Reference, *, alph
     return seen
 
 
-def check_shape(model: ModelVersion, data: LabelledImages) -> None:
-    """Refuse images that are not of the model's input shape."""
-    if data.images.shape[1:] != model.card.input_shape:
-        raise HeatserveError(
-            f"{data.dataset}: expected images of shape {list(model.card.input_shape)} for model {model.name}, "
-            f"got {list(data.images.shape[1:])}"
-        )
-
-
 def hold_against_certify(
     model: ModelVersion,
     graph: bytes,
     data: LabelledImages,
     monte_carlo: MonteCarlo,
+    *,
+    kept: Path | None,
     progress: Progress,
 ) -> tuple[Reference, dict[str, NDArray[Any]]]:
     """The outputs of `graph` on the images, and the reference that Certify gives for them.
 
     To the outputs [N] are added `proven_label` and `proven_radius` of Certify, and `smoothed_label`, the class with the
-    most votes.
+    most votes. What Certify finds is kept in a file of the folder `kept`, and read from there where it is known.
     """
     outputs = run(open_session(graph), data.images)
-    base = classifier(open_session(model.path / BASE_NAME))
-    certificates = certify(
-        base,
-        data.images,
-        sigma=model.card.sigma,
-        n0=monte_carlo.n0,
-        n=monte_carlo.n,
-        alpha=monte_carlo.alpha,
-        seed=monte_carlo.seed,
-        noise=source_of(monte_carlo.sampling),
-    )
-    proven = list(progress(certificates, len(data.images), f"Certify, {data.split} images"))
-    labels = np.array([certificate.label for certificate in proven])
-    radius = np.array([certificate.radius for certificate in proven])
+    recipe = recipe_of(model, data, monte_carlo)
+    results = file_in(kept, recipe, data) if kept else None
+    rows = certify_images(model, data, recipe, results=results, progress=progress)
+    labels = np.array([row.predicted for row in rows])
+    radius = np.array([row.radius for row in rows])
     reference = Reference(
         probabilities=outputs["probabilities"].astype(np.float64),
         agrees=(labels == outputs["label"]) & (labels != ABSTAIN),
@@ -194,7 +163,7 @@ def hold_against_certify(
         **outputs,
         "proven_label": labels,
         "proven_radius": radius,
-        "smoothed_label": np.array([certificate.guess for certificate in proven]),
+        "smoothed_label": np.array([row.guess for row in rows]),
     }
 
 
@@ -214,13 +183,14 @@ def evaluate(
     *,
     delta: float,
     monte_carlo: MonteCarlo,
-    progress: Progress = lambda certificates, _, __: certificates,
+    kept: Path | None = None,
+    progress: Progress = unseen,
 ) -> Evaluation:
     """Hold `graph`, a certified graph of `model`, against Certify of the model's base classifier on `data`.
 
     Bounds on overclaim rates hold with confidence 1 − delta each.
     """
-    reference, outputs = hold_against_certify(model, graph, data, monte_carlo, progress)
+    reference, outputs = hold_against_certify(model, graph, data, monte_carlo, kept=kept, progress=progress)
     right = outputs["label"] == data.labels
     proven_right = outputs["proven_label"] == data.labels
 

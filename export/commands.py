@@ -26,6 +26,14 @@ Sampling = Annotated[
     str,
     typer.Option(help="Noise of Certify: `float32`, or `grid`: sound, for 8-bit images only."),
 ]
+Kept = Annotated[
+    Path,
+    typer.Option(
+        "--certificates",
+        help="Folder of what Certify found: interrupted work goes on, and models of one base share it.",
+    ),
+]
+KEPT = Path("runs/certificates")
 Json = Annotated[bool, typer.Option("--json", help="Write the certificate card to stdout, not a table.")]
 
 
@@ -83,6 +91,7 @@ def calibrate(
     ] = None,
     seed: Annotated[int, typer.Option(help="Decides the noise of Certify, and which images are taken.")] = 0,
     sampling: Sampling = "float32",
+    kept: Kept = KEPT,
     as_json: Json = False,
 ) -> None:
     """Give a served graph the radii that it can back: run it against Certify on images that training never saw.
@@ -109,6 +118,7 @@ def calibrate(
         delta=delta,
         monte_carlo=MonteCarlo(n0=n0, n=n, alpha=certify_alpha, seed=seed, sampling=noise.sampling),
         target=radius,
+        kept=kept,
         progress=progress_bar,
     )
     if as_json:
@@ -140,6 +150,7 @@ def audit(
     out: Annotated[
         Path | None, typer.Option(help="Write the audit there: `.html`, one page with figures, or `.json`, all of it.")
     ] = None,
+    kept: Kept = KEPT,
     as_json: Annotated[bool, typer.Option("--json", help="Write the audit to stdout as JSON, not tables.")] = False,
 ) -> None:
     """Can this be deployed? Hold the served file against Certify, on images that made neither network nor card.
@@ -163,7 +174,7 @@ def audit(
     seed = unused_seed(model.card) if seed is None else seed
     check_classes(model.card, data, root=root)
     audited = audit_model(
-        model, sample(data, "test", root=root, count=images, seed=seed), seed=seed, progress=progress_bar
+        model, sample(data, "test", root=root, count=images, seed=seed), seed=seed, kept=kept, progress=progress_bar
     )
     if as_json:
         typer.echo(audited.to_json())

@@ -90,7 +90,7 @@ def dataset_report(summary: dict[str, Any]) -> Group:
     rule = f"top {recipe['top_k']}, " if recipe["top_k"] > 1 else ""
     return Group(
         Text(
-            f"{recipe['model']}, Certify, {rule}σ = {recipe['sigma']:g}, n = {recipe['n']}: certified accuracy at L2 "
+            f"{summary['model']}, Certify, {rule}σ = {recipe['sigma']:g}, n = {recipe['n']}: certified accuracy at L2 "
             f"radius r ([0,1] pixels), {summary['images']} images, {recipe['dataset']}"
         ),
         table,

@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 
 from certification.errors import HeatserveError
-from export.calibrating import LabelledImages
 from export.card import Card
+from export.images import LabelledImages
 
 
 def sample(

@@ -22,8 +22,9 @@ from certification.errors import HeatserveError
 from certification.monte_carlo import Certificate
 from certification.noise import FLOAT32, GRID
 from certification.spoofing import Search
-from export.calibrating import LabelledImages, calibrate_model
+from export.calibrating import calibrate_model
 from export.card import BASE_NAME, CARD_NAME, GRAPH_NAME, Attack, CardError, MonteCarlo, Split, read_card, sha256_of
+from export.images import LabelledImages
 from export.report import progress_bar
 from export.repository import open_model, record_attack
 

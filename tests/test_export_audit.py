@@ -20,9 +20,9 @@ from certification.audit import AuditError
 from certification.errors import HeatserveError
 from export.audit_page import audit_page
 from export.auditing import audit_model, unused_seed
-from export.calibrating import LabelledImages
 from export.card import BASE_NAME, GRAPH_NAME, Calibration, Card, CardError
 from export.graph import with_map
+from export.images import LabelledImages
 from export.repository import ModelVersion, open_model, publish
 from export.sampling import check_classes, sample
 

@@ -17,10 +17,11 @@ from certification.errors import HeatserveError
 from certification.monte_carlo import certify
 from certification.noise import GRID, NoiseError
 from certification.radius import Float32Array
-from export.calibrating import LabelledImages
 from export.card import BASE_NAME, MonteCarlo
-from export.certifying import CHUNK, Recipe, ResultsError, Row, certify_chunk, certify_dataset
+from export.certificates import Recipe, ResultsError, Row, certify_chunk
+from export.certifying import CHUNK, certify_dataset
 from export.commands import app
+from export.images import LabelledImages
 from export.repository import ModelVersion, open_model
 from export.session import classifier, open_session
 
@@ -101,9 +102,11 @@ def test_another_recipe_and_a_damaged_file_are_refused(model: ModelVersion, tmp_
         certify_dataset(model, some_images(2), results, monte_carlo=other)
     header, first, _ = content.splitlines()
     contradiction = json.dumps({**json.loads(first), "radius": 9.0})
+    other_image = json.dumps({**json.loads(first), "image": "0" * 16})
     for text, message in (
         (f"{header}\n{first}\nnot a row\n", r"line 3: expected the result of an image, got 'not a row'"),
         (f"{header}\n{first}\n{contradiction}\n", r"line 3: expected one result for image 0, got another one"),
+        (f"{header}\n{other_image}\n", r"line 2: holds the result of another image 0; name another file"),
         ("something else\n", r"expected the results of certify-dataset, got another file"),
         ("one line", r"expected the results of certify-dataset, got another file"),
     ):

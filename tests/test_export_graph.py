@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import shutil
+from collections.abc import Iterable
+from itertools import islice
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -18,10 +21,12 @@ import export.calibrating as calibrating
 from certification.calibration import CalibrationError
 from certification.errors import HeatserveError
 from certification.noise import GRID, NoiseError
-from export.calibrating import LabelledImages, calibrate_model
+from export.calibrating import calibrate_model
 from export.card import BASE_NAME, GRAPH_NAME, CardError, MonteCarlo, read_card
+from export.certificates import Row
 from export.exporting import export_checkpoint
 from export.graph import certified_graph, logits_graph, plain_graph, with_map
+from export.images import LabelledImages
 from export.repository import ModelVersion, model_names, open_model, publish, version_dirs
 from export.session import GraphError, open_session, run
 from training.architectures import build_network
@@ -269,6 +274,34 @@ def test_a_graph_that_serves_more_than_was_calibrated_is_not_published(
     with pytest.raises(CalibrationError, match=r"served graph: expected overclaims of at most 0\.1 .* got"):
         calibrate_model(model, images, images, alpha=0.1, delta=0.1, monte_carlo=settings)
     assert len(version_dirs(model.path.parent)) == 1
+
+
+def test_an_interrupted_calibration_goes_on_where_it_was(model: ModelVersion, tmp_path: Path) -> None:
+    work: dict[str, Any] = {
+        "model": model,
+        "calibration": steady_images(300, 1),
+        "test": steady_images(20, 2),
+        "alpha": 0.1,
+        "delta": 0.1,
+        "monte_carlo": MonteCarlo(n0=20, n=200, alpha=0.01, seed=0),
+    }
+    left = list[int]()
+
+    def interrupted(rows: Iterable[Row], _: int, __: str) -> Iterable[Row]:
+        yield from islice(rows, 120)
+        raise KeyboardInterrupt
+
+    def watched(rows: Iterable[Row], total: int, _: str) -> Iterable[Row]:
+        left.append(total)
+        return rows
+
+    with pytest.raises(KeyboardInterrupt):
+        calibrate_model(**work, kept=tmp_path / "kept", progress=interrupted)
+    assert len(version_dirs(model.path.parent)) == 1
+    resumed = calibrate_model(**work, kept=tmp_path / "kept", progress=watched).card
+    assert left == [180, 20]
+    whole = calibrate_model(**work).card
+    assert (resumed.calibration, resumed.evaluation) == (whole.calibration, whole.evaluation)
 
 
 def test_calibration_needs_images_of_the_models_shape(model: ModelVersion) -> None:
