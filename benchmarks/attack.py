@@ -33,7 +33,7 @@ from certification.spoofing import Penalty, Search, Victim, spoof
 from certification.voting import Classifier
 from export.card import BASE_NAME, GRAPH_NAME, Attack, MonteCarlo, OverclaimRate, Spoofed, now
 from export.differentiable import Logits, TorchGraph
-from export.images import LabelledImages, check_shape
+from export.images import LabelledImages, as_taken
 from export.repository import ModelVersion
 from export.session import classifier, open_session, run
 
@@ -113,7 +113,9 @@ def open_target(model: ModelVersion, data: LabelledImages, *, seed: int) -> Targ
         HeatserveError: images of another shape, a graph that torch answers otherwise than ONNX Runtime does.
         GraphError: an operator that has no gradient here.
     """
-    check_shape(model, data)
+    as_taken(model, data)
+    if model.card.input_type != "FP32":
+        raise HeatserveError(f"{model.name}: expected a model of FP32 images: an attack moves them continuously")
     served, base = (onnx.load(model.path / name) for name in (GRAPH_NAME, BASE_NAME))
     session = open_session(model.path / GRAPH_NAME)
     calibration = model.card.calibration

@@ -33,7 +33,7 @@ from certification.monte_carlo import largest_provable
 from export.calibrating import hold_against_certify
 from export.card import GRAPH_NAME, Calibration, Card, CardError, CertifiedAccuracy, MonteCarlo, Split
 from export.certificates import Progress, unseen
-from export.images import LabelledImages, check_shape
+from export.images import LabelledImages, as_taken
 from export.provenance import provenance
 from export.repository import ModelVersion
 
@@ -128,7 +128,7 @@ def audit_model(
             (f"Not calibrated: it serves radius 0 and promises nothing until `heatserve calibrate {model.name}`.",),
         )
         return Audit(model.card, model.version, nothing, None, _provenance())
-    check_shape(model, data)
+    data = as_taken(model, data)
     _check_unseen(calibration, data)
     if seed in _used_seeds(model.card):
         raise AuditError(f"seed: expected noise that the card was not made with, got its seed {seed}")

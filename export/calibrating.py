@@ -6,6 +6,7 @@ Needs no torch: images come as arrays.
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -39,7 +40,7 @@ from export.card import (
 )
 from export.certificates import Progress, certify_images, file_in, recipe_of, unseen
 from export.graph import with_map
-from export.images import LabelledImages, check_shape
+from export.images import LabelledImages, as_taken
 from export.repository import ModelVersion, publish
 from export.session import open_session, run
 
@@ -58,6 +59,7 @@ def calibrate_model(
     monte_carlo: MonteCarlo,
     test_monte_carlo: MonteCarlo | None = None,
     target: float | None = None,
+    accept: Callable[[Evaluation], object] = lambda _: None,
     kept: Path | None = None,
     progress: Progress = unseen,
 ) -> ModelVersion:
@@ -72,6 +74,7 @@ def calibrate_model(
         monte_carlo: n₀, n, α, seed and sampling of the Certify that everything is held against.
         test_monte_carlo: that of the test images, where it is to be another one.
         target: the radius that matters most (L2, pixels in [0,1]); None: the larger, the better.
+        accept: raises where what was measured on the test images is not good enough to publish.
         kept: folder of what Certify found: an interrupted calibration goes on from it, and models of one base share it.
         progress: see `Progress`.
 
@@ -79,8 +82,7 @@ def calibrate_model(
         CalibrationError: too few images, or no map can be promised.
         HeatserveError: images of another shape than the model's, or a target that Certify cannot prove.
     """
-    for part in (calibration, test):
-        check_shape(model, part)
+    calibration, test = as_taken(model, calibration), as_taken(model, test)
     cap = model.card.sigma * largest_provable(n=monte_carlo.n, alpha=monte_carlo.alpha)
     if target is not None and not 0 < target <= cap:
         raise HeatserveError(
@@ -95,7 +97,10 @@ def calibrate_model(
     radius_map = calibrate(fit, check, radii=radii, alpha=alpha, delta=delta, target=target).radius_map
     served = with_map(onnx.load_from_string(graph), radius_map).SerializeToString()
     seen = _check_served(served, calibration.images[fit_images:], check, alpha=alpha, delta=delta)
-    test_monte_carlo = test_monte_carlo or monte_carlo
+    evaluation = evaluate(
+        model, served, test, delta=delta, monte_carlo=test_monte_carlo or monte_carlo, kept=kept, progress=progress
+    )
+    accept(evaluation)
     card = model.card.model_copy(
         update={
             "graph_sha256": hashlib.sha256(served).hexdigest(),
@@ -111,9 +116,7 @@ def calibrate_model(
                 monte_carlo=monte_carlo,
                 overclaim=_rate(seen),
             ),
-            "evaluation": evaluate(
-                model, served, test, delta=delta, monte_carlo=test_monte_carlo, kept=kept, progress=progress
-            ),
+            "evaluation": evaluation,
             "attack": None,  # it was another graph's
             "versions": {**model.card.versions, **versions("onnx", "onnxruntime", "numpy", "scipy")},
             "date": now(),
@@ -148,6 +151,7 @@ def hold_against_certify(
     To the outputs [N] are added `proven_label` and `proven_radius` of Certify, and `smoothed_label`, the class with the
     most votes. What Certify finds is kept in a file of the folder `kept`, and read from there where it is known.
     """
+    data = as_taken(model, data)
     outputs = run(open_session(graph), data.images)
     recipe = recipe_of(model, data, monte_carlo)
     results = file_in(kept, recipe, data) if kept else None

@@ -23,6 +23,8 @@ CARD_NAME = "certificate.json"
 GRAPH_NAME = "model.onnx"
 BASE_NAME = "base.onnx"
 
+InputType = Literal["FP32", "UINT8"]
+Precision = Literal["fp32", "fp16", "int8"]
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 Share = Annotated[float, Field(ge=0, le=1)]
 Count = Annotated[int, Field(ge=0)]
@@ -144,7 +146,11 @@ class Card(_Part):
     sigma: Annotated[float, Field(gt=0)]
     class_names: tuple[str, ...]
     input_shape: tuple[int, int, int]
-    """C, H, W of one image; FP32 in [0,1]."""
+    """C, H, W of one image."""
+    input_type: InputType = "FP32"
+    """FP32: [N, C, H, W] in [0,1]; UINT8: [N, H, W, C], which the graph divides by 255."""
+    precision: Precision = "fp32"
+    """Of the served network. The base graph is FP32 always, and so is the certificate."""
     training: dict[str, str | int | float | bool | None]
     calibration: Calibration | None
     evaluation: Evaluation | None

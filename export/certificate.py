@@ -42,17 +42,13 @@ _ABSOLUTE = 4e-7  # the logarithm near 1, where fast implementations are accurat
 
 
 _TEMPLATE = """
-certificate (float[N,C,H,W] image, float[N,{classes}] logits) => (
+certificate ({image} image, float[N,{classes}] logits) => (
     int64[N] label, float[N,{classes}] probabilities, int64[N,{top}] top_k,
     float[N] l_bound, float[N] certified_radius, float[N] nominal_radius)
 {{
-    inside = Clip(image, zero, one)
-    outside = Sub(image, inside)
-    distance = ReduceL1<keepdims = 0>(outside, image_axes)
     softmax = Softmax<axis = 1>(logits)
     total = ReduceSum<keepdims = 0>(softmax, axis_1)
-    nothing = Sub(total, total)
-    valid = Equal(distance, nothing)
+    {check}
     valid_row = Unsqueeze(valid, axis_1)
     probabilities = Where(valid_row, softmax, uniform)
 
@@ -82,19 +78,37 @@ certificate (float[N,C,H,W] image, float[N,{classes}] logits) => (
 }}
 """
 
+_FP32, _UINT8 = "float[N,C,H,W]", "uint8[N,H,W,C]"
+_CHECK_IMAGE_AND_NETWORK = """
+    inside = Clip(image, zero, one)
+    outside = Sub(image, inside)
+    distance = ReduceL1<keepdims = 0>(outside, image_axes)
+    nothing = Sub(total, total)
+    valid = Equal(distance, nothing)
+"""
+_CHECK_NETWORK = """
+    valid = Less(total, two)
+"""
 
-def certificate_graph(*, num_classes: int, sigma: float) -> onnx.GraphProto:
+
+def certificate_graph(*, num_classes: int, sigma: float, check_image: bool = True) -> onnx.GraphProto:
     """The operators from `image` and `logits` to the six outputs of a served model, not calibrated yet.
 
     Args:
         num_classes: K ≥ 2.
         sigma: σ of the smoothing noise, on the [0,1] pixel scale.
+        check_image: `image` is FP32 [N, C, H, W], any value of which may be invalid. Otherwise it is UINT8 [N, H, W,
+            C], every value of which is valid; that the network answers numbers is checked always.
     """
     if num_classes < 2:
         raise ValueError(f"num_classes: expected at least 2, got {num_classes}")
-    graph = parser.parse_graph(_TEMPLATE.format(classes=num_classes, top=min(5, num_classes)))
+    image, check = (_FP32, _CHECK_IMAGE_AND_NETWORK) if check_image else (_UINT8, _CHECK_NETWORK)
+    template = _TEMPLATE.format(image=image, check=check, classes=num_classes, top=min(5, num_classes))
+    graph = parser.parse_graph(template)
+    used = {name for node in graph.node for name in node.input}
     for name, value in _constants(num_classes, sigma).items():
-        graph.initializer.append(numpy_helper.from_array(value, name))
+        if name in used:
+            graph.initializer.append(numpy_helper.from_array(value, name))
     graph.initializer.extend(map_tensors(NOT_CALIBRATED, num_classes=num_classes))
     return graph
 
@@ -136,6 +150,7 @@ def _constants(num_classes: int, sigma: float) -> dict[str, NDArray[Any]]:
     return {
         "zero": np.float32(0).reshape(()),
         "one": np.float32(1).reshape(()),
+        "two": np.float32(2).reshape(()),
         "uniform": np.float32(1 / num_classes).reshape(()),
         "invalid_label": np.array(-1),
         "index_0": np.array(0),

@@ -22,7 +22,7 @@ from certification.noise import source_of
 from certification.radius import Float32Array
 from certification.voting import Classifier
 from export.card import BASE_NAME, MonteCarlo
-from export.images import LabelledImages, check_shape
+from export.images import LabelledImages, as_taken
 from export.repository import ModelVersion
 from export.session import classifier, open_session
 
@@ -129,7 +129,7 @@ def certify_images(
         ResultsError: `results` holds another recipe or other images, or is damaged.
         HeatserveError: images of another shape than the model's.
     """
-    check_shape(model, data)
+    data = as_taken(model, data)
     rows = _open(results, recipe, data) if results else {}
     left = [index for index in range(len(data.images)) if index not in rows]
     base = (model.path / BASE_NAME).read_bytes()

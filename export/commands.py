@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 from rich.console import Console
@@ -15,6 +15,8 @@ from certification.files import write_atomically
 if TYPE_CHECKING:
     from certification.noise import NoiseSource
     from export.auditing import Audit
+    from export.card import InputType, Precision
+    from export.exporting import Variant
 
 app = typer.Typer()
 
@@ -33,6 +35,8 @@ Kept = Annotated[
         help="Folder of what Certify found: interrupted work goes on, and models of one base share it.",
     ),
 ]
+INT8_IMAGES = 256
+"""Training images that set the ranges of INT8 activations."""
 KEPT = Path("runs/certificates")
 Json = Annotated[bool, typer.Option("--json", help="Write the certificate card to stdout, not a table.")]
 
@@ -49,25 +53,51 @@ def export(
     sigma: Annotated[
         float | None, typer.Option(help="σ of the smoothing noise, pixels in [0,1]; by default v's own.")
     ] = None,
+    input_type: Annotated[
+        Literal["FP32", "UINT8"],
+        typer.Option("--input", case_sensitive=False, help="FP32 [N,C,H,W] in [0,1], or UINT8 [N,H,W,C]."),
+    ] = "FP32",
+    precision: Annotated[
+        Literal["fp32", "fp16", "int8"],
+        typer.Option(help="Of the network; fp16 is for GPUs, int8 for CPUs. The certificate is FP32 always."),
+    ] = "fp32",
+    root: Annotated[
+        Path | None, typer.Option(help="Folder of the data set that v was trained on; int8 finds its ranges there.")
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Turn a checkpoint into one certified ONNX graph that Triton serves, with its certificate card.
 
     The graph holds normalisation, softmax, certificate and input checks. It serves radius 0 until it is calibrated.
 
+    Export a checkpoint again, under another name, as another variant: with `--input uint8`, or in another precision.
+    Each is calibrated by itself: `heatserve calibrate-variant VARIANT NAME` says what it wins and what it loses.
+
     **Example:** `heatserve export runs/heat.safetensors --name digits`
     """
     from export.exporting import export_checkpoint
 
-    model = export_checkpoint(checkpoint, repository=repository, name=name, base=base, sigma=sigma)
+    variant = _variant(input_type, precision, checkpoint, root)
+    model = export_checkpoint(checkpoint, repository=repository, name=name, base=base, sigma=sigma, variant=variant)
     if as_json:
         typer.echo(model.card.model_dump_json(indent=2))
         return
     console = Console(highlight=False)
     console.print(f"wrote   {model.path}", soft_wrap=True)
     console.print(f"graph   sha256 {model.card.graph_sha256}", soft_wrap=True)
-    root = " --root FOLDER" if model.card.training["dataset"] in ("cifar10", "imagenet") else ""
-    console.print(f"Certified radii are 0 until: heatserve calibrate {name}{root}")
+    where = " --root FOLDER" if model.card.training["dataset"] in ("cifar10", "imagenet") else ""
+    console.print(f"Certified radii are 0 until: heatserve calibrate {name}{where}")
+
+
+def _variant(input_type: InputType, precision: Precision, checkpoint: Path, root: Path | None) -> Variant:
+    from export.exporting import Variant
+    from export.sampling import sample
+    from training.checkpoint import load_checkpoint
+
+    if precision != "int8":
+        return Variant(input_type, precision)
+    dataset = load_checkpoint(checkpoint).metadata.dataset
+    return Variant(input_type, precision, sample(dataset, "train", root=root, count=INT8_IMAGES))
 
 
 @app.command()
@@ -126,6 +156,59 @@ def calibrate(
     else:
         console.print(f"wrote   {calibrated.path}", soft_wrap=True)
         console.print(card_report(calibrated.card))
+
+
+@app.command()
+def calibrate_variant(
+    variant: Annotated[str, typer.Argument(help="Uncalibrated model, exported from the checkpoint of the other.")],
+    name: Annotated[str, typer.Argument(help="Calibrated model that it is a variant of.")],
+    root: Annotated[Path | None, typer.Option(help="Folder of the data set; cifar10 and imagenet need it.")] = None,
+    repository: Repository = Path("model_repository"),
+    max_loss: Annotated[
+        float,
+        typer.Option(min=0, max=1, help="Share of the test images that may lose their certificate, at any radius."),
+    ] = 0.05,
+    kept: Kept = KEPT,
+    as_json: Json = False,
+) -> None:
+    """Calibrate a variant as a model was (UINT8 input, FP16, INT8), and say what it wins in latency and loses in radii.
+
+    Certify's answers are those of the base, which both share: where they are kept, nothing is certified again.
+    Refuses a variant whose certificates have become useless.
+
+    **Example:** `heatserve calibrate-variant cifar10_int8 cifar10 --root data/cifar10`
+    """
+    from functools import partial
+
+    from export.calibrating import calibrate_model
+    from export.comparing import calibrated_parts, check_loss, compare
+    from export.report import card_report, comparison_report, progress_bar
+    from export.repository import open_model
+    from export.sampling import sample
+
+    model, other = open_model(repository, name), open_model(repository, variant)
+    calibration, evaluation = calibrated_parts(model, other)
+    checked, tested = calibration.check, evaluation.data
+    images = calibration.fit.images + checked.images
+    calibrated = calibrate_model(
+        other,
+        sample(checked.dataset, checked.split, root=root, count=images, seed=checked.seed),
+        sample(tested.dataset, tested.split, root=root, count=tested.images, seed=tested.seed),
+        alpha=calibration.alpha,
+        delta=1 - calibration.confidence,
+        monte_carlo=calibration.monte_carlo,
+        test_monte_carlo=evaluation.monte_carlo,
+        target=calibration.target,
+        accept=partial(check_loss, expected=evaluation, target=calibration.target, max_loss=max_loss),
+        kept=kept,
+        progress=progress_bar,
+    )
+    console = Console(stderr=as_json, highlight=False)
+    console.print(f"wrote   {calibrated.path}", soft_wrap=True)
+    console.print(card_report(calibrated.card))
+    console.print(comparison_report(compare(calibrated, model)))
+    if as_json:
+        typer.echo(calibrated.card.model_dump_json(indent=2))
 
 
 @app.command()

@@ -4,19 +4,68 @@ from __future__ import annotations
 
 import hashlib
 import re
+from dataclasses import dataclass
 from pathlib import Path
 
+import onnx
+
 from certification.errors import HeatserveError
-from export.card import Card, now, versions
-from export.graph import certified_graph, logits_graph
+from export.card import Card, InputType, Precision, now, versions
+from export.graph import certified_graph, logits_graph, uint8_input
+from export.images import LabelledImages
+from export.precision import to_fp16, to_int8
 from export.repository import ModelVersion, publish
 from training.checkpoint import Checkpoint, CheckpointError, load_base, load_checkpoint
 
+Training = dict[str, str | int | float | bool | None]
+"""`Card.training`."""
 _NAME = re.compile(r"\w[\w.-]*", re.ASCII)
 
 
+@dataclass(frozen=True)
+class Variant:
+    """What a served graph takes, and the precision of its network; see `Card`.
+
+    Attributes:
+        input_type: FP32 or UINT8.
+        precision: fp32, fp16 or int8.
+        ranges: images of the training split, which set the ranges of INT8 activations; int8 needs them.
+    """
+
+    input_type: InputType = "FP32"
+    precision: Precision = "fp32"
+    ranges: LabelledImages | None = None
+
+    def of(self, logits: onnx.ModelProto) -> onnx.ModelProto:
+        """The logits graph FP32 [N, C, H, W] → FP32 [N, K] as this variant.
+
+        Raises:
+            HeatserveError: int8 without images, or a graph that cannot be quantised.
+        """
+        if self.precision == "fp16":
+            logits = to_fp16(logits)
+        if self.precision == "int8":
+            if self.ranges is None:
+                raise HeatserveError("precision: int8 needs images that set the ranges of the activations, got none")
+            logits = to_int8(logits, self.ranges.images)
+        return uint8_input(logits) if self.input_type == "UINT8" else logits
+
+    def provenance(self) -> Training:
+        """What the card says of how the network was quantised."""
+        if self.precision != "int8" or self.ranges is None:
+            return {}
+        data = self.ranges
+        return {"int8_ranges": f"{len(data.images)} images of {data.dataset}, split {data.split}, seed {data.seed}"}
+
+
 def export_checkpoint(
-    checkpoint: Path, *, repository: Path, name: str, base: Path | None = None, sigma: float | None = None
+    checkpoint: Path,
+    *,
+    repository: Path,
+    name: str,
+    base: Path | None = None,
+    sigma: float | None = None,
+    variant: Variant | None = None,
 ) -> ModelVersion:
     """Write the next version of `<repository>/<name>`: certified graph, graph of the base classifier, card, config.
 
@@ -27,11 +76,13 @@ def export_checkpoint(
         base: checkpoint of the base classifier f, whose Gaussian average is certified. None: v itself, as the paper
             certifies its HeatSmoothing model, or what `train average` wrote beside v.
         sigma: σ of the smoothing noise, pixels in [0,1]. None: the σ that v was smoothed for.
+        variant: of the served graph; None: FP32 throughout. The base is FP32 in any case.
 
     Raises:
         CheckpointError: unreadable, no σ known, or v and f differ in input shape or classes.
-        HeatserveError: a name that no folder should have, or a σ that is not above 0.
+        HeatserveError: a name that no folder should have, a σ that is not above 0, or see `Variant.of`.
     """
+    variant = variant or Variant()
     if not _NAME.fullmatch(name):
         raise HeatserveError(f"name: expected letters, digits, '_', '.', '-', the first no '.' or '-', got {name!r}")
     single_pass = load_checkpoint(checkpoint)
@@ -47,7 +98,7 @@ def export_checkpoint(
         raise HeatserveError(f"sigma: expected a number above 0, got {sigma}")
     shape = single_pass.metadata.input_shape
     logits = logits_graph(single_pass.network, input_shape=shape)
-    graph = certified_graph(logits, sigma=sigma).SerializeToString()
+    graph = certified_graph(variant.of(logits), sigma=sigma).SerializeToString()
     base_graph = logits_graph(certified.network, input_shape=shape) if has_base else logits
     base_bytes = base_graph.SerializeToString()
     card = Card(
@@ -57,7 +108,9 @@ def export_checkpoint(
         sigma=sigma,
         class_names=single_pass.metadata.class_names,
         input_shape=shape,
-        training=_training(single_pass),
+        input_type=variant.input_type,
+        precision=variant.precision,
+        training=_training(single_pass) | variant.provenance(),
         calibration=None,
         evaluation=None,
         versions=versions("torch", "onnx", "onnxruntime", "numpy"),
@@ -73,7 +126,7 @@ def _check_compatible(single_pass: Checkpoint, base: Checkpoint) -> None:
             raise CheckpointError(f"{base.path}: expected the {field} of {single_pass.path}, {expected}, got {found}")
 
 
-def _training(checkpoint: Checkpoint) -> dict[str, str | int | float | bool | None]:
+def _training(checkpoint: Checkpoint) -> Training:
     metadata = checkpoint.metadata
     return {
         "architecture": metadata.architecture,

@@ -10,8 +10,9 @@ import io
 import warnings
 from typing import TYPE_CHECKING
 
+import numpy as np
 import onnx
-from onnx import helper
+from onnx import helper, numpy_helper
 
 from certification.radius import RadiusMap
 from export.certificate import certificate_graph, map_tensors
@@ -57,6 +58,33 @@ def logits_graph(network: nn.Module, *, input_shape: tuple[int, int, int]) -> on
     return model
 
 
+def uint8_input(logits: onnx.ModelProto) -> onnx.ModelProto:
+    """The same graph on `image` UINT8 [N, H, W, C]: layout, and division by 255 as numpy does it, inside."""
+    model = onnx.ModelProto()
+    model.CopyFrom(logits)
+    graph = model.graph
+    for node in graph.node:
+        node.input[:] = ["pixels" if name == "image" else name for name in node.input]
+    start = (
+        helper.make_node("Transpose", ["image"], ["bytes"], perm=(0, 3, 1, 2)),
+        helper.make_node("Cast", ["bytes"], ["levels"], to=onnx.TensorProto.FLOAT),
+        helper.make_node("Div", ["levels", "white"], ["pixels"]),
+    )
+    for index, node in enumerate(start):
+        graph.node.insert(index, node)
+    graph.initializer.append(numpy_helper.from_array(np.float32(255).reshape(()), "white"))
+    _, channels, height, width = (dim.dim_value for dim in graph.input[0].type.tensor_type.shape.dim)
+    shape: list[str | int | None] = ["N", height, width, channels]
+    graph.input[0].CopyFrom(helper.make_tensor_value_info("image", onnx.TensorProto.UINT8, shape))
+    onnx.checker.check_model(model, full_check=True)
+    return model
+
+
+def takes_uint8(model: onnx.ModelProto) -> bool:
+    """Whether `image` is UINT8 [N, H, W, C], and not FP32 [N, C, H, W]."""
+    return bool(model.graph.input[0].type.tensor_type.elem_type == onnx.TensorProto.UINT8)
+
+
 def plain_graph(logits: onnx.ModelProto) -> onnx.ModelProto:
     """`image` → `probabilities`: what anyone would serve without a certificate; the floor of every benchmark."""
     model = onnx.ModelProto()
@@ -70,10 +98,15 @@ def plain_graph(logits: onnx.ModelProto) -> onnx.ModelProto:
 
 
 def certified_graph(logits: onnx.ModelProto, *, sigma: float) -> onnx.ModelProto:
-    """The graph of DESIGN.md section 4: `image` to the six outputs; not calibrated, so its certified radii are 0."""
+    """The graph of DESIGN.md section 4: `image` to the six outputs; not calibrated, so its certified radii are 0.
+
+    It takes what `logits` takes: FP32 [N, C, H, W] in [0,1], which is checked, or UINT8 [N, H, W, C].
+    """
     model = onnx.ModelProto()
     model.CopyFrom(logits)
-    certificate = certificate_graph(num_classes=num_classes_of(logits), sigma=sigma)
+    certificate = certificate_graph(
+        num_classes=num_classes_of(logits), sigma=sigma, check_image=not takes_uint8(logits)
+    )
     model.graph.node.extend(certificate.node)
     model.graph.initializer.extend(certificate.initializer)
     del model.graph.output[:]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -28,10 +28,17 @@ class LabelledImages:
         return Split(dataset=self.dataset, split=self.split, images=images, seed=self.seed)
 
 
-def check_shape(model: ModelVersion, data: LabelledImages) -> None:
-    """Refuse images that are not of the model's input shape."""
+def as_taken(model: ModelVersion, data: LabelledImages) -> LabelledImages:
+    """The images as the model takes them: rounded to 8 bits where it takes UINT8.
+
+    Raises:
+        HeatserveError: images of another shape than the model's.
+    """
     if data.images.shape[1:] != model.card.input_shape:
         raise HeatserveError(
             f"{data.dataset}: expected images of shape {list(model.card.input_shape)} for model {model.name}, "
             f"got {list(data.images.shape[1:])}"
         )
+    if model.card.input_type == "FP32":
+        return data
+    return replace(data, images=np.rint(data.images * np.float32(255)) / np.float32(255))

@@ -13,6 +13,7 @@ from rich.text import Text
 from certification.noise import grey_levels
 from certification.radius import RadiusMap
 from export.card import Card, Evaluation, OverclaimRate
+from export.comparing import Comparison
 
 T = TypeVar("T")
 
@@ -43,6 +44,25 @@ def card_report(card: Card) -> Group:
         ),
         *_attack_lines(card),
     )
+
+
+def comparison_report(found: Comparison) -> Table:
+    """What a variant wins and loses against the model that it is a variant of."""
+    ours, other = found.evaluations
+    table = Table(
+        title=f"{' against '.join(found.names)}, on the same {ours.data.images} test images", title_justify="left"
+    )
+    for heading in ("", *found.names, "difference"):
+        table.add_column(heading, justify="right")
+    fast, slow = found.milliseconds
+    table.add_row("ms for one image", f"{fast:.3f}", f"{slow:.3f}", f"{slow / fast:.2f} times as fast")
+    accuracies = (ours.certified_accuracy.single_pass, other.certified_accuracy.single_pass)
+    rows = [("accuracy", ours.clean_accuracy, other.clean_accuracy)]
+    for radius, after, before in zip(ours.certified_accuracy.radii, *accuracies, strict=True):
+        rows.append((f"certified, r ≥ {radius:g}", after, before))
+    for name, after, before in rows:
+        table.add_row(name, f"{after:.1%}", f"{before:.1%}", f"{100 * (after - before):+.1f} points")
+    return table
 
 
 def _steps(radius_map: RadiusMap) -> str:

@@ -108,7 +108,11 @@ def triton_config(card: Card) -> pb.ModelConfig:
     sizes = {"K": len(card.class_names), "k": min(5, len(card.class_names))}
     config = pb.ModelConfig(name=card.model, backend="onnxruntime", max_batch_size=MAX_BATCH_SIZE)
     config.parameters["max_batch_size"].string_value = str(MAX_BATCH_SIZE)  # see serving.batching
-    config.input.add(name="image", data_type=pb.TYPE_FP32, dims=card.input_shape)
+    channels, height, width = card.input_shape
+    if card.input_type == "UINT8":
+        config.input.add(name="image", data_type=pb.TYPE_UINT8, dims=[height, width, channels])
+    else:
+        config.input.add(name="image", data_type=pb.TYPE_FP32, dims=card.input_shape)
     for name, (data_type, dims) in _OUTPUTS.items():
         output = config.output.add(name=name, data_type=data_type, dims=[sizes[d] for d in dims] or [1])
         if not dims:  # one number per image: [N], which Triton states as [1] reshaped to []

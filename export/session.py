@@ -48,11 +48,32 @@ def open_session(graph: Path | bytes) -> onnxruntime.InferenceSession:
 
 
 def run(session: onnxruntime.InferenceSession, images: NDArray[np.float32]) -> dict[str, NDArray[Any]]:
-    """All outputs of a graph by name, for any number of images FP32 [N, C, H, W], N ≥ 1."""
+    """All outputs of a graph by name, for any number of images FP32 [N, C, H, W], N ≥ 1.
+
+    A graph that takes UINT8 [N, H, W, C] is given them so.
+
+    Raises:
+        GraphError: the graph takes UINT8, and the images are not of 8 bits.
+    """
+    tensor = as_input(session, images)
     names = [output.name for output in session.get_outputs()]
-    starts = range(0, len(images), _BATCH)
-    batches = [session.run(names, {"image": images[start : start + _BATCH]}) for start in starts]
+    starts = range(0, len(tensor), _BATCH)
+    batches = [session.run(names, {"image": tensor[start : start + _BATCH]}) for start in starts]
     return {name: np.concatenate(parts) for name, *parts in zip(names, *batches, strict=True)}
+
+
+def as_input(session: onnxruntime.InferenceSession, images: NDArray[np.float32]) -> NDArray[Any]:
+    """Images FP32 [N, C, H, W] in [0,1] as the tensor that a graph takes.
+
+    Raises:
+        GraphError: see `run`.
+    """
+    if session.get_inputs()[0].type != "tensor(uint8)":
+        return images
+    levels = np.rint(images * np.float32(255)).astype(np.uint8)
+    if not np.array_equal(levels / np.float32(255), images):
+        raise GraphError("image: expected 8-bit images, multiples of 1/255 in [0,1], for a graph that takes UINT8")
+    return np.ascontiguousarray(levels.transpose(0, 2, 3, 1))
 
 
 def classifier(session: onnxruntime.InferenceSession) -> Classifier:

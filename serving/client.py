@@ -41,7 +41,7 @@ class _Session:
 
     def _predict(self, images: ArrayLike) -> Conversation[list[Prediction]]:
         spec = yield from self._describe()
-        batch = as_batch(images, spec.input_shape)
+        batch = as_batch(images, spec.input_shape, spec.input_type)
         found: list[Prediction] = []
         for start in range(0, len(batch), spec.max_batch_size):
             answer = yield self._wire.infer(self._name, batch[start : start + spec.max_batch_size])
@@ -88,7 +88,8 @@ class Client(_Session):
         """One prediction per image, in order; batches above the model's largest go as several requests.
 
         Args:
-            images: float32 [N, C, H, W] or one [C, H, W] in [0,1]; or uint8 [N, H, W, C] or one [H, W, C].
+            images: float32 [N, C, H, W] or one [C, H, W] in [0,1]; or uint8 [N, H, W, C] or one [H, W, C], which are
+                all that a model takes whose input is UINT8.
 
         Raises:
             ServingError: the images are not what the model takes, or the server's own message.

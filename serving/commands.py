@@ -130,16 +130,19 @@ def _print_served(console: Console, server: TritonServer) -> None:
 def _examples(model: ModelVersion, urls: Endpoints) -> str:
     """How to call `model`: each can be copied and run."""
     channels, height, width = model.card.input_shape
+    layout, array, grey = f"[N,{channels},{height},{width}]", "float32 {} in [0,1]", 0.5
+    if model.card.input_type == "UINT8":
+        layout, array, grey = f"[N,{height},{width},{channels}]", "uint8 {}", 128
     return f"""\
 from the shell, with a picture of {width}×{height} pixels:
     {_program("heatserve")} predict picture.png --url {urls.grpc_url} --model {model.name}
-from {_program("python")}, images float32 [N,{channels},{height},{width}] in [0,1]:
+from {_program("python")}, images {array.format(layout)}:
     from serving import Client
     with Client("{urls.grpc_url}", model="{model.name}") as client:
         print(client.predict(images))
 from anywhere, a grey image over HTTP:
-    python3 -c 'import json; print(json.dumps({{"inputs": [{{"name": "image", "datatype": "FP32",
-        "shape": [1, {channels}, {height}, {width}], "data": [0.5] * {channels * height * width}}}]}}))' |
+    python3 -c 'import json; print(json.dumps({{"inputs": [{{"name": "image", "datatype": "{model.card.input_type}",
+        "shape": {layout.replace("N", "1")}, "data": [{grey}] * {channels * height * width}}}]}}))' |
         curl -s {urls.http_url}/v2/models/{model.name}/infer -d @-"""
 
 
@@ -168,9 +171,9 @@ def predict(
 
     rows: list[tuple[str, Prediction, float]] = []
     with Client(url, model=model) as client:
-        input_shape = client.spec().input_shape
+        spec = client.spec()
         for path in images:
-            pixels = read_images(path, input_shape)
+            pixels = read_images(path, spec.input_shape, spec.input_type)
             start = time.perf_counter()
             predictions = client.predict(pixels)
             seconds = time.perf_counter() - start

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,14 +16,17 @@ _MODES = {1: "L", 3: "RGB"}  # channels that a model takes: Pillow's mode
 _EIGHT_BIT_MODES = ("1", "L", "P", "RGB")  # without transparency, which no conversion preserves
 
 
-def read_images(path: Path, input_shape: tuple[int, int, int]) -> NDArray[np.float32]:
-    """The images of a file, float32 [N, C, H, W] in [0,1]: one of a picture, one or more of an .npy array.
+def read_images(
+    path: Path, input_shape: tuple[int, int, int], input_type: Literal["FP32", "UINT8"] = "FP32"
+) -> NDArray[np.float32] | NDArray[np.uint8]:
+    """The images of a file, as `as_batch` gives them: one of a picture, one or more of an .npy array.
 
     Grey and colour are converted into each other as the model's C = 1 or 3 channels ask; the size is never changed.
 
     Args:
         path: a file that Pillow reads, or an .npy file with an array that `as_batch` takes.
         input_shape: C, H, W of the model.
+        input_type: of the model.
 
     Raises:
         ServingError: no such file, not an image, more than 8 bits a channel, transparency, another size, or values
@@ -30,9 +34,9 @@ def read_images(path: Path, input_shape: tuple[int, int, int]) -> NDArray[np.flo
     """
     try:
         if path.suffix == ".npy":
-            return as_batch(np.load(path, allow_pickle=False), input_shape)
+            return as_batch(np.load(path, allow_pickle=False), input_shape, input_type)
         with Image.open(path) as image:
-            return as_batch(_pixels(image, input_shape), input_shape)
+            return as_batch(_pixels(image, input_shape), input_shape, input_type)
     except (OSError, ValueError) as error:
         raise ServingError(f"{path}: {error}") from None
 

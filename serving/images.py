@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -11,13 +11,16 @@ from serving.errors import ServingError
 from serving.pixels import explain_pixels
 
 
-def as_batch(images: ArrayLike, input_shape: tuple[int, int, int]) -> NDArray[np.float32]:
-    """Images as the tensor `image` of a model: FP32 [N, C, H, W] in [0,1].
+def as_batch(
+    images: ArrayLike, input_shape: tuple[int, int, int], input_type: Literal["FP32", "UINT8"]
+) -> NDArray[np.float32] | NDArray[np.uint8]:
+    """Images as the tensor `image` of a model: FP32 [N, C, H, W] in [0,1], or UINT8 [N, H, W, C].
 
     Args:
-        images: float32 [N, C, H, W] or one [C, H, W], values in [0,1]; or uint8 [N, H, W, C] or one [H, W, C], which
-            is divided by 255. No other dtype: what is certified is the float32 image.
+        images: float32 [N, C, H, W] or one [C, H, W], values in [0,1], for FP32 only; or uint8 [N, H, W, C] or one
+            [H, W, C], which is divided by 255 for FP32. No other dtype: what is certified is the image that is given.
         input_shape: C, H, W that the model takes.
+        input_type: what the model takes.
 
     Raises:
         ServingError: another dtype or shape, an empty batch, or values that are not finite or not in [0,1].
@@ -26,16 +29,21 @@ def as_batch(images: ArrayLike, input_shape: tuple[int, int, int]) -> NDArray[np
     channels, height, width = input_shape
     if array.dtype == np.uint8:
         _check_shape(array, (height, width, channels), "uint8 [N,H,W,C]")
-        scaled = array.reshape(-1, height, width, channels).transpose(0, 3, 1, 2) / np.float32(255)
+        batch = array.reshape(-1, height, width, channels)
+        if input_type == "UINT8":
+            return np.ascontiguousarray(batch)
+        scaled = batch.transpose(0, 3, 1, 2) / np.float32(255)
         return np.ascontiguousarray(scaled, dtype=np.float32)
+    if input_type == "UINT8":
+        raise ServingError(f"image: expected dtype uint8 [N,H,W,C], which this model takes; found {array.dtype}")
     if array.dtype != np.float32:
         raise ServingError(f"image: expected dtype float32 in [0,1], or uint8; found {array.dtype}")
     _check_shape(array, input_shape, "float32 [N,C,H,W]")
-    batch = np.ascontiguousarray(array.reshape(-1, *input_shape))
-    problem = explain_pixels(batch)
+    floats = np.ascontiguousarray(array.reshape(-1, *input_shape))
+    problem = explain_pixels(floats)
     if problem:
         raise ServingError(problem)
-    return batch
+    return floats
 
 
 def _check_shape(array: NDArray[Any], one: tuple[int, int, int], layout: str) -> None:

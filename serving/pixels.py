@@ -8,12 +8,16 @@ from numpy.typing import NDArray
 _DESCRIBED = 3  # images described one by one before the message only counts the rest
 
 
-def explain_pixels(images: NDArray[np.float32]) -> str | None:
+def explain_pixels(images: NDArray[np.float32] | NDArray[np.uint8]) -> str | None:
     """Say what is wrong with the values of `images`, FP32 [N, ...], or None where all are finite and in [0,1].
+
+    Nothing can be wrong with UINT8.
 
     The message names the tensor, the expectation and, for each of the first images at fault, its index in the
     batch, how many of its values are NaN, infinite or outside [0,1], and the range of its finite values.
     """
+    if images.dtype == np.uint8:
+        return None
     # One pass each, no temporary array: min and max hand on any NaN, which compares false with everything.
     if images.min(initial=1.0) >= 0 and images.max(initial=0.0) <= 1:
         return None

@@ -31,9 +31,8 @@ def models_table(models: Iterable[ModelVersion]) -> Table:
     table = Table("model", "version", "σ", "image", "certified radius")
     for model in models:
         card = model.card
-        table.add_row(
-            model.name, str(model.version), f"{card.sigma:g}", "×".join(map(str, card.input_shape)), _promise(model)
-        )
+        image = f"{card.input_type} {'×'.join(map(str, card.input_shape))}"
+        table.add_row(model.name, str(model.version), f"{card.sigma:g}", image, _promise(model))
     return table
 
 

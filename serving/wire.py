@@ -7,7 +7,7 @@ import importlib
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,14 +15,19 @@ from numpy.typing import NDArray
 from serving.batching import batch_limit
 from serving.errors import ServingError
 
+Pixels = NDArray[np.float32] | NDArray[np.uint8]
 OUTPUTS = ("label", "probabilities", "top_k", "l_bound", "certified_radius", "nominal_radius")
 
 
 @dataclass(frozen=True)
 class ModelSpec:
-    """What the server tells about a model: C, H, W of an image, the number K of classes, the largest batch."""
+    """What the server tells about a model.
+
+    C, H, W of an image, which is FP32 [C, H, W] or UINT8 [H, W, C]; the number K of classes; the largest batch.
+    """
 
     input_shape: tuple[int, int, int]
+    input_type: Literal["FP32", "UINT8"]
     classes: int
     max_batch_size: int
 
@@ -85,14 +90,14 @@ class Wire:
     def rank_classes(self, model: str, spec: ModelSpec) -> Call:
         """Have Triton rank all classes of a black image, by name; `class_names` reads the answer."""
         ranking = self._tensors.InferRequestedOutput("probabilities", class_count=spec.classes)
-        return self._infer(model, np.zeros((1, *spec.input_shape), np.float32), [ranking])
+        return self._infer(model, black_image(spec), [ranking])
 
-    def infer(self, model: str, images: NDArray[np.float32]) -> Call:
-        """Ask for all outputs of images FP32 [N, C, H, W]; `predictions` reads the answer."""
+    def infer(self, model: str, images: Pixels) -> Call:
+        """Ask for all outputs of images FP32 [N, C, H, W] or UINT8 [N, H, W, C]; `predictions` reads the answer."""
         return self._infer(model, images, [self._tensors.InferRequestedOutput(name) for name in OUTPUTS])
 
-    def _infer(self, model: str, images: NDArray[np.float32], outputs: list[Any]) -> Call:
-        image = self._tensors.InferInput("image", images.shape, "FP32")
+    def _infer(self, model: str, images: Pixels, outputs: list[Any]) -> Call:
+        image = self._tensors.InferInput("image", images.shape, "UINT8" if images.dtype == np.uint8 else "FP32")
         image.set_data_from_numpy(images)
         return Call("infer", {"model_name": model, "inputs": [image], "outputs": outputs, **self.call_options})
 
@@ -156,8 +161,23 @@ def model_spec(answer: Mapping[str, Any]) -> ModelSpec:
             f"model {config['name']!r}: expected the input image and the outputs {', '.join(OUTPUTS)} of a certified "
             f"model; found the outputs {', '.join(outputs)}"
         )
-    channels, height, width = map(int, config["input"][0]["dims"])
-    return ModelSpec((channels, height, width), int(outputs["probabilities"]["dims"][0]), batch_limit(config))
+    dims = tuple(map(int, config["input"][0]["dims"]))
+    is_uint8 = config["input"][0]["data_type"] == "TYPE_UINT8"
+    channels, height, width = (dims[2], *dims[:2]) if is_uint8 else dims
+    return ModelSpec(
+        input_shape=(channels, height, width),
+        input_type="UINT8" if is_uint8 else "FP32",
+        classes=int(outputs["probabilities"]["dims"][0]),
+        max_batch_size=batch_limit(config),
+    )
+
+
+def black_image(spec: ModelSpec) -> Pixels:
+    """One image, all 0."""
+    channels, height, width = spec.input_shape
+    if spec.input_type == "UINT8":
+        return np.zeros((1, height, width, channels), np.uint8)
+    return np.zeros((1, channels, height, width), np.float32)
 
 
 def class_names(answer: Any) -> dict[int, str]:
