@@ -26,7 +26,6 @@ from certification.calibration import (
 )
 from certification.errors import HeatserveError
 from certification.monte_carlo import ABSTAIN, largest_provable
-from certification.radius import Float32Array
 from export.card import (
     BASE_NAME,
     GRAPH_NAME,
@@ -40,9 +39,9 @@ from export.card import (
 )
 from export.certificates import Progress, certify_images, file_in, recipe_of, unseen
 from export.graph import with_map
-from export.images import LabelledImages, as_taken
+from export.images import LabelledImages, answers, as_taken
 from export.repository import ModelVersion, publish
-from export.session import open_session, run
+from export.session import open_session
 
 RADII = (0.0, 0.05, 0.1, 0.15, 0.2, 0.25, 0.3, 0.5)
 FIT_SHARE = 1 / 3
@@ -96,7 +95,7 @@ def calibrate_model(
     radii = radius_grid(sigma=model.card.sigma, cap=cap, target=target)
     radius_map = calibrate(fit, check, radii=radii, alpha=alpha, delta=delta, target=target).radius_map
     served = with_map(onnx.load_from_string(graph), radius_map).SerializeToString()
-    seen = _check_served(served, calibration.images[fit_images:], check, alpha=alpha, delta=delta)
+    seen = _check_served(served, calibration, fit_images, check, alpha=alpha, delta=delta)
     evaluation = evaluate(
         model, served, test, delta=delta, monte_carlo=test_monte_carlo or monte_carlo, kept=kept, progress=progress
     )
@@ -125,9 +124,11 @@ def calibrate_model(
     return publish(model.path.parents[1], card, graph=served, base=(model.path / BASE_NAME).read_bytes())
 
 
-def _check_served(served: bytes, images: Float32Array, check: Reference, *, alpha: float, delta: float) -> Overclaims:
+def _check_served(
+    served: bytes, calibration: LabelledImages, start: int, check: Reference, *, alpha: float, delta: float
+) -> Overclaims:
     """The test that the map passed in float64, once more, on what the served bytes answer."""
-    radius = run(open_session(served), images)["certified_radius"]
+    radius = answers(open_session(served), calibration, start=start)["certified_radius"]
     seen = count_overclaims(check, radius, delta=delta)
     if seen.upper_bound > alpha:
         raise CalibrationError(
@@ -152,7 +153,7 @@ def hold_against_certify(
     most votes. What Certify finds is kept in a file of the folder `kept`, and read from there where it is known.
     """
     data = as_taken(model, data)
-    outputs = run(open_session(graph), data.images)
+    outputs = answers(open_session(graph), data)
     recipe = recipe_of(model, data, monte_carlo)
     results = file_in(kept, recipe, data) if kept else None
     rows = certify_images(model, data, recipe, results=results, progress=progress)

@@ -149,6 +149,9 @@ class Card(_Part):
     """C, H, W of one image."""
     input_type: InputType = "FP32"
     """FP32: [N, C, H, W] in [0,1]; UINT8: [N, H, W, C], which the graph divides by 255."""
+    resize: Annotated[int, Field(gt=0)] | None = None
+    """UINT8 [N, H, W, C] of any height and width: the graph brings the shorter side to as many pixels and cuts out the
+    centre. Radii are about the image that is cut out."""
     precision: Precision = "fp32"
     """Of the served network. The base graph is FP32 always, and so is the certificate."""
     training: dict[str, str | int | float | bool | None]

@@ -57,6 +57,14 @@ def export(
         Literal["FP32", "UINT8"],
         typer.Option("--input", case_sensitive=False, help="FP32 [N,C,H,W] in [0,1], or UINT8 [N,H,W,C]."),
     ] = "FP32",
+    resize: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            help="With UINT8: take pictures of any size, bring their shorter side to as many pixels, and cut out the "
+            "centre. Radii are about what is cut out.",
+        ),
+    ] = None,
     precision: Annotated[
         Literal["fp32", "fp16", "int8"],
         typer.Option(help="Of the network; fp16 is for GPUs, int8 for CPUs. The certificate is FP32 always."),
@@ -77,7 +85,7 @@ def export(
     """
     from export.exporting import export_checkpoint
 
-    variant = _variant(input_type, precision, checkpoint, root)
+    variant = _variant(input_type, precision, resize, checkpoint, root)
     model = export_checkpoint(checkpoint, repository=repository, name=name, base=base, sigma=sigma, variant=variant)
     if as_json:
         typer.echo(model.card.model_dump_json(indent=2))
@@ -89,15 +97,17 @@ def export(
     console.print(f"Certified radii are 0 until: heatserve calibrate {name}{where}")
 
 
-def _variant(input_type: InputType, precision: Precision, checkpoint: Path, root: Path | None) -> Variant:
+def _variant(
+    input_type: InputType, precision: Precision, resize: int | None, checkpoint: Path, root: Path | None
+) -> Variant:
     from export.exporting import Variant
     from export.sampling import sample
     from training.checkpoint import load_checkpoint
 
     if precision != "int8":
-        return Variant(input_type, precision)
+        return Variant(input_type, precision, resize=resize)
     dataset = load_checkpoint(checkpoint).metadata.dataset
-    return Variant(input_type, precision, sample(dataset, "train", root=root, count=INT8_IMAGES))
+    return Variant(input_type, precision, sample(dataset, "train", root=root, count=INT8_IMAGES), resize)
 
 
 @app.command()

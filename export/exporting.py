@@ -29,26 +29,38 @@ class Variant:
     Attributes:
         input_type: FP32 or UINT8.
         precision: fp32, fp16 or int8.
+        resize: with UINT8, take pictures of any size; see `graph.uint8_input`.
         ranges: images of the training split, which set the ranges of INT8 activations; int8 needs them.
     """
 
     input_type: InputType = "FP32"
     precision: Precision = "fp32"
     ranges: LabelledImages | None = None
+    resize: int | None = None
 
     def of(self, logits: onnx.ModelProto) -> onnx.ModelProto:
         """The logits graph FP32 [N, C, H, W] → FP32 [N, K] as this variant.
 
         Raises:
-            HeatserveError: int8 without images, or a graph that cannot be quantised.
+            HeatserveError: int8 without images, a graph that cannot be quantised, or pictures that are not UINT8 or
+                would be smaller than the network's images.
         """
+        self._check(logits)
         if self.precision == "fp16":
             logits = to_fp16(logits)
         if self.precision == "int8":
             if self.ranges is None:
                 raise HeatserveError("precision: int8 needs images that set the ranges of the activations, got none")
             logits = to_int8(logits, self.ranges.images)
-        return uint8_input(logits) if self.input_type == "UINT8" else logits
+        return uint8_input(logits, resize=self.resize) if self.input_type == "UINT8" else logits
+
+    def _check(self, logits: onnx.ModelProto) -> None:
+        side = max(dim.dim_value for dim in logits.graph.input[0].type.tensor_type.shape.dim[2:])
+        if self.resize is not None and (self.input_type != "UINT8" or self.resize < side):
+            raise HeatserveError(
+                f"resize: expected UINT8 input and at least {side} pixels, the network's image, got {self.resize} and "
+                f"{self.input_type}"
+            )
 
     def provenance(self) -> Training:
         """What the card says of how the network was quantised."""
@@ -109,6 +121,7 @@ def export_checkpoint(
         class_names=single_pass.metadata.class_names,
         input_shape=shape,
         input_type=variant.input_type,
+        resize=variant.resize,
         precision=variant.precision,
         training=_training(single_pass) | variant.provenance(),
         calibration=None,

@@ -10,9 +10,9 @@ import io
 import warnings
 from typing import TYPE_CHECKING
 
-import numpy as np
 import onnx
-from onnx import helper, numpy_helper
+from onnx import helper, parser
+from onnx.utils import Extractor
 
 from certification.radius import RadiusMap
 from export.certificate import certificate_graph, map_tensors
@@ -23,6 +23,32 @@ if TYPE_CHECKING:
 OPSET = 18
 """ONNX Runtime from 1.14, TensorRT 10 and Triton's containers read it; what `torch.onnx.export` writes natively."""
 IR_VERSION = 9
+
+_UINT8 = """
+bytes (uint8[N,{height},{width},{channels}] image) => (float[N,{channels},{height},{width}] pixels)
+    <float white = {{255}}>
+{{
+    bytes = Transpose<perm = [0, 3, 1, 2]>(image)
+    levels = Cast<to = 1>(bytes)
+    pixels = Div(levels, white)
+}}
+"""
+_PICTURE = """
+picture (uint8[N,H,W,{channels}] image) => (float[N,{channels},{height},{width}] pixels)
+    <float white = {{255}}, int64[1] shorter = {{{resize}}}, int64[2] window = {{{height}, {width}}}>
+{{
+    bytes = Transpose<perm = [0, 3, 1, 2]>(image)
+    picture_size = Shape<start = 2, end = 4>(bytes)
+    shorter_side = ReduceMin<keepdims = 1>(picture_size)
+    enlarged_size = Mul(picture_size, shorter)
+    resized_size = Div(enlarged_size, shorter_side)
+    picture = Cast<to = 1>(bytes)
+    resized = Resize<mode = "linear", antialias = 1, axes = [2, 3]>(picture, , , resized_size)
+    centre = CenterCropPad<axes = [2, 3]>(resized, window)
+    levels = Round(centre)
+    pixels = Div(levels, white)
+}}
+"""
 
 
 def logits_graph(network: nn.Module, *, input_shape: tuple[int, int, int]) -> onnx.ModelProto:
@@ -58,26 +84,37 @@ def logits_graph(network: nn.Module, *, input_shape: tuple[int, int, int]) -> on
     return model
 
 
-def uint8_input(logits: onnx.ModelProto) -> onnx.ModelProto:
-    """The same graph on `image` UINT8 [N, H, W, C]: layout, and division by 255 as numpy does it, inside."""
+def uint8_input(logits: onnx.ModelProto, *, resize: int | None = None) -> onnx.ModelProto:
+    """The same graph on `image` UINT8 [N, H, W, C]: layout, and division by 255 as numpy does it, inside.
+
+    Args:
+        logits: on FP32 [N, C, H, W].
+        resize: take pictures of any height and width, bring their shorter side to as many pixels (bilinear, with
+            antialiasing), cut out the centre H×W and round to grey levels. It is what torchvision's Resize and
+            CenterCrop do to a PIL image, to one grey level; where the margin is odd, the centre may be a pixel off.
+    """
+    _, channels, height, width = (dim.dim_value for dim in logits.graph.input[0].type.tensor_type.shape.dim)
+    template = _UINT8.format(height=height, width=width, channels=channels)
+    if resize is not None:
+        template = _PICTURE.format(height=height, width=width, channels=channels, resize=resize)
+    start = parser.parse_graph(template)
     model = onnx.ModelProto()
     model.CopyFrom(logits)
     graph = model.graph
     for node in graph.node:
         node.input[:] = ["pixels" if name == "image" else name for name in node.input]
-    start = (
-        helper.make_node("Transpose", ["image"], ["bytes"], perm=(0, 3, 1, 2)),
-        helper.make_node("Cast", ["bytes"], ["levels"], to=onnx.TensorProto.FLOAT),
-        helper.make_node("Div", ["levels", "white"], ["pixels"]),
-    )
-    for index, node in enumerate(start):
-        graph.node.insert(index, node)
-    graph.initializer.append(numpy_helper.from_array(np.float32(255).reshape(()), "white"))
-    _, channels, height, width = (dim.dim_value for dim in graph.input[0].type.tensor_type.shape.dim)
-    shape: list[str | int | None] = ["N", height, width, channels]
-    graph.input[0].CopyFrom(helper.make_tensor_value_info("image", onnx.TensorProto.UINT8, shape))
+    nodes = [*start.node, *graph.node]
+    del graph.node[:], graph.input[:]
+    graph.node.extend(nodes)
+    graph.input.extend(start.input)
+    graph.initializer.extend(start.initializer)
     onnx.checker.check_model(model, full_check=True)
     return model
+
+
+def pixels_graph(model: onnx.ModelProto) -> onnx.ModelProto:
+    """The beginning of a graph that takes UINT8: from `image` to `pixels` FP32 [N, C, H, W] in [0,1]."""
+    return Extractor(onnx.shape_inference.infer_shapes(model)).extract_model(["image"], ["pixels"])
 
 
 def takes_uint8(model: onnx.ModelProto) -> bool:

@@ -2,26 +2,38 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import onnx
 from numpy.typing import NDArray
 
 from certification.errors import HeatserveError
 from certification.radius import Float32Array
-from export.card import Split
+from export.card import GRAPH_NAME, Split
+from export.graph import pixels_graph
 from export.repository import ModelVersion
+from export.session import open_session, run
+
+if TYPE_CHECKING:
+    from onnxruntime import InferenceSession
 
 
 @dataclass(frozen=True)
 class LabelledImages:
-    """Images FP32 [N, C, H, W] in [0,1] with labels [N], and where they come from."""
+    """Images FP32 [N, C, H, W] in [0,1] with labels [N], and where they come from.
+
+    `picture` gives the image at an index as it is stored, uint8 [H, W, C] of any size, where that is known.
+    """
 
     images: Float32Array
     labels: NDArray[np.int64]
     dataset: str
     split: str
     seed: int
+    picture: Callable[[int], NDArray[np.uint8]] | None = None
 
     def source(self, images: int) -> Split:
         """`images` of them, as the card names them."""
@@ -29,11 +41,14 @@ class LabelledImages:
 
 
 def as_taken(model: ModelVersion, data: LabelledImages) -> LabelledImages:
-    """The images as the model takes them: rounded to 8 bits where it takes UINT8.
+    """The images that the model's network gets: rounded to 8 bits where it takes UINT8, cut out by its own graph where
+    it takes pictures of any size.
 
     Raises:
-        HeatserveError: images of another shape than the model's.
+        HeatserveError: images of another shape than the model's, or pictures that are not known.
     """
+    if model.card.resize:
+        return replace(data, images=_cut_out(model, data))
     if data.images.shape[1:] != model.card.input_shape:
         raise HeatserveError(
             f"{data.dataset}: expected images of shape {list(model.card.input_shape)} for model {model.name}, "
@@ -42,3 +57,25 @@ def as_taken(model: ModelVersion, data: LabelledImages) -> LabelledImages:
     if model.card.input_type == "FP32":
         return data
     return replace(data, images=np.rint(data.images * np.float32(255)) / np.float32(255))
+
+
+def answers(session: InferenceSession, data: LabelledImages, *, start: int = 0) -> dict[str, NDArray[Any]]:
+    """All outputs of a served graph, by name, for the images of `data` from `start` on, as a client would send them."""
+    if session.get_inputs()[0].shape[1:3] != ["H", "W"]:
+        return run(session, data.images[start:])
+    found = [session.run(None, {"image": picture}) for picture in _pictures(data, start)]
+    names = [output.name for output in session.get_outputs()]
+    return {name: np.concatenate(parts) for name, *parts in zip(names, *found, strict=True)}
+
+
+def _cut_out(model: ModelVersion, data: LabelledImages) -> Float32Array:
+    session = open_session(pixels_graph(onnx.load(model.path / GRAPH_NAME)).SerializeToString())
+    return np.concatenate([session.run(None, {"image": picture})[0] for picture in _pictures(data)])
+
+
+def _pictures(data: LabelledImages, start: int = 0) -> Iterator[NDArray[np.uint8]]:
+    """Batches of one picture each."""
+    if data.picture is None:
+        raise HeatserveError(f"{data.dataset}: expected pictures for a model that resizes them, got images only")
+    for index in range(start, len(data.labels)):
+        yield data.picture(index)[None]

@@ -110,7 +110,8 @@ def triton_config(card: Card) -> pb.ModelConfig:
     config.parameters["max_batch_size"].string_value = str(MAX_BATCH_SIZE)  # see serving.batching
     channels, height, width = card.input_shape
     if card.input_type == "UINT8":
-        config.input.add(name="image", data_type=pb.TYPE_UINT8, dims=[height, width, channels])
+        size = [-1, -1] if card.resize else [height, width]
+        config.input.add(name="image", data_type=pb.TYPE_UINT8, dims=[*size, channels])
     else:
         config.input.add(name="image", data_type=pb.TYPE_FP32, dims=card.input_shape)
     for name, (data_type, dims) in _OUTPUTS.items():

@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from itertools import zip_longest
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
+from numpy.typing import NDArray
 
 from certification.errors import HeatserveError
 from export.card import Card
+
+if TYPE_CHECKING:
+    from training.images import Images
 from export.images import LabelledImages
 
 
@@ -24,7 +30,21 @@ def sample(
 
     source = load_data(dataset, split, root)
     chosen = np.random.default_rng(seed).permutation(len(source))[:count]
-    return LabelledImages(*source.arrays(chosen.tolist()), dataset=dataset, split=split, seed=seed)
+    return LabelledImages(
+        *source.arrays(chosen.tolist()),
+        dataset=dataset,
+        split=split,
+        seed=seed,
+        picture=_pictures(source.images, chosen),
+    )
+
+
+def _pictures(images: Images, chosen: NDArray[np.int64]) -> Callable[[int], NDArray[np.uint8]] | None:
+    from training.images import FileImages, TensorImages
+
+    if not isinstance(images, FileImages | TensorImages):
+        return None
+    return lambda index: images.picture(int(chosen[index]))
 
 
 def check_classes(card: Card, dataset: str, *, root: Path | None = None) -> None:

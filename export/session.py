@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # it is read at import, and on by default
 
 import onnxruntime
+from onnxruntime import InferenceSession
 
 from certification.errors import HeatserveError
 from certification.voting import Classifier
@@ -30,7 +31,7 @@ class GraphError(HeatserveError):
     """ONNX Runtime cannot load a graph."""
 
 
-def open_session(graph: Path | bytes) -> onnxruntime.InferenceSession:
+def open_session(graph: Path | bytes) -> InferenceSession:
     """A CPU session on a file or on serialised bytes, on the process's one pool of threads.
 
     Raises:
@@ -41,13 +42,13 @@ def open_session(graph: Path | bytes) -> onnxruntime.InferenceSession:
     options.use_per_session_threads = False
     try:
         source = str(graph) if isinstance(graph, Path) else graph
-        return onnxruntime.InferenceSession(source, options, providers=["CPUExecutionProvider"])
+        return InferenceSession(source, options, providers=["CPUExecutionProvider"])
     except Exception as error:  # ONNX Runtime's exceptions share no base class
         name = graph if isinstance(graph, Path) else "graph"
         raise GraphError(f"{name}: ONNX Runtime cannot load it: {error}") from None
 
 
-def run(session: onnxruntime.InferenceSession, images: NDArray[np.float32]) -> dict[str, NDArray[Any]]:
+def run(session: InferenceSession, images: NDArray[np.float32]) -> dict[str, NDArray[Any]]:
     """All outputs of a graph by name, for any number of images FP32 [N, C, H, W], N ≥ 1.
 
     A graph that takes UINT8 [N, H, W, C] is given them so.
@@ -62,7 +63,7 @@ def run(session: onnxruntime.InferenceSession, images: NDArray[np.float32]) -> d
     return {name: np.concatenate(parts) for name, *parts in zip(names, *batches, strict=True)}
 
 
-def as_input(session: onnxruntime.InferenceSession, images: NDArray[np.float32]) -> NDArray[Any]:
+def as_input(session: InferenceSession, images: NDArray[np.float32]) -> NDArray[Any]:
     """Images FP32 [N, C, H, W] in [0,1] as the tensor that a graph takes.
 
     Raises:
@@ -76,6 +77,6 @@ def as_input(session: onnxruntime.InferenceSession, images: NDArray[np.float32])
     return np.ascontiguousarray(levels.transpose(0, 2, 3, 1))
 
 
-def classifier(session: onnxruntime.InferenceSession) -> Classifier:
+def classifier(session: InferenceSession) -> Classifier:
     """A logits graph as the function from images to scores that Monte Carlo certification takes."""
     return lambda images: session.run(["logits"], {"image": images})[0]

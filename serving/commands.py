@@ -133,8 +133,9 @@ def _examples(model: ModelVersion, urls: Endpoints) -> str:
     layout, array, grey = f"[N,{channels},{height},{width}]", "float32 {} in [0,1]", 0.5
     if model.card.input_type == "UINT8":
         layout, array, grey = f"[N,{height},{width},{channels}]", "uint8 {}", 128
+    size = "any size" if model.card.resize else f"{width}×{height} pixels"
     return f"""\
-from the shell, with a picture of {width}×{height} pixels:
+from the shell, with a picture of {size}:
     {_program("heatserve")} predict picture.png --url {urls.grpc_url} --model {model.name}
 from {_program("python")}, images {array.format(layout)}:
     from serving import Client

@@ -21,7 +21,8 @@ def read_images(
 ) -> NDArray[np.float32] | NDArray[np.uint8]:
     """The images of a file, as `as_batch` gives them: one of a picture, one or more of an .npy array.
 
-    Grey and colour are converted into each other as the model's C = 1 or 3 channels ask; the size is never changed.
+    Grey and colour are converted into each other as the model's C = 1 or 3 channels ask; the size is never changed
+    here.
 
     Args:
         path: a file that Pillow reads, or an .npy file with an array that `as_batch` takes.
@@ -50,9 +51,9 @@ def _pixels(image: Image.Image, input_shape: tuple[int, int, int]) -> NDArray[np
             f"expected 8-bit grey or RGB without transparency (mode {', '.join(_EIGHT_BIT_MODES)}), "
             f"found mode {image.mode}; convert it, or pass an .npy array"
         )
-    if image.size != (width, height):
+    if height > 0 and image.size != (width, height):
         raise ServingError(
             f"expected {width}×{height} pixels (width×height), found {image.width}×{image.height}; "
             "resize it as the model's training data were"
         )
-    return np.asarray(image.convert(_MODES[channels])).reshape(height, width, channels)
+    return np.asarray(image.convert(_MODES[channels])).reshape(image.height, image.width, channels)

@@ -19,7 +19,7 @@ def as_batch(
     Args:
         images: float32 [N, C, H, W] or one [C, H, W], values in [0,1], for FP32 only; or uint8 [N, H, W, C] or one
             [H, W, C], which is divided by 255 for FP32. No other dtype: what is certified is the image that is given.
-        input_shape: C, H, W that the model takes.
+        input_shape: C, H, W that the model takes; H and W are −1 where it takes any.
         input_type: what the model takes.
 
     Raises:
@@ -29,7 +29,7 @@ def as_batch(
     channels, height, width = input_shape
     if array.dtype == np.uint8:
         _check_shape(array, (height, width, channels), "uint8 [N,H,W,C]")
-        batch = array.reshape(-1, height, width, channels)
+        batch = array if array.ndim == 4 else array[None]
         if input_type == "UINT8":
             return np.ascontiguousarray(batch)
         scaled = batch.transpose(0, 3, 1, 2) / np.float32(255)
@@ -47,8 +47,9 @@ def as_batch(
 
 
 def _check_shape(array: NDArray[Any], one: tuple[int, int, int], layout: str) -> None:
-    if array.shape[-3:] != one or array.ndim > 4:
-        expected = ",".join(map(str, one))
+    fits = len(array.shape[-3:]) == 3 and all(e in (-1, f) for e, f in zip(one, array.shape[-3:], strict=True))
+    if not fits or array.ndim > 4:
+        expected = ",".join("any" if size < 0 else str(size) for size in one)
         found = ",".join(map(str, array.shape))
         raise ServingError(f"image: expected {layout} = [N,{expected}], or one [{expected}]; found [{found}]")
     if array.size == 0:

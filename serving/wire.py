@@ -23,7 +23,8 @@ OUTPUTS = ("label", "probabilities", "top_k", "l_bound", "certified_radius", "no
 class ModelSpec:
     """What the server tells about a model.
 
-    C, H, W of an image, which is FP32 [C, H, W] or UINT8 [H, W, C]; the number K of classes; the largest batch.
+    C, H, W of an image (H and W are −1 where any will do), which is FP32 [C, H, W] or UINT8 [H, W, C]; the number K of
+    classes; the largest batch.
     """
 
     input_shape: tuple[int, int, int]
@@ -176,7 +177,7 @@ def black_image(spec: ModelSpec) -> Pixels:
     """One image, all 0."""
     channels, height, width = spec.input_shape
     if spec.input_type == "UINT8":
-        return np.zeros((1, height, width, channels), np.uint8)
+        return np.zeros((1, abs(height), abs(width), channels), np.uint8)
     return np.zeros((1, channels, height, width), np.float32)
 
 

@@ -9,6 +9,7 @@ import onnx
 import pytest
 import torch
 from onnx import numpy_helper
+from PIL import Image
 from test_export_graph import SHAPE, SIGMA, checkpoint, network_and_metadata, steady_images
 
 from benchmarks.attack import open_target
@@ -19,12 +20,13 @@ from export.calibrating import calibrate_model
 from export.card import MonteCarlo
 from export.comparing import calibrated_parts, check_loss, compare
 from export.exporting import Variant, export_checkpoint
-from export.graph import certified_graph, logits_graph, takes_uint8, uint8_input
+from export.graph import certified_graph, logits_graph, pixels_graph, takes_uint8, uint8_input
 from export.images import LabelledImages, as_taken
 from export.report import comparison_report
 from export.repository import ModelVersion, open_model, version_dirs
 from export.session import GraphError, open_session, run
 from serving import FREE_PORTS, Client, ServingError, TritonServer
+from training._torchvision import import_torchvision
 
 CERTIFY = MonteCarlo(n0=20, n=100, alpha=0.01, seed=0)
 
@@ -178,6 +180,59 @@ def test_triton_serves_uint8(repository: Path) -> None:
                     assert found.class_name == expected.class_name
                 with pytest.raises(ServingError, match=r"image: expected dtype uint8 \[N,H,W,C\], .* found float32"):
                     ours.predict(images)
+
+
+def pictures(count: int) -> LabelledImages:
+    """Pictures of several sizes, of which the loader's images, all 0, tell nothing."""
+    sizes, random = ((10, 13), (16, 9), (31, 24)), np.random.default_rng(3)
+    stored = [random.integers(0, 256, (*sizes[i % 3], 1)).astype(np.uint8) for i in range(count)]
+    nothing = np.zeros((count, *SHAPE), np.float32)
+    return LabelledImages(nothing, np.zeros(count, np.int64), "pictures", "any", 0, picture=lambda i: stored[i])
+
+
+def test_pictures_of_any_size_are_cut_out_as_torchvision_does(logits: onnx.ModelProto) -> None:
+    transforms = import_torchvision("transforms")
+    session = open_session(pixels_graph(uint8_input(logits, resize=12)).SerializeToString())
+    for height, width in ((40, 30), (12, 57), (9, 11), (12, 12)):
+        coarse = np.random.default_rng(height).integers(0, 256, (height // 6 + 1, width // 6 + 1)).astype(np.uint8)
+        picture = Image.fromarray(coarse).resize((width, height), Image.Resampling.BICUBIC)
+        expected = np.asarray(transforms.CenterCrop(8)(transforms.Resize(12)(picture))).astype(np.float32)
+        (pixels,) = session.run(None, {"image": np.asarray(picture)[None, :, :, None]})
+        assert np.abs(np.rint(pixels[0, 0] * 255) - expected).max() <= 1
+        np.testing.assert_array_equal(np.rint(pixels * 255) / np.float32(255), pixels)  # 8 bits: what Certify is given
+
+
+def test_a_model_of_pictures_is_calibrated_and_served_on_pictures(tmp_path: Path) -> None:
+    variant = Variant("UINT8", resize=12)
+    model = export_checkpoint(checkpoint(tmp_path), repository=tmp_path, name="any-size", variant=variant)
+    data = pictures(300)
+    taken = as_taken(model, data)
+    assert taken.images.shape == (300, *SHAPE)
+    assert taken.images.std() > 0.1
+    card = calibrated(model, data, tmp_path / "kept").card
+    assert card.resize == 12
+    (kept,) = (tmp_path / "kept").iterdir()
+    assert len(kept.read_text().splitlines()) == 301
+    assert data.picture is not None
+    picture, other = data.picture(0), data.picture(1)
+    (expected,) = open_session(model.path / "model.onnx").run(["probabilities"], {"image": picture[None]})
+    with TritonServer(tmp_path, models=["any-size"], endpoints=FREE_PORTS) as server:
+        for url in (server.endpoints.grpc_url, server.endpoints.http_url):
+            with Client(url, model="any-size") as client:
+                (found,) = client.predict(picture)
+                np.testing.assert_array_equal(found.probabilities, expected[0])
+                assert len(client.predict(np.stack([other] * 3))) == 3
+                with pytest.raises(ServingError, match=r"expected uint8 \[N,H,W,C\] = \[N,any,any,1\]"):
+                    client.predict(np.zeros((8, 8, 3), np.uint8))
+    images_only = LabelledImages(data.images, data.labels, "pictures", "any", 0)
+    with pytest.raises(HeatserveError, match="pictures: expected pictures for a model that resizes them"):
+        as_taken(model, images_only)
+
+
+@pytest.mark.parametrize("variant", [Variant("FP32", resize=12), Variant("UINT8", resize=7)])
+def test_a_resize_that_means_nothing_is_refused(tmp_path: Path, variant: Variant) -> None:
+    with pytest.raises(HeatserveError, match="resize: expected UINT8 input and at least 8 pixels"):
+        export_checkpoint(checkpoint(tmp_path), repository=tmp_path, name="x", variant=variant)
 
 
 def test_an_attack_needs_an_input_that_moves_continuously(repository: Path) -> None:

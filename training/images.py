@@ -11,6 +11,7 @@ from typing import Protocol
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
@@ -62,6 +63,11 @@ class TensorImages:
         for indices in index_batches:
             yield self.pixels[indices].float() / self.scale, self.labels[indices]
 
+    def picture(self, index: int) -> NDArray[np.uint8]:
+        """An image as it is stored, uint8 [H, W, C]."""
+        levels = (self.pixels[index].float() * (255 / self.scale)).round().to(torch.uint8)
+        return levels.permute(1, 2, 0).numpy()
+
 
 @dataclass(frozen=True)
 class FileImages:
@@ -91,6 +97,10 @@ class FileImages:
                     yield _collect(waiting.popleft())
             while waiting:
                 yield _collect(waiting.popleft())
+
+    def picture(self, index: int) -> NDArray[np.uint8]:
+        """An image as it is stored, uint8 [H, W, C], of any size."""
+        return np.asarray(read_rgb(self.paths[index]))
 
 
 _BATCHES_AHEAD = 2
