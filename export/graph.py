@@ -65,9 +65,9 @@ def uint8_input(logits: onnx.ModelProto) -> onnx.ModelProto:
     graph = model.graph
     for node in graph.node:
         node.input[:] = ["pixels" if name == "image" else name for name in node.input]
-    start = (
-        helper.make_node("Transpose", ["image"], ["bytes"], perm=(0, 3, 1, 2)),
-        helper.make_node("Cast", ["bytes"], ["levels"], to=onnx.TensorProto.FLOAT),
+    start = (  # TensorRT can only cast UINT8, so that comes first
+        helper.make_node("Cast", ["image"], ["rows"], to=onnx.TensorProto.FLOAT),
+        helper.make_node("Transpose", ["rows"], ["levels"], perm=(0, 3, 1, 2)),
         helper.make_node("Div", ["levels", "white"], ["pixels"]),
     )
     for index, node in enumerate(start):
