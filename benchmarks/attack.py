@@ -35,7 +35,8 @@ from export.card import BASE_NAME, GRAPH_NAME, Attack, MonteCarlo, OverclaimRate
 from export.differentiable import Logits, TorchGraph
 from export.images import LabelledImages, as_taken
 from export.repository import ModelVersion
-from export.session import classifier, open_session, run
+from export.served import open_served
+from export.session import classifier, open_session
 
 AGREEMENT = 1e-4
 """The most that torch and ONNX Runtime may differ, in a probability and in a radius / σ."""
@@ -117,7 +118,6 @@ def open_target(model: ModelVersion, data: LabelledImages, *, seed: int) -> Targ
     if model.card.input_type != "FP32":
         raise HeatserveError(f"{model.name}: expected a model of FP32 images: an attack moves them continuously")
     served, base = (onnx.load(model.path / name) for name in (GRAPH_NAME, BASE_NAME))
-    session = open_session(model.path / GRAPH_NAME)
     calibration = model.card.calibration
     reference = calibration.monte_carlo if calibration else MonteCarlo(n0=100, n=1000, alpha=0.001, seed=seed)
     target = Target(
@@ -125,7 +125,7 @@ def open_target(model: ModelVersion, data: LabelledImages, *, seed: int) -> Targ
         victim=Victim(_with_slope(served, model), Logits(base), model.card.sigma),
         single_pass=Logits(served),
         base=Logits(base),
-        serve=lambda x: run(session, x),
+        serve=open_served(model),
         vote=classifier(open_session(model.path / BASE_NAME)),
         monte_carlo=reference.model_copy(update={"sampling": FLOAT32.sampling}),
     )

@@ -27,10 +27,11 @@ from certification.calibration import (
 from certification.monte_carlo import largest_provable
 from certification.radius import PLAIN_WEIGHTS, RadiusMap, score_fractions
 from export.calibrating import FIT_SHARE, RADII, hold_against_certify
-from export.card import GRAPH_NAME, MonteCarlo
+from export.card import MonteCarlo
 from export.certificates import Progress
 from export.images import LabelledImages
 from export.repository import ModelVersion
+from export.served import open_served
 
 ALPHAS = (0.1, 0.05, 0.01)
 TARGET = 0.25
@@ -120,9 +121,9 @@ def compare(
     progress: Progress,
 ) -> dict[str, Any]:
     """Rows: a promise, α and a way, its certified accuracy on `test` at `RADII`, and what Certify has there."""
-    graph = (model.path / GRAPH_NAME).read_bytes()
-    reference, _ = hold_against_certify(model, graph, calibration, monte_carlo, kept=kept, progress=progress)
-    held_out, outputs = hold_against_certify(model, graph, test, test_monte_carlo, kept=kept, progress=progress)
+    answer = open_served(model)
+    reference, _ = hold_against_certify(model, answer, calibration, monte_carlo, kept=kept, progress=progress)
+    held_out, outputs = hold_against_certify(model, answer, test, test_monte_carlo, kept=kept, progress=progress)
     cap = model.card.sigma * largest_provable(n=monte_carlo.n, alpha=monte_carlo.alpha)
     images = round(len(reference) * FIT_SHARE)
     problem = Problem(reference[:images], reference[images:], model.card.sigma, cap, 0, delta, marginal=False)

@@ -21,11 +21,12 @@ from rich.table import Table
 from benchmarks.results import provenance, write_results
 from certification.calibration import CalibrationError
 from export.calibrating import calibrate_model, evaluate
-from export.card import GRAPH_NAME, Card, MonteCarlo
+from export.card import Card, MonteCarlo
 from export.exporting import export_checkpoint
 from export.report import progress_bar
 from export.repository import ModelVersion, open_model
 from export.sampling import sample
+from export.served import open_served
 from training.checkpoint import load_checkpoint
 from training.data import ImageData, load_data
 from training.evaluate import accuracy
@@ -234,9 +235,14 @@ class Experiment:
                 progress=progress_bar,
             ).card
         except CalibrationError:
-            graph = (model.path / GRAPH_NAME).read_bytes()
             found = evaluate(
-                model, graph, test, delta=DELTA, monte_carlo=certify, kept=self._kept, progress=progress_bar
+                model,
+                open_served(model),
+                test,
+                delta=DELTA,
+                monte_carlo=certify,
+                kept=self._kept,
+                progress=progress_bar,
             )
             return model.card.model_copy(update={"evaluation": found})
 

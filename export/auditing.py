@@ -6,7 +6,6 @@ neither training nor calibration saw and with noise of another seed. Needs no to
 
 from __future__ import annotations
 
-import hashlib
 import math
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,11 +30,12 @@ from certification.audit import (
 from certification.calibration import Reference
 from certification.monte_carlo import largest_provable
 from export.calibrating import hold_against_certify
-from export.card import GRAPH_NAME, Calibration, Card, CardError, CertifiedAccuracy, MonteCarlo, Split
+from export.card import Calibration, Card, CertifiedAccuracy, MonteCarlo, Split
 from export.certificates import Progress, unseen
 from export.images import LabelledImages, as_taken
 from export.provenance import provenance
 from export.repository import ModelVersion
+from export.served import open_served
 
 RADIUS_STEP = 0.04
 """Distance of neighbouring radii at which certified accuracy is reported, in units of σ."""
@@ -118,8 +118,8 @@ def audit_model(
     Raises:
         AuditError: images that calibration or training used, the seed of the card's noise, or a promise that cannot be
             audited.
-        CardError: the served graph has changed since the card was verified.
-        HeatserveError: images of another shape than the model's.
+        CardError: what is served has changed since the card was verified.
+        HeatserveError: images of another shape than the model's, or what runs it is not here (see `export.served`).
     """
     calibration = model.card.calibration
     if calibration is None:
@@ -136,7 +136,7 @@ def audit_model(
     judge(0, 0, alpha=calibration.alpha, delta=delta)  # a promise that cannot be audited is refused before the work
     monte_carlo = calibration.monte_carlo.model_copy(update={"seed": seed})
     reference, outputs = hold_against_certify(
-        model, _served_bytes(model), data, monte_carlo, kept=kept, progress=progress
+        model, open_served(model), data, monte_carlo, kept=kept, progress=progress
     )
     measured = _measure(model.card, calibration, data, monte_carlo, reference, outputs)
     overclaims = measured.overclaims
@@ -160,14 +160,6 @@ def _check_unseen(calibration: Calibration, data: LabelledImages) -> None:
             f"{data.split!r} of {data.dataset}; the card was calibrated on split {calibration.check.split!r} of "
             f"{calibration.check.dataset}"
         )
-
-
-def _served_bytes(model: ModelVersion) -> bytes:
-    """The file that is served, hashed as it is read: what is audited is what the card names."""
-    served = (model.path / GRAPH_NAME).read_bytes()
-    if hashlib.sha256(served).hexdigest() != model.card.graph_sha256:
-        raise CardError(f"{model.path / GRAPH_NAME}: expected sha256 {model.card.graph_sha256}, found another graph")
-    return served
 
 
 def _measure(

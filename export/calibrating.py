@@ -1,4 +1,4 @@
-"""Calibration of a served graph: the graph itself, held against Certify of its base classifier, on held-out images.
+"""Calibration of what is served, graph or plan: held itself against Certify of its base classifier, on held-out images.
 
 Needs no torch: images come as arrays.
 """
@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -26,10 +27,12 @@ from certification.calibration import (
 )
 from certification.errors import HeatserveError
 from certification.monte_carlo import ABSTAIN, largest_provable
+from certification.radius import Float64Array, RadiusMap
 from export.card import (
     BASE_NAME,
     GRAPH_NAME,
     Calibration,
+    Card,
     CertifiedAccuracy,
     Evaluation,
     MonteCarlo,
@@ -40,10 +43,14 @@ from export.card import (
 from export.certificates import Progress, certify_images, file_in, recipe_of, unseen
 from export.graph import with_map
 from export.images import LabelledImages, answers, as_taken
-from export.repository import ModelVersion, publish
-from export.session import open_session
+from export.repository import TIMING_CACHE_NAME, ModelVersion, publish
+from export.served import open_bytes, open_served
+from export.session import Answer
+from export.tensorrt import build_plan, plan_part
 
 RADII = (0.0, 0.05, 0.1, 0.15, 0.2, 0.25, 0.3, 0.5)
+Outputs = dict[str, NDArray[Any]]
+"""By name, each [N, …]."""
 FIT_SHARE = 1 / 3
 """Share of the calibration images that a sequence of maps is fitted on; the rest test it."""
 
@@ -79,7 +86,8 @@ def calibrate_model(
 
     Raises:
         CalibrationError: too few images, or no map can be promised.
-        HeatserveError: images of another shape than the model's, or a target that Certify cannot prove.
+        HeatserveError: images of another shape than the model's, a target that Certify cannot prove, or what runs the
+            model is not here (see `export.served`).
     """
     calibration, test = as_taken(model, calibration), as_taken(model, test)
     cap = model.card.sigma * largest_provable(n=monte_carlo.n, alpha=monte_carlo.alpha)
@@ -88,21 +96,23 @@ def calibrate_model(
             f"radius: expected one above 0 that Certify can prove, with n = {monte_carlo.n} and σ = "
             f"{model.card.sigma:g} at most {cap:.4g}, got {target:g}"
         )
-    graph = (model.path / GRAPH_NAME).read_bytes()
-    reference, _ = hold_against_certify(model, graph, calibration, monte_carlo, kept=kept, progress=progress)
+    reference, outputs = hold_against_certify(
+        model, open_served(model), calibration, monte_carlo, kept=kept, progress=progress
+    )
     fit_images = round(len(reference) * FIT_SHARE)
     fit, check = reference[:fit_images], reference[fit_images:]
     radii = radius_grid(sigma=model.card.sigma, cap=cap, target=target)
     radius_map = calibrate(fit, check, radii=radii, alpha=alpha, delta=delta, target=target).radius_map
-    served = with_map(onnx.load_from_string(graph), radius_map).SerializeToString()
-    seen = _check_served(served, calibration, fit_images, check, alpha=alpha, delta=delta)
+    files = _with_map(model, radius_map)
+    answer = open_bytes(files.card, files.graph, files.plan)
+    proven = [outputs[name][fit_images:] for name in ("proven_label", "proven_radius")]
+    seen = _check_served(answers(answer, model, calibration, fit_images), *proven, alpha=alpha, delta=delta)
     evaluation = evaluate(
-        model, served, test, delta=delta, monte_carlo=test_monte_carlo or monte_carlo, kept=kept, progress=progress
+        model, answer, test, delta=delta, monte_carlo=test_monte_carlo or monte_carlo, kept=kept, progress=progress
     )
     accept(evaluation)
-    card = model.card.model_copy(
+    card = files.card.model_copy(
         update={
-            "graph_sha256": hashlib.sha256(served).hexdigest(),
             "calibration": Calibration(
                 promise=_promise(alpha, delta, monte_carlo, model.card.sigma),
                 method=METHOD,
@@ -121,15 +131,38 @@ def calibrate_model(
             "date": now(),
         }
     )
-    return publish(model.path.parents[1], card, graph=served, base=(model.path / BASE_NAME).read_bytes())
+    base = (model.path / BASE_NAME).read_bytes()
+    return publish(model.path.parents[1], card, graph=files.graph, base=base, plan=files.plan)
+
+
+@dataclass(frozen=True)
+class _Files:
+    """What the next version serves, with a card that names it."""
+
+    card: Card
+    graph: bytes
+    plan: bytes | None
+
+
+def _with_map(model: ModelVersion, radius_map: RadiusMap) -> _Files:
+    """The graph of `model` with another map, and its plan, if it has one, built again from that."""
+    graph = with_map(onnx.load_from_string((model.path / GRAPH_NAME).read_bytes()), radius_map).SerializeToString()
+    changes: dict[str, Any] = {"graph_sha256": hashlib.sha256(graph).hexdigest()}
+    plan = None
+    if model.card.plan:
+        batches, tf32 = model.card.plan.batches, model.card.plan.tf32
+        cache = model.path.parent / TIMING_CACHE_NAME
+        plan = build_plan(graph, batches=batches, tf32=tf32, timing_cache=cache)
+        changes["plan"] = plan_part(plan, batches=batches, tf32=tf32)
+    return _Files(model.card.model_copy(update=changes), graph, plan)
 
 
 def _check_served(
-    served: bytes, calibration: LabelledImages, start: int, check: Reference, *, alpha: float, delta: float
+    outputs: Outputs, proven_label: NDArray[np.int64], proven_radius: Float64Array, *, alpha: float, delta: float
 ) -> Overclaims:
     """The test that the map passed in float64, once more, on what the served bytes answer."""
-    radius = answers(open_session(served), calibration, start=start)["certified_radius"]
-    seen = count_overclaims(check, radius, delta=delta)
+    reference = _reference(outputs, proven_label, proven_radius)
+    seen = count_overclaims(reference, outputs["certified_radius"], delta=delta)
     if seen.upper_bound > alpha:
         raise CalibrationError(
             f"served graph: expected overclaims of at most {alpha} with confidence {1 - delta}, as its map has them, "
@@ -140,36 +173,39 @@ def _check_served(
 
 def hold_against_certify(
     model: ModelVersion,
-    graph: bytes,
+    answer: Answer,
     data: LabelledImages,
     monte_carlo: MonteCarlo,
     *,
     kept: Path | None,
     progress: Progress,
-) -> tuple[Reference, dict[str, NDArray[Any]]]:
-    """The outputs of `graph` on the images, and the reference that Certify gives for them.
+) -> tuple[Reference, Outputs]:
+    """What is answered on the images, and the reference that Certify gives for it.
 
     To the outputs [N] are added `proven_label` and `proven_radius` of Certify, and `smoothed_label`, the class with the
     most votes. What Certify finds is kept in a file of the folder `kept`, and read from there where it is known.
     """
     data = as_taken(model, data)
-    outputs = answers(open_session(graph), data)
+    outputs = answers(answer, model, data)
     recipe = recipe_of(model, data, monte_carlo)
     results = file_in(kept, recipe, data) if kept else None
     rows = certify_images(model, data, recipe, results=results, progress=progress)
     labels = np.array([row.predicted for row in rows])
     radius = np.array([row.radius for row in rows])
-    reference = Reference(
-        probabilities=outputs["probabilities"].astype(np.float64),
-        agrees=(labels == outputs["label"]) & (labels != ABSTAIN),
-        proven=radius,
-    )
-    return reference, {
+    return _reference(outputs, labels, radius), {
         **outputs,
         "proven_label": labels,
         "proven_radius": radius,
         "smoothed_label": np.array([row.guess for row in rows]),
     }
+
+
+def _reference(outputs: Outputs, proven_label: NDArray[np.int64], proven_radius: Float64Array) -> Reference:
+    return Reference(
+        probabilities=outputs["probabilities"].astype(np.float64),
+        agrees=(proven_label == outputs["label"]) & (proven_label != ABSTAIN),
+        proven=proven_radius,
+    )
 
 
 def _promise(alpha: float, delta: float, monte_carlo: MonteCarlo, sigma: float) -> str:
@@ -183,7 +219,7 @@ def _promise(alpha: float, delta: float, monte_carlo: MonteCarlo, sigma: float) 
 
 def evaluate(
     model: ModelVersion,
-    graph: bytes,
+    answer: Answer,
     data: LabelledImages,
     *,
     delta: float,
@@ -191,11 +227,11 @@ def evaluate(
     kept: Path | None = None,
     progress: Progress = unseen,
 ) -> Evaluation:
-    """Hold `graph`, a certified graph of `model`, against Certify of the model's base classifier on `data`.
+    """Hold what `model` answers, or what its next version would, against Certify of its base classifier on `data`.
 
     Bounds on overclaim rates hold with confidence 1 − delta each.
     """
-    reference, outputs = hold_against_certify(model, graph, data, monte_carlo, kept=kept, progress=progress)
+    reference, outputs = hold_against_certify(model, answer, data, monte_carlo, kept=kept, progress=progress)
     right = outputs["label"] == data.labels
     proven_right = outputs["proven_label"] == data.labels
 

@@ -22,6 +22,7 @@ from certification.radius import RadiusMap
 CARD_NAME = "certificate.json"
 GRAPH_NAME = "model.onnx"
 BASE_NAME = "base.onnx"
+PLAN_NAME = "model.plan"
 
 InputType = Literal["FP32", "UINT8"]
 Precision = Literal["fp32", "fp16", "int8"]
@@ -136,6 +137,20 @@ class Attack(_Part):
     date: str
 
 
+class Plan(_Part):
+    """A TensorRT plan built from the card's graph. It runs only under the TensorRT and on the GPU that built it."""
+
+    sha256: Sha256
+    tensorrt: str
+    """Version."""
+    gpu: str
+    """Name, as NVIDIA's driver has it."""
+    tf32: bool
+    """Whether convolutions and matrix products may round their inputs to ten bits of mantissa."""
+    batches: tuple[int, int, int]
+    """Smallest batch, the one that it is fastest for, and largest."""
+
+
 class Card(_Part):
     """Everything a sceptic needs to know about one graph. `calibration` is None: radius 0 is served."""
 
@@ -158,6 +173,10 @@ class Card(_Part):
     calibration: Calibration | None
     evaluation: Evaluation | None
     attack: Attack | None = None
+    plan: Plan | None = None
+    """What is served, and every figure here measured on; None: the graph itself."""
+    accelerator: Literal["tensorrt"] | None = None
+    """What ONNX Runtime serves the graph with: its TensorRT provider, or its own kernels."""
     versions: dict[str, str]
     date: str
 
@@ -190,13 +209,16 @@ def read_card(version_dir: Path) -> Card:
 
 
 def verify_card(version_dir: Path) -> Card:
-    """Read the card and check that it belongs to the graphs beside it, by hash.
+    """Read the card and check that it belongs to the graphs beside it, and the plan, by hash.
 
     Raises:
         CardError: no card, a malformed one, a missing graph, or a graph with another hash.
     """
     card = read_card(version_dir)
-    for name, expected in ((GRAPH_NAME, card.graph_sha256), (BASE_NAME, card.base_sha256)):
+    files = {GRAPH_NAME: card.graph_sha256, BASE_NAME: card.base_sha256}
+    if card.plan:
+        files[PLAN_NAME] = card.plan.sha256
+    for name, expected in files.items():
         path = version_dir / name
         if not path.is_file():
             raise CardError(f"{path}: the graph that the card {version_dir / CARD_NAME} belongs to is missing")

@@ -72,6 +72,16 @@ def export(
     root: Annotated[
         Path | None, typer.Option(help="Folder of the data set that v was trained on; int8 finds its ranges there.")
     ] = None,
+    backend: Annotated[
+        Literal["auto", "onnxruntime-tensorrt", "tensorrt"],
+        typer.Option(
+            help="`auto`: ONNX Runtime, in whatever Triton is at hand. `tensorrt`: a plan, built here for the GPU of "
+            "this machine. `onnxruntime-tensorrt`: ONNX Runtime's TensorRT provider, which may round to TF32."
+        ),
+    ] = "auto",
+    tf32: Annotated[
+        bool, typer.Option("--tf32", help="Let a plan's convolutions round their inputs to ten bits of mantissa.")
+    ] = False,
     as_json: Json = False,
 ) -> None:
     """Turn a checkpoint into one certified ONNX graph that Triton serves, with its certificate card.
@@ -86,7 +96,16 @@ def export(
     from export.exporting import export_checkpoint
 
     variant = _variant(input_type, precision, resize, checkpoint, root)
-    model = export_checkpoint(checkpoint, repository=repository, name=name, base=base, sigma=sigma, variant=variant)
+    model = export_checkpoint(
+        checkpoint,
+        repository=repository,
+        name=name,
+        base=base,
+        sigma=sigma,
+        variant=variant,
+        backend=backend,
+        tf32=tf32,
+    )
     if as_json:
         typer.echo(model.card.model_dump_json(indent=2))
         return

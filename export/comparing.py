@@ -11,6 +11,7 @@ from certification.calibration import CalibrationError
 from certification.errors import HeatserveError
 from export.card import GRAPH_NAME, Calibration, Evaluation
 from export.repository import ModelVersion
+from export.served import open_served
 from export.session import as_input, open_session
 from export.timing import Way, interleaved
 
@@ -88,6 +89,9 @@ def compare(variant: ModelVersion, model: ModelVersion) -> Comparison:
 
 
 def _one_image(model: ModelVersion) -> Way:
+    if model.card.plan or model.card.accelerator:
+        answer = open_served(model)
+        return lambda: answer(np.zeros((1, *model.card.input_shape), np.float32))
     session = open_session(model.path / GRAPH_NAME)
     image = as_input(session, np.zeros((1, *model.card.input_shape), np.float32))
     return lambda: session.run(None, {"image": image})

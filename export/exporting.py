@@ -6,6 +6,7 @@ import hashlib
 import re
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import onnx
 
@@ -14,12 +15,15 @@ from export.card import Card, InputType, Precision, now, versions
 from export.graph import certified_graph, logits_graph, uint8_input
 from export.images import LabelledImages
 from export.precision import to_fp16, to_int8
-from export.repository import ModelVersion, publish
+from export.repository import TENSORRT_BATCHES, TIMING_CACHE_NAME, ModelVersion, publish
+from export.tensorrt import build_plan, plan_part, require_tensorrt
 from training.checkpoint import Checkpoint, CheckpointError, load_base, load_checkpoint
 
 Training = dict[str, str | int | float | bool | None]
 """`Card.training`."""
 _NAME = re.compile(r"\w[\w.-]*", re.ASCII)
+Backend = Literal["auto", "onnxruntime-tensorrt", "tensorrt"]
+"""What serves the graph: Triton's `onnxruntime`, NVIDIA's or ours; the same with its TensorRT provider; a plan."""
 
 
 @dataclass(frozen=True)
@@ -78,6 +82,8 @@ def export_checkpoint(
     base: Path | None = None,
     sigma: float | None = None,
     variant: Variant | None = None,
+    backend: Backend = "auto",
+    tf32: bool = False,
 ) -> ModelVersion:
     """Write the next version of `<repository>/<name>`: certified graph, graph of the base classifier, card, config.
 
@@ -89,14 +95,26 @@ def export_checkpoint(
             certifies its HeatSmoothing model, or what `train average` wrote beside v.
         sigma: σ of the smoothing noise, pixels in [0,1]. None: the σ that v was smoothed for.
         variant: of the served graph; None: FP32 throughout. The base is FP32 in any case.
+        backend: what is to serve it; the TensorRT ones need a GPU to calibrate on, a plan also to be built on.
+        tf32: see `tensorrt.build_plan`.
 
     Raises:
         CheckpointError: unreadable, no σ known, or v and f differ in input shape or classes.
-        HeatserveError: a name that no folder should have, a σ that is not above 0, or see `Variant.of`.
+        TensorRTError: a plan is wanted, and cannot be built here.
+        HeatserveError: a name that no folder should have, a σ that is not above 0, TF32 without a plan, or see
+            `Variant.of`.
     """
     variant = variant or Variant()
     if not _NAME.fullmatch(name):
         raise HeatserveError(f"name: expected letters, digits, '_', '.', '-', the first no '.' or '-', got {name!r}")
+    if tf32 and backend != "tensorrt":
+        raise HeatserveError(
+            f"tf32: expected the backend tensorrt, whose plans can be built with or without, got {backend}"
+        )
+    if variant.resize and backend != "auto":
+        raise HeatserveError(f"resize: expected the backend auto, got {backend}: TensorRT does not resize as we do")
+    if backend == "tensorrt":
+        require_tensorrt()
     single_pass = load_checkpoint(checkpoint)
     has_base = base is not None or single_pass.metadata.base_sha256 is not None
     certified = load_base(single_pass, base) if has_base else single_pass
@@ -113,6 +131,12 @@ def export_checkpoint(
     graph = certified_graph(variant.of(logits), sigma=sigma).SerializeToString()
     base_graph = logits_graph(certified.network, input_shape=shape) if has_base else logits
     base_bytes = base_graph.SerializeToString()
+    plan, part = None, None
+    if backend == "tensorrt":
+        cache = repository / name / TIMING_CACHE_NAME
+        cache.parent.mkdir(parents=True, exist_ok=True)
+        plan = build_plan(graph, batches=TENSORRT_BATCHES, tf32=tf32, timing_cache=cache)
+        part = plan_part(plan, batches=TENSORRT_BATCHES, tf32=tf32)
     card = Card(
         model=name,
         graph_sha256=hashlib.sha256(graph).hexdigest(),
@@ -126,10 +150,12 @@ def export_checkpoint(
         training=_training(single_pass) | variant.provenance(),
         calibration=None,
         evaluation=None,
+        plan=part,
+        accelerator="tensorrt" if backend == "onnxruntime-tensorrt" else None,
         versions=versions("torch", "onnx", "onnxruntime", "numpy"),
         date=now(),
     )
-    return publish(repository, card, graph=graph, base=base_bytes)
+    return publish(repository, card, graph=graph, base=base_bytes, plan=plan)
 
 
 def _check_compatible(single_pass: Checkpoint, base: Checkpoint) -> None:

@@ -24,12 +24,13 @@ OPSET = 18
 """ONNX Runtime from 1.14, TensorRT 10 and Triton's containers read it; what `torch.onnx.export` writes natively."""
 IR_VERSION = 9
 
+# TensorRT can only cast UINT8, so that comes first.
 _UINT8 = """
 bytes (uint8[N,{height},{width},{channels}] image) => (float[N,{channels},{height},{width}] pixels)
     <float white = {{255}}>
 {{
-    bytes = Transpose<perm = [0, 3, 1, 2]>(image)
-    levels = Cast<to = 1>(bytes)
+    rows = Cast<to = 1>(image)
+    levels = Transpose<perm = [0, 3, 1, 2]>(rows)
     pixels = Div(levels, white)
 }}
 """

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import onnx
@@ -15,10 +15,7 @@ from certification.radius import Float32Array
 from export.card import GRAPH_NAME, Split
 from export.graph import pixels_graph
 from export.repository import ModelVersion
-from export.session import open_session, run
-
-if TYPE_CHECKING:
-    from onnxruntime import InferenceSession
+from export.session import Answer, open_session
 
 
 @dataclass(frozen=True)
@@ -59,13 +56,12 @@ def as_taken(model: ModelVersion, data: LabelledImages) -> LabelledImages:
     return replace(data, images=np.rint(data.images * np.float32(255)) / np.float32(255))
 
 
-def answers(session: InferenceSession, data: LabelledImages, *, start: int = 0) -> dict[str, NDArray[Any]]:
-    """All outputs of a served graph, by name, for the images of `data` from `start` on, as a client would send them."""
-    if session.get_inputs()[0].shape[1:3] != ["H", "W"]:
-        return run(session, data.images[start:])
-    found = [session.run(None, {"image": picture}) for picture in _pictures(data, start)]
-    names = [output.name for output in session.get_outputs()]
-    return {name: np.concatenate(parts) for name, *parts in zip(names, *found, strict=True)}
+def answers(answer: Answer, model: ModelVersion, data: LabelledImages, start: int = 0) -> dict[str, NDArray[Any]]:
+    """What is answered to the images of `data` from `start` on, as a client would send them."""
+    if not model.card.resize:
+        return answer(data.images[start:])
+    found = [answer(picture) for picture in _pictures(data, start)]
+    return {name: np.concatenate([outputs[name] for outputs in found]) for name in found[0]}
 
 
 def _cut_out(model: ModelVersion, data: LabelledImages) -> Float32Array:

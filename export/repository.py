@@ -2,7 +2,9 @@
 
     <repository>/<name>/config.pbtxt
                         labels.txt
-                        <version>/model.onnx         the certified graph that is served
+                        timing.cache             what TensorRT measured of its kernels, of models with a plan
+                        <version>/model.plan         the TensorRT plan that is served instead of the graph, if any
+                                  model.onnx         the certified graph that is served
                                   base.onnx          logits of the base classifier, which Certify runs
                                   certificate.json   the card, bound to both graphs by hash
 
@@ -24,12 +26,15 @@ from google.protobuf.message import DecodeError
 from tritonclient.grpc import model_config_pb2 as pb
 
 from certification.files import write_atomically
-from export.card import BASE_NAME, GRAPH_NAME, Attack, Card, CardError, verify_card
+from export.card import BASE_NAME, GRAPH_NAME, PLAN_NAME, Attack, Card, CardError, verify_card
 from export.certificate import NOT_CALIBRATED, serves_map
 
 CONFIG_NAME = "config.pbtxt"
 LABELS_NAME = "labels.txt"
+TIMING_CACHE_NAME = "timing.cache"
 MAX_BATCH_SIZE = 64
+TENSORRT_BATCHES = (1, 8, MAX_BATCH_SIZE)
+"""Smallest batch, the one that TensorRT chooses its kernels for, and largest."""
 
 _OUTPUTS = {
     "label": (pb.TYPE_INT64, []),
@@ -104,16 +109,13 @@ def open_models(repository: Path) -> Iterator[ModelVersion]:
 
 
 def triton_config(card: Card) -> pb.ModelConfig:
-    """The `config.pbtxt` of a certified model, for the `onnxruntime` backend, as Triton's own message."""
+    """The `config.pbtxt` of a certified model, for the backend that its card names, as Triton's own message."""
     sizes = {"K": len(card.class_names), "k": min(5, len(card.class_names))}
-    config = pb.ModelConfig(name=card.model, backend="onnxruntime", max_batch_size=MAX_BATCH_SIZE)
+    backend = "tensorrt" if card.plan else "onnxruntime"
+    config = pb.ModelConfig(name=card.model, backend=backend, max_batch_size=MAX_BATCH_SIZE)
     config.parameters["max_batch_size"].string_value = str(MAX_BATCH_SIZE)  # see serving.batching
-    channels, height, width = card.input_shape
-    if card.input_type == "UINT8":
-        size = [-1, -1] if card.resize else [height, width]
-        config.input.add(name="image", data_type=pb.TYPE_UINT8, dims=[*size, channels])
-    else:
-        config.input.add(name="image", data_type=pb.TYPE_FP32, dims=card.input_shape)
+    data_type = pb.TYPE_UINT8 if card.input_type == "UINT8" else pb.TYPE_FP32
+    config.input.add(name="image", data_type=data_type, dims=_image_dims(card))
     for name, (data_type, dims) in _OUTPUTS.items():
         output = config.output.add(name=name, data_type=data_type, dims=[sizes[d] for d in dims] or [1])
         if not dims:  # one number per image: [N], which Triton states as [1] reshaped to []
@@ -122,7 +124,34 @@ def triton_config(card: Card) -> pb.ModelConfig:
             output.label_filename = LABELS_NAME
     config.dynamic_batching.SetInParent()
     config.instance_group.add(kind=pb.ModelInstanceGroup.KIND_AUTO, count=1)
+    if card.plan or card.accelerator:  # Triton would drop an accelerator without a word where it finds no GPU
+        config.instance_group[0].kind = pb.ModelInstanceGroup.KIND_GPU
+    if card.accelerator:
+        accelerators = config.optimization.execution_accelerators.gpu_execution_accelerator
+        accelerators.add(name=card.accelerator, parameters=tensorrt_options(card))
     return config
+
+
+def _image_dims(card: Card) -> tuple[int, int, int]:
+    """Of one image as the graph takes it."""
+    channels, height, width = card.input_shape
+    if card.resize:
+        return -1, -1, channels
+    return (height, width, channels) if card.input_type == "UINT8" else card.input_shape
+
+
+def tensorrt_options(card: Card) -> dict[str, str]:
+    """Options of ONNX Runtime's TensorRT provider, which Triton's backend knows by the same names.
+
+    Precision is the graph's; the provider may round to TF32, and has no option against it. What it measured of kernels
+    is kept, in the folder where the server was started. Engines are not: one that lies in a cache is bound to no card.
+    """
+    shape = "x".join(map(str, _image_dims(card)))
+    profile = {
+        f"trt_profile_{which}_shapes": f"image:{batch}x{shape}"
+        for which, batch in zip(("min", "opt", "max"), TENSORRT_BATCHES, strict=True)
+    }
+    return {**profile, "trt_timing_cache_enable": "true"}
 
 
 def write_model_config(repository: Path, card: Card) -> None:
@@ -132,8 +161,8 @@ def write_model_config(repository: Path, card: Card) -> None:
     write_atomically(model_dir / CONFIG_NAME, text_format.MessageToString(triton_config(card)).encode())
 
 
-def publish(repository: Path, card: Card, *, graph: bytes, base: bytes) -> ModelVersion:
-    """Add a model version with its graphs and card: complete, or not at all.
+def publish(repository: Path, card: Card, *, graph: bytes, base: bytes, plan: bytes | None = None) -> ModelVersion:
+    """Add a model version with its graphs, its plan, if any, and card: complete, or not at all.
 
     The folder is filled under a temporary name and then renamed, so a running Triton never sees half of it.
     """
@@ -143,6 +172,8 @@ def publish(repository: Path, card: Card, *, graph: bytes, base: bytes) -> Model
     try:
         write_atomically(temporary / GRAPH_NAME, graph)
         write_atomically(temporary / BASE_NAME, base)
+        if plan is not None:
+            write_atomically(temporary / PLAN_NAME, plan)
         card.write(temporary)
         verify_card(temporary)
         temporary.chmod(0o755)
@@ -162,7 +193,8 @@ def republish(model: ModelVersion, repository: Path, name: str) -> ModelVersion:
     """
     card = verify_card(model.path).model_copy(update={"model": name})
     graph, base = ((model.path / file).read_bytes() for file in (GRAPH_NAME, BASE_NAME))
-    return publish(repository, card, graph=graph, base=base)
+    plan = (model.path / PLAN_NAME).read_bytes() if card.plan else None
+    return publish(repository, card, graph=graph, base=base, plan=plan)
 
 
 def record_attack(model: ModelVersion, attack: Attack) -> ModelVersion:

@@ -6,6 +6,7 @@ With a pool each, which is the default, the idle threads of one session spin on 
 from __future__ import annotations
 
 import os
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -26,29 +27,49 @@ onnxruntime.set_global_thread_pool_sizes(_THREADS, 1)
 
 _BATCH = 64  # images in one run: memory stays small whatever their number and size
 
+Answer = Callable[[NDArray[Any]], dict[str, NDArray[Any]]]
+"""What is served, as a function: from any number of images FP32 [N, C, H, W], N ≥ 1, or of pictures UINT8 [N, H, W, C]
+for a graph that takes those, to its outputs by name."""
+
+_TENSORRT = "TensorrtExecutionProvider"
+
 
 class GraphError(HeatserveError):
     """ONNX Runtime cannot load a graph."""
 
 
-def open_session(graph: Path | bytes) -> InferenceSession:
-    """A CPU session on a file or on serialised bytes, on the process's one pool of threads.
+def open_session(graph: Path | bytes, *, tensorrt: Mapping[str, str] | None = None) -> InferenceSession:
+    """A session on a file or on serialised bytes, on the process's one pool of threads.
+
+    Args:
+        graph: ONNX.
+        tensorrt: options of the TensorRT provider, which runs what it can of the graph. None: the CPU runs all of it.
 
     Raises:
-        GraphError: names the file and says what ONNX Runtime found wrong.
+        GraphError: names the file and says what ONNX Runtime found wrong, or that it has no TensorRT.
     """
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3
     options.use_per_session_threads = False
+    providers: list[Any] = ["CPUExecutionProvider"]
+    if tensorrt is not None:
+        providers = [(_TENSORRT, dict(tensorrt)), "CUDAExecutionProvider", *providers]
     try:
         source = str(graph) if isinstance(graph, Path) else graph
-        return InferenceSession(source, options, providers=["CPUExecutionProvider"])
+        session = InferenceSession(source, options, providers=providers)
     except Exception as error:  # ONNX Runtime's exceptions share no base class
         name = graph if isinstance(graph, Path) else "graph"
         raise GraphError(f"{name}: ONNX Runtime cannot load it: {error}") from None
+    if tensorrt is not None and _TENSORRT not in session.get_providers():  # it goes on without what did not load
+        raise GraphError(
+            f"{_TENSORRT}: expected ONNX Runtime to run the graph with it, got {', '.join(session.get_providers())}; "
+            "that needs an NVIDIA GPU with its driver, and `pip install 'heatserve[gpu,tensorrt]'` in place of "
+            "onnxruntime"
+        )
+    return session
 
 
-def run(session: InferenceSession, images: NDArray[np.float32]) -> dict[str, NDArray[Any]]:
+def run(session: InferenceSession, images: NDArray[Any]) -> dict[str, NDArray[Any]]:
     """All outputs of a graph by name, for any number of images FP32 [N, C, H, W], N ≥ 1.
 
     A graph that takes UINT8 [N, H, W, C] is given them so.
@@ -56,20 +77,36 @@ def run(session: InferenceSession, images: NDArray[np.float32]) -> dict[str, NDA
     Raises:
         GraphError: the graph takes UINT8, and the images are not of 8 bits.
     """
-    tensor = as_input(session, images)
     names = [output.name for output in session.get_outputs()]
-    starts = range(0, len(tensor), _BATCH)
-    batches = [session.run(names, {"image": tensor[start : start + _BATCH]}) for start in starts]
-    return {name: np.concatenate(parts) for name, *parts in zip(names, *batches, strict=True)}
+    return in_batches(
+        lambda batch: dict(zip(names, session.run(names, {"image": batch}), strict=True)), as_input(session, images)
+    )
 
 
-def as_input(session: InferenceSession, images: NDArray[np.float32]) -> NDArray[Any]:
+def in_batches(
+    infer: Callable[[NDArray[Any]], dict[str, NDArray[Any]]], tensor: NDArray[Any], *, size: int = _BATCH
+) -> dict[str, NDArray[Any]]:
+    """The outputs of `infer` for a tensor [N, …], which it is given at most `size` rows of at a time."""
+    parts = [infer(tensor[start : start + size]) for start in range(0, len(tensor), size)]
+    return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+
+
+def as_input(session: InferenceSession, images: NDArray[Any]) -> NDArray[Any]:
     """Images FP32 [N, C, H, W] in [0,1] as the tensor that a graph takes.
 
     Raises:
         GraphError: see `run`.
     """
-    if session.get_inputs()[0].type != "tensor(uint8)":
+    return as_levels(images) if session.get_inputs()[0].type == "tensor(uint8)" else images
+
+
+def as_levels(images: NDArray[Any]) -> NDArray[np.uint8]:
+    """Images FP32 [N, C, H, W] in [0,1] as UINT8 [N, H, W, C], which pictures in UINT8 are already.
+
+    Raises:
+        GraphError: they are not of 8 bits.
+    """
+    if images.dtype == np.uint8:
         return images
     levels = np.rint(images * np.float32(255)).astype(np.uint8)
     if not np.array_equal(levels / np.float32(255), images):

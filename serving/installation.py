@@ -32,6 +32,11 @@ class Triton:
         return (self.backends / "onnxruntime" / "libtriton_onnxruntime.so").is_file()
 
     @property
+    def has_tensorrt(self) -> bool:
+        """Whether the backend that serves TensorRT plans is there."""
+        return (self.backends / "tensorrt" / "libtriton_tensorrt.so").is_file()
+
+    @property
     def has_python_backend(self) -> bool:
         """Whether Triton can run backends that are written in Python."""
         return (self.backends / "python" / "libtriton_python.so").is_file()

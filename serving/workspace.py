@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from serving.errors import ServingError
 from serving.installation import Triton, find_libpython
 
 if TYPE_CHECKING:
@@ -30,8 +31,11 @@ def prepare(triton: Triton, models: Iterable[ModelVersion], folder: Path) -> Wor
     """Fill the empty `folder` with what `triton` needs to serve `models`.
 
     Raises:
-        ServingError: the backend that this Triton needs does not run with this Python.
+        ServingError: the backend that this Triton needs does not run with this Python, or it lacks one that a model was
+            calibrated under.
     """
+    for model in models:
+        _check_engine(triton, model)
     repository = folder / "models"
     repository.mkdir()
     offer = _link if triton.has_native_onnxruntime else _link_without_batch_limit
@@ -39,6 +43,22 @@ def prepare(triton: Triton, models: Iterable[ModelVersion], folder: Path) -> Wor
         offer(repository / model.name, model.path.parent.resolve())
     backends = triton.backends if triton.has_native_onnxruntime else _our_backend(triton, folder)
     return Workspace(repository, backends, _environment(triton, folder))
+
+
+def _check_engine(triton: Triton, model: ModelVersion) -> None:
+    """Refuse to serve a model by something else than what its promise was measured on."""
+    plan = model.card.plan
+    if plan and not (triton.has_tensorrt and triton.has_native_onnxruntime):
+        needs = f"backends `tensorrt` (TensorRT {plan.tensorrt}, for a plan built on {plan.gpu}) and `onnxruntime`"
+    elif model.card.accelerator and not triton.has_native_onnxruntime:
+        needs = "backend `onnxruntime`, for its TensorRT provider"
+    else:
+        return
+    found = ", ".join(sorted(path.name for path in triton.backends.iterdir()))
+    raise ServingError(
+        f"{model.name}: expected a Triton with NVIDIA's own {needs}, found {triton.binary} with {found}; serve it in "
+        "NVIDIA's container of Triton, or export and calibrate it again with `--backend auto`"
+    )
 
 
 def _link(link: Path, model_dir: Path) -> None:

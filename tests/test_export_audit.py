@@ -179,7 +179,7 @@ def test_a_graph_that_was_changed_after_it_was_verified_is_refused(tmp_path: Pat
     model = open_model(tmp_path, "tiny")
     (version_dir / GRAPH_NAME).write_bytes((version_dir / BASE_NAME).read_bytes())
     data = LabelledImages(random_images(3), np.zeros(3, np.int64), "noise", "test", 0)
-    with pytest.raises(CardError, match=r"model\.onnx: expected sha256 .* found another graph"):
+    with pytest.raises(CardError, match=r"model\.onnx: expected sha256 .* found another file"):
         audit_model(model, data, seed=1)
 
 
