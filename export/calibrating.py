@@ -41,8 +41,9 @@ from export.card import (
     versions,
 )
 from export.graph import with_map
-from export.repository import ModelVersion, publish
+from export.repository import CONFIG_NAME, ModelVersion, publish
 from export.session import classifier, open_session, run
+from export.settings import read_config
 
 RADII = (0.0, 0.05, 0.1, 0.15, 0.2, 0.25, 0.3, 0.5)
 FIT_SHARE = 1 / 3
@@ -83,7 +84,8 @@ def calibrate_model(
 
     Args:
         model: exported, calibrated before or not.
-        calibration: images that training never saw; maps are fitted on the first third, and tested on the rest.
+        calibration: images that training never saw; maps are fitted on the first third, and tested on the rest. The
+            first of them is written beside the model, for Triton to warm up with.
         test: images that neither training nor calibration saw; everything the card reports is measured on them.
         alpha: α, bound on the overclaim rate given a positive radius.
         delta: δ; the bound holds with confidence 1 − δ over the draw of the calibration images.
@@ -94,8 +96,10 @@ def calibrate_model(
 
     Raises:
         CalibrationError: too few images, or no map can be promised.
-        HeatserveError: images of another shape than the model's, or a target that Certify cannot prove.
+        HeatserveError: images of another shape than the model's, a target that Certify cannot prove, or a
+            `config.pbtxt` that is none.
     """
+    read_config(model.path.parent / CONFIG_NAME)  # its settings are to be kept: better to fail before the work
     for part in (calibration, test):
         check_shape(model, part)
     cap = model.card.sigma * largest_provable(n=monte_carlo.n, alpha=monte_carlo.alpha)
@@ -134,7 +138,13 @@ def calibrate_model(
             "date": now(),
         }
     )
-    return publish(model.path.parents[1], card, graph=served, base=(model.path / BASE_NAME).read_bytes())
+    return publish(
+        model.path.parents[1],
+        card,
+        graph=served,
+        base=(model.path / BASE_NAME).read_bytes(),
+        warm_up=calibration.images[0].tobytes(),
+    )
 
 
 def _check_served(served: bytes, images: Float32Array, check: Reference, *, alpha: float, delta: float) -> Overclaims:

@@ -2,6 +2,7 @@
 
     <repository>/<name>/config.pbtxt
                         labels.txt
+                        warmup/image             what Triton asks each instance for before it serves
                         <version>/model.onnx         the certified graph that is served
                                   base.onnx          logits of the base classifier, which Certify runs
                                   certificate.json   the card, bound to both graphs by hash
@@ -19,13 +20,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import onnx
-from google.protobuf import text_format
 from google.protobuf.message import DecodeError
 from tritonclient.grpc import model_config_pb2 as pb
 
 from certification.files import write_atomically
 from export.card import BASE_NAME, GRAPH_NAME, Attack, Card, CardError, verify_card
 from export.certificate import NOT_CALIBRATED, serves_map
+from export.settings import WARM_UP_PATH, default_settings, read_config, set_warm_up, with_settings, write_config
 
 CONFIG_NAME = "config.pbtxt"
 LABELS_NAME = "labels.txt"
@@ -104,7 +105,7 @@ def open_models(repository: Path) -> Iterator[ModelVersion]:
 
 
 def triton_config(card: Card) -> pb.ModelConfig:
-    """The `config.pbtxt` of a certified model, for the `onnxruntime` backend, as Triton's own message."""
+    """What `config.pbtxt` says of a certified model itself, for the `onnxruntime` backend, as Triton's own message."""
     sizes = {"K": len(card.class_names), "k": min(5, len(card.class_names))}
     config = pb.ModelConfig(name=card.model, backend="onnxruntime", max_batch_size=MAX_BATCH_SIZE)
     config.parameters["max_batch_size"].string_value = str(MAX_BATCH_SIZE)  # see serving.batching
@@ -115,25 +116,49 @@ def triton_config(card: Card) -> pb.ModelConfig:
             output.reshape.SetInParent()
         if name == "probabilities":
             output.label_filename = LABELS_NAME
-    config.dynamic_batching.SetInParent()
-    config.instance_group.add(kind=pb.ModelInstanceGroup.KIND_AUTO, count=1)
     return config
 
 
 def write_model_config(repository: Path, card: Card) -> None:
-    """Write `config.pbtxt` and `labels.txt` of a model, each atomically."""
+    """Write `config.pbtxt` and `labels.txt` of a model, each atomically.
+
+    How the model was run so far (see `export.settings`) is kept, unless it was for another backend.
+
+    Raises:
+        HeatserveError: the `config.pbtxt` that is there cannot be read.
+    """
     model_dir = repository / card.model
+    path, model = model_dir / CONFIG_NAME, triton_config(card)
+    settings = read_config(path) if path.exists() else None
+    if settings is None or settings.backend != model.backend:
+        settings = default_settings(MAX_BATCH_SIZE)
+    config = with_settings(model, settings)
+    set_warm_up(config, model_dir)
     write_atomically(model_dir / LABELS_NAME, ("\n".join(card.class_names) + "\n").encode())
-    write_atomically(model_dir / CONFIG_NAME, text_format.MessageToString(triton_config(card)).encode())
+    write_config(path, config)
 
 
-def publish(repository: Path, card: Card, *, graph: bytes, base: bytes) -> ModelVersion:
+def publish(repository: Path, card: Card, *, graph: bytes, base: bytes, warm_up: bytes | None = None) -> ModelVersion:
     """Add a model version with its graphs and card: complete, or not at all.
 
     The folder is filled under a temporary name and then renamed, so a running Triton never sees half of it.
+
+    Args:
+        repository: a Triton model repository; made if absent.
+        card: bound to both graphs by hash.
+        graph: the certified graph, serialised.
+        base: the graph of the base classifier, serialised.
+        warm_up: an image as the bytes of the model's input tensor, to run once before serving. None: the one that is
+            there already, or a black one.
+
+    Raises:
+        CardError: the card is not that of the graphs.
+        HeatserveError: the model's `config.pbtxt` cannot be read.
     """
-    write_model_config(repository, card)
     model_dir = repository / card.model
+    if warm_up is not None:
+        write_atomically(model_dir / WARM_UP_PATH, warm_up)
+    write_model_config(repository, card)
     temporary = Path(tempfile.mkdtemp(dir=model_dir, prefix=".new-"))
     try:
         write_atomically(temporary / GRAPH_NAME, graph)
@@ -157,7 +182,10 @@ def republish(model: ModelVersion, repository: Path, name: str) -> ModelVersion:
     """
     card = verify_card(model.path).model_copy(update={"model": name})
     graph, base = ((model.path / file).read_bytes() for file in (GRAPH_NAME, BASE_NAME))
-    return publish(repository, card, graph=graph, base=base)
+    warm_up = model.path.parent / WARM_UP_PATH
+    return publish(
+        repository, card, graph=graph, base=base, warm_up=warm_up.read_bytes() if warm_up.is_file() else None
+    )
 
 
 def record_attack(model: ModelVersion, attack: Attack) -> ModelVersion:

@@ -12,6 +12,7 @@ from rich.text import Text
 
 if TYPE_CHECKING:
     from export.repository import ModelVersion
+    from serving.tuning import Tuning
     from serving.wire import Prediction
 
 _HALF_BLOCKS = " ▄▀█"
@@ -67,5 +68,26 @@ def predictions_table(rows: Iterable[tuple[str, Prediction, float]]) -> Table:
             f"{prediction.certified_radius:.4f}",
             f"{prediction.nominal_radius:.4f}",
             f"{seconds * 1000:.1f}",
+        )
+    return table
+
+
+def tuning_table(tuning: Tuning) -> Table:
+    """One row per load that a setting was tried under; the choice in bold."""
+    table = Table(title=f"{tuning.model}: 99th percentile within {tuning.target:.3g} ms", title_justify="left")
+    headings = ("instances", "threads", "preferred batch", "delay µs", "callers", "images/s", "p50 ms", "p99 ms")
+    for heading in (*headings, "callers' cores", "meets target"):
+        table.add_column(heading, justify="right")
+    for trial in tuning.trials:
+        setting, load = trial.setting, trial.load
+        table.add_row(
+            *map(str, (setting.instances, setting.threads, setting.preferred_batch, setting.queue_delay_us)),
+            str(load.concurrency),
+            f"{load.images_per_second:.0f}",
+            f"{load.p50:.2f}",
+            f"{load.p99:.2f}",
+            f"{load.caller_cores:.2f}",
+            "yes" if trial.meets_target else "no",
+            style="bold" if trial == tuning.choice else None,
         )
     return table
