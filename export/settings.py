@@ -21,8 +21,6 @@ THREADS = "intra_op_thread_count"
 WARM_UP_PATH = Path("warmup", "image")
 """The image that Triton asks each instance for before it serves, in a model's folder: the bytes of its tensor."""
 
-_MAX_QUEUE_SIZE = 256
-_QUEUE_TIMEOUT_SECONDS = 30  # half of what our client waits
 _WARM_UP = "one image"
 
 
@@ -44,17 +42,18 @@ def write_config(path: Path, config: pb.ModelConfig) -> None:
 
 
 def default_settings(max_batch_size: int) -> pb.ModelConfig:
-    """What the exporter writes where nobody has chosen: one instance on all cores, and a queue that has an end."""
+    """What the exporter writes where nobody has chosen: one instance on all cores, what waits goes together.
+
+    No limit to the queue: with any (size, timeout, or a timeout that a request may choose) Triton's dynamic batcher
+    stops looking ahead and loses wake-ups, so that requests wait for half a second beside an idle instance
+    (triton-inference-server/server issue 8870).
+    """
     settings = pb.ModelConfig()
     settings.version_policy.latest.num_versions = 1
     settings.response_cache.enable = False
     settings.instance_group.add(kind=pb.ModelInstanceGroup.KIND_AUTO, count=1)
     settings.parameters[THREADS].string_value = "0"
     settings.dynamic_batching.preferred_batch_size.append(max_batch_size)
-    queue = settings.dynamic_batching.default_queue_policy
-    queue.max_queue_size = _MAX_QUEUE_SIZE
-    queue.default_timeout_microseconds = _QUEUE_TIMEOUT_SECONDS * 1_000_000
-    queue.timeout_action = pb.ModelQueuePolicy.REJECT
     return settings
 
 

@@ -12,8 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 from tritonclient.grpc import service_pb2 as pb
 
-from serving.errors import ServingError
-from serving.wire import OUTPUTS
+from serving.errors import OverloadedError, ServingError
+from serving.wire import OUTPUTS, OVERLOADED
 
 _METHOD = "/inference.GRPCInferenceService/ModelInfer"
 _WARM_UP_SECONDS = 0.3
@@ -48,7 +48,8 @@ def closed_loop(url: str, model: str, image: NDArray[np.float32], *, concurrency
         seconds: how long; longer where that brings too few answers for a 99th percentile.
 
     Raises:
-        ServingError: a request was refused; holds the server's message.
+        OverloadedError: the server's queue has a limit, and so many callers reach it.
+        ServingError: a request was refused for another reason; holds the server's message.
     """
     request = _request(model, image)
 
@@ -61,7 +62,9 @@ def closed_loop(url: str, model: str, image: NDArray[np.float32], *, concurrency
     try:
         return asyncio.run(measure())
     except grpc.aio.AioRpcError as error:
-        raise ServingError(f"{model}: refused under a load of {concurrency} callers: {error.details()}") from None
+        reason = error.details() or ""
+        kind = OverloadedError if any(words in reason for words in OVERLOADED) else ServingError
+        raise kind(f"{model}: a request of {concurrency} callers was refused: {reason}") from None
 
 
 def _request(model: str, image: NDArray[np.float32]) -> bytes:

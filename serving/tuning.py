@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from serving.endpoints import FREE_PORTS
-from serving.errors import ServingError
+from serving.errors import OverloadedError, ServingError
 from serving.load import Load, closed_loop
 from serving.triton import TritonServer
 from serving.workspace import link_model
@@ -165,10 +165,13 @@ def _waiting(best: Trial, *, microseconds: int) -> Setting:
 
 
 def climb(under_load: UnderLoad, setting: Setting, target: float) -> list[Trial]:
-    """One setting under growing loads, until one misses the target, or more callers get no more answers."""
+    """One setting under growing loads, until one misses the target or is refused, or more get no more answers."""
     trials: list[Trial] = []
     for callers in _CALLERS:
-        load = under_load(callers)
+        try:
+            load = under_load(callers)
+        except OverloadedError:  # the queue's limit, which is the operator's
+            break
         saturated = bool(trials) and load.images_per_second < _GAIN * trials[-1].load.images_per_second
         trials.append(Trial(setting, load, load.p99 <= target))
         if saturated or not trials[-1].meets_target:
@@ -196,7 +199,6 @@ def _running(
 
     config = read_config(model.path.parent / CONFIG_NAME)
     _apply(setting, config)
-    config.dynamic_batching.ClearField("default_queue_policy")  # the callers wait: nothing shall be refused
     image = np.random.default_rng(0).random(model.card.input_shape, dtype=np.float32)
     with TemporaryDirectory(prefix="heatserve-tune-") as folder:
         repository = Path(folder)

@@ -15,7 +15,8 @@ from numpy.typing import NDArray
 from serving.batching import batch_limit
 from serving.errors import OverloadedError, ServingError
 
-_OVERLOADED = ("Exceeds maximum queue size", "Request timeout expired")  # Triton's words, over gRPC and over HTTP
+OVERLOADED = ("Exceeds maximum queue size", "Request timeout expired")
+"""What Triton says, over gRPC and over HTTP, of a request for which its queue has no room or no time."""
 OUTPUTS = ("label", "probabilities", "top_k", "l_bound", "certified_radius", "nominal_radius")
 
 
@@ -110,7 +111,7 @@ class Wire:
             yield
         except InferenceServerException as error:
             status, message = str(error.status()), error.message().removeprefix("[request id: <id_unknown>] ")
-            if any(words in message for words in _OVERLOADED):
+            if any(words in message for words in OVERLOADED):
                 raise self._overloaded(message) from None
             if "UNAVAILABLE" in status:
                 raise self._unreachable(message) from None

@@ -237,7 +237,7 @@ def steady_images(count: int, seed: int) -> LabelledImages:
 
 def test_calibration_publishes_a_graph_whose_radii_certify_backs(model: ModelVersion) -> None:
     config = model.path.parent / CONFIG_NAME
-    config.write_text(config.read_text().replace("max_queue_size: 256", "max_queue_size: 7"))
+    config.write_text(config.read_text().replace("count: 1", "count: 7"))
     monte_carlo = MonteCarlo(n0=20, n=200, alpha=0.01, seed=0)
     calibrated = calibrate_model(
         model, steady_images(300, 1), steady_images(100, 2), alpha=0.1, delta=0.1, monte_carlo=monte_carlo
@@ -261,7 +261,7 @@ def test_calibration_publishes_a_graph_whose_radii_certify_backs(model: ModelVer
     assert (radii["certified_radius"] > 0).sum() == seen.positive
     assert radii["certified_radius"].max() <= max(card.calibration.radius_map.radii)
     assert read_card(calibrated.path) == card
-    assert "max_queue_size: 7" in config.read_text(), "expected the settings of the version before"
+    assert "count: 7" in config.read_text(), "expected the settings of the version before"
     warm_up = np.frombuffer((config.parent / WARM_UP_PATH).read_bytes(), np.float32)
     np.testing.assert_array_equal(warm_up.reshape(SHAPE), steady_images(300, 1).images[0])
 

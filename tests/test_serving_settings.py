@@ -25,7 +25,7 @@ from export.repository import CONFIG_NAME, write_model_config
 from export.settings import THREADS, WARM_UP_PATH, read_config, write_config
 from heatserve import app
 from serving import FREE_PORTS, Client, OverloadedError, ServingError, TritonServer
-from serving.load import Load
+from serving.load import Load, closed_loop
 from serving.tuning import TUNED, Setting, Trial, best_of, climb
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="Triton runs on Linux only")
@@ -192,6 +192,16 @@ def test_callers_are_added_until_the_target_is_missed_or_nothing_is_gained() -> 
     assert [(trial.load.concurrency, trial.meets_target) for trial in slower] == [(1, True), (2, True), (4, False)]
     full = climb(lambda callers: load(callers, min(100.0 * callers, 200.0), p99=1.0), setting, 10.0)
     assert [trial.load.concurrency for trial in full] == [1, 2, 4]
+
+
+def test_a_queue_that_is_full_ends_the_climb(overloaded: TritonServer) -> None:
+    """Two requests may wait, so two callers are answered, and four are not."""
+    image = random_images(1)[0]
+    url = overloaded.endpoints.grpc_url
+    trials = climb(
+        lambda callers: closed_loop(url, "narrow", image, concurrency=callers, seconds=0.1), Setting(1, 2, 64), 1000.0
+    )
+    assert [trial.load.concurrency for trial in trials] == [1, 2]
 
 
 def test_the_choice_answers_clearly_more_within_the_target() -> None:
