@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
+from rich.box import SIMPLE
 from rich.table import Table
 from rich.text import Text
 
@@ -74,15 +75,21 @@ def predictions_table(rows: Iterable[tuple[str, Prediction, float]]) -> Table:
 
 def tuning_table(tuning: Tuning) -> Table:
     """One row per load that a setting was tried under; the choice in bold."""
-    table = Table(title=f"{tuning.model}: 99th percentile within {tuning.target:.3g} ms", title_justify="left")
-    headings = ("instances", "threads", "preferred batch", "delay µs", "callers", "images/s", "p50 ms", "p99 ms")
-    for heading in (*headings, "callers' cores", "meets target"):
-        table.add_column(heading, justify="right")
+    table = Table(
+        title=f"{tuning.model}: 99th percentile within {tuning.target:.3g} ms",
+        caption="cores: instances × threads; batch: preferred, in images\n"
+        "delay: µs that requests wait for it; asking: cores that the callers took",
+        title_justify="left",
+        caption_justify="left",
+        box=SIMPLE,
+    )
+    for heading in ("cores", "batch", "delay", "callers", "images/s", "p50 ms", "p99 ms", "asking", "met"):
+        table.add_column(heading, justify="right", no_wrap=True)
     for trial in tuning.trials:
         setting, load = trial.setting, trial.load
         table.add_row(
-            *map(str, (setting.instances, setting.threads, setting.preferred_batch, setting.queue_delay_us)),
-            str(load.concurrency),
+            f"{setting.instances}×{setting.threads}",
+            *map(str, (setting.preferred_batch, setting.queue_delay_us, load.concurrency)),
             f"{load.images_per_second:.0f}",
             f"{load.p50:.2f}",
             f"{load.p99:.2f}",

@@ -118,7 +118,7 @@ def tune(
     if best:
         best = attempt([replace(best.setting, preferred_batch=size) for size in _BATCHES])
     if best:
-        best = attempt([_waiting(best, microseconds=round(_DELAY_SHARE * limit * 1000))])
+        best = attempt(_waiting(best, microseconds=round(_DELAY_SHARE * limit * 1000)))
     return Tuning(model.name, model.version, limit, single, tuple(trials), best)
 
 
@@ -158,10 +158,10 @@ def _splits() -> list[Setting]:
     return [Setting(2**n, cores // 2**n, MAX_BATCH_SIZE) for n in range(cores.bit_length())]
 
 
-def _waiting(best: Trial, *, microseconds: int) -> Setting:
-    """The setting of `best`, but an instance waits for its share of the callers."""
-    share = max(1, best.load.concurrency // best.setting.instances)
-    return replace(best.setting, preferred_batch=min(share, best.setting.preferred_batch), queue_delay_us=microseconds)
+def _waiting(best: Trial, *, microseconds: int) -> list[Setting]:
+    """The setting of `best`, but each instance waits for its share of the callers; none where that is a single one."""
+    share = best.load.concurrency // best.setting.instances
+    return [replace(best.setting, preferred_batch=share, queue_delay_us=microseconds)] if share > 1 else []
 
 
 def climb(under_load: UnderLoad, setting: Setting, target: float) -> list[Trial]:
