@@ -43,9 +43,10 @@ from export.card import (
 from export.certificates import Progress, certify_images, file_in, recipe_of, unseen
 from export.graph import with_map
 from export.images import LabelledImages, answers, as_taken
-from export.repository import TIMING_CACHE_NAME, ModelVersion, publish
+from export.repository import CONFIG_NAME, TIMING_CACHE_NAME, ModelVersion, publish
 from export.served import open_bytes, open_served
-from export.session import Answer
+from export.session import Answer, as_levels
+from export.settings import read_config
 from export.tensorrt import build_plan, plan_part
 
 RADII = (0.0, 0.05, 0.1, 0.15, 0.2, 0.25, 0.3, 0.5)
@@ -73,7 +74,8 @@ def calibrate_model(
 
     Args:
         model: exported, calibrated before or not.
-        calibration: images that training never saw; maps are fitted on the first third, and tested on the rest.
+        calibration: images that training never saw; maps are fitted on the first third, and tested on the rest. The
+            first of them is written beside the model, for Triton to warm up with.
         test: images that neither training nor calibration saw; everything the card reports is measured on them.
         alpha: α, bound on the overclaim rate given a positive radius.
         delta: δ; the bound holds with confidence 1 − δ over the draw of the calibration images.
@@ -86,9 +88,10 @@ def calibrate_model(
 
     Raises:
         CalibrationError: too few images, or no map can be promised.
-        HeatserveError: images of another shape than the model's, a target that Certify cannot prove, or what runs the
-            model is not here (see `export.served`).
+        HeatserveError: images of another shape than the model's, a target that Certify cannot prove, a `config.pbtxt`
+            that is none, or what runs the model is not here (see `export.served`).
     """
+    read_config(model.path.parent / CONFIG_NAME)  # its settings are to be kept: better to fail before the work
     calibration, test = as_taken(model, calibration), as_taken(model, test)
     cap = model.card.sigma * largest_provable(n=monte_carlo.n, alpha=monte_carlo.alpha)
     if target is not None and not 0 < target <= cap:
@@ -132,7 +135,21 @@ def calibrate_model(
         }
     )
     base = (model.path / BASE_NAME).read_bytes()
-    return publish(model.path.parents[1], card, graph=files.graph, base=base, plan=files.plan)
+    return publish(
+        model.path.parents[1],
+        card,
+        graph=files.graph,
+        base=base,
+        plan=files.plan,
+        warm_up=_warm_up(card, calibration),
+    )
+
+
+def _warm_up(card: Card, data: LabelledImages) -> bytes | None:
+    """The first image as the bytes of the input tensor; pictures have no one size."""
+    if card.resize:
+        return None
+    return (as_levels(data.images[:1]) if card.input_type == "UINT8" else data.images[:1]).tobytes()
 
 
 @dataclass(frozen=True)

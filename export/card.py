@@ -175,8 +175,8 @@ class Card(_Part):
     attack: Attack | None = None
     plan: Plan | None = None
     """What is served, and every figure here measured on; None: the graph itself."""
-    accelerator: Literal["tensorrt"] | None = None
-    """What ONNX Runtime serves the graph with: its TensorRT provider, or its own kernels."""
+    accelerator: Literal["cuda", "tensorrt"] | None = None
+    """What ONNX Runtime serves the graph with: its CUDA or TensorRT provider; None: the CPU."""
     versions: dict[str, str]
     date: str
 

@@ -73,10 +73,11 @@ def export(
         Path | None, typer.Option(help="Folder of the data set that v was trained on; int8 finds its ranges there.")
     ] = None,
     backend: Annotated[
-        Literal["auto", "onnxruntime-tensorrt", "tensorrt"],
+        Literal["auto", "onnxruntime-cuda", "onnxruntime-tensorrt", "tensorrt"],
         typer.Option(
-            help="`auto`: ONNX Runtime, in whatever Triton is at hand. `tensorrt`: a plan, built here for the GPU of "
-            "this machine. `onnxruntime-tensorrt`: ONNX Runtime's TensorRT provider, which may round to TF32."
+            help="`auto`: ONNX Runtime on the CPU, in whatever Triton is at hand. `tensorrt`: a plan, built here for "
+            "the GPU of this machine. `onnxruntime-…`: ONNX Runtime's providers, which may round to TF32. A model is "
+            "calibrated where it is served: on that GPU."
         ),
     ] = "auto",
     tf32: Annotated[

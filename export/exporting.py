@@ -22,8 +22,13 @@ from training.checkpoint import Checkpoint, CheckpointError, load_base, load_che
 Training = dict[str, str | int | float | bool | None]
 """`Card.training`."""
 _NAME = re.compile(r"\w[\w.-]*", re.ASCII)
-Backend = Literal["auto", "onnxruntime-tensorrt", "tensorrt"]
-"""What serves the graph: Triton's `onnxruntime`, NVIDIA's or ours; the same with its TensorRT provider; a plan."""
+Backend = Literal["auto", "onnxruntime-cuda", "onnxruntime-tensorrt", "tensorrt"]
+"""What serves the graph: Triton's `onnxruntime`, NVIDIA's or ours, on the CPU; NVIDIA's with its CUDA or TensorRT
+provider; a TensorRT plan."""
+_ACCELERATORS: dict[Backend, Literal["cuda", "tensorrt"]] = {
+    "onnxruntime-cuda": "cuda",
+    "onnxruntime-tensorrt": "tensorrt",
+}
 
 
 @dataclass(frozen=True)
@@ -151,7 +156,7 @@ def export_checkpoint(
         calibration=None,
         evaluation=None,
         plan=part,
-        accelerator="tensorrt" if backend == "onnxruntime-tensorrt" else None,
+        accelerator=_ACCELERATORS.get(backend),
         versions=versions("torch", "onnx", "onnxruntime", "numpy"),
         date=now(),
     )

@@ -2,6 +2,7 @@
 
     <repository>/<name>/config.pbtxt
                         labels.txt
+                        warmup/image             what Triton asks each instance for before it serves
                         timing.cache             what TensorRT measured of its kernels, of models with a plan
                         <version>/model.plan         the TensorRT plan that is served instead of the graph, if any
                                   model.onnx         the certified graph that is served
@@ -21,13 +22,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import onnx
-from google.protobuf import text_format
 from google.protobuf.message import DecodeError
 from tritonclient.grpc import model_config_pb2 as pb
 
 from certification.files import write_atomically
 from export.card import BASE_NAME, GRAPH_NAME, PLAN_NAME, Attack, Card, CardError, verify_card
 from export.certificate import NOT_CALIBRATED, serves_map
+from export.settings import WARM_UP_PATH, default_settings, read_config, set_warm_up, with_settings, write_config
 
 CONFIG_NAME = "config.pbtxt"
 LABELS_NAME = "labels.txt"
@@ -109,7 +110,7 @@ def open_models(repository: Path) -> Iterator[ModelVersion]:
 
 
 def triton_config(card: Card) -> pb.ModelConfig:
-    """The `config.pbtxt` of a certified model, for the backend that its card names, as Triton's own message."""
+    """What `config.pbtxt` says of a certified model itself, for the backend of its card, as Triton's message."""
     sizes = {"K": len(card.class_names), "k": min(5, len(card.class_names))}
     backend = "tensorrt" if card.plan else "onnxruntime"
     config = pb.ModelConfig(name=card.model, backend=backend, max_batch_size=MAX_BATCH_SIZE)
@@ -122,13 +123,6 @@ def triton_config(card: Card) -> pb.ModelConfig:
             output.reshape.SetInParent()
         if name == "probabilities":
             output.label_filename = LABELS_NAME
-    config.dynamic_batching.SetInParent()
-    config.instance_group.add(kind=pb.ModelInstanceGroup.KIND_AUTO, count=1)
-    if card.plan or card.accelerator:  # Triton would drop an accelerator without a word where it finds no GPU
-        config.instance_group[0].kind = pb.ModelInstanceGroup.KIND_GPU
-    if card.accelerator:
-        accelerators = config.optimization.execution_accelerators.gpu_execution_accelerator
-        accelerators.add(name=card.accelerator, parameters=tensorrt_options(card))
     return config
 
 
@@ -154,20 +148,61 @@ def tensorrt_options(card: Card) -> dict[str, str]:
     return {**profile, "trt_timing_cache_enable": "true"}
 
 
+def _set_engine(config: pb.ModelConfig, card: Card) -> None:
+    """Have Triton run the model on what it was calibrated on, CPU or GPU, and not on what else it finds."""
+    on_gpu = card.plan or card.accelerator
+    for group in config.instance_group:
+        group.kind = pb.ModelInstanceGroup.KIND_GPU if on_gpu else pb.ModelInstanceGroup.KIND_CPU
+    config.optimization.ClearField("execution_accelerators")
+    if card.accelerator == "tensorrt":
+        accelerators = config.optimization.execution_accelerators.gpu_execution_accelerator
+        accelerators.add(name="tensorrt", parameters=tensorrt_options(card))
+
+
 def write_model_config(repository: Path, card: Card) -> None:
-    """Write `config.pbtxt` and `labels.txt` of a model, each atomically."""
+    """Write `config.pbtxt` and `labels.txt` of a model, each atomically.
+
+    How the model was run so far (see `export.settings`) is kept, unless it was for another backend.
+
+    Raises:
+        HeatserveError: the `config.pbtxt` that is there cannot be read.
+    """
     model_dir = repository / card.model
+    path, model = model_dir / CONFIG_NAME, triton_config(card)
+    settings = read_config(path) if path.exists() else None
+    if settings is None or settings.backend != model.backend:
+        settings = default_settings(MAX_BATCH_SIZE)
+    config = with_settings(model, settings)
+    _set_engine(config, card)
+    set_warm_up(config, model_dir)
     write_atomically(model_dir / LABELS_NAME, ("\n".join(card.class_names) + "\n").encode())
-    write_atomically(model_dir / CONFIG_NAME, text_format.MessageToString(triton_config(card)).encode())
+    write_config(path, config)
 
 
-def publish(repository: Path, card: Card, *, graph: bytes, base: bytes, plan: bytes | None = None) -> ModelVersion:
+def publish(
+    repository: Path, card: Card, *, graph: bytes, base: bytes, plan: bytes | None = None, warm_up: bytes | None = None
+) -> ModelVersion:
     """Add a model version with its graphs, its plan, if any, and card: complete, or not at all.
 
     The folder is filled under a temporary name and then renamed, so a running Triton never sees half of it.
+
+    Args:
+        repository: a Triton model repository; made if absent.
+        card: bound to both graphs by hash.
+        graph: the certified graph, serialised.
+        base: the graph of the base classifier, serialised.
+        plan: the TensorRT plan, for a card that names one.
+        warm_up: an image as the bytes of the model's input tensor, to run once before serving. None: the one that is
+            there already, or a black one.
+
+    Raises:
+        CardError: the card is not that of the graphs.
+        HeatserveError: the model's `config.pbtxt` cannot be read.
     """
-    write_model_config(repository, card)
     model_dir = repository / card.model
+    if warm_up is not None:
+        write_atomically(model_dir / WARM_UP_PATH, warm_up)
+    write_model_config(repository, card)
     temporary = Path(tempfile.mkdtemp(dir=model_dir, prefix=".new-"))
     try:
         write_atomically(temporary / GRAPH_NAME, graph)
@@ -194,7 +229,15 @@ def republish(model: ModelVersion, repository: Path, name: str) -> ModelVersion:
     card = verify_card(model.path).model_copy(update={"model": name})
     graph, base = ((model.path / file).read_bytes() for file in (GRAPH_NAME, BASE_NAME))
     plan = (model.path / PLAN_NAME).read_bytes() if card.plan else None
-    return publish(repository, card, graph=graph, base=base, plan=plan)
+    warm_up = model.path.parent / WARM_UP_PATH
+    return publish(
+        repository,
+        card,
+        graph=graph,
+        base=base,
+        plan=plan,
+        warm_up=warm_up.read_bytes() if warm_up.is_file() else None,
+    )
 
 
 def record_attack(model: ModelVersion, attack: Attack) -> ModelVersion:

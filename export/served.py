@@ -33,8 +33,8 @@ def open_bytes(card: Card, graph: bytes, plan: bytes | None) -> Answer:
     if card.plan and plan is not None:
         answer = open_plan(plan, card.plan)
         return (lambda images: answer(as_levels(images))) if card.input_type == "UINT8" else answer
-    options = tensorrt_options(card) if card.accelerator else None
-    return partial(run, open_session(graph, tensorrt=options))
+    options = tensorrt_options(card) if card.accelerator == "tensorrt" else {}
+    return partial(run, open_session(graph, accelerator=card.accelerator, options=options))
 
 
 def _read(path: Path, sha256: str) -> bytes:

@@ -8,7 +8,8 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from types import MappingProxyType
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -31,38 +32,47 @@ Answer = Callable[[NDArray[Any]], dict[str, NDArray[Any]]]
 """What is served, as a function: from any number of images FP32 [N, C, H, W], N ≥ 1, or of pictures UINT8 [N, H, W, C]
 for a graph that takes those, to its outputs by name."""
 
-_TENSORRT = "TensorrtExecutionProvider"
+_PROVIDERS = {
+    None: ["CPUExecutionProvider"],
+    "cuda": ["CUDAExecutionProvider", "CPUExecutionProvider"],
+    "tensorrt": ["TensorrtExecutionProvider", "CUDAExecutionProvider", "CPUExecutionProvider"],
+}
 
 
 class GraphError(HeatserveError):
     """ONNX Runtime cannot load a graph."""
 
 
-def open_session(graph: Path | bytes, *, tensorrt: Mapping[str, str] | None = None) -> InferenceSession:
+def open_session(
+    graph: Path | bytes,
+    *,
+    accelerator: Literal["cuda", "tensorrt"] | None = None,
+    options: Mapping[str, str] = MappingProxyType({}),
+) -> InferenceSession:
     """A session on a file or on serialised bytes, on the process's one pool of threads.
 
     Args:
         graph: ONNX.
-        tensorrt: options of the TensorRT provider, which runs what it can of the graph. None: the CPU runs all of it.
+        accelerator: the provider that runs what it can of the graph. None: the CPU runs all of it.
+        options: of that provider.
 
     Raises:
-        GraphError: names the file and says what ONNX Runtime found wrong, or that it has no TensorRT.
+        GraphError: names the file and says what ONNX Runtime found wrong, or that it has no such provider.
     """
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = 3
-    options.use_per_session_threads = False
-    providers: list[Any] = ["CPUExecutionProvider"]
-    if tensorrt is not None:
-        providers = [(_TENSORRT, dict(tensorrt)), "CUDAExecutionProvider", *providers]
+    session_options = onnxruntime.SessionOptions()
+    session_options.log_severity_level = 3
+    session_options.use_per_session_threads = False
+    first, *others = _PROVIDERS[accelerator]
+    providers = [(first, dict(options)), *others]
     try:
         source = str(graph) if isinstance(graph, Path) else graph
-        session = InferenceSession(source, options, providers=providers)
+        session = InferenceSession(source, session_options, providers=providers)
     except Exception as error:  # ONNX Runtime's exceptions share no base class
         name = graph if isinstance(graph, Path) else "graph"
         raise GraphError(f"{name}: ONNX Runtime cannot load it: {error}") from None
-    if tensorrt is not None and _TENSORRT not in session.get_providers():  # it goes on without what did not load
+    if first not in session.get_providers():  # it goes on without what did not load
         raise GraphError(
-            f"{_TENSORRT}: expected ONNX Runtime to run the graph with it, got {', '.join(session.get_providers())}; "
+            f"{first}: expected ONNX Runtime to run the graph with it, got {', '.join(session.get_providers())}; "
             "that needs an NVIDIA GPU with its driver, and `pip install 'heatserve[gpu,tensorrt]'` in place of "
             "onnxruntime"
         )

@@ -2,7 +2,7 @@
 
 from serving.client import AsyncClient, Client
 from serving.endpoints import FREE_PORTS, Endpoints
-from serving.errors import ServingError
+from serving.errors import OverloadedError, ServingError
 from serving.triton import TritonServer
 from serving.wire import ModelSpec, Prediction
 
@@ -12,6 +12,7 @@ __all__ = [
     "Client",
     "Endpoints",
     "ModelSpec",
+    "OverloadedError",
     "Prediction",
     "ServingError",
     "TritonServer",

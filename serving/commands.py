@@ -28,6 +28,9 @@ HttpPort = Annotated[int, typer.Option(help=_PORT_HELP)]
 GrpcPort = Annotated[int, typer.Option(help=_PORT_HELP)]
 MetricsPort = Annotated[int, typer.Option(help=_PORT_HELP)]
 Repository = Annotated[Path, typer.Option(help="Model repository.")]
+BackendDirectory = Annotated[
+    Path | None, typer.Option(help="Triton's backends, where they are not beside `tritonserver`.")
+]
 
 
 @app.command()
@@ -70,9 +73,7 @@ def serve(
     http_port: HttpPort = 8000,
     grpc_port: GrpcPort = 8001,
     metrics_port: MetricsPort = 8002,
-    backend_directory: Annotated[
-        Path | None, typer.Option(help="Triton's backends, where they are not beside `tritonserver`.")
-    ] = None,
+    backend_directory: BackendDirectory = None,
 ) -> None:
     """Serve certified models with Triton until Ctrl-C.
 
@@ -151,6 +152,63 @@ def _program(name: str) -> str:
     """What to type for a program of this Python's environment: its name if the shell finds it, else its path."""
     path = Path(sys.executable).parent / name
     return name if shutil.which(name) == str(path) else os.path.relpath(path)
+
+
+@app.command()
+def tune(
+    name: Annotated[str, typer.Argument(help="Model in the repository; its newest version is tuned.")],
+    p99: Annotated[
+        float | None,
+        typer.Option(
+            min=0.001,
+            help="Target in milliseconds for the 99th percentile; by default 5 times what one request to an idle "
+            "server takes.",
+        ),
+    ] = None,
+    repository: Repository = Path("model_repository"),
+    seconds: Annotated[float, typer.Option(min=0.1, help="Length of each measurement.")] = 2.0,
+    backend_directory: BackendDirectory = None,
+    out: Annotated[Path | None, typer.Option(help="Write all that was measured there, as JSON.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Write JSON to stdout, not a table.")] = False,
+) -> None:
+    """Find the instances, threads and batching that answer the most images within a latency, on this machine.
+
+    Measures each on a real Triton, from 1 to 64 callers that ask for one image at a time, and writes the best into the
+    model's `config.pbtxt` at the end: interrupted, it changes nothing. Run it where nothing else runs.
+
+    **Example:** `heatserve tune cifar10 --p99 20`
+    """
+    import json
+    from dataclasses import asdict
+
+    from rich.progress import Progress
+
+    from certification.files import write_atomically
+    from export.provenance import provenance
+    from export.repository import open_model
+    from serving import tuning
+    from serving.table import tuning_table
+
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # ends like a Ctrl-C: Triton and its files go along
+    model = open_model(repository, name)
+    with Progress(console=Console(stderr=True), transient=True) as progress:
+        task = progress.add_task(f"settings for {name}", total=tuning.settings_to_try())
+        tuned = tuning.tune(
+            model,
+            target=p99,
+            seconds=seconds,
+            backend_directory=backend_directory,
+            on_setting=lambda: progress.advance(task),
+        )
+    results = {**provenance("onnxruntime", "tritonclient", "nvidia-pytriton"), "seconds": seconds, **asdict(tuned)}
+    text = json.dumps(results, indent=2) + "\n"
+    if out:
+        write_atomically(out, text.encode())
+    if as_json:
+        typer.echo(text, nl=False)
+    else:
+        Console(highlight=False).print(tuning_table(tuned))
+    Console(stderr=True, highlight=False).print(f"wrote   {tuning.write_choice(model, tuned)}", soft_wrap=True)
 
 
 @app.command()

@@ -7,3 +7,7 @@ from certification.errors import HeatserveError
 
 class ServingError(HeatserveError):
     """The server cannot be started or reached, or it refused a request; holds its message."""
+
+
+class OverloadedError(ServingError):
+    """The server's queue was full, or the request waited in it for too long: the same request may succeed later."""

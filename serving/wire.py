@@ -13,9 +13,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from serving.batching import batch_limit
-from serving.errors import ServingError
+from serving.errors import OverloadedError, ServingError
 
 Pixels = NDArray[np.float32] | NDArray[np.uint8]
+OVERLOADED = ("Exceeds maximum queue size", "Request timeout expired")
+"""What Triton says, over gRPC and over HTTP, of a request for which its queue has no room or no time."""
 OUTPUTS = ("label", "probabilities", "top_k", "l_bound", "certified_radius", "nominal_radius")
 
 
@@ -115,6 +117,8 @@ class Wire:
             yield
         except InferenceServerException as error:
             status, message = str(error.status()), error.message().removeprefix("[request id: <id_unknown>] ")
+            if any(words in message for words in OVERLOADED):
+                raise self._overloaded(message) from None
             if "UNAVAILABLE" in status:
                 raise self._unreachable(message) from None
             if "DEADLINE_EXCEEDED" in status:
@@ -124,6 +128,12 @@ class Wire:
             raise self._too_late() from None
         except OSError as error:
             raise self._unreachable(str(error)) from None
+
+    def _overloaded(self, reason: str) -> OverloadedError:
+        return OverloadedError(
+            f"{self.url}: the server has more requests than it can answer and refused this one ({reason}); ask again "
+            "later, ask for less at a time, or serve the model with more instances or cores"
+        )
 
     def _too_late(self) -> ServingError:
         return ServingError(f"{self.url}: no answer in time; give the client a larger timeout")

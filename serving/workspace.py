@@ -14,6 +14,8 @@ from serving.errors import ServingError
 from serving.installation import Triton, find_libpython
 
 if TYPE_CHECKING:
+    from tritonclient.grpc import model_config_pb2 as pb
+
     from export.repository import ModelVersion
 
 
@@ -51,7 +53,7 @@ def _check_engine(triton: Triton, model: ModelVersion) -> None:
     if plan and not (triton.has_tensorrt and triton.has_native_onnxruntime):
         needs = f"backends `tensorrt` (TensorRT {plan.tensorrt}, for a plan built on {plan.gpu}) and `onnxruntime`"
     elif model.card.accelerator and not triton.has_native_onnxruntime:
-        needs = "backend `onnxruntime`, for its TensorRT provider"
+        needs = f"backend `onnxruntime`, for its provider {model.card.accelerator}"
     else:
         return
     found = ", ".join(sorted(path.name for path in triton.backends.iterdir()))
@@ -70,18 +72,24 @@ def _link_without_batch_limit(link: Path, model_dir: Path) -> None:
 
     The core's own refusal names neither the tensor nor the batch that came.
     """
-    from google.protobuf import text_format
-    from tritonclient.grpc import model_config_pb2 as pb
-
     from export.repository import CONFIG_NAME
+    from export.settings import read_config
+
+    config = read_config(model_dir / CONFIG_NAME)
+    config.max_batch_size = 2**31 - 1
+    link_model(link, model_dir, config)
+
+
+def link_model(link: Path, model_dir: Path, config: pb.ModelConfig) -> None:
+    """Make the folder `link`: links to all that is in the folder of a model, but with another configuration."""
+    from export.repository import CONFIG_NAME
+    from export.settings import write_config
 
     link.mkdir()
     for path in model_dir.iterdir():
         if path.name != CONFIG_NAME and not path.name.startswith("."):
             (link / path.name).symlink_to(path)
-    config = text_format.Parse((model_dir / CONFIG_NAME).read_bytes(), pb.ModelConfig())
-    config.max_batch_size = 2**31 - 1
-    (link / CONFIG_NAME).write_text(text_format.MessageToString(config))
+    write_config(link / CONFIG_NAME, config)
 
 
 def _our_backend(triton: Triton, folder: Path) -> Path:

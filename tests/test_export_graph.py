@@ -27,8 +27,9 @@ from export.certificates import Row
 from export.exporting import export_checkpoint
 from export.graph import certified_graph, logits_graph, plain_graph, with_map
 from export.images import LabelledImages
-from export.repository import ModelVersion, model_names, open_model, publish, version_dirs
+from export.repository import CONFIG_NAME, ModelVersion, model_names, open_model, publish, version_dirs
 from export.session import GraphError, open_session, run
+from export.settings import WARM_UP_PATH
 from training.architectures import build_network
 from training.checkpoint import CheckpointError, CheckpointMetadata, save_checkpoint
 
@@ -240,6 +241,8 @@ def steady_images(count: int, seed: int) -> LabelledImages:
 
 
 def test_calibration_publishes_a_graph_whose_radii_certify_backs(model: ModelVersion) -> None:
+    config = model.path.parent / CONFIG_NAME
+    config.write_text(config.read_text().replace("count: 1", "count: 7"))
     monte_carlo = MonteCarlo(n0=20, n=200, alpha=0.01, seed=0)
     calibrated = calibrate_model(
         model, steady_images(300, 1), steady_images(100, 2), alpha=0.1, delta=0.1, monte_carlo=monte_carlo
@@ -263,6 +266,16 @@ def test_calibration_publishes_a_graph_whose_radii_certify_backs(model: ModelVer
     assert (radii["certified_radius"] > 0).sum() == seen.positive
     assert radii["certified_radius"].max() <= max(card.calibration.radius_map.radii)
     assert read_card(calibrated.path) == card
+    assert "count: 7" in config.read_text(), "expected the settings of the version before"
+    warm_up = np.frombuffer((config.parent / WARM_UP_PATH).read_bytes(), np.float32)
+    np.testing.assert_array_equal(warm_up.reshape(SHAPE), steady_images(300, 1).images[0])
+
+
+def test_calibration_tells_a_broken_configuration_before_the_work(model: ModelVersion) -> None:
+    (model.path.parent / CONFIG_NAME).write_text("max_batch_size: many")
+    images, settings = steady_images(3, 1), MonteCarlo(n0=20, n=200, alpha=0.01, seed=0)
+    with pytest.raises(HeatserveError, match=r"config\.pbtxt: expected a model configuration of Triton: 1:17"):
+        calibrate_model(model, images, images, alpha=0.1, delta=0.1, monte_carlo=settings)
 
 
 def test_a_graph_that_serves_more_than_was_calibrated_is_not_published(

@@ -213,9 +213,9 @@ def with_plan(repository: Path) -> ModelVersion:
     return open_model(repository, "tiny")
 
 
-def with_accelerator(repository: Path) -> ModelVersion:
+def with_accelerator(repository: Path, accelerator: str = "tensorrt") -> ModelVersion:
     version_dir = write_tiny_model(repository)
-    card = read_card(version_dir).model_copy(update={"accelerator": "tensorrt"})
+    card = read_card(version_dir).model_copy(update={"accelerator": accelerator})
     card.write(version_dir)
     write_model_config(repository, card)
     return open_model(repository, "tiny")
@@ -276,9 +276,21 @@ def test_a_plan_is_never_calibrated_by_its_graph(tmp_path: Path) -> None:
     "TensorrtExecutionProvider" in onnxruntime.get_available_providers(), reason="ONNX Runtime has TensorRT here"
 )
 @pytest.mark.filterwarnings("ignore:Specified provider")
-def test_the_tensorrt_provider_is_never_stood_in_for(tmp_path: Path) -> None:
-    with pytest.raises(GraphError, match=r"TensorrtExecutionProvider: expected .* got CPUExecutionProvider"):
-        open_served(with_accelerator(tmp_path))
+@pytest.mark.parametrize(
+    ("accelerator", "provider"), [("tensorrt", "TensorrtExecutionProvider"), ("cuda", "CUDAExecutionProvider")]
+)
+def test_a_provider_is_never_stood_in_for(tmp_path: Path, accelerator: str, provider: str) -> None:
+    with pytest.raises(GraphError, match=rf"{provider}: expected .* got CPUExecutionProvider"):
+        open_served(with_accelerator(tmp_path, accelerator))
+
+
+def test_what_was_calibrated_on_a_cpu_is_served_on_a_cpu(tmp_path: Path) -> None:
+    write_tiny_model(tmp_path)
+    config = config_of(open_model(tmp_path, "tiny"))
+    assert [group.kind for group in config.instance_group] == [pb.ModelInstanceGroup.KIND_CPU]
+    on_gpu = config_of(with_accelerator(tmp_path / "gpu", "cuda"))
+    assert [group.kind for group in on_gpu.instance_group] == [pb.ModelInstanceGroup.KIND_GPU]
+    assert not on_gpu.optimization.HasField("execution_accelerators")
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="Triton runs on Linux only")

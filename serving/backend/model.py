@@ -40,7 +40,7 @@ class TritonPythonModel:
         threads = config["parameters"].get("intra_op_thread_count")
         if threads:  # the parameter of the native backend
             options.intra_op_num_threads = int(threads["string_value"])
-        self._session = ort.InferenceSession(str(version_dir / GRAPH_NAME), options, providers=_providers(args))
+        self._session = ort.InferenceSession(str(version_dir / GRAPH_NAME), options, providers=["CPUExecutionProvider"])
 
     def execute(self, requests: list[Any]) -> list[Any]:
         """Answer the requests that dynamic batching hands over together, in runs of at most as many images as allowed.
@@ -63,13 +63,6 @@ class TritonPythonModel:
         outputs = dict(zip(names, self._session.run(names, {"image": batch}), strict=True))
         for image, wanted_names, rows in zip(images, wanted, _rows(images), strict=True):
             yield _response({name: outputs[name][rows] for name in wanted_names}, image, outputs["label"][rows])
-
-
-def _providers(args: dict[str, str]) -> list[Any]:
-    """ONNX Runtime's execution providers for the device that Triton gave to this instance."""
-    if args["model_instance_kind"] == "GPU" and "CUDAExecutionProvider" in ort.get_available_providers():
-        return [("CUDAExecutionProvider", {"device_id": args["model_instance_device_id"]}), "CPUExecutionProvider"]
-    return ["CPUExecutionProvider"]
 
 
 def _too_large(image: Array, limit: int) -> Any:
