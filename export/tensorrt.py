@@ -44,8 +44,8 @@ def build_plan(graph: bytes, *, batches: tuple[int, int, int], tf32: bool, timin
         graph: serialised ONNX; only the batch of its one input is dynamic.
         batches: smallest batch, the one to choose kernels for, and largest.
         tf32: let convolutions and matrix products round their inputs to ten bits of mantissa.
-        timing_cache: a file of what TensorRT measured of its kernels, made if absent. With it, the same graph gets the
-            same kernels again, whatever its constants are. None: everything is measured anew.
+        timing_cache: a file of what TensorRT measured of its kernels, made if absent. With it, a network that is built
+            again gets the same kernels where they were measured before. None: everything is measured anew.
 
     Raises:
         TensorRTError: no TensorRT or GPU, an operator that TensorRT does not take (names it), or what TensorRT says.
