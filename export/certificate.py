@@ -1,7 +1,10 @@
 """The certificate, as ONNX operators that follow the network's logits inside the served graph (DESIGN.md section 4).
 
 Everything that a sceptic must trust about a served radius is in `_TEMPLATE` and its constants: some 30 operators on a
-few numbers an image, all FP32, all deterministic. Four ideas keep them few and safe.
+few numbers an image, all FP32, all deterministic. Five ideas keep them few and safe.
+
+**The check.** Engines may lose a NaN in a minimum or a maximum, but not in a sum: `nothing` is 0 where pixels and
+answer are numbers, NaN elsewhere, and no comparison with NaN holds. Three reductions read the image; none writes one.
 
 **The quantile.** −Φ⁻¹ is a positive sum of eight fractions (`certification.quantile`), without branches. Calibration's
 score is another weighted sum of the same fractions.
@@ -80,11 +83,14 @@ certificate ({image} image, float[N,{classes}] logits) => (
 
 _FP32, _UINT8 = "float[N,C,H,W]", "uint8[N,H,W,C]"
 _CHECK_IMAGE_AND_NETWORK = """
-    inside = Clip(image, zero, one)
-    outside = Sub(image, inside)
-    distance = ReduceL1<keepdims = 0>(outside, image_axes)
-    nothing = Sub(total, total)
-    valid = Equal(distance, nothing)
+    lowest = ReduceMin<keepdims = 0>(image, image_axes)
+    highest = ReduceMax<keepdims = 0>(image, image_axes)
+    brightness = ReduceSum<keepdims = 0>(image, image_axes)
+    everything = Add(brightness, total)
+    nothing = Sub(everything, everything)
+    not_below = GreaterOrEqual(lowest, nothing)
+    not_above = LessOrEqual(highest, one)
+    valid = And(not_below, not_above)
 """
 _CHECK_NETWORK = """
     valid = Less(total, two)
