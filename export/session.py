@@ -30,21 +30,30 @@ class GraphError(HeatserveError):
     """ONNX Runtime cannot load a graph."""
 
 
-def open_session(graph: Path | bytes) -> onnxruntime.InferenceSession:
-    """A CPU session on a file or on serialised bytes, on the process's one pool of threads.
+def open_session(graph: Path | bytes, *, provider: str = "CPUExecutionProvider") -> onnxruntime.InferenceSession:
+    """A session on a file or on serialised bytes, on the process's one pool of threads.
+
+    Args:
+        graph: file or bytes.
+        provider: ONNX Runtime's execution provider; it leaves to the CPU what it cannot run.
 
     Raises:
-        GraphError: names the file and says what ONNX Runtime found wrong.
+        GraphError: names the file and says what ONNX Runtime found wrong; or that the provider is not here.
     """
+    if provider not in onnxruntime.get_available_providers():
+        raise GraphError(f"{provider}: not in this build of ONNX Runtime {onnxruntime.__version__}")
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3
     options.use_per_session_threads = False
     try:
         source = str(graph) if isinstance(graph, Path) else graph
-        return onnxruntime.InferenceSession(source, options, providers=["CPUExecutionProvider"])
+        session = onnxruntime.InferenceSession(source, options, providers=[provider])
     except Exception as error:  # ONNX Runtime's exceptions share no base class
         name = graph if isinstance(graph, Path) else "graph"
         raise GraphError(f"{name}: ONNX Runtime cannot load it: {error}") from None
+    if session.get_providers()[0] != provider:  # ONNX Runtime falls back without an error
+        raise GraphError(f"{provider}: ONNX Runtime {onnxruntime.__version__} has it, but cannot start it here")
+    return session
 
 
 def run(session: onnxruntime.InferenceSession, images: NDArray[np.float32]) -> dict[str, NDArray[Any]]:

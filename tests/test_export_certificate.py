@@ -184,6 +184,21 @@ def test_invalid_images_fail_closed_and_alone(value: float, row: int, pixel: int
         assert (out["certified_radius"][~invalid] > 0).all()
 
 
+@pytest.mark.parametrize("size", [1, 7, 32, 225])
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf, BELOW_0, ABOVE_1])
+def test_one_invalid_pixel_is_found_wherever_it_is(value: float, size: int) -> None:
+    """Engines take several pixels at a time, and may lose a NaN in a minimum or a maximum."""
+    random = np.random.default_rng(size)
+    image = random.random((8, 3, size, size), dtype=np.float32)
+    for row, pixel in enumerate([0, -1, *random.integers(0, 3 * size * size, 5)]):
+        image[row].flat[pixel] = value
+    image[0].flat[1] = np.nan if size > 1 else value
+    out = certify(np.tile([9.0, 0.0, 0.0], (8, 1)), image, shifted_map(0.0, 9.0))
+    assert out["label"].tolist() == [-1] * 7 + [0]
+    assert (out["certified_radius"][:7] == 0).all()
+    assert out["certified_radius"][7] > 0
+
+
 @pytest.mark.parametrize("logits", [[np.nan, 1, 2], [np.inf, 1, 2], [np.nan] * 3, [-np.inf] * 3])
 def test_a_network_that_answers_nonsense_fails_closed(logits: list[float]) -> None:
     out = certify(np.array([logits, [9.0, 0, 0]]), radius_map=shifted_map(0.0, 9.0))
