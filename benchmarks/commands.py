@@ -20,6 +20,8 @@ app.add_typer(bench_app, name="bench")
 app.add_typer(experiment_app, name="experiment")
 app.add_typer(attack_app)
 
+_REQUESTS = "Counted requests each way, after warm-up; as few as one in ten of those which take longer than 20 ms."
+
 
 @bench_app.command()
 def latency(
@@ -29,7 +31,7 @@ def latency(
             metavar="SHAPE", help="`digits`, `cifar10-resnet20`, `cifar10-resnet34`, `imagenet-resnet50`; none: all."
         ),
     ] = None,
-    requests: Annotated[int, typer.Option(min=1, help="Counted requests each way, after warm-up.")] = 200,
+    requests: Annotated[int, typer.Option(min=1, help=_REQUESTS)] = 200,
     seed: Annotated[int, typer.Option(help="Of the random weights, the image and the noise.")] = 0,
     out: Annotated[Path | None, typer.Option(help="Write the results there, as JSON.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Write JSON to stdout, not a table.")] = False,
@@ -45,21 +47,80 @@ def latency(
 
     from rich.progress import Progress
 
-    from benchmarks.latency import SHAPES, measure, rounds
+    from benchmarks.classifiers import SHAPES
+    from benchmarks.latency import measure
     from benchmarks.results import provenance, write_results
+    from export.timing import rounds_for
 
-    names = _chosen(shapes, SHAPES)
+    names, rounds = _chosen(shapes, SHAPES), rounds_for(requests)
     results: dict[str, Any] = {**provenance(seed=seed), "weights": "random", "batch": 1, "shapes": {}}
     with Progress(console=Console(stderr=True), transient=True) as progress:
         for name in names:
-            advance = partial(progress.advance, progress.add_task(name, total=rounds(requests)))
-            results["shapes"][name] = measure(SHAPES[name], requests=requests, seed=seed, on_round=advance)
+            advance = partial(progress.advance, progress.add_task(name, total=1 + rounds))
+            results["shapes"][name] = measure(SHAPES[name], rounds=rounds, seed=seed, on_round=advance)
             if out:  # after each shape: an interrupted run keeps what it has
                 write_results(out, results)
     if as_json:
         typer.echo(json.dumps(results, indent=2))
     else:
         Console().print(_latency_table(results))
+
+
+@bench_app.command()
+def export(
+    shapes: Annotated[
+        list[str] | None, typer.Argument(metavar="SHAPE", help="As of `bench latency`; none: all but `digits`.")
+    ] = None,
+    variants: Annotated[
+        list[str] | None, typer.Option("--variant", help="`fp32`, `uint8`, `fp16` or `int8`; once for each. None: all.")
+    ] = None,
+    batches: Annotated[
+        list[int] | None, typer.Option("--batch", min=1, help="Images in a request; once for each. None: 1, 8, 32.")
+    ] = None,
+    requests: Annotated[int, typer.Option(min=1, help=_REQUESTS)] = 100,
+    seed: Annotated[int, typer.Option(help="Of the random weights, the images and the order of the ways.")] = 0,
+    out: Annotated[Path | None, typer.Option(help="Write the results there, as JSON.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Write JSON to stdout, not a table.")] = False,
+) -> None:
+    """What a certificate costs on each engine and in each variant: plain classifier, certified graph, their ratio.
+
+    Engines are the execution providers of the ONNX Runtime that is installed; the table says which are absent. Weights
+    are random, which speed does not mind.
+
+    **Example:** `heatserve bench export cifar10-resnet20 --variant fp32 --out benchmarks/results/export.json`
+    """
+    import json
+    from functools import partial
+
+    from rich.progress import Progress
+
+    from benchmarks.classifiers import SHAPES
+    from benchmarks.export import ENGINES, VARIANTS, absent_engines, measure
+    from benchmarks.results import provenance, write_results
+    from export.timing import rounds_for
+
+    names = _chosen(shapes or [name for name in SHAPES if name != "digits"], SHAPES)
+    variants, batches, rounds = _chosen(variants, VARIANTS, "variant"), batches or [1, 8, 32], rounds_for(requests)
+    absent = absent_engines()
+    engines = [engine for engine in ENGINES if engine not in absent]
+    results: dict[str, Any] = {**provenance(seed=seed), "weights": "random", "absent": absent, "shapes": {}}
+    with Progress(console=Console(stderr=True), transient=True) as progress:
+        for name in names:
+            results["shapes"][name] = measure(
+                SHAPES[name],
+                engines=engines,
+                variants=variants,
+                batches=batches,
+                rounds=rounds,
+                seed=seed,
+                on_round=partial(progress.advance, progress.add_task(name, total=len(batches) * (1 + rounds))),
+            )
+            if out:  # after each shape: an interrupted run keeps what it has
+                write_results(out, results)
+    if as_json:
+        typer.echo(json.dumps(results, indent=2))
+    else:
+        Console(highlight=False).print(_export_table(results))
 
 
 @bench_app.command()
@@ -139,7 +200,6 @@ def certify(
     **Example:** `heatserve bench certify --root cifar10 --out benchmarks/results/certify.json`
     """
     import json
-    import os
     from functools import partial
 
     from rich.progress import Progress
@@ -153,7 +213,6 @@ def certify(
 
     results = provenance(seed=seed)
     results["versions"] |= versions("adversarial-robustness-toolbox")
-    results["machine"]["load_average"] = os.getloadavg()[0]  # of others, before this run: above 0 the ratios are noisy
     with Progress(console=Console(stderr=True), transient=True) as progress:
         if root is not None:
             served = open_model(repository, model)
@@ -263,33 +322,58 @@ def _calibration_table(results: Mapping[str, Any]) -> Table:
     return table
 
 
-def _chosen(names: list[str] | None, shapes: Mapping[str, object]) -> list[str]:
-    """The shapes that were asked for, all of them where none was."""
+def _chosen(names: list[str] | None, known: Mapping[str, object], option: str = "shape") -> list[str]:
+    """The names that were asked for, all of them where none was."""
     from certification.errors import HeatserveError
 
-    unknown = [name for name in names or () if name not in shapes]
+    unknown = [name for name in names or () if name not in known]
     if unknown:
-        raise HeatserveError(f"shape: expected one of {', '.join(shapes)}, got {unknown[0]}")
-    return names or list(shapes)
+        raise HeatserveError(f"{option}: expected one of {', '.join(known)}, got {unknown[0]}")
+    return names or list(known)
 
 
 def _latency_table(results: dict[str, Any]) -> Table:
-    machine = results["machine"]
-    table = Table(
-        title=f"ms for one image, random weights; {machine['processor']}, {machine['cores']} cores",
-        title_justify="left",
-    )
+    table = Table(title=f"ms for one image, random weights; {_machine(results)}", title_justify="left")
     table.add_column("way", no_wrap=True)
-    for heading in ("p50", "p90", "p99", "p50 ÷ plain", "n₀ passes ÷ p50"):
+    for heading in ("p50", "p90", "p99", "÷ plain", "n₀ passes ÷ p50"):
         table.add_column(heading, justify="right")
     for name, shape in results["shapes"].items():
         table.add_row(f"[bold]{name}[/] n₀={shape['n0']}")
         p50 = {way: times["p50"] for way, times in shape["milliseconds"].items()}
         for way, times in shape["milliseconds"].items():
             milliseconds = [f"{times[quantile]:.2f}" for quantile in ("p50", "p90", "p99")]
-            table.add_row(way, *milliseconds, f"{p50[way] / p50['plain']:.3f}", f"{p50['stochastic'] / p50[way]:.1f}")
+            slower = 1.0 if way == "plain" else shape["ratios"][f"{way} / plain"]["p50"]
+            table.add_row(way, *milliseconds, f"{slower:.3f}", f"{p50['stochastic'] / p50[way]:.1f}")
         table.add_section()
     return table
+
+
+def _export_table(results: dict[str, Any]) -> Table:
+    table = Table(
+        title=f"ms for a request, p50, random weights; {_machine(results)}",
+        caption="\n".join(f"{engine} absent: {why}" for engine, why in results["absent"].items()),
+        title_justify="left",
+        caption_justify="left",
+    )
+    table.add_column("batch", no_wrap=True)
+    for heading in ("engine", "variant"):
+        table.add_column(heading)
+    for heading in ("plain", "certified", "÷ plain", "quartiles", "fp32 ÷ it"):
+        table.add_column(heading, justify="right")
+    for name, rows in results["shapes"].items():
+        table.add_row(f"[bold]{name}[/]")
+        for row in rows:
+            milliseconds = [f"{row['milliseconds'][kind]['p50']:.2f}" for kind in ("plain", "certified")]
+            slower, faster = row["certified / plain"], row["fp32 / variant"]
+            ratios = f"{slower['p50']:.3f}", f"{slower['p25']:.3f}–{slower['p75']:.3f}"
+            last = faster and f"{faster['p50']:.2f}"
+            table.add_row(str(row["batch"]), row["engine"], row["variant"], *milliseconds, *ratios, last)
+        table.add_section()
+    return table
+
+
+def _machine(results: Mapping[str, Any]) -> str:
+    return f"{results['machine']['processor']}, {results['machine']['cores']} cores"
 
 
 def _print_training(name: str, results: dict[str, Any]) -> None:

@@ -8,10 +8,8 @@ one batch in raw ONNX Runtime, noise and votes included (the classification time
 from __future__ import annotations
 
 import hashlib
-import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -19,90 +17,37 @@ from typing import Any
 import numpy as np
 import onnx
 
+from benchmarks.classifiers import SIGMA, Shape, random_classifier
 from certification.radius import Float32Array
 from export.card import Card, now, versions
-from export.graph import certified_graph, logits_graph, plain_graph
+from export.graph import certified_graph, plain_graph
 from export.repository import ModelVersion, publish
 from export.session import open_session
+from export.timing import Way, interleave, quantiles, ratio
 from serving import FREE_PORTS, Client, TritonServer
 
-SIGMA = 0.25
-BLOCK = 10
-"""Requests of one way in a row; one more, the first, is not counted: it finds the caches of the others."""
-PAUSE = 0.02
-"""Seconds between blocks, in which the threads of the previous way stop spinning for work."""
 
-
-@dataclass(frozen=True)
-class Shape:
-    """A classifier of one architecture on images of one shape. Its weights are random: latency does not mind."""
-
-    architecture: str
-    input_shape: tuple[int, int, int]
-    num_classes: int
-    n0: int
-    """Noisy passes that Predict would spend on one image (DESIGN.md section 5)."""
-
-
-SHAPES = {
-    "digits": Shape("digits_cnn", (1, 8, 8), 10, 100),
-    "cifar10-resnet20": Shape("cifar_resnet20", (3, 32, 32), 10, 100),
-    "cifar10-resnet34": Shape("cifar_resnet34", (3, 32, 32), 10, 100),
-    "imagenet-resnet50": Shape("resnet50", (3, 224, 224), 1000, 25),
-}
-
-Way = Callable[[], object]
-"""Answers one request for one image."""
-
-
-def measure(shape: Shape, *, requests: int, seed: int, on_round: Callable[[], object] = lambda: None) -> dict[str, Any]:
+def measure(shape: Shape, *, rounds: int, seed: int, on_round: Callable[[], object] = lambda: None) -> dict[str, Any]:
     """Latencies of one image, in milliseconds, and their ratios.
 
     Args:
         shape: what to measure.
-        requests: counted requests each way, at least; rounded up to whole blocks.
-        seed: of the weights, the image and the noise.
-        on_round: called after each round of blocks.
+        rounds: counted blocks each way (`export.timing`).
+        seed: of the weights, the image, the noise and the order of the ways.
+        on_round: called after each round, and after the warm-up.
 
     Returns:
-        p50, p90 and p99 each way, and the ratios of the medians.
+        p50, p90 and p99 each way; and ratios, with their quartiles over the rounds.
     """
     with _ways(shape, seed) as ways:
-        seconds: dict[str, list[float]] = {name: [] for name in ways}
-        for round_ in range(-1, -(-requests // BLOCK)):  # round −1 warms up
-            for name, way in ways.items():
-                time.sleep(PAUSE)
-                times = [_timed(way) for _ in range(BLOCK + 1)][1:]
-                seconds[name] += times if round_ >= 0 else []
-            on_round()
-    milliseconds = {name: np.array(values) * 1000 for name, values in seconds.items()}
-    p50 = {name: float(np.median(values)) for name, values in milliseconds.items()}
+        times = interleave(ways, rounds=rounds, seed=seed, on_round=on_round)
+    ratios = [(name, "plain") for name in ways if name != "plain"] + [("stochastic", "grpc")]
     return {
-        "requests": len(seconds["plain"]),
+        "requests": {name: sum(map(len, blocks)) for name, blocks in times.items()},
         "n0": shape.n0,
-        "milliseconds": {
-            name: {f"p{q}": float(np.percentile(values, q)) for q in (50, 90, 99)}
-            for name, values in milliseconds.items()
-        },
-        "ratios": {
-            "certified / plain": p50["certified"] / p50["plain"],
-            "grpc / plain": p50["grpc"] / p50["plain"],
-            "http / plain": p50["http"] / p50["plain"],
-            "stochastic / plain": p50["stochastic"] / p50["plain"],
-            "stochastic / grpc": p50["stochastic"] / p50["grpc"],
-        },
+        "milliseconds": {name: quantiles(blocks) for name, blocks in times.items()},
+        "ratios": {f"{name} / {base}": ratio(times[name], times[base]) for name, base in ratios},
     }
-
-
-def rounds(requests: int) -> int:
-    """How often `measure` calls `on_round`."""
-    return 1 + -(-requests // BLOCK)
-
-
-def _timed(way: Way) -> float:
-    start = time.perf_counter()
-    way()
-    return time.perf_counter() - start
 
 
 @contextmanager
@@ -110,7 +55,7 @@ def _ways(shape: Shape, seed: int) -> Iterator[dict[str, Way]]:
     """The five ways to answer, Triton running."""
     noise = np.random.default_rng(seed)
     image = noise.random((1, *shape.input_shape), dtype=np.float32)
-    logits = _random_classifier(shape, seed)
+    logits = random_classifier(shape, seed)
     plain = open_session(plain_graph(logits).SerializeToString())
     with ExitStack() as stack:
         repository = Path(stack.enter_context(TemporaryDirectory(prefix="heatserve-bench-")))
@@ -135,24 +80,6 @@ def _ways(shape: Shape, seed: int) -> Iterator[dict[str, Way]]:
             "http": lambda: http.predict(image),
             "stochastic": stochastic,
         }
-
-
-def _random_classifier(shape: Shape, seed: int) -> onnx.ModelProto:
-    import torch
-
-    from training.architectures import build_network
-
-    channels = shape.input_shape[0]
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        network = build_network(
-            shape.architecture,
-            num_classes=shape.num_classes,
-            input_shape=shape.input_shape,
-            mean=(0.5,) * channels,
-            std=(0.25,) * channels,
-        )
-    return logits_graph(network, input_shape=shape.input_shape)
 
 
 def _publish(logits: onnx.ModelProto, shape: Shape, repository: Path) -> ModelVersion:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +14,13 @@ _PACKAGES = ("torch", "onnx", "onnxruntime", "numpy", "tritonclient", "nvidia-py
 
 
 def provenance(*, seed: int) -> dict[str, Any]:
-    """The command, machine, versions, seed and date of a measurement that is being taken now."""
-    return {**export.provenance.provenance(*_PACKAGES), "seed": seed}
+    """The command, machine, versions, seed and date of a measurement that is being taken now.
+
+    Among them the load of the machine by others in the last minute: well above 0, what is timed is noisy.
+    """
+    found = {**export.provenance.provenance(*_PACKAGES), "seed": seed}
+    found["machine"]["load_average"] = os.getloadavg()[0]
+    return found
 
 
 def write_results(path: Path, results: dict[str, Any]) -> None:

@@ -1,7 +1,10 @@
 """The certificate, as ONNX operators that follow the network's logits inside the served graph (DESIGN.md section 4).
 
 Everything that a sceptic must trust about a served radius is in `_TEMPLATE` and its constants: some 30 operators on a
-few numbers an image, all FP32, all deterministic. Four ideas keep them few and safe.
+few numbers an image, all FP32, all deterministic. Five ideas keep them few and safe.
+
+**The check.** Engines may lose a NaN in a minimum, a maximum or a clip, and may take x − x for 0, but keep it in a sum;
+and no comparison with NaN holds. Three reductions read the image; none writes one.
 
 **The quantile.** −Φ⁻¹ is a positive sum of eight fractions (`certification.quantile`), without branches. Calibration's
 score is another weighted sum of the same fractions.
@@ -80,11 +83,15 @@ certificate ({image} image, float[N,{classes}] logits) => (
 
 _FP32, _UINT8 = "float[N,C,H,W]", "uint8[N,H,W,C]"
 _CHECK_IMAGE_AND_NETWORK = """
-    inside = Clip(image, zero, one)
-    outside = Sub(image, inside)
-    distance = ReduceL1<keepdims = 0>(outside, image_axes)
-    nothing = Sub(total, total)
-    valid = Equal(distance, nothing)
+    lowest = ReduceMin<keepdims = 0>(image, image_axes)
+    highest = ReduceMax<keepdims = 0>(image, image_axes)
+    brightness = ReduceSum<keepdims = 0>(image, image_axes)
+    everything = Add(brightness, total)
+    not_below = GreaterOrEqual(lowest, zero)
+    not_above = LessOrEqual(highest, one)
+    numbers = LessOrEqual(everything, largest)
+    inside = And(not_below, not_above)
+    valid = And(inside, numbers)
 """
 _CHECK_NETWORK = """
     valid = Less(total, two)
@@ -151,6 +158,7 @@ def _constants(num_classes: int, sigma: float) -> dict[str, NDArray[Any]]:
         "zero": np.float32(0).reshape(()),
         "one": np.float32(1).reshape(()),
         "two": np.float32(2).reshape(()),
+        "largest": np.float32(np.finfo(np.float32).max).reshape(()),
         "uniform": np.float32(1 / num_classes).reshape(()),
         "invalid_label": np.array(-1),
         "index_0": np.array(0),

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from statistics import median
 
 import numpy as np
 
@@ -13,9 +12,9 @@ from export.card import GRAPH_NAME, Calibration, Evaluation
 from export.repository import ModelVersion
 from export.served import open_served
 from export.session import as_input, open_session
-from export.timing import Way, interleaved
+from export.timing import Way, interleave, quantiles
 
-_CALLS = 200
+_ROUNDS = 20
 
 
 @dataclass(frozen=True)
@@ -83,8 +82,8 @@ def compare(variant: ModelVersion, model: ModelVersion) -> Comparison:
     """
     _, found = calibrated_parts(variant, model)
     _, expected = calibrated_parts(model, variant)
-    seconds = interleaved({"variant": _one_image(variant), "model": _one_image(model)}, calls=_CALLS)
-    first, second = (1000 * median(values) for values in seconds.values())
+    times = interleave({"variant": _one_image(variant), "model": _one_image(model)}, rounds=_ROUNDS, seed=0)
+    first, second = (quantiles(blocks)["p50"] for blocks in times.values())
     return Comparison((variant.name, model.name), (found, expected), (first, second))
 
 

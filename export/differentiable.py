@@ -196,6 +196,8 @@ _ELEMENTWISE: Mapping[str, Any] = {
     "Erf": torch.erf,
     "Equal": torch.eq,
     "GreaterOrEqual": torch.ge,
+    "LessOrEqual": torch.le,
+    "And": torch.logical_and,
     "Where": torch.where,
 }
 
@@ -217,6 +219,7 @@ _OPERATORS: Mapping[str, Callable[..., Any]] = MappingProxyType(
         "ReduceMean": _reduce(lambda x, axes, keep: x.mean(axes, keepdim=keep)),
         "ReduceSum": _reduce(lambda x, axes, keep: x.sum(axes, keepdim=keep)),
         "ReduceMax": _reduce(lambda x, axes, keep: x.amax(axes, keepdim=keep)),
+        "ReduceMin": _reduce(lambda x, axes, keep: x.amin(axes, keepdim=keep)),
         "ReduceL1": _reduce(lambda x, axes, keep: x.abs().sum(axes, keepdim=keep)),
         **{name: _elementwise(function) for name, function in _ELEMENTWISE.items()},
     }

@@ -64,6 +64,8 @@ def open_session(
     session_options.use_per_session_threads = False
     first, *others = _PROVIDERS[accelerator]
     providers = [(first, dict(options)), *others]
+    if first not in onnxruntime.get_available_providers():
+        raise _absent(first)
     try:
         source = str(graph) if isinstance(graph, Path) else graph
         session = InferenceSession(source, session_options, providers=providers)
@@ -71,12 +73,16 @@ def open_session(
         name = graph if isinstance(graph, Path) else "graph"
         raise GraphError(f"{name}: ONNX Runtime cannot load it: {error}") from None
     if first not in session.get_providers():  # it goes on without what did not load
-        raise GraphError(
-            f"{first}: expected ONNX Runtime to run the graph with it, got {', '.join(session.get_providers())}; "
-            "that needs an NVIDIA GPU with its driver, and `pip install 'heatserve[gpu,tensorrt]'` in place of "
-            "onnxruntime"
-        )
+        raise _absent(first)
     return session
+
+
+def _absent(provider: str) -> GraphError:
+    return GraphError(
+        f"{provider}: expected an ONNX Runtime that runs the graph with it, found one of "
+        f"{', '.join(onnxruntime.get_available_providers())}; that needs an NVIDIA GPU with its driver, and "
+        "`pip install 'heatserve[gpu,tensorrt]'` in place of onnxruntime"
+    )
 
 
 def run(session: InferenceSession, images: NDArray[Any]) -> dict[str, NDArray[Any]]:

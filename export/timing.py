@@ -1,34 +1,86 @@
-"""Latencies of several ways to do the same work, interleaved in one run, so that all see the same machine."""
+"""Several ways to do one thing, timed in one run: blocks of requests, every round in another order.
+
+What drifts (clocks, caches, other processes) then falls on all ways alike, and a ratio is taken within each round. A
+block begins with a pause, so that threads of the previous way stop spinning for work, and with requests that do not
+count: a core that has slept answers the first ones up to twice as slowly, and the way with more operators suffers most.
+"""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Hashable, Mapping
+from typing import TypeVar
 
-Way = Callable[[], object]
-"""Does the work once."""
+import numpy as np
 
 BLOCK = 10
-"""Calls of one way in a row; one more, the first, is not counted: it finds the caches of the others."""
+"""Counted requests of one way in a row."""
+LONGEST = 0.2
+"""Seconds after which a block ends, with at least one counted request: slow ways need fewer."""
 PAUSE = 0.02
-"""Seconds between blocks, in which the threads of the previous way stop spinning for work."""
+"""Seconds between two blocks."""
+WARM_UP = 0.02
+"""Seconds of requests that do not count at the beginning of a block, one request at least."""
+
+Way = Callable[[], object]
+"""Answers one request."""
+
+Times = list[list[float]]
+"""Milliseconds of one way: one list a round."""
+
+Name = TypeVar("Name", bound=Hashable)
 
 
-def interleaved(
-    ways: Mapping[str, Way], *, calls: int, on_round: Callable[[], object] = lambda: None
-) -> dict[str, list[float]]:
-    """Seconds of each call, by way: whole blocks of `BLOCK`, at least `calls` of them, after a round to warm up."""
-    seconds: dict[str, list[float]] = {name: [] for name in ways}
-    for round_ in range(-1, -(-calls // BLOCK)):  # round −1 warms up
-        for name, way in ways.items():
-            time.sleep(PAUSE)
-            times = [_timed(way) for _ in range(BLOCK + 1)][1:]
-            seconds[name] += times if round_ >= 0 else []
+def interleave(
+    ways: Mapping[Name, Way], *, rounds: int, seed: int, on_round: Callable[[], object] = lambda: None
+) -> dict[Name, Times]:
+    """Milliseconds of every counted request, each way, by round.
+
+    Args:
+        ways: by name.
+        rounds: counted ones; one more, the first, warms up.
+        seed: of the orders.
+        on_round: called after each round, the first included.
+    """
+    random, names = np.random.default_rng(seed), list(ways)
+    times: dict[Name, Times] = {name: [] for name in names}
+    for round_ in range(-1, rounds):
+        for index in random.permutation(len(names)):
+            block = _block(ways[names[index]])
+            times[names[index]] += [block] if round_ >= 0 else []
         on_round()
-    return seconds
+    return times
+
+
+def quantiles(times: Times) -> dict[str, float]:
+    """p50, p90 and p99 of all requests of a way, in milliseconds."""
+    return {f"p{q}": float(np.percentile(np.concatenate(times), q)) for q in (50, 90, 99)}
+
+
+def ratio(times: Times, base: Times) -> dict[str, float]:
+    """p25, p50 and p75 over the rounds of the median of a round divided by that of `base` in the same round."""
+    ratios = [np.median(block) / np.median(other) for block, other in zip(times, base, strict=True)]
+    return {f"p{q}": float(np.percentile(ratios, q)) for q in (25, 50, 75)}
+
+
+def rounds_for(requests: int) -> int:
+    """The rounds in which `requests` of a way that is not slow count."""
+    return -(-requests // BLOCK)
+
+
+def _block(way: Way) -> list[float]:
+    time.sleep(PAUSE)
+    start = time.perf_counter()
+    way()
+    while time.perf_counter() < start + WARM_UP:
+        way()
+    start, times = time.perf_counter(), [_timed(way)]
+    while len(times) < BLOCK and time.perf_counter() < start + LONGEST:
+        times.append(_timed(way))
+    return times
 
 
 def _timed(way: Way) -> float:
     start = time.perf_counter()
     way()
-    return time.perf_counter() - start
+    return 1000 * (time.perf_counter() - start)

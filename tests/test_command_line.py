@@ -28,6 +28,7 @@ COMMANDS = [
     ["predict"],
     ["quickstart"],
     ["bench", "latency"],
+    ["bench", "export"],
     ["bench", "training"],
     ["bench", "certify"],
     ["experiment", "cifar10"],
@@ -69,6 +70,7 @@ def test_serving_needs_no_torch() -> None:
         (["calibrate", "x", "--sampling", "bits"], "sampling: expected one of float32, grid, got bits"),
         (["serve", "--repository", "nowhere"], "nowhere: expected a model repository, found no model in it"),
         (["bench", "latency", "digit"], "shape: expected one of digits, cifar10-resnet20"),
+        (["bench", "export", "--variant", "fp8"], "variant: expected one of fp32, uint8, fp16, int8, got fp8"),
     ],
 )
 def test_errors_are_explained_without_a_traceback(arguments: list[str], message: str, tmp_path: Path) -> None:
@@ -99,10 +101,31 @@ def test_bench_latency_measures_every_way_and_writes_how_it_was_made(tmp_path: P
     results = json.loads(out.read_text())
     assert {"command", "machine", "versions", "seed", "date"} <= set(results)
     digits = results["shapes"]["digits"]
-    assert digits["requests"] == 10
+    assert digits["requests"]["plain"] == digits["requests"]["certified"] == 10
     p50 = {way: times["p50"] for way, times in digits["milliseconds"].items()}
     assert list(p50) == ["plain", "certified", "grpc", "http", "stochastic"]
-    assert digits["ratios"]["certified / plain"] == pytest.approx(p50["certified"] / p50["plain"])
-    assert digits["ratios"]["stochastic / grpc"] == pytest.approx(p50["stochastic"] / p50["grpc"])
+    for ratio in ("certified / plain", "stochastic / grpc"):  # one round: the ratio of its medians
+        way, base = ratio.split(" / ")
+        assert digits["ratios"][ratio]["p50"] == pytest.approx(p50[way] / p50[base])
     assert p50["plain"] < p50["grpc"]
     assert p50["plain"] < p50["stochastic"]
+
+
+def test_bench_export_measures_every_variant_and_says_which_engines_are_absent(tmp_path: Path) -> None:
+    out = tmp_path / "export.json"
+    arguments = ["bench", "export", "digits", "--variant", "fp32", "--variant", "uint8", "--batch", "2"]
+    result = CliRunner().invoke(heatserve.app, [*arguments, "--requests", "20", "--out", str(out)])
+    assert result.exit_code == 0, result.output
+    results = json.loads(out.read_text())
+    assert {"command", "machine", "versions", "seed", "date"} <= set(results)
+    engines = ["CPU", "CUDA", "TensorRT"]
+    present = [engine for engine in engines if engine not in results["absent"]]
+    assert "CPU" in present
+    for engine, why in results["absent"].items():
+        assert f"{engine} absent: {why}"[:60] in result.output
+    rows = results["shapes"]["digits"]
+    assert [(row["engine"], row["variant"]) for row in rows] == [(e, v) for v in ("fp32", "uint8") for e in present]
+    for row in rows:
+        assert (row["batch"], row["requests"]) == (2, 20)
+        assert 1 < row["certified / plain"]["p50"] < 10  # a tiny network: the certificate is most of it
+    assert rows[0]["fp32 / variant"]["p50"] == 1

@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
-from onnx import helper
+from onnx import helper, numpy_helper
 from scipy.optimize import nnls
 from scipy.special import erf, log_ndtr, ndtri
 from tiny_model import shifted_map
@@ -184,12 +184,62 @@ def test_invalid_images_fail_closed_and_alone(value: float, row: int, pixel: int
         assert (out["certified_radius"][~invalid] > 0).all()
 
 
+@pytest.mark.parametrize("size", [1, 7, 32, 225])
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf, BELOW_0, ABOVE_1])
+def test_one_invalid_pixel_is_found_wherever_it_is(value: float, size: int) -> None:
+    """Engines take several pixels at a time, and may lose a NaN in a minimum or a maximum."""
+    random = np.random.default_rng(size)
+    image = random.random((8, 3, size, size), dtype=np.float32)
+    for row, pixel in enumerate([0, -1, *random.integers(0, 3 * size * size, 5)]):
+        image[row].flat[pixel] = value
+    image[0].flat[1] = np.nan if size > 1 else value
+    out = certify(np.tile([9.0, 0.0, 0.0], (8, 1)), image, shifted_map(0.0, 9.0))
+    assert out["label"].tolist() == [-1] * 7 + [0]
+    assert (out["certified_radius"][:7] == 0).all()
+    assert out["certified_radius"][7] > 0
+
+
 @pytest.mark.parametrize("logits", [[np.nan, 1, 2], [np.inf, 1, 2], [np.nan] * 3, [-np.inf] * 3])
 def test_a_network_that_answers_nonsense_fails_closed(logits: list[float]) -> None:
     out = certify(np.array([logits, [9.0, 0, 0]]), radius_map=shifted_map(0.0, 9.0))
     assert out["label"].tolist() == [-1, 0]
     assert out["certified_radius"][0] == out["nominal_radius"][0] == out["l_bound"][0] == 0
     assert out["certified_radius"][1] > 0
+
+
+@pytest.mark.parametrize("check_image", [True, False])
+def test_an_engine_that_loses_nan_and_takes_x_minus_x_for_0_still_fails_closed(
+    check_image: bool,
+) -> None:
+    """TensorRT may do both: here every minimum, maximum, clip and difference answers 0 in place of NaN."""
+    graph = certificate_graph(num_classes=3, sigma=SIGMA, check_image=check_image)
+    nodes = list(graph.node)
+    del graph.node[:]
+    for node in nodes:
+        graph.node.append(node)
+        if node.op_type in ("ReduceMin", "ReduceMax", "Clip", "Relu", "Sub", "TopK"):
+            name, kept = node.output[0], f"{node.output[0]}_with_nan"
+            graph.node[-1].output[0] = kept
+            graph.node.append(helper.make_node("IsNaN", [kept], [f"{name}_is_nan"]))
+            graph.node.append(helper.make_node("Where", [f"{name}_is_nan", "no_number", kept], [name]))
+    graph.initializer.append(numpy_helper.from_array(np.float32(0).reshape(()), "no_number"))
+    opset = [helper.make_opsetid("", OPSET)]
+    session = open_session(helper.make_model(graph, opset_imports=opset, ir_version=IR_VERSION).SerializeToString())
+    wanted = ["label", "nominal_radius", "certified_radius", "l_bound"]
+
+    def answers(image: NDArray[Any], logits: list[float]) -> list[Any]:
+        return session.run(wanted, {"image": image, "logits": np.array([logits], np.float32)})  # type: ignore[no-any-return]
+
+    grey = np.full((1, 1, 2, 2), 0.5, np.float32) if check_image else np.full((1, 2, 2, 1), 128, np.uint8)
+    label, radius, *_ = answers(grey, [8.0, 0.0, 0.0])
+    assert label == 0
+    assert radius > 0
+    for bad in (np.nan, np.inf):
+        assert [value.item() for value in answers(grey, [8.0, bad, 0.0])] == [-1, 0, 0, 0]
+    for pixel in (np.nan, np.inf, -np.inf) if check_image else ():
+        image = grey.copy()
+        image[0, 0, 1, 0] = pixel
+        assert [value.item() for value in answers(image, [8.0, 0.0, 0.0])] == [-1, 0, 0, 0]
 
 
 def test_session_helper_names_the_outputs() -> None:
