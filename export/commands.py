@@ -199,7 +199,10 @@ def calibrate_variant(
         typer.Option(min=0, max=1, help="Share of the test images that may lose their certificate, at any radius."),
     ] = 0.05,
     kept: Kept = KEPT,
-    as_json: Json = False,
+    out: Annotated[Path | None, typer.Option(help="Write the comparison there, as JSON.")] = None,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Write the comparison to stdout as JSON, not tables.")
+    ] = False,
 ) -> None:
     """Calibrate a variant as a model was (UINT8 input, FP16, INT8), and say what it wins in latency and loses in radii.
 
@@ -233,12 +236,16 @@ def calibrate_variant(
         kept=kept,
         progress=progress_bar,
     )
-    console = Console(stderr=as_json, highlight=False)
+    found = compare(calibrated, model)
+    if out:
+        write_atomically(out, found.to_json().encode())
+    if as_json:
+        typer.echo(found.to_json())
+        return
+    console = Console(highlight=False)
     console.print(f"wrote   {calibrated.path}", soft_wrap=True)
     console.print(card_report(calibrated.card))
-    console.print(comparison_report(compare(calibrated, model)))
-    if as_json:
-        typer.echo(calibrated.card.model_dump_json(indent=2))
+    console.print(comparison_report(found))
 
 
 @app.command()

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
+from pydantic import TypeAdapter
 
 from certification.calibration import CalibrationError
 from certification.errors import HeatserveError
 from export.card import GRAPH_NAME, Calibration, Evaluation
+from export.provenance import provenance
 from export.repository import ModelVersion
 from export.served import open_served
 from export.session import as_input, open_session
@@ -24,12 +27,18 @@ class Comparison:
     Attributes:
         names: of the two.
         evaluations: on the same images, against the same Certify.
-        milliseconds: of one image, medians.
+        milliseconds: of one image, medians, on the threads of this process.
+        provenance: how it was measured.
     """
 
     names: tuple[str, str]
     evaluations: tuple[Evaluation, Evaluation]
     milliseconds: tuple[float, float]
+    provenance: dict[str, Any]
+
+    def to_json(self) -> str:
+        """All of it, as JSON."""
+        return TypeAdapter(Comparison).dump_json(self, indent=2).decode() + "\n"
 
 
 def calibrated_parts(model: ModelVersion, variant: ModelVersion) -> tuple[Calibration, Evaluation]:
@@ -84,7 +93,9 @@ def compare(variant: ModelVersion, model: ModelVersion) -> Comparison:
     _, expected = calibrated_parts(model, variant)
     times = interleave({"variant": _one_image(variant), "model": _one_image(model)}, rounds=_ROUNDS, seed=0)
     first, second = (quantiles(blocks)["p50"] for blocks in times.values())
-    return Comparison((variant.name, model.name), (found, expected), (first, second))
+    return Comparison(
+        (variant.name, model.name), (found, expected), (first, second), provenance("onnxruntime", "numpy")
+    )
 
 
 def _one_image(model: ModelVersion) -> Way:
