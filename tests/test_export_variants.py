@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -143,6 +144,9 @@ def test_a_variant_is_compared_with_its_model_and_refused_if_it_is_useless(repos
     found = compare(variant, fp32)
     assert found.evaluations == (variant.card.evaluation, evaluation)
     assert min(found.milliseconds) > 0
+    written = json.loads(found.to_json())
+    assert written["names"] == ["int8", "fp32"]
+    assert {"command", "versions", "date"} <= set(written["provenance"])
     assert "times as fast" in "".join(str(cell) for column in comparison_report(found).columns for cell in column.cells)
 
     zeros = evaluation.certified_accuracy.model_copy(update={"single_pass": (0.0,) * 8})
