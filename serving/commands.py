@@ -8,6 +8,7 @@ import signal
 import sys
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -21,6 +22,9 @@ if TYPE_CHECKING:
     from serving.wire import Prediction
 
 app = typer.Typer()
+
+BROKEN = 3
+"""Exit code of an engine that does not mean what the certificate says; 1 and 2 are errors."""
 
 _PORT_HELP = "TCP port; 0 takes any free one."
 Host = Annotated[str, typer.Option(help="Address to listen on; 0.0.0.0: all.")]
@@ -209,6 +213,60 @@ def tune(
     else:
         Console(highlight=False).print(tuning_table(tuned))
     Console(stderr=True, highlight=False).print(f"wrote   {tuning.write_choice(model, tuned)}", soft_wrap=True)
+
+
+@app.command()
+def conformance(
+    engines: Annotated[
+        list[str] | None,
+        typer.Option("--engine", help="One of those in the table; several times for several; by default all."),
+    ] = None,
+    examples: Annotated[int, typer.Option(min=1, help="Hard cases for each of the graphs.")] = 1000,
+    seed: Annotated[int, typer.Option(min=0, help="Of the cases.")] = 0,
+    out: Annotated[Path | None, typer.Option(help="Write all that was found there, as JSON.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Write JSON to stdout, not a table.")] = False,
+) -> None:
+    """Does every engine on this machine mean what the certificate says? Hold each against float64.
+
+    Graphs whose logits are known, ties and extremes among them, for 2, 10 and 1000 classes; invalid images of every kind.
+    No radius may be above its float64 value for the engine's own probabilities. Engines that are absent are named.
+
+    **Exit codes:** 0 all promises kept, 3 one was broken, 1 an error that is explained.
+
+    **Example:** `heatserve conformance --engine onnxruntime --examples 100`
+    """
+    import json
+
+    from rich.progress import Progress
+
+    from certification.files import write_atomically
+    from export.provenance import provenance
+    from serving.conformance import conform_all
+    from serving.table import conformance_table
+
+    with Progress(console=Console(stderr=True), transient=True) as progress:
+        findings, absent = conform_all(
+            engines,
+            examples=examples,
+            seed=seed,
+            progress=lambda name, probes: partial(progress.advance, progress.add_task(name, total=probes)),
+        )
+    results = {
+        **provenance("onnx", "onnxruntime", "numpy", "scipy", "nvidia-pytriton"),
+        "seed": seed,
+        "examples": examples,
+        "engines": {name: found.to_dict() for name, found in findings.items()},
+        "absent": absent,
+    }
+    text = json.dumps(results, indent=2) + "\n"
+    if out:
+        write_atomically(out, text.encode())
+    if as_json:
+        typer.echo(text, nl=False)
+    else:
+        Console(highlight=False).print(conformance_table(findings, absent))
+    if not all(found.passed for found in findings.values()):
+        raise typer.Exit(BROKEN)
 
 
 @app.command()
