@@ -228,7 +228,7 @@ def conformance(
 ) -> None:
     """Does every engine on this machine mean what the certificate says? Hold each against float64.
 
-    Graphs whose logits are known, ties and extremes among them, for 2, 10 and 1000 classes; invalid images of every kind.
+    Graphs whose logits are known, ties and extremes among them, for 2, 10 and 1000 classes; every invalid pixel.
     No radius may be above its float64 value for the engine's own probabilities. Engines that are absent are named.
 
     **Exit codes:** 0 all promises kept, 3 one was broken, 1 an error that is explained.
