@@ -7,8 +7,10 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich.console import Console
+from rich.box import SIMPLE
+from rich.console import Console, Group
 from rich.table import Table
+from rich.text import Text
 
 from benchmarks.attack_commands import app as attack_app
 from benchmarks.experiment_commands import app as experiment_app
@@ -120,7 +122,7 @@ def export(
     if as_json:
         typer.echo(json.dumps(results, indent=2))
     else:
-        Console(highlight=False).print(_export_table(results))
+        Console(highlight=False).print(_export_tables(results))
 
 
 @bench_app.command()
@@ -348,27 +350,25 @@ def _latency_table(results: dict[str, Any]) -> Table:
     return table
 
 
-def _export_table(results: dict[str, Any]) -> Table:
-    table = Table(
-        title=f"ms for a request, p50, random weights; {_machine(results)}",
-        caption="\n".join(f"{engine} absent: {why}" for engine, why in results["absent"].items()),
-        title_justify="left",
-        caption_justify="left",
-    )
-    table.add_column("batch", no_wrap=True)
-    for heading in ("engine", "variant"):
-        table.add_column(heading)
-    for heading in ("plain", "certified", "÷ plain", "quartiles", "fp32 ÷ it"):
-        table.add_column(heading, justify="right")
-    for name, rows in results["shapes"].items():
-        table.add_row(f"[bold]{name}[/]")
-        for row in rows:
-            milliseconds = [f"{row['milliseconds'][kind]['p50']:.2f}" for kind in ("plain", "certified")]
-            slower, faster = row["certified / plain"], row["fp32 / variant"]
-            ratios = f"{slower['p50']:.3f}", f"{slower['p25']:.3f}–{slower['p75']:.3f}"
-            last = faster and f"{faster['p50']:.2f}"
-            table.add_row(str(row["batch"]), row["engine"], row["variant"], *milliseconds, *ratios, last)
-        table.add_section()
+def _export_tables(results: dict[str, Any]) -> Group:
+    tables = [
+        _export_table(f"{name}: ms for a request, p50; {_machine(results)}", rows)
+        for name, rows in results["shapes"].items()
+    ]
+    return Group(*tables, *(Text(f"{engine} absent: {why}") for engine, why in results["absent"].items()))
+
+
+def _export_table(title: str, rows: list[dict[str, Any]]) -> Table:
+    table = Table(title=title, title_justify="left", box=SIMPLE)
+    for heading in ("batch", "engine", "variant"):
+        table.add_column(heading, no_wrap=True)
+    for heading in ("plain", "certified", "÷ plain", "fp32 ÷ it"):
+        table.add_column(heading, justify="right", no_wrap=True)
+    for row in rows:
+        plain, certified = (f"{row['milliseconds'][kind]['p50']:.4g}" for kind in ("plain", "certified"))
+        slower, faster = f"{row['certified / plain']['p50']:.3f}", row["fp32 / variant"]
+        last = faster and f"{faster['p50']:.2f}"
+        table.add_row(str(row["batch"]), row["engine"], row["variant"], plain, certified, slower, last)
     return table
 
 
