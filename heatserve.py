@@ -34,7 +34,8 @@ for room in (training, export, serving, benchmarks):
 def main() -> None:
     """Run the command line.
 
-    Exit codes: 0 done, 1 an error that was explained, 2 wrong usage, 3 a failed audit or an engine that breaks a promise, 130 interrupted.
+    Exit codes: 0 done, 1 an error that was explained, 2 wrong usage, 3 a failed audit, or an engine that breaks
+    promises, 130 interrupted.
     """
     try:
         app()

@@ -110,27 +110,12 @@ def export_checkpoint(
             `Variant.of`.
     """
     variant = variant or Variant()
-    if not _NAME.fullmatch(name):
-        raise HeatserveError(f"name: expected letters, digits, '_', '.', '-', the first no '.' or '-', got {name!r}")
-    if tf32 and backend != "tensorrt":
-        raise HeatserveError(
-            f"tf32: expected the backend tensorrt, whose plans can be built with or without, got {backend}"
-        )
-    if variant.resize and backend != "auto":
-        raise HeatserveError(f"resize: expected the backend auto, got {backend}: TensorRT does not resize as we do")
-    if backend == "tensorrt":
-        require_tensorrt()
+    _check_request(name, variant, backend, tf32)
     single_pass = load_checkpoint(checkpoint)
     has_base = base is not None or single_pass.metadata.base_sha256 is not None
     certified = load_base(single_pass, base) if has_base else single_pass
     _check_compatible(single_pass, certified)
-    sigma = single_pass.metadata.sigma if sigma is None else sigma
-    if sigma is None:
-        raise CheckpointError(
-            f"{checkpoint}: trained by {single_pass.metadata.method}, for no σ; give one with --sigma"
-        )
-    if not 0 < sigma < float("inf"):
-        raise HeatserveError(f"sigma: expected a number above 0, got {sigma}")
+    sigma = _sigma(single_pass, sigma)
     shape = single_pass.metadata.input_shape
     logits = logits_graph(single_pass.network, input_shape=shape)
     graph = certified_graph(variant.of(logits), sigma=sigma).SerializeToString()
@@ -161,6 +146,30 @@ def export_checkpoint(
         date=now(),
     )
     return publish(repository, card, graph=graph, base=base_bytes, plan=plan)
+
+
+def _check_request(name: str, variant: Variant, backend: Backend, tf32: bool) -> None:
+    if not _NAME.fullmatch(name):
+        raise HeatserveError(f"name: expected letters, digits, '_', '.', '-', the first no '.' or '-', got {name!r}")
+    if tf32 and backend != "tensorrt":
+        raise HeatserveError(
+            f"tf32: expected the backend tensorrt, whose plans can be built with or without, got {backend}"
+        )
+    if variant.resize and backend != "auto":
+        raise HeatserveError(f"resize: expected the backend auto, got {backend}: TensorRT does not resize as we do")
+    if backend == "tensorrt":
+        require_tensorrt()
+
+
+def _sigma(checkpoint: Checkpoint, given: float | None) -> float:
+    sigma = checkpoint.metadata.sigma if given is None else given
+    if sigma is None:
+        raise CheckpointError(
+            f"{checkpoint.path}: trained by {checkpoint.metadata.method}, for no σ; give one with --sigma"
+        )
+    if not 0 < sigma < float("inf"):
+        raise HeatserveError(f"sigma: expected a number above 0, got {sigma}")
+    return sigma
 
 
 def _check_compatible(single_pass: Checkpoint, base: Checkpoint) -> None:

@@ -148,12 +148,13 @@ def tensorrt_options(card: Card) -> dict[str, str]:
     return {**profile, "trt_timing_cache_enable": "true"}
 
 
-def _set_engine(config: pb.ModelConfig, card: Card) -> None:
+def set_engine(config: pb.ModelConfig, card: Card) -> None:
     """Have Triton run the model on what it was calibrated on, CPU or GPU, and not on what else it finds."""
     on_gpu = card.plan or card.accelerator
     for group in config.instance_group:
         group.kind = pb.ModelInstanceGroup.KIND_GPU if on_gpu else pb.ModelInstanceGroup.KIND_CPU
-    config.optimization.ClearField("execution_accelerators")
+    if config.HasField("optimization"):
+        config.optimization.ClearField("execution_accelerators")
     if card.accelerator == "tensorrt":
         accelerators = config.optimization.execution_accelerators.gpu_execution_accelerator
         accelerators.add(name="tensorrt", parameters=tensorrt_options(card))
@@ -173,7 +174,7 @@ def write_model_config(repository: Path, card: Card) -> None:
     if settings is None or settings.backend != model.backend:
         settings = default_settings(MAX_BATCH_SIZE)
     config = with_settings(model, settings)
-    _set_engine(config, card)
+    set_engine(config, card)
     set_warm_up(config, model_dir)
     write_atomically(model_dir / LABELS_NAME, ("\n".join(card.class_names) + "\n").encode())
     write_config(path, config)

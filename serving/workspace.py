@@ -40,9 +40,8 @@ def prepare(triton: Triton, models: Iterable[ModelVersion], folder: Path) -> Wor
         _check_engine(triton, model)
     repository = folder / "models"
     repository.mkdir()
-    offer = _link if triton.has_native_onnxruntime else _link_without_batch_limit
     for model in models:
-        offer(repository / model.name, model.path.parent.resolve())
+        _offer(triton, model, repository / model.name)
     backends = triton.backends if triton.has_native_onnxruntime else _our_backend(triton, folder)
     return Workspace(repository, backends, _environment(triton, folder))
 
@@ -63,20 +62,20 @@ def _check_engine(triton: Triton, model: ModelVersion) -> None:
     )
 
 
-def _link(link: Path, model_dir: Path) -> None:
-    link.symlink_to(model_dir, target_is_directory=True)
+def _offer(triton: Triton, model: ModelVersion, link: Path) -> None:
+    """Link a model, configured for the device that it was calibrated on.
 
-
-def _link_without_batch_limit(link: Path, model_dir: Path) -> None:
-    """Have Triton's core pass batches of any size to our backend, which can say what is wrong with a large one.
-
-    The core's own refusal names neither the tensor nor the batch that came.
+    Where our backend serves, Triton's core passes it batches of any size, for it can say what is wrong with a large
+    one: the core's own refusal names neither the tensor nor the batch that came.
     """
-    from export.repository import CONFIG_NAME
+    from export.repository import CONFIG_NAME, set_engine
     from export.settings import read_config
 
+    model_dir = model.path.parent.resolve()
     config = read_config(model_dir / CONFIG_NAME)
-    config.max_batch_size = 2**31 - 1
+    set_engine(config, model.card)
+    if not triton.has_native_onnxruntime:
+        config.max_batch_size = 2**31 - 1
     link_model(link, model_dir, config)
 
 
