@@ -134,7 +134,8 @@ def test_servers_side_by_side(triton: TritonServer, tiny_repository: Path) -> No
 @contextmanager
 def serve_command(repository: Path, temporary: Path) -> Iterator[tuple[subprocess.Popen[str], str]]:
     """`heatserve serve` as a process of its own, its temporary files in `temporary`; and its gRPC URL."""
-    code = "import heatserve; heatserve.main()"
+    # A shell that starts us in the background has SIGINT ignored, for us and our children.
+    code = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler); import heatserve; heatserve.main()"
     ports = ["--http-port", "0", "--grpc-port", "0", "--metrics-port", "0"]
     with subprocess.Popen(
         [sys.executable, "-c", code, "serve", "patient", "--repository", str(repository), *ports],
@@ -145,8 +146,10 @@ def serve_command(repository: Path, temporary: Path) -> Iterator[tuple[subproces
     ) as process:
         assert process.stdout is not None
         url = next(line.split()[1] for line in process.stdout if line.startswith("gRPC"))
-        yield process, url
-        process.kill()
+        try:
+            yield process, url
+        finally:  # where a test failed, too: leaving the context waits for the process
+            process.kill()
 
 
 def descendants(pid: int) -> set[int]:
