@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import signal
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import grpc
@@ -50,10 +52,15 @@ def closed_loop(url: str, model: str, image: Pixels, *, concurrency: int, second
     Raises:
         OverloadedError: the server's queue has a limit, and so many callers reach it.
         ServingError: a request was refused for another reason; holds the server's message.
+        KeyboardInterrupt: SIGINT or SIGTERM came.
     """
     request = _request(model, image)
 
     async def measure() -> Load:
+        with _cancelled_by_signals():
+            return await ask()
+
+    async def ask() -> Load:
         async with grpc.aio.insecure_channel(url.removeprefix("grpc://")) as channel:
             call = channel.unary_unary(_METHOD)
             await _callers(lambda: call(request), concurrency, _WARM_UP_SECONDS)
@@ -61,10 +68,29 @@ def closed_loop(url: str, model: str, image: Pixels, *, concurrency: int, second
 
     try:
         return asyncio.run(measure())
+    except asyncio.CancelledError:
+        raise KeyboardInterrupt from None
     except grpc.aio.AioRpcError as error:
         reason = error.details() or ""
         kind = OverloadedError if any(words in reason for words in OVERLOADED) else ServingError
         raise kind(f"{model}: a request of {concurrency} callers was refused: {reason}") from None
+
+
+@contextmanager
+def _cancelled_by_signals() -> Iterator[None]:
+    """Have SIGINT and SIGTERM cancel this task: an exception that they raise may get lost in gRPC's callbacks."""
+    loop, task = asyncio.get_running_loop(), asyncio.current_task()
+    assert task is not None
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    wanted = [number for number, handler in before.items() if handler is not signal.SIG_IGN]
+    for number in wanted:
+        loop.add_signal_handler(number, task.cancel)
+    try:
+        yield
+    finally:
+        for number in wanted:
+            loop.remove_signal_handler(number)
+            signal.signal(number, before[number])
 
 
 def _request(model: str, image: Pixels) -> bytes:
