@@ -17,8 +17,8 @@ from onnx.reference import ReferenceEvaluator
 from certification.errors import HeatserveError
 from export.probe import Probe
 from export.repository import TENSORRT_BATCHES
-from export.session import GraphError, open_session
-from export.tensorrt import TensorRTError, build_plan, open_plan, plan_part
+from export.session import AcceleratorMissingError, open_session
+from export.tensorrt import TensorRTError, build_plan, open_plan, plan_part, require_tensorrt
 
 if TYPE_CHECKING:
     import onnxruntime
@@ -63,7 +63,7 @@ def _on_gpu(accelerator: Literal["cuda", "tensorrt"]) -> Engine:
     def engine(probe: Probe) -> Iterator[Answer]:
         try:
             session = open_session(probe.graph, accelerator=accelerator)
-        except GraphError as error:
+        except AcceleratorMissingError as error:
             raise EngineMissingError(str(error)) from None
         yield _answer(session)
 
@@ -89,11 +89,11 @@ def _not_optimised_session(graph: bytes) -> onnxruntime.InferenceSession:
 def _tensorrt(probe: Probe) -> Iterator[Answer]:
     """A plan, as `heatserve export --backend tensorrt` builds it."""
     try:
-        plan = build_plan(probe.graph, batches=TENSORRT_BATCHES, tf32=False, timing_cache=None)
-        answer = open_plan(plan, plan_part(plan, batches=TENSORRT_BATCHES, tf32=False))
+        require_tensorrt()
     except TensorRTError as error:
         raise EngineMissingError(str(error)) from None
-    yield answer
+    plan = build_plan(probe.graph, batches=TENSORRT_BATCHES, tf32=False, timing_cache=None)
+    yield open_plan(plan, plan_part(plan, batches=TENSORRT_BATCHES, tf32=False))
 
 
 ENGINES: Mapping[str, Engine] = {

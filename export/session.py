@@ -43,6 +43,10 @@ class GraphError(HeatserveError):
     """ONNX Runtime cannot load a graph."""
 
 
+class AcceleratorMissingError(GraphError):
+    """ONNX Runtime has no provider for a GPU here, or cannot start it: no graph would load."""
+
+
 def open_session(
     graph: Path | bytes,
     *,
@@ -57,7 +61,8 @@ def open_session(
         options: of that provider.
 
     Raises:
-        GraphError: names the file and says what ONNX Runtime found wrong, or that it has no such provider.
+        AcceleratorMissingError: ONNX Runtime has no such provider, or cannot start it.
+        GraphError: names the file and says what ONNX Runtime found wrong.
     """
     session_options = onnxruntime.SessionOptions()
     session_options.log_severity_level = 3
@@ -77,8 +82,8 @@ def open_session(
     return session
 
 
-def _absent(provider: str) -> GraphError:
-    return GraphError(
+def _absent(provider: str) -> AcceleratorMissingError:
+    return AcceleratorMissingError(
         f"{provider}: expected an ONNX Runtime that runs the graph with it, found one of "
         f"{', '.join(onnxruntime.get_available_providers())}; that needs an NVIDIA GPU with its driver, and "
         "`pip install 'heatserve[gpu,tensorrt]'` in place of onnxruntime"

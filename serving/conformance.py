@@ -45,6 +45,7 @@ def conform_all(
 
     Raises:
         ServingError: an engine that is not known.
+        EngineMissingError: none of them can be run here, so that nothing was found.
     """
     unknown = [name for name in names or () if name not in ENGINES]
     if unknown:
@@ -56,6 +57,8 @@ def conform_all(
             findings[name] = conform(ENGINES[name], probes, examples=examples, seed=seed, on_probe=on_probe)
         except EngineMissingError as error:
             absent[name] = str(error)
+    if not findings:
+        raise EngineMissingError("; ".join(f"{name} could not be run here. {why}" for name, why in absent.items()))
     return findings, absent
 
 

@@ -19,6 +19,7 @@ from hypothesis.extra import numpy as arrays
 from onnx import numpy_helper
 from typer.testing import CliRunner
 
+from certification.errors import HeatserveError
 from export.conformance import Findings, conform, examine, judge, standard_probes
 from export.engines import ENGINES, Answer, EngineMissingError
 from export.probe import FP32, REACH, UINT8, Probe, probe
@@ -107,6 +108,12 @@ def unchecked(graph: onnx.GraphProto, _: dict[str, onnx.TensorProto]) -> None:
     graph.initializer.append(numpy_helper.from_array(np.array([[True]]), "always"))
 
 
+def without_label_check(graph: onnx.GraphProto, _: dict[str, onnx.TensorProto]) -> None:
+    """The radii of an invalid image are 0, but it has a class."""
+    (node,) = (node for node in graph.node if "label" in node.output)
+    node.op_type, node.input[:] = "Identity", ["first"]
+
+
 @pytest.mark.parametrize(
     ("change", "promise"),
     [
@@ -117,6 +124,7 @@ def unchecked(graph: onnx.GraphProto, _: dict[str, onnx.TensorProto]) -> None:
         (scaled("nominal_weights", 0.99), "nominal_radius of use"),
         (scaled("score_thresholds", 1.01), "certified_radius of use"),
         (unchecked, "invalid input"),
+        (without_label_check, "invalid input"),
         (replaced("And", "valid", "Or"), "invalid input"),
         (replaced("ReduceMin", "lowest", "ReduceMax"), "invalid input"),
         (replaced("Softmax", "softmax", "LogSoftmax"), "probabilities"),
@@ -127,6 +135,16 @@ def test_an_engine_that_means_something_else_is_found(change: Any, promise: str)
     assert not findings.passed
     assert findings.promises[promise].failures > 0
     assert findings.promises[promise].first is not None
+
+
+def test_a_certificate_without_margins_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What float32 rounds up is seen: no tolerance of the suite hides it."""
+    for margin in ("_RELATIVE", "_ABSOLUTE", "_U"):  # _U inflates the tail
+        monkeypatch.setattr(f"export.certificate.{margin}", 0.0)
+    bare = [probe(one.spelling, classes=one.classes, sigma=one.sigma, radius_map=one.radius_map) for one in PROBES[3:5]]
+    findings = conform(ENGINES["onnxruntime"], bare, examples=400, seed=3)
+    for promise in ("nominal_radius", "certified_radius"):
+        assert findings.promises[promise].failures > 0
 
 
 def test_an_engine_with_other_outputs_is_found() -> None:
@@ -197,3 +215,28 @@ def test_an_absent_engine_says_what_it_needs() -> None:
         pytest.skip("ONNX Runtime has CUDA here")
     with pytest.raises(EngineMissingError, match=r"CUDAExecutionProvider: expected .* NVIDIA GPU"):
         conform(ENGINES["onnxruntime CUDA"], PROBES[:1], examples=1, seed=0)
+
+
+@pytest.mark.parametrize("engine", ["onnxruntime CUDA", "tensorrt"])
+def test_an_engine_that_is_there_and_refuses_a_graph_has_failed(engine: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: Any, **__: Any) -> Any:
+        raise HeatserveError("graph: refused")
+
+    monkeypatch.setattr("export.engines.open_session", refuse)
+    monkeypatch.setattr("export.engines.require_tensorrt", lambda: None)
+    monkeypatch.setattr("export.engines.build_plan", refuse)
+    findings = conform(ENGINES[engine], PROBES[:1], examples=1, seed=0)
+    assert not findings.passed
+    assert findings.ended_by == "graph: refused"
+
+
+def test_nothing_that_could_be_run_is_no_success(monkeypatch: pytest.MonkeyPatch) -> None:
+    @contextmanager
+    def absent(_: Probe) -> Iterator[Answer]:
+        raise EngineMissingError("it has no wheels")
+        yield
+
+    monkeypatch.setattr("serving.conformance.ENGINES", {"abacus": absent})
+    shown = CliRunner().invoke(app, ["conformance"])
+    assert shown.exit_code == 1
+    assert str(shown.exception) == "abacus could not be run here. it has no wheels"
