@@ -160,6 +160,30 @@ def set_engine(config: pb.ModelConfig, card: Card) -> None:
         accelerators.add(name="tensorrt", parameters=tensorrt_options(card))
 
 
+def served_config(model: ModelVersion) -> pb.ModelConfig:
+    """The `config.pbtxt` of a model, where that and `labels.txt` are of this model.
+
+    Settings in it are the operator's; name, backend, tensors and the names of the classes are the card's.
+
+    Raises:
+        HeatserveError: `config.pbtxt` is missing, or no configuration of Triton.
+        CardError: it, or `labels.txt`, is not what the card says; names the file.
+    """
+    path, labels = (model.path.parent / name for name in (CONFIG_NAME, LABELS_NAME))
+    config, expected = read_config(path), triton_config(model.card)
+    for field in ("name", "backend", "input", "output"):
+        if getattr(config, field) != getattr(expected, field):
+            raise CardError(f"{path}: expected the {field} of model {model.name!r} as on its card; export it again")
+    found = labels.read_text(errors="replace").splitlines() if labels.is_file() else None
+    if found != list(model.card.class_names):
+        what = "no such file" if found is None else f"{len(found)} lines, {found[:3]}"
+        raise CardError(
+            f"{labels}: expected the {len(model.card.class_names)} class names of the card, one a line, found {what}; "
+            "export the model again"
+        )
+    return config
+
+
 def write_model_config(repository: Path, card: Card) -> None:
     """Write `config.pbtxt` and `labels.txt` of a model, each atomically.
 

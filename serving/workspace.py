@@ -33,6 +33,7 @@ def prepare(triton: Triton, models: Iterable[ModelVersion], folder: Path) -> Wor
     """Fill the empty `folder` with what `triton` needs to serve `models`.
 
     Raises:
+        CardError: the configuration or the labels of a model are not those of its card.
         ServingError: the backend that this Triton needs does not run with this Python, or it lacks one that a model was
             calibrated under.
     """
@@ -68,15 +69,13 @@ def _offer(triton: Triton, model: ModelVersion, link: Path) -> None:
     Where our backend serves, Triton's core passes it batches of any size, for it can say what is wrong with a large
     one: the core's own refusal names neither the tensor nor the batch that came.
     """
-    from export.repository import CONFIG_NAME, set_engine
-    from export.settings import read_config
+    from export.repository import served_config, set_engine
 
-    model_dir = model.path.parent.resolve()
-    config = read_config(model_dir / CONFIG_NAME)
+    config = served_config(model)
     set_engine(config, model.card)
     if not triton.has_native_onnxruntime:
         config.max_batch_size = 2**31 - 1
-    link_model(link, model_dir, config)
+    link_model(link, model.path.parent.resolve(), config)
 
 
 def link_model(link: Path, model_dir: Path, config: pb.ModelConfig) -> None:

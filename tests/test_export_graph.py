@@ -170,17 +170,6 @@ def test_versions_count_up_and_the_newest_is_opened(model: ModelVersion, tmp_pat
     assert open_model(tmp_path / "models", "digits").card.date == "later"
 
 
-@pytest.mark.parametrize("name", [GRAPH_NAME, BASE_NAME])
-def test_a_graph_that_is_not_the_cards_is_refused(model: ModelVersion, tmp_path: Path, name: str) -> None:
-    content = (model.path / name).read_bytes()
-    (model.path / name).write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
-    with pytest.raises(CardError, match=rf"{name}: the card belongs to another graph: expected sha256 \w+, found"):
-        open_model(tmp_path / "models", "digits")
-    (model.path / name).unlink()
-    with pytest.raises(CardError, match=rf"{name}: the graph .* is missing"):
-        open_model(tmp_path / "models", "digits")
-
-
 def test_a_card_that_is_no_card_is_refused(model: ModelVersion, tmp_path: Path) -> None:
     card = model.path / "certificate.json"
     card.write_text(card.read_text().replace('"sigma": 0.25', '"sigma": -1'))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
 import signal
 import socket
 import subprocess
@@ -18,7 +17,7 @@ import onnx
 import pytest
 from tiny_model import random_images, write_tiny_card, write_tiny_model
 
-from export.card import BASE_NAME, GRAPH_NAME, CardError
+from export.card import GRAPH_NAME, CardError
 from serving import FREE_PORTS, Client, Endpoints, ServingError, TritonServer
 from serving.installation import Triton, find_triton
 
@@ -28,13 +27,6 @@ pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="Triton runs on 
 def start(repository: Path) -> None:
     with TritonServer(repository, endpoints=FREE_PORTS):
         pass
-
-
-def test_card_of_another_graph_is_refused(tmp_path: Path) -> None:
-    version_dir = write_tiny_model(tmp_path)
-    shutil.copy(version_dir / BASE_NAME, version_dir / GRAPH_NAME)
-    with pytest.raises(CardError, match=r"model\.onnx: the card belongs to another graph: expected sha256"):
-        start(tmp_path)
 
 
 def test_empty_repository(tmp_path: Path) -> None:
