@@ -231,7 +231,7 @@ def conformance(
     Graphs whose logits are known, ties and extremes among them, for 2, 10 and 1000 classes; every invalid pixel.
     No radius may be above its float64 value for the engine's own probabilities. Engines that are absent are named.
 
-    **Exit codes:** 0 all promises kept, 3 one was broken, 1 an error that is explained.
+    **Exit codes:** 0 all promises kept, 3 one was broken or a graph refused, 1 an error, or no engine is here.
 
     **Example:** `heatserve conformance --engine onnxruntime --examples 100`
     """
