@@ -1,7 +1,7 @@
 """How much certified accuracy each way of calibrating keeps, under the same promise, of what Certify proves.
 
-Certify runs once; every map is fitted and tested on its answers. The maps that the product does not offer (a constant
-shift, the top probability alone) are built here for comparison.
+Certify runs once, and so does the decision on one radius; every map is fitted and tested on their answers. The maps
+that the product does not offer (a constant shift, the top probability alone) are built here for comparison.
 """
 
 from __future__ import annotations
@@ -22,11 +22,11 @@ from certification.calibration import (
     calibrate,
     count_overclaims,
     first_to_last,
-    radius_grid,
+    servable,
 )
 from certification.monte_carlo import largest_provable
 from certification.radius import PLAIN_WEIGHTS, RadiusMap, score_fractions
-from export.calibrating import FIT_SHARE, RADII, hold_against_certify
+from export.calibrating import FIT_SHARE, RADII, hold_against_certify, servable_radii
 from export.card import MonteCarlo
 from export.certificates import Progress
 from export.images import LabelledImages
@@ -35,7 +35,7 @@ from export.served import open_served
 
 ALPHAS = (0.1, 0.05, 0.01)
 TARGET = 0.25
-"""The radius that the last way is made for (L2, pixels in [0,1])."""
+"""The radius that the last ways are made for (L2, pixels in [0,1])."""
 
 
 @dataclass(frozen=True)
@@ -45,19 +45,17 @@ class Problem:
     fit: Reference
     check: Reference
     sigma: float
-    cap: float
-    """The largest radius that Certify can prove."""
+    monte_carlo: MonteCarlo
     alpha: float
     delta: float
     marginal: bool
 
     def calibrate(self, *, target: float | None = None) -> RadiusMap:
         """The product's own way."""
-        radii = radius_grid(sigma=self.sigma, cap=self.cap, target=target)
         return calibrate(
             self.fit,
             self.check,
-            radii=radii,
+            radii=servable_radii(self.sigma, self.monte_carlo, target),
             alpha=self.alpha,
             delta=self.delta,
             target=target,
@@ -67,7 +65,8 @@ class Problem:
 
 def _constant_shift(problem: Problem) -> RadiusMap:
     """σ·(Φ⁻¹(p₍₁₎) − t) up to the cap, in steps of σ/100."""
-    radii = np.arange(1, int(100 * problem.cap / problem.sigma) + 1) * problem.sigma / 100
+    cap = largest_provable(n=problem.monte_carlo.n, alpha=problem.monte_carlo.alpha)
+    radii = np.arange(1, int(100 * cap) + 1) * problem.sigma / 100
     radii = np.nextafter(radii.astype(np.float32), np.float32(0)).astype(float)
     weights = tuple(map(tuple, PLAIN_WEIGHTS.tolist()))
     shifts = np.arange(4, -1, -0.01)
@@ -96,6 +95,8 @@ class Way:
 
     radius_map: Callable[[Problem], RadiusMap]
     looks_at: Callable[[Reference], Reference] = lambda reference: reference
+    decided: bool = False
+    """It is calibrated on decisions about `TARGET`."""
 
 
 WAYS: Mapping[str, Way] = MappingProxyType(
@@ -104,9 +105,10 @@ WAYS: Mapping[str, Way] = MappingProxyType(
         "steps of p₍₁₎": Way(_top_alone, _blind),
         "steps of a score": Way(lambda problem: problem.calibrate()),
         f"for r = {TARGET:g}": Way(lambda problem: problem.calibrate(target=TARGET)),
+        f"r = {TARGET:g} alone": Way(lambda problem: problem.calibrate(), decided=True),
     }
 )
-"""The last two are `heatserve calibrate`, without and with `--radius`."""
+"""The last three are `heatserve calibrate`, without and with `--radius`, and with `--alone`."""
 
 
 def compare(
@@ -116,38 +118,47 @@ def compare(
     *,
     delta: float,
     monte_carlo: MonteCarlo,
+    decisions: LabelledImages,
+    decision_votes: int,
     test_monte_carlo: MonteCarlo,
     kept: Path | None,
     progress: Progress,
 ) -> dict[str, Any]:
     """Rows: a promise, α and a way, its certified accuracy on `test` at `RADII`, and what Certify has there."""
     answer = open_served(model)
-    reference, _ = hold_against_certify(model, answer, calibration, monte_carlo, kept=kept, progress=progress)
+    deciding = monte_carlo.model_copy(update={"n": decision_votes, "decides": float(servable(TARGET))})
+
+    def problem(data: LabelledImages, how: MonteCarlo) -> Problem:
+        reference, _ = hold_against_certify(model, answer, data, how, kept=kept, progress=progress)
+        images = round(len(reference) * FIT_SHARE)
+        return Problem(reference[:images], reference[images:], model.card.sigma, how, 0, delta, marginal=False)
+
+    certified, decided = problem(calibration, monte_carlo), problem(decisions, deciding)
     held_out, outputs = hold_against_certify(model, answer, test, test_monte_carlo, kept=kept, progress=progress)
-    cap = model.card.sigma * largest_provable(n=monte_carlo.n, alpha=monte_carlo.alpha)
-    images = round(len(reference) * FIT_SHARE)
-    problem = Problem(reference[:images], reference[images:], model.card.sigma, cap, 0, delta, marginal=False)
     proven = certified_accuracy(outputs["proven_label"] == test.labels, held_out.proven, RADII)
     right = outputs["label"] == test.labels
     return {
         "model": {"name": model.name, "graph_sha256": model.card.graph_sha256, "sigma": model.card.sigma},
-        "calibration": {**calibration.source(len(reference)).model_dump(), "fit": images},
+        "calibration": {**calibration.source(len(calibration.images)).model_dump(), "fit": len(certified.fit)},
         "monte_carlo": monte_carlo.model_dump(),
+        "decisions": {**decisions.source(len(decisions.images)).model_dump(), "fit": len(decided.fit)},
+        "decision_monte_carlo": deciding.model_dump(),
         "test": test.source(len(held_out)).model_dump(),
         "test_monte_carlo": test_monte_carlo.model_dump(),
         "delta": delta,
         "radii": RADII,
         "certify": proven,
         "agreement": float((outputs["smoothed_label"] == outputs["label"]).mean()),
-        "rows": list(_rows(problem, held_out, right)),
+        "rows": list(_rows(certified, decided, held_out, right)),
     }
 
 
-def _rows(problem: Problem, test: Reference, right: NDArray[np.bool_]) -> Iterator[dict[str, Any]]:
+def _rows(certified: Problem, decided: Problem, test: Reference, right: NDArray[np.bool_]) -> Iterator[dict[str, Any]]:
     for marginal in (False, True):
         for alpha in ALPHAS:
             for name, way in WAYS.items():
                 row = {"promise": "marginal" if marginal else "conditional", "alpha": alpha, "way": name}
+                problem = decided if way.decided else certified
                 try:
                     found = way.radius_map(replace(problem, alpha=alpha, marginal=marginal))
                 except CalibrationError as error:

@@ -254,6 +254,10 @@ def calibration(
     images: Annotated[int, typer.Option(min=1, help="Calibration images, at most what the split has.")] = 2000,
     test_images: Annotated[int, typer.Option(min=1, help="Test images that everything is measured on.")] = 500,
     n: Annotated[int, typer.Option(min=1, help="n of Certify on the calibration images.")] = 500,
+    decisions: Annotated[
+        int, typer.Option(min=1, help="Calibration images of which one radius is decided; at most what the split has.")
+    ] = 2000,
+    decision_n: Annotated[int, typer.Option(min=1, help="Most votes for a decision.")] = 10_000,
     test_n: Annotated[int, typer.Option(min=1, help="n of Certify on the test images.")] = 1000,
     delta: Annotated[float, typer.Option(help="δ: each promise holds with confidence 1 − δ.")] = 0.05,
     seed: Annotated[int, typer.Option(help="Of the images and of the noise.")] = 0,
@@ -288,7 +292,9 @@ def calibration(
             sample(data, "test", root=root, count=test_images, seed=seed),
             delta=delta,
             monte_carlo=certify,
-            test_monte_carlo=certify.model_copy(update={"n": test_n, "seed": seed + 1}),
+            decisions=sample(data, "calibration", root=root, count=decisions, seed=seed),
+            decision_votes=decision_n,
+            test_monte_carlo=certify.model_copy(update={"n": test_n}),
             kept=kept,
             progress=progress_bar,
         ),

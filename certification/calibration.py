@@ -175,9 +175,15 @@ def radius_grid(*, sigma: float, cap: float, target: float | None = None) -> tup
         target: see `calibrate`; above the cap it cannot be served.
     """
     wanted = np.append(np.arange(1, math.floor(10 * cap / sigma) + 1) * sigma / 10, [] if target is None else target)
+    return tuple(radius for radius in np.unique(servable(wanted)).tolist() if radius <= cap)
+
+
+def servable(radius: Float64Array | float) -> Float64Array:
+    """The float32 numbers that a graph answers for radii, rounded up, so that they are at least what was asked for."""
+    wanted = np.asarray(radius, dtype=np.float64)
     nearest = wanted.astype(np.float32)
-    rounded = np.where(nearest < wanted - 1e-12, np.nextafter(nearest, np.float32(np.inf)), nearest)
-    return tuple(float(radius) for radius in np.unique(rounded) if radius <= cap)
+    up = np.nextafter(nearest, np.float32(np.inf))
+    return np.where(nearest < wanted - 1e-12, up, nearest).astype(np.float64)
 
 
 @dataclass(frozen=True)
@@ -272,16 +278,15 @@ def _counts(
 def _promising(overclaims: NDArray[np.int64], trials: NDArray[np.int64], needed: float, alpha: float) -> int:
     """Which map to test first, from what was counted on the images `fit`.
 
-    The dearest one with four times the answers that the test needs: its overclaims are the fewest, and some may pass.
-    Where there are not as many, the one that would pass most easily if `fit`, which it was fitted on, flattered it.
+    The one that would pass most easily if `fit`, which it was fitted on, flattered it; or the dearest with four times
+    the answers that the test needs, if that is a dearer one: its overclaims are fewer, and some may pass.
 
     Args:
         needed: answers that the test needs if none overclaims, scaled to as many images as `fit` has.
     """
+    easiest = int(np.argmin(binom.cdf(np.ceil(overclaims + np.sqrt(overclaims) + 1), trials, alpha)))
     ample = np.flatnonzero(trials >= 4 * needed)
-    if ample.size:
-        return int(ample[0])
-    return int(np.argmin(binom.cdf(np.ceil(overclaims + np.sqrt(overclaims) + 1), trials, alpha)))
+    return min(easiest, int(ample[0])) if ample.size else easiest
 
 
 def _check_arguments(fit: Reference, check: Reference, alpha: float, delta: float) -> None:

@@ -48,6 +48,8 @@ class Decision:
     answer: Answer
     classes: tuple[int, ...]
     """The classes that it is about: the k with most of the n₀ votes."""
+    guess: int
+    """The class with the most of all votes."""
     samples: int
     """Votes taken, n₀ included."""
 
@@ -113,6 +115,11 @@ def decide(
     return _settle(classifier, copies, inquiry, shape=np.shape(images)[1:], batch_size=batch_size)
 
 
+def provable(radius: float, *, sigma: float, n: int, alpha: float) -> bool:
+    """Whether `decide` could say YES to a radius within n votes, were they all for one class."""
+    return bool(evidence_above(n, 0, p=float(ndtr(radius / sigma))) >= -math.log(alpha))
+
+
 def predict_early(
     classifier: Classifier,
     images: Float32Array,
@@ -142,17 +149,18 @@ def predict_early(
 
 def _whether_above(*, p: float, n0: int, n: int, alpha: float, top_k: int) -> _Inquiry[Decision]:
     """Is the probability of a vote for the classes that n₀ votes guess above p?"""
-    classes = top_classes((yield from _take(n0)), top_k)
-    level, successes, votes = -math.log(alpha), 0, 0
-    while votes < n:
+    guesses = yield from _take(n0)
+    classes = top_classes(guesses, top_k)
+    level, counted, votes, answer = -math.log(alpha), np.zeros_like(guesses), 0, Answer.UNDECIDED
+    while votes < n and answer is Answer.UNDECIDED:
         size = min(STEP, n - votes)
-        successes += int((yield size)[list(classes)].sum())
-        votes += size
+        counted, votes = counted + (yield size), votes + size
+        successes = int(counted[list(classes)].sum())
         if evidence_above(successes, votes - successes, p=p) >= level:
-            return Decision(Answer.YES, classes, n0 + votes)
-        if evidence_below(successes, votes - successes, p=p) >= level:
-            return Decision(Answer.NO, classes, n0 + votes)
-    return Decision(Answer.UNDECIDED, classes, n0 + votes)
+            answer = Answer.YES
+        elif evidence_below(successes, votes - successes, p=p) >= level:
+            answer = Answer.NO
+    return Decision(answer, classes, int((guesses + counted).argmax()), n0 + votes)
 
 
 def _which_class(*, n: int, alpha: float) -> _Inquiry[EarlyPrediction]:

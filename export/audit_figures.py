@@ -27,12 +27,12 @@ _STYLE: dict[Any, Any] = {
 }
 
 
-def accuracy_figure(found: CertifiedAccuracy, *, n: int) -> bytes:
+def accuracy_figure(found: CertifiedAccuracy, *, reference: str) -> bytes:
     """Certified accuracy over L2 radius, SVG: what is served, what it stands on, and what it must not be taken for."""
     with matplotlib.rc_context(_STYLE):
         figure, axes = _axes()
         for shares, name, style in (
-            (found.monte_carlo, f"Certify, n = {n:,}", {"color": "black", "linestyle": "--"}),
+            (found.monte_carlo, reference, {"color": "black", "linestyle": "--"}),
             (found.single_pass, "single pass, served", {"color": "#0072b2", "linewidth": 2.2}),
             (found.l_bound, "its L-bound", {"color": "#009e73", "linestyle": "-."}),
             (found.nominal, "nominal, no promise", {"color": "#d55e00", "linestyle": ":"}),

@@ -41,7 +41,9 @@ def _shown(measured: Measured | None) -> dict[str, object]:
     return {
         "rates": rates(measured),
         "accuracy_rows": accuracy_rows(measured),
-        "accuracy_figure": _data_uri(accuracy_figure(measured.certified_accuracy, n=measured.monte_carlo.n)),
+        "accuracy_figure": _data_uri(
+            accuracy_figure(measured.certified_accuracy, reference=measured.monte_carlo.heading)
+        ),
         "reliability_figure": _data_uri(reliability_figure(measured.answers)),
         "radius_groups": [group for group in measured.groups if group.by == "radius"],
         "class_groups": [group for group in measured.groups if group.by != "radius"],

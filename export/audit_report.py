@@ -103,7 +103,7 @@ def audit_report(audit: Audit) -> Group:
 
 
 def _certify(how: MonteCarlo) -> str:
-    return f"with Certify (n0 = {how.n0}, n = {how.n}, alpha = {how.alpha:g}, seed = {how.seed})"
+    return f"with {how.described}, seed = {how.seed}"
 
 
 def _table(title: str, *headings: str, caption: str | None = None) -> Table:
@@ -140,7 +140,7 @@ def _accuracy_table(measured: Measured) -> Table:
         "single pass",
         "its L-bound",
         "nominal (no promise)",
-        f"Certify, n = {measured.monte_carlo.n}",
+        measured.monte_carlo.heading,
     )
     for radius, *shares in accuracy_rows(measured):
         table.add_row(f"{radius:g}", *(percent(share) for share in shares))

@@ -29,7 +29,7 @@ from certification.audit import (
 )
 from certification.calibration import Reference
 from certification.monte_carlo import largest_provable
-from export.calibrating import hold_against_certify
+from export.calibrating import as_judged, hold_against_certify
 from export.card import Calibration, Card, CertifiedAccuracy, MonteCarlo, Split
 from export.certificates import Progress, unseen
 from export.images import LabelledImages, as_taken
@@ -173,6 +173,7 @@ def _measure(
     delta, sigma = 1 - calibration.confidence, card.sigma
     radius, nominal = (outputs[name].astype(np.float64) for name in ("certified_radius", "nominal_radius"))
     overclaims, positive = reference.overclaims(radius), radius > 0
+    judged = as_judged(nominal, monte_carlo)
     partitions = (
         Partition("answered class", card.class_names, outputs["label"]),
         Partition("true class", card.class_names, data.labels),
@@ -183,7 +184,7 @@ def _measure(
         monte_carlo=monte_carlo,
         overclaims=rate(overclaims[positive], delta=delta),
         overclaims_of_all=rate(overclaims, delta=delta),
-        nominal_overclaims=rate(reference.overclaims(nominal)[nominal > 0], delta=delta),
+        nominal_overclaims=rate(reference.overclaims(judged)[judged > 0], delta=delta),
         agreement=rate(outputs["smoothed_label"] == outputs["label"], delta=delta),
         clean_accuracy=rate(outputs["label"] == data.labels, delta=delta),
         smoothed_accuracy=rate(outputs["smoothed_label"] == data.labels, delta=delta),

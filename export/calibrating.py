@@ -27,7 +27,8 @@ from certification.calibration import (
 )
 from certification.errors import HeatserveError
 from certification.monte_carlo import ABSTAIN, largest_provable
-from certification.radius import Float64Array, RadiusMap
+from certification.radius import Float64Array, FloatArray, RadiusMap
+from certification.sequential import provable
 from export.card import (
     BASE_NAME,
     GRAPH_NAME,
@@ -79,9 +80,10 @@ def calibrate_model(
         test: images that neither training nor calibration saw; everything the card reports is measured on them.
         alpha: α, bound on the overclaim rate given a positive radius.
         delta: δ; the bound holds with confidence 1 − δ over the draw of the calibration images.
-        monte_carlo: n₀, n, α, seed and sampling of the Certify that everything is held against.
+        monte_carlo: n₀, n, α, seed and sampling of the Certify that everything is held against; or the decision on one
+            radius, the only one that is served then.
         test_monte_carlo: that of the test images, where it is to be another one.
-        target: the radius that matters most (L2, pixels in [0,1]); None: the larger, the better.
+        target: the radius that matters most (L2, pixels in [0,1]); None: the larger, the better, or the one decided.
         accept: raises where what was measured on the test images is not good enough to publish.
         kept: folder of what Certify found: an interrupted calibration goes on from it, and models of one base share it.
         progress: see `Progress`.
@@ -93,18 +95,12 @@ def calibrate_model(
     """
     read_config(model.path.parent / CONFIG_NAME)  # its settings are to be kept: better to fail before the work
     calibration, test = as_taken(model, calibration), as_taken(model, test)
-    cap = model.card.sigma * largest_provable(n=monte_carlo.n, alpha=monte_carlo.alpha)
-    if target is not None and not 0 < target <= cap:
-        raise HeatserveError(
-            f"radius: expected one above 0 that Certify can prove, with n = {monte_carlo.n} and σ = "
-            f"{model.card.sigma:g} at most {cap:.4g}, got {target:g}"
-        )
+    radii = servable_radii(model.card.sigma, monte_carlo, target)
     reference, outputs = hold_against_certify(
         model, open_served(model), calibration, monte_carlo, kept=kept, progress=progress
     )
     fit_images = round(len(reference) * FIT_SHARE)
     fit, check = reference[:fit_images], reference[fit_images:]
-    radii = radius_grid(sigma=model.card.sigma, cap=cap, target=target)
     radius_map = calibrate(fit, check, radii=radii, alpha=alpha, delta=delta, target=target).radius_map
     files = _with_map(model, radius_map)
     answer = open_bytes(files.card, files.graph, files.plan)
@@ -143,6 +139,28 @@ def calibrate_model(
         plan=files.plan,
         warm_up=_warm_up(card, calibration),
     )
+
+
+def servable_radii(sigma: float, monte_carlo: MonteCarlo, target: float | None) -> tuple[float, ...]:
+    """The radii that a calibration may serve: all that the reference can prove in steps of σ/10, or the one it decides.
+
+    Raises:
+        HeatserveError: what is asked for cannot be proven.
+    """
+    if monte_carlo.decides is not None:
+        if not provable(monte_carlo.decides, sigma=sigma, n=monte_carlo.n, alpha=monte_carlo.alpha):
+            raise HeatserveError(
+                f"radius: expected one that n = {monte_carlo.n} votes can prove at σ = {sigma:g}, got "
+                f"{monte_carlo.decides:g}, which takes more even if they all agree"
+            )
+        return (monte_carlo.decides,)
+    cap = sigma * largest_provable(n=monte_carlo.n, alpha=monte_carlo.alpha)
+    if target is not None and not 0 < target <= cap:
+        raise HeatserveError(
+            f"radius: expected one above 0 that Certify can prove, with n = {monte_carlo.n} and σ = "
+            f"{sigma:g} at most {cap:.4g}, got {target:g}"
+        )
+    return radius_grid(sigma=sigma, cap=cap, target=target)
 
 
 def _warm_up(card: Card, data: LabelledImages) -> bytes | None:
@@ -228,9 +246,8 @@ def _reference(outputs: Outputs, proven_label: NDArray[np.int64], proven_radius:
 def _promise(alpha: float, delta: float, monte_carlo: MonteCarlo, sigma: float) -> str:
     return (
         f"With confidence {1 - delta:g} over the calibration draw, at most a share {alpha:g} of the requests answered "
-        f"with a positive radius have a radius above what Certify (n0 = {monte_carlo.n0}, n = {monte_carlo.n}, "
-        f"alpha = {monte_carlo.alpha:g}, sigma = {sigma:g}) proves, or another class than the smoothed classifier, "
-        f"for inputs drawn like the calibration images."
+        f"with a positive radius have a radius above what {monte_carlo.described} proves at sigma = {sigma:g}, or "
+        f"another class than the smoothed classifier, for inputs drawn like the calibration images."
     )
 
 
@@ -253,7 +270,7 @@ def evaluate(
     proven_right = outputs["proven_label"] == data.labels
 
     def rate(name: str) -> OverclaimRate:
-        return _rate(count_overclaims(reference, outputs[name], delta=delta))
+        return _rate(count_overclaims(reference, as_judged(outputs[name], monte_carlo), delta=delta))
 
     def accuracy(name: str) -> tuple[float, ...]:
         return certified_accuracy(right, outputs[name].astype(np.float64), RADII)
@@ -274,6 +291,12 @@ def evaluate(
             monte_carlo=certified_accuracy(proven_right, outputs["proven_radius"], RADII),
         ),
     )
+
+
+def as_judged(radius: FloatArray, monte_carlo: MonteCarlo) -> FloatArray:
+    """Radii [N] as far as the reference can judge them: it knows all radii, or, of those at least as large, one."""
+    decided = monte_carlo.decides
+    return radius if decided is None else np.where(radius >= decided, decided, 0.0)
 
 
 def _rate(seen: Overclaims) -> OverclaimRate:

@@ -40,7 +40,7 @@ class _Part(BaseModel):
 
 
 class MonteCarlo(_Part):
-    """How the reference was run: Certify of Cohen et al. (2019) on the votes of the base classifier."""
+    """How the reference was run on the base classifier's votes: Certify of Cohen et al. (2019), or one decision."""
 
     n0: int
     n: int
@@ -49,6 +49,22 @@ class MonteCarlo(_Part):
     classifier: str = "votes"
     sampling: str = FLOAT32.sampling
     """How the noise was sampled, and what that leaves open: `sampling` of a `certification.noise.NoiseSource`."""
+    decides: Annotated[float, Field(gt=0)] | None = None
+    """The one radius (L2, pixels in [0,1]) that `sequential.decide` found proven or not, with n votes at most; None:
+    Certify, with n."""
+
+    @property
+    def heading(self) -> str:
+        """Who proves, for a column or a curve."""
+        return f"Certify, n = {self.n:,}" if self.decides is None else f"decided, n ≤ {self.n:,}"
+
+    @property
+    def described(self) -> str:
+        """Who proves, for a sentence."""
+        settings = f"n0 = {self.n0}, n {'=' if self.decides is None else '<='} {self.n}, alpha = {self.alpha:g}"
+        if self.decides is None:
+            return f"Certify ({settings})"
+        return f"a sequential test of the radius {self.decides:g} ({settings})"
 
 
 class OverclaimRate(_Part):

@@ -12,14 +12,17 @@ import os
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
-from typing import TextIO
+from typing import Any, TextIO
+
+from scipy.special import ndtr
 
 from certification.errors import HeatserveError
 from certification.monte_carlo import ABSTAIN, certify
 from certification.noise import source_of
 from certification.radius import Float32Array
+from certification.sequential import decide
 from certification.voting import Classifier
 from export.card import BASE_NAME, MonteCarlo
 from export.images import LabelledImages, as_taken
@@ -45,11 +48,13 @@ class Recipe:
     sampling: str
     dataset: str
     split: str
+    decides: float | None = None
+    """The one radius that is proven or not, by `sequential.decide`; None: Certify."""
 
 
 @dataclass(frozen=True)
 class Row:
-    """What Certify found at one image; see `monte_carlo.Certificate`."""
+    """What Certify found at one image, see `monte_carlo.Certificate`; or a decision, whose radius is all or nothing."""
 
     index: int
     """Of the image in the data set as it was sampled, and of its noise."""
@@ -96,6 +101,7 @@ def recipe_of(model: ModelVersion, data: LabelledImages, monte_carlo: MonteCarlo
         sampling=monte_carlo.sampling,
         dataset=data.dataset,
         split=f"{data.split}, permutation {data.seed}",
+        decides=monte_carlo.decides,
     )
 
 
@@ -170,29 +176,33 @@ def _classifier(base: bytes) -> Classifier:
 
 
 def _certify_image(network: Classifier, image: Float32Array, label: int, index: int, recipe: Recipe) -> Row:
-    certificate = next(
-        certify(
-            network,
-            image[None],
-            sigma=recipe.sigma,
-            n0=recipe.n0,
-            n=recipe.n,
-            alpha=recipe.alpha,
-            top_k=recipe.top_k,
-            seed=recipe.seed,
-            indices=[index],
-            noise=source_of(recipe.sampling),
+    how: dict[str, Any] = {
+        "sigma": recipe.sigma,
+        "n0": recipe.n0,
+        "n": recipe.n,
+        "alpha": recipe.alpha,
+        "top_k": recipe.top_k,
+        "seed": recipe.seed,
+        "indices": [index],
+        "noise": source_of(recipe.sampling),
+    }
+    asked = partial(Row, index=index, image=_digest(image), label=label)
+    if recipe.decides is None:
+        found = next(certify(network, image[None], **how))
+        return asked(
+            predicted=found.label,
+            radius=found.radius,
+            p_lower=found.p_lower,
+            guess=found.guess,
+            classes=found.classes,
         )
-    )
-    return Row(
-        index=index,
-        image=_digest(image),
-        label=label,
-        predicted=certificate.label,
-        radius=certificate.radius,
-        p_lower=certificate.p_lower,
-        guess=certificate.guess,
-        classes=certificate.classes,
+    decision = next(decide(network, image[None], radius=recipe.decides, **how))
+    return asked(
+        predicted=decision.classes[0] if decision.answer else ABSTAIN,
+        radius=recipe.decides if decision.answer else 0.0,
+        p_lower=float(ndtr(recipe.decides / recipe.sigma)) if decision.answer else 0.0,
+        guess=decision.guess,
+        classes=decision.classes,
     )
 
 
@@ -201,7 +211,11 @@ def _digest(image: Float32Array) -> str:
 
 
 def _header(recipe: Recipe) -> str:
-    return json.dumps({"recipe": asdict(recipe)}) + "\n"
+    return json.dumps({"recipe": _fields(recipe)}) + "\n"
+
+
+def _fields(recipe: Recipe) -> dict[str, Any]:
+    return {name: value for name, value in asdict(recipe).items() if value is not None}
 
 
 def _appended(rows: Iterable[Row], file: TextIO | None) -> Iterator[Row]:
@@ -246,7 +260,7 @@ def _open(path: Path, recipe: Recipe, data: LabelledImages) -> dict[int, Row]:
 
 def _check_recipe(path: Path, header: str, recipe: Recipe) -> None:
     try:
-        found = json.loads(header)["recipe"]
+        found = {"decides": None, **json.loads(header)["recipe"]}
         differences = [
             f"{name} {found[name]}, not {expected}"
             for name, expected in asdict(recipe).items()

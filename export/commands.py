@@ -144,11 +144,22 @@ def calibrate(
     images: Annotated[int, typer.Option(min=1, help="Calibration images, at most what the split has.")] = 2000,
     test_images: Annotated[int, typer.Option(min=1, help="Test images that the card's figures are measured on.")] = 500,
     n0: Annotated[int, typer.Option(min=1, help="n₀ of Certify: votes to guess the class.")] = 100,
-    n: Annotated[int, typer.Option(min=1, help="n of Certify: votes to bound its probability.")] = 1000,
+    n: Annotated[
+        int | None,
+        typer.Option(min=1, help="n of Certify: votes to bound its probability; by default 1000, with --alone 10000."),
+    ] = None,
     certify_alpha: Annotated[float, typer.Option(min=0, max=1, help="Error probability of each Certify.")] = 0.001,
     radius: Annotated[
         float | None, typer.Option(min=0, help="The radius that matters most (L2, pixels in [0,1]); by default all do.")
     ] = None,
+    alone: Annotated[
+        bool,
+        typer.Option(
+            "--alone",
+            help="Serve --radius or nothing: votes stop as soon as they decide on it, at most n of them, so that many "
+            "more images, and a higher n, cost the same.",
+        ),
+    ] = False,
     seed: Annotated[int, typer.Option(help="Decides the noise of Certify, and which images are taken.")] = 0,
     sampling: Sampling = "float32",
     kept: Kept = KEPT,
@@ -160,13 +171,23 @@ def calibrate(
 
     **Example:** `heatserve calibrate digits --alpha 0.05`
     """
+    from certification.calibration import servable
     from export.calibrating import calibrate_model
     from export.card import MonteCarlo
     from export.report import card_report, progress_bar
     from export.repository import open_model
     from export.sampling import sample
 
-    noise = _noise(sampling)
+    if alone and radius is None:
+        raise typer.BadParameter("expected the radius that is served alone", param_hint="--radius")
+    monte_carlo = MonteCarlo(
+        n0=n0,
+        n=n or (10_000 if alone else 1000),
+        alpha=certify_alpha,
+        seed=seed,
+        sampling=_noise(sampling).sampling,
+        decides=float(servable(radius)) if alone and radius else None,
+    )
     model = open_model(repository, name)
     data = data or str(model.card.training["dataset"])
     console = Console(stderr=as_json, highlight=False)
@@ -176,7 +197,7 @@ def calibrate(
         sample(data, "test", root=root, count=test_images, seed=seed),
         alpha=alpha,
         delta=delta,
-        monte_carlo=MonteCarlo(n0=n0, n=n, alpha=certify_alpha, seed=seed, sampling=noise.sampling),
+        monte_carlo=monte_carlo,
         target=radius,
         kept=kept,
         progress=progress_bar,

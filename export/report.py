@@ -67,7 +67,7 @@ def comparison_report(found: Comparison) -> Table:
 
 def _steps(radius_map: RadiusMap) -> str:
     radii = radius_map.radii
-    return f"{len(radii)} radii from {min(radii):g} to {max(radii):g}"
+    return f"the radius {radii[0]:g}" if len(radii) == 1 else f"{len(radii)} radii from {radii[0]:g} to {radii[-1]:g}"
 
 
 def _attack_lines(card: Card) -> Iterable[Text]:
@@ -92,7 +92,7 @@ def _accuracy_table(evaluation: Evaluation) -> Table:
         caption_justify="left",
     )
     table.add_column("r ≥", justify="right")
-    for heading in ("single pass", "its L-bound", "nominal (no promise)", f"Certify, n = {evaluation.monte_carlo.n}"):
+    for heading in ("single pass", "its L-bound", "nominal (no promise)", evaluation.monte_carlo.heading):
         table.add_column(heading, justify="right")
     columns = (accuracy.single_pass, accuracy.l_bound, accuracy.nominal, accuracy.monte_carlo)
     for radius, *shares in zip(accuracy.radii, *columns, strict=True):

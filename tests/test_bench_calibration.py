@@ -22,6 +22,10 @@ def test_every_way_stands_beside_certify(tmp_path: Path) -> None:
         "40",
         "--n",
         "100",
+        "--decisions",
+        "240",
+        "--decision-n",
+        "1000",
         "--test-n",
         "100",
     ]
@@ -31,7 +35,10 @@ def test_every_way_stands_beside_certify(tmp_path: Path) -> None:
     assert "for r = 0.25" in result.stdout
     written = json.loads(out.read_text())
     rows = {(row["promise"], row["alpha"], row["way"]): row for row in written["rows"]}
-    assert len(rows) == 2 * 3 * 4
+    assert len(rows) == 2 * 3 * 5
+    assert sum("single_pass" in rows[promise, 0.1, "r = 0.25 alone"] for promise in ("conditional", "marginal")) == 2
+    assert written["decision_monte_carlo"]["decides"] == 0.25
+    assert written["decisions"] == {**written["calibration"], "images": 240, "fit": 80}
     assert "images" in rows["conditional", 0.01, "constant shift"]["refused"]
     index = written["radii"].index(0.25)
     shift, score = (rows["conditional", 0.1, way]["single_pass"][index] for way in ("constant shift", "for r = 0.25"))

@@ -18,6 +18,7 @@ from certification.calibration import (
     count_overclaims,
     images_needed,
     radius_grid,
+    servable,
 )
 from certification.radius import RadiusMap
 
@@ -118,6 +119,17 @@ def test_shares_outside_0_and_1_are_refused(share: dict[str, Any]) -> None:
         calibrate(part, part, radii=RADII, **share)
 
 
+def test_few_images_often_suffice_for_one_radius() -> None:
+    """A sequence that began where the images to fit promise the most answers would fail at once, 19 times of 20."""
+    rng, refused = np.random.default_rng(0), 0
+    for _ in range(60):
+        try:
+            calibrate(synthetic(133, rng, noise=0.1), synthetic(267, rng, noise=0.1), radii=(0.25,), alpha=0.05)
+        except CalibrationError:
+            refused += 1
+    assert refused <= 40
+
+
 def test_a_hopeless_single_pass_is_refused() -> None:
     rng = np.random.default_rng(3)
     fit, check = synthetic(200, rng), synthetic(300, rng)
@@ -144,6 +156,11 @@ def test_served_radii_are_float32_numbers_that_reach_what_they_are_named() -> No
     assert 0.05 <= radii[1] < 0.05 + 1e-8
     assert radii[9] == 0.25
     assert radius_grid(sigma=0.25, cap=0.56, target=0.6)[-1] < 0.56
+
+
+@pytest.mark.parametrize("radius", [0.1, 0.25, 0.3, 1.7])
+def test_a_radius_by_itself_is_rounded_as_those_of_the_grid(radius: float) -> None:
+    assert float(servable(radius)) in radius_grid(sigma=0.25, cap=4.0, target=radius)
 
 
 def test_what_counts_as_an_overclaim() -> None:

@@ -15,7 +15,7 @@ from test_certification_monte_carlo import SIGMA, at, five_classes, linear
 from certification.martingale import evidence_above, evidence_below
 from certification.monte_carlo import ABSTAIN, certify
 from certification.noise import GRID
-from certification.sequential import Answer, decide, predict_early
+from certification.sequential import Answer, decide, predict_early, provable
 from certification.voting import MonteCarloError
 
 ALPHA = 0.05
@@ -113,6 +113,21 @@ def test_decide_knows_the_top_k_rule_and_the_grid() -> None:
     assert len(four.classes) == 4
     (black,) = decide(linear, np.zeros((1, 1, 1, 2), np.float32), radius=0.3, sigma=SIGMA, noise=GRID)
     assert black.answer is Answer.NO
+
+
+def test_a_radius_is_provable_if_votes_that_all_agree_prove_it() -> None:
+    far: dict[str, Any] = {"sigma": SIGMA, "alpha": 0.001, "n": 200}
+    for radius in (0.5, 0.8, 1.0, 1.1, 1.2, 2.0):
+        (found,) = decide(linear, at(30.0), radius=radius, **far)
+        assert (found.answer is Answer.YES) == provable(radius, **far), radius
+    assert provable(0.5, **far)
+    assert not provable(2.0, **far)
+
+
+def test_a_decision_guesses_by_all_votes() -> None:
+    for distance in (-0.4, 0.4):
+        (found,) = decide(linear, at(distance), radius=0.5, sigma=SIGMA, n0=1, n=2000)
+        assert found.guess == (0 if distance > 0 else 1)
 
 
 def test_predict_early_is_wrong_no_more_often_than_alpha_and_quick_where_it_is_easy() -> None:

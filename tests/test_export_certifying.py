@@ -6,6 +6,7 @@ import json
 import os
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -17,8 +18,9 @@ from certification.errors import HeatserveError
 from certification.monte_carlo import certify
 from certification.noise import GRID, NoiseError
 from certification.radius import Float32Array
+from certification.sequential import decide
 from export.card import BASE_NAME, MonteCarlo
-from export.certificates import Recipe, ResultsError, Row, certify_chunk
+from export.certificates import Recipe, ResultsError, Row, certify_chunk, certify_images, recipe_of, unseen
 from export.certifying import CHUNK, certify_dataset
 from export.commands import app
 from export.images import LabelledImages
@@ -62,6 +64,25 @@ def test_each_line_is_the_certificate_of_one_image_and_the_summary_counts_them(
     right = [c.label == label for c, label in zip(expected, data.labels, strict=True)]
     for radius, share in zip(summary["radii"], summary["certified_accuracy"], strict=True):
         assert share == np.mean([r and c.radius >= radius for r, c in zip(right, expected, strict=True)])
+
+
+def test_a_decision_is_a_line_that_is_all_or_nothing(model: ModelVersion, tmp_path: Path) -> None:
+    data, results = some_images(12), tmp_path / "results.jsonl"
+    radius = 0.05
+    deciding = MONTE_CARLO.model_copy(update={"decides": radius, "n": 2000})
+    base = classifier(open_session(model.path / BASE_NAME))
+    how: dict[str, Any] = {"sigma": model.card.sigma, "n0": 20, "n": 2000, "alpha": 0.01, "seed": 3}
+    expected = [
+        next(decide(base, image[None], radius=radius, indices=[i], **how)) for i, image in enumerate(data.images)
+    ]
+    certify_images(model, data, recipe_of(model, data, deciding), results=results, progress=unseen)
+    rows = written(results)
+    assert [row["radius"] for row in rows] == [radius if found.answer else 0 for found in expected]
+    assert [row["predicted"] for row in rows] == [found.classes[0] if found.answer else -1 for found in expected]
+    assert [row["guess"] for row in rows] == [found.guess for found in expected]
+    assert 0 < sum(row["predicted"] == -1 for row in rows) < 12
+    with pytest.raises(ResultsError, match=r"decides 0\.05, not None"):
+        certify_dataset(model, data, results, monte_carlo=MONTE_CARLO.model_copy(update={"n": 2000}))
 
 
 def test_a_killed_run_goes_on_at_the_image_and_counts_nothing_twice(model: ModelVersion, tmp_path: Path) -> None:

@@ -18,7 +18,7 @@ from tiny_model import shifted_map
 from tritonclient.grpc import model_config_pb2
 
 import export.calibrating as calibrating
-from certification.calibration import CalibrationError
+from certification.calibration import CalibrationError, servable
 from certification.errors import HeatserveError
 from certification.noise import GRID, NoiseError
 from export.calibrating import calibrate_model
@@ -258,6 +258,34 @@ def test_calibration_publishes_a_graph_whose_radii_certify_backs(model: ModelVer
     assert "count: 7" in config.read_text(), "expected the settings of the version before"
     warm_up = np.frombuffer((config.parent / WARM_UP_PATH).read_bytes(), np.float32)
     np.testing.assert_array_equal(warm_up.reshape(SHAPE), steady_images(300, 1).images[0])
+
+
+def test_one_radius_alone_is_served_or_nothing(model: ModelVersion) -> None:
+    radius = float(servable(0.1))
+    deciding = MonteCarlo(n0=20, n=3000, alpha=0.01, seed=0, decides=radius)
+    card = calibrate_model(
+        model, steady_images(300, 1), steady_images(100, 2), alpha=0.1, delta=0.1, monte_carlo=deciding, target=0.1
+    ).card
+    assert card.calibration is not None
+    assert card.evaluation is not None
+    assert card.calibration.radius_map.radii == (radius,)
+    assert "a sequential test of the radius 0.1 (n0 = 20, n <= 3000, alpha = 0.01) proves" in card.calibration.promise
+    accuracy = card.evaluation.certified_accuracy
+    assert len({*accuracy.single_pass[:3]}) == 1
+    assert accuracy.single_pass[2] >= 0
+    assert max(accuracy.single_pass[3:] + accuracy.monte_carlo[3:]) == 0
+    nominal = run(open_session(model.path / GRAPH_NAME), steady_images(100, 2).images)["nominal_radius"]
+    assert card.evaluation.nominal.positive == (nominal >= radius).sum()
+    assert card.evaluation.calibrated.positive > 0
+
+
+def test_a_radius_that_no_votes_could_prove_is_refused_before_the_work(model: ModelVersion) -> None:
+    images = steady_images(3, 1)
+    deciding = MonteCarlo(n0=20, n=100, alpha=0.01, seed=0, decides=0.75)
+    with pytest.raises(
+        HeatserveError, match=r"radius: expected one that n = 100 votes can prove at σ = 0\.25, got 0\.75"
+    ):
+        calibrate_model(model, images, images, alpha=0.1, delta=0.1, monte_carlo=deciding)
 
 
 def test_calibration_tells_a_broken_configuration_before_the_work(model: ModelVersion) -> None:
