@@ -120,10 +120,17 @@ SYSTEMS: Mapping[str, System] = MappingProxyType(
                 start="average",
                 optimisation=replace(FINE_TUNING, epochs=4),
             ),
+            System(
+                "average-longest",
+                False,
+                lambda sigma: AverageParameters(sigma=sigma, frozen_base=True),
+                start="average-longer",
+                optimisation=replace(FINE_TUNING, epochs=8),
+            ),
         )
     }
 )
-"""All but the baseline, `madry-heat`, which is Table 4's, and `average-longer` see as many epochs."""
+"""All but the baseline, `madry-heat`, which is Table 4's, `average-longer` and `average-longest` see as many epochs."""
 
 
 @dataclass(frozen=True)
