@@ -60,8 +60,9 @@ def attack(
     """
     import torch
 
-    from benchmarks.attack import Settings, card_part, measure, open_target
+    from benchmarks.attack import card_part, measure
     from benchmarks.attack_report import attack_report, draw
+    from benchmarks.attack_target import Settings, open_target
     from benchmarks.results import provenance, write_results
     from certification.spoofing import Search
     from export.report import progress_bar

@@ -15,9 +15,11 @@ from onnx import numpy_helper
 from tiny_model import CLASS_NAMES, random_images, write_tiny_card, write_tiny_model
 from typer.testing import CliRunner
 
-import benchmarks.attack as attack
+import benchmarks.attack_target as attack_target
 import heatserve
-from benchmarks.attack import Settings, card_part, measure, open_target
+from benchmarks.attack import card_part, measure
+from benchmarks.attack_distances import within_proven
+from benchmarks.attack_target import Settings, open_target
 from certification.errors import HeatserveError
 from certification.monte_carlo import Certificate
 from certification.noise import FLOAT32, GRID
@@ -118,7 +120,7 @@ def test_a_false_proof_would_be_seen(tmp_path: Path) -> None:
     lie = [replace(certificate, radius=2.0) for certificate in truth]
     far = data.images + np.float32(0.5) * (images(seed=9).images - data.images)
     assert (target.serve(far)["label"] != labels).any()
-    honest, caught = (attack._within_proven(target, data.images, c, [far], QUICK) for c in (truth, lie))
+    honest, caught = (within_proven(target, data.images, c, [far], QUICK) for c in (truth, lie))
     assert honest["violations"] == 0
     assert caught["violations"] > 0
 
@@ -141,7 +143,7 @@ def test_torch_that_answers_otherwise_than_the_served_graph_is_refused(
     model = open_model(tmp_path, "tiny")
     with pytest.raises(HeatserveError, match=r"noise: expected images of shape \[1, 8, 8\] .* got \[1, 4, 4\]"):
         open_target(model, replace(images(), images=images().images[:, :, :4, :4]), seed=0)
-    monkeypatch.setattr(attack, "AGREEMENT", -1.0)
+    monkeypatch.setattr(attack_target, "AGREEMENT", -1.0)
     with pytest.raises(HeatserveError, match="expected torch within -1 of ONNX Runtime, got"):
         open_target(model, images(), seed=0)
 
@@ -243,3 +245,23 @@ def test_the_served_radius_has_the_slope_of_its_steps(tmp_path: Path) -> None:
     inside = radius > 0
     assert inside.sum() > 5
     assert (higher > radius.detach().numpy())[inside.numpy()].all()
+
+
+def test_one_radius_alone_is_attacked_too_and_by_certify(tmp_path: Path) -> None:
+    write_tiny_model(tmp_path)
+    calibrated = calibrate_model(
+        open_model(tmp_path, "tiny"),
+        images(400, seed=1),
+        images(20, seed=2),
+        alpha=0.2,
+        delta=0.2,
+        monte_carlo=MonteCarlo(n0=10, n=1000, alpha=0.01, seed=0, decides=0.03125),
+    )
+    data = images(60)
+    target = open_target(calibrated, data, seed=0)
+    assert target.monte_carlo.decides is None
+    x = torch.from_numpy(data.images).requires_grad_()
+    _, radius = target.victim.served(x)
+    assert set(radius.detach().numpy()) == {0.0, 0.03125}
+    (slope,) = torch.autograd.grad(radius.sum(), x)
+    assert (slope.abs().amax((1, 2, 3)) > 0).all()

@@ -13,7 +13,7 @@ from onnx import numpy_helper
 from PIL import Image
 from test_export_graph import SHAPE, SIGMA, checkpoint, network_and_metadata, steady_images
 
-from benchmarks.attack import open_target
+from benchmarks.attack_target import open_target
 from certification.calibration import CalibrationError
 from certification.errors import HeatserveError
 from certification.radius import Float32Array, nominal_radius
