@@ -18,6 +18,7 @@ from typing import Any
 import pytest
 import safetensors.torch
 import torch
+import typer
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator  # type: ignore[import-untyped]
 from torch import Tensor, nn
 from typer.testing import CliRunner
@@ -25,7 +26,7 @@ from typer.testing import CliRunner
 from training import recipes
 from training.architectures import build_network
 from training.checkpoint import load_checkpoint
-from training.commands import app
+from training.commands import _interruptible, app
 from training.data import ImageData, load_data
 from training.images import Batch, DataError, Images, TensorImages
 from training.loop import LOG_EVERY, EpochMetrics, Interrupted, Run, TrainingError, fit
@@ -239,6 +240,17 @@ def test_a_second_signal_ends_the_training_at_once(few: ImageData, tmp_path: Pat
     assert not isinstance(caught.value, Interrupted)
     assert len(images.handed_out) == 3
     assert signal.getsignal(signal.SIGINT) is handler
+
+
+@pytest.mark.parametrize(("rank", "said"), [("0", "interrupted: the state is in x\n"), ("1", "")])
+def test_one_process_of_a_team_says_that_it_was_interrupted(
+    rank: str, said: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("RANK", rank)
+    with pytest.raises(typer.Exit) as exit_, _interruptible():
+        raise Interrupted("interrupted: the state is in x")
+    assert exit_.value.exit_code == 130
+    assert capsys.readouterr().err == said
 
 
 def test_signals_are_left_alone_in_another_thread() -> None:

@@ -267,12 +267,14 @@ def _override(recipe: D, given: Mapping[str, Any]) -> D:
 @contextmanager
 def _interruptible() -> Iterator[None]:
     """Say how to go on with a training that was interrupted, and exit with 130."""
+    from training.distributed import leads
     from training.loop import Interrupted
 
     try:
         yield
     except Interrupted as interrupted:
-        Console(stderr=True, highlight=False).print(str(interrupted), soft_wrap=True)
+        if leads():
+            Console(stderr=True, highlight=False).print(str(interrupted), soft_wrap=True)
         raise typer.Exit(130) from None
 
 
