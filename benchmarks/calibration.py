@@ -124,7 +124,10 @@ def compare(
     kept: Path | None,
     progress: Progress,
 ) -> dict[str, Any]:
-    """Rows: a promise, α and a way, its certified accuracy on `test` at `RADII`, and what Certify has there."""
+    """Rows: a promise, α and a way, its certified accuracy on `test` at `RADII`, and what Certify has there.
+
+    `single_pass` counts an overclaim whose class is right, as certified accuracy does; `backed` counts none.
+    """
     answer = open_served(model)
     deciding = monte_carlo.model_copy(update={"n": decision_votes, "decides": float(servable(TARGET))})
 
@@ -166,5 +169,14 @@ def _rows(certified: Problem, decided: Problem, test: Reference, right: NDArray[
                     continue
                 radius = found.steps(score_fractions(way.looks_at(test).probabilities))
                 seen = count_overclaims(test, radius, delta=problem.delta)
-                accuracy = certified_accuracy(right, radius.astype(np.float64), RADII)
-                yield {**row, "single_pass": accuracy, "overclaims": seen.count, "positive": seen.positive}
+                accuracy, backed = (
+                    certified_accuracy(counted, radius.astype(np.float64), RADII)
+                    for counted in (right, right & ~test.overclaims(radius))
+                )
+                yield {
+                    **row,
+                    "single_pass": accuracy,
+                    "backed": backed,
+                    "overclaims": seen.count,
+                    "positive": seen.positive,
+                }

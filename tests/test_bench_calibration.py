@@ -40,6 +40,9 @@ def test_every_way_stands_beside_certify(tmp_path: Path) -> None:
     assert written["decision_monte_carlo"]["decides"] == 0.25
     assert written["decisions"] == {**written["calibration"], "images": 240, "fit": 80}
     assert "images" in rows["conditional", 0.01, "constant shift"]["refused"]
+    made = [row for row in written["rows"] if "refused" not in row]
+    assert all(b <= s for row in made for b, s in zip(row["backed"], row["single_pass"], strict=True))
+    assert all(b <= c for row in made for b, c in zip(row["backed"], written["certify"], strict=True))
     index = written["radii"].index(0.25)
     shift, score = (rows["conditional", 0.1, way]["single_pass"][index] for way in ("constant shift", "for r = 0.25"))
     assert score > shift
