@@ -186,10 +186,10 @@ def _certify_image(network: Classifier, image: Float32Array, label: int, index: 
         "indices": [index],
         "noise": source_of(recipe.sampling),
     }
-    asked = partial(Row, index=index, image=_digest(image), label=label)
+    row = partial(Row, index=index, image=_digest(image), label=label)
     if recipe.decides is None:
         found = next(certify(network, image[None], **how))
-        return asked(
+        return row(
             predicted=found.label,
             radius=found.radius,
             p_lower=found.p_lower,
@@ -197,7 +197,7 @@ def _certify_image(network: Classifier, image: Float32Array, label: int, index: 
             classes=found.classes,
         )
     decision = next(decide(network, image[None], radius=recipe.decides, **how))
-    return asked(
+    return row(
         predicted=decision.classes[0] if decision.answer else ABSTAIN,
         radius=recipe.decides if decision.answer else 0.0,
         p_lower=float(ndtr(recipe.decides / recipe.sigma)) if decision.answer else 0.0,

@@ -156,8 +156,8 @@ def calibrate(
         bool,
         typer.Option(
             "--alone",
-            help="Serve --radius or nothing: votes stop as soon as they decide on it, at most n of them, so that many "
-            "more images, and a higher n, cost the same.",
+            help="Serve --radius or nothing: votes stop as soon as they decide on it, at most n of them. Most images "
+            "need few, so a high n costs little.",
         ),
     ] = False,
     seed: Annotated[int, typer.Option(help="Decides the noise of Certify, and which images are taken.")] = 0,

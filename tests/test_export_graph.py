@@ -263,20 +263,22 @@ def test_calibration_publishes_a_graph_whose_radii_certify_backs(model: ModelVer
 def test_one_radius_alone_is_served_or_nothing(model: ModelVersion) -> None:
     radius = float(servable(0.1))
     deciding = MonteCarlo(n0=20, n=3000, alpha=0.01, seed=0, decides=radius)
-    card = calibrate_model(
+    calibrated = calibrate_model(
         model, steady_images(300, 1), steady_images(100, 2), alpha=0.1, delta=0.1, monte_carlo=deciding, target=0.1
-    ).card
+    )
+    card = calibrated.card
     assert card.calibration is not None
     assert card.evaluation is not None
     assert card.calibration.radius_map.radii == (radius,)
     assert "a sequential test of the radius 0.1 (n0 = 20, n <= 3000, alpha = 0.01) proves" in card.calibration.promise
     accuracy = card.evaluation.certified_accuracy
     assert len({*accuracy.single_pass[:3]}) == 1
-    assert accuracy.single_pass[2] >= 0
+    served = run(open_session(calibrated.path / GRAPH_NAME), steady_images(100, 2).images)["certified_radius"]
+    assert set(served.tolist()) == {0.0, radius}
+    assert card.evaluation.calibrated.positive == (served == radius).sum()
     assert max(accuracy.single_pass[3:] + accuracy.monte_carlo[3:]) == 0
     nominal = run(open_session(model.path / GRAPH_NAME), steady_images(100, 2).images)["nominal_radius"]
     assert card.evaluation.nominal.positive == (nominal >= radius).sum()
-    assert card.evaluation.calibrated.positive > 0
 
 
 def test_a_radius_that_no_votes_could_prove_is_refused_before_the_work(model: ModelVersion) -> None:

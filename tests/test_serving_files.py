@@ -17,8 +17,6 @@ from export.card import BASE_NAME, CARD_NAME, GRAPH_NAME, CardError
 from export.repository import CONFIG_NAME, LABELS_NAME, ModelVersion, open_model
 from serving import FREE_PORTS, ServingError, TritonServer
 
-pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="Triton runs on Linux only")
-
 Damage = Callable[[Path], object]
 
 
@@ -52,6 +50,8 @@ def take_that_of_another_model(path: Path) -> None:
 
 
 def start(repository: Path) -> None:
+    if sys.platform != "linux":
+        pytest.skip("Triton runs on Linux only")
     with TritonServer(repository, endpoints=FREE_PORTS):
         pass
 
