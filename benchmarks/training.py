@@ -10,185 +10,23 @@ less: displacements, without input gradients, and all draws at once, where large
 
 from __future__ import annotations
 
-import ctypes
-import multiprocessing
 import time
 from collections.abc import Callable, Mapping
-from concurrent.futures import ProcessPoolExecutor
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from functools import partial
-from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from training.architectures import build_network
-from training.heat import HeatLoss, add_noise, frozen_statistics, squared_slopes
-from training.method import CrossEntropy, Method, Terms
-from training.parameters import HeatParameters, ParameterError, heat_preset
+from benchmarks.training_memory import peak_mib
+from benchmarks.training_steps import VARIANTS, Settings, Shape, Work, Workload, build
+from training.heat import frozen_statistics, squared_slopes
 
-SIGMA = 0.25
 SMALL_DELTA = 0.001
 """Beside the paper's δ: so small that all estimators of ‖∇v‖² have the same mean, and no smaller."""
-MIB = 2**20
-STATUS = Path("/proc/self/status")
-"""Where Linux tells how much memory a process has."""
-
-
-@dataclass(frozen=True)
-class Shape:
-    """A classifier of one architecture, and batches of images of one shape."""
-
-    architecture: str
-    input_shape: tuple[int, int, int]
-    num_classes: int
-    batch_size: int
-
-
-SHAPES = {
-    "cifar10-resnet20": Shape("cifar_resnet20", (3, 32, 32), 10, 64),
-    "imagenet-resnet50": Shape("resnet50", (3, 224, 224), 1000, 4),
-}
-
-
-@dataclass(frozen=True, kw_only=True)
-class Settings:
-    """How it is measured.
-
-    Args:
-        kappa: κ, draws in one step.
-        repeats: counted runs of each variant and of each part of the floor; medians are reported.
-        variance_draws: estimates of ‖∇v‖² by each estimator, whose spread is reported.
-        seed: of the weights, the images and all draws.
-        device: "cpu", "cuda", ….
-    """
-
-    kappa: int = 10
-    repeats: int = 5
-    variance_draws: int = 20
-    seed: int = 0
-    device: str = "cpu"
-
-    def __post_init__(self) -> None:
-        try:
-            torch.empty(0, device=self.device)
-        except (RuntimeError, AssertionError) as error:
-            reason = str(error).splitlines()[0]
-            raise ParameterError(
-                f"device: expected cpu or a device of this machine, got {self.device!r}: {reason}"
-            ) from None
-
-    @property
-    def parameters(self) -> HeatParameters:
-        """Equation (10) by Algorithm 1, as the paper ran it on ImageNet-1k: noise on half of the images."""
-        return replace(heat_preset("paper-imagenet", SIGMA), kappa=self.kappa)
-
-    def generator(self) -> torch.Generator:
-        """Of the draws of one step: the same ones every time."""
-        return torch.Generator(self.device).manual_seed(self.seed)
-
-    @property
-    def on_gpu(self) -> bool:
-        """Whether the device runs behind the program's back, and counts its own memory."""
-        return torch.device(self.device).type == "cuda"
-
-    def described(self) -> dict[str, Any]:
-        """What a result says about how it was measured."""
-        return {
-            "weights": "random",
-            "images": "random",
-            "precision": "float32",
-            "threads": torch.get_num_threads(),
-            "device": self.device,
-            "device_name": torch.cuda.get_device_name(self.device) if self.on_gpu else None,
-            "sigma": self.parameters.sigma,
-            "delta": self.parameters.delta,
-            "kappa": self.kappa,
-            "repeats": self.repeats,
-            "variance_draws": self.variance_draws,
-        }
-
-
-@dataclass(frozen=True)
-class NaiveHeatLoss:
-    """Algorithm 1 line by line, for (10): every graph is kept, and one backward pass goes through all of them.
-
-    Both orders are in the authors' code, https://github.com/ryancampbell514/HeatSmoothing.
-
-    Args:
-        base: f, frozen and in eval mode.
-        parameters: σ, κ, δ and the share of noisy images; of the rest only the paper's own formula is here.
-        fresh: compute v(x) anew for each draw, as the paper's authors do on CIFAR-10; otherwise once, as on ImageNet.
-    """
-
-    base: nn.Module
-    parameters: HeatParameters
-    fresh: bool = True
-
-    def __call__(self, network: nn.Module, images: Tensor, labels: Tensor, generator: torch.Generator) -> Terms:  # noqa: ARG002
-        p = self.parameters
-        x = add_noise(images, sigma=p.sigma, share=p.noisy_share, generator=generator).requires_grad_()
-        v = network(x)
-        with torch.no_grad():
-            f = self.base(images)
-        j = 0.5 * (v.softmax(1) - f.softmax(1)).square().sum(1)
-        draws = torch.randn((p.kappa, *v.shape), generator=generator, device=x.device) / v.shape[1] ** 0.5
-        for w in draws:
-            if self.fresh:
-                v = network(x)
-            (gradient,) = torch.autograd.grad((w * v).sum(), x, retain_graph=True)
-            length = gradient.flatten(1).norm(dim=1).view(-1, 1, 1, 1)
-            g = torch.where(length > 0, gradient / length, 0.0)
-            difference = (w * network(x.detach() + p.delta * g)).sum(1) - (w * v).sum(1)
-            j = j + p.sigma**2 / (2 * p.delta**2) * difference.square()
-        loss = j.mean()
-        loss.backward()  # type: ignore[no-untyped-call]
-        return {"loss": loss.detach()}
-
-
-@dataclass(frozen=True)
-class Variant:
-    """One way to take a step: the memory layout of network and images, and the method, given f and its parameters."""
-
-    layout: torch.memory_format
-    method: Callable[[nn.Module, HeatParameters], Method]
-
-
-VARIANTS = {
-    "naive": Variant(torch.contiguous_format, NaiveHeatLoss),
-    "naive, one v(x)": Variant(torch.contiguous_format, lambda f, p: NaiveHeatLoss(f, p, fresh=False)),
-    "heat": Variant(torch.channels_last, HeatLoss),
-    "heat, all draws at once": Variant(
-        torch.channels_last, lambda f, p: HeatLoss(f, replace(p, draws_at_once=p.kappa))
-    ),
-    "heat, displacements": Variant(
-        torch.channels_last, lambda f, p: HeatLoss(f, replace(p, estimator="displacements"))
-    ),
-    "cross-entropy": Variant(torch.channels_last, lambda _f, _p: CrossEntropy()),
-}
-
-Work = Callable[[], object]
-"""What is timed."""
-
-
-@dataclass(frozen=True)
-class Workload:
-    """What a step is taken on: from the same seed the same in every process, whatever the memory layout."""
-
-    network: nn.Module
-    base: nn.Module
-    images: Tensor
-    labels: Tensor
-
-    def step(self, name: str, settings: Settings) -> Work:
-        """A step of that variant, its gradients cleared first."""
-        self.network.zero_grad()
-        method = VARIANTS[name].method(self.base, settings.parameters)
-        generator = settings.generator()
-        return lambda: method(self.network, self.images, self.labels, generator)
 
 
 def measure(shape: Shape, settings: Settings, *, on_step: Callable[[], object] = lambda: None) -> dict[str, Any]:
@@ -234,28 +72,6 @@ def measure(shape: Shape, settings: Settings, *, on_step: Callable[[], object] =
 def steps(settings: Settings) -> int:
     """How often `measure` calls `on_step`."""
     return (1 + settings.repeats) * (len(VARIANTS) + len(FLOOR)) + len(VARIANTS) + 5
-
-
-def build(shape: Shape, settings: Settings, layout: torch.memory_format) -> Workload:
-    """Random networks v and f and a random batch, in one memory layout."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(settings.seed)
-        network, base = (
-            build_network(
-                shape.architecture,
-                num_classes=shape.num_classes,
-                input_shape=shape.input_shape,
-                mean=(0.5,) * shape.input_shape[0],
-                std=(0.25,) * shape.input_shape[0],
-            )
-            for _ in range(2)
-        )
-        images = torch.rand(shape.batch_size, *shape.input_shape)
-        labels = torch.randint(shape.num_classes, (shape.batch_size,))
-    for module in (network, base):
-        module.to(settings.device, memory_format=layout)  # type: ignore[call-overload]
-    images = images.to(settings.device, memory_format=layout)
-    return Workload(network.train(), base.eval(), images, labels.to(settings.device))
 
 
 def _target(on: Workload) -> Work:
@@ -392,54 +208,3 @@ def estimates(on: Workload, estimator: str, delta: float, settings: Settings) ->
         "spread_of_a_batch": float(batch.std() / batch.mean()),
         "spread_of_an_image": float((values.std(0) / values.mean(0)).mean()),
     }
-
-
-def peak_mib(name: str, shape: Shape, settings: Settings) -> float | None:
-    """Largest memory that one step of that variant takes on top of weights and images; None where nobody tells.
-
-    On a GPU what PyTorch has allocated; on a CPU the resident memory of a fresh process.
-    """
-    if settings.on_gpu:
-        return _peak_on_gpu(name, shape, settings)
-    if not STATUS.exists():
-        return None
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload([__name__])
-    with ProcessPoolExecutor(1, mp_context=context) as pool:
-        return pool.submit(_peak_of_this_process, name, shape, settings, torch.get_num_threads()).result()
-
-
-def _peak_on_gpu(name: str, shape: Shape, settings: Settings) -> float:
-    workload = build(shape, settings, VARIANTS[name].layout)
-    workload.step(name, settings)()
-    step = workload.step(name, settings)
-    before = torch.cuda.memory_allocated(settings.device)
-    torch.cuda.reset_peak_memory_stats(settings.device)
-    step()
-    return (torch.cuda.max_memory_allocated(settings.device) - before) / MIB
-
-
-def _peak_of_this_process(name: str, shape: Shape, settings: Settings, threads: int) -> float:
-    """The kernel's own high-water mark; getrusage's starts at that of the parent process."""
-    torch.set_num_threads(threads)
-    workload = build(shape, settings, VARIANTS[name].layout)
-    one_image = replace(workload, images=workload.images[:1], labels=workload.labels[:1])
-    one_image.step(name, replace(settings, kappa=1))()  # loads the code, starts the threads
-    step = workload.step(name, settings)
-    _give_back_freed_memory()
-    before = _resident("VmRSS")
-    step()
-    return _resident("VmHWM") - before
-
-
-def _give_back_freed_memory() -> None:
-    """Otherwise the step finds it at hand, and it is not counted. Only the C library of GNU keeps any."""
-    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
-    if trim:
-        trim(0)
-
-
-def _resident(field: str) -> float:
-    """MiB of this process: "VmRSS" now, "VmHWM" at most so far."""
-    line = next(line for line in STATUS.read_text().splitlines() if line.startswith(f"{field}:"))
-    return int(line.split()[1]) / 1024

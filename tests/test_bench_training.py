@@ -11,7 +11,7 @@ import torch
 from typer.testing import CliRunner
 
 from benchmarks.commands import app
-from benchmarks.training import VARIANTS, Settings
+from benchmarks.training_steps import VARIANTS, Settings
 from training.parameters import ParameterError
 
 
