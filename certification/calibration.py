@@ -289,20 +289,29 @@ def _promising(overclaims: NDArray[np.int64], trials: NDArray[np.int64], needed:
     return min(easiest, int(ample[0])) if ample.size else easiest
 
 
-def _check_arguments(fit: Reference, check: Reference, alpha: float, delta: float) -> None:
+def require_images(images: int, *, alpha: float, delta: float) -> None:
+    """Whether a promise of α at confidence 1 − δ could pass on so many images to check on, none overclaiming.
+
+    Raises:
+        CalibrationError: α or δ outside (0, 1), or it could not (says how many are needed).
+    """
     for name, share in (("alpha", alpha), ("delta", delta)):
         if not 0 < share < 1:
             raise CalibrationError(f"{name}: expected a number between 0 and 1, got {share}")
     needed = images_needed(alpha, delta)
+    if images < needed:
+        raise CalibrationError(
+            f"too few calibration images: α = {alpha} at confidence {1 - delta} needs at least {needed} images with a "
+            f"positive radius to check on, got {images} images"
+        )
+
+
+def _check_arguments(fit: Reference, check: Reference, alpha: float, delta: float) -> None:
+    require_images(len(check), alpha=alpha, delta=delta)
     for name, part in (("fit", fit), ("check", check)):
         broken = ~np.isfinite(part.fractions).all((1, 2))
         if broken.any():
             raise CalibrationError(f"{name}: expected probabilities, got {broken.sum()} rows that are none")
-    if len(check) < needed:
-        raise CalibrationError(
-            f"too few calibration images: α = {alpha} at confidence {1 - delta} needs at least {needed} images with a "
-            f"positive radius to check on, got {len(check)} images"
-        )
 
 
 def _best(reference: Reference, maps: Sequence[RadiusMap]) -> str:

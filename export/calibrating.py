@@ -24,6 +24,7 @@ from certification.calibration import (
     calibrate,
     count_overclaims,
     radius_grid,
+    require_images,
 )
 from certification.errors import HeatserveError
 from certification.monte_carlo import ABSTAIN, largest_provable
@@ -96,10 +97,11 @@ def calibrate_model(
     read_config(model.path.parent / CONFIG_NAME)  # its settings are to be kept: better to fail before the work
     calibration, test = as_taken(model, calibration), as_taken(model, test)
     radii = servable_radii(model.card.sigma, monte_carlo, target)
+    fit_images = round(len(calibration.images) * FIT_SHARE)
+    require_images(len(calibration.images) - fit_images, alpha=alpha, delta=delta)  # before Certify takes its time
     reference, outputs = hold_against_certify(
         model, open_served(model), calibration, monte_carlo, kept=kept, progress=progress
     )
-    fit_images = round(len(reference) * FIT_SHARE)
     fit, check = reference[:fit_images], reference[fit_images:]
     radius_map = calibrate(fit, check, radii=radii, alpha=alpha, delta=delta, target=target).radius_map
     files = _with_map(model, radius_map)

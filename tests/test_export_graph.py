@@ -297,6 +297,13 @@ def test_calibration_tells_a_broken_configuration_before_the_work(model: ModelVe
         calibrate_model(model, images, images, alpha=0.1, delta=0.1, monte_carlo=settings)
 
 
+def test_too_few_images_for_the_promise_are_told_before_the_work(model: ModelVersion, tmp_path: Path) -> None:
+    images, settings = steady_images(60, 1), MonteCarlo(n0=20, n=200, alpha=0.01, seed=0)
+    with pytest.raises(CalibrationError, match=r"too few calibration images: .* at least 59 images .* got 40 images"):
+        calibrate_model(model, images, images, alpha=0.05, delta=0.05, monte_carlo=settings, kept=tmp_path / "kept")
+    assert not (tmp_path / "kept").exists()
+
+
 def test_a_graph_that_serves_more_than_was_calibrated_is_not_published(
     model: ModelVersion, monkeypatch: pytest.MonkeyPatch
 ) -> None:
