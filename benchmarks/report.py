@@ -77,10 +77,12 @@ def _training_table(name: str, results: dict[str, Any]) -> Table:
         title=f"{name}: one step of {shape['batch_size']} random images, random weights, κ={results['kappa']}; "
         f"{results['device_name'] or machine['processor']}, threads: {results['threads']}",
         title_justify="left",
+        box=SIMPLE,
+        padding=(0, 1, 0, 0),
     )
     table.add_column("variant", no_wrap=True)
-    for heading in ("ms", "images/s", "naive ÷ it", "it ÷ floor", "peak MiB"):
-        table.add_column(heading, justify="right")
+    for heading in ("ms", "images/s", "speed-up", "÷ floor", "MiB"):
+        table.add_column(heading, justify="right", no_wrap=True)
     for variant, found in shape["variants"].items():
         peak = "–" if found["peak_mib"] is None else f"{found['peak_mib']:,.0f}"
         ratios = f"{found['speed_up']:.2f}", f"{found['ratio_to_floor']:.2f}"

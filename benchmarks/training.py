@@ -107,7 +107,7 @@ FLOOR: Mapping[str, tuple[Callable[[Workload], Work], Callable[[int], int]]] = M
         "f(x)": (_target, lambda _kappa: 1),
         "v(x)": (_forward, lambda _kappa: 1),
         "input gradient": (_input_gradient, lambda kappa: kappa),
-        "displaced forward and backward": (_displaced, lambda kappa: kappa),
+        "displaced, both ways": (_displaced, lambda kappa: kappa),
         "backward through v(x)": (_backward, lambda _kappa: 1),
     }
 )
