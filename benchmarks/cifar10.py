@@ -11,10 +11,12 @@ import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
+from itertools import compress
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
+import numpy as np
 from rich.console import Console
 from rich.table import Table
 
@@ -283,24 +285,32 @@ def read_rows(results: Path) -> list[dict[str, Any]]:
 
 
 def results_table(rows: Sequence[Mapping[str, Any]], sigma: float) -> Table:
-    """What a row says, in percent, for one σ."""
+    """What the rows say, in percent, for one σ."""
     table = Table(title=f"CIFAR-10, {ARCHITECTURE}, σ = {sigma:g}", title_justify="left")
-    for heading, *_ in _columns(rows[0]):
+    headings, *lines = _lines(rows, sigma)
+    for heading in headings:
         table.add_column(heading, justify="left" if heading == "system" else "right")
-    for row in ordered(rows, sigma):
-        table.add_row(*(cell for _, cell in _columns(row)))
+    for line in lines:
+        table.add_row(*line)
     return table
 
 
 def markdown_table(rows: Sequence[Mapping[str, Any]], sigma: float) -> str:
     """The same table for the README."""
-    chosen = ordered(rows, sigma)
-    headings = [heading for heading, _ in _columns(chosen[0])]
-    lines = [headings, ["---", *["---:"] * (len(headings) - 1)], *([cell for _, cell in _columns(r)] for r in chosen)]
+    headings, *lines = _lines(rows, sigma)
+    lines = [headings, ["---", *["---:"] * (len(headings) - 1)], *lines]
     return "".join(f"| {' | '.join(line)} |\n" for line in lines)
 
 
-def _columns(row: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+def _lines(rows: Sequence[Mapping[str, Any]], sigma: float) -> list[list[str]]:
+    """The headings, then each row; without radii that Certify proves for no image, since n votes cannot, in any row."""
+    chosen = ordered(rows, sigma)
+    proven = np.array([row["evaluation"]["certified_accuracy"]["monte_carlo"] for row in chosen]).any(0)
+    cells = [list(_columns(row, proven.tolist())) for row in chosen]
+    return [[heading for heading, _ in cells[0]], *([cell for _, cell in row] for row in cells)]
+
+
+def _columns(row: Mapping[str, Any], shown: Sequence[bool]) -> Iterator[tuple[str, str]]:
     found = row["evaluation"]
     accuracies = found["certified_accuracy"]
     yield "system", row["system"] + (f" (n = {row['n']:,})" if row["n"] != Experiment.n else "")
@@ -309,11 +319,11 @@ def _columns(row: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     yield "minutes", f"{row['training_seconds'] / 60:.0f}" if row["training_seconds"] else "–"
     yield "clean", _percent(row["clean_accuracy"])
     yield "smoothed", _percent(found["smoothed_accuracy"])
-    for radius, share in zip(accuracies["radii"], accuracies["monte_carlo"], strict=True):
+    for radius, share in compress(zip(accuracies["radii"], accuracies["monte_carlo"], strict=True), shown):
         yield f"Certify {radius:g}", _percent(share)
     yield "agree", _percent(found["agreement"])
-    for radius, share in zip(accuracies["radii"], accuracies["single_pass"], strict=True):
-        if radius in (0.0, 0.1, 0.25):
+    for radius, share in compress(zip(accuracies["radii"], accuracies["single_pass"], strict=True), shown):
+        if radius in (0.0, 0.1, 0.2, 0.25):
             yield f"pass {radius:g}", _percent(share)
 
 

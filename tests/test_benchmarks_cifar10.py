@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -86,6 +87,20 @@ def test_each_system_is_trained_measured_and_shown_once(
     assert "average (n = 20)" in figure
     draw(rows, 0.25, tmp_path / "again.svg")
     assert (tmp_path / "again.svg").read_text() == figure
+
+
+def test_the_table_leaves_out_radii_that_no_row_proves() -> None:
+    def row(system: str, n: int, proven: list[float]) -> dict[str, Any]:
+        accuracies = {"radii": [0.0, 0.2, 0.25, 0.3], "monte_carlo": proven, "single_pass": [0.5, 0.25, 0.0, 0.0]}
+        evaluation = {"smoothed_accuracy": 0.7, "agreement": 0.9, "certified_accuracy": accuracies}
+        common = {"labels": True, "epochs": 2, "training_seconds": 90.0, "clean_accuracy": 0.8}
+        return {"system": system, "sigma": 0.1, "n": n, "evaluation": evaluation, **common}
+
+    rows = [row("heat", 1000, [0.6, 0.5, 0.0, 0.0]), row("heat", 10_000, [0.6, 0.5, 0.4, 0.0])]
+    heading, _, few, _ = cifar10.markdown_table(rows, 0.1).splitlines()
+    assert "| Certify 0.2 | Certify 0.25 | agree | pass 0 | pass 0.2 | pass 0.25 |" in heading
+    assert few == "| heat | yes | 2 | 2 | 80.0 | 70.0 | 60.0 | 50.0 | 0.0 | 90.0 | 50.0 | 25.0 | 0.0 |"
+    assert "0.25" not in cifar10.markdown_table(rows[:1], 0.1)
 
 
 def test_a_readme_without_marks_is_left_alone(tmp_path: Path) -> None:
