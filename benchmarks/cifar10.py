@@ -303,11 +303,16 @@ def markdown_table(rows: Sequence[Mapping[str, Any]], sigma: float) -> str:
 
 
 def _lines(rows: Sequence[Mapping[str, Any]], sigma: float) -> list[list[str]]:
-    """The headings, then each row; without radii that Certify proves for no image, since n votes cannot, in any row."""
+    """The headings, then each row."""
     chosen = ordered(rows, sigma)
-    proven = np.array([row["evaluation"]["certified_accuracy"]["monte_carlo"] for row in chosen]).any(0)
-    cells = [list(_columns(row, proven.tolist())) for row in chosen]
+    cells = [list(_columns(row, proven(chosen))) for row in chosen]
     return [[heading for heading, _ in cells[0]], *([cell for _, cell in row] for row in cells)]
+
+
+def proven(rows: Sequence[Mapping[str, Any]]) -> list[bool]:
+    """Which radii Certify proves for any image of any row; larger ones n votes cannot prove."""
+    shares: list[bool] = np.any([row["evaluation"]["certified_accuracy"]["monte_carlo"] for row in rows], 0).tolist()
+    return shares
 
 
 def _columns(row: Mapping[str, Any], shown: Sequence[bool]) -> Iterator[tuple[str, str]]:

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from io import BytesIO
+from itertools import compress
 from pathlib import Path
 from typing import Any
 
-from benchmarks.cifar10 import ARCHITECTURE, markdown_table, ordered
+from benchmarks.cifar10 import ARCHITECTURE, markdown_table, ordered, proven
 from certification.errors import HeatserveError
 from certification.files import write_atomically
 
@@ -23,15 +24,21 @@ def draw(rows: Sequence[Mapping[str, Any]], sigma: float, path: Path) -> None:
     from matplotlib import pyplot
 
     figure, (left, right) = pyplot.subplots(1, 2, figsize=(11, 4), sharey=True)
-    for row in ordered(rows, sigma):
-        found = row["evaluation"]["certified_accuracy"]
+    chosen = ordered(rows, sigma)
+    shown = proven(chosen)
+    for axes in (left, right):
+        axes.set_prop_cycle(color=pyplot.get_cmap("tab20")(range(20)))
+    for row in chosen:
+        found = {key: list(compress(values, shown)) for key, values in row["evaluation"]["certified_accuracy"].items()}
         name = f"{row['system']} (n = {row['n']:,})"
         left.plot(found["radii"], found["monte_carlo"], marker=".", label=name)
         right.plot(found["radii"], found["single_pass"], marker=".", label=name)
     left.set(title=f"Certify, {ARCHITECTURE}, σ = {sigma:g}", xlabel="L2 radius", ylabel="certified accuracy")
     right.set(title=f"single pass, calibrated at α = {_alpha(rows):g}", xlabel="L2 radius")
     left.set_ylim(0, 1)
-    right.legend(fontsize="x-small")
+    for axes in (left, right):
+        axes.set_xticks(found["radii"])
+    right.legend(fontsize="x-small", loc="upper left", bbox_to_anchor=(1, 1))
     content = BytesIO()
     figure.savefig(content, format="svg", metadata={"Date": None}, bbox_inches="tight")
     pyplot.close(figure)
