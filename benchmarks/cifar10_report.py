@@ -8,7 +8,7 @@ from itertools import compress
 from pathlib import Path
 from typing import Any
 
-from benchmarks.cifar10 import ARCHITECTURE, markdown_table, ordered, proven
+from benchmarks.cifar10 import ARCHITECTURE, markdown_table, ordered, shown_radii
 from certification.errors import HeatserveError
 from certification.files import write_atomically
 
@@ -25,7 +25,7 @@ def draw(rows: Sequence[Mapping[str, Any]], sigma: float, path: Path) -> None:
 
     figure, (left, right) = pyplot.subplots(1, 2, figsize=(11, 4), sharey=True)
     chosen = ordered(rows, sigma)
-    shown = proven(chosen)
+    shown = shown_radii(chosen)
     for axes in (left, right):
         axes.set_prop_cycle(color=pyplot.get_cmap("tab20")(range(20)))
     for row in chosen:

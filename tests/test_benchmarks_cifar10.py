@@ -89,9 +89,9 @@ def test_each_system_is_trained_measured_and_shown_once(
     assert (tmp_path / "again.svg").read_text() == figure
 
 
-def test_the_table_leaves_out_radii_that_no_row_proves() -> None:
-    def row(system: str, n: int, proven: list[float]) -> dict[str, Any]:
-        accuracies = {"radii": [0.0, 0.2, 0.25, 0.3], "monte_carlo": proven, "single_pass": [0.5, 0.25, 0.0, 0.0]}
+def test_the_table_leaves_out_radii_where_nothing_is_certified() -> None:
+    def row(system: str, n: int, proven: list[float], served: float = 0.0) -> dict[str, Any]:
+        accuracies = {"radii": [0.0, 0.2, 0.25, 0.3], "monte_carlo": proven, "single_pass": [0.5, 0.25, served, 0.0]}
         evaluation = {"smoothed_accuracy": 0.7, "agreement": 0.9, "certified_accuracy": accuracies}
         common = {"labels": True, "epochs": 2, "training_seconds": 90.0, "clean_accuracy": 0.8}
         return {"system": system, "sigma": 0.1, "n": n, "evaluation": evaluation, **common}
@@ -101,6 +101,8 @@ def test_the_table_leaves_out_radii_that_no_row_proves() -> None:
     assert "| Certify 0.2 | Certify 0.25 | agree | pass 0 | pass 0.2 | pass 0.25 |" in heading
     assert few == "| heat | yes | 2 | 2 | 80.0 | 70.0 | 60.0 | 50.0 | 0.0 | 90.0 | 50.0 | 25.0 | 0.0 |"
     assert "0.25" not in cifar10.markdown_table(rows[:1], 0.1)
+    overclaiming = row("heat", 1000, [0.6, 0.5, 0.0, 0.0], served=0.1)
+    assert "| Certify 0.25 |" in cifar10.markdown_table([overclaiming], 0.1)
 
 
 def test_a_readme_without_marks_is_left_alone(tmp_path: Path) -> None:
