@@ -67,7 +67,6 @@ class System:
     optimisation: Optimisation = FINE_TUNING
 
 
-_HALF = replace(FINE_TUNING, epochs=1)
 _SLOW = replace(FINE_TUNING, lr=0.01)
 """The heat loss destroys the network at the learning rate of the others."""
 
@@ -99,21 +98,6 @@ SYSTEMS: Mapping[str, System] = MappingProxyType(
                 "average-probabilities",
                 False,
                 lambda sigma: AverageParameters(sigma=sigma, target="probabilities", consistency=5.0),
-            ),
-            System("average-plain", False, lambda sigma: AverageParameters(sigma=sigma, samples=1, consistency=0)),
-            System("average-squared", False, lambda sigma: AverageParameters(sigma=sigma, distance="squared")),
-            System(
-                "noise-label-free-1",
-                False,
-                lambda sigma: NoiseParameters(sigma=sigma, label_free=True),
-                optimisation=_HALF,
-            ),
-            System(
-                "average-frozen",
-                False,
-                lambda sigma: AverageParameters(sigma=sigma, frozen_base=True),
-                start="noise-label-free-1",
-                optimisation=_HALF,
             ),
             System(
                 "average-longer",

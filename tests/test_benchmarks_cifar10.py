@@ -121,9 +121,9 @@ def test_an_unknown_system_is_named(root: Path) -> None:
 @pytest.mark.usefixtures("quick")
 def test_a_system_may_start_from_another_which_is_trained_first(root: Path, tmp_path: Path) -> None:
     experiment = cifar10.Experiment(root, tmp_path, tmp_path / "results.json")
-    trained = experiment.checkpoint(cifar10.SYSTEMS["average-frozen"], 0.25)
-    base = tmp_path / "noise-label-free-1-0.25.safetensors"
-    assert load_checkpoint(trained).metadata.base_sha256 == load_checkpoint(base).sha256
-    assert load_checkpoint(base).metadata.parent_sha256 == load_checkpoint(tmp_path / "baseline.safetensors").sha256
+    longer = load_checkpoint(experiment.checkpoint(cifar10.SYSTEMS["average-longer"], 0.25)).metadata
+    average = load_checkpoint(tmp_path / "average-0.25.safetensors")
+    assert (longer.parent_sha256, longer.base_sha256) == (average.sha256, average.metadata.base_sha256)
+    assert average.metadata.parent_sha256 == load_checkpoint(tmp_path / "baseline.safetensors").sha256
     table4 = experiment.checkpoint(cifar10.SYSTEMS["madry-heat"], 0.25)
     assert load_checkpoint(table4).metadata.parent_sha256 == load_checkpoint(tmp_path / "madry.safetensors").sha256
