@@ -22,6 +22,7 @@ from rich.table import Table
 
 from benchmarks.results import provenance, write_results
 from certification.calibration import CalibrationError
+from certification.monte_carlo import largest_provable
 from export.calibrating import calibrate_model, evaluate
 from export.card import Card, MonteCarlo
 from export.exporting import export_checkpoint
@@ -310,8 +311,10 @@ def _columns(row: Mapping[str, Any], shown: Sequence[bool]) -> Iterator[tuple[st
     yield "minutes", f"{row['training_seconds'] / 60:.0f}" if row["training_seconds"] else "–"
     yield "clean", _percent(row["clean_accuracy"])
     yield "smoothed", _percent(found["smoothed_accuracy"])
+    certify = found["monte_carlo"]
+    provable = row["sigma"] * largest_provable(n=certify["n"], alpha=certify["alpha"])
     for radius, share in compress(zip(accuracies["radii"], accuracies["monte_carlo"], strict=True), shown):
-        yield f"Certify {radius:g}", _percent(share)
+        yield f"Certify {radius:g}", _percent(share) if radius <= provable else "–"  # too few votes for any network
     yield "agree", _percent(found["agreement"])
     for radius, share in compress(zip(accuracies["radii"], accuracies["single_pass"], strict=True), shown):
         if radius in (0.0, 0.1, 0.2, 0.25):

@@ -93,13 +93,17 @@ def test_the_table_leaves_out_radii_where_nothing_is_certified() -> None:
     def row(system: str, n: int, proven: list[float], served: float = 0.0) -> dict[str, Any]:
         accuracies = {"radii": [0.0, 0.2, 0.25, 0.3], "monte_carlo": proven, "single_pass": [0.5, 0.25, served, 0.0]}
         evaluation = {"smoothed_accuracy": 0.7, "agreement": 0.9, "certified_accuracy": accuracies}
+        evaluation["monte_carlo"] = {"n": n, "alpha": 0.001}
         common = {"labels": True, "epochs": 2, "training_seconds": 90.0, "clean_accuracy": 0.8}
         return {"system": system, "sigma": 0.1, "n": n, "evaluation": evaluation, **common}
 
     rows = [row("heat", 1000, [0.6, 0.5, 0.0, 0.0]), row("heat", 10_000, [0.6, 0.5, 0.4, 0.0])]
-    heading, _, few, _ = cifar10.markdown_table(rows, 0.1).splitlines()
+    heading, _, few, many = cifar10.markdown_table(rows, 0.1).splitlines()
     assert "| Certify 0.2 | Certify 0.25 | agree | pass 0 | pass 0.2 | pass 0.25 |" in heading
-    assert few == "| heat | yes | 2 | 2 | 80.0 | 70.0 | 60.0 | 50.0 | 0.0 | 90.0 | 50.0 | 25.0 | 0.0 |"
+    assert few == "| heat | yes | 2 | 2 | 80.0 | 70.0 | 60.0 | 50.0 | – | 90.0 | 50.0 | 25.0 | 0.0 |", (
+        "1,000 votes prove no more than 0.246, whatever the network"
+    )
+    assert "| 60.0 | 50.0 | 40.0 | 90.0 |" in many
     assert "0.25" not in cifar10.markdown_table(rows[:1], 0.1)
     overclaiming = row("heat", 1000, [0.6, 0.5, 0.0, 0.0], served=0.1)
     assert "| Certify 0.25 |" in cifar10.markdown_table([overclaiming], 0.1)
