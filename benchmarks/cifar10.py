@@ -317,8 +317,7 @@ def _columns(row: Mapping[str, Any], shown: Sequence[bool]) -> Iterator[tuple[st
         yield f"Certify {radius:g}", _percent(share) if radius <= provable else "–"  # too few votes for any network
     yield "agree", _percent(found["agreement"])
     for radius, share in compress(zip(accuracies["radii"], accuracies["single_pass"], strict=True), shown):
-        if radius in (0.0, 0.1, 0.2, 0.25):
-            yield f"pass {radius:g}", _percent(share)
+        yield f"pass {radius:g}", _percent(share)
 
 
 def _percent(share: float) -> str:
