@@ -15,8 +15,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from certification.audit import certified_accuracy
-from certification.calibration import (
+from heatserve.certification.audit import certified_accuracy
+from heatserve.certification.calibration import (
     CalibrationError,
     Reference,
     calibrate,
@@ -24,14 +24,14 @@ from certification.calibration import (
     first_to_last,
     servable,
 )
-from certification.monte_carlo import largest_provable
-from certification.radius import PLAIN_WEIGHTS, RadiusMap, score_fractions
-from export.calibrating import FIT_SHARE, RADII, hold_against_certify, servable_radii
-from export.card import MonteCarlo
-from export.certificates import Progress
-from export.images import LabelledImages
-from export.repository import ModelVersion
-from export.served import open_served
+from heatserve.certification.monte_carlo import largest_provable
+from heatserve.certification.radius import PLAIN_WEIGHTS, RadiusMap, score_fractions
+from heatserve.export.calibration.calibrate import FIT_SHARE, RADII, hold_against_certify, servable_radii
+from heatserve.export.calibration.ledger import Progress
+from heatserve.export.card import MonteCarlo
+from heatserve.export.images import LabelledImages
+from heatserve.export.repository.layout import ModelVersion
+from heatserve.export.runtime.served import open_served
 
 ALPHAS = (0.1, 0.05, 0.01)
 TARGET = 0.25

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import onnx
 
-from export.graph import logits_graph
+from heatserve.export.graph.build import logits_graph
 
 SIGMA = 0.25
 """σ of their certificates."""
@@ -35,7 +35,7 @@ def random_classifier(shape: Shape, seed: int) -> onnx.ModelProto:
     """The logits graph of a network of this shape."""
     import torch
 
-    from training.architectures import build_network
+    from heatserve.training.architectures import build_network
 
     channels = shape.input_shape[0]
     with torch.random.fork_rng(devices=[]):

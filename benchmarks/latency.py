@@ -17,14 +17,16 @@ from typing import Any
 import numpy as np
 import onnx
 
-from benchmarks.classifiers import SIGMA, Shape, random_classifier
-from certification.radius import Float32Array
-from export.card import Card, now, versions
-from export.graph import certified_graph, plain_graph
-from export.repository import ModelVersion, publish
-from export.session import open_session
-from export.timing import Way, interleave, quantiles, ratio
-from serving import FREE_PORTS, Client, TritonServer
+from heatserve.benchmarks.classifiers import SIGMA, Shape, random_classifier
+from heatserve.certification.radius import Float32Array
+from heatserve.export.card import Card, now, versions
+from heatserve.export.graph.build import certified_graph, plain_graph
+from heatserve.export.repository.layout import ModelVersion, publish
+from heatserve.export.runtime.session import open_session
+from heatserve.export.runtime.timing import Way, interleave, quantiles, ratio
+from heatserve.serving.client.client import Client
+from heatserve.serving.triton.endpoints import FREE_PORTS
+from heatserve.serving.triton.server import TritonServer
 
 
 def measure(shape: Shape, *, rounds: int, seed: int, on_round: Callable[[], object] = lambda: None) -> dict[str, Any]:
@@ -32,7 +34,7 @@ def measure(shape: Shape, *, rounds: int, seed: int, on_round: Callable[[], obje
 
     Args:
         shape: what to measure.
-        rounds: counted blocks each way (`export.timing`).
+        rounds: counted blocks each way (`heatserve.export.runtime.timing`).
         seed: of the weights, the image, the noise and the order of the ways.
         on_round: called after each round, and after the warm-up.
 

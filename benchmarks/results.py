@@ -7,8 +7,8 @@ import os
 from pathlib import Path
 from typing import Any
 
-import export.provenance
-from certification.files import write_atomically
+from heatserve.certification.files import write_atomically
+from heatserve.export.provenance import provenance as how_made
 
 _PACKAGES = ("torch", "onnx", "onnxruntime", "numpy", "tritonclient", "nvidia-pytriton")
 
@@ -18,7 +18,7 @@ def provenance(*, seed: int) -> dict[str, Any]:
 
     Among them the load of the machine by others in the last minute: well above 0, what is timed is noisy.
     """
-    found = {**export.provenance.provenance(*_PACKAGES), "seed": seed}
+    found = {**how_made(*_PACKAGES), "seed": seed}
     found["machine"]["load_average"] = os.getloadavg()[0]
     return found
 

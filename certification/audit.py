@@ -16,10 +16,10 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from certification.binomial import lower_bound, upper_bound
-from certification.calibration import images_needed
-from certification.errors import HeatserveError
-from certification.radius import Float64Array
+from heatserve.certification.binomial import lower_bound, upper_bound
+from heatserve.certification.calibration import images_needed
+from heatserve.certification.errors import HeatserveError
+from heatserve.certification.radius import Float64Array
 
 POWER = 0.95
 """Probability with which an audit fails at the rate that it calls detectable."""

@@ -29,9 +29,9 @@ from scipy.optimize import minimize
 from scipy.special import expit
 from scipy.stats import binom
 
-from certification.binomial import upper_bound
-from certification.errors import HeatserveError
-from certification.radius import PLAIN_WEIGHTS, Float64Array, FloatArray, RadiusMap, score_fractions
+from heatserve.certification.binomial import upper_bound
+from heatserve.certification.errors import HeatserveError
+from heatserve.certification.radius import PLAIN_WEIGHTS, Float64Array, FloatArray, RadiusMap, score_fractions
 
 METHOD = "split fixed-sequence testing (Learn then Test) of step functions of a fitted score, exact binomial p-values"
 _PRICES = np.geomspace(100, 0.01, 80)

@@ -20,7 +20,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 from scipy.special import betaincc, betaln, xlog1py, xlogy
 
-from certification.radius import Float64Array
+from heatserve.certification.radius import Float64Array
 
 _PRIOR = 0.5
 

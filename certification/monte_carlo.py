@@ -15,10 +15,10 @@ import numpy as np
 from scipy.special import ndtri
 from scipy.stats import binomtest
 
-from certification.binomial import lower_bound
-from certification.noise import FLOAT32, NoiseSource, grey_levels
-from certification.radius import Float32Array
-from certification.voting import Classifier, Histogram, MonteCarloError, histograms, streams
+from heatserve.certification.binomial import lower_bound
+from heatserve.certification.noise import FLOAT32, NoiseSource, grey_levels
+from heatserve.certification.radius import Float32Array
+from heatserve.certification.voting import Classifier, Histogram, MonteCarloError, histograms, streams
 
 ABSTAIN = -1
 

@@ -20,8 +20,8 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from certification.errors import HeatserveError
-from certification.radius import Float32Array
+from heatserve.certification.errors import HeatserveError
+from heatserve.certification.radius import Float32Array
 
 LEVELS = 255
 """Grey levels between black and white: an 8-bit image lies on the grid of multiples of 1/255."""

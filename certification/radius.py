@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.special import erf, ndtri
 
-from certification.quantile import RESIDUES, fractions
+from heatserve.certification.quantile import RESIDUES, fractions
 
 FloatArray = NDArray[np.floating[Any]]
 Float32Array = NDArray[np.float32]

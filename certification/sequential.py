@@ -1,6 +1,6 @@
 """Certify and Predict that stop as soon as the votes decide: most images need a hundredth of the votes of a fixed n.
 
-References: see `certification.martingale`.
+References: see `heatserve.certification.martingale`.
 """
 
 from __future__ import annotations
@@ -16,11 +16,11 @@ from typing import Generic, TypeVar
 import numpy as np
 from scipy.special import ndtr
 
-from certification.martingale import evidence_above, evidence_below
-from certification.monte_carlo import ABSTAIN, alpha_left, top_classes
-from certification.noise import FLOAT32, Fill, NoiseSource
-from certification.radius import Float32Array
-from certification.voting import Classifier, Histogram, MonteCarloError, histograms, streams
+from heatserve.certification.martingale import evidence_above, evidence_below
+from heatserve.certification.monte_carlo import ABSTAIN, alpha_left, top_classes
+from heatserve.certification.noise import FLOAT32, Fill, NoiseSource
+from heatserve.certification.radius import Float32Array
+from heatserve.certification.voting import Classifier, Histogram, MonteCarloError, histograms, streams
 
 STEP = 16
 """Votes between two looks at the evidence."""

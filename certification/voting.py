@@ -14,9 +14,9 @@ from typing import Any, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from certification.errors import HeatserveError
-from certification.noise import Fill, NoiseSource
-from certification.radius import Float32Array
+from heatserve.certification.errors import HeatserveError
+from heatserve.certification.noise import Fill, NoiseSource
+from heatserve.certification.radius import Float32Array
 
 Classifier = Callable[[Float32Array], NDArray[np.floating[Any]]]
 """The base classifier f: images float32 [N, C, H, W] in [0,1], plus noise, to scores [N, K]. Its vote: the argmax."""

@@ -14,10 +14,10 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from certification.errors import HeatserveError
-from certification.files import write_atomically
-from certification.noise import FLOAT32
-from certification.radius import RadiusMap
+from heatserve.certification.errors import HeatserveError
+from heatserve.certification.files import write_atomically
+from heatserve.certification.noise import FLOAT32
+from heatserve.certification.radius import RadiusMap
 
 CARD_NAME = "certificate.json"
 GRAPH_NAME = "model.onnx"
@@ -48,7 +48,7 @@ class MonteCarlo(_Part):
     seed: int
     classifier: str = "votes"
     sampling: str = FLOAT32.sampling
-    """How the noise was sampled, and what that leaves open: `sampling` of a `certification.noise.NoiseSource`."""
+    """How the noise was sampled, and what that leaves open: `sampling` of a `NoiseSource`."""
     decides: Annotated[float, Field(gt=0)] | None = None
     """The one radius (L2, pixels in [0,1]) that `sequential.decide` found proven or not, with n votes at most; None:
     Certify, with n."""

@@ -10,14 +10,14 @@ from typing import Literal
 
 import onnx
 
-from certification.errors import HeatserveError
-from export.card import Card, InputType, Precision, now, versions
-from export.graph import certified_graph, logits_graph, uint8_input
-from export.images import LabelledImages
-from export.precision import to_fp16, to_int8
-from export.repository import TENSORRT_BATCHES, TIMING_CACHE_NAME, ModelVersion, publish
-from export.tensorrt import build_plan, plan_part, require_tensorrt
-from training.checkpoint import Checkpoint, CheckpointError, load_base, load_checkpoint
+from heatserve.certification.errors import HeatserveError
+from heatserve.export.card import Card, InputType, Precision, now, versions
+from heatserve.export.graph.build import certified_graph, logits_graph, uint8_input
+from heatserve.export.graph.precision import to_fp16, to_int8
+from heatserve.export.images import LabelledImages
+from heatserve.export.repository.layout import TENSORRT_BATCHES, TIMING_CACHE_NAME, ModelVersion, publish
+from heatserve.export.runtime.tensorrt import build_plan, plan_part, require_tensorrt
+from heatserve.training.checkpoint import Checkpoint, CheckpointError, load_base, load_checkpoint
 
 Training = dict[str, str | int | float | bool | None]
 """`Card.training`."""

@@ -2,20 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
-from typing import Any
+from collections.abc import Callable
+from dataclasses import dataclass
 
 import numpy as np
-import onnx
 from numpy.typing import NDArray
 
-from certification.errors import HeatserveError
-from certification.radius import Float32Array
-from export.card import GRAPH_NAME, Split
-from export.graph import pixels_graph
-from export.repository import ModelVersion
-from export.session import Answer, open_session
+from heatserve.certification.radius import Float32Array
+from heatserve.export.card import Split
 
 
 @dataclass(frozen=True)
@@ -35,43 +29,3 @@ class LabelledImages:
     def source(self, images: int) -> Split:
         """`images` of them, as the card names them."""
         return Split(dataset=self.dataset, split=self.split, images=images, seed=self.seed)
-
-
-def as_taken(model: ModelVersion, data: LabelledImages) -> LabelledImages:
-    """The images that the model's network gets: rounded to 8 bits where it takes UINT8, cut out by its own graph where
-    it takes pictures of any size.
-
-    Raises:
-        HeatserveError: images of another shape than the model's, or pictures that are not known.
-    """
-    if model.card.resize:
-        return replace(data, images=_cut_out(model, data))
-    if data.images.shape[1:] != model.card.input_shape:
-        raise HeatserveError(
-            f"{data.dataset}: expected images of shape {list(model.card.input_shape)} for model {model.name}, "
-            f"got {list(data.images.shape[1:])}"
-        )
-    if model.card.input_type == "FP32":
-        return data
-    return replace(data, images=np.rint(data.images * np.float32(255)) / np.float32(255))
-
-
-def answers(answer: Answer, model: ModelVersion, data: LabelledImages, start: int = 0) -> dict[str, NDArray[Any]]:
-    """What is answered to the images of `data` from `start` on, as a client would send them."""
-    if not model.card.resize:
-        return answer(data.images[start:])
-    found = [answer(picture) for picture in _pictures(data, start)]
-    return {name: np.concatenate([outputs[name] for outputs in found]) for name in found[0]}
-
-
-def _cut_out(model: ModelVersion, data: LabelledImages) -> Float32Array:
-    session = open_session(pixels_graph(onnx.load(model.path / GRAPH_NAME)).SerializeToString())
-    return np.concatenate([session.run(None, {"image": picture})[0] for picture in _pictures(data)])
-
-
-def _pictures(data: LabelledImages, start: int = 0) -> Iterator[NDArray[np.uint8]]:
-    """Batches of one picture each."""
-    if data.picture is None:
-        raise HeatserveError(f"{data.dataset}: expected pictures for a model that resizes them, got images only")
-    for index in range(start, len(data.labels)):
-        yield data.picture(index)[None]

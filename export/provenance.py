@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from export.card import now, versions
+from heatserve.export.card import now, versions
 
 
 def provenance(*packages: str) -> dict[str, Any]:

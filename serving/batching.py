@@ -10,7 +10,7 @@ def batch_limit(config: Mapping[str, Any]) -> int:
     """The most images that one request may hold, from a model's configuration as Triton reports it (JSON).
 
     A parameter states it. Triton's own `max_batch_size` says the same in `config.pbtxt`, but is lifted where our
-    backend serves (serving.workspace), which then explains larger batches itself.
+    backend serves (`heatserve.serving.triton.workspace`), which then explains larger batches itself.
     """
     parameter = config.get("parameters", {}).get("max_batch_size")
     return int(parameter["string_value"] if parameter else config["max_batch_size"])

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from certification.errors import HeatserveError
+from heatserve.certification.errors import HeatserveError
 
 
 class ServingError(HeatserveError):

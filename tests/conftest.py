@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from tiny_model import delay_batches, write_tiny_model
 
-from serving import FREE_PORTS, TritonServer
+from heatserve import FREE_PORTS, TritonServer
 
 
 @pytest.fixture(scope="session")

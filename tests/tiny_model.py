@@ -8,10 +8,10 @@ import numpy as np
 import onnx
 from onnx import numpy_helper, parser
 
-from certification.radius import PLAIN_WEIGHTS, RadiusMap
-from export.card import BASE_NAME, GRAPH_NAME, Calibration, Card, MonteCarlo, OverclaimRate, Split, sha256_of
-from export.graph import certified_graph, with_map
-from export.repository import CONFIG_NAME, write_model_config
+from heatserve.certification.radius import PLAIN_WEIGHTS, RadiusMap
+from heatserve.export.card import BASE_NAME, GRAPH_NAME, Calibration, Card, MonteCarlo, OverclaimRate, Split, sha256_of
+from heatserve.export.graph.build import certified_graph, with_map
+from heatserve.export.repository.layout import CONFIG_NAME, write_model_config
 
 SHAPE = (1, 8, 8)
 CLASS_NAMES = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")

@@ -8,8 +8,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from certification.errors import HeatserveError
-from training._torchvision import import_torchvision
+from heatserve.certification.errors import HeatserveError
+from heatserve.training._torchvision import import_torchvision
 
 Shape = tuple[int, int, int]
 

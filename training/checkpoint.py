@@ -14,9 +14,9 @@ import safetensors.torch
 from pydantic import BaseModel, ConfigDict, ValidationError
 from torch import Tensor, nn
 
-from certification.errors import HeatserveError
-from certification.files import write_atomically
-from training.architectures import ArchitectureError, Classifier, build_network
+from heatserve.certification.errors import HeatserveError
+from heatserve.certification.files import write_atomically
+from heatserve.training.architectures import ArchitectureError, Classifier, build_network
 
 HEADER_KEY = "heatserve"
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from training.data import ImageData
+from heatserve.training.data.splits import ImageData
 
 
 def accuracy(network: nn.Module, data: ImageData, *, sigma: float = 0.0, seed: int = 0, batch_size: int = 500) -> float:

@@ -10,12 +10,9 @@ from typing import Any
 import torch
 from torch import nn
 
-from certification.files import write_atomically
-from training.adversarial import AdversarialLoss
-from training.architectures import Classifier, Shape
-from training.augmentation import Augmentation, Augmented
-from training.average import AverageLoss, Pair
-from training.checkpoint import (
+from heatserve.certification.files import write_atomically
+from heatserve.training.architectures import Classifier, Shape
+from heatserve.training.checkpoint import (
     Checkpoint,
     CheckpointMetadata,
     base_path,
@@ -26,14 +23,17 @@ from training.checkpoint import (
     now,
     save_checkpoint,
 )
-from training.data import ImageData
-from training.heat import HeatLoss
-from training.images import DataError
-from training.loop import EpochMetrics, Run, fit
-from training.method import CrossEntropy, Method
-from training.noise import NoiseLoss
-from training.optimisation import Optimisation
-from training.parameters import (
+from heatserve.training.data.augmentation import Augmentation, Augmented
+from heatserve.training.data.images import DataError
+from heatserve.training.data.splits import ImageData
+from heatserve.training.loop.fit import EpochMetrics, Run, fit
+from heatserve.training.loop.optimisation import Optimisation
+from heatserve.training.methods.adversarial import AdversarialLoss
+from heatserve.training.methods.average import AverageLoss, Pair
+from heatserve.training.methods.heat import HeatLoss
+from heatserve.training.methods.method import CrossEntropy, Method
+from heatserve.training.methods.noise import NoiseLoss
+from heatserve.training.methods.parameters import (
     AverageParameters,
     HeatParameters,
     MadryParameters,

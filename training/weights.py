@@ -6,8 +6,8 @@ import hashlib
 from collections.abc import Sequence
 from pathlib import Path
 
-from training.architectures import Shape
-from training.checkpoint import (
+from heatserve.training.architectures import Shape
+from heatserve.training.checkpoint import (
     CheckpointMetadata,
     current_versions,
     fill,

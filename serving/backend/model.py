@@ -16,9 +16,9 @@ import onnxruntime as ort
 import triton_python_backend_utils as triton
 from numpy.typing import NDArray
 
-from export.card import GRAPH_NAME, verify_card
-from serving.batching import batch_limit, groups
-from serving.pixels import explain_pixels
+from heatserve.export.card import GRAPH_NAME, verify_card
+from heatserve.serving.batching import batch_limit, groups
+from heatserve.serving.pixels import explain_pixels
 
 Array = NDArray[Any]
 

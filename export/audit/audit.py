@@ -1,0 +1,221 @@
+"""An audit of a served graph by somebody who did not make it: its exact bytes, held against Certify of its base graph.
+
+It judges the promise on the card, so Certify runs with the n₀, n and alpha that the promise names, but on images that
+neither training nor calibration saw and with noise of another seed. Needs no torch: images come as arrays.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import TypeAdapter
+
+from heatserve.certification.audit import (
+    AuditError,
+    Group,
+    Partition,
+    Rate,
+    Verdict,
+    by_radius,
+    certified_accuracy,
+    judge,
+    look_at_groups,
+    rate,
+)
+from heatserve.certification.calibration import Reference
+from heatserve.certification.monte_carlo import largest_provable
+from heatserve.export.calibration.calibrate import as_judged, hold_against_certify
+from heatserve.export.calibration.ledger import Progress, unseen
+from heatserve.export.card import Calibration, Card, CertifiedAccuracy, MonteCarlo, Split
+from heatserve.export.images import LabelledImages
+from heatserve.export.provenance import provenance
+from heatserve.export.repository.layout import ModelVersion
+from heatserve.export.runtime.answers import as_taken
+from heatserve.export.runtime.served import open_served
+
+RADIUS_STEP = 0.04
+"""Distance of neighbouring radii at which certified accuracy is reported, in units of σ."""
+BIN_WIDTH = 0.5
+"""Width of the bins of served radii, in units of σ."""
+
+
+@dataclass(frozen=True)
+class Answers:
+    """What was served and what Certify proves, image by image; radii in L2, pixels in [0,1]."""
+
+    truth: tuple[int, ...]
+    label: tuple[int, ...]
+    certified_radius: tuple[float, ...]
+    proven_label: tuple[int, ...]
+    """Class of the smoothed classifier, −1 where Certify abstains."""
+    proven_radius: tuple[float, ...]
+    overclaims: tuple[bool, ...]
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What was seen; the bounds of each rate hold with the card's confidence, those of groups together."""
+
+    data: Split
+    monte_carlo: MonteCarlo
+    overclaims: Rate
+    """Of the positive radii: what the card bounds."""
+    overclaims_of_all: Rate
+    """Of all answers."""
+    nominal_overclaims: Rate
+    """Of the positive nominal radii, which promise nothing: for comparison."""
+    agreement: Rate
+    """The single pass names the class with the most votes."""
+    clean_accuracy: Rate
+    smoothed_accuracy: Rate
+    certified_accuracy: CertifiedAccuracy
+    groups: tuple[Group, ...]
+    answers: Answers
+
+
+@dataclass(frozen=True)
+class Audit:
+    """The verdict on one model version, the card that was judged, and all that it rests on."""
+
+    card: Card
+    version: int
+    verdict: Verdict
+    measured: Measured | None
+    """None: there was no promise to measure against."""
+    provenance: dict[str, Any]
+
+    def to_json(self) -> str:
+        """All of it, as JSON."""
+        return TypeAdapter(Audit).dump_json(self, indent=2).decode()
+
+
+def unused_seed(card: Card) -> int:
+    """A seed of the noise that neither the calibration nor the figures of a card were made with."""
+    return max(_used_seeds(card), default=-1) + 1
+
+
+def audit_model(
+    model: ModelVersion,
+    data: LabelledImages,
+    *,
+    seed: int,
+    kept: Path | None = None,
+    progress: Progress = unseen,
+) -> Audit:
+    """Hold the served bytes of `model` against Certify on `data`, and judge the promise on its card.
+
+    Args:
+        model: as `open_model` verified it. Without a calibration it fails at once: it promises nothing.
+        data: images of a test split, drawn like the requests to come.
+        seed: decides the noise of Certify; not one that the card was made with.
+        kept: folder of what Certify found, from which an interrupted audit goes on.
+        progress: see `Progress`.
+
+    Raises:
+        AuditError: images that calibration or training used, the seed of the card's noise, or a promise that cannot be
+            audited.
+        CardError: what is served has changed since the card was verified.
+        HeatserveError: images of another shape than the model's, or what runs it is not here (`runtime.served`).
+    """
+    calibration = model.card.calibration
+    if calibration is None:
+        nothing = Verdict(
+            False,
+            (f"Not calibrated: it serves radius 0 and promises nothing until `heatserve calibrate {model.name}`.",),
+        )
+        return Audit(model.card, model.version, nothing, None, _provenance())
+    data = as_taken(model, data)
+    _check_unseen(calibration, data)
+    if seed in _used_seeds(model.card):
+        raise AuditError(f"seed: expected noise that the card was not made with, got its seed {seed}")
+    delta = 1 - calibration.confidence
+    judge(0, 0, alpha=calibration.alpha, delta=delta)  # a promise that cannot be audited is refused before the work
+    monte_carlo = calibration.monte_carlo.model_copy(update={"seed": seed})
+    reference, outputs = hold_against_certify(
+        model, open_served(model), data, monte_carlo, kept=kept, progress=progress
+    )
+    measured = _measure(model.card, calibration, data, monte_carlo, reference, outputs)
+    overclaims = measured.overclaims
+    verdict = judge(overclaims.count, overclaims.total, alpha=calibration.alpha, delta=delta)
+    return Audit(model.card, model.version, verdict, measured, _provenance())
+
+
+def _provenance() -> dict[str, Any]:
+    return provenance("onnx", "onnxruntime", "numpy", "scipy")
+
+
+def _used_seeds(card: Card) -> set[int]:
+    return {part.monte_carlo.seed for part in (card.calibration, card.evaluation) if part is not None}
+
+
+def _check_unseen(calibration: Calibration, data: LabelledImages) -> None:
+    seen = {(part.dataset, part.split) for part in (calibration.fit, calibration.check)}
+    if data.split != "test" or (data.dataset, data.split) in seen:
+        raise AuditError(
+            f"data: expected images that neither training nor calibration saw, a split 'test', got split "
+            f"{data.split!r} of {data.dataset}; the card was calibrated on split {calibration.check.split!r} of "
+            f"{calibration.check.dataset}"
+        )
+
+
+def _measure(
+    card: Card,
+    calibration: Calibration,
+    data: LabelledImages,
+    monte_carlo: MonteCarlo,
+    reference: Reference,
+    outputs: dict[str, NDArray[Any]],
+) -> Measured:
+    delta, sigma = 1 - calibration.confidence, card.sigma
+    radius, nominal = (outputs[name].astype(np.float64) for name in ("certified_radius", "nominal_radius"))
+    overclaims, positive = reference.overclaims(radius), radius > 0
+    judged = as_judged(nominal, monte_carlo)
+    partitions = (
+        Partition("answered class", card.class_names, outputs["label"]),
+        Partition("true class", card.class_names, data.labels),
+        by_radius(radius, width=BIN_WIDTH * sigma),
+    )
+    return Measured(
+        data=data.source(len(reference)),
+        monte_carlo=monte_carlo,
+        overclaims=rate(overclaims[positive], delta=delta),
+        overclaims_of_all=rate(overclaims, delta=delta),
+        nominal_overclaims=rate(reference.overclaims(judged)[judged > 0], delta=delta),
+        agreement=rate(outputs["smoothed_label"] == outputs["label"], delta=delta),
+        clean_accuracy=rate(outputs["label"] == data.labels, delta=delta),
+        smoothed_accuracy=rate(outputs["smoothed_label"] == data.labels, delta=delta),
+        certified_accuracy=_accuracy_over_radius(outputs, data.labels, sigma, monte_carlo),
+        groups=look_at_groups(partitions, positive, overclaims, alpha=calibration.alpha, delta=delta),
+        answers=Answers(
+            truth=tuple(data.labels.tolist()),
+            label=tuple(outputs["label"].tolist()),
+            certified_radius=tuple(radius.tolist()),
+            proven_label=tuple(outputs["proven_label"].tolist()),
+            proven_radius=tuple(outputs["proven_radius"].tolist()),
+            overclaims=tuple(overclaims.tolist()),
+        ),
+    )
+
+
+def _accuracy_over_radius(
+    outputs: dict[str, NDArray[Any]], truth: NDArray[np.int64], sigma: float, monte_carlo: MonteCarlo
+) -> CertifiedAccuracy:
+    """Certified accuracy in steps of `RADIUS_STEP`·σ, up to what Certify can prove."""
+    steps = math.ceil(largest_provable(n=monte_carlo.n, alpha=monte_carlo.alpha) / RADIUS_STEP)
+    radii = tuple(round(step * RADIUS_STEP * sigma, 9) for step in range(steps + 1))
+
+    def accuracy(label: str, radius: str) -> tuple[float, ...]:
+        return certified_accuracy(outputs[label] == truth, outputs[radius].astype(np.float64), radii)
+
+    return CertifiedAccuracy(
+        radii=radii,
+        single_pass=accuracy("label", "certified_radius"),
+        l_bound=accuracy("label", "l_bound"),
+        nominal=accuracy("label", "nominal_radius"),
+        monte_carlo=accuracy("proven_label", "proven_radius"),
+    )

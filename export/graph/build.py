@@ -1,0 +1,178 @@
+"""From a network to ONNX: its logits, the plain classifier, and the certified graph that is served.
+
+Only `logits_graph` needs torch.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import warnings
+from typing import TYPE_CHECKING
+
+import onnx
+from onnx import helper, parser
+from onnx.utils import Extractor
+
+from heatserve.certification.radius import RadiusMap
+from heatserve.export.graph.certificate import certificate_graph, map_tensors
+
+if TYPE_CHECKING:
+    from torch import nn
+
+OPSET = 18
+"""ONNX Runtime from 1.14, TensorRT 10 and Triton's containers read it; what `torch.onnx.export` writes natively."""
+IR_VERSION = 9
+
+# TensorRT can only cast UINT8, so that comes first.
+_UINT8 = """
+bytes (uint8[N,{height},{width},{channels}] image) => (float[N,{channels},{height},{width}] pixels)
+    <float white = {{255}}>
+{{
+    rows = Cast<to = 1>(image)
+    levels = Transpose<perm = [0, 3, 1, 2]>(rows)
+    pixels = Div(levels, white)
+}}
+"""
+_PICTURE = """
+picture (uint8[N,H,W,{channels}] image) => (float[N,{channels},{height},{width}] pixels)
+    <float white = {{255}}, int64[1] shorter = {{{resize}}}, int64[2] window = {{{height}, {width}}}>
+{{
+    bytes = Transpose<perm = [0, 3, 1, 2]>(image)
+    picture_size = Shape<start = 2, end = 4>(bytes)
+    shorter_side = ReduceMin<keepdims = 1>(picture_size)
+    enlarged_size = Mul(picture_size, shorter)
+    resized_size = Div(enlarged_size, shorter_side)
+    picture = Cast<to = 1>(bytes)
+    resized = Resize<mode = "linear", antialias = 1, axes = [2, 3]>(picture, , , resized_size)
+    centre = CenterCropPad<axes = [2, 3]>(resized, window)
+    levels = Round(centre)
+    pixels = Div(levels, white)
+}}
+"""
+
+
+def logits_graph(network: nn.Module, *, input_shape: tuple[int, int, int]) -> onnx.ModelProto:
+    """`image` FP32 [N, C, H, W] in [0,1] → `logits` FP32 [N, K], normalisation inside, N dynamic.
+
+    Args:
+        network: takes and returns what the graph does; put into eval mode.
+        input_shape: C, H, W.
+    """
+    import torch
+
+    example = torch.zeros(2, *input_shape)
+    with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
+        warnings.simplefilter("ignore")  # the exporter's remarks about itself
+        program = torch.onnx.export(
+            network.eval(),
+            (example,),
+            dynamo=True,
+            opset_version=OPSET,
+            input_names=["image"],
+            output_names=["logits"],
+            dynamic_shapes=({0: torch.export.Dim("N")},),
+            verbose=False,
+        )
+    assert program is not None  # only without dynamo
+    model: onnx.ModelProto = program.model_proto
+    model.ir_version = IR_VERSION
+    del model.metadata_props[:], model.graph.metadata_props[:]
+    for node in model.graph.node:  # stack traces of the exporting machine
+        del node.metadata_props[:]
+        node.doc_string = ""
+    onnx.checker.check_model(model, full_check=True)
+    return model
+
+
+def uint8_input(logits: onnx.ModelProto, *, resize: int | None = None) -> onnx.ModelProto:
+    """The same graph on `image` UINT8 [N, H, W, C]: layout, and division by 255 as numpy does it, inside.
+
+    Args:
+        logits: on FP32 [N, C, H, W].
+        resize: take pictures of any height and width, bring their shorter side to as many pixels (bilinear, with
+            antialiasing), cut out the centre H×W and round to grey levels. It is what torchvision's Resize and
+            CenterCrop do to a PIL image, to one grey level; where the margin is odd, the centre may be a pixel off.
+    """
+    _, channels, height, width = (dim.dim_value for dim in logits.graph.input[0].type.tensor_type.shape.dim)
+    template = _UINT8.format(height=height, width=width, channels=channels)
+    if resize is not None:
+        template = _PICTURE.format(height=height, width=width, channels=channels, resize=resize)
+    start = parser.parse_graph(template)
+    model = onnx.ModelProto()
+    model.CopyFrom(logits)
+    graph = model.graph
+    for node in graph.node:
+        node.input[:] = ["pixels" if name == "image" else name for name in node.input]
+    nodes = [*start.node, *graph.node]
+    del graph.node[:], graph.input[:]
+    graph.node.extend(nodes)
+    graph.input.extend(start.input)
+    graph.initializer.extend(start.initializer)
+    onnx.checker.check_model(model, full_check=True)
+    return model
+
+
+def pixels_graph(model: onnx.ModelProto) -> onnx.ModelProto:
+    """The beginning of a graph that takes UINT8: from `image` to `pixels` FP32 [N, C, H, W] in [0,1]."""
+    return Extractor(onnx.shape_inference.infer_shapes(model)).extract_model(["image"], ["pixels"])
+
+
+def takes_uint8(model: onnx.ModelProto) -> bool:
+    """Whether `image` is UINT8 [N, H, W, C], and not FP32 [N, C, H, W]."""
+    return bool(model.graph.input[0].type.tensor_type.elem_type == onnx.TensorProto.UINT8)
+
+
+def plain_graph(logits: onnx.ModelProto) -> onnx.ModelProto:
+    """`image` → `probabilities`: what anyone would serve without a certificate; the floor of every benchmark."""
+    model = onnx.ModelProto()
+    model.CopyFrom(logits)
+    model.graph.node.append(helper.make_node("Softmax", ["logits"], ["probabilities"], axis=1))
+    shape: list[str | int | None] = ["N", num_classes_of(logits)]
+    del model.graph.output[:]
+    model.graph.output.append(helper.make_tensor_value_info("probabilities", onnx.TensorProto.FLOAT, shape))
+    onnx.checker.check_model(model, full_check=True)
+    return model
+
+
+def certified_graph(logits: onnx.ModelProto, *, sigma: float) -> onnx.ModelProto:
+    """The graph of DESIGN.md section 4: `image` to the six outputs; not calibrated, so its certified radii are 0.
+
+    It takes what `logits` takes: FP32 [N, C, H, W] in [0,1], which is checked, or UINT8 [N, H, W, C].
+    """
+    model = onnx.ModelProto()
+    model.CopyFrom(logits)
+    certificate = certificate_graph(
+        num_classes=num_classes_of(logits), sigma=sigma, check_image=not takes_uint8(logits)
+    )
+    model.graph.node.extend(certificate.node)
+    model.graph.initializer.extend(certificate.initializer)
+    del model.graph.output[:]
+    model.graph.output.extend(certificate.output)
+    onnx.checker.check_model(model, full_check=True)
+    return model
+
+
+def with_map(certified: onnx.ModelProto, radius_map: RadiusMap) -> onnx.ModelProto:
+    """The same graph serving the certified radii of `radius_map`: three initializers are replaced, nothing else."""
+    model = onnx.ModelProto()
+    model.CopyFrom(certified)
+    initializers = {tensor.name: tensor for tensor in model.graph.initializer}
+    for tensor in map_tensors(radius_map, num_classes=_served_classes(model)):
+        if tensor.name not in initializers:
+            raise ValueError(f"expected an initializer {tensor.name!r}: not a certified graph")
+        initializers[tensor.name].CopyFrom(tensor)
+    return model
+
+
+def _served_classes(certified: onnx.ModelProto) -> int:
+    """K, from the graph's output `probabilities` [N, K]."""
+    outputs = {output.name: output for output in certified.graph.output}
+    if "probabilities" not in outputs:
+        raise ValueError("expected an output 'probabilities': not a certified graph")
+    return int(outputs["probabilities"].type.tensor_type.shape.dim[1].dim_value)
+
+
+def num_classes_of(logits: onnx.ModelProto) -> int:
+    """K, from the graph's output `logits` [N, K]."""
+    return int(logits.graph.output[0].type.tensor_type.shape.dim[1].dim_value)

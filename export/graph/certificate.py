@@ -1,0 +1,206 @@
+"""The certificate, as ONNX operators that follow the network's logits inside the served graph (DESIGN.md section 4).
+
+Everything that a sceptic must trust about a served radius is in `_TEMPLATE` and its constants: some 30 operators on a
+few numbers an image, all FP32, all deterministic. Five ideas keep them few and safe.
+
+**The check.** Engines may lose a NaN in a minimum, a maximum or a clip, and may take x − x for 0, but keep it in a sum;
+and no comparison with NaN holds. Three reductions read the image; none writes one.
+
+**The quantile.** −Φ⁻¹ is a positive sum of eight fractions (`certification/quantile.py`), without branches. The score
+of calibration is another weighted sum of the same fractions.
+
+**The tails.** It is taken at q = p₍₂₎ + p₍₃₎ + …, p₍₁₎ and p₍₂₎, each clipped to ½, where it is 0: so
+Φ⁻¹(p₍₁₎) = A(q) − A(p₍₁₎) on either side of ½, and 1 − p₍₁₎ is a sum, never a difference. A tail of 0 counts as the
+smallest normal float: a large, finite radius.
+
+**The margins.** Every weight of the nominal radius is a little smaller where a larger value would enlarge it, and a
+little larger where it would shrink it, by more than float32 can lose in any order of summation; the thresholds of the
+certified radius are a little higher, by more than it can lose in a score. No radius is above its float64 value.
+
+**The steps.** A certified radius is one of a table of float32 numbers, picked by comparisons: it is not computed.
+
+Invalid input (NaN, ±Inf, outside [0,1]) or a network that answers NaN: label −1, uniform probabilities, and radii 0,
+because the uniform vector has q ≥ ½.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+from onnx import numpy_helper, parser
+
+from heatserve.certification.quantile import POLES, RESIDUES, fractions
+from heatserve.certification.radius import PLAIN_WEIGHTS, Float32Array, Float64Array, RadiusMap
+
+NOT_CALIBRATED = RadiusMap(weights=tuple(map(tuple, PLAIN_WEIGHTS.tolist())), thresholds=(), radii=())
+"""The map of a graph without calibration: every certified radius is 0."""
+
+_TINY = np.finfo(np.float32).tiny
+_U = 2.0**-24  # unit roundoff of float32
+_RELATIVE = 40 * _U  # 27 terms in any order, their weights, the quotient and the logarithm
+_ABSOLUTE = 4e-7  # the logarithm near 1, where fast implementations are accurate in absolute terms only
+
+
+_TEMPLATE = """
+certificate ({image} image, float[N,{classes}] logits) => (
+    int64[N] label, float[N,{classes}] probabilities, int64[N,{top}] top_k,
+    float[N] l_bound, float[N] certified_radius, float[N] nominal_radius)
+{{
+    softmax = Softmax<axis = 1>(logits)
+    total = ReduceSum<keepdims = 0>(softmax, axis_1)
+    {check}
+    valid_row = Unsqueeze(valid, axis_1)
+    probabilities = Where(valid_row, softmax, uniform)
+
+    descending, order = TopK<axis = 1, largest = 1, sorted = 1>(probabilities, classes)
+    top_k = Slice(order, from_0, to_top, axis_1)
+    first = Gather<axis = 1>(order, index_0)
+    label = Where(valid, first, invalid_label)
+
+    picked = Mul(descending, pick_tails)
+    tails = ReduceSum<keepdims = 1>(picked, axis_2)
+    clipped = Clip(tails, smallest_tail, one)
+    log_tails = Log(clipped)
+    denominators = Sub(log_tails, poles)
+    fractions = Div(log_tails, denominators)
+
+    score_terms = Mul(fractions, score_weights)
+    score = ReduceSum<keepdims = 1>(score_terms, axes_02)
+    reached = GreaterOrEqual(score, score_thresholds)
+    steps = Where(reached, served_radii, zero)
+    certified_radius = ReduceMax<keepdims = 0>(steps, axes_02)
+    nominal_terms = Mul(fractions, nominal_weights)
+    nominal_sum = ReduceSum<keepdims = 0>(nominal_terms, axes_02)
+    nominal_radius = Relu(nominal_sum)
+    z = Mul(certified_radius, to_z)
+    two_sided = Erf(z)
+    l_bound = Mul(two_sided, from_erf)
+}}
+"""
+
+_FP32, _UINT8 = "float[N,C,H,W]", "uint8[N,H,W,C]"
+_CHECK_IMAGE_AND_NETWORK = """
+    lowest = ReduceMin<keepdims = 0>(image, image_axes)
+    highest = ReduceMax<keepdims = 0>(image, image_axes)
+    brightness = ReduceSum<keepdims = 0>(image, image_axes)
+    everything = Add(brightness, total)
+    not_below = GreaterOrEqual(lowest, zero)
+    not_above = LessOrEqual(highest, one)
+    numbers = LessOrEqual(everything, largest)
+    inside = And(not_below, not_above)
+    valid = And(inside, numbers)
+"""
+_CHECK_NETWORK = """
+    valid = Less(total, two)
+"""
+
+
+def certificate_graph(*, num_classes: int, sigma: float, check_image: bool = True) -> onnx.GraphProto:
+    """The operators from `image` and `logits` to the six outputs of a served model, not calibrated yet.
+
+    Args:
+        num_classes: K ≥ 2.
+        sigma: σ of the smoothing noise, on the [0,1] pixel scale.
+        check_image: `image` is FP32 [N, C, H, W], any value of which may be invalid. Otherwise it is UINT8 [N, H, W,
+            C], every value of which is valid; that the network answers numbers is checked always.
+    """
+    if num_classes < 2:
+        raise ValueError(f"num_classes: expected at least 2, got {num_classes}")
+    image, check = (_FP32, _CHECK_IMAGE_AND_NETWORK) if check_image else (_UINT8, _CHECK_NETWORK)
+    template = _TEMPLATE.format(image=image, check=check, classes=num_classes, top=min(5, num_classes))
+    graph = parser.parse_graph(template)
+    used = {name for node in graph.node for name in node.input}
+    for name, value in _constants(num_classes, sigma).items():
+        if name in used:
+            graph.initializer.append(numpy_helper.from_array(value, name))
+    graph.initializer.extend(map_tensors(NOT_CALIBRATED, num_classes=num_classes))
+    return graph
+
+
+def map_tensors(radius_map: RadiusMap, *, num_classes: int) -> list[onnx.TensorProto]:
+    """The three initializers that calibration replaces.
+
+    The ninth weight of q is a bonus that lifts any score with q < ½ above any with q ≥ ½, as the thresholds demand.
+    """
+    weights = np.array(radius_map.weights)
+    thresholds, radii = np.array(radius_map.thresholds), np.array(radius_map.radii)
+    rising = (np.diff(thresholds) >= 0).all() and (np.diff(radii) > 0).all() and (radii > 0).all()
+    finite = all(np.isfinite(part).all() for part in (weights, thresholds, radii))
+    if weights.shape != (3, 8) or len(radii) != len(thresholds) or not rising or not finite:
+        raise ValueError(f"radius_map: expected 3 × 8 finite weights, rising thresholds and radii, got {radius_map}")
+    largest = (np.abs(weights) * fractions(np.array(_TINY, dtype=np.float64))).sum()
+    bonus = largest + 1 - min(thresholds.min(initial=0.0), 0.0)
+    tail = 4 * (num_classes + 2) * _U  # what q is off by, relative, with its inflation
+    slopes = (np.abs(weights) / POLES).sum(1)  # of the terms, in a logarithm
+    margin = _RELATIVE * (largest + bonus) + _ABSOLUTE * slopes.sum() + tail * slopes[0]
+    tensors = {
+        "score_weights": np.column_stack([weights, [bonus, 0, 0]]).astype(np.float32)[:, None, :],
+        "score_thresholds": _up(np.append(thresholds + bonus + margin, np.inf)),
+        "served_radii": _down(np.append(radii, 0.0)),
+    }
+    return [numpy_helper.from_array(value, name) for name, value in tensors.items()]
+
+
+def serves_map(graph: onnx.GraphProto, radius_map: RadiusMap, *, num_classes: int) -> bool:
+    """Whether the certified radii of `graph` are exactly those of `radius_map`."""
+    served = {tensor.name: numpy_helper.to_array(tensor) for tensor in graph.initializer}
+    expected = {
+        tensor.name: numpy_helper.to_array(tensor) for tensor in map_tensors(radius_map, num_classes=num_classes)
+    }
+    return all(np.array_equal(served.get(name, np.nan), value) for name, value in expected.items())
+
+
+def _constants(num_classes: int, sigma: float) -> dict[str, NDArray[Any]]:
+    return {
+        "zero": np.float32(0).reshape(()),
+        "one": np.float32(1).reshape(()),
+        "two": np.float32(2).reshape(()),
+        "largest": np.float32(np.finfo(np.float32).max).reshape(()),
+        "uniform": np.float32(1 / num_classes).reshape(()),
+        "invalid_label": np.array(-1),
+        "index_0": np.array(0),
+        "from_0": np.array([0]),
+        "to_top": np.array([min(5, num_classes)]),
+        "classes": np.array([num_classes]),
+        "axis_1": np.array([1]),
+        "axis_2": np.array([2]),
+        "axes_02": np.array([0, 2]),
+        "image_axes": np.array([1, 2, 3]),
+        "smallest_tail": np.float32(2 * _TINY).reshape(()),
+        "pick_tails": _pick_tails(num_classes),
+        "poles": np.append(POLES, 1e-30).astype(np.float32),
+        "nominal_weights": _nominal_weights(sigma),
+        "to_z": _down(np.array(1 / (sigma * np.sqrt(2)) * (1 - _RELATIVE))),
+        "from_erf": _down(np.array(sigma * np.sqrt(np.pi / 2) * (1 - _RELATIVE))),
+    }
+
+
+def _pick_tails(num_classes: int) -> Float32Array:
+    """Weights [3, 1, K] on the sorted probabilities that give 2q, 2p₍₁₎, 2p₍₂₎; 2q at least its exact value."""
+    weights = np.zeros((3, 1, num_classes))
+    weights[0, 0, 1:] = 2 * (1 + (num_classes + 1) * _U) if num_classes > 2 else 2
+    weights[1, 0, 0] = weights[2, 0, 1] = 2
+    return _up(weights)
+
+
+def _nominal_weights(sigma: float) -> Float32Array:
+    """Weights [3, 1, 9] on the fractions of q, p₍₁₎, p₍₂₎ that sum to σ/2·(A(q) − A(p₍₁₎) + A(p₍₂₎)), rounded down.
+
+    The last fraction is 1 where q < ½ and 0 elsewhere: it takes away what the logarithm may be off by.
+    """
+    weights = np.array((1, -1, 1))[:, None] * np.append(RESIDUES, 0.0)
+    weights -= _RELATIVE * np.abs(weights)
+    weights[0, -1] = -_ABSOLUTE
+    return _down(sigma / 2 * weights)[:, None, :]
+
+
+def _down(exact: Float64Array) -> Float32Array:
+    rounded = exact.astype(np.float32)
+    return np.where(rounded > exact, np.nextafter(rounded, np.float32(-np.inf)), rounded).astype(np.float32)
+
+
+def _up(exact: Float64Array) -> Float32Array:
+    return -_down(-exact)

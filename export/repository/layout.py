@@ -1,0 +1,285 @@
+"""The layout of a Triton model repository of certified models.
+
+    <repository>/<name>/config.pbtxt
+                        labels.txt
+                        warmup/image             what Triton asks each instance for before it serves
+                        timing.cache             what TensorRT measured of its kernels, of models with a plan
+                        <version>/model.plan         the TensorRT plan that is served instead of the graph, if any
+                                  model.onnx         the certified graph that is served
+                                  base.onnx          logits of the base classifier, which Certify runs
+                                  certificate.json   the card, bound to both graphs by hash
+
+Export writes it, the server reads it; nothing here needs torch.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import onnx
+from google.protobuf.message import DecodeError
+from tritonclient.grpc import model_config_pb2 as pb
+
+from heatserve.certification.files import write_atomically
+from heatserve.export.card import BASE_NAME, GRAPH_NAME, PLAN_NAME, Attack, Card, CardError, verify_card
+from heatserve.export.graph.certificate import NOT_CALIBRATED, serves_map
+from heatserve.export.repository.settings import (
+    WARM_UP_PATH,
+    default_settings,
+    read_config,
+    set_warm_up,
+    with_settings,
+    write_config,
+)
+
+CONFIG_NAME = "config.pbtxt"
+LABELS_NAME = "labels.txt"
+TIMING_CACHE_NAME = "timing.cache"
+MAX_BATCH_SIZE = 64
+TENSORRT_BATCHES = (1, 8, MAX_BATCH_SIZE)
+"""Smallest batch, the one that TensorRT chooses its kernels for, and largest."""
+
+_OUTPUTS = {
+    "label": (pb.TYPE_INT64, []),
+    "probabilities": (pb.TYPE_FP32, ["K"]),
+    "top_k": (pb.TYPE_INT64, ["k"]),
+    "l_bound": (pb.TYPE_FP32, []),
+    "certified_radius": (pb.TYPE_FP32, []),
+    "nominal_radius": (pb.TYPE_FP32, []),
+}
+
+
+@dataclass(frozen=True)
+class ModelVersion:
+    """One version of one model in a repository, its card read and verified against its graphs."""
+
+    name: str
+    version: int
+    path: Path
+    card: Card
+
+
+def version_dirs(model_dir: Path) -> list[Path]:
+    """Version folders of a model, oldest first."""
+    if not model_dir.is_dir():
+        return []
+    return sorted((p for p in model_dir.iterdir() if p.is_dir() and p.name.isdigit()), key=lambda p: int(p.name))
+
+
+def model_names(repository: Path) -> list[str]:
+    """Names of the models in a repository: its folders that hold a `config.pbtxt`."""
+    if not repository.is_dir():
+        return []
+    return sorted(p.name for p in repository.iterdir() if (p / CONFIG_NAME).is_file())
+
+
+def open_model(repository: Path, name: str) -> ModelVersion:
+    """The newest version of a model, its card verified.
+
+    Raises:
+        CardError: no such model, no version, or a card that does not match its graphs by hash and calibration.
+    """
+    versions = version_dirs(repository / name)
+    if not versions:
+        raise CardError(
+            f"{repository / name}: no model version here; models in {repository}: "
+            f"{', '.join(model_names(repository)) or 'none'}"
+        )
+    path = versions[-1]
+    card = verify_card(path)
+    if card.model != name:
+        raise CardError(f"{path}: the card is for model {card.model!r}, the folder is named {name!r}")
+    _check_constants(path, card)
+    return ModelVersion(name=name, version=int(path.name), path=path, card=card)
+
+
+def _check_constants(path: Path, card: Card) -> None:
+    """No radius leaves the server that the card has not calibrated, even where the hashes agree."""
+    calibrated = card.calibration
+    radius_map = calibrated.radius_map if calibrated else NOT_CALIBRATED
+    try:
+        graph = onnx.load(path / GRAPH_NAME, load_external_data=False).graph
+    except DecodeError as error:
+        raise CardError(f"{path / GRAPH_NAME}: expected an ONNX graph: {error}") from None
+    if not serves_map(graph, radius_map, num_classes=len(card.class_names)):
+        raise CardError(f"{path / GRAPH_NAME}: expected the thresholds and radii of its card, found others")
+
+
+def open_models(repository: Path) -> Iterator[ModelVersion]:
+    """Every model of the repository, newest version, cards verified (see `open_model`)."""
+    for name in model_names(repository):
+        yield open_model(repository, name)
+
+
+def triton_config(card: Card) -> pb.ModelConfig:
+    """What `config.pbtxt` says of a certified model itself, for the backend of its card, as Triton's message."""
+    sizes = {"K": len(card.class_names), "k": min(5, len(card.class_names))}
+    backend = "tensorrt" if card.plan else "onnxruntime"
+    config = pb.ModelConfig(name=card.model, backend=backend, max_batch_size=MAX_BATCH_SIZE)
+    config.parameters["max_batch_size"].string_value = str(MAX_BATCH_SIZE)  # see `heatserve.serving.batching`
+    data_type = pb.TYPE_UINT8 if card.input_type == "UINT8" else pb.TYPE_FP32
+    config.input.add(name="image", data_type=data_type, dims=_image_dims(card))
+    for name, (data_type, dims) in _OUTPUTS.items():
+        output = config.output.add(name=name, data_type=data_type, dims=[sizes[d] for d in dims] or [1])
+        if not dims:  # one number per image: [N], which Triton states as [1] reshaped to []
+            output.reshape.SetInParent()
+        if name == "probabilities":
+            output.label_filename = LABELS_NAME
+    return config
+
+
+def _image_dims(card: Card) -> tuple[int, int, int]:
+    """Of one image as the graph takes it."""
+    channels, height, width = card.input_shape
+    if card.resize:
+        return -1, -1, channels
+    return (height, width, channels) if card.input_type == "UINT8" else card.input_shape
+
+
+def tensorrt_options(card: Card) -> dict[str, str]:
+    """Options of ONNX Runtime's TensorRT provider, which Triton's backend knows by the same names.
+
+    Precision is the graph's; the provider may round to TF32, and has no option against it. What it measured of kernels
+    is kept, in the folder where the server was started. Engines are not: one that lies in a cache is bound to no card.
+    """
+    shape = "x".join(map(str, _image_dims(card)))
+    profile = {
+        f"trt_profile_{which}_shapes": f"image:{batch}x{shape}"
+        for which, batch in zip(("min", "opt", "max"), TENSORRT_BATCHES, strict=True)
+    }
+    return {**profile, "trt_timing_cache_enable": "true"}
+
+
+def set_engine(config: pb.ModelConfig, card: Card) -> None:
+    """Have Triton run the model on what it was calibrated on, CPU or GPU, and not on what else it finds."""
+    on_gpu = card.plan or card.accelerator
+    for group in config.instance_group:
+        group.kind = pb.ModelInstanceGroup.KIND_GPU if on_gpu else pb.ModelInstanceGroup.KIND_CPU
+    if config.HasField("optimization"):
+        config.optimization.ClearField("execution_accelerators")
+    if card.accelerator == "tensorrt":
+        accelerators = config.optimization.execution_accelerators.gpu_execution_accelerator
+        accelerators.add(name="tensorrt", parameters=tensorrt_options(card))
+
+
+def served_config(model: ModelVersion) -> pb.ModelConfig:
+    """The `config.pbtxt` of a model, where that and `labels.txt` are of this model.
+
+    Settings in it are the operator's; name, backend, tensors and the names of the classes are the card's.
+
+    Raises:
+        HeatserveError: `config.pbtxt` is missing, or no configuration of Triton.
+        CardError: it, or `labels.txt`, is not what the card says; names the file.
+    """
+    path, labels = (model.path.parent / name for name in (CONFIG_NAME, LABELS_NAME))
+    config, expected = read_config(path), triton_config(model.card)
+    for field in ("name", "backend", "input", "output"):
+        if getattr(config, field) != getattr(expected, field):
+            raise CardError(f"{path}: expected the {field} of model {model.name!r} as on its card; export it again")
+    found = labels.read_text(errors="replace").splitlines() if labels.is_file() else None
+    if found != list(model.card.class_names):
+        what = "no such file" if found is None else f"{len(found)} lines, {found[:3]}"
+        raise CardError(
+            f"{labels}: expected the {len(model.card.class_names)} class names of the card, one a line, found {what}; "
+            "export the model again"
+        )
+    return config
+
+
+def write_model_config(repository: Path, card: Card) -> None:
+    """Write `config.pbtxt` and `labels.txt` of a model, each atomically.
+
+    How the model was run so far (see `repository.settings`) is kept, unless it was for another backend.
+
+    Raises:
+        HeatserveError: the `config.pbtxt` that is there cannot be read.
+    """
+    model_dir = repository / card.model
+    path, model = model_dir / CONFIG_NAME, triton_config(card)
+    settings = read_config(path) if path.exists() else None
+    if settings is None or settings.backend != model.backend:
+        settings = default_settings(MAX_BATCH_SIZE)
+    config = with_settings(model, settings)
+    set_engine(config, card)
+    set_warm_up(config, model_dir)
+    write_atomically(model_dir / LABELS_NAME, ("\n".join(card.class_names) + "\n").encode())
+    write_config(path, config)
+
+
+def publish(
+    repository: Path, card: Card, *, graph: bytes, base: bytes, plan: bytes | None = None, warm_up: bytes | None = None
+) -> ModelVersion:
+    """Add a model version with its graphs, its plan, if any, and card: complete, or not at all.
+
+    The folder is filled under a temporary name and then renamed, so a running Triton never sees half of it.
+
+    Args:
+        repository: a Triton model repository; made if absent.
+        card: bound to both graphs by hash.
+        graph: the certified graph, serialised.
+        base: the graph of the base classifier, serialised.
+        plan: the TensorRT plan, for a card that names one.
+        warm_up: an image as the bytes of the model's input tensor, to run once before serving. None: the one that is
+            there already, or a black one.
+
+    Raises:
+        CardError: the card is not that of the graphs.
+        HeatserveError: the model's `config.pbtxt` cannot be read.
+    """
+    model_dir = repository / card.model
+    if warm_up is not None:
+        write_atomically(model_dir / WARM_UP_PATH, warm_up)
+    write_model_config(repository, card)
+    temporary = Path(tempfile.mkdtemp(dir=model_dir, prefix=".new-"))
+    try:
+        write_atomically(temporary / GRAPH_NAME, graph)
+        write_atomically(temporary / BASE_NAME, base)
+        if plan is not None:
+            write_atomically(temporary / PLAN_NAME, plan)
+        card.write(temporary)
+        verify_card(temporary)
+        temporary.chmod(0o755)
+        number = max((int(p.name) for p in version_dirs(model_dir)), default=0) + 1
+        os.rename(temporary, model_dir / str(number))
+    except BaseException:
+        shutil.rmtree(temporary, ignore_errors=True)
+        raise
+    return open_model(repository, card.model)
+
+
+def republish(model: ModelVersion, repository: Path, name: str) -> ModelVersion:
+    """Add a model version under another name, in this or another repository: the same graphs, so the same card.
+
+    Raises:
+        CardError: a graph is no longer the one that its card belongs to.
+    """
+    card = verify_card(model.path).model_copy(update={"model": name})
+    graph, base = ((model.path / file).read_bytes() for file in (GRAPH_NAME, BASE_NAME))
+    plan = (model.path / PLAN_NAME).read_bytes() if card.plan else None
+    warm_up = model.path.parent / WARM_UP_PATH
+    return publish(
+        repository,
+        card,
+        graph=graph,
+        base=base,
+        plan=plan,
+        warm_up=warm_up.read_bytes() if warm_up.is_file() else None,
+    )
+
+
+def record_attack(model: ModelVersion, attack: Attack) -> ModelVersion:
+    """Write what an attack on a version found on its card: the card's file is replaced, atomically, and nothing else.
+
+    Raises:
+        CardError: a graph is not the one of the card, or the version was published again since it was opened.
+    """
+    card = verify_card(model.path)
+    if (card.graph_sha256, card.base_sha256) != (model.card.graph_sha256, model.card.base_sha256):
+        raise CardError(f"{model.path}: other graphs than those that were attacked; attack the model again")
+    card.model_copy(update={"attack": attack}).write(model.path)
+    return ModelVersion(model.name, model.version, model.path, verify_card(model.path))

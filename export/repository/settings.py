@@ -1,0 +1,108 @@
+"""How a model is run, in its `config.pbtxt`: batching, queue, instances, threads, warm-up.
+
+The exporter's defaults are written once; from then on these settings belong to the operator, or to `heatserve tune`,
+and stay when the next version of the model is published. What a model *is* (its tensors, its backend) is the card's.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+from google.protobuf import text_format
+from tritonclient.grpc import model_config_pb2 as pb
+from tritonclient.utils import triton_to_np_dtype
+
+from heatserve.certification.errors import HeatserveError
+from heatserve.certification.files import write_atomically
+
+THREADS = "intra_op_thread_count"
+"""Parameter of the backend `onnxruntime`, NVIDIA's and ours: threads of one instance; 0: one for each core."""
+WARM_UP_PATH = Path("warmup", "image")
+"""The image that Triton asks each instance for before it serves, in a model's folder: the bytes of its tensor."""
+
+_WARM_UP = "one image"
+_ANY_SIZE = 256
+
+
+def read_config(path: Path) -> pb.ModelConfig:
+    """The configuration in a `config.pbtxt`.
+
+    Raises:
+        HeatserveError: no such file, or no configuration of Triton; names the file, and the line that is wrong.
+    """
+    try:
+        return text_format.Parse(path.read_bytes(), pb.ModelConfig())
+    except (OSError, UnicodeDecodeError, text_format.ParseError) as error:
+        raise HeatserveError(f"{path}: expected a model configuration of Triton: {error}") from None
+
+
+def write_config(path: Path, config: pb.ModelConfig) -> None:
+    """Write a `config.pbtxt`, atomically."""
+    write_atomically(path, text_format.MessageToString(config).encode())
+
+
+def default_settings(max_batch_size: int) -> pb.ModelConfig:
+    """What the exporter writes where nobody has chosen: one instance on all cores, what waits goes together.
+
+    No limit to the queue: with any (size, timeout, or a timeout that a request may choose) Triton's dynamic batcher
+    stops looking ahead and loses wake-ups, so that requests wait for half a second beside an idle instance
+    (triton-inference-server/server issue 8870).
+    """
+    settings = pb.ModelConfig()
+    settings.version_policy.latest.num_versions = 1
+    settings.response_cache.enable = False
+    settings.instance_group.add(count=1)
+    settings.parameters[THREADS].string_value = "0"
+    settings.dynamic_batching.preferred_batch_size.append(max_batch_size)
+    return settings
+
+
+def with_settings(model: pb.ModelConfig, settings: pb.ModelConfig) -> pb.ModelConfig:
+    """`settings`, in which `model` replaces each field that it has; of the parameters, those that it names."""
+    config = pb.ModelConfig()
+    config.CopyFrom(settings)
+    for field, _ in model.ListFields():
+        if field.name != "parameters":
+            config.ClearField(field.name)
+    config.MergeFrom(model)
+    return config
+
+
+def set_warm_up(config: pb.ModelConfig, model_dir: Path) -> None:
+    """Have each instance classify one image before it serves: that in `WARM_UP_PATH` if it fits, else a black one.
+
+    Samples of other names are the operator's: they stay, unless the model's input is no longer what they were made for.
+    """
+    image = config.input[0]
+    for index in reversed(range(len(config.model_warmup))):
+        sample = config.model_warmup[index]
+        if sample.name == _WARM_UP or not _fits(sample, image):
+            del config.model_warmup[index]
+    tensor = config.model_warmup.add(name=_WARM_UP, batch_size=1).inputs[image.name]
+    tensor.data_type = image.data_type
+    tensor.dims.extend(_dims(image))
+    path = model_dir / WARM_UP_PATH
+    if path.is_file() and path.stat().st_size == _bytes_of(image):
+        tensor.input_data_file = path.name
+    else:
+        tensor.zero_data = True
+
+
+def _fits(sample: pb.ModelWarmup, image: pb.ModelInput) -> bool:
+    tensor = sample.inputs.get(image.name)
+    return (
+        tensor is not None
+        and tensor.data_type == image.data_type
+        and all(ours in (-1, theirs) for ours, theirs in zip(image.dims, tensor.dims, strict=False))
+    )
+
+
+def _dims(image: pb.ModelInput) -> list[int]:
+    """Of the image that warms up, of any size where the model takes any."""
+    return [size if size > 0 else _ANY_SIZE for size in image.dims]
+
+
+def _bytes_of(image: pb.ModelInput) -> int:
+    dtype = triton_to_np_dtype(pb.DataType.Name(image.data_type).removeprefix("TYPE_"))
+    return int(np.prod(_dims(image))) * np.dtype(dtype).itemsize

@@ -1,0 +1,79 @@
+"""The command line: mounts the commands of each room, and explains errors instead of showing tracebacks."""
+
+from __future__ import annotations
+
+import sys
+from typing import NoReturn
+
+import typer
+from rich.console import Console
+from rich.markup import escape
+
+from heatserve.certification.errors import HeatserveError
+from heatserve.commands.attack import attack
+from heatserve.commands.audit import audit
+from heatserve.commands.bench import bench
+from heatserve.commands.calibrate import calibrate, calibrate_variant
+from heatserve.commands.certify import certify_dataset
+from heatserve.commands.conformance import conformance
+from heatserve.commands.experiment import experiment
+from heatserve.commands.export import export
+from heatserve.commands.predict import predict
+from heatserve.commands.quickstart import quickstart
+from heatserve.commands.serve import serve
+from heatserve.commands.train import import_weights, train
+from heatserve.commands.tune import tune
+
+app = typer.Typer(
+    no_args_is_help=True,
+    rich_markup_mode="markdown",
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    help=(
+        "Certified image classification in one forward pass, served by Triton.\n\n"
+        "**Start here:** `heatserve quickstart` trains, smooths, exports, calibrates and serves a digit classifier.\n\n"
+        "**Your own model:** `train baseline` → `train heat` or `train average` → `export` → `calibrate` → `audit` → "
+        "`serve` → `predict`."
+    ),
+)
+app.command()(quickstart)
+app.add_typer(train, name="train")
+for command in (
+    import_weights,
+    export,
+    calibrate,
+    calibrate_variant,
+    audit,
+    certify_dataset,
+    serve,
+    predict,
+    tune,
+    conformance,
+    attack,
+):
+    app.command()(command)
+app.add_typer(bench, name="bench")
+app.add_typer(experiment, name="experiment")
+
+
+def main() -> None:
+    """Run the command line.
+
+    Exit codes: 0 done, 1 an error that was explained, 2 wrong usage, 3 a failed audit, or an engine that breaks
+    promises, 130 interrupted.
+    """
+    try:
+        app()
+    except HeatserveError as error:
+        _fail(str(error))
+    except ModuleNotFoundError as error:  # every other library comes with an extra
+        _fail(
+            f"this command needs the package {error.name!r}, which is not installed: pip install 'heatserve[train]' "
+            f"to train, export, audit and measure, 'heatserve[bench]' to attack, 'heatserve[serve]' to serve, "
+            f"'heatserve[client]' to ask"
+        )
+
+
+def _fail(message: str) -> NoReturn:
+    Console(stderr=True, highlight=False).print(f"[bold red]error:[/] {escape(message)}", soft_wrap=True)
+    sys.exit(1)

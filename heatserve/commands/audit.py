@@ -1,0 +1,91 @@
+"""`heatserve audit`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.console import Console
+
+from heatserve.certification.errors import HeatserveError
+from heatserve.certification.files import write_atomically
+from heatserve.commands.options import KEPT, Kept, Repository
+
+if TYPE_CHECKING:
+    from heatserve.export.audit.audit import Audit
+
+
+FAILED = 3
+"""Exit code of an audit that failed; 1 and 2 are errors, where nothing was judged."""
+
+
+def audit(
+    name: Annotated[str, typer.Argument(help="Model in the repository; its newest version is audited.")],
+    data: Annotated[
+        str | None,
+        typer.Option(
+            help="`digits`, `cifar10`, `imagenet` or `imagefolder:PATH`, always its split `test`; by default what v "
+            "was trained on."
+        ),
+    ] = None,
+    root: Annotated[Path | None, typer.Option(help="Folder of the data set; cifar10 and imagenet need it.")] = None,
+    repository: Repository = Path("model_repository"),
+    images: Annotated[int, typer.Option(min=1, help="Test images, at most what the split has.")] = 1000,
+    seed: Annotated[
+        int | None,
+        typer.Option(
+            min=0, help="Decides the noise of Certify, and which images; by default one that the card has not."
+        ),
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="Write the audit there: `.html`, one page with figures, or `.json`, all of it.")
+    ] = None,
+    kept: Kept = KEPT,
+    as_json: Annotated[bool, typer.Option("--json", help="Write the audit to stdout as JSON, not tables.")] = False,
+) -> None:
+    """Can this be deployed? Hold the served file against Certify, on images that made neither network nor card.
+
+    Judges the promise on the card, with the card's n₀, n and alpha of Certify: PASS, unless the data speak against it
+    or are too few to. A model that is not calibrated promises nothing, and fails.
+
+    **Exit codes:** 0 PASS, 3 FAIL, 1 an error that is explained (nothing was audited).
+
+    **Example:** `heatserve audit digits --out audit.html`
+    """
+    from heatserve.export.audit.audit import audit_model, unused_seed
+    from heatserve.export.audit.report import audit_report
+    from heatserve.export.calibration.report import progress_bar
+    from heatserve.export.calibration.sampling import check_classes, sample
+    from heatserve.export.repository.layout import open_model
+
+    as_written = _audit_format(out)
+    model = open_model(repository, name)
+    data = data or str(model.card.training["dataset"])
+    seed = unused_seed(model.card) if seed is None else seed
+    check_classes(model.card, data, root=root)
+    audited = audit_model(
+        model, sample(data, "test", root=root, count=images, seed=seed), seed=seed, kept=kept, progress=progress_bar
+    )
+    if as_json:
+        typer.echo(audited.to_json())
+    else:
+        Console(highlight=False).print(audit_report(audited))
+    if out:
+        write_atomically(out, as_written(audited).encode())
+    if not audited.verdict.passed:
+        raise typer.Exit(FAILED)
+
+
+def _audit_format(out: Path | None) -> Callable[[Audit], str]:
+    """What `out` is to hold, by its suffix; asked before the work, so that what is missing is missed at once."""
+    from heatserve.export.audit.audit import Audit
+
+    if out is None or out.suffix == ".json":
+        return Audit.to_json
+    if out.suffix == ".html":
+        from heatserve.export.audit.page import audit_page
+
+        return audit_page
+    raise HeatserveError(f"out: expected a file that ends in .html or .json, got {out}")

@@ -1,0 +1,149 @@
+"""`heatserve calibrate` and `heatserve calibrate-variant`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from heatserve.certification.files import write_atomically
+from heatserve.commands.options import KEPT, Kept, Repository, Sampling, noise_source
+
+
+def calibrate(
+    name: Annotated[str, typer.Argument(help="Model in the repository; its newest version is calibrated.")],
+    data: Annotated[
+        str | None,
+        typer.Option(help="`digits`, `cifar10`, `imagenet` or `imagefolder:PATH`; by default what v was trained on."),
+    ] = None,
+    root: Annotated[Path | None, typer.Option(help="Folder of the data set; cifar10 and imagenet need it.")] = None,
+    repository: Repository = Path("model_repository"),
+    alpha: Annotated[float, typer.Option(help="α: largest overclaim rate, given a positive radius.")] = 0.01,
+    delta: Annotated[float, typer.Option(help="δ: the bound holds with confidence 1 − δ.")] = 0.05,
+    images: Annotated[int, typer.Option(min=1, help="Calibration images, at most what the split has.")] = 2000,
+    test_images: Annotated[int, typer.Option(min=1, help="Test images that the card's figures are measured on.")] = 500,
+    n0: Annotated[int, typer.Option(min=1, help="n₀ of Certify: votes to guess the class.")] = 100,
+    n: Annotated[
+        int | None,
+        typer.Option(min=1, help="n of Certify: votes to bound its probability; by default 1000, with --alone 10000."),
+    ] = None,
+    certify_alpha: Annotated[float, typer.Option(min=0, max=1, help="Error probability of each Certify.")] = 0.001,
+    radius: Annotated[
+        float | None, typer.Option(min=0, help="The radius that matters most (L2, pixels in [0,1]); by default all do.")
+    ] = None,
+    alone: Annotated[
+        bool,
+        typer.Option(
+            "--alone",
+            help="Serve --radius or nothing: votes stop as soon as they decide on it, at most n of them. Most images "
+            "need few, so a high n costs little.",
+        ),
+    ] = False,
+    seed: Annotated[int, typer.Option(help="Decides the noise of Certify, and which images are taken.")] = 0,
+    sampling: Sampling = "float32",
+    kept: Kept = KEPT,
+    as_json: Annotated[bool, typer.Option("--json", help="Write the certificate card to stdout, not a table.")] = False,
+) -> None:
+    """Give a served graph the radii that it can back: run it against Certify on images that training never saw.
+
+    Writes the next version of the model: the same network, calibrated constants, and a card with the promise.
+
+    **Example:** `heatserve calibrate digits --alpha 0.05`
+    """
+    from heatserve.certification.calibration import servable
+    from heatserve.export.calibration.calibrate import calibrate_model
+    from heatserve.export.calibration.report import card_report, progress_bar
+    from heatserve.export.calibration.sampling import sample
+    from heatserve.export.card import MonteCarlo
+    from heatserve.export.repository.layout import open_model
+
+    if alone and radius is None:
+        raise typer.BadParameter("expected the radius that is served alone", param_hint="--radius")
+    monte_carlo = MonteCarlo(
+        n0=n0,
+        n=n or (10_000 if alone else 1000),
+        alpha=certify_alpha,
+        seed=seed,
+        sampling=noise_source(sampling).sampling,
+        decides=float(servable(radius)) if alone and radius else None,
+    )
+    model = open_model(repository, name)
+    data = data or str(model.card.training["dataset"])
+    console = Console(stderr=as_json, highlight=False)
+    calibrated = calibrate_model(
+        model,
+        sample(data, "calibration", root=root, count=images, seed=seed),
+        sample(data, "test", root=root, count=test_images, seed=seed),
+        alpha=alpha,
+        delta=delta,
+        monte_carlo=monte_carlo,
+        target=radius,
+        kept=kept,
+        progress=progress_bar,
+    )
+    if as_json:
+        typer.echo(calibrated.card.model_dump_json(indent=2))
+    else:
+        console.print(f"wrote   {calibrated.path}", soft_wrap=True)
+        console.print(card_report(calibrated.card))
+
+
+def calibrate_variant(
+    variant: Annotated[str, typer.Argument(help="Uncalibrated model, exported from the checkpoint of the other.")],
+    name: Annotated[str, typer.Argument(help="Calibrated model that it is a variant of.")],
+    root: Annotated[Path | None, typer.Option(help="Folder of the data set; cifar10 and imagenet need it.")] = None,
+    repository: Repository = Path("model_repository"),
+    max_loss: Annotated[
+        float,
+        typer.Option(min=0, max=1, help="Share of the test images that may lose their certificate, at any radius."),
+    ] = 0.05,
+    kept: Kept = KEPT,
+    out: Annotated[Path | None, typer.Option(help="Write the comparison there, as JSON.")] = None,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Write the comparison to stdout as JSON, not tables.")
+    ] = False,
+) -> None:
+    """Calibrate a variant as a model was (UINT8 input, FP16, INT8), and say what it wins in latency and loses in radii.
+
+    Certify's answers are those of the base, which both share: where they are kept, nothing is certified again.
+    Refuses a variant whose certificates have become useless.
+
+    **Example:** `heatserve calibrate-variant cifar10_int8 cifar10 --root data/cifar10`
+    """
+    from functools import partial
+
+    from heatserve.export.calibration.calibrate import calibrate_model
+    from heatserve.export.calibration.compare import calibrated_parts, check_loss, compare
+    from heatserve.export.calibration.report import card_report, comparison_report, progress_bar
+    from heatserve.export.calibration.sampling import sample
+    from heatserve.export.repository.layout import open_model
+
+    model, other = open_model(repository, name), open_model(repository, variant)
+    calibration, evaluation = calibrated_parts(model, other)
+    checked, tested = calibration.check, evaluation.data
+    images = calibration.fit.images + checked.images
+    calibrated = calibrate_model(
+        other,
+        sample(checked.dataset, checked.split, root=root, count=images, seed=checked.seed),
+        sample(tested.dataset, tested.split, root=root, count=tested.images, seed=tested.seed),
+        alpha=calibration.alpha,
+        delta=1 - calibration.confidence,
+        monte_carlo=calibration.monte_carlo,
+        test_monte_carlo=evaluation.monte_carlo,
+        target=calibration.target,
+        accept=partial(check_loss, expected=evaluation, target=calibration.target, max_loss=max_loss),
+        kept=kept,
+        progress=progress_bar,
+    )
+    found = compare(calibrated, model)
+    if out:
+        write_atomically(out, found.to_json().encode())
+    if as_json:
+        typer.echo(found.to_json())
+        return
+    console = Console(highlight=False)
+    console.print(f"wrote   {calibrated.path}", soft_wrap=True)
+    console.print(card_report(calibrated.card))
+    console.print(comparison_report(found))

@@ -1,0 +1,65 @@
+"""`heatserve certify-dataset`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from heatserve.commands.options import Repository, Sampling, noise_source
+
+
+def certify_dataset(
+    name: Annotated[str, typer.Argument(help="Model in the repository; the newest version's base is certified.")],
+    data: Annotated[
+        str | None,
+        typer.Option(help="`digits`, `cifar10`, `imagenet` or `imagefolder:PATH`; by default what v was trained on."),
+    ] = None,
+    root: Annotated[Path | None, typer.Option(help="Folder of the data set; cifar10 and imagenet need it.")] = None,
+    repository: Repository = Path("model_repository"),
+    results: Annotated[
+        Path | None, typer.Option(help="Results file, continued if it exists; by default runs/NAME.certify.jsonl.")
+    ] = None,
+    images: Annotated[int, typer.Option(min=1, help="Test images, at most what the split has.")] = 500,
+    n0: Annotated[int, typer.Option(min=1, help="n₀: votes to guess the class.")] = 100,
+    n: Annotated[int, typer.Option(min=1, help="n: votes to bound its probability.")] = 10_000,
+    alpha: Annotated[float, typer.Option(min=0, max=1, help="Error probability of each certificate.")] = 0.001,
+    top_k: Annotated[int, typer.Option(min=1, help="k: a vote for any of the k most frequent classes counts.")] = 1,
+    seed: Annotated[int, typer.Option(help="Decides the noise, and which images are taken.")] = 0,
+    sampling: Sampling = "float32",
+    ray: Annotated[
+        str | None, typer.Option(metavar="ADDRESS", help="Ray cluster that does the work, or `local` to start one.")
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Write the summary to stdout as JSON, not a table.")] = False,
+) -> None:
+    """Certify a test set with Monte Carlo: certified accuracy over radius. Interrupted, it goes on where it was.
+
+    Each image's result is a line of an append-only file, the same on one machine and on a cluster.
+
+    **Example:** `heatserve certify-dataset digits --n 1000`
+    """
+    import json
+
+    from heatserve.export.calibration.dataset import certify_dataset as run
+    from heatserve.export.calibration.report import dataset_report, progress_bar
+    from heatserve.export.calibration.sampling import sample
+    from heatserve.export.card import MonteCarlo
+    from heatserve.export.repository.layout import open_model
+
+    noise = noise_source(sampling)
+    model = open_model(repository, name)
+    summary = run(
+        model,
+        sample(data or str(model.card.training["dataset"]), "test", root=root, count=images, seed=seed),
+        results or Path("runs") / f"{name}.certify.jsonl",
+        monte_carlo=MonteCarlo(n0=n0, n=n, alpha=alpha, seed=seed, sampling=noise.sampling),
+        top_k=top_k,
+        ray_address=ray,
+        progress=progress_bar,
+    )
+    if as_json:
+        typer.echo(json.dumps(summary, indent=2))
+    else:
+        Console(highlight=False).print(dataset_report(summary))

@@ -1,0 +1,66 @@
+"""`heatserve conformance`."""
+
+from __future__ import annotations
+
+from functools import partial
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+BROKEN = 3
+"""Exit code of an engine that does not mean what the certificate says; 1 and 2 are errors."""
+
+
+def conformance(
+    engines: Annotated[
+        list[str] | None,
+        typer.Option("--engine", help="One of those in the table; several times for several; by default all."),
+    ] = None,
+    examples: Annotated[int, typer.Option(min=1, help="Hard cases for each of the graphs.")] = 1000,
+    seed: Annotated[int, typer.Option(min=0, help="Of the cases.")] = 0,
+    out: Annotated[Path | None, typer.Option(help="Write all that was found there, as JSON.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Write JSON to stdout, not a table.")] = False,
+) -> None:
+    """Does every engine on this machine mean what the certificate says? Hold each against float64.
+
+    Graphs whose logits are known, ties and extremes among them, for 2, 10 and 1000 classes; every invalid pixel.
+    No radius may be above its float64 value for the engine's own probabilities. Engines that are absent are named.
+
+    **Exit codes:** 0 all promises kept, 3 one was broken or a graph refused, 1 an error, or no engine is here.
+
+    **Example:** `heatserve conformance --engine onnxruntime --examples 100`
+    """
+    import json
+
+    from rich.progress import Progress
+
+    from heatserve.certification.files import write_atomically
+    from heatserve.export.provenance import provenance
+    from heatserve.serving.conformance.report import conformance_table
+    from heatserve.serving.conformance.triton import conform_all
+
+    with Progress(console=Console(stderr=True), transient=True) as progress:
+        findings, absent = conform_all(
+            engines,
+            examples=examples,
+            seed=seed,
+            progress=lambda name, probes: partial(progress.advance, progress.add_task(name, total=probes)),
+        )
+    results = {
+        **provenance("onnx", "onnxruntime", "numpy", "scipy", "nvidia-pytriton"),
+        "seed": seed,
+        "examples": examples,
+        "engines": {name: found.to_dict() for name, found in findings.items()},
+        "absent": absent,
+    }
+    text = json.dumps(results, indent=2) + "\n"
+    if out:
+        write_atomically(out, text.encode())
+    if as_json:
+        typer.echo(text, nl=False)
+    else:
+        Console(highlight=False).print(conformance_table(findings, absent))
+    if not all(found.passed for found in findings.values()):
+        raise typer.Exit(BROKEN)

@@ -1,0 +1,107 @@
+"""`heatserve export`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import typer
+from rich.console import Console
+
+from heatserve.commands.options import Repository
+
+if TYPE_CHECKING:
+    from heatserve.export.card import InputType, Precision
+    from heatserve.export.exporting import Variant
+
+
+INT8_IMAGES = 256
+"""Training images that set the ranges of INT8 activations."""
+
+
+def export(
+    checkpoint: Annotated[Path, typer.Argument(help="Checkpoint of the single-pass model v, from `heatserve train`.")],
+    name: Annotated[str, typer.Option(help="Name of the served model.")],
+    repository: Repository = Path("model_repository"),
+    base: Annotated[
+        Path | None,
+        typer.Option(help="Checkpoint of the base classifier f that Monte Carlo certifies; by default v itself."),
+    ] = None,
+    sigma: Annotated[
+        float | None, typer.Option(help="σ of the smoothing noise, pixels in [0,1]; by default v's own.")
+    ] = None,
+    input_type: Annotated[
+        Literal["FP32", "UINT8"],
+        typer.Option("--input", case_sensitive=False, help="FP32 [N,C,H,W] in [0,1], or UINT8 [N,H,W,C]."),
+    ] = "FP32",
+    resize: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            help="With UINT8: take pictures of any size, bring their shorter side to as many pixels, and cut out the "
+            "centre. Radii are about what is cut out.",
+        ),
+    ] = None,
+    precision: Annotated[
+        Literal["fp32", "fp16", "int8"],
+        typer.Option(help="Of the network; fp16 is for GPUs, int8 for CPUs. The certificate is FP32 always."),
+    ] = "fp32",
+    root: Annotated[
+        Path | None, typer.Option(help="Folder of the data set that v was trained on; int8 finds its ranges there.")
+    ] = None,
+    backend: Annotated[
+        Literal["auto", "onnxruntime-cuda", "onnxruntime-tensorrt", "tensorrt"],
+        typer.Option(
+            help="`auto`: ONNX Runtime on the CPU, in whatever Triton is at hand. `tensorrt`: a plan, built here for "
+            "the GPU of this machine. `onnxruntime-…`: ONNX Runtime's providers, which may round to TF32. A model is "
+            "calibrated where it is served: on that GPU."
+        ),
+    ] = "auto",
+    tf32: Annotated[
+        bool, typer.Option("--tf32", help="Let a plan's convolutions round their inputs to ten bits of mantissa.")
+    ] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Write the certificate card to stdout, not a table.")] = False,
+) -> None:
+    """Turn a checkpoint into one certified ONNX graph that Triton serves, with its certificate card.
+
+    The graph holds normalisation, softmax, certificate and input checks. It serves radius 0 until it is calibrated.
+
+    Export a checkpoint again, under another name, as another variant: with `--input uint8`, or in another precision.
+    Each is calibrated by itself: `heatserve calibrate-variant VARIANT NAME` says what it wins and what it loses.
+
+    **Example:** `heatserve export runs/heat.safetensors --name digits`
+    """
+    from heatserve.export.exporting import export_checkpoint
+
+    variant = _variant(input_type, precision, resize, checkpoint, root)
+    model = export_checkpoint(
+        checkpoint,
+        repository=repository,
+        name=name,
+        base=base,
+        sigma=sigma,
+        variant=variant,
+        backend=backend,
+        tf32=tf32,
+    )
+    if as_json:
+        typer.echo(model.card.model_dump_json(indent=2))
+        return
+    console = Console(highlight=False)
+    console.print(f"wrote   {model.path}", soft_wrap=True)
+    console.print(f"graph   sha256 {model.card.graph_sha256}", soft_wrap=True)
+    where = " --root FOLDER" if model.card.training["dataset"] in ("cifar10", "imagenet") else ""
+    console.print(f"Certified radii are 0 until: heatserve calibrate {name}{where}")
+
+
+def _variant(
+    input_type: InputType, precision: Precision, resize: int | None, checkpoint: Path, root: Path | None
+) -> Variant:
+    from heatserve.export.calibration.sampling import sample
+    from heatserve.export.exporting import Variant
+    from heatserve.training.checkpoint import load_checkpoint
+
+    if precision != "int8":
+        return Variant(input_type, precision, resize=resize)
+    dataset = load_checkpoint(checkpoint).metadata.dataset
+    return Variant(input_type, precision, sample(dataset, "train", root=root, count=INT8_IMAGES), resize)

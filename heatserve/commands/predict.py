@@ -1,0 +1,63 @@
+"""`heatserve predict`."""
+
+from __future__ import annotations
+
+import sys
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.console import Console
+
+if TYPE_CHECKING:
+    from heatserve.serving.client.wire import Prediction
+
+
+def predict(
+    images: Annotated[list[Path], typer.Argument(metavar="IMAGE", help="Image files, or .npy arrays.")],
+    model: Annotated[str, typer.Option(help="The model's name on the server.")],
+    url: Annotated[str, typer.Option(help="grpc://host:port, or http://host:port.")] = "grpc://127.0.0.1:8001",
+    as_json: Annotated[bool, typer.Option("--json", help="Write JSON to stdout, not a table.")] = False,
+) -> None:
+    """Ask a server for the class and the certificate of image files.
+
+    An image must have the model's size. An .npy array is float32 [N,C,H,W] in [0,1], or uint8 [N,H,W,C].
+
+    **Example:** `heatserve predict cat.png dog.png --model cifar10`
+    """
+    from heatserve.serving.client.client import Client
+    from heatserve.serving.client.image_files import read_images
+    from heatserve.tables import predictions_table
+
+    rows: list[tuple[str, Prediction, float]] = []
+    with Client(url, model=model) as client:
+        spec = client.spec()
+        for path in images:
+            pixels = read_images(path, spec.input_shape, spec.input_type)
+            start = time.perf_counter()
+            predictions = client.predict(pixels)
+            seconds = time.perf_counter() - start
+            rows.extend((str(path), prediction, seconds) for prediction in predictions)
+    if as_json:
+        _write_json(rows)
+    else:
+        Console().print(predictions_table(rows))
+
+
+def _write_json(rows: list[tuple[str, Prediction, float]]) -> None:
+    import json
+    from dataclasses import asdict
+
+    records = [
+        {
+            "image": image,
+            **asdict(prediction),
+            "probabilities": prediction.probabilities.tolist(),
+            "top_k": prediction.top_k.tolist(),
+            "seconds": seconds,
+        }
+        for image, prediction, seconds in rows
+    ]
+    json.dump(records, sys.stdout, indent=2)
+    sys.stdout.write("\n")

@@ -1,0 +1,109 @@
+"""`heatserve serve`."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.console import Console
+
+from heatserve.commands.options import BackendDirectory, GrpcPort, Host, HttpPort, MetricsPort, Repository
+
+if TYPE_CHECKING:
+    from heatserve.export.repository.layout import ModelVersion
+    from heatserve.serving.triton.endpoints import Endpoints
+    from heatserve.serving.triton.server import TritonServer
+
+
+def serve(
+    models: Annotated[list[str] | None, typer.Argument(metavar="MODEL", help="Models to serve; none: all.")] = None,
+    repository: Repository = Path("model_repository"),
+    host: Host = "127.0.0.1",
+    http_port: HttpPort = 8000,
+    grpc_port: GrpcPort = 8001,
+    metrics_port: MetricsPort = 8002,
+    backend_directory: BackendDirectory = None,
+) -> None:
+    """Serve certified models with Triton until Ctrl-C.
+
+    Refuses a model whose certificate card does not match its graph; a model that was not calibrated serves radius 0.
+
+    **Example:** `heatserve serve digits --http-port 9000`
+    """
+    from heatserve.serving.triton.endpoints import Endpoints
+
+    endpoints = Endpoints(host=host, http=http_port, grpc=grpc_port, metrics=metrics_port)
+    run_server(Console(highlight=False), repository, models or (), endpoints, backend_directory=backend_directory)
+
+
+def run_server(
+    console: Console,
+    repository: Path,
+    models: Sequence[str],
+    endpoints: Endpoints,
+    *,
+    backend_directory: Path | None = None,
+    on_ready: Callable[[TritonServer], object] = lambda _: None,
+    stay: bool = True,
+) -> None:
+    """Serve until Ctrl-C or SIGTERM, or only as long as `on_ready` takes."""
+    from heatserve.serving.triton.server import TritonServer
+
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # ends like a Ctrl-C, at any moment
+    try:
+        with TritonServer(
+            repository, models=models, endpoints=endpoints, backend_directory=backend_directory
+        ) as server:
+            on_ready(server)
+            if not stay:
+                return
+            _print_served(console, server)
+            try:
+                server.wait()
+            except KeyboardInterrupt:
+                console.print("Stopping: requests in flight are finished first; Ctrl-C again ends at once.")
+    except KeyboardInterrupt:  # before it was ready, or again
+        pass
+    console.print("Stopped.")
+
+
+def _print_served(console: Console, server: TritonServer) -> None:
+    from heatserve.tables import models_table
+
+    urls = server.endpoints
+    console.print(models_table(server.models))
+    console.print(f"gRPC     {urls.grpc_url}\nHTTP     {urls.http_url}\nmetrics  {urls.metrics_url}", soft_wrap=True)
+    console.print(f"log      {server.log}\n\n{_examples(server.models[0], urls)}", markup=False, soft_wrap=True)
+    console.print("\nCtrl-C stops the server.")
+
+
+def _examples(model: ModelVersion, urls: Endpoints) -> str:
+    """How to call `model`: each can be copied and run."""
+    channels, height, width = model.card.input_shape
+    layout, array, grey = f"[N,{channels},{height},{width}]", "float32 {} in [0,1]", 0.5
+    if model.card.input_type == "UINT8":
+        layout, array, grey = f"[N,{height},{width},{channels}]", "uint8 {}", 128
+    size = "any size" if model.card.resize else f"{width}×{height} pixels"
+    return f"""\
+from the shell, with a picture of {size}:
+    {_program("heatserve")} predict picture.png --url {urls.grpc_url} --model {model.name}
+from {_program("python")}, images {array.format(layout)}:
+    from heatserve import Client
+    with Client("{urls.grpc_url}", model="{model.name}") as client:
+        print(client.predict(images))
+from anywhere, a grey image over HTTP:
+    python3 -c 'import json; print(json.dumps({{"inputs": [{{"name": "image", "datatype": "{model.card.input_type}",
+        "shape": {layout.replace("N", "1")}, "data": [{grey}] * {channels * height * width}}}]}}))' |
+        curl -s {urls.http_url}/v2/models/{model.name}/infer -d @-"""
+
+
+def _program(name: str) -> str:
+    """What to type for a program of this Python's environment: its name if the shell finds it, else its path."""
+    path = Path(sys.executable).parent / name
+    return name if shutil.which(name) == str(path) else os.path.relpath(path)

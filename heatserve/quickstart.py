@@ -1,0 +1,123 @@
+"""From nothing to certified answers in a minute: the whole road on scikit-learn's real digits.
+
+The only module of this room that trains and exports: it imports torch, and only when there is no model yet.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+from rich.console import Console
+
+from heatserve.export.calibration.calibrate import calibrate_model
+from heatserve.export.calibration.report import card_report, progress_bar
+from heatserve.export.card import MonteCarlo
+from heatserve.export.repository.layout import ModelVersion, open_model, version_dirs
+from heatserve.serving.client.client import Client
+from heatserve.serving.client.wire import Prediction
+from heatserve.serving.triton.endpoints import Endpoints
+from heatserve.tables import predictions_table, text_art
+
+NAME = "quickstart_digits"
+SIGMA = 0.25
+ALPHA, DELTA = 0.05, 0.05
+MONTE_CARLO = MonteCarlo(n0=50, n=500, alpha=0.001, seed=0)
+SEED = 0
+SHOWN = 4
+"""Test images that are asked about over each protocol."""
+
+
+def make_model(repository: Path, runs: Path, console: Console) -> ModelVersion:
+    """The calibrated digits model: found in `repository`, or trained, smoothed, exported and calibrated into it.
+
+    Args:
+        repository: model repository, made if absent.
+        runs: folder for the two checkpoints.
+        console: told what happens and how long it takes.
+
+    Raises:
+        CardError: there is a model of that name, but its card does not match its graphs.
+    """
+    if version_dirs(repository / NAME):
+        model = open_model(repository, NAME)
+        if model.card.calibration is not None:
+            console.print(
+                f"found    {model.path}, calibrated; delete {repository / NAME} to start afresh", soft_wrap=True
+            )
+            return model
+    return _calibrate(_smooth(repository, runs, console), console)
+
+
+def _smooth(repository: Path, runs: Path, console: Console) -> ModelVersion:
+    """Train, smooth and export."""
+    from heatserve.export.exporting import export_checkpoint
+    from heatserve.training.data.splits import load_data
+    from heatserve.training.methods.parameters import HeatParameters
+    from heatserve.training.recipes import train_baseline, train_from
+
+    data = load_data("digits", "train")
+    with _step(console, f"train    a small convolutional network on {len(data)} handwritten digits"):
+        baseline = train_baseline(data, "digits_cnn", out=runs / "digits_baseline.safetensors", seed=SEED)
+    with _step(console, f"smooth   it with the heat loss: one epoch, no labels, σ = {SIGMA}"):
+        smoothed = train_from(
+            baseline, data, HeatParameters(sigma=SIGMA), out=runs / "digits_heat.safetensors", seed=SEED
+        )
+    with _step(console, "export   one ONNX graph: normalisation, network, softmax, certificate, input checks"):
+        return export_checkpoint(smoothed, repository=repository, name=NAME)
+
+
+def _calibrate(model: ModelVersion, console: Console) -> ModelVersion:
+    from heatserve.export.calibration.sampling import sample
+
+    with _step(console, f"certify  Monte Carlo, n = {MONTE_CARLO.n}, to calibrate the single pass against"):
+        calibrated = calibrate_model(
+            model,
+            sample("digits", "calibration", seed=SEED),
+            sample("digits", "test", seed=SEED),
+            alpha=ALPHA,
+            delta=DELTA,
+            monte_carlo=MONTE_CARLO,
+            progress=progress_bar,
+        )
+    console.print()
+    console.print(card_report(calibrated.card))
+    console.print()
+    return calibrated
+
+
+@contextmanager
+def _step(console: Console, what: str) -> Iterator[None]:
+    """Say what happens now, and afterwards how long it took."""
+    console.print(what, soft_wrap=True)
+    start = time.perf_counter()
+    yield
+    console.print(f"         {time.perf_counter() - start:.1f} s", style="dim")
+
+
+def ask(endpoints: Endpoints, runs: Path, console: Console) -> None:
+    """Send real test images to the running server, over gRPC and over HTTP, and print the answers.
+
+    The images are also written to `runs`, so that there is something to call `heatserve predict` on.
+    """
+    from heatserve.training.data.splits import load_data
+
+    images, _ = load_data("digits", "test").arrays(range(SHOWN))
+    for protocol, url in (("gRPC", endpoints.grpc_url), ("HTTP", endpoints.http_url)):
+        rows: list[tuple[str, Prediction, float]] = []
+        with Client(url, model=NAME) as client:
+            client.predict(images[:1])  # connect
+            for image in images:
+                start = time.perf_counter()
+                (prediction,) = client.predict(image)
+                rows.append((text_art(image), prediction, time.perf_counter() - start))
+        console.print(f"\n{SHOWN} test images over {protocol}, {url}")
+        console.print(predictions_table(rows))
+    paths = [runs / f"digit_{index}.png" for index in range(SHOWN)]
+    for path, image in zip(paths, images, strict=True):
+        Image.fromarray(np.rint(image[0] * 255).astype(np.uint8)).save(path)
+    console.print(f"\nThe same images are in {runs}, for `heatserve predict`.\n")

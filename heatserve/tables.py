@@ -1,0 +1,70 @@
+"""Served models and predictions as tables for the terminal."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+from rich.table import Table
+from rich.text import Text
+
+if TYPE_CHECKING:
+    from heatserve.export.repository.layout import ModelVersion
+    from heatserve.serving.client.wire import Prediction
+
+_HALF_BLOCKS = " ▄▀█"
+
+
+def text_art(image: NDArray[np.float32]) -> str:
+    """A small image [C, H, W] or [H, W] in [0,1] as ⌈H/2⌉ lines of W characters of two pixels each; bright is ink."""
+    ink = (image.mean(axis=0) if image.ndim == 3 else image) > 0.5
+    if len(ink) % 2:
+        ink = np.vstack([ink, np.zeros_like(ink[:1])])
+    codes = 2 * ink[::2] + ink[1::2]  # a character is twice as high as wide
+    return "\n".join("".join(_HALF_BLOCKS[code] for code in row) for row in codes)
+
+
+def models_table(models: Iterable[ModelVersion]) -> Table:
+    """One row per served model: what its certificate card promises."""
+    table = Table("model", "version", "σ", "image", "certified radius")
+    for model in models:
+        card = model.card
+        image = f"{card.input_type} {'×'.join(map(str, card.input_shape))}"
+        table.add_row(model.name, str(model.version), f"{card.sigma:g}", image, _promise(model))
+    return table
+
+
+def _promise(model: ModelVersion) -> Text:
+    calibration = model.card.calibration
+    if calibration is None:
+        return Text("radius 0: not calibrated", style="yellow")
+    alpha, confidence = f"{calibration.alpha * 100:g}%", f"{calibration.confidence * 100:g}%"
+    return Text(
+        f"at most {alpha} of positive radii overclaim, confidence {confidence}, inputs like those calibrated on"
+    )
+
+
+def predictions_table(rows: Iterable[tuple[str, Prediction, float]]) -> Table:
+    """One row per image.
+
+    Args:
+        rows: the image's name or its `text_art`, its prediction, and the seconds that the request took.
+    """
+    table = Table(show_lines=True)
+    table.add_column("image", overflow="fold")
+    table.add_column("class")
+    for heading in ("probability", "L-bound", "certified radius", "nominal radius", "ms"):
+        table.add_column(heading, justify="right")
+    for image, prediction, seconds in rows:
+        table.add_row(
+            Text(image),
+            Text(prediction.class_name or str(prediction.label)),
+            f"{prediction.probability:.3f}",
+            f"{prediction.l_bound:.4f}",
+            f"{prediction.certified_radius:.4f}",
+            f"{prediction.nominal_radius:.4f}",
+            f"{seconds * 1000:.1f}",
+        )
+    return table

@@ -1,0 +1,78 @@
+"""The addresses that Triton listens on: chosen, checked and written as URLs."""
+
+from __future__ import annotations
+
+import errno
+import socket
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
+
+from heatserve.serving.errors import ServingError
+
+
+@dataclass(frozen=True)
+class Endpoints:
+    """An IPv4 address or host name, and TCP ports for HTTP, gRPC and Prometheus metrics; port 0 takes any free one."""
+
+    host: str = "127.0.0.1"
+    http: int = 8000
+    grpc: int = 8001
+    metrics: int = 8002
+
+    @property
+    def http_url(self) -> str:
+        """Where this machine reaches HTTP."""
+        return f"http://{self._reachable}:{self.http}"
+
+    @property
+    def grpc_url(self) -> str:
+        """Where this machine reaches gRPC."""
+        return f"grpc://{self._reachable}:{self.grpc}"
+
+    @property
+    def metrics_url(self) -> str:
+        """Where this machine reads Prometheus metrics."""
+        return f"http://{self._reachable}:{self.metrics}/metrics"
+
+    @property
+    def _reachable(self) -> str:
+        return "127.0.0.1" if self.host == "0.0.0.0" else self.host
+
+    def bound(self) -> Endpoints:
+        """The same endpoints with the host resolved and each port 0 replaced by a free port.
+
+        Raises:
+            ServingError: unknown host, or a port that is taken or forbidden. Names it and its option.
+        """
+        try:
+            host = socket.gethostbyname(self.host)
+        except OSError as error:
+            raise ServingError(f"--host {self.host}: expected an IPv4 address or a host name: {error}") from None
+        with ExitStack() as held:  # all three at once, so that no two get the same free port
+            ports = {
+                name: _bind(held.enter_context(socket.socket()), host, getattr(self, name), f"--{name}-port")
+                for name in ("http", "grpc", "metrics")
+            }
+        return replace(self, host=host, **ports)
+
+
+STANDARD_PORTS = Endpoints()
+"""Triton's own ports, for this machine alone."""
+
+FREE_PORTS = Endpoints(http=0, grpc=0, metrics=0)
+"""Any free ports, for this machine alone."""
+
+
+def _bind(listener: socket.socket, host: str, port: int, option: str) -> int:
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # a port in TIME_WAIT is free for Triton, too
+    try:
+        listener.bind((host, port))
+        listener.listen()
+    except (OSError, OverflowError) as error:
+        if getattr(error, "errno", None) == errno.EADDRINUSE:
+            raise ServingError(
+                f"{option} {port}: expected a free port, found that something listens on {host}:{port} already; "
+                f"stop it, or pass another port ({option} 0 takes any free one)"
+            ) from None
+        raise ServingError(f"{option} {port}: expected a port to listen on at {host}: {error}") from None
+    return int(listener.getsockname()[1])

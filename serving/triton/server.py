@@ -1,0 +1,195 @@
+"""Triton as a guarded child process: started on verified models, ready or explained, and gone without a trace."""
+
+from __future__ import annotations
+
+import http.client
+import os
+import secrets
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, suppress
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING
+
+from heatserve.serving.errors import ServingError
+from heatserve.serving.triton import guarded_exec
+from heatserve.serving.triton.endpoints import STANDARD_PORTS, Endpoints
+from heatserve.serving.triton.installation import find_triton
+from heatserve.serving.triton.log import explain
+from heatserve.serving.triton.workspace import prepare
+
+if TYPE_CHECKING:
+    from heatserve.export.repository.layout import ModelVersion
+
+_POLL_SECONDS = 0.02
+_KILL_AFTER_SECONDS = 5.0  # past the time that Triton was given to drain
+# Shared memory lets a caller name the memory that Triton reads and writes; the others load models, or change what is
+# logged where. Triton closes an API to callers that lack a key, and this key is told to nobody.
+_CLOSED_APIS = "shared-memory,model-repository,trace,logging"
+
+
+class TritonServer:
+    """A running Triton as a context manager.
+
+    The thread that enters the context must outlive it: Linux ends Triton with that thread.
+
+    Attributes:
+        models: the versions served, cards verified.
+        endpoints: where they are served, free ports filled in.
+        log: the file that Triton writes; removed at the end, unless Triton failed.
+    """
+
+    models: tuple[ModelVersion, ...]
+    endpoints: Endpoints
+    log: Path
+
+    def __init__(
+        self,
+        repository: Path,
+        *,
+        models: Sequence[str] = (),
+        endpoints: Endpoints = STANDARD_PORTS,
+        backend_directory: Path | None = None,
+        startup_timeout: float = 60.0,
+        exit_timeout: int = 10,
+    ) -> None:
+        """Describe the server; entering the context starts it.
+
+        Args:
+            repository: a folder of exported models.
+            models: names of those to serve; none: all.
+            endpoints: where to listen.
+            backend_directory: Triton's backends, where they are not beside it.
+            startup_timeout: seconds until all models must be ready.
+            exit_timeout: seconds that requests in flight are given at the end.
+        """
+        self._repository = repository
+        self._names = models
+        self._wanted = endpoints
+        self._backend_directory = backend_directory
+        self._startup_timeout = startup_timeout
+        self._exit_timeout = exit_timeout
+        self._failed = False
+        self._cleanup = ExitStack()
+
+    def __enter__(self) -> TritonServer:
+        """Verify the cards, start Triton and wait until every model is ready.
+
+        Raises:
+            CardError: a model without a card that matches its graphs.
+            ServingError: no models, no usable Triton, a port that is taken, or Triton failed; names its log.
+        """
+        self.models = _verified_models(self._repository, self._names)
+        triton = find_triton(backend_directory=self._backend_directory)
+        self.endpoints = self._wanted.bound()
+        with ExitStack() as cleanup:
+            folder = Path(cleanup.enter_context(tempfile.TemporaryDirectory(prefix="heatserve-")))
+            self._workspace = prepare(triton, self.models, folder)
+            self._start([str(triton.binary), *self._options(shared_memory=folder.name)])
+            cleanup.callback(self._stop, shared_memory=folder.name)
+            self._wait_until_ready()
+            self._cleanup = cleanup.pop_all()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        """Let requests in flight finish, then end Triton and all of its processes, and remove its files."""
+        self._cleanup.close()
+
+    def wait(self) -> None:
+        """Block until Triton ends by itself, which it should not.
+
+        Raises:
+            ServingError: it did. Names its log.
+        """
+        self._process.wait()
+        raise self._failure("ended by itself")
+
+    def _start(self, command: list[str]) -> None:
+        descriptor, name = tempfile.mkstemp(prefix="heatserve-triton-", suffix=".log")
+        self.log = Path(name)
+        with os.fdopen(descriptor, "wb") as log:
+            self._process = subprocess.Popen(
+                [sys.executable, "-IS", guarded_exec.__file__, str(os.getpid()), *command],
+                env=self._workspace.environment,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,  # a Ctrl-C in the terminal reaches us alone, and we let Triton drain
+            )
+
+    def _options(self, *, shared_memory: str) -> Iterator[str]:
+        yield f"--model-repository={self._workspace.repository}"
+        yield f"--backend-directory={self._workspace.backends}"
+        yield f"--backend-config=python,shm-region-prefix-name={shared_memory}"  # servers side by side stay apart
+        yield "--disable-auto-complete-config"  # the exporter wrote all of it; guessing takes a second per model
+        yield f"--exit-timeout-secs={self._exit_timeout}"
+        for service in ("http", "grpc", "metrics"):
+            yield f"--{service}-address={self.endpoints.host}"
+            yield f"--{service}-port={getattr(self.endpoints, service)}"
+        key = secrets.token_hex()
+        yield f"--http-restricted-api={_CLOSED_APIS}:key={key}"
+        yield f"--grpc-restricted-protocol={_CLOSED_APIS}:key={key}"
+
+    def _wait_until_ready(self) -> None:
+        deadline = time.monotonic() + self._startup_timeout
+        while not _is_ready(self.endpoints):
+            if self._process.poll() is not None:
+                raise self._failure("did not start")
+            if time.monotonic() > deadline:
+                raise self._failure(f"was not ready after {self._startup_timeout:g} s")
+            time.sleep(_POLL_SECONDS)
+
+    def _failure(self, what: str) -> ServingError:
+        self._failed = True
+        code = self._process.poll()
+        ending = "" if code is None else f" (exit code {code})"
+        reasons = explain(self.log).replace(str(self._workspace.repository), str(self._repository))
+        return ServingError(f"Triton {what}{ending}; its log {self.log} says:\n{reasons}")
+
+    def _stop(self, *, shared_memory: str) -> None:
+        self._process.terminate()
+        try:
+            self._process.wait(self._exit_timeout + _KILL_AFTER_SECONDS)
+        except subprocess.TimeoutExpired:
+            pass
+        finally:  # also when a second Ctrl-C interrupts the wait
+            with suppress(ProcessLookupError):
+                os.killpg(self._process.pid, signal.SIGKILL)
+            self._process.wait()
+            for region in Path("/dev/shm").glob(f"{shared_memory}*"):
+                region.unlink(missing_ok=True)
+        if not self._failed:
+            self.log.unlink(missing_ok=True)
+
+
+def _verified_models(repository: Path, names: Sequence[str]) -> tuple[ModelVersion, ...]:
+    try:
+        from heatserve.export.repository.layout import open_model, open_models
+    except ImportError as error:
+        raise ServingError(f"serving needs more packages ({error}): pip install 'heatserve[serve]'") from None
+
+    named = (open_model(repository, name) for name in dict.fromkeys(names))
+    models = tuple(named if names else open_models(repository))
+    if not models:
+        raise ServingError(
+            f"{repository}: expected a model repository, found no model in it; write one with `heatserve export`"
+        )
+    return models
+
+
+def _is_ready(endpoints: Endpoints) -> bool:
+    connection = http.client.HTTPConnection(endpoints.http_url.removeprefix("http://"), timeout=1)
+    try:
+        connection.request("GET", "/v2/health/ready")
+        return connection.getresponse().status == http.client.OK
+    except (OSError, http.client.HTTPException):
+        return False
+    finally:
+        connection.close()

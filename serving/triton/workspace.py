@@ -1,0 +1,119 @@
+"""The temporary folder that Triton is started on: the verified models, our backend and its environment."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sys
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import heatserve.serving.backend
+from heatserve.serving.errors import ServingError
+from heatserve.serving.triton.installation import Triton, find_libpython
+
+if TYPE_CHECKING:
+    from tritonclient.grpc import model_config_pb2 as pb
+
+    from heatserve.export.repository.layout import ModelVersion
+
+
+@dataclass(frozen=True)
+class Workspace:
+    """What Triton is started with."""
+
+    repository: Path
+    """Links to exactly the verified models, so that Triton sees no others."""
+    backends: Path
+    environment: dict[str, str]
+
+
+def prepare(triton: Triton, models: Iterable[ModelVersion], folder: Path) -> Workspace:
+    """Fill the empty `folder` with what `triton` needs to serve `models`.
+
+    Raises:
+        CardError: the configuration or the labels of a model are not those of its card.
+        ServingError: the backend that this Triton needs does not run with this Python, or it lacks one that a model was
+            calibrated under.
+    """
+    for model in models:
+        _check_engine(triton, model)
+    repository = folder / "models"
+    repository.mkdir()
+    for model in models:
+        _offer(triton, model, repository / model.name)
+    backends = triton.backends if triton.has_native_onnxruntime else _our_backend(triton, folder)
+    return Workspace(repository, backends, _environment(triton, folder))
+
+
+def _check_engine(triton: Triton, model: ModelVersion) -> None:
+    """Refuse to serve a model by something else than what its promise was measured on."""
+    plan = model.card.plan
+    if plan and not (triton.has_tensorrt and triton.has_native_onnxruntime):
+        needs = f"backends `tensorrt` (TensorRT {plan.tensorrt}, for a plan built on {plan.gpu}) and `onnxruntime`"
+    elif model.card.accelerator and not triton.has_native_onnxruntime:
+        needs = f"backend `onnxruntime`, for its provider {model.card.accelerator}"
+    else:
+        return
+    found = ", ".join(sorted(path.name for path in triton.backends.iterdir()))
+    raise ServingError(
+        f"{model.name}: expected a Triton with NVIDIA's own {needs}, found {triton.binary} with {found}; serve it in "
+        "NVIDIA's container of Triton, or export and calibrate it again with `--backend auto`"
+    )
+
+
+def _offer(triton: Triton, model: ModelVersion, link: Path) -> None:
+    """Link a model, configured for the device that it was calibrated on.
+
+    Where our backend serves, Triton's core passes it batches of any size, for it can say what is wrong with a large
+    one: the core's own refusal names neither the tensor nor the batch that came.
+    """
+    from heatserve.export.repository.layout import served_config, set_engine
+
+    config = served_config(model)
+    set_engine(config, model.card)
+    if not triton.has_native_onnxruntime:
+        config.max_batch_size = 2**31 - 1
+    link_model(link, model.path.parent.resolve(), config)
+
+
+def link_model(link: Path, model_dir: Path, config: pb.ModelConfig) -> None:
+    """Make the folder `link`: links to all that is in the folder of a model, but with another configuration."""
+    from heatserve.export.repository.layout import CONFIG_NAME
+    from heatserve.export.repository.settings import write_config
+
+    link.mkdir()
+    for path in model_dir.iterdir():
+        if path.name != CONFIG_NAME and not path.name.startswith("."):
+            (link / path.name).symlink_to(path)
+    write_config(link / CONFIG_NAME, config)
+
+
+def _our_backend(triton: Triton, folder: Path) -> Path:
+    """A folder of backends that holds Triton's `python` and our `onnxruntime`, which runs on it."""
+    backends = folder / "backends"
+    # Copies: Triton refuses backend files that lead out of their folder.
+    shutil.copytree(triton.backends / "python", backends / "python", ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copy(triton.stub(), backends / "python")
+    (backends / "onnxruntime").mkdir()
+    shutil.copy(Path(heatserve.serving.backend.__file__).with_name("model.py"), backends / "onnxruntime")
+    library = find_libpython()
+    if library.is_absolute():
+        (folder / "lib").mkdir()
+        (folder / "lib" / library.name).symlink_to(library)
+    return backends
+
+
+def _environment(triton: Triton, folder: Path) -> dict[str, str]:
+    """Our environment, with Triton's libraries and a Python that imports what this one does."""
+    libraries = [str(folder / "lib"), str(triton.libraries or ""), os.environ.get("LD_LIBRARY_PATH", "")]
+    modules = [str(Path(heatserve.__file__).parents[1]), *sys.path]
+    return {
+        "ORT_DISABLE_TELEMETRY": "1",  # by default it sends events to its makers; the caller may decide otherwise
+        **os.environ,
+        "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', os.defpath)}",
+        "LD_LIBRARY_PATH": os.pathsep.join(filter(None, libraries)),
+        "PYTHONPATH": os.pathsep.join(filter(None, modules)),
+    }

@@ -1,0 +1,66 @@
+"""`heatserve bench certify`, small: every way is timed, and decisions are counted on images of noise."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from typer.testing import CliRunner
+
+from heatserve.benchmarks.votes import BATCH_SIZES, _ways
+from heatserve.cli import app
+from heatserve.training.data.cifar10 import CIFAR10_CLASSES
+
+WAYS = ["onnxruntime", "heatserve", "heatserve, grid", "torch loop", "art"]
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    """CIFAR-10's layout and classes, one test image of noise each."""
+    for part in ("train", "test"):
+        for index, name in enumerate(CIFAR10_CLASSES):
+            (tmp_path / part / name).mkdir(parents=True)
+            pixels = np.random.default_rng(index).integers(0, 256, (32, 32, 3), dtype=np.uint8)
+            Image.fromarray(pixels).save(tmp_path / part / name / "0000.png")
+    return tmp_path
+
+
+def test_everything_is_measured_and_shown(root: Path, tmp_path: Path) -> None:
+    out = tmp_path / "certify.json"
+    small = ["--rounds", "1", "--passes", "20", "--images", "2", "--n0", "10", "--n", "60"]
+    small += ["--certify-n", "30", "--seed", "3"]
+    result = CliRunner().invoke(
+        app,
+        ["bench", "certify", *small, "--root", str(root), "--out", str(out)],
+        env={"COLUMNS": "200"},
+        catch_exceptions=False,
+    )
+    assert result.exit_code == 0
+    results = json.loads(out.read_text())
+    assert {"command", "machine", "versions", "date"} <= results.keys()
+    assert "adversarial-robustness-toolbox" in results["versions"]
+    assert results["machine"]["load_average"] >= 0
+    speeds = results["speed"]["passes_per_second"]
+    assert list(speeds) == WAYS
+    assert all(found.keys() == {str(size) for size in BATCH_SIZES} for found in speeds.values())
+    best = {name: max(found.values()) for name, found in speeds.items()}
+    assert results["speed"]["ratios"]["heatserve / torch loop"] == pytest.approx(best["heatserve"] / best["torch loop"])
+    for name in ("float32", "grid"):
+        found = results["deciding"]["samplings"][name]["decide"]
+        assert found["yes"] + found["no"] + found["undecided"] == 2
+        assert 10 < found["mean_samples"] <= 70
+        assert found["times_fewer"] == pytest.approx(70 / found["mean_samples"])
+        assert f"{name}: {found['yes']} yes" in result.output
+    for name in WAYS:
+        assert f"│ {name} " in result.output
+
+
+def test_the_peers_certify_what_we_certify() -> None:
+    """A random network votes for one class: every way proves the most that its votes can prove."""
+    ways = _ways(100, seed=0)
+    radii = [ways[name](64) for name in WAYS[1:]]
+    assert radii[0] > 0
+    assert radii == pytest.approx([radii[0]] * 4)

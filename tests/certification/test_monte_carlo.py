@@ -1,0 +1,142 @@
+"""Predict and Certify against a linear classifier, whose Gaussian average and radius are known exactly."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+from scipy.stats import binom, norm
+
+from heatserve.certification.monte_carlo import ABSTAIN, certify, largest_provable, predict
+from heatserve.certification.voting import MonteCarloError
+
+SIGMA = 0.5
+DIRECTION = np.array([3.0, 4.0]) / 5
+
+
+def linear(images: NDArray[np.float32]) -> NDArray[Any]:
+    """Two classes; the boundary is the line through 0 across DIRECTION, so the true radius is |DIRECTION·x|."""
+    side = images.reshape(len(images), -1) @ DIRECTION
+    return np.stack([side, -side], axis=1)
+
+
+def at(distance: float, count: int = 1) -> NDArray[np.float32]:
+    return np.tile((DIRECTION * distance).astype(np.float32).reshape(1, 1, 2), (count, 1, 1, 1))
+
+
+def test_certified_radii_exceed_the_truth_no_more_often_than_alpha() -> None:
+    alpha, runs, distance = 0.05, 1000, 0.4
+    certificates = list(certify(linear, at(distance, runs), sigma=SIGMA, n0=10, n=200, alpha=alpha, seed=1))
+    claimed = [c for c in certificates if c.label != ABSTAIN]
+    wrong = sum(c.label != 0 or c.radius > distance for c in claimed)
+    assert len(claimed) > 0.9 * runs
+    assert wrong <= binom.ppf(0.999, runs, alpha)
+    assert wrong >= binom.ppf(0.001, runs, alpha / 4)  # and the bound is not idle: n = 200 votes make it nearly tight
+
+
+def test_p_lower_covers_the_true_probability_and_tightens_with_n() -> None:
+    truth = norm.cdf(0.4 / SIGMA)
+    few, many = (
+        next(iter(certify(linear, at(0.4), sigma=SIGMA, n=n, alpha=0.001, seed=0))).p_lower for n in (100, 100_000)
+    )
+    assert few < many <= truth
+    assert many == pytest.approx(truth, abs=0.01)
+
+
+def test_abstains_on_the_boundary_and_is_finite_when_all_votes_agree() -> None:
+    images = np.concatenate([at(0.0), at(100.0)])
+    undecided, certain = certify(linear, images, sigma=SIGMA, n=1000, alpha=0.001, seed=0)
+    assert (undecided.label, undecided.radius) == (ABSTAIN, 0.0)
+    assert certain.label == 0
+    assert certain.radius == pytest.approx(SIGMA * largest_provable(n=1000, alpha=0.001))
+    assert certain.radius == pytest.approx(SIGMA * norm.ppf(0.001 ** (1 / 1000)))
+
+
+def test_predict_is_wrong_no_more_often_than_alpha_and_abstains_on_the_boundary() -> None:
+    alpha, runs = 0.05, 1000
+    answers = np.array(list(predict(linear, at(0.1, runs), sigma=SIGMA, n=100, alpha=alpha, seed=2)))
+    assert (answers == 1).sum() <= binom.ppf(0.999, runs, alpha)
+    assert (answers == 0).mean() > 0.2
+    on_boundary = np.array(list(predict(linear, at(0.0, runs), sigma=SIGMA, n=100, alpha=alpha, seed=3)))
+    assert (on_boundary != ABSTAIN).sum() <= binom.ppf(0.999, runs, alpha)
+
+
+def test_the_same_seed_gives_the_same_answer_whatever_the_batch_size() -> None:
+    images = np.concatenate([at(0.1), at(0.2), at(0.3)])
+    runs = [list(certify(linear, images, sigma=SIGMA, n=999, seed=5, batch_size=size)) for size in (1, 7, 256, 5000)]
+    assert all(run == runs[0] for run in runs)
+    other = list(certify(linear, images, sigma=SIGMA, n=999, seed=6))
+    assert other != runs[0]
+
+
+def five_classes(images: NDArray[np.float32]) -> NDArray[Any]:
+    """Votes for the nearest of the angles 0°, 72°, … around the point (1, 0); the first coordinate is 0.4 at first."""
+    angles = np.arange(5) * 2 * np.pi / 5
+    return np.asarray((images.reshape(len(images), 2) - [1.0, 0.0]) @ np.stack([np.cos(angles), np.sin(angles)]))
+
+
+def test_an_image_has_the_same_certificate_in_any_subset_and_order() -> None:
+    images = np.concatenate([at(distance) for distance in (0.1, 0.2, 0.3, 0.4)])
+    every = list(certify(linear, images, sigma=SIGMA, n0=7, n=30, seed=5))
+    some = list(certify(linear, images[[3, 1]], indices=[3, 1], sigma=SIGMA, n0=7, n=30, seed=5, batch_size=16))
+    assert some == [every[3], every[1]]
+    answers = list(predict(linear, images, sigma=SIGMA, n=50, seed=5))
+    assert list(predict(linear, images[2:], indices=[2, 3], sigma=SIGMA, n=50, seed=5)) == answers[2:]
+
+
+def test_batches_are_shared_by_images_and_full() -> None:
+    sizes = list[int]()
+
+    def counted(images: NDArray[np.float32]) -> NDArray[Any]:
+        sizes.append(len(images))
+        return linear(images)
+
+    assert len(list(certify(counted, at(0.3, 10), sigma=SIGMA, n0=3, n=30, batch_size=64))) == 10
+    assert sizes == [64] * 5 + [10]
+
+
+def test_top_k_counts_votes_for_any_of_the_k_most_frequent_classes() -> None:
+    x = np.array([[[[0.4, 0.0]]]], np.float32)
+    one, two, four = (
+        next(iter(certify(five_classes, x, sigma=SIGMA, n=4000, top_k=k, batch_size=100))) for k in (1, 2, 4)
+    )
+    votes = np.bincount(five_classes(x[0] + SIGMA * np.random.default_rng(1).normal(size=(10**6, 1, 2))).argmax(1))
+    assert set(two.classes) == {2, 3}
+    assert one.classes == two.classes[:1] == (one.guess if one.label != ABSTAIN else one.classes[0],)
+    assert two.label == two.classes[0]
+    assert len(set(four.classes)) == 4
+    for certificate in (one, two, four):
+        truth = votes[list(certificate.classes)].sum() / 10**6
+        assert certificate.p_lower == pytest.approx(truth, abs=0.04)
+        assert certificate.p_lower <= truth + 0.002
+    assert one.radius < two.radius == SIGMA * norm.ppf(two.p_lower) < four.radius
+
+
+@pytest.mark.parametrize("top_k", [0, 5])
+def test_top_k_must_leave_a_class_out(top_k: int) -> None:
+    x = np.zeros((1, 1, 1, 2), np.float32)
+    with pytest.raises(MonteCarloError, match=f"top_k: expected 1 to 4 for 5 classes, got {top_k}"):
+        list(certify(five_classes, x, sigma=SIGMA, top_k=top_k))
+
+
+def test_a_radius_can_be_stated_in_grey_levels() -> None:
+    certificate = next(iter(certify(linear, at(100.0), sigma=SIGMA, n=1000)))
+    assert certificate.grey_levels == 255 * certificate.radius
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"sigma": 0.0}, "sigma > 0"),
+        ({"n": 0}, "sample sizes ≥ 1, got 0"),
+        ({"batch_size": 0}, "batch_size: expected at least 1, got 0"),
+        ({"alpha": 0.0}, "alpha: expected a number between 0 and 1, got 0"),
+        ({"indices": [1, 2]}, "indices: expected 1 numbers from 0, one an image, got 2, the least 1"),
+        ({"indices": [-1]}, "indices: expected 1 numbers from 0, one an image, got 1, the least -1"),
+    ],
+)
+def test_refuses_what_means_nothing(arguments: dict[str, Any], message: str) -> None:
+    with pytest.raises(MonteCarloError, match=message):
+        list(certify(linear, at(1.0), **{"sigma": SIGMA, **arguments}))

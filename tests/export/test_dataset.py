@@ -1,0 +1,200 @@
+"""`heatserve certify-dataset`: killed and resumed, refused where it would mix, and the same on a cluster."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from tiny_model import SHAPE, write_tiny_model
+from typer.testing import CliRunner
+
+import heatserve.export.calibration.dataset as certifying
+from heatserve.certification.errors import HeatserveError
+from heatserve.certification.monte_carlo import certify
+from heatserve.certification.noise import GRID, NoiseError
+from heatserve.certification.radius import Float32Array
+from heatserve.certification.sequential import decide
+from heatserve.cli import app
+from heatserve.export.calibration.dataset import CHUNK, certify_dataset
+from heatserve.export.calibration.ledger import (
+    Recipe,
+    ResultsError,
+    Row,
+    certify_chunk,
+    certify_images,
+    recipe_of,
+    unseen,
+)
+from heatserve.export.card import BASE_NAME, MonteCarlo
+from heatserve.export.images import LabelledImages
+from heatserve.export.repository.layout import ModelVersion, open_model
+from heatserve.export.runtime.session import classifier, open_session
+
+MONTE_CARLO = MonteCarlo(n0=20, n=200, alpha=0.01, seed=3)
+
+
+@pytest.fixture
+def model(tmp_path: Path) -> ModelVersion:
+    write_tiny_model(tmp_path / "models")
+    return open_model(tmp_path / "models", "tiny")
+
+
+def some_images(count: int) -> LabelledImages:
+    """The first images of a fixed sequence, of grey levels, with the labels 0 to 9 in turn."""
+    images = np.random.default_rng(0).integers(0, 256, (40, *SHAPE))[:count]
+    return LabelledImages((images / 255).astype(np.float32), np.arange(count) % 10, "greys", "test", 0)
+
+
+def written(results: Path) -> list[dict[str, object]]:
+    """The lines below the header, by image."""
+    rows = [json.loads(line) for line in results.read_text().splitlines()[1:]]
+    return sorted(rows, key=lambda row: row["index"])
+
+
+def test_each_line_is_the_certificate_of_one_image_and_the_summary_counts_them(
+    model: ModelVersion, tmp_path: Path
+) -> None:
+    data, results = some_images(12), tmp_path / "deep" / "results.jsonl"
+    summary = certify_dataset(model, data, results, monte_carlo=MONTE_CARLO)
+    base = classifier(open_session(model.path / BASE_NAME))
+    expected = list(certify(base, data.images, sigma=model.card.sigma, n0=20, n=200, alpha=0.01, seed=3))
+    rows = written(results)
+    assert [row["index"] for row in rows] == list(range(12))
+    assert [row["predicted"] for row in rows] == [certificate.label for certificate in expected]
+    assert [row["radius"] for row in rows] == [certificate.radius for certificate in expected]
+    assert summary["images"] == 12
+    assert summary["abstained"] == sum(certificate.label == -1 for certificate in expected)
+    right = [c.label == label for c, label in zip(expected, data.labels, strict=True)]
+    for radius, share in zip(summary["radii"], summary["certified_accuracy"], strict=True):
+        assert share == np.mean([r and c.radius >= radius for r, c in zip(right, expected, strict=True)])
+
+
+def test_a_decision_is_a_line_that_is_all_or_nothing(model: ModelVersion, tmp_path: Path) -> None:
+    data, results = some_images(12), tmp_path / "results.jsonl"
+    radius = 0.05
+    deciding = MONTE_CARLO.model_copy(update={"decides": radius, "n": 2000})
+    base = classifier(open_session(model.path / BASE_NAME))
+    how: dict[str, Any] = {"sigma": model.card.sigma, "n0": 20, "n": 2000, "alpha": 0.01, "seed": 3}
+    expected = [
+        next(decide(base, image[None], radius=radius, indices=[i], **how)) for i, image in enumerate(data.images)
+    ]
+    certify_images(model, data, recipe_of(model, data, deciding), results=results, progress=unseen)
+    rows = written(results)
+    assert [row["radius"] for row in rows] == [radius if found.answer else 0 for found in expected]
+    assert [row["predicted"] for row in rows] == [found.classes[0] if found.answer else -1 for found in expected]
+    assert [row["guess"] for row in rows] == [found.guess for found in expected]
+    assert 0 < sum(row["predicted"] == -1 for row in rows) < 12
+    with pytest.raises(ResultsError, match=r"decides 0\.05, not None"):
+        certify_dataset(model, data, results, monte_carlo=MONTE_CARLO.model_copy(update={"n": 2000}))
+
+
+def test_a_killed_run_goes_on_at_the_image_and_counts_nothing_twice(model: ModelVersion, tmp_path: Path) -> None:
+    whole, killed = tmp_path / "whole.jsonl", tmp_path / "killed.jsonl"
+    summary = certify_dataset(model, some_images(8), whole, monte_carlo=MONTE_CARLO)
+    lines = whole.read_text().splitlines(keepends=True)
+    killed.write_text("".join(lines[:4]) + lines[3] + lines[4][:25])  # one line twice, and a torn one
+    done = list[int]()
+
+    def seen(rows: Iterable[Row], total: int, _: str) -> Iterable[Row]:
+        assert total == 5
+        for row in rows:
+            done.append(row.index)
+            yield row
+
+    assert certify_dataset(model, some_images(8), killed, monte_carlo=MONTE_CARLO, progress=seen) == summary
+    assert done == [3, 4, 5, 6, 7]
+    assert written(killed)[4:] == written(whole)[3:]
+
+    for torn in (b"", lines[0].encode()[:30]):
+        killed.write_bytes(torn)
+        assert certify_dataset(model, some_images(8), killed, monte_carlo=MONTE_CARLO) == summary
+
+
+def test_more_images_continue_a_file_and_fewer_summarise_a_part_of_it(model: ModelVersion, tmp_path: Path) -> None:
+    results = tmp_path / "results.jsonl"
+    few = certify_dataset(model, some_images(3), results, monte_carlo=MONTE_CARLO)
+    assert certify_dataset(model, some_images(6), results, monte_carlo=MONTE_CARLO)["images"] == 6
+    assert certify_dataset(model, some_images(3), results, monte_carlo=MONTE_CARLO) == few
+
+
+def test_another_recipe_and_a_damaged_file_are_refused(model: ModelVersion, tmp_path: Path) -> None:
+    results = tmp_path / "results.jsonl"
+    certify_dataset(model, some_images(2), results, monte_carlo=MONTE_CARLO)
+    content = results.read_text()
+    other = MONTE_CARLO.model_copy(update={"n": 300})
+    with pytest.raises(ResultsError, match=r"results\.jsonl: holds results of another recipe: n 200, not 300"):
+        certify_dataset(model, some_images(2), results, monte_carlo=other)
+    header, first, _ = content.splitlines()
+    contradiction = json.dumps({**json.loads(first), "radius": 9.0})
+    other_image = json.dumps({**json.loads(first), "image": "0" * 16})
+    for text, message in (
+        (f"{header}\n{first}\nnot a row\n", r"line 3: expected the result of an image, got 'not a row'"),
+        (f"{header}\n{first}\n{contradiction}\n", r"line 3: expected one result for image 0, got another one"),
+        (f"{header}\n{other_image}\n", r"line 2: holds the result of another image 0; name another file"),
+        ("something else\n", r"expected the results of certify-dataset, got another file"),
+        ("one line", r"expected the results of certify-dataset, got another file"),
+    ):
+        results.write_text(text)
+        with pytest.raises(ResultsError, match=message):
+            certify_dataset(model, some_images(2), results, monte_carlo=MONTE_CARLO)
+        assert results.read_text() == text
+
+
+def test_images_that_cannot_be_certified_are_refused(model: ModelVersion, tmp_path: Path) -> None:
+    wrong = LabelledImages(np.zeros((2, 1, 9, 9), np.float32), np.zeros(2, np.int64), "other", "test", 0)
+    with pytest.raises(HeatserveError, match=r"other: expected images of shape \[1, 8, 8\]"):
+        certify_dataset(model, wrong, tmp_path / "results.jsonl", monte_carlo=MONTE_CARLO)
+    off = some_images(2)
+    off.images[1, 0, 0, 0] = 0.3001
+    with pytest.raises(NoiseError, match="image 1: expected an 8-bit image"):
+        certify_dataset(
+            model,
+            off,
+            tmp_path / "grid.jsonl",
+            monte_carlo=MONTE_CARLO.model_copy(update={"sampling": GRID.sampling}),
+        )
+
+
+def test_a_cluster_that_loses_a_worker_gives_the_same_results(
+    model: ModelVersion, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("ray")
+    data, alone, cluster = some_images(6 * CHUNK), tmp_path / "alone.jsonl", tmp_path / "cluster.jsonl"
+    summary = certify_dataset(model, data, alone, monte_carlo=MONTE_CARLO)
+    died = tmp_path / "died"
+
+    def dies_once(
+        base: bytes, images: Float32Array, labels: list[int], indices: list[int], recipe: Recipe
+    ) -> list[Row]:
+        if 3 * CHUNK in indices and not died.exists():
+            died.touch()
+            os._exit(1)
+        return certify_chunk(base, images, labels, indices, recipe)
+
+    monkeypatch.setattr(certifying, "certify_chunk", dies_once)
+    certify_dataset(model, some_images(CHUNK + 1), cluster, monte_carlo=MONTE_CARLO)  # where an earlier run stopped
+    found = certify_dataset(model, data, cluster, monte_carlo=MONTE_CARLO, ray_address="local")
+    assert died.exists()
+    assert written(cluster) == written(alone)
+    assert found == summary
+
+
+def test_the_command_shows_certified_accuracy(tmp_path: Path) -> None:
+    write_tiny_model(tmp_path / "models")
+    arguments = ["certify-dataset", "tiny", "--data", "digits", "--repository", str(tmp_path / "models")]
+    arguments += ["--results", str(tmp_path / "results.jsonl"), "--images", "5", "--n", "100", "--top-k", "3"]
+    shown = CliRunner().invoke(app, arguments, env={"COLUMNS": "150"}, catch_exceptions=False)
+    assert shown.exit_code == 0
+    assert "Certify, top 3, σ = 0.25, n = 100: certified accuracy" in shown.stdout
+    assert "5 images, digits" in shown.stdout
+    assert "63.8" in shown.stdout  # 0.25 in grey levels
+    printed = CliRunner().invoke(app, [*arguments, "--json"], catch_exceptions=False)
+    summary = json.loads(printed.stdout)
+    assert summary["images"] == 5
+    assert summary["recipe"]["top_k"] == 3
+    assert len((tmp_path / "results.jsonl").read_text().splitlines()) == 6

@@ -1,0 +1,89 @@
+"""The commands and what they print."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from tiny_model import CLASS_NAMES, random_images
+from typer.testing import CliRunner
+
+from heatserve import Client, ServingError, TritonServer
+from heatserve.cli import app
+from heatserve.serving.client.image_files import read_images
+from heatserve.tables import models_table, text_art
+
+
+@pytest.fixture
+def picture(tmp_path: Path) -> Path:
+    path = tmp_path / "picture.png"
+    Image.fromarray(np.random.default_rng(0).integers(0, 256, (8, 8), dtype=np.uint8)).save(path)
+    return path
+
+
+@pytest.mark.parametrize("protocol", ["grpc", "http"])
+def test_predict_writes_json(triton: TritonServer, picture: Path, protocol: str) -> None:
+    array = picture.with_suffix(".npy")
+    np.save(array, random_images(2))
+    url = getattr(triton.endpoints, f"{protocol}_url")
+    command = ["predict", str(picture), str(array), "--url", url, "--model", "tiny", "--json"]
+    result = CliRunner().invoke(app, command, catch_exceptions=False)
+    records = json.loads(result.stdout)
+    assert [record["image"] for record in records] == [str(picture), str(array), str(array)]
+    with Client(url, model="tiny") as client:
+        expected = client.predict(np.asarray(Image.open(picture))[:, :, None])[0]
+    assert records[0]["label"] == expected.label
+    assert records[0]["class_name"] == CLASS_NAMES[expected.label]
+    assert records[0]["certified_radius"] == expected.certified_radius
+    assert records[0]["probabilities"] == expected.probabilities.tolist()
+
+
+def test_predict_prints_a_table(triton: TritonServer, picture: Path) -> None:
+    command = ["predict", str(picture), "--url", triton.endpoints.grpc_url, "--model", "tiny"]
+    result = CliRunner().invoke(app, command, catch_exceptions=False, env={"COLUMNS": "200"})
+    assert "certified radius" in result.stdout
+    assert "picture.png" in result.stdout
+
+
+@pytest.mark.parametrize(
+    ("mode", "size", "message"),
+    [
+        ("L", (9, 8), "picture.png: expected 8×8 pixels .* found 9×8"),
+        ("RGBA", (8, 8), "picture.png: expected 8-bit grey or RGB without transparency .* found mode RGBA"),
+        ("I;16", (8, 8), "picture.png: expected 8-bit grey or RGB .* found mode I;16"),
+    ],
+)
+def test_picture_that_does_not_fit(tmp_path: Path, mode: str, size: tuple[int, int], message: str) -> None:
+    Image.new(mode, size).save(tmp_path / "picture.png")
+    with pytest.raises(ServingError, match=message):
+        read_images(tmp_path / "picture.png", (1, 8, 8))
+
+
+def test_colour_and_grey_become_each_other(picture: Path) -> None:
+    assert read_images(picture, (3, 8, 8)).shape == (1, 3, 8, 8)
+    Image.open(picture).convert("RGB").save(picture)
+    assert read_images(picture, (1, 8, 8)).shape == (1, 1, 8, 8)
+
+
+def test_file_that_is_no_image(tmp_path: Path) -> None:
+    with pytest.raises(ServingError, match=r"no\.png: .*No such file"):
+        read_images(tmp_path / "no.png", (1, 8, 8))
+    np.save(tmp_path / "nan.npy", np.full((1, 8, 8), np.nan, np.float32))
+    with pytest.raises(ServingError, match=r"nan\.npy: image: expected finite values .* 64 NaN"):
+        read_images(tmp_path / "nan.npy", (1, 8, 8))
+
+
+def test_models_table_says_what_is_not_calibrated(triton: TritonServer) -> None:
+    promises = dict(
+        zip(*(column.cells for column in (models_table(triton.models).columns[i] for i in (0, 4))), strict=True)
+    )
+    assert str(promises["uncalibrated"]) == "radius 0: not calibrated"
+    assert str(promises["tiny"]).startswith("at most 1% of positive radii overclaim, confidence 99%")
+
+
+def test_text_art_has_ink_where_the_image_is_bright() -> None:
+    assert text_art(np.array([[0.0, 1.0, 0.0, 0.8], [0.2, 0.3, 0.9, 1.0]], np.float32)) == " ▀▄█"
+    assert text_art(np.ones((3, 3, 2), np.float32)) == "██\n▀▀"

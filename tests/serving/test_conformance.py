@@ -1,0 +1,242 @@
+"""The conformance suite: engines that mean the same pass it, and one that means something else does not."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as arrays
+from onnx import numpy_helper
+from typer.testing import CliRunner
+
+from heatserve.certification.errors import HeatserveError
+from heatserve.cli import app
+from heatserve.serving.conformance.engines import ENGINES, Answer, EngineMissingError
+from heatserve.serving.conformance.judge import Findings, conform, examine, judge, standard_probes
+from heatserve.serving.conformance.probe import FP32, REACH, UINT8, Probe, probe
+from heatserve.serving.conformance.triton import triton
+
+PROBES = standard_probes(seed=0)
+
+
+@pytest.mark.parametrize(
+    ("engine", "examples"), [("onnxruntime", 300), ("onnxruntime without optimisations", 300), ("onnx reference", 40)]
+)
+def test_an_engine_that_means_the_same_passes(engine: str, examples: int) -> None:
+    findings = conform(ENGINES[engine], PROBES, examples=examples, seed=1)
+    assert findings.passed, findings
+    assert findings.positive > examples / 4  # radii that could have been too large
+    for promise in ("invalid input", "certified_radius", "nominal_radius of use", "alone as in a batch"):
+        assert findings.promises[promise].cases > 0
+
+
+@cache
+def _running(classes: int) -> tuple[Probe, Answer]:
+    one = next(one for one in PROBES if one.classes == classes and one.radius_map.radii)
+    return one, ENGINES["onnxruntime"](one).__enter__()
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.data(), st.sampled_from([2, 10]))
+def test_no_logits_whatever_break_a_promise(data: st.DataObject, classes: int) -> None:
+    one, answer = _running(classes)
+    numbers = st.floats(-REACH, REACH, width=32)
+    logits = data.draw(arrays.arrays(np.float32, st.tuples(st.integers(1, 5), st.just(classes)), elements=numbers))
+    images = FP32.spell(logits)
+    findings = Findings()
+    judge(findings, one, FP32.read(images), answer(images))
+    assert findings.passed, findings
+
+
+def test_images_spell_logits_exactly() -> None:
+    logits = np.random.default_rng(0).uniform(-REACH, REACH, (50, 7)).astype(np.float32)
+    np.testing.assert_array_equal(FP32.read(FP32.spell(logits)), logits)
+    assert np.abs(UINT8.read(UINT8.spell(logits)) - logits).max() <= REACH / 255 / 2 * 1.001
+
+
+def test_triton_means_the_same() -> None:
+    """The whole way over gRPC: FP32 with ten classes, and UINT8."""
+    chosen = [PROBES[3], next(one for one in PROBES if one.spelling is UINT8)]
+    findings = conform(triton, chosen, examples=100, seed=2)
+    assert findings.passed, findings
+    assert findings.promises["invalid input"].cases > 10
+
+
+def tampered(change: Callable[[onnx.GraphProto, dict[str, onnx.TensorProto]], object]) -> Findings:
+    """What is found where ONNX Runtime answers with a changed graph."""
+
+    @contextmanager
+    def engine(one: Probe) -> Iterator[Answer]:
+        model = onnx.load_from_string(one.graph)
+        change(model.graph, {tensor.name: tensor for tensor in model.graph.initializer})
+        with ENGINES["onnxruntime"](replace(one, graph=model.SerializeToString())) as answer:
+            yield answer
+
+    return conform(engine, PROBES[3:6], examples=400, seed=3)
+
+
+def scaled(name: str, by: float) -> Callable[[onnx.GraphProto, dict[str, onnx.TensorProto]], object]:
+    def change(_: onnx.GraphProto, tensors: dict[str, onnx.TensorProto]) -> None:
+        values = numpy_helper.to_array(tensors[name])
+        tensors[name].CopyFrom(numpy_helper.from_array((values * by).astype(values.dtype), name))
+
+    return change
+
+
+def replaced(operator: str, output: str, by: str) -> Callable[[onnx.GraphProto, dict[str, onnx.TensorProto]], object]:
+    def change(graph: onnx.GraphProto, _: dict[str, onnx.TensorProto]) -> None:
+        (node,) = (node for node in graph.node if output in node.output and node.op_type == operator)
+        node.op_type = by
+
+    return change
+
+
+def unchecked(graph: onnx.GraphProto, _: dict[str, onnx.TensorProto]) -> None:
+    """Every image is valid."""
+    for node in graph.node:
+        node.input[:] = ["always" if name == "valid_row" else name for name in node.input]
+    graph.initializer.append(numpy_helper.from_array(np.array([[True]]), "always"))
+
+
+def without_label_check(graph: onnx.GraphProto, _: dict[str, onnx.TensorProto]) -> None:
+    """The radii of an invalid image are 0, but it has a class."""
+    (node,) = (node for node in graph.node if "label" in node.output)
+    node.op_type, node.input[:] = "Identity", ["first"]
+
+
+@pytest.mark.parametrize(
+    ("change", "promise"),
+    [
+        (scaled("nominal_weights", 1 + 1e-4), "nominal_radius"),
+        (scaled("score_thresholds", 1 - 1e-4), "certified_radius"),
+        (scaled("served_radii", 1 + 1e-6), "certified_radius"),
+        (scaled("from_erf", 1.01), "l_bound"),
+        (scaled("nominal_weights", 0.99), "nominal_radius of use"),
+        (scaled("score_thresholds", 1.01), "certified_radius of use"),
+        (unchecked, "invalid input"),
+        (without_label_check, "invalid input"),
+        (replaced("And", "valid", "Or"), "invalid input"),
+        (replaced("ReduceMin", "lowest", "ReduceMax"), "invalid input"),
+        (replaced("Softmax", "softmax", "LogSoftmax"), "probabilities"),
+    ],
+)
+def test_an_engine_that_means_something_else_is_found(change: Any, promise: str) -> None:
+    findings = tampered(change)
+    assert not findings.passed
+    assert findings.promises[promise].failures > 0
+    assert findings.promises[promise].first is not None
+
+
+def test_a_certificate_without_margins_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What float32 rounds up is seen: no tolerance of the suite hides it."""
+    for margin in ("_RELATIVE", "_ABSOLUTE", "_U"):  # _U inflates the tail
+        monkeypatch.setattr(f"heatserve.export.graph.certificate.{margin}", 0.0)
+    bare = [probe(one.spelling, classes=one.classes, sigma=one.sigma, radius_map=one.radius_map) for one in PROBES[3:5]]
+    findings = conform(ENGINES["onnxruntime"], bare, examples=400, seed=3)
+    for promise in ("nominal_radius", "certified_radius"):
+        assert findings.promises[promise].failures > 0
+
+
+def test_an_engine_with_other_outputs_is_found() -> None:
+    def lossy(images: Any) -> Any:
+        with ENGINES["onnxruntime"](PROBES[3]) as answer:
+            return {name: value for name, value in answer(images).items() if name != "l_bound"}
+
+    @contextmanager
+    def engine(_: Probe) -> Iterator[Answer]:
+        yield lossy
+
+    findings = conform(engine, PROBES[3:4], examples=10, seed=0)
+    assert not findings.passed
+    assert "outputs: expected" in str(findings.ended_by)
+
+
+def test_the_order_of_a_batch_does_not_matter() -> None:
+    one = probe(FP32, classes=10, sigma=0.25, radius_map=PROBES[3].radius_map)
+
+    @contextmanager
+    def forgetful(_: Probe) -> Iterator[Answer]:
+        """Answers the first image of a batch to all of them."""
+        with ENGINES["onnxruntime"](one) as answer:
+            yield lambda images: {name: value[[0] * len(value)] for name, value in answer(images).items()}
+
+    findings = Findings()
+    with forgetful(one) as answer:
+        examine(findings, answer, one, examples=50, rng=np.random.default_rng(0))
+    assert findings.promises["alone as in a batch"].failures > 0
+
+
+def test_the_command_counts_and_names_what_is_absent(tmp_path: Path) -> None:
+    out = tmp_path / "conformance.json"
+    arguments = ["conformance", "--examples", "20", "--out", str(out)]
+    for engine in ("onnxruntime", "tensorrt", "onnxruntime CUDA"):
+        arguments += ["--engine", engine]
+    shown = CliRunner().invoke(app, arguments, env={"COLUMNS": "200"})
+    assert shown.exit_code == 0, shown.output
+    results = json.loads(out.read_text())
+    assert {"command", "machine", "versions", "date", "seed", "examples"} <= set(results)
+    found = results["engines"]["onnxruntime"]
+    assert found["passed"]
+    assert (found["failures"], found["ended_by"]) == (0, None)
+    for engine, reason in results["absent"].items():
+        assert f"{engine} could not be run here. {reason}"[:60] in shown.output
+    wrong = CliRunner().invoke(app, ["conformance", "--engine", "abacus"])
+    assert "engine: expected one of onnxruntime, " in str(wrong.exception)
+
+
+def test_a_broken_promise_is_shown_and_ends_with_3(monkeypatch: pytest.MonkeyPatch) -> None:
+    @contextmanager
+    def engine(one: Probe) -> Iterator[Answer]:
+        model = onnx.load_from_string(one.graph)
+        unchecked(model.graph, {})
+        with ENGINES["onnxruntime"](replace(one, graph=model.SerializeToString())) as answer:
+            yield answer
+
+    monkeypatch.setattr("heatserve.serving.conformance.triton.ENGINES", {"unchecked": engine})
+    shown = CliRunner().invoke(app, ["conformance", "--examples", "20"], env={"COLUMNS": "200"})
+    assert shown.exit_code == 3
+    assert "unchecked: invalid input: " in shown.output
+
+
+def test_an_absent_engine_says_what_it_needs() -> None:
+    import onnxruntime
+
+    if "CUDAExecutionProvider" in onnxruntime.get_available_providers():
+        pytest.skip("ONNX Runtime has CUDA here")
+    with pytest.raises(EngineMissingError, match=r"CUDAExecutionProvider: expected .* NVIDIA GPU"):
+        conform(ENGINES["onnxruntime CUDA"], PROBES[:1], examples=1, seed=0)
+
+
+@pytest.mark.parametrize("engine", ["onnxruntime CUDA", "tensorrt"])
+def test_an_engine_that_is_there_and_refuses_a_graph_has_failed(engine: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: Any, **__: Any) -> Any:
+        raise HeatserveError("graph: refused")
+
+    monkeypatch.setattr("heatserve.serving.conformance.engines.open_session", refuse)
+    monkeypatch.setattr("heatserve.serving.conformance.engines.require_tensorrt", lambda: None)
+    monkeypatch.setattr("heatserve.serving.conformance.engines.build_plan", refuse)
+    findings = conform(ENGINES[engine], PROBES[:1], examples=1, seed=0)
+    assert not findings.passed
+    assert findings.ended_by == "graph: refused"
+
+
+def test_nothing_that_could_be_run_is_no_success(monkeypatch: pytest.MonkeyPatch) -> None:
+    @contextmanager
+    def absent(_: Probe) -> Iterator[Answer]:
+        raise EngineMissingError("it has no wheels")
+        yield
+
+    monkeypatch.setattr("heatserve.serving.conformance.triton.ENGINES", {"abacus": absent})
+    shown = CliRunner().invoke(app, ["conformance"])
+    assert shown.exit_code == 1
+    assert str(shown.exception) == "abacus could not be run here. it has no wheels"

@@ -1,0 +1,197 @@
+"""Starting and ending Triton: each failure explained, no process left behind."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+
+import onnx
+import pytest
+from tiny_model import random_images, write_tiny_card, write_tiny_model
+
+from heatserve import FREE_PORTS, Client, Endpoints, ServingError, TritonServer
+from heatserve.export.card import GRAPH_NAME, CardError
+from heatserve.serving.triton.installation import Triton, find_triton
+
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="Triton runs on Linux only")
+
+
+def start(repository: Path) -> None:
+    with TritonServer(repository, endpoints=FREE_PORTS):
+        pass
+
+
+def test_empty_repository(tmp_path: Path) -> None:
+    with pytest.raises(ServingError, match="expected a model repository, found no model in it"):
+        start(tmp_path)
+
+
+def test_truncated_graph_is_refused_before_triton_starts(tmp_path: Path) -> None:
+    version_dir = write_tiny_model(tmp_path)
+    graph = version_dir / GRAPH_NAME
+    graph.write_bytes(graph.read_bytes()[:500])
+    write_tiny_card(version_dir)
+    with pytest.raises(CardError, match=r"model\.onnx: expected an ONNX graph"):
+        start(tmp_path)
+
+
+def test_graph_that_onnx_runtime_refuses_is_explained(tmp_path: Path) -> None:
+    version_dir = write_tiny_model(tmp_path)
+    graph = version_dir / GRAPH_NAME
+    model = onnx.load(graph)
+    model.graph.node[0].op_type = "Nonsense"
+    onnx.save(model, graph)
+    write_tiny_card(version_dir)
+    with pytest.raises(ServingError, match="did not start") as caught:
+        start(tmp_path)
+    message = str(caught.value)
+    assert "failed to load 'tiny' version 1" in message
+    assert str(graph) in message
+    assert "Nonsense" in message
+    log = Path(message.split("its log ")[1].split(" says")[0])
+    assert "Nonsense" in log.read_text()
+    log.unlink()
+
+
+@pytest.mark.parametrize("service", ["http", "grpc", "metrics"])
+def test_port_that_is_taken(tiny_repository: Path, service: str) -> None:
+    with socket.socket() as other:
+        other.bind(("127.0.0.1", 0))
+        other.listen()
+        port = other.getsockname()[1]
+        endpoints = Endpoints(**{"http": 0, "grpc": 0, "metrics": 0, service: port})
+        with pytest.raises(ServingError, match=f"--{service}-port {port}: expected a free port"):
+            TritonServer(tiny_repository, endpoints=endpoints).__enter__()
+
+
+@pytest.mark.parametrize(
+    ("endpoints", "message"),
+    [
+        (Endpoints(http=70000), "--http-port 70000: expected a port to listen on"),
+        (Endpoints(host="no.such.host.invalid"), "--host no.such.host.invalid: expected an IPv4 address"),
+        (Endpoints(host="192.0.2.1"), "--http-port 8000: expected a port to listen on at 192.0.2.1"),
+    ],
+)
+def test_impossible_endpoints(endpoints: Endpoints, message: str) -> None:
+    with pytest.raises(ServingError, match=message):
+        endpoints.bound()
+
+
+def test_no_usable_triton(tmp_path: Path) -> None:
+    with pytest.raises(ServingError, match=r"found .*tritonserver, with neither in .*pip install 'heatserve\[serve\]'"):
+        find_triton(backend_directory=tmp_path)
+
+
+def test_python_without_a_backend(tmp_path: Path) -> None:
+    stub = tmp_path / "backends" / "python" / "triton_python_backend_stub"
+    stub.parent.mkdir(parents=True)
+    stub.write_bytes(b"\0libpython3.8.so.1.0\0")
+    running = f"{sys.version_info.major}.{sys.version_info.minor}"
+    with pytest.raises(ServingError, match=rf"expected a Python backend for Python {running}.* found it for 3\.8"):
+        Triton(tmp_path / "bin" / "tritonserver", tmp_path / "backends").stub()
+
+
+def test_native_backend_is_used_as_it_is(tmp_path: Path) -> None:
+    library = tmp_path / "onnxruntime" / "libtriton_onnxruntime.so"
+    library.parent.mkdir()
+    library.touch()
+    triton = find_triton(backend_directory=tmp_path)
+    assert triton.has_native_onnxruntime
+    assert triton.backends == tmp_path
+
+
+def test_servers_side_by_side(triton: TritonServer, tiny_repository: Path) -> None:
+    with TritonServer(tiny_repository, models=["uncalibrated"], endpoints=FREE_PORTS) as other:
+        assert [model.name for model in other.models] == ["uncalibrated"]
+        with Client(other.endpoints.grpc_url, model="uncalibrated") as client:
+            assert len(client.predict(random_images(2))) == 2
+        with (
+            Client(other.endpoints.grpc_url, model="tiny") as client,
+            pytest.raises(ServingError, match="unknown model"),
+        ):
+            client.spec()
+    with Client(triton.endpoints.http_url, model="tiny") as client:
+        assert len(client.predict(random_images(2))) == 2
+    assert not other.log.exists()
+
+
+@contextmanager
+def serve_command(repository: Path, temporary: Path) -> Iterator[tuple[subprocess.Popen[str], str]]:
+    """`heatserve serve` as a process of its own, its temporary files in `temporary`; and its gRPC URL."""
+    # A shell that starts us in the background has SIGINT ignored, for us and our children.
+    code = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler); import heatserve; heatserve.main()"
+    ports = ["--http-port", "0", "--grpc-port", "0", "--metrics-port", "0"]
+    with subprocess.Popen(
+        [sys.executable, "-c", code, "serve", "patient", "--repository", str(repository), *ports],
+        env={**os.environ, "TMPDIR": str(temporary)},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as process:
+        assert process.stdout is not None
+        url = next(line.split()[1] for line in process.stdout if line.startswith("gRPC"))
+        try:
+            yield process, url
+        finally:  # where a test failed, too: leaving the context waits for the process
+            process.kill()
+
+
+def descendants(pid: int) -> set[int]:
+    children = {int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()}
+    return children.union(*(descendants(child) for child in children))
+
+
+def is_running(pid: int) -> bool:
+    """Whether a process exists and is not merely waiting for an init that collects it late."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(") ")[2][0] != "Z"
+    except OSError:
+        return False
+
+
+def wait_until_gone(pids: set[int], *, seconds: float) -> None:
+    deadline = time.monotonic() + seconds
+    while any(map(is_running, pids)):
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_signal_drains_and_leaves_nothing(tiny_repository: Path, tmp_path: Path, number: signal.Signals) -> None:
+    with serve_command(tiny_repository, tmp_path) as (process, url), ThreadPoolExecutor(1) as pool:
+        processes = descendants(process.pid)
+        assert len(processes) == 2, "expected Triton and one model instance"
+        with Client(url, model="patient") as client:
+            client.spec()
+            answer = pool.submit(client.predict, random_images(3))  # waits in the queue for a fifth of a second
+            time.sleep(0.1)
+            process.send_signal(number)
+            assert len(answer.result()) == 3
+        assert process.wait(20) == 0
+        wait_until_gone(processes, seconds=1)
+        assert not list(tmp_path.iterdir())
+
+
+def test_killed_command_takes_triton_along(tiny_repository: Path, tmp_path: Path) -> None:
+    with serve_command(tiny_repository, tmp_path) as (process, _):
+        processes = descendants(process.pid)
+        process.kill()
+        wait_until_gone(processes, seconds=20)
+
+
+def test_triton_that_ends_by_itself_is_explained(tiny_repository: Path, tmp_path: Path) -> None:
+    with serve_command(tiny_repository, tmp_path) as (process, _):
+        processes = descendants(process.pid)
+        os.kill(min(processes), signal.SIGKILL)  # Triton, the parent of its model instance
+        _, errors = process.communicate(timeout=20)
+    assert process.returncode == 1
+    assert "Triton ended by itself (exit code -9); its log " in errors
+    wait_until_gone(processes, seconds=1)

@@ -1,0 +1,174 @@
+"""Two ways of holding images: all of them in memory, or one file each, decoded when asked for."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+from torch import Tensor
+
+from heatserve.certification.errors import HeatserveError
+
+Batch = tuple[Tensor, Tensor]
+"""float32 images [N, C, H, W] in [0,1], and int64 labels [N]."""
+
+
+class DataError(HeatserveError):
+    """A data set, a split, a folder or an image file is missing or not what was expected."""
+
+
+class Images(Protocol):
+    """A torch Dataset of (float32 [C, H, W] in [0,1], label) that can also be cut and read in batches."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, index: int) -> tuple[Tensor, int]: ...
+
+    def subset(self, indices: Sequence[int]) -> Images:
+        """The images at `indices`, in that order."""
+        ...
+
+    def batches(self, index_batches: Sequence[Tensor]) -> Iterator[Batch]:
+        """One batch for each int64 tensor of indices."""
+        ...
+
+
+@dataclass(frozen=True)
+class TensorImages:
+    """Images held as bytes: `pixels` uint8 [N, C, H, W] stands for pixels / `scale`; `labels` int64 [N]."""
+
+    pixels: Tensor
+    labels: Tensor
+    scale: float = 255.0
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def __getitem__(self, index: int) -> tuple[Tensor, int]:
+        return self.pixels[index].float() / self.scale, int(self.labels[index])
+
+    def subset(self, indices: Sequence[int]) -> TensorImages:
+        chosen = torch.as_tensor(indices, dtype=torch.int64)
+        return TensorImages(self.pixels[chosen], self.labels[chosen], self.scale)
+
+    def batches(self, index_batches: Sequence[Tensor]) -> Iterator[Batch]:
+        for indices in index_batches:
+            yield self.pixels[indices].float() / self.scale, self.labels[indices]
+
+    def picture(self, index: int) -> NDArray[np.uint8]:
+        """An image as it is stored, uint8 [H, W, C]."""
+        levels = (self.pixels[index].float() * (255 / self.scale)).round().to(torch.uint8)
+        return levels.permute(1, 2, 0).numpy()
+
+
+@dataclass(frozen=True)
+class FileImages:
+    """One file for each image, decoded by threads while the network works; `prepare` brings every image to one size."""
+
+    paths: tuple[Path, ...]
+    labels: tuple[int, ...]
+    prepare: Callable[[Image.Image], Image.Image]
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    def __getitem__(self, index: int) -> tuple[Tensor, int]:
+        pixels = np.asarray(self.prepare(read_rgb(self.paths[index])))
+        return torch.from_numpy(pixels.copy()).permute(2, 0, 1).float() / 255, self.labels[index]
+
+    def subset(self, indices: Sequence[int]) -> FileImages:
+        paths, labels = tuple(self.paths[i] for i in indices), tuple(self.labels[i] for i in indices)
+        return FileImages(paths, labels, self.prepare)
+
+    def batches(self, index_batches: Sequence[Tensor]) -> Iterator[Batch]:
+        waiting: deque[list[Future[tuple[Tensor, int]]]] = deque()
+        with ThreadPoolExecutor() as pool:  # decoding leaves Python's lock alone
+            for indices in index_batches:
+                waiting.append([pool.submit(self.__getitem__, index) for index in indices.tolist()])
+                if len(waiting) > _BATCHES_AHEAD:
+                    yield _collect(waiting.popleft())
+            while waiting:
+                yield _collect(waiting.popleft())
+
+    def picture(self, index: int) -> NDArray[np.uint8]:
+        """An image as it is stored, uint8 [H, W, C], of any size."""
+        return np.asarray(read_rgb(self.paths[index]))
+
+
+_BATCHES_AHEAD = 2
+
+
+def _collect(decoded: list[Future[tuple[Tensor, int]]]) -> Batch:
+    images, labels = zip(*(future.result() for future in decoded), strict=True)
+    return torch.stack(images), torch.tensor(labels)
+
+
+def read_rgb(path: Path) -> Image.Image:
+    """Decode one file to 8-bit RGB.
+
+    Raises:
+        DataError: the file is not a readable image; names the file.
+    """
+    try:
+        with Image.open(path) as image:
+            return image.convert("RGB")
+    except (OSError, SyntaxError, Image.DecompressionBombError) as error:
+        raise DataError(f"{path}: expected an image file, but it cannot be read: {error}") from None
+
+
+def list_folder(folder: Path) -> tuple[tuple[str, ...], tuple[Path, ...], tuple[int, ...]]:
+    """Class names, files and labels of `folder`/<class>/<file>, classes and files in alphabetical order.
+
+    Raises:
+        DataError: no such folder, no class folder in it, or a class folder without files.
+    """
+    if not folder.is_dir():
+        raise DataError(f"{folder}: no such folder; expected one folder of images for each class in it")
+    classes = sorted(entry.name for entry in folder.iterdir() if entry.is_dir() and not entry.name.startswith("."))
+    if not classes:
+        raise DataError(f"{folder}: expected one folder of images for each class, found none")
+    paths: list[Path] = []
+    labels: list[int] = []
+    for label, name in enumerate(classes):
+        files = sorted(entry for entry in (folder / name).iterdir() if not entry.name.startswith("."))
+        if not files:
+            raise DataError(f"{folder / name}: the folder of class {name!r} is empty; expected image files")
+        paths += files
+        labels += [label] * len(files)
+    return tuple(classes), tuple(paths), tuple(labels)
+
+
+def common_size(paths: Sequence[Path]) -> tuple[int, int]:
+    """(height, width) of all files, read from their headers alone.
+
+    Raises:
+        DataError: an unreadable file, or one whose size differs from the first file's.
+    """
+    expected: tuple[int, int] | None = None
+    for path in paths:
+        size = _size(path)
+        if expected is not None and size != expected:
+            raise DataError(
+                f"{path}: expected {expected[0]}×{expected[1]} pixels like {paths[0]}, got {size[0]}×{size[1]}; "
+                f"resize the images of a data set to one size"
+            )
+        expected = size
+    if expected is None:
+        raise DataError("expected at least one image file, got none")
+    return expected
+
+
+def _size(path: Path) -> tuple[int, int]:
+    try:
+        with Image.open(path) as image:
+            return image.height, image.width
+    except (OSError, SyntaxError, Image.DecompressionBombError) as error:
+        raise DataError(f"{path}: expected an image file, but it cannot be read: {error}") from None

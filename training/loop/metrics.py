@@ -1,0 +1,74 @@
+"""What a training writes down as it goes: JSON lines beside the checkpoint, and TensorBoard where asked for."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Any
+
+from heatserve.certification.files import write_atomically
+
+if TYPE_CHECKING:
+    from torch.utils.tensorboard.writer import SummaryWriter
+
+
+class Log:
+    """Writes one record every few steps and one an epoch; a resumed training continues it without repetition."""
+
+    def __init__(self, path: Path | None, tensorboard: Path | None, *, steps: int) -> None:
+        """Open the log.
+
+        Args:
+            path: of the JSON lines; None writes none.
+            tensorboard: folder of TensorBoard's event files; None writes none.
+            steps: how many steps are done; records of later ones, from a run that was killed, are dropped.
+        """
+        self._lines = None
+        if path is not None:
+            old = path.read_text().splitlines() if steps and path.is_file() else []
+            kept = [line for line in old if _steps(line) <= steps]
+            write_atomically(path, "".join(f"{line}\n" for line in kept).encode())
+            self._lines = path.open("a", buffering=1)
+        self._board = _summary_writer(tensorboard, steps) if tensorboard is not None else None
+
+    def __enter__(self) -> Log:
+        """The log itself."""
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        """Close the files."""
+        if self._lines is not None:
+            self._lines.close()
+        if self._board is not None:
+            self._board.close()  # type: ignore[no-untyped-call]
+
+    def write(self, kind: str, *, steps: int, **values: Any) -> None:
+        """One record: `kind` is "step" or "epoch", `steps` how many steps are done."""
+        if self._lines is not None:
+            self._lines.write(json.dumps({"kind": kind, "steps": steps, **values}) + "\n")
+        if self._board is not None:
+            for name, value in _numbers(values):
+                self._board.add_scalar(f"{kind}/{name}", value, steps)  # type: ignore[no-untyped-call]
+
+
+def _steps(line: str) -> float:
+    """`steps` of a record; infinite for a line that a crash has left unfinished."""
+    try:
+        return float(json.loads(line)["steps"])
+    except (ValueError, LookupError, TypeError):
+        return math.inf
+
+
+def _numbers(values: Mapping[str, Any]) -> list[tuple[str, float]]:
+    return [(name, float(value)) for name, value in values.items() if isinstance(value, int | float)]
+
+
+def _summary_writer(folder: Path, steps: int) -> SummaryWriter:
+    from torch.utils.tensorboard.writer import SummaryWriter
+
+    return SummaryWriter(str(folder), purge_step=steps + 1 if steps else None)  # type: ignore[no-untyped-call]
