@@ -25,9 +25,9 @@ from heatserve.certification.calibration import (
     servable,
 )
 from heatserve.certification.monte_carlo import largest_provable
+from heatserve.certification.progress import Progress
 from heatserve.certification.radius import PLAIN_WEIGHTS, RadiusMap, score_fractions
 from heatserve.export.calibration.calibrate import FIT_SHARE, RADII, hold_against_certify, servable_radii
-from heatserve.export.calibration.ledger import Progress
 from heatserve.export.card import MonteCarlo
 from heatserve.export.images import LabelledImages
 from heatserve.export.repository.layout import ModelVersion

@@ -13,8 +13,9 @@ import torch
 
 from heatserve.benchmarks.attack.distances import distances
 from heatserve.benchmarks.attack.spoofed import defences, overclaims, spoofed
-from heatserve.benchmarks.attack.target import Progress, Settings, Target, prove
+from heatserve.benchmarks.attack.target import Settings, Target, prove
 from heatserve.certification.errors import HeatserveError
+from heatserve.certification.progress import Progress
 from heatserve.export.card import Attack, MonteCarlo, OverclaimRate, Spoofed, now
 from heatserve.export.images import LabelledImages
 

@@ -6,9 +6,9 @@ Searches differentiate the very graphs of the repository; what is found is judge
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any, Protocol, TypeVar
+from typing import Any
 
 import numpy as np
 import onnx
@@ -21,6 +21,7 @@ from heatserve.benchmarks.attack.spoofing import Search, Victim
 from heatserve.certification.errors import HeatserveError
 from heatserve.certification.monte_carlo import Certificate, certify
 from heatserve.certification.noise import FLOAT32
+from heatserve.certification.progress import Progress
 from heatserve.certification.quantile import POLES
 from heatserve.certification.radius import Float32Array, RadiusMap
 from heatserve.certification.voting import Classifier
@@ -36,14 +37,7 @@ AGREEMENT = 1e-4
 IN_ONE_PASS = 256
 """Noisy images."""
 
-Item = TypeVar("Item")
 Outputs = dict[str, NDArray[Any]]
-
-
-class Progress(Protocol):
-    """Wraps an iterable of known length and description, to show how far it is."""
-
-    def __call__(self, items: Iterable[Item], total: int, description: str) -> Iterable[Item]: ...
 
 
 @dataclass(frozen=True)

@@ -29,8 +29,8 @@ from heatserve.certification.audit import (
 )
 from heatserve.certification.calibration import Reference
 from heatserve.certification.monte_carlo import largest_provable
+from heatserve.certification.progress import Progress, unseen
 from heatserve.export.calibration.calibrate import as_judged, hold_against_certify
-from heatserve.export.calibration.ledger import Progress, unseen
 from heatserve.export.card import Calibration, Card, CertifiedAccuracy, MonteCarlo, Split
 from heatserve.export.images import LabelledImages
 from heatserve.export.provenance import provenance

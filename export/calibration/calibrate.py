@@ -28,9 +28,10 @@ from heatserve.certification.calibration import (
 )
 from heatserve.certification.errors import HeatserveError
 from heatserve.certification.monte_carlo import ABSTAIN, largest_provable
+from heatserve.certification.progress import Progress, unseen
 from heatserve.certification.radius import Float64Array, FloatArray, RadiusMap
 from heatserve.certification.sequential import provable
-from heatserve.export.calibration.ledger import Progress, certify_images, file_in, recipe_of, unseen
+from heatserve.export.calibration.ledger import certify_images, file_in, recipe_of
 from heatserve.export.card import (
     BASE_NAME,
     GRAPH_NAME,

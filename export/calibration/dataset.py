@@ -11,15 +11,14 @@ from typing import Any
 
 from heatserve.certification.errors import HeatserveError
 from heatserve.certification.monte_carlo import ABSTAIN
+from heatserve.certification.progress import Progress, unseen
 from heatserve.export.calibration.ledger import (
-    Progress,
     Recipe,
     Row,
     certify_chunk,
     certify_images,
     chunks,
     recipe_of,
-    unseen,
 )
 from heatserve.export.card import MonteCarlo
 from heatserve.export.images import LabelledImages

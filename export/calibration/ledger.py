@@ -21,6 +21,7 @@ from scipy.special import ndtr
 from heatserve.certification.errors import HeatserveError
 from heatserve.certification.monte_carlo import ABSTAIN, certify
 from heatserve.certification.noise import source_of
+from heatserve.certification.progress import Progress
 from heatserve.certification.radius import Float32Array
 from heatserve.certification.sequential import decide
 from heatserve.certification.voting import Classifier
@@ -74,15 +75,6 @@ class Row:
     def right(self) -> bool:
         """Certified, and the true class is among those certified."""
         return self.predicted != ABSTAIN and self.label in self.classes
-
-
-Progress = Callable[[Iterable[Row], int, str], Iterable[Row]]
-"""Wraps an iterable of known length and description, to show how far it is."""
-
-
-def unseen(rows: Iterable[Row], _: int, __: str) -> Iterable[Row]:
-    """The `Progress` that shows nothing."""
-    return rows
 
 
 Work = Callable[[bytes, LabelledImages, list[int], Recipe], Iterable[Row]]

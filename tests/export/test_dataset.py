@@ -17,6 +17,7 @@ import heatserve.export.calibration.dataset as certifying
 from heatserve.certification.errors import HeatserveError
 from heatserve.certification.monte_carlo import certify
 from heatserve.certification.noise import GRID, NoiseError
+from heatserve.certification.progress import unseen
 from heatserve.certification.radius import Float32Array
 from heatserve.certification.sequential import decide
 from heatserve.cli import app
@@ -28,7 +29,6 @@ from heatserve.export.calibration.ledger import (
     certify_chunk,
     certify_images,
     recipe_of,
-    unseen,
 )
 from heatserve.export.card import BASE_NAME, MonteCarlo
 from heatserve.export.images import LabelledImages
@@ -100,7 +100,7 @@ def test_a_killed_run_goes_on_at_the_image_and_counts_nothing_twice(model: Model
     killed.write_text("".join(lines[:4]) + lines[3] + lines[4][:25])  # one line twice, and a torn one
     done = list[int]()
 
-    def seen(rows: Iterable[Row], total: int, _: str) -> Iterable[Row]:
+    def seen(rows: Iterable[Any], total: int, _: str) -> Iterable[Any]:
         assert total == 5
         for row in rows:
             done.append(row.index)

@@ -22,7 +22,6 @@ from heatserve.certification.calibration import CalibrationError, servable
 from heatserve.certification.errors import HeatserveError
 from heatserve.certification.noise import GRID, NoiseError
 from heatserve.export.calibration.calibrate import calibrate_model
-from heatserve.export.calibration.ledger import Row
 from heatserve.export.card import BASE_NAME, GRAPH_NAME, CardError, MonteCarlo, read_card
 from heatserve.export.exporting import export_checkpoint
 from heatserve.export.graph.build import certified_graph, logits_graph, plain_graph, with_map
@@ -326,11 +325,11 @@ def test_an_interrupted_calibration_goes_on_where_it_was(model: ModelVersion, tm
     }
     left = list[int]()
 
-    def interrupted(rows: Iterable[Row], _: int, __: str) -> Iterable[Row]:
+    def interrupted(rows: Iterable[Any], _: int, __: str) -> Iterable[Any]:
         yield from islice(rows, 120)
         raise KeyboardInterrupt
 
-    def watched(rows: Iterable[Row], total: int, _: str) -> Iterable[Row]:
+    def watched(rows: Iterable[Any], total: int, _: str) -> Iterable[Any]:
         left.append(total)
         return rows
 
