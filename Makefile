@@ -1,12 +1,16 @@
-# make serve: from nothing to certified answers from a running Triton, until Ctrl-C.
-# make test:  linter, type checker and every test.
-# Both make their own virtual environment first; PYTHON chooses the interpreter (3.10 to 3.12).
+# make serve:      from nothing to certified answers from a running Triton, until Ctrl-C.
+# make test:       linter, type checker, the order of the rooms, and every test.
+# make test-fast:  the tests that take seconds.
+# Each makes its own virtual environment first; PYTHON chooses the interpreter (3.10 to 3.12).
 
+SHELL := /bin/bash
+.SHELLFLAGS := -eu -o pipefail -c
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check
 
-.PHONY: serve test clean
+.PHONY: serve test test-fast clean
 .DELETE_ON_ERROR:
 
 serve: $(VENV)/train.installed
@@ -19,11 +23,18 @@ test: $(VENV)/dev.installed
 	$(BIN)/lint-imports --no-logo --no-cache
 	$(BIN)/python -m pytest
 
+test-fast: $(VENV)/dev.installed
+	$(BIN)/python -m pytest -m "not slow"
+
+# Of what pip says, only what it downloads in megabytes is shown.
 $(VENV)/%.installed: pyproject.toml constraints.txt
-	$(PYTHON) -c 'import sys; v = sys.version_info[:2]; (3, 10) <= v < (3, 13) or sys.exit("heatserve needs Python 3.10 to 3.12, this is %d.%d: make PYTHON=python3.12 ..." % v)'
-	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[$*]'
-	touch $@
+	@$(PYTHON) -c 'import sys; v = sys.version_info[:2]; (3, 10) <= v < (3, 13) or sys.exit("heatserve needs Python 3.10 to 3.12, this is %d.%d: make PYTHON=python3.12 ..." % v)'
+	@echo "Installing heatserve[$*] into $(VENV): PyTorch, ONNX Runtime, Triton and what they need. This takes some minutes:"
+	@echo "about 0.5 GB to download and 2 GB on disk; 3 GB and 7 GB where pip takes PyTorch's CUDA build. The large parts:"
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@$(PIP) install --constraint constraints.txt --editable '.[$*]' | { grep --line-buffered -E '^ *(Downloading|Processing) .*(MB|torch-)' || true; }
+	@echo "Installed: $$(du -sh $(VENV) | cut -f1) in $(VENV)."
+	@touch $@
 
 clean:
 	rm -rf $(VENV) build *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis runs model_repository/quickstart_digits

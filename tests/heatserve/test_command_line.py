@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-import heatserve
+from heatserve.cli import app
 
 COMMANDS = [
     ["train", "baseline"],
@@ -23,7 +23,10 @@ COMMANDS = [
     ["export"],
     ["calibrate"],
     ["audit"],
+    ["calibrate-variant"],
     ["certify-dataset"],
+    ["tune"],
+    ["conformance"],
     ["serve"],
     ["predict"],
     ["quickstart"],
@@ -31,6 +34,7 @@ COMMANDS = [
     ["bench", "export"],
     ["bench", "training"],
     ["bench", "certify"],
+    ["bench", "calibration"],
     ["experiment", "cifar10"],
     ["attack"],
 ]
@@ -38,26 +42,29 @@ COMMANDS = [
 
 @pytest.mark.parametrize("command", COMMANDS, ids=" ".join)
 def test_help_teaches_with_an_example(command: list[str]) -> None:
-    result = CliRunner().invoke(heatserve.app, [*command, "--help"], env={"COLUMNS": "200"})
+    result = CliRunner().invoke(app, [*command, "--help"], env={"COLUMNS": "200"})
     assert result.exit_code == 0
     assert f"Example: heatserve {' '.join(command)}" in result.output
 
 
 def test_the_front_page_says_where_to_start() -> None:
-    result = CliRunner().invoke(heatserve.app, ["--help"], env={"COLUMNS": "200"})
+    result = CliRunner().invoke(app, ["--help"], env={"COLUMNS": "200"})
     assert "heatserve quickstart" in result.output
     assert "train heat or train average → export → calibrate → audit → serve → predict" in result.output
 
 
 def test_the_command_line_of_a_client_needs_no_heavy_library() -> None:
     heavy = ("torch", "torchvision", "onnx", "onnxruntime", "pydantic", "scipy", "sklearn", "tritonclient")
-    code = f"import sys, heatserve; print([name for name in {heavy} if name in sys.modules])"
+    code = f"import sys, heatserve.cli; print([name for name in {heavy} if name in sys.modules])"
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert found.stdout.strip() == "[]"
 
 
 def test_serving_needs_no_torch() -> None:
-    code = "import sys, serving, serving.table, export.auditing, export.graph; print('torch' in sys.modules)"
+    code = (
+        "import sys, heatserve.tables, heatserve.serving.triton.server, heatserve.export.audit.audit, "
+        "heatserve.export.graph.build; print('torch' in sys.modules)"
+    )
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert found.stdout.strip() == "False"
 
@@ -85,7 +92,7 @@ def test_errors_are_explained_without_a_traceback(arguments: list[str], message:
 def test_a_missing_package_is_explained(tmp_path: Path) -> None:
     code = (
         "import sys; sys.modules['onnx'] = None; sys.argv = ['heatserve', 'calibrate', 'x']; "
-        "import heatserve; heatserve.main()"
+        "from heatserve.cli import main; main()"
     )
     done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=False)
     assert done.returncode == 1
@@ -96,7 +103,7 @@ def test_a_missing_package_is_explained(tmp_path: Path) -> None:
 def test_bench_latency_measures_every_way_and_writes_how_it_was_made(tmp_path: Path) -> None:
     out = tmp_path / "latency.json"
     arguments = ["bench", "latency", "digits", "--requests", "10", "--out", str(out), "--json"]
-    result = CliRunner().invoke(heatserve.app, arguments)
+    result = CliRunner().invoke(app, arguments)
     assert result.exit_code == 0, result.output
     results = json.loads(out.read_text())
     assert {"command", "machine", "versions", "seed", "date"} <= set(results)
@@ -114,7 +121,7 @@ def test_bench_latency_measures_every_way_and_writes_how_it_was_made(tmp_path: P
 def test_bench_export_measures_every_variant_and_says_which_engines_are_absent(tmp_path: Path) -> None:
     out = tmp_path / "export.json"
     arguments = ["bench", "export", "digits", "--variant", "fp32", "--variant", "uint8", "--batch", "2"]
-    result = CliRunner().invoke(heatserve.app, [*arguments, "--requests", "20", "--out", str(out)])
+    result = CliRunner().invoke(app, [*arguments, "--requests", "20", "--out", str(out)])
     assert result.exit_code == 0, result.output
     results = json.loads(out.read_text())
     assert {"command", "machine", "versions", "seed", "date"} <= set(results)

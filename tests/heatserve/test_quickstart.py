@@ -6,7 +6,6 @@ import json
 import re
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -74,12 +73,10 @@ def test_the_card_carries_the_promise_and_what_it_was_measured_on(first_start: t
 
 def test_a_second_start_finds_the_model(first_start: tuple[Path, str]) -> None:
     folder, _ = first_start
-    start = time.monotonic()
     done = heatserve("quickstart", "--once", *FREE, folder=folder)
     assert done.returncode == 0, done.stderr
     assert "found" in done.stdout
     assert "train " not in done.stdout
-    assert time.monotonic() - start < 60  # no training in there, on any machine
 
 
 def test_a_tampered_model_is_not_served(first_start: tuple[Path, str]) -> None:
