@@ -15,7 +15,6 @@ from onnx import numpy_helper
 from tiny_model import CLASS_NAMES, random_images, write_tiny_card, write_tiny_model
 from typer.testing import CliRunner
 
-import heatserve
 import heatserve.benchmarks.attack.target as attack_target
 from heatserve.benchmarks.attack.distances import within_proven
 from heatserve.benchmarks.attack.measure import card_part, measure
@@ -24,6 +23,7 @@ from heatserve.benchmarks.attack.target import Settings, open_target
 from heatserve.certification.errors import HeatserveError
 from heatserve.certification.monte_carlo import Certificate
 from heatserve.certification.noise import FLOAT32, GRID
+from heatserve.cli import app
 from heatserve.export.calibration.calibrate import calibrate_model
 from heatserve.export.calibration.report import progress_bar
 from heatserve.export.card import (
@@ -176,7 +176,7 @@ def test_the_command_writes_results_a_figure_and_on_request_the_card(tmp_path: P
     arguments = ["attack", "tiny", "--data", "digits", "--repository", str(tmp_path / "models"), "--images", "4"]
     arguments += ["--steps", "2", "--noise-samples", "2", "--votes", "20", "--epsilon", "0.5", "--spoof-samples", "2"]
     arguments += ["--targets", "1", "--defence-passes", "1", "--out", str(out)]
-    shown = CliRunner().invoke(heatserve.app, arguments, catch_exceptions=False, env={"COLUMNS": "160"})
+    shown = CliRunner().invoke(app, arguments, catch_exceptions=False, env={"COLUMNS": "160"})
     assert shown.exit_code == 0
     assert "The theorems do not exclude it" in shown.output
     assert "does not speak of them" in shown.output
@@ -185,7 +185,7 @@ def test_the_command_writes_results_a_figure_and_on_request_the_card(tmp_path: P
     assert "misclassified" in out.with_suffix(".svg").read_text()
     assert read_card(version_dir) == before, "the card changes on request only"
 
-    written = CliRunner().invoke(heatserve.app, [*arguments, "--card", "--json"], catch_exceptions=False)
+    written = CliRunner().invoke(app, [*arguments, "--card", "--json"], catch_exceptions=False)
     assert json.loads(written.stdout)["spoofing"] == results["spoofing"]
     card = open_model(tmp_path / "models", "tiny").card
     assert card.attack is not None
@@ -237,9 +237,7 @@ def test_a_new_calibration_does_not_inherit_the_attack_on_another_graph(tmp_path
 def test_what_means_nothing_is_refused(arguments: list[str], message: str, tmp_path: Path) -> None:
     write_tiny_model(tmp_path)
     with pytest.raises(HeatserveError, match=message):
-        CliRunner().invoke(
-            heatserve.app, ["attack", "tiny", "--repository", str(tmp_path), *arguments], catch_exceptions=False
-        )
+        CliRunner().invoke(app, ["attack", "tiny", "--repository", str(tmp_path), *arguments], catch_exceptions=False)
 
 
 def test_the_served_radius_has_the_slope_of_its_steps(tmp_path: Path) -> None:

@@ -53,7 +53,16 @@ def test_each_system_is_trained_measured_and_shown_once(
     results, readme = tmp_path / "results.json", tmp_path / "README.md"
     readme.write_text(f"before\n{BEGIN}old\n{END}after\n")
     systems = ["baseline", "average"]
-    arguments = ["cifar10", "--root", str(root), "--folder", str(tmp_path / "runs"), "--results", str(results)]
+    arguments = [
+        "experiment",
+        "cifar10",
+        "--root",
+        str(root),
+        "--folder",
+        str(tmp_path / "runs"),
+        "--results",
+        str(results),
+    ]
     arguments += ["--images", "3", "--n", "20", "--sigma", "0.25", "--readme", str(readme)]
     arguments += [part for name in systems for part in ("--system", name)]
 
@@ -119,7 +128,9 @@ def test_a_readme_without_marks_is_left_alone(tmp_path: Path) -> None:
 
 def test_an_unknown_system_is_named(root: Path) -> None:
     with pytest.raises(HeatserveError, match="system: expected baseline, noise"):
-        CliRunner().invoke(app, ["cifar10", "--root", str(root), "--system", "magic"], catch_exceptions=False)
+        CliRunner().invoke(
+            app, ["experiment", "cifar10", "--root", str(root), "--system", "magic"], catch_exceptions=False
+        )
 
 
 @pytest.mark.usefixtures("quick")

@@ -15,9 +15,9 @@ import pytest
 from tiny_model import random_images, shifted_map, write_tiny_model
 from typer.testing import CliRunner, Result
 
-import heatserve
 from heatserve.certification.audit import AuditError
 from heatserve.certification.errors import HeatserveError
+from heatserve.cli import app
 from heatserve.export.audit.audit import audit_model, unused_seed
 from heatserve.export.audit.page import audit_page
 from heatserve.export.calibration.sampling import check_classes, sample
@@ -33,7 +33,7 @@ IMAGES = 120
 
 def run_audit(repository: Path, name: str, *arguments: str) -> Result:
     options = ["--repository", str(repository), "--data", "digits", "--images", str(IMAGES), *arguments]
-    return CliRunner().invoke(heatserve.app, ["audit", name, *options], catch_exceptions=False)
+    return CliRunner().invoke(app, ["audit", name, *options], catch_exceptions=False)
 
 
 @pytest.fixture(scope="module")

@@ -168,7 +168,8 @@ def test_tune_that_is_interrupted_leaves_everything_as_it_was(tmp_path: Path, nu
     temporary.mkdir()
     before = (version_dir.parent / CONFIG_NAME).read_bytes()
     # A shell that starts us in the background has SIGINT ignored, for us and our children.
-    code = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler); import heatserve; heatserve.main()"
+    start = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler); "
+    code = start + "from heatserve.cli import main; main()"
     process = subprocess.Popen(
         [sys.executable, "-c", code, *tune(tmp_path / "models", "--seconds", "30")],
         env={**os.environ, "TMPDIR": str(temporary)},

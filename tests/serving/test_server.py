@@ -127,7 +127,8 @@ def test_servers_side_by_side(triton: TritonServer, tiny_repository: Path) -> No
 def serve_command(repository: Path, temporary: Path) -> Iterator[tuple[subprocess.Popen[str], str]]:
     """`heatserve serve` as a process of its own, its temporary files in `temporary`; and its gRPC URL."""
     # A shell that starts us in the background has SIGINT ignored, for us and our children.
-    code = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler); import heatserve; heatserve.main()"
+    start = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler); "
+    code = start + "from heatserve.cli import main; main()"
     ports = ["--http-port", "0", "--grpc-port", "0", "--metrics-port", "0"]
     with subprocess.Popen(
         [sys.executable, "-c", code, "serve", "patient", "--repository", str(repository), *ports],

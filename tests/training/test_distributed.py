@@ -18,7 +18,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-import heatserve
+from heatserve.cli import main
 from heatserve.training.data.images import Batch, Images
 from heatserve.training.data.splits import ImageData, load_data
 from heatserve.training.loop.distributed import Team, join
@@ -108,7 +108,7 @@ def _command(folder: Path) -> None:
     command = ["train", "baseline", "--data", "digits", "--architecture", "digits_cnn", "--device", "cpu"]
     recipe = ["--epochs", "3", "--batch-size", "31", "--lr", "0.1"]
     with patch.object(sys, "argv", ["heatserve", *command, *recipe, "--out", out]), pytest.raises(SystemExit) as left:
-        heatserve.main()
+        main()
     assert left.value.code == 0
 
 
