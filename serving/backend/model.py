@@ -7,7 +7,9 @@ backend serves, and answers what the native backend cannot: an error that says w
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator
+import math
+import os
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +33,7 @@ class TritonPythonModel:
 
         Raises:
             CardError: no card, or a card of other graphs. Triton reports the model as failed.
+            RuntimeError: a sample that Triton is to warm up with is not answered. Triton reports that likewise.
         """
         version_dir = Path(args["model_repository"]) / args["model_version"]
         verify_card(version_dir)
@@ -41,6 +44,27 @@ class TritonPythonModel:
         if threads:  # the parameter of the native backend
             options.intra_op_num_threads = int(threads["string_value"])
         self._session = ort.InferenceSession(str(version_dir / GRAPH_NAME), options, providers=["CPUExecutionProvider"])
+        for sample in config.get("model_warmup", ()):
+            self._rehearse(sample, version_dir.parent)
+
+    def _rehearse(self, sample: Mapping[str, Any], model_dir: Path) -> None:
+        """Answer a sample of the warm-up before Triton asks for it.
+
+        Triton's core (2.51) stops the thread of an instance whose warm-up failed, and crashes before it says why if
+        that thread has not put the instance back into its list yet (`StopBackendThread`). A model that fails to load
+        has no thread yet, and is explained.
+        """
+        try:
+            image = _sample_image(sample["inputs"]["image"], model_dir)
+        except (KeyError, OSError, ValueError):
+            return  # there is no such image, which Triton says itself, and before there is a thread
+        try:
+            answers = self._answers([image] * sample["batch_size"], [["label"]] * sample["batch_size"])
+            errors = [answer.error().message() for answer in answers if answer.has_error()]
+            if errors:
+                raise ValueError("; ".join(errors))
+        except Exception as error:
+            raise RuntimeError(f"failed to run warmup sample '{sample['name']}': {error}") from None
 
     def execute(self, requests: list[Any]) -> list[Any]:
         """Answer the requests that dynamic batching hands over together, in runs of at most as many images as allowed.
@@ -50,6 +74,9 @@ class TritonPythonModel:
         """
         images = [triton.get_input_tensor_by_name(request, "image").as_numpy() for request in requests]
         wanted = [request.requested_output_names() for request in requests]
+        return self._answers(images, wanted)
+
+    def _answers(self, images: list[Array], wanted: list[list[str]]) -> list[Any]:
         responses = [_too_large(image, self._limit) if len(image) > self._limit else None for image in images]
         for group in groups([len(image) for image in images], self._limit):
             answers = self._answer([images[i] for i in group], [wanted[i] for i in group])
@@ -63,6 +90,20 @@ class TritonPythonModel:
         outputs = dict(zip(names, self._session.run(names, {"image": batch}), strict=True))
         for image, wanted_names, rows in zip(images, wanted, _rows(images), strict=True):
             yield _response({name: outputs[name][rows] for name in wanted_names}, image, outputs["label"][rows])
+
+
+def _sample_image(tensor: Mapping[str, Any], model_dir: Path) -> Array:
+    """The one image, as a batch, that Triton makes of an input of a warm-up sample."""
+    dtype = np.dtype(triton.triton_string_to_numpy(tensor["data_type"]))
+    shape = (1, *map(int, tensor["dims"]))
+    size = math.prod(shape) * dtype.itemsize
+    if tensor.get("zero_data"):
+        data = bytes(size)
+    elif tensor.get("random_data"):
+        data = os.urandom(size)
+    else:
+        data = (model_dir / "warmup" / tensor["input_data_file"]).read_bytes()[:size]
+    return np.frombuffer(data, dtype).reshape(shape)
 
 
 def _too_large(image: Array, limit: int) -> Any:

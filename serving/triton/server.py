@@ -28,6 +28,10 @@ if TYPE_CHECKING:
 
 _POLL_SECONDS = 0.02
 _KILL_AFTER_SECONDS = 5.0  # past the time that Triton was given to drain
+_CRASHED = (
+    "\n  a segmentation fault: where a warm-up fails (`model_warmup` in config.pbtxt), Triton may die so before it "
+    "says why; started again, it may say it"
+)
 # Shared memory lets a caller name the memory that Triton reads and writes; the others load models, or change what is
 # logged where. Triton closes an API to callers that lack a key, and this key is told to nobody.
 _CLOSED_APIS = "shared-memory,model-repository,trace,logging"
@@ -141,17 +145,18 @@ class TritonServer:
         deadline = time.monotonic() + self._startup_timeout
         while not _is_ready(self.endpoints):
             if self._process.poll() is not None:
-                raise self._failure("did not start")
+                crashed = self._process.returncode == -signal.SIGSEGV
+                raise self._failure("did not start", advice=_CRASHED if crashed else "")
             if time.monotonic() > deadline:
                 raise self._failure(f"was not ready after {self._startup_timeout:g} s")
             time.sleep(_POLL_SECONDS)
 
-    def _failure(self, what: str) -> ServingError:
+    def _failure(self, what: str, *, advice: str = "") -> ServingError:
         self._failed = True
         code = self._process.poll()
         ending = "" if code is None else f" (exit code {code})"
         reasons = explain(self.log).replace(str(self._workspace.repository), str(self._repository))
-        return ServingError(f"Triton {what}{ending}; its log {self.log} says:\n{reasons}")
+        return ServingError(f"Triton {what}{ending}; its log {self.log} says:\n{reasons}{advice}")
 
     def _stop(self, *, shared_memory: str) -> None:
         self._process.terminate()

@@ -12,6 +12,7 @@ import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -102,22 +103,56 @@ def test_the_model_has_warmed_up_before_the_first_request(tmp_path: Path) -> Non
     assert {model.name: model.execution_count for model in statistics} == {"tiny": 1, "black": 1}
 
 
+def failed_start(repository: Path) -> str:
+    """Why Triton does not start on a repository; its log is removed."""
+    with pytest.raises(ServingError, match="did not start") as caught:
+        TritonServer(repository, endpoints=FREE_PORTS).__enter__()
+    message = str(caught.value)
+    Path(message.split("its log ")[1].split(" says")[0]).unlink()
+    return message
+
+
 def test_a_warm_up_that_fails_is_told(tmp_path: Path) -> None:
+    """By our backend ("Internal"): where Triton's core is the first to see it ("Invalid argument"), it may crash."""
     write_warm_up(write_tiny_model(tmp_path), np.full((1, 8, 8), np.nan, np.float32))
-    with pytest.raises(
-        ServingError, match=r"failed to run warmup sample 'one image': .*image 0 of 1 has 64 NaN"
-    ) as caught:
-        TritonServer(tmp_path, endpoints=FREE_PORTS).__enter__()
-    Path(str(caught.value).split("its log ")[1].split(" says")[0]).unlink()
+    write_tiny_model(tmp_path, "black")
+    message = failed_start(tmp_path)
+    assert "(exit code 1)" in message
+    assert "failed to load 'tiny' version 1: Internal: " in message
+    assert "failed to run warmup sample 'one image': image: expected finite" in message
+    assert "image 0 of 1 has 64 NaN" in message
+
+
+@pytest.mark.parametrize(
+    ("data", "kind", "reason"),
+    [
+        ({"random_data": True}, "Internal", "failed to run warmup sample 'mine': image: expected finite"),
+        ({"input_data_file": "short"}, "Invalid argument", "warmup setting expects 256 bytes"),
+        ({}, "Invalid argument", "warmup setting expects input 'image' to have input_data_type set"),
+    ],
+)
+def test_a_warm_up_of_ones_own_that_fails_is_told(tmp_path: Path, data: dict[str, Any], kind: str, reason: str) -> None:
+    """By our backend, or by Triton where there is no such image: it sees that before the warm-up."""
+    version_dir = write_tiny_model(tmp_path)
+    write_warm_up(version_dir, random_images(1))
+    (version_dir.parent / WARM_UP_PATH.parent / "short").write_bytes(bytes(252))
+    config = read_config(version_dir.parent / CONFIG_NAME)
+    tensor = config.model_warmup.add(name="mine", batch_size=1).inputs["image"]
+    tensor.CopyFrom(config.model_warmup[0].inputs["image"])
+    tensor.ClearField("input_data_file")
+    for field, value in data.items():
+        setattr(tensor, field, value)
+    write_config(version_dir.parent / CONFIG_NAME, config)
+    message = failed_start(tmp_path)
+    assert f"failed to load 'tiny' version 1: {kind}: " in message
+    assert reason in message
 
 
 def test_a_warm_up_image_that_is_gone_is_told(tmp_path: Path) -> None:
     version_dir = write_tiny_model(tmp_path)
     write_warm_up(version_dir, random_images(1))
     (version_dir.parent / WARM_UP_PATH).unlink()
-    with pytest.raises(ServingError, match=r"tiny/warmup/image") as caught:
-        TritonServer(tmp_path, endpoints=FREE_PORTS).__enter__()
-    Path(str(caught.value).split("its log ")[1].split(" says")[0]).unlink()
+    assert "tiny/warmup/image" in failed_start(tmp_path)
 
 
 def tune(repository: Path, *options: str) -> list[str]:

@@ -196,3 +196,23 @@ def test_triton_that_ends_by_itself_is_explained(tiny_repository: Path, tmp_path
     assert process.returncode == 1
     assert "Triton ended by itself (exit code -9); its log " in errors
     wait_until_gone(processes, seconds=1)
+
+
+def test_a_crash_while_it_starts_is_told(tiny_repository: Path) -> None:
+    before = descendants(os.getpid())
+
+    def crash() -> None:
+        deadline = time.monotonic() + 20
+        while not (started := descendants(os.getpid()) - before):
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+        os.kill(min(started), signal.SIGSEGV)
+
+    with ThreadPoolExecutor(1) as pool:
+        crashed = pool.submit(crash)
+        with pytest.raises(ServingError, match=r"did not start \(exit code -11\)") as caught:
+            start(tiny_repository)
+        crashed.result(timeout=1)
+    message = str(caught.value)
+    assert message.endswith("Triton may die so before it says why; started again, it may say it")
+    Path(message.split("its log ")[1].split(" says")[0]).unlink()
