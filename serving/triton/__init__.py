@@ -1,0 +1,1 @@
+"""Triton on this machine: found, given verified models, started, watched and ended."""

@@ -1,4 +1,4 @@
-"""Triton as a guarded child process: started on verified models, ready or explained, and gone without a trace."""
+"""Triton as a child process: started on verified models, ready or explained, and ended with all that it left."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ class TritonServer:
 
     def __init__(
         self,
-        repository: Path,
+        repository: Path | str,
         *,
         models: Sequence[str] = (),
         endpoints: Endpoints = STANDARD_PORTS,
@@ -72,7 +72,7 @@ class TritonServer:
             startup_timeout: seconds until all models must be ready.
             exit_timeout: seconds that requests in flight are given at the end.
         """
-        self._repository = repository
+        self._repository = Path(repository)
         self._names = models
         self._wanted = endpoints
         self._backend_directory = backend_directory

@@ -154,10 +154,9 @@ def test_a_users_program_beside_hostile_packages_gets_answers(
 ) -> None:
     """The program asks a server that runs from the wheel too: it starts in the same folder."""
     (hostile / "ask.py").write_text(
-        "from pathlib import Path\n"
         "import numpy as np\n"
         "from heatserve import FREE_PORTS, Client, TritonServer\n"
-        f"with TritonServer(Path({str(tiny_repository)!r}), endpoints=FREE_PORTS) as server:\n"
+        f"with TritonServer({str(tiny_repository)!r}, endpoints=FREE_PORTS) as server:\n"
         "    with Client(server.endpoints.grpc_url, model='tiny') as client:\n"
         "        print(len(client.predict(np.zeros((2, 1, 8, 8), np.float32))), client.__module__)\n"
     )
