@@ -75,7 +75,7 @@ def find_triton(*, backend_directory: Path | None = None) -> Triton:
     """
     installed = [triton for triton in (_triton_on_path(), _triton_of_wheel()) if triton is not None]
     if backend_directory is not None:
-        installed = [Triton(triton.binary, backend_directory, triton.libraries) for triton in installed]
+        installed = [Triton(triton.binary, backend_directory.absolute(), triton.libraries) for triton in installed]
     for triton in installed:
         if triton.has_native_onnxruntime or triton.has_python_backend:
             return triton
@@ -120,7 +120,7 @@ def _triton_of_wheel() -> Triton | None:
     spec = importlib.util.find_spec("pytriton")  # found, not imported: its modules are of no use here
     if spec is None or not spec.submodule_search_locations:
         return None
-    package = Path(spec.submodule_search_locations[0])
+    package = Path(spec.submodule_search_locations[0]).absolute()
     triton = package / "tritonserver"
     binary = triton / "bin" / "tritonserver"
     return Triton(binary, triton / "backends", package.parent / "nvidia_pytriton.libs") if binary.is_file() else None

@@ -58,7 +58,7 @@ class TritonServer:
         *,
         models: Sequence[str] = (),
         endpoints: Endpoints = STANDARD_PORTS,
-        backend_directory: Path | None = None,
+        backend_directory: Path | str | None = None,
         startup_timeout: float = 60.0,
         exit_timeout: int = 10,
     ) -> None:
@@ -75,7 +75,7 @@ class TritonServer:
         self._repository = Path(repository)
         self._names = models
         self._wanted = endpoints
-        self._backend_directory = backend_directory
+        self._backend_directory = Path(backend_directory) if backend_directory else None
         self._startup_timeout = startup_timeout
         self._exit_timeout = exit_timeout
         self._failed = False
@@ -122,6 +122,7 @@ class TritonServer:
             self._process = subprocess.Popen(
                 [sys.executable, "-IS", guarded_exec.__file__, str(os.getpid()), *command],
                 env=self._workspace.environment,
+                cwd=self._workspace.repository,  # nothing there can be taken for a module
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=subprocess.STDOUT,

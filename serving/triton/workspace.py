@@ -10,7 +10,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import heatserve.serving.backend
 from heatserve.serving.errors import ServingError
 from heatserve.serving.triton.installation import Triton, find_libpython
 
@@ -18,6 +17,17 @@ if TYPE_CHECKING:
     from tritonclient.grpc import model_config_pb2 as pb
 
     from heatserve.export.repository.layout import ModelVersion
+
+
+# Triton's stub is an isolated Python: it ignores PYTHONPATH, and looks for modules in its current folder first. So the
+# backend is told to look where this process does, and Triton is not started in a folder of the user's.
+_BACKEND = """\
+import sys
+
+sys.path[:] = {path!r} + [folder for folder in sys.path if folder]
+
+from heatserve.serving.backend.model import TritonPythonModel
+"""
 
 
 @dataclass(frozen=True)
@@ -98,7 +108,7 @@ def _our_backend(triton: Triton, folder: Path) -> Path:
     shutil.copytree(triton.backends / "python", backends / "python", ignore=shutil.ignore_patterns("__pycache__"))
     shutil.copy(triton.stub(), backends / "python")
     (backends / "onnxruntime").mkdir()
-    shutil.copy(Path(heatserve.serving.backend.__file__).with_name("model.py"), backends / "onnxruntime")
+    (backends / "onnxruntime" / "model.py").write_text(_BACKEND.format(path=_module_folders()))
     library = find_libpython()
     if library.is_absolute():
         (folder / "lib").mkdir()
@@ -106,14 +116,17 @@ def _our_backend(triton: Triton, folder: Path) -> Path:
     return backends
 
 
+def _module_folders() -> list[str]:
+    """`sys.path`, with the folders that it names from the current one made absolute; what is no folder stays."""
+    return [os.path.abspath(entry) if not entry or os.path.exists(entry) else entry for entry in sys.path]
+
+
 def _environment(triton: Triton, folder: Path) -> dict[str, str]:
-    """Our environment, with Triton's libraries and a Python that imports what this one does."""
+    """Our environment, with Triton's libraries, and with this Python first on PATH: the one that its stub takes."""
     libraries = [str(folder / "lib"), str(triton.libraries or ""), os.environ.get("LD_LIBRARY_PATH", "")]
-    modules = [str(Path(heatserve.__file__).parents[1]), *sys.path]
     return {
         "ORT_DISABLE_TELEMETRY": "1",  # by default it sends events to its makers; the caller may decide otherwise
         **os.environ,
         "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', os.defpath)}",
         "LD_LIBRARY_PATH": os.pathsep.join(filter(None, libraries)),
-        "PYTHONPATH": os.pathsep.join(filter(None, modules)),
     }

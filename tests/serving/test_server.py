@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -17,6 +18,7 @@ import onnx
 import pytest
 from tiny_model import random_images, write_tiny_card, write_tiny_model
 
+import heatserve
 from heatserve import FREE_PORTS, Client, Endpoints, ServingError, TritonServer
 from heatserve.export.card import GRAPH_NAME, CardError
 from heatserve.serving.triton.installation import Triton, find_triton
@@ -143,6 +145,40 @@ def serve_command(repository: Path, temporary: Path) -> Iterator[tuple[subproces
             yield process, url
         finally:  # where a test failed, too: leaving the context waits for the process
             process.kill()
+
+
+def test_the_server_runs_nothing_from_the_folder_it_was_started_in(tiny_repository: Path, tmp_path: Path) -> None:
+    """The program `heatserve` does not look for modules there; nor does what it starts."""
+    for name in ("json", "math", "numpy", "onnxruntime", "heatserve", "export"):
+        (tmp_path / f"{name}.py").write_text(f"raise SystemExit('{name}.py of the user was run')\n")
+    code = (
+        "import sys; sys.path.remove(''); from heatserve import FREE_PORTS, Client, TritonServer\n"
+        f"with TritonServer({str(tiny_repository)!r}, models=['tiny'], endpoints=FREE_PORTS) as server:\n"
+        "    print([model.name for model in server.models])\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (0, "['tiny']\n"), done.stderr
+
+
+def test_the_server_runs_the_package_that_this_process_does(tiny_repository: Path, tmp_path: Path) -> None:
+    """A copy of the package that PYTHONPATH names, with a backend that refuses to load."""
+    copy = tmp_path / "copy"
+    shutil.copytree(Path(heatserve.__file__).parent, copy / "heatserve")
+    backend = copy / "heatserve" / "serving" / "backend" / "model.py"
+    backend.write_text(backend.read_text() + "\nraise ImportError('the copy was imported')\n")
+    code = (
+        "from heatserve import FREE_PORTS, TritonServer\n"
+        f"with TritonServer({str(tiny_repository)!r}, models=['tiny'], endpoints=FREE_PORTS): pass\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(copy)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert "the copy was imported" in done.stderr
 
 
 def descendants(pid: int) -> set[int]:
