@@ -7,11 +7,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.console import Console
 
 from heatserve.certification.errors import HeatserveError
 from heatserve.certification.files import write_atomically
-from heatserve.commands.options import KEPT, Kept, Repository
+from heatserve.commands.options import KEPT, REPOSITORY, Data, Images, Json, Kept, Repository, Root, deliver
 
 if TYPE_CHECKING:
     from heatserve.export.audit.audit import Audit
@@ -23,16 +22,10 @@ FAILED = 3
 
 def audit(
     name: Annotated[str, typer.Argument(help="Model in the repository; its newest version is audited.")],
-    data: Annotated[
-        str | None,
-        typer.Option(
-            help="`digits`, `cifar10`, `imagenet` or `imagefolder:PATH`, always its split `test`; by default what v "
-            "was trained on."
-        ),
-    ] = None,
-    root: Annotated[Path | None, typer.Option(help="Folder of the data set; cifar10 and imagenet need it.")] = None,
-    repository: Repository = Path("model_repository"),
-    images: Annotated[int, typer.Option(min=1, help="Test images, at most what the split has.")] = 1000,
+    data: Data = None,
+    root: Root = None,
+    repository: Repository = REPOSITORY,
+    images: Images = 1000,
     seed: Annotated[
         int | None,
         typer.Option(
@@ -43,9 +36,9 @@ def audit(
         Path | None, typer.Option(help="Write the audit there: `.html`, one page with figures, or `.json`, all of it.")
     ] = None,
     kept: Kept = KEPT,
-    as_json: Annotated[bool, typer.Option("--json", help="Write the audit to stdout as JSON, not tables.")] = False,
+    as_json: Json = False,
 ) -> None:
-    """Can this be deployed? Hold the served file against Certify, on images that made neither network nor card.
+    """Can this be deployed? Compare the served file with Certify, on test images that made neither network nor card.
 
     Judges the promise on the card, with the card's n₀, n and alpha of Certify: PASS, unless the data speak against it
     or are too few to. A model that is not calibrated promises nothing, and fails.
@@ -68,12 +61,9 @@ def audit(
     audited = audit_model(
         model, sample(data, "test", root=root, count=images, seed=seed), seed=seed, kept=kept, progress=progress_bar
     )
-    if as_json:
-        typer.echo(audited.to_json())
-    else:
-        Console(highlight=False).print(audit_report(audited))
     if out:
         write_atomically(out, as_written(audited).encode())
+    deliver(audited.to_json(), lambda: audit_report(audited), as_json=as_json)
     if not audited.verdict.passed:
         raise typer.Exit(FAILED)
 

@@ -2,24 +2,33 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
+from rich.console import Group
 
-from heatserve.certification.files import write_atomically
-from heatserve.commands.options import KEPT, Kept, Repository, Sampling, noise_source
+from heatserve.commands.options import (
+    KEPT,
+    REPOSITORY,
+    Data,
+    Json,
+    Kept,
+    Out,
+    Repository,
+    Root,
+    Sampling,
+    Seed,
+    deliver,
+    line,
+    noise_source,
+)
 
 
 def calibrate(
     name: Annotated[str, typer.Argument(help="Model in the repository; its newest version is calibrated.")],
-    data: Annotated[
-        str | None,
-        typer.Option(help="`digits`, `cifar10`, `imagenet` or `imagefolder:PATH`; by default what v was trained on."),
-    ] = None,
-    root: Annotated[Path | None, typer.Option(help="Folder of the data set; cifar10 and imagenet need it.")] = None,
-    repository: Repository = Path("model_repository"),
+    data: Data = None,
+    root: Root = None,
+    repository: Repository = REPOSITORY,
     alpha: Annotated[float, typer.Option(help="α: largest overclaim rate, given a positive radius.")] = 0.01,
     delta: Annotated[float, typer.Option(help="δ: the bound holds with confidence 1 − δ.")] = 0.05,
     images: Annotated[int, typer.Option(min=1, help="Calibration images, at most what the split has.")] = 2000,
@@ -41,10 +50,10 @@ def calibrate(
             "need few, so a high n costs little.",
         ),
     ] = False,
-    seed: Annotated[int, typer.Option(help="Decides the noise of Certify, and which images are taken.")] = 0,
+    seed: Seed = 0,
     sampling: Sampling = "float32",
     kept: Kept = KEPT,
-    as_json: Annotated[bool, typer.Option("--json", help="Write the certificate card to stdout, not a table.")] = False,
+    as_json: Json = False,
 ) -> None:
     """Give a served graph the radii that it can back: run it against Certify on images that training never saw.
 
@@ -71,7 +80,6 @@ def calibrate(
     )
     model = open_model(repository, name)
     data = data or str(model.card.training["dataset"])
-    console = Console(stderr=as_json, highlight=False)
     calibrated = calibrate_model(
         model,
         sample(data, "calibration", root=root, count=images, seed=seed),
@@ -83,27 +91,25 @@ def calibrate(
         kept=kept,
         progress=progress_bar,
     )
-    if as_json:
-        typer.echo(calibrated.card.model_dump_json(indent=2))
-    else:
-        console.print(f"wrote   {calibrated.path}", soft_wrap=True)
-        console.print(card_report(calibrated.card))
+    deliver(
+        calibrated.card.model_dump_json(indent=2),
+        lambda: Group(line("wrote", calibrated.path), card_report(calibrated.card)),
+        as_json=as_json,
+    )
 
 
 def calibrate_variant(
     variant: Annotated[str, typer.Argument(help="Uncalibrated model, exported from the checkpoint of the other.")],
     name: Annotated[str, typer.Argument(help="Calibrated model that it is a variant of.")],
-    root: Annotated[Path | None, typer.Option(help="Folder of the data set; cifar10 and imagenet need it.")] = None,
-    repository: Repository = Path("model_repository"),
+    root: Root = None,
+    repository: Repository = REPOSITORY,
     max_loss: Annotated[
         float,
         typer.Option(min=0, max=1, help="Share of the test images that may lose their certificate, at any radius."),
     ] = 0.05,
     kept: Kept = KEPT,
-    out: Annotated[Path | None, typer.Option(help="Write the comparison there, as JSON.")] = None,
-    as_json: Annotated[
-        bool, typer.Option("--json", help="Write the comparison to stdout as JSON, not tables.")
-    ] = False,
+    out: Out = None,
+    as_json: Json = False,
 ) -> None:
     """Calibrate a variant as a model was (UINT8 input, FP16, INT8), and say what it wins in latency and loses in radii.
 
@@ -138,12 +144,9 @@ def calibrate_variant(
         progress=progress_bar,
     )
     found = compare(calibrated, model)
-    if out:
-        write_atomically(out, found.to_json().encode())
-    if as_json:
-        typer.echo(found.to_json())
-        return
-    console = Console(highlight=False)
-    console.print(f"wrote   {calibrated.path}", soft_wrap=True)
-    console.print(card_report(calibrated.card))
-    console.print(comparison_report(found))
+    deliver(
+        found.to_json(),
+        lambda: Group(line("wrote", calibrated.path), card_report(calibrated.card), comparison_report(found)),
+        as_json=as_json,
+        out=out,
+    )

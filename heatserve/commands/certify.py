@@ -6,33 +6,40 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
 
-from heatserve.commands.options import Repository, Sampling, noise_source
+from heatserve.commands.options import (
+    REPOSITORY,
+    Data,
+    Images,
+    Json,
+    Repository,
+    Root,
+    Sampling,
+    Seed,
+    deliver,
+    noise_source,
+)
 
 
 def certify_dataset(
     name: Annotated[str, typer.Argument(help="Model in the repository; the newest version's base is certified.")],
-    data: Annotated[
-        str | None,
-        typer.Option(help="`digits`, `cifar10`, `imagenet` or `imagefolder:PATH`; by default what v was trained on."),
-    ] = None,
-    root: Annotated[Path | None, typer.Option(help="Folder of the data set; cifar10 and imagenet need it.")] = None,
-    repository: Repository = Path("model_repository"),
+    data: Data = None,
+    root: Root = None,
+    repository: Repository = REPOSITORY,
     results: Annotated[
         Path | None, typer.Option(help="Results file, continued if it exists; by default runs/NAME.certify.jsonl.")
     ] = None,
-    images: Annotated[int, typer.Option(min=1, help="Test images, at most what the split has.")] = 500,
+    images: Images = 500,
     n0: Annotated[int, typer.Option(min=1, help="n₀: votes to guess the class.")] = 100,
     n: Annotated[int, typer.Option(min=1, help="n: votes to bound its probability.")] = 10_000,
     alpha: Annotated[float, typer.Option(min=0, max=1, help="Error probability of each certificate.")] = 0.001,
     top_k: Annotated[int, typer.Option(min=1, help="k: a vote for any of the k most frequent classes counts.")] = 1,
-    seed: Annotated[int, typer.Option(help="Decides the noise, and which images are taken.")] = 0,
+    seed: Seed = 0,
     sampling: Sampling = "float32",
     ray: Annotated[
         str | None, typer.Option(metavar="ADDRESS", help="Ray cluster that does the work, or `local` to start one.")
     ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Write the summary to stdout as JSON, not a table.")] = False,
+    as_json: Json = False,
 ) -> None:
     """Certify a test set with Monte Carlo: certified accuracy over radius. Interrupted, it goes on where it was.
 
@@ -40,8 +47,6 @@ def certify_dataset(
 
     **Example:** `heatserve certify-dataset digits --n 1000`
     """
-    import json
-
     from heatserve.export.calibration.dataset import certify_dataset as run
     from heatserve.export.calibration.report import dataset_report, progress_bar
     from heatserve.export.calibration.sampling import sample
@@ -59,7 +64,4 @@ def certify_dataset(
         ray_address=ray,
         progress=progress_bar,
     )
-    if as_json:
-        typer.echo(json.dumps(summary, indent=2))
-    else:
-        Console(highlight=False).print(dataset_report(summary))
+    deliver(summary, lambda: dataset_report(summary), as_json=as_json)

@@ -6,9 +6,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
-from rich.console import Console
+from rich.console import Group
 
-from heatserve.commands.options import Repository
+from heatserve.commands.options import REPOSITORY, Json, Repository, deliver, line
 
 if TYPE_CHECKING:
     from heatserve.export.card import InputType, Precision
@@ -22,7 +22,7 @@ INT8_IMAGES = 256
 def export(
     checkpoint: Annotated[Path, typer.Argument(help="Checkpoint of the single-pass model v, from `heatserve train`.")],
     name: Annotated[str, typer.Option(help="Name of the served model.")],
-    repository: Repository = Path("model_repository"),
+    repository: Repository = REPOSITORY,
     base: Annotated[
         Path | None,
         typer.Option(help="Checkpoint of the base classifier f that Monte Carlo certifies; by default v itself."),
@@ -60,7 +60,7 @@ def export(
     tf32: Annotated[
         bool, typer.Option("--tf32", help="Let a plan's convolutions round their inputs to ten bits of mantissa.")
     ] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Write the certificate card to stdout, not a table.")] = False,
+    as_json: Json = False,
 ) -> None:
     """Turn a checkpoint into one certified ONNX graph that Triton serves, with its certificate card.
 
@@ -84,14 +84,16 @@ def export(
         backend=backend,
         tf32=tf32,
     )
-    if as_json:
-        typer.echo(model.card.model_dump_json(indent=2))
-        return
-    console = Console(highlight=False)
-    console.print(f"wrote   {model.path}", soft_wrap=True)
-    console.print(f"graph   sha256 {model.card.graph_sha256}", soft_wrap=True)
     where = " --root FOLDER" if model.card.training["dataset"] in ("cifar10", "imagenet") else ""
-    console.print(f"Certified radii are 0 until: heatserve calibrate {name}{where}")
+    deliver(
+        model.card.model_dump_json(indent=2),
+        lambda: Group(
+            line("wrote", model.path),
+            line("graph", f"sha256 {model.card.graph_sha256}"),
+            f"Certified radii are 0 until: heatserve calibrate {name}{where}",
+        ),
+        as_json=as_json,
+    )
 
 
 def _variant(

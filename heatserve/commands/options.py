@@ -1,16 +1,30 @@
-"""Options that several commands share, and what they are turned into."""
+"""Options that several commands share, and how a command hands over what it found."""
 
 from __future__ import annotations
 
+import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from heatserve.certification.files import write_atomically
+
 if TYPE_CHECKING:
+    from rich.console import Group, RenderableType
+
     from heatserve.certification.noise import NoiseSource
 
+DATA_HELP = "`digits`, `cifar10`, `imagenet` or `imagefolder:PATH`"
+Data = Annotated[str | None, typer.Option(help=f"{DATA_HELP}; by default what the model was trained on.")]
+Root = Annotated[Path | None, typer.Option(help="Folder of the data set; cifar10 and imagenet need it.")]
 Repository = Annotated[Path, typer.Option(help="Triton model repository.")]
+REPOSITORY = Path("model_repository")
+Images = Annotated[int, typer.Option(min=1, help="Test images, at most what the split has.")]
+Seed = Annotated[int, typer.Option(help="Decides the noise, and which images are taken.")]
+Out = Annotated[Path | None, typer.Option(help="Write the results there, as JSON.")]
+Json = Annotated[bool, typer.Option("--json", help="Write JSON to stdout, not a table.")]
 Sampling = Annotated[
     str,
     typer.Option(help="Noise of Certify: `float32`, or `grid`: sound, for 8-bit images only."),
@@ -34,9 +48,46 @@ BackendDirectory = Annotated[
 
 
 def noise_source(sampling: str) -> NoiseSource:
+    """The noise source that `--sampling` names."""
     from heatserve.certification.errors import HeatserveError
     from heatserve.certification.noise import SOURCES
 
     if sampling not in SOURCES:
         raise HeatserveError(f"sampling: expected one of {', '.join(SOURCES)}, got {sampling}")
     return SOURCES[sampling]
+
+
+def deliver(
+    results: object,
+    table: Callable[[], RenderableType],
+    *,
+    as_json: bool,
+    out: Path | None = None,
+    width: int | None = None,
+) -> None:
+    """Hand over what a command found: as JSON to the file `out`, atomically, and to stdout as JSON or as a table.
+
+    Args:
+        results: what `json.dumps` takes, or a string that is JSON already.
+        table: makes what a person reads; it is not called where stdout gets JSON. For several, a `rich.console.Group`.
+        as_json: the option `--json`.
+        out: the option `--out`; None: no file.
+        width: columns of a table that is wider than the terminal; None: as wide as the terminal.
+    """
+    text = results if isinstance(results, str) else json.dumps(results, indent=2)
+    if out:
+        write_atomically(out, f"{text}\n".encode())
+    if as_json:
+        typer.echo(text)
+        return
+    from rich.console import Console
+
+    Console(highlight=False, width=width).print(table(), crop=False)
+
+
+def line(label: str, value: object) -> Group:
+    """One line of what `deliver` prints, such as `wrote   FOLDER`; it is not wrapped, so that it can be copied."""
+    from rich.console import Group
+    from rich.text import Text
+
+    return Group(Text(f"{label:<7} {value}", no_wrap=True, overflow="ignore"))

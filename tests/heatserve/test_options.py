@@ -1,0 +1,46 @@
+"""How a command hands over what it found: a table or JSON on stdout, and JSON in a file."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from rich.table import Table
+
+from heatserve.commands.options import deliver, line
+
+RESULTS = {"radius": 0.25, "classes": ["a", "b"]}
+
+
+def table() -> Table:
+    made = Table("radius")
+    made.add_row("0.25")
+    return made
+
+
+def test_a_person_gets_the_table_and_the_file_gets_the_json(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    deliver(RESULTS, table, as_json=False, out=tmp_path / "made" / "results.json")
+    assert "radius" in capsys.readouterr().out
+    written = (tmp_path / "made" / "results.json").read_text()
+    assert json.loads(written) == RESULTS
+    assert written.endswith("}\n")
+
+
+def test_a_program_gets_json_alone_and_the_table_is_not_made(capsys: pytest.CaptureFixture[str]) -> None:
+    def refuse() -> Table:
+        raise AssertionError("the table was made")
+
+    deliver(RESULTS, refuse, as_json=True)
+    assert json.loads(capsys.readouterr().out) == RESULTS
+
+
+def test_text_that_is_json_already_is_handed_over_as_it_is(capsys: pytest.CaptureFixture[str]) -> None:
+    deliver('{"radius":0.5}', table, as_json=True)
+    assert capsys.readouterr().out == '{"radius":0.5}\n'
+
+
+def test_a_long_path_stays_on_one_line(capsys: pytest.CaptureFixture[str]) -> None:
+    path = "/folder" * 40
+    deliver({}, lambda: line("wrote", path), as_json=False, width=60)
+    assert capsys.readouterr().out == f"wrote   {path}\n"
