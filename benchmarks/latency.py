@@ -18,8 +18,9 @@ import numpy as np
 import onnx
 
 from heatserve.benchmarks.classifiers import SIGMA, Shape, random_classifier
+from heatserve.certification.provenance import now, versions
 from heatserve.certification.radius import Float32Array
-from heatserve.export.card import Card, now, versions
+from heatserve.export.card import Card
 from heatserve.export.graph.build import certified_graph, plain_graph
 from heatserve.export.repository.layout import ModelVersion, publish
 from heatserve.export.runtime.session import open_session
@@ -96,7 +97,7 @@ def _publish(logits: onnx.ModelProto, shape: Shape, repository: Path) -> ModelVe
         training={"weights": "random"},
         calibration=None,
         evaluation=None,
-        versions=versions("torch", "onnx"),
+        versions=versions("python", "torch", "onnx"),
         date=now(),
     )
     return publish(repository, card, graph=graph, base=base)

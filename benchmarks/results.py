@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from heatserve.certification.files import write_atomically
-from heatserve.export.provenance import provenance as how_made
+from heatserve.certification.provenance import provenance as how_made
 
 _PACKAGES = ("torch", "onnx", "onnxruntime", "numpy", "tritonclient", "nvidia-pytriton")
 

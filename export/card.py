@@ -6,9 +6,6 @@ Export and calibration write it, the server reads it; nothing here needs torch.
 from __future__ import annotations
 
 import hashlib
-import platform
-from datetime import datetime, timezone
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -245,19 +242,3 @@ def verify_card(version_dir: Path) -> Card:
                 f"export and calibrate the model again"
             )
     return card
-
-
-def versions(*packages: str) -> dict[str, str]:
-    """Installed versions of heatserve, Python and the given packages; what is not installed is left out."""
-    found = {"python": platform.python_version()}
-    for package in ("heatserve", *packages):
-        try:
-            found[package] = version(package)
-        except PackageNotFoundError:
-            continue
-    return found
-
-
-def now() -> str:
-    """The current time in UTC, ISO 8601, to the second."""
-    return datetime.now(timezone.utc).isoformat(timespec="seconds")

@@ -11,7 +11,8 @@ from typing import Literal
 import onnx
 
 from heatserve.certification.errors import HeatserveError
-from heatserve.export.card import Card, InputType, Precision, now, versions
+from heatserve.certification.provenance import now, versions
+from heatserve.export.card import Card, InputType, Precision
 from heatserve.export.graph.build import certified_graph, logits_graph, uint8_input
 from heatserve.export.graph.precision import to_fp16, to_int8
 from heatserve.export.images import LabelledImages
@@ -142,7 +143,7 @@ def export_checkpoint(
         evaluation=None,
         plan=part,
         accelerator=_ACCELERATORS.get(backend),
-        versions=versions("torch", "onnx", "onnxruntime", "numpy"),
+        versions=versions("python", "torch", "onnx", "onnxruntime", "numpy"),
         date=now(),
     )
     return publish(repository, card, graph=graph, base=base_bytes, plan=plan)

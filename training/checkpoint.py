@@ -5,8 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 from dataclasses import dataclass
-from datetime import datetime, timezone
-from importlib.metadata import version
 from pathlib import Path
 
 import safetensors
@@ -162,13 +160,3 @@ def fill(path: Path, backbone: nn.Module, tensors: dict[str, Tensor]) -> None:
             shapes = f"{list(expected[name].shape)}, got {list(tensor.shape)}"
             raise CheckpointError(f"{path}: expected tensor {name!r} of shape {shapes}")
     backbone.load_state_dict(tensors, strict=False)
-
-
-def current_versions() -> dict[str, str]:
-    """Versions of the libraries that decide the numbers."""
-    return {name: version(name) for name in ("heatserve", "torch", "numpy")}
-
-
-def now() -> str:
-    """The current time, ISO 8601, UTC, to the second."""
-    return datetime.now(timezone.utc).isoformat(timespec="seconds")

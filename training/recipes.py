@@ -11,16 +11,15 @@ import torch
 from torch import nn
 
 from heatserve.certification.files import write_atomically
+from heatserve.certification.provenance import now, versions
 from heatserve.training.architectures import Classifier, Shape
 from heatserve.training.checkpoint import (
     Checkpoint,
     CheckpointMetadata,
     base_path,
-    current_versions,
     load_base,
     load_checkpoint,
     network_of,
-    now,
     save_checkpoint,
 )
 from heatserve.training.data.augmentation import Augmentation, Augmented
@@ -194,7 +193,7 @@ def _train_once(
             "hyperparameters": asdict(optimisation) | _hyperparameters(parameters),
             "parent_sha256": parent.sha256,
             "base_sha256": None,
-            "versions": current_versions(),
+            "versions": versions("torch", "numpy"),
         }
     )
     base = _base_of(parent, parameters) if isinstance(parameters, AverageParameters) else parent
@@ -309,7 +308,7 @@ def _baseline_metadata(data: ImageData, architecture: str, optimisation: Optimis
         epochs=0,
         hyperparameters=asdict(optimisation),
         parent_sha256=None,
-        versions=current_versions(),
+        versions=versions("torch", "numpy"),
         date=now(),
     )
 

@@ -6,13 +6,12 @@ import hashlib
 from collections.abc import Sequence
 from pathlib import Path
 
+from heatserve.certification.provenance import now, versions
 from heatserve.training.architectures import Shape
 from heatserve.training.checkpoint import (
     CheckpointMetadata,
-    current_versions,
     fill,
     network_of,
-    now,
     parse,
     read_file,
     save_checkpoint,
@@ -65,7 +64,7 @@ def import_weights(
         epochs=0,
         hyperparameters={"file": path.name},
         parent_sha256=hashlib.sha256(content).hexdigest(),
-        versions=current_versions(),
+        versions=versions("torch", "numpy"),
         date=now(),
     )
     network = network_of(metadata)

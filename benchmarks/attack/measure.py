@@ -16,7 +16,8 @@ from heatserve.benchmarks.attack.spoofed import defences, overclaims, spoofed
 from heatserve.benchmarks.attack.target import Settings, Target, prove
 from heatserve.certification.errors import HeatserveError
 from heatserve.certification.progress import Progress
-from heatserve.export.card import Attack, MonteCarlo, OverclaimRate, Spoofed, now
+from heatserve.certification.provenance import now
+from heatserve.export.card import Attack, MonteCarlo, OverclaimRate, Spoofed
 from heatserve.export.images import LabelledImages
 
 

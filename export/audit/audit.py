@@ -30,10 +30,10 @@ from heatserve.certification.audit import (
 from heatserve.certification.calibration import Reference
 from heatserve.certification.monte_carlo import largest_provable
 from heatserve.certification.progress import Progress, unseen
+from heatserve.certification.provenance import provenance
 from heatserve.export.calibration.calibrate import as_judged, hold_against_certify
 from heatserve.export.card import Calibration, Card, CertifiedAccuracy, MonteCarlo, Split
 from heatserve.export.images import LabelledImages
-from heatserve.export.provenance import provenance
 from heatserve.export.repository.layout import ModelVersion
 from heatserve.export.runtime.answers import as_taken
 from heatserve.export.runtime.served import open_served

@@ -29,6 +29,7 @@ from heatserve.certification.calibration import (
 from heatserve.certification.errors import HeatserveError
 from heatserve.certification.monte_carlo import ABSTAIN, largest_provable
 from heatserve.certification.progress import Progress, unseen
+from heatserve.certification.provenance import now, versions
 from heatserve.certification.radius import Float64Array, FloatArray, RadiusMap
 from heatserve.certification.sequential import provable
 from heatserve.export.calibration.ledger import certify_images, file_in, recipe_of
@@ -41,8 +42,6 @@ from heatserve.export.card import (
     Evaluation,
     MonteCarlo,
     OverclaimRate,
-    now,
-    versions,
 )
 from heatserve.export.graph.build import with_map
 from heatserve.export.images import LabelledImages
@@ -130,7 +129,7 @@ def calibrate_model(
             ),
             "evaluation": evaluation,
             "attack": None,  # it was another graph's
-            "versions": {**model.card.versions, **versions("onnx", "onnxruntime", "numpy", "scipy")},
+            "versions": {**model.card.versions, **versions("python", "onnx", "onnxruntime", "numpy", "scipy")},
             "date": now(),
         }
     )

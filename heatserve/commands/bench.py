@@ -201,8 +201,9 @@ def certify(
 
     from heatserve.benchmarks.results import provenance, write_results
     from heatserve.benchmarks.votes import measure, runs, samples_to_decide
+    from heatserve.certification.provenance import versions
     from heatserve.export.calibration.sampling import sample
-    from heatserve.export.card import BASE_NAME, versions
+    from heatserve.export.card import BASE_NAME
     from heatserve.export.repository.layout import open_model
     from heatserve.export.runtime.session import classifier, open_session
 

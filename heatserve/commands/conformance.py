@@ -37,7 +37,7 @@ def conformance(
     from rich.progress import Progress
 
     from heatserve.certification.files import write_atomically
-    from heatserve.export.provenance import provenance
+    from heatserve.certification.provenance import provenance
     from heatserve.serving.conformance.report import conformance_table
     from heatserve.serving.conformance.triton import conform_all
 

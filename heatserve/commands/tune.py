@@ -41,7 +41,7 @@ def tune(
     from rich.progress import Progress
 
     from heatserve.certification.files import write_atomically
-    from heatserve.export.provenance import provenance
+    from heatserve.certification.provenance import provenance
     from heatserve.export.repository.layout import open_model
     from heatserve.serving.tuning import tune as tuning
     from heatserve.serving.tuning.report import tuning_table

@@ -12,7 +12,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from heatserve.export.card import Calibration, Card, MonteCarlo, OverclaimRate, Split, now, versions
+from heatserve.certification.provenance import now, versions
+from heatserve.export.card import Calibration, Card, MonteCarlo, OverclaimRate, Split
 from heatserve.export.repository.layout import publish
 from heatserve.serving.client.wire import OUTPUTS, wire
 from heatserve.serving.conformance import engines
@@ -141,7 +142,7 @@ def _card(probe: Probe, base: bytes) -> Card:
         training={},
         calibration=calibration if probe.radius_map.radii else None,
         evaluation=None,
-        versions=versions("onnx"),
+        versions=versions("python", "onnx"),
         date=now(),
     )
 

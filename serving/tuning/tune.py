@@ -234,7 +234,7 @@ def _apply(setting: Setting, config: pb.ModelConfig) -> None:
 
 
 def _reason(tuning: Tuning, load: Load) -> str:
-    from heatserve.export.provenance import provenance
+    from heatserve.certification.provenance import provenance
 
     made = provenance()
     machine = made["machine"]

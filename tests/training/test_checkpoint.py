@@ -11,14 +11,13 @@ import pytest
 import safetensors.torch
 import torch
 
+from heatserve.certification.provenance import now, versions
 from heatserve.training.architectures import ARCHITECTURES, ArchitectureError, Classifier, build_network
 from heatserve.training.checkpoint import (
     CheckpointError,
     CheckpointMetadata,
-    current_versions,
     load_checkpoint,
     network_of,
-    now,
     save_checkpoint,
 )
 from heatserve.training.weights import import_weights
@@ -39,7 +38,7 @@ def _metadata(architecture: str = "digits_cnn", channels: int = 1, size: int = 8
         epochs=1,
         hyperparameters={"kappa": 10, "lr": 0.1, "distance": "probabilities", "clip": None},
         parent_sha256="0" * 64,
-        versions=current_versions(),
+        versions=versions("torch", "numpy"),
         date=now(),
     )
 
