@@ -38,8 +38,12 @@ class NoiseSource(Protocol):
     """Makes noisy copies x + η of an image, η ~ N(0, σ²I)."""
 
     @property
-    def sampling(self) -> str:
-        """What a certificate card says about it."""
+    def key(self) -> str:
+        """Its name in cards, ledgers and options; `source_of` finds it by that."""
+
+    @property
+    def described(self) -> str:
+        """For a reader: how it samples, and what that leaves open."""
 
     def copies(self, image: Float32Array, *, sigma: float, seed: int, index: int) -> Fill:
         """The stream (seed, index) of noisy copies of x [C, H, W], the same however many are taken at a time."""
@@ -59,7 +63,8 @@ class Float32Noise:
     Nothing is proven about what float32 rounding does to the certificate: `variation` is 0 by assumption.
     """
 
-    sampling = "float32 Gaussian noise; the attack of Voráček and Hein (2023) is not excluded"
+    key = "float32"
+    described = "float32 Gaussian noise; the attack of Voráček and Hein (2023) is not excluded"
 
     def copies(self, image: Float32Array, *, sigma: float, seed: int, index: int) -> Fill:
         """See `NoiseSource`."""
@@ -91,9 +96,8 @@ class GridNoise:
     lies among the numbers that begin with them; then 48 more bits do.
     """
 
-    sampling: str = (
-        "8-bit grid, integer noise with exact probabilities (Voráček and Hein 2023): sound in floating point"
-    )
+    key = "grid"
+    described = "8-bit grid, integer noise with exact probabilities (Voráček and Hein 2023): sound in floating point"
 
     def copies(self, image: Float32Array, *, sigma: float, seed: int, index: int) -> Fill:
         """See `NoiseSource`. The classifier sees float32(k + N)/255.
@@ -124,20 +128,24 @@ class GridNoise:
 
 
 FLOAT32, GRID = Float32Noise(), GridNoise()
-SOURCES: dict[str, NoiseSource] = {"float32": FLOAT32, "grid": GRID}
-"""By the names that the command line has for them."""
+SOURCES: dict[str, NoiseSource] = {source.key: source for source in (FLOAT32, GRID)}
+"""By their keys."""
+FORMER_KEYS = {
+    "float32 Gaussian noise; the attack of Voráček and Hein (2023) is not excluded": "float32",
+    "8-bit grid, integer noise with exact probabilities (Voráček and Hein 2023): sound in floating point": "grid",
+}
+"""Cards and ledgers that name a source by one of these sentences, as the first ones do, are still read."""
 
 
-def source_of(sampling: str) -> NoiseSource:
-    """The noise source that says this about itself.
+def source_of(key: str) -> NoiseSource:
+    """The noise source with a key.
 
     Raises:
-        NoiseError: none does.
+        NoiseError: there is none.
     """
-    for source in SOURCES.values():
-        if source.sampling == sampling:
-            return source
-    raise NoiseError(f"sampling: expected one of {', '.join(s.sampling for s in SOURCES.values())}; got {sampling}")
+    if key not in SOURCES:
+        raise NoiseError(f"sampling: expected one of {', '.join(SOURCES)}, got {key}")
+    return SOURCES[key]
 
 
 def _grey(image: Float32Array, index: int) -> NDArray[np.int16]:

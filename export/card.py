@@ -7,13 +7,13 @@ from __future__ import annotations
 
 import hashlib
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from heatserve.certification.errors import HeatserveError
 from heatserve.certification.files import write_atomically
-from heatserve.certification.noise import FLOAT32
+from heatserve.certification.noise import FLOAT32, FORMER_KEYS, source_of
 from heatserve.certification.radius import RadiusMap
 
 CARD_NAME = "certificate.json"
@@ -43,12 +43,25 @@ class MonteCarlo(_Part):
     n: int
     alpha: Share
     seed: int
-    classifier: str = "votes"
-    sampling: str = FLOAT32.sampling
-    """How the noise was sampled, and what that leaves open: `sampling` of a `NoiseSource`."""
+    sampling: str = FLOAT32.key
+    """The `key` of the `NoiseSource` that sampled the noise."""
     decides: Annotated[float, Field(gt=0)] | None = None
     """The one radius (L2, pixels in [0,1]) that `sequential.decide` found proven or not, with n votes at most; None:
     Certify, with n."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _from_former_card(cls, fields: Any) -> Any:
+        """Cards were written with a sentence for `sampling`, and with a field `classifier` that was always `votes`."""
+        if not isinstance(fields, dict):
+            return fields
+        former = {"sampling": FORMER_KEYS.get(fields["sampling"], fields["sampling"])} if "sampling" in fields else {}
+        return {name: value for name, value in fields.items() if (name, value) != ("classifier", "votes")} | former
+
+    @field_validator("sampling")
+    @classmethod
+    def _is_known(cls, key: str) -> str:
+        return source_of(key).key
 
     @property
     def heading(self) -> str:

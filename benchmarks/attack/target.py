@@ -110,7 +110,7 @@ def open_target(model: ModelVersion, data: LabelledImages, *, seed: int) -> Targ
         base=Logits(base),
         serve=open_served(model),
         vote=classifier(open_session(model.path / BASE_NAME)),
-        monte_carlo=reference.model_copy(update={"sampling": FLOAT32.sampling, "decides": None}),
+        monte_carlo=reference.model_copy(update={"sampling": FLOAT32.key, "decides": None}),
     )
     _check_agreement(target, data.images[:64])
     return target

@@ -8,6 +8,7 @@ from pathlib import Path
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from heatserve.certification.audit import POWER
+from heatserve.certification.noise import source_of
 from heatserve.export.audit.audit import Audit, Measured
 from heatserve.export.audit.figures import accuracy_figure, reliability_figure
 from heatserve.export.audit.report import accuracy_rows, findings, headline, percent, rates, share_of
@@ -40,6 +41,7 @@ def _shown(measured: Measured | None) -> dict[str, object]:
         return {}
     return {
         "rates": rates(measured),
+        "sampling": source_of(measured.monte_carlo.sampling).described,
         "accuracy_rows": accuracy_rows(measured),
         "accuracy_figure": _data_uri(
             accuracy_figure(measured.certified_accuracy, reference=measured.monte_carlo.heading)

@@ -20,7 +20,7 @@ from scipy.special import ndtr
 
 from heatserve.certification.errors import HeatserveError
 from heatserve.certification.monte_carlo import ABSTAIN, certify
-from heatserve.certification.noise import source_of
+from heatserve.certification.noise import FORMER_KEYS, source_of
 from heatserve.certification.progress import Progress
 from heatserve.certification.radius import Float32Array
 from heatserve.certification.sequential import decide
@@ -99,10 +99,14 @@ def recipe_of(model: ModelVersion, data: LabelledImages, monte_carlo: MonteCarlo
 
 
 def file_in(folder: Path, recipe: Recipe, data: LabelledImages) -> Path:
-    """The file of a recipe and of these images, or of more or fewer of the same, in a folder of many."""
+    """The file of a recipe and of these images, or of more or fewer of the same, in a folder of many.
+
+    Where there is one by the name that the recipe's former header gives, it is that.
+    """
     first = _digest(data.images[0]) if len(data.images) else ""
-    key = hashlib.sha256((_header(recipe) + first).encode()).hexdigest()[:16]
-    return folder / f"{data.split}-{key}.jsonl"
+    keys = [hashlib.sha256((header + first).encode()).hexdigest()[:16] for header in _headers(recipe)]
+    path, *former = (folder / f"{data.split}-{key}.jsonl" for key in keys)
+    return next((other for other in former if other.exists()), path)
 
 
 def certify_images(
@@ -203,12 +207,11 @@ def _digest(image: Float32Array) -> str:
     return hashlib.sha256(image.tobytes()).hexdigest()[:16]
 
 
-def _header(recipe: Recipe) -> str:
-    return json.dumps({"recipe": _fields(recipe)}) + "\n"
-
-
-def _fields(recipe: Recipe) -> dict[str, Any]:
-    return {name: value for name, value in asdict(recipe).items() if value is not None}
+def _headers(recipe: Recipe) -> list[str]:
+    """The first line of a file: as it is written, then as it was written when a sentence named the noise source."""
+    fields = {name: value for name, value in asdict(recipe).items() if value is not None}
+    names = [recipe.sampling, *(name for name, key in FORMER_KEYS.items() if key == recipe.sampling)]
+    return [json.dumps({"recipe": fields | {"sampling": name}}) + "\n" for name in names]
 
 
 def _appended(rows: Iterable[Row], file: TextIO | None) -> Iterator[Row]:
@@ -227,10 +230,10 @@ def _open(path: Path, recipe: Recipe, data: LabelledImages) -> dict[int, Row]:
         ResultsError: see `certify_images`.
     """
     content = path.read_bytes() if path.exists() else b""
-    header = _header(recipe).encode()
-    if header.startswith(content):  # absent, empty, torn in its first line, or complete and without results
+    headers = [header.encode() for header in _headers(recipe)]
+    if any(header.startswith(content) for header in headers):  # absent, empty, torn in its first line, or no results
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(header)
+        path.write_bytes(headers[0])
         return {}
     whole = content[: content.rfind(b"\n") + 1]
     first, *lines = whole.decode(errors="replace").splitlines() or [""]
@@ -254,6 +257,7 @@ def _open(path: Path, recipe: Recipe, data: LabelledImages) -> dict[int, Row]:
 def _check_recipe(path: Path, header: str, recipe: Recipe) -> None:
     try:
         found = {"decides": None, **json.loads(header)["recipe"]}
+        found["sampling"] = FORMER_KEYS.get(found["sampling"], found["sampling"])
         differences = [
             f"{name} {found[name]}, not {expected}"
             for name, expected in asdict(recipe).items()

@@ -20,7 +20,6 @@ from heatserve.commands.options import (
     Seed,
     deliver,
     line,
-    noise_source,
 )
 
 
@@ -62,6 +61,7 @@ def calibrate(
     **Example:** `heatserve calibrate digits --alpha 0.05`
     """
     from heatserve.certification.calibration import servable
+    from heatserve.certification.noise import source_of
     from heatserve.export.calibration.calibrate import calibrate_model
     from heatserve.export.calibration.report import card_report, progress_bar
     from heatserve.export.calibration.sampling import sample
@@ -75,7 +75,7 @@ def calibrate(
         n=n or (10_000 if alone else 1000),
         alpha=certify_alpha,
         seed=seed,
-        sampling=noise_source(sampling).sampling,
+        sampling=source_of(sampling).key,
         decides=float(servable(radius)) if alone and radius else None,
     )
     model = open_model(repository, name)

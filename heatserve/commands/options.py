@@ -14,8 +14,6 @@ from heatserve.certification.files import write_atomically
 if TYPE_CHECKING:
     from rich.console import Group, RenderableType
 
-    from heatserve.certification.noise import NoiseSource
-
 DATA_HELP = "`digits`, `cifar10`, `imagenet` or `imagefolder:PATH`"
 Data = Annotated[str | None, typer.Option(help=f"{DATA_HELP}; by default what the model was trained on.")]
 Root = Annotated[Path | None, typer.Option(help="Folder of the data set; cifar10 and imagenet need it.")]
@@ -45,16 +43,6 @@ MetricsPort = Annotated[int, typer.Option(help=_PORT_HELP)]
 BackendDirectory = Annotated[
     Path | None, typer.Option(help="Triton's backends, where they are not beside `tritonserver`.")
 ]
-
-
-def noise_source(sampling: str) -> NoiseSource:
-    """The noise source that `--sampling` names."""
-    from heatserve.certification.errors import HeatserveError
-    from heatserve.certification.noise import SOURCES
-
-    if sampling not in SOURCES:
-        raise HeatserveError(f"sampling: expected one of {', '.join(SOURCES)}, got {sampling}")
-    return SOURCES[sampling]
 
 
 def deliver(

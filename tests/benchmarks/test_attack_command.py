@@ -162,11 +162,11 @@ def test_images_off_the_grid_are_certified_with_noise_that_needs_none_and_said_s
     version_dir = write_tiny_model(tmp_path)
     calibration = read_card(version_dir).calibration
     assert calibration is not None
-    on_grid = calibration.monte_carlo.model_copy(update={"sampling": GRID.sampling})
+    on_grid = calibration.monte_carlo.model_copy(update={"sampling": GRID.key})
     write_tiny_card(version_dir, calibration=calibration.model_copy(update={"monte_carlo": on_grid}))
     target = open_target(open_model(tmp_path, "tiny"), images(), seed=0)
     assert target.monte_carlo == calibration.monte_carlo
-    assert target.monte_carlo.sampling == FLOAT32.sampling
+    assert target.monte_carlo.sampling == FLOAT32.key
 
 
 def test_the_command_writes_results_a_figure_and_on_request_the_card(tmp_path: Path) -> None:

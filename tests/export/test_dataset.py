@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 from collections.abc import Iterable
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +30,7 @@ from heatserve.export.calibration.ledger import (
     Row,
     certify_chunk,
     certify_images,
+    file_in,
     recipe_of,
 )
 from heatserve.export.card import BASE_NAME, MonteCarlo
@@ -145,6 +148,50 @@ def test_another_recipe_and_a_damaged_file_are_refused(model: ModelVersion, tmp_
         assert results.read_text() == text
 
 
+FORMER_SENTENCE = "float32 Gaussian noise; the attack of Voráček and Hein (2023) is not excluded"
+
+
+def test_a_file_that_names_its_noise_by_a_sentence_is_read_and_continued(model: ModelVersion, tmp_path: Path) -> None:
+    results = tmp_path / "results.jsonl"
+    whole = certify_dataset(model, some_images(5), results, monte_carlo=MONTE_CARLO)
+    header, *lines = results.read_text().splitlines(keepends=True)
+    former = json.dumps({"recipe": json.loads(header)["recipe"] | {"sampling": FORMER_SENTENCE}}) + "\n"
+    assert former != header
+
+    left = list[int]()
+
+    def count(rows: Iterable[Any], total: int, _: str) -> Iterable[Any]:
+        left.append(total)
+        return rows
+
+    for kept in (5, 3, 0):
+        results.write_text(former + "".join(lines[:kept]))
+        assert certify_dataset(model, some_images(5), results, monte_carlo=MONTE_CARLO, progress=count) == whole
+        assert left.pop() == 5 - kept
+        assert results.read_text().splitlines(keepends=True)[1:] == lines
+    results.write_text(former + "".join(lines))
+    other = MONTE_CARLO.model_copy(update={"sampling": GRID.key})
+    with pytest.raises(ResultsError, match="another recipe: sampling float32, not grid"):
+        certify_dataset(model, some_images(5), results, monte_carlo=other)
+
+
+def test_a_file_of_a_folder_is_found_by_its_former_name(model: ModelVersion, tmp_path: Path) -> None:
+    data = some_images(3)
+    recipe = recipe_of(model, data, MONTE_CARLO)
+    path = file_in(tmp_path, recipe, data)
+    header = json.dumps({"recipe": {k: v for k, v in asdict(recipe).items() if v is not None}}) + "\n"
+    first = hashlib.sha256(data.images[0].tobytes()).hexdigest()[:16]
+
+    def name(header: str) -> str:
+        return f"test-{hashlib.sha256((header + first).encode()).hexdigest()[:16]}.jsonl"
+
+    assert path == tmp_path / name(header)
+    former = tmp_path / name(header.replace('"sampling": "float32"', f'"sampling": {json.dumps(FORMER_SENTENCE)}'))
+    assert former != path
+    former.touch()
+    assert file_in(tmp_path, recipe, data) == former
+
+
 def test_images_that_cannot_be_certified_are_refused(model: ModelVersion, tmp_path: Path) -> None:
     wrong = LabelledImages(np.zeros((2, 1, 9, 9), np.float32), np.zeros(2, np.int64), "other", "test", 0)
     with pytest.raises(HeatserveError, match=r"other: expected images of shape \[1, 8, 8\]"):
@@ -156,7 +203,7 @@ def test_images_that_cannot_be_certified_are_refused(model: ModelVersion, tmp_pa
             model,
             off,
             tmp_path / "grid.jsonl",
-            monte_carlo=MONTE_CARLO.model_copy(update={"sampling": GRID.sampling}),
+            monte_carlo=MONTE_CARLO.model_copy(update={"sampling": GRID.key}),
         )
 
 

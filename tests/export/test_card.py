@@ -1,0 +1,67 @@
+"""Certificate cards: those of earlier versions are read, and what cannot be meant is refused by name."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from pydantic import ValidationError
+from tiny_model import write_tiny_model
+
+from heatserve.certification.noise import GRID, SOURCES
+from heatserve.export.card import CARD_NAME, CardError, MonteCarlo, read_card
+
+COMMITTED = Path(__file__).parents[2] / "model_repository"
+
+
+@pytest.mark.parametrize("name", ["digits", "cifar10"])
+def test_a_committed_card_names_its_noise_by_a_sentence_and_is_read_by_its_key(name: str) -> None:
+    folder = COMMITTED / name / "2"
+    written = json.loads((folder / CARD_NAME).read_bytes())["calibration"]["monte_carlo"]
+    assert written["sampling"].startswith("float32 Gaussian noise; ")
+    assert written["classifier"] == "votes"
+    card = read_card(folder)
+    assert card.calibration is not None
+    assert card.calibration.monte_carlo.model_dump() == {
+        "n0": written["n0"],
+        "n": written["n"],
+        "alpha": written["alpha"],
+        "seed": written["seed"],
+        "sampling": "float32",
+        "decides": None,
+    }
+
+
+def test_every_sentence_of_an_earlier_card_has_its_key() -> None:
+    """The sentences are written out: how a source is described today may change, and files must still be read."""
+    for sentence, key in (
+        ("float32 Gaussian noise; the attack of Voráček and Hein (2023) is not excluded", "float32"),
+        ("8-bit grid, integer noise with exact probabilities (Voráček and Hein 2023): sound in floating point", "grid"),
+    ):
+        assert MonteCarlo(n0=1, n=1, alpha=0.1, seed=0, sampling=sentence).sampling == key
+
+
+def test_a_card_says_the_key_and_reads_back(tmp_path: Path) -> None:
+    version_dir = write_tiny_model(tmp_path)
+    assert json.loads((version_dir / CARD_NAME).read_bytes())["calibration"]["monte_carlo"]["sampling"] == "float32"
+    settings = MonteCarlo(n0=1, n=2, alpha=0.1, seed=0, sampling=GRID.key)
+    assert MonteCarlo.model_validate_json(settings.model_dump_json()) == settings
+    assert {key: source.key for key, source in SOURCES.items()} == {"float32": "float32", "grid": "grid"}
+
+
+def test_noise_that_nobody_knows_is_refused_by_name(tmp_path: Path) -> None:
+    path = write_tiny_model(tmp_path) / CARD_NAME
+    card = json.loads(path.read_bytes())
+    card["calibration"]["monte_carlo"]["sampling"] = "dice"
+    path.write_text(json.dumps(card))
+    with pytest.raises(
+        CardError, match=r"calibration\.monte_carlo\.sampling: .*sampling: expected one of float32, grid, got dice"
+    ):
+        read_card(path.parent)
+
+
+@pytest.mark.parametrize("extra", [{"classifier": "logits"}, {"votes": 3}])
+def test_a_field_that_means_nothing_is_refused(extra: dict[str, object]) -> None:
+    with pytest.raises(ValidationError, match=f"{next(iter(extra))}\n  Extra inputs are not permitted"):
+        MonteCarlo.model_validate({"n0": 1, "n": 1, "alpha": 0.1, "seed": 0, **extra})
