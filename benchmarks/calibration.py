@@ -29,8 +29,9 @@ from heatserve.certification.progress import Progress
 from heatserve.certification.radius import PLAIN_WEIGHTS, RadiusMap, score_fractions
 from heatserve.export.calibration.calibrate import FIT_SHARE, RADII, hold_against_certify, servable_radii
 from heatserve.export.card import MonteCarlo
-from heatserve.export.images import LabelledImages
+from heatserve.export.images import SampledImages
 from heatserve.export.repository.layout import ModelVersion
+from heatserve.export.runtime.answers import model_images
 from heatserve.export.runtime.served import open_served
 
 ALPHAS = (0.1, 0.05, 0.01)
@@ -113,12 +114,12 @@ WAYS: Mapping[str, Way] = MappingProxyType(
 
 def compare(
     model: ModelVersion,
-    calibration: LabelledImages,
-    test: LabelledImages,
+    calibration: SampledImages,
+    test: SampledImages,
     *,
     delta: float,
     monte_carlo: MonteCarlo,
-    decisions: LabelledImages,
+    decisions: SampledImages,
     decision_votes: int,
     test_monte_carlo: MonteCarlo,
     kept: Path | None,
@@ -131,20 +132,22 @@ def compare(
     answer = open_served(model)
     deciding = monte_carlo.model_copy(update={"n": decision_votes, "decides": float(servable(TARGET))})
 
-    def problem(data: LabelledImages, how: MonteCarlo) -> Problem:
-        reference, _ = hold_against_certify(model, answer, data, how, kept=kept, progress=progress)
+    def problem(data: SampledImages, how: MonteCarlo) -> Problem:
+        reference, _ = hold_against_certify(model, answer, model_images(model, data), how, kept=kept, progress=progress)
         images = round(len(reference) * FIT_SHARE)
         return Problem(reference[:images], reference[images:], model.card.sigma, how, 0, delta, marginal=False)
 
     certified, decided = problem(calibration, monte_carlo), problem(decisions, deciding)
-    held_out, outputs = hold_against_certify(model, answer, test, test_monte_carlo, kept=kept, progress=progress)
+    held_out, outputs = hold_against_certify(
+        model, answer, model_images(model, test), test_monte_carlo, kept=kept, progress=progress
+    )
     proven = certified_accuracy(outputs["proven_label"] == test.labels, held_out.proven, RADII)
     right = outputs["label"] == test.labels
     return {
         "model": {"name": model.name, "graph_sha256": model.card.graph_sha256, "sigma": model.card.sigma},
-        "calibration": {**calibration.source(len(calibration.images)).model_dump(), "fit": len(certified.fit)},
+        "calibration": {**calibration.source(len(calibration)).model_dump(), "fit": len(certified.fit)},
         "monte_carlo": monte_carlo.model_dump(),
-        "decisions": {**decisions.source(len(decisions.images)).model_dump(), "fit": len(decided.fit)},
+        "decisions": {**decisions.source(len(decisions)).model_dump(), "fit": len(decided.fit)},
         "decision_monte_carlo": deciding.model_dump(),
         "test": test.source(len(held_out)).model_dump(),
         "test_monte_carlo": test_monte_carlo.model_dump(),

@@ -1,8 +1,8 @@
-"""Images with their labels, and where they come from."""
+"""Images with their labels, and where they come from: as arrays of one size, or as pictures of any size."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -11,21 +11,52 @@ from numpy.typing import NDArray
 from heatserve.certification.radius import Float32Array
 from heatserve.export.card import Split
 
+Picture = NDArray[np.uint8]
+"""An image as it is stored, uint8 [H, W, C] of any height and width."""
+
+
+class Sampled:
+    """What images have in common that were drawn from a split of a data set, however they are held."""
+
+    labels: NDArray[np.int64]
+    """True classes, [N]."""
+    dataset: str
+    split: str
+    seed: int
+    """Of the permutation that drew them."""
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def source(self, images: int) -> Split:
+        """`images` of them, as the card names them."""
+        return Split(dataset=self.dataset, split=self.split, images=images, seed=self.seed)
+
 
 @dataclass(frozen=True)
-class LabelledImages:
-    """Images FP32 [N, C, H, W] in [0,1] with labels [N], and where they come from.
-
-    `picture` gives the image at an index as it is stored, uint8 [H, W, C] of any size, where that is known.
-    """
+class LabelledImages(Sampled):
+    """Images of one size: float32 [N, C, H, W] in [0,1]."""
 
     images: Float32Array
     labels: NDArray[np.int64]
     dataset: str
     split: str
     seed: int
-    picture: Callable[[int], NDArray[np.uint8]] | None = None
 
-    def source(self, images: int) -> Split:
-        """`images` of them, as the card names them."""
-        return Split(dataset=self.dataset, split=self.split, images=images, seed=self.seed)
+
+@dataclass(frozen=True)
+class LabelledPictures(Sampled):
+    """Pictures of any size, for a model that resizes them in its own graph.
+
+    `pictures` may decode a file whenever an item is asked for: whoever needs a picture twice keeps it.
+    """
+
+    pictures: Sequence[Picture]
+    labels: NDArray[np.int64]
+    dataset: str
+    split: str
+    seed: int
+
+
+SampledImages = LabelledImages | LabelledPictures
+"""What calibration and audit are given; `runtime.answers.model_images` converts it for a model."""

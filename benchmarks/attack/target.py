@@ -28,7 +28,7 @@ from heatserve.certification.voting import Classifier
 from heatserve.export.card import BASE_NAME, GRAPH_NAME, MonteCarlo
 from heatserve.export.images import LabelledImages
 from heatserve.export.repository.layout import ModelVersion
-from heatserve.export.runtime.answers import as_taken
+from heatserve.export.runtime.answers import check_images
 from heatserve.export.runtime.served import open_served
 from heatserve.export.runtime.session import classifier, open_session
 
@@ -97,7 +97,7 @@ def open_target(model: ModelVersion, data: LabelledImages, *, seed: int) -> Targ
         HeatserveError: images of another shape, a graph that torch answers otherwise than ONNX Runtime does.
         GraphError: an operator that has no gradient here.
     """
-    as_taken(model, data)
+    check_images(model, data)
     if model.card.input_type != "FP32":
         raise HeatserveError(f"{model.name}: expected a model of FP32 images: an attack moves them continuously")
     served, base = (onnx.load(model.path / name) for name in (GRAPH_NAME, BASE_NAME))

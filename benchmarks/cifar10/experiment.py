@@ -29,6 +29,7 @@ from heatserve.export.calibration.sampling import sample
 from heatserve.export.card import Card, MonteCarlo
 from heatserve.export.exporting import export_checkpoint
 from heatserve.export.repository.layout import ModelVersion, open_model
+from heatserve.export.runtime.answers import model_images
 from heatserve.export.runtime.served import open_served
 from heatserve.training.checkpoint import load_checkpoint
 from heatserve.training.data.splits import ImageData, load_data
@@ -232,7 +233,7 @@ class Experiment:
             found = evaluate(
                 model,
                 open_served(model),
-                test,
+                model_images(model, test),
                 delta=DELTA,
                 monte_carlo=certify,
                 kept=self._kept,

@@ -33,9 +33,9 @@ from heatserve.certification.progress import Progress, unseen
 from heatserve.certification.provenance import provenance
 from heatserve.export.calibration.calibrate import as_judged, hold_against_certify
 from heatserve.export.card import Calibration, Card, CertifiedAccuracy, MonteCarlo, Split
-from heatserve.export.images import LabelledImages
+from heatserve.export.images import Sampled, SampledImages
 from heatserve.export.repository.layout import ModelVersion
-from heatserve.export.runtime.answers import as_taken
+from heatserve.export.runtime.answers import ModelImages, check_images, model_images
 from heatserve.export.runtime.served import open_served
 
 RADIUS_STEP = 0.04
@@ -101,7 +101,7 @@ def unused_seed(card: Card) -> int:
 
 def audit_model(
     model: ModelVersion,
-    data: LabelledImages,
+    data: SampledImages,
     *,
     seed: int,
     kept: Path | None = None,
@@ -129,17 +129,18 @@ def audit_model(
             (f"Not calibrated: it serves radius 0 and promises nothing until `heatserve calibrate {model.name}`.",),
         )
         return Audit(model.card, model.version, nothing, None, _provenance())
-    data = as_taken(model, data)
+    check_images(model, data)
     _check_unseen(calibration, data)
     if seed in _used_seeds(model.card):
         raise AuditError(f"seed: expected noise that the card was not made with, got its seed {seed}")
     delta = 1 - calibration.confidence
     judge(0, 0, alpha=calibration.alpha, delta=delta)  # a promise that cannot be audited is refused before the work
     monte_carlo = calibration.monte_carlo.model_copy(update={"seed": seed})
+    images = model_images(model, data)
     reference, outputs = hold_against_certify(
-        model, open_served(model), data, monte_carlo, kept=kept, progress=progress
+        model, open_served(model), images, monte_carlo, kept=kept, progress=progress
     )
-    measured = _measure(model.card, calibration, data, monte_carlo, reference, outputs)
+    measured = _measure(model.card, calibration, images, monte_carlo, reference, outputs)
     overclaims = measured.overclaims
     verdict = judge(overclaims.count, overclaims.total, alpha=calibration.alpha, delta=delta)
     return Audit(model.card, model.version, verdict, measured, _provenance())
@@ -153,7 +154,7 @@ def _used_seeds(card: Card) -> set[int]:
     return {part.monte_carlo.seed for part in (card.calibration, card.evaluation) if part is not None}
 
 
-def _check_unseen(calibration: Calibration, data: LabelledImages) -> None:
+def _check_unseen(calibration: Calibration, data: Sampled) -> None:
     seen = {(part.dataset, part.split) for part in (calibration.fit, calibration.check)}
     if data.split != "test" or (data.dataset, data.split) in seen:
         raise AuditError(
@@ -166,7 +167,7 @@ def _check_unseen(calibration: Calibration, data: LabelledImages) -> None:
 def _measure(
     card: Card,
     calibration: Calibration,
-    data: LabelledImages,
+    data: ModelImages,
     monte_carlo: MonteCarlo,
     reference: Reference,
     outputs: dict[str, NDArray[Any]],

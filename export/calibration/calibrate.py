@@ -44,12 +44,12 @@ from heatserve.export.card import (
     OverclaimRate,
 )
 from heatserve.export.graph.build import with_map
-from heatserve.export.images import LabelledImages
+from heatserve.export.images import SampledImages
 from heatserve.export.repository.layout import CONFIG_NAME, TIMING_CACHE_NAME, ModelVersion, publish
 from heatserve.export.repository.settings import read_config
-from heatserve.export.runtime.answers import answers, as_taken
+from heatserve.export.runtime.answers import ModelImages, answers, check_images, model_images
 from heatserve.export.runtime.served import open_bytes, open_served
-from heatserve.export.runtime.session import Answer, as_levels
+from heatserve.export.runtime.session import Answer
 from heatserve.export.runtime.tensorrt import build_plan, plan_part
 
 RADII = (0.0, 0.05, 0.1, 0.15, 0.2, 0.25, 0.3, 0.5)
@@ -61,8 +61,8 @@ FIT_SHARE = 1 / 3
 
 def calibrate_model(
     model: ModelVersion,
-    calibration: LabelledImages,
-    test: LabelledImages,
+    calibration: SampledImages,
+    test: SampledImages,
     *,
     alpha: float,
     delta: float,
@@ -96,21 +96,28 @@ def calibrate_model(
             that is none, or what runs the model is not here (see `heatserve.export.runtime.served`).
     """
     read_config(model.path.parent / CONFIG_NAME)  # its settings are to be kept: better to fail before the work
-    calibration, test = as_taken(model, calibration), as_taken(model, test)
+    check_images(model, test)
+    images = model_images(model, calibration)
     radii = servable_radii(model.card.sigma, monte_carlo, target)
-    fit_images = round(len(calibration.images) * FIT_SHARE)
-    require_images(len(calibration.images) - fit_images, alpha=alpha, delta=delta)  # before Certify takes its time
+    fit_images = round(len(images) * FIT_SHARE)
+    require_images(len(images) - fit_images, alpha=alpha, delta=delta)  # before Certify takes its time
     reference, outputs = hold_against_certify(
-        model, open_served(model), calibration, monte_carlo, kept=kept, progress=progress
+        model, open_served(model), images, monte_carlo, kept=kept, progress=progress
     )
     fit, check = reference[:fit_images], reference[fit_images:]
     radius_map = calibrate(fit, check, radii=radii, alpha=alpha, delta=delta, target=target).radius_map
     files = _with_map(model, radius_map)
     answer = open_bytes(files.card, files.graph, files.plan)
     proven = [outputs[name][fit_images:] for name in ("proven_label", "proven_radius")]
-    seen = _check_served(answers(answer, model, calibration, fit_images), *proven, alpha=alpha, delta=delta)
+    seen = _check_served(answers(answer, images[fit_images:]), *proven, alpha=alpha, delta=delta)
     evaluation = evaluate(
-        model, answer, test, delta=delta, monte_carlo=test_monte_carlo or monte_carlo, kept=kept, progress=progress
+        model,
+        answer,
+        model_images(model, test),
+        delta=delta,
+        monte_carlo=test_monte_carlo or monte_carlo,
+        kept=kept,
+        progress=progress,
     )
     accept(evaluation)
     card = files.card.model_copy(
@@ -122,8 +129,8 @@ def calibrate_model(
                 confidence=1 - delta,
                 target=target,
                 radius_map=radius_map,
-                fit=calibration.source(len(fit)),
-                check=calibration.source(len(check)),
+                fit=images.source(len(fit)),
+                check=images.source(len(check)),
                 monte_carlo=monte_carlo,
                 overclaim=_rate(seen),
             ),
@@ -140,7 +147,7 @@ def calibrate_model(
         graph=files.graph,
         base=base,
         plan=files.plan,
-        warm_up=_warm_up(card, calibration),
+        warm_up=_warm_up(images),
     )
 
 
@@ -166,11 +173,9 @@ def servable_radii(sigma: float, monte_carlo: MonteCarlo, target: float | None) 
     return radius_grid(sigma=sigma, cap=cap, target=target)
 
 
-def _warm_up(card: Card, data: LabelledImages) -> bytes | None:
+def _warm_up(data: ModelImages) -> bytes | None:
     """The first image as the bytes of the input tensor; pictures have no one size."""
-    if card.resize:
-        return None
-    return (as_levels(data.images[:1]) if card.input_type == "UINT8" else data.images[:1]).tobytes()
+    return data.sent[:1].tobytes() if isinstance(data.sent, np.ndarray) else None
 
 
 @dataclass(frozen=True)
@@ -212,7 +217,7 @@ def _check_served(
 def hold_against_certify(
     model: ModelVersion,
     answer: Answer,
-    data: LabelledImages,
+    data: ModelImages,
     monte_carlo: MonteCarlo,
     *,
     kept: Path | None,
@@ -223,8 +228,7 @@ def hold_against_certify(
     To the outputs [N] are added `proven_label` and `proven_radius` of Certify, and `smoothed_label`, the class with the
     most votes. What Certify finds is kept in a file of the folder `kept`, and read from there where it is known.
     """
-    data = as_taken(model, data)
-    outputs = answers(answer, model, data)
+    outputs = answers(answer, data)
     recipe = recipe_of(model, data, monte_carlo)
     results = file_in(kept, recipe, data) if kept else None
     rows = certify_images(model, data, recipe, results=results, progress=progress)
@@ -257,7 +261,7 @@ def _promise(alpha: float, delta: float, monte_carlo: MonteCarlo, sigma: float) 
 def evaluate(
     model: ModelVersion,
     answer: Answer,
-    data: LabelledImages,
+    data: ModelImages,
     *,
     delta: float,
     monte_carlo: MonteCarlo,

@@ -21,8 +21,9 @@ from heatserve.export.calibration.ledger import (
     recipe_of,
 )
 from heatserve.export.card import MonteCarlo
-from heatserve.export.images import LabelledImages
+from heatserve.export.images import SampledImages
 from heatserve.export.repository.layout import ModelVersion
+from heatserve.export.runtime.answers import ModelImages, model_images
 
 RADII = (0.0, 0.05, 0.1, 0.15, 0.2, 0.25, 0.3, 0.4, 0.5, 0.75, 1.0)
 CHUNK = 4
@@ -33,7 +34,7 @@ RETRIES = 3
 
 def certify_dataset(
     model: ModelVersion,
-    data: LabelledImages,
+    data: SampledImages,
     results: Path,
     *,
     monte_carlo: MonteCarlo,
@@ -57,14 +58,15 @@ def certify_dataset(
         ResultsError: `results` holds another recipe or other images, or is damaged.
         HeatserveError: images of another shape than the model's.
     """
-    recipe = recipe_of(model, data, monte_carlo, top_k=top_k)
+    taken = model_images(model, data)
+    recipe = recipe_of(model, taken, monte_carlo, top_k=top_k)
 
-    def on_ray(base: bytes, data: LabelledImages, indices: list[int], recipe: Recipe) -> Iterator[Row]:
+    def on_ray(base: bytes, data: ModelImages, indices: list[int], recipe: Recipe) -> Iterator[Row]:
         assert ray_address is not None
         return _on_ray(ray_address, base, data, indices, recipe)
 
     work = None if ray_address is None else on_ray
-    rows = certify_images(model, data, recipe, results=results, progress=progress, work=work)
+    rows = certify_images(model, taken, recipe, results=results, progress=progress, work=work)
     return {"model": model.name, **summary(recipe, rows)}
 
 
@@ -81,7 +83,7 @@ def summary(recipe: Recipe, rows: list[Row]) -> dict[str, Any]:
     }
 
 
-def _on_ray(address: str, base: bytes, data: LabelledImages, indices: list[int], recipe: Recipe) -> Iterator[Row]:
+def _on_ray(address: str, base: bytes, data: ModelImages, indices: list[int], recipe: Recipe) -> Iterator[Row]:
     """Rows as tasks of a cluster finish; twice as many tasks are submitted as it has processors."""
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     import ray

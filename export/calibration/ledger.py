@@ -26,9 +26,8 @@ from heatserve.certification.radius import Float32Array
 from heatserve.certification.sequential import decide
 from heatserve.certification.voting import Classifier
 from heatserve.export.card import BASE_NAME, MonteCarlo
-from heatserve.export.images import LabelledImages
 from heatserve.export.repository.layout import ModelVersion
-from heatserve.export.runtime.answers import as_taken
+from heatserve.export.runtime.answers import ModelImages
 from heatserve.export.runtime.session import classifier, open_session
 
 
@@ -77,11 +76,11 @@ class Row:
         return self.predicted != ABSTAIN and self.label in self.classes
 
 
-Work = Callable[[bytes, LabelledImages, list[int], Recipe], Iterable[Row]]
+Work = Callable[[bytes, ModelImages, list[int], Recipe], Iterable[Row]]
 """Certifies the images at some indices with a base classifier (ONNX bytes), in any order."""
 
 
-def recipe_of(model: ModelVersion, data: LabelledImages, monte_carlo: MonteCarlo, *, top_k: int = 1) -> Recipe:
+def recipe_of(model: ModelVersion, data: ModelImages, monte_carlo: MonteCarlo, *, top_k: int = 1) -> Recipe:
     """How the base classifier of `model` is certified on `data`."""
     return Recipe(
         base_sha256=model.card.base_sha256,
@@ -98,7 +97,7 @@ def recipe_of(model: ModelVersion, data: LabelledImages, monte_carlo: MonteCarlo
     )
 
 
-def file_in(folder: Path, recipe: Recipe, data: LabelledImages) -> Path:
+def file_in(folder: Path, recipe: Recipe, data: ModelImages) -> Path:
     """The file of a recipe and of these images, or of more or fewer of the same, in a folder of many.
 
     Where there is one by the name that the recipe's former header gives, it is that.
@@ -111,7 +110,7 @@ def file_in(folder: Path, recipe: Recipe, data: LabelledImages) -> Path:
 
 def certify_images(
     model: ModelVersion,
-    data: LabelledImages,
+    data: ModelImages,
     recipe: Recipe,
     *,
     results: Path | None,
@@ -130,9 +129,7 @@ def certify_images(
 
     Raises:
         ResultsError: `results` holds another recipe or other images, or is damaged.
-        HeatserveError: images of another shape than the model's.
     """
-    data = as_taken(model, data)
     rows = _open(results, recipe, data) if results else {}
     left = [index for index in range(len(data.images)) if index not in rows]
     base = (model.path / BASE_NAME).read_bytes()
@@ -143,7 +140,7 @@ def certify_images(
     return [rows[index] for index in range(len(data.images))]
 
 
-def certify_here(base: bytes, data: LabelledImages, indices: list[int], recipe: Recipe) -> Iterator[Row]:
+def certify_here(base: bytes, data: ModelImages, indices: list[int], recipe: Recipe) -> Iterator[Row]:
     """The rows of the images at `indices`, one after the other."""
     for chunk in chunks(data, indices, 1):
         yield from certify_chunk(base, *chunk, recipe)
@@ -160,7 +157,7 @@ def certify_chunk(
     ]
 
 
-def chunks(data: LabelledImages, indices: list[int], size: int) -> Iterator[tuple[Float32Array, list[int], list[int]]]:
+def chunks(data: ModelImages, indices: list[int], size: int) -> Iterator[tuple[Float32Array, list[int], list[int]]]:
     """Arguments of `certify_chunk`."""
     for start in range(0, len(indices), size):
         part = indices[start : start + size]
@@ -223,7 +220,7 @@ def _appended(rows: Iterable[Row], file: TextIO | None) -> Iterator[Row]:
         yield row
 
 
-def _open(path: Path, recipe: Recipe, data: LabelledImages) -> dict[int, Row]:
+def _open(path: Path, recipe: Recipe, data: ModelImages) -> dict[int, Row]:
     """The rows of a results file for `data`; the file is made if absent, a last line that a kill tore is cut off.
 
     Raises:

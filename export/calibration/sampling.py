@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Sequence
+from dataclasses import dataclass
 from itertools import zip_longest
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, overload
 
 import numpy as np
 from numpy.typing import NDArray
 
 from heatserve.certification.errors import HeatserveError
 from heatserve.export.card import Card
+from heatserve.export.images import LabelledImages, LabelledPictures, Picture, SampledImages
+from heatserve.export.repository.layout import ModelVersion
 
 if TYPE_CHECKING:
-    from heatserve.training.data.images import Images
-from heatserve.export.images import LabelledImages
+    from heatserve.training.data.images import FileImages, TensorImages
 
 
 def sample(
@@ -28,23 +30,63 @@ def sample(
     """
     from heatserve.training.data.splits import load_data
 
-    source = load_data(dataset, split, root)
-    chosen = np.random.default_rng(seed).permutation(len(source))[:count]
-    return LabelledImages(
-        *source.arrays(chosen.tolist()),
-        dataset=dataset,
-        split=split,
-        seed=seed,
-        picture=_pictures(source.images, chosen),
-    )
+    data = load_data(dataset, split, root)
+    chosen = _chosen(len(data), count, seed)
+    return LabelledImages(*data.arrays(chosen.tolist()), dataset=dataset, split=split, seed=seed)
 
 
-def _pictures(images: Images, chosen: NDArray[np.int64]) -> Callable[[int], NDArray[np.uint8]] | None:
+def sample_for(
+    model: ModelVersion,
+    dataset: str,
+    split: str,
+    *,
+    root: Path | None = None,
+    count: int | None = None,
+    seed: int = 0,
+) -> SampledImages:
+    """The same images in the form that a model takes: those of a model that resizes are pictures, not decoded yet.
+
+    Raises:
+        DataError: no such data set or split.
+        HeatserveError: a data set whose pictures are not known as they are stored.
+    """
+    if not model.card.resize:
+        return sample(dataset, split, root=root, count=count, seed=seed)
     from heatserve.training.data.images import FileImages, TensorImages
+    from heatserve.training.data.splits import load_data
 
+    images = load_data(dataset, split, root).images
     if not isinstance(images, FileImages | TensorImages):
-        return None
-    return lambda index: images.picture(int(chosen[index]))
+        raise HeatserveError(f"{dataset}: expected pictures for a model that resizes them, got images only")
+    chosen = _chosen(len(images), count, seed)
+    labels = np.asarray(images.labels, dtype=np.int64)[chosen]
+    return LabelledPictures(_Stored(images, chosen), labels, dataset, split, seed)
+
+
+def _chosen(images: int, count: int | None, seed: int) -> NDArray[np.int64]:
+    return np.random.default_rng(seed).permutation(images)[:count]
+
+
+@dataclass(frozen=True)
+class _Stored(Sequence[Picture]):
+    """The pictures of a data set at some indices, each decoded when it is asked for."""
+
+    images: FileImages | TensorImages
+    indices: NDArray[np.int64]
+
+    def __len__(self) -> int:
+        return len(self.indices)
+
+    @overload
+    def __getitem__(self, index: int) -> Picture: ...
+
+    @overload
+    def __getitem__(self, index: slice) -> Sequence[Picture]: ...
+
+    def __getitem__(self, index: int | slice) -> Picture | Sequence[Picture]:
+        if isinstance(index, slice):
+            return _Stored(self.images, self.indices[index])
+        return self.images.picture(int(self.indices[index]))
 
 
 def check_classes(card: Card, dataset: str, *, root: Path | None = None) -> None:

@@ -50,7 +50,7 @@ def audit(
     from heatserve.export.audit.audit import audit_model, unused_seed
     from heatserve.export.audit.report import audit_report
     from heatserve.export.calibration.report import progress_bar
-    from heatserve.export.calibration.sampling import check_classes, sample
+    from heatserve.export.calibration.sampling import check_classes, sample_for
     from heatserve.export.repository.layout import open_model
 
     as_written = _audit_format(out)
@@ -59,7 +59,11 @@ def audit(
     seed = unused_seed(model.card) if seed is None else seed
     check_classes(model.card, data, root=root)
     audited = audit_model(
-        model, sample(data, "test", root=root, count=images, seed=seed), seed=seed, kept=kept, progress=progress_bar
+        model,
+        sample_for(model, data, "test", root=root, count=images, seed=seed),
+        seed=seed,
+        kept=kept,
+        progress=progress_bar,
     )
     if out:
         write_atomically(out, as_written(audited).encode())

@@ -271,7 +271,7 @@ def calibration(
     from heatserve.benchmarks.calibration import compare
     from heatserve.benchmarks.results import provenance, write_results
     from heatserve.export.calibration.report import progress_bar
-    from heatserve.export.calibration.sampling import sample
+    from heatserve.export.calibration.sampling import sample_for
     from heatserve.export.card import MonteCarlo
     from heatserve.export.repository.layout import open_model
 
@@ -282,11 +282,11 @@ def calibration(
         **provenance(seed=seed),
         **compare(
             model,
-            sample(data, "calibration", root=root, count=images, seed=seed),
-            sample(data, "test", root=root, count=test_images, seed=seed),
+            sample_for(model, data, "calibration", root=root, count=images, seed=seed),
+            sample_for(model, data, "test", root=root, count=test_images, seed=seed),
             delta=delta,
             monte_carlo=certify,
-            decisions=sample(data, "calibration", root=root, count=decisions, seed=seed),
+            decisions=sample_for(model, data, "calibration", root=root, count=decisions, seed=seed),
             decision_votes=decision_n,
             test_monte_carlo=certify.model_copy(update={"n": test_n}),
             kept=kept,

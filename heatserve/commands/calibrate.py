@@ -64,7 +64,7 @@ def calibrate(
     from heatserve.certification.noise import source_of
     from heatserve.export.calibration.calibrate import calibrate_model
     from heatserve.export.calibration.report import card_report, progress_bar
-    from heatserve.export.calibration.sampling import sample
+    from heatserve.export.calibration.sampling import sample_for
     from heatserve.export.card import MonteCarlo
     from heatserve.export.repository.layout import open_model
 
@@ -82,8 +82,8 @@ def calibrate(
     data = data or str(model.card.training["dataset"])
     calibrated = calibrate_model(
         model,
-        sample(data, "calibration", root=root, count=images, seed=seed),
-        sample(data, "test", root=root, count=test_images, seed=seed),
+        sample_for(model, data, "calibration", root=root, count=images, seed=seed),
+        sample_for(model, data, "test", root=root, count=test_images, seed=seed),
         alpha=alpha,
         delta=delta,
         monte_carlo=monte_carlo,
@@ -123,7 +123,7 @@ def calibrate_variant(
     from heatserve.export.calibration.calibrate import calibrate_model
     from heatserve.export.calibration.compare import calibrated_parts, check_loss, compare
     from heatserve.export.calibration.report import card_report, comparison_report, progress_bar
-    from heatserve.export.calibration.sampling import sample
+    from heatserve.export.calibration.sampling import sample_for
     from heatserve.export.repository.layout import open_model
 
     model, other = open_model(repository, name), open_model(repository, variant)
@@ -132,8 +132,8 @@ def calibrate_variant(
     images = calibration.fit.images + checked.images
     calibrated = calibrate_model(
         other,
-        sample(checked.dataset, checked.split, root=root, count=images, seed=checked.seed),
-        sample(tested.dataset, tested.split, root=root, count=tested.images, seed=tested.seed),
+        sample_for(other, checked.dataset, checked.split, root=root, count=images, seed=checked.seed),
+        sample_for(other, tested.dataset, tested.split, root=root, count=tested.images, seed=tested.seed),
         alpha=calibration.alpha,
         delta=1 - calibration.confidence,
         monte_carlo=calibration.monte_carlo,

@@ -49,14 +49,14 @@ def certify_dataset(
     from heatserve.certification.noise import source_of
     from heatserve.export.calibration.dataset import certify_dataset as run
     from heatserve.export.calibration.report import dataset_report, progress_bar
-    from heatserve.export.calibration.sampling import sample
+    from heatserve.export.calibration.sampling import sample_for
     from heatserve.export.card import MonteCarlo
     from heatserve.export.repository.layout import open_model
 
     model = open_model(repository, name)
     summary = run(
         model,
-        sample(data or str(model.card.training["dataset"]), "test", root=root, count=images, seed=seed),
+        sample_for(model, data or str(model.card.training["dataset"]), "test", root=root, count=images, seed=seed),
         results or Path("runs") / f"{name}.certify.jsonl",
         monte_carlo=MonteCarlo(n0=n0, n=n, alpha=alpha, seed=seed, sampling=source_of(sampling).key),
         top_k=top_k,

@@ -36,6 +36,7 @@ from heatserve.export.calibration.ledger import (
 from heatserve.export.card import BASE_NAME, MonteCarlo
 from heatserve.export.images import LabelledImages
 from heatserve.export.repository.layout import ModelVersion, open_model
+from heatserve.export.runtime.answers import model_images
 from heatserve.export.runtime.session import classifier, open_session
 
 MONTE_CARLO = MonteCarlo(n0=20, n=200, alpha=0.01, seed=3)
@@ -86,7 +87,8 @@ def test_a_decision_is_a_line_that_is_all_or_nothing(model: ModelVersion, tmp_pa
     expected = [
         next(decide(base, image[None], radius=radius, indices=[i], **how)) for i, image in enumerate(data.images)
     ]
-    certify_images(model, data, recipe_of(model, data, deciding), results=results, progress=unseen)
+    taken = model_images(model, data)
+    certify_images(model, taken, recipe_of(model, taken, deciding), results=results, progress=unseen)
     rows = written(results)
     assert [row["radius"] for row in rows] == [radius if found.answer else 0 for found in expected]
     assert [row["predicted"] for row in rows] == [found.classes[0] if found.answer else -1 for found in expected]
@@ -176,7 +178,7 @@ def test_a_file_that_names_its_noise_by_a_sentence_is_read_and_continued(model: 
 
 
 def test_a_file_of_a_folder_is_found_by_its_former_name(model: ModelVersion, tmp_path: Path) -> None:
-    data = some_images(3)
+    data = model_images(model, some_images(3))
     recipe = recipe_of(model, data, MONTE_CARLO)
     path = file_in(tmp_path, recipe, data)
     header = json.dumps({"recipe": {k: v for k, v in asdict(recipe).items() if v is not None}}) + "\n"

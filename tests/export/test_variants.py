@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -24,9 +25,9 @@ from heatserve.export.calibration.report import comparison_report
 from heatserve.export.card import MonteCarlo
 from heatserve.export.exporting import Variant, export_checkpoint
 from heatserve.export.graph.build import certified_graph, logits_graph, pixels_graph, takes_uint8, uint8_input
-from heatserve.export.images import LabelledImages
+from heatserve.export.images import LabelledImages, LabelledPictures, SampledImages
 from heatserve.export.repository.layout import ModelVersion, open_model, version_dirs
-from heatserve.export.runtime.answers import as_taken
+from heatserve.export.runtime.answers import model_images
 from heatserve.export.runtime.session import GraphError, open_session, run
 from heatserve.training._torchvision import import_torchvision
 
@@ -112,11 +113,16 @@ def repository(tmp_path_factory: pytest.TempPathFactory) -> Path:
     model = export_checkpoint(path, repository=folder, name="fp32")
     export_checkpoint(path, repository=folder, name="bytes", variant=Variant("UINT8"))
     export_checkpoint(path, repository=folder, name="int8", variant=Variant("UINT8", "int8", ranges()))
-    calibrated(model, as_taken(open_model(folder, "bytes"), steady_images(300, 1)))
+    calibrated(model, rounded(steady_images(300, 1)))
     return folder
 
 
-def calibrated(model: ModelVersion, images: LabelledImages, folder: Path | None = None) -> ModelVersion:
+def rounded(data: LabelledImages) -> LabelledImages:
+    """The images as a model of UINT8 gets them."""
+    return replace(data, images=np.rint(data.images * np.float32(255)) / np.float32(255))
+
+
+def calibrated(model: ModelVersion, images: SampledImages, folder: Path | None = None) -> ModelVersion:
     return calibrate_model(model, images, images, alpha=0.1, delta=0.1, monte_carlo=CERTIFY, kept=folder)
 
 
@@ -141,7 +147,7 @@ def test_a_variant_is_compared_with_its_model_and_refused_if_it_is_useless(repos
     with pytest.raises(HeatserveError, match="other: expected a variant of fp32, with its base"):
         calibrated_parts(fp32, other)
 
-    variant = calibrated(int8, as_taken(int8, steady_images(300, 1)))
+    variant = calibrated(int8, rounded(steady_images(300, 1)))
     found = compare(variant, fp32)
     assert found.evaluations == (variant.card.evaluation, evaluation)
     assert min(found.milliseconds) > 0
@@ -187,12 +193,11 @@ def test_triton_serves_uint8(repository: Path) -> None:
                     ours.predict(images)
 
 
-def pictures(count: int) -> LabelledImages:
-    """Pictures of several sizes, of which the loader's images, all 0, tell nothing."""
+def pictures(count: int) -> LabelledPictures:
+    """Pictures of several sizes."""
     sizes, random = ((10, 13), (16, 9), (31, 24)), np.random.default_rng(3)
     stored = [random.integers(0, 256, (*sizes[i % 3], 1)).astype(np.uint8) for i in range(count)]
-    nothing = np.zeros((count, *SHAPE), np.float32)
-    return LabelledImages(nothing, np.zeros(count, np.int64), "pictures", "any", 0, picture=lambda i: stored[i])
+    return LabelledPictures(stored, np.zeros(count, np.int64), "pictures", "any", 0)
 
 
 def test_pictures_of_any_size_are_cut_out_as_torchvision_does(logits: onnx.ModelProto) -> None:
@@ -211,15 +216,14 @@ def test_a_model_of_pictures_is_calibrated_and_served_on_pictures(tmp_path: Path
     variant = Variant("UINT8", resize=12)
     model = export_checkpoint(checkpoint(tmp_path), repository=tmp_path, name="any-size", variant=variant)
     data = pictures(300)
-    taken = as_taken(model, data)
+    taken = model_images(model, data)
     assert taken.images.shape == (300, *SHAPE)
     assert taken.images.std() > 0.1
     card = calibrated(model, data, tmp_path / "kept").card
     assert card.resize == 12
     (kept,) = (tmp_path / "kept").iterdir()
     assert len(kept.read_text().splitlines()) == 301
-    assert data.picture is not None
-    picture, other = data.picture(0), data.picture(1)
+    picture, other = data.pictures[:2]
     (expected,) = open_session(model.path / "model.onnx").run(["probabilities"], {"image": picture[None]})
     with TritonServer(tmp_path, models=["any-size"], endpoints=FREE_PORTS) as server:
         for url in (server.endpoints.grpc_url, server.endpoints.http_url):
@@ -229,9 +233,9 @@ def test_a_model_of_pictures_is_calibrated_and_served_on_pictures(tmp_path: Path
                 assert len(client.predict(np.stack([other] * 3))) == 3
                 with pytest.raises(ServingError, match=r"expected uint8 \[N,H,W,C\] = \[N,any,any,1\]"):
                     client.predict(np.zeros((8, 8, 3), np.uint8))
-    images_only = LabelledImages(data.images, data.labels, "pictures", "any", 0)
-    with pytest.raises(HeatserveError, match="pictures: expected pictures for a model that resizes them"):
-        as_taken(model, images_only)
+    images_only = LabelledImages(taken.images, data.labels, "pictures", "any", 0)
+    with pytest.raises(HeatserveError, match="pictures: expected pictures for model any-size, which resizes them"):
+        model_images(model, images_only)
 
 
 @pytest.mark.parametrize("variant", [Variant("FP32", resize=12), Variant("UINT8", resize=7)])
