@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
-from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
@@ -25,9 +24,10 @@ from heatserve.certification.calibration import (
     servable,
 )
 from heatserve.certification.monte_carlo import largest_provable
-from heatserve.certification.progress import Progress
 from heatserve.certification.radius import PLAIN_WEIGHTS, RadiusMap, score_fractions
-from heatserve.export.calibration.calibrate import FIT_SHARE, RADII, hold_against_certify, servable_radii
+from heatserve.export.calibration.calibrate import FIT_SHARE, servable_radii
+from heatserve.export.calibration.certifier import Certifier
+from heatserve.export.calibration.evaluate import CARD_RADII, compare_with_certify
 from heatserve.export.card import MonteCarlo
 from heatserve.export.images import SampledImages
 from heatserve.export.repository.layout import ModelVersion
@@ -118,31 +118,27 @@ def compare(
     test: SampledImages,
     *,
     delta: float,
-    monte_carlo: MonteCarlo,
+    certifier: Certifier,
     decisions: SampledImages,
     decision_votes: int,
     test_monte_carlo: MonteCarlo,
-    kept: Path | None,
-    progress: Progress,
 ) -> dict[str, Any]:
-    """Rows: a promise, α and a way, its certified accuracy on `test` at `RADII`, and what Certify has there.
+    """Rows: a promise, α and a way, its certified accuracy on `test` at `CARD_RADII`, and what Certify has there.
 
     `single_pass` counts an overclaim whose class is right, as certified accuracy does; `backed` counts none.
     """
-    answer = open_served(model)
+    answer, monte_carlo = open_served(model), certifier.monte_carlo
     deciding = monte_carlo.model_copy(update={"n": decision_votes, "decides": float(servable(TARGET))})
 
     def problem(data: SampledImages, how: MonteCarlo) -> Problem:
-        reference, _ = hold_against_certify(model, answer, model_images(model, data), how, kept=kept, progress=progress)
+        reference = compare_with_certify(model, answer, model_images(model, data), certifier.running(how)).reference
         images = round(len(reference) * FIT_SHARE)
         return Problem(reference[:images], reference[images:], model.card.sigma, how, 0, delta, marginal=False)
 
     certified, decided = problem(calibration, monte_carlo), problem(decisions, deciding)
-    held_out, outputs = hold_against_certify(
-        model, answer, model_images(model, test), test_monte_carlo, kept=kept, progress=progress
-    )
-    proven = certified_accuracy(outputs["proven_label"] == test.labels, held_out.proven, RADII)
-    right = outputs["label"] == test.labels
+    held_out = compare_with_certify(model, answer, model_images(model, test), certifier.running(test_monte_carlo))
+    proven = certified_accuracy(held_out.proven_label == test.labels, held_out.proven_radius, CARD_RADII)
+    right = held_out.outputs["label"] == test.labels
     return {
         "model": {"name": model.name, "graph_sha256": model.card.graph_sha256, "sigma": model.card.sigma},
         "calibration": {**calibration.source(len(calibration)).model_dump(), "fit": len(certified.fit)},
@@ -152,10 +148,10 @@ def compare(
         "test": test.source(len(held_out)).model_dump(),
         "test_monte_carlo": test_monte_carlo.model_dump(),
         "delta": delta,
-        "radii": RADII,
+        "radii": CARD_RADII,
         "certify": proven,
-        "agreement": float((outputs["smoothed_label"] == outputs["label"]).mean()),
-        "rows": list(_rows(certified, decided, held_out, right)),
+        "agreement": float((held_out.smoothed_label == held_out.outputs["label"]).mean()),
+        "rows": list(_rows(certified, decided, held_out.reference, right)),
     }
 
 
@@ -173,7 +169,7 @@ def _rows(certified: Problem, decided: Problem, test: Reference, right: NDArray[
                 radius = found.steps(score_fractions(way.looks_at(test).probabilities))
                 seen = count_overclaims(test, radius, delta=problem.delta)
                 accuracy, backed = (
-                    certified_accuracy(counted, radius.astype(np.float64), RADII)
+                    certified_accuracy(counted, radius.astype(np.float64), CARD_RADII)
                     for counted in (right, right & ~test.overclaims(radius))
                 )
                 yield {

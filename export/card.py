@@ -14,6 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 from heatserve.certification.errors import HeatserveError
 from heatserve.certification.files import write_atomically
 from heatserve.certification.noise import FLOAT32, FORMER_KEYS, source_of
+from heatserve.certification.provenance import now, versions
 from heatserve.certification.radius import RadiusMap
 
 CARD_NAME = "certificate.json"
@@ -205,6 +206,25 @@ class Card(_Part):
     """What ONNX Runtime serves the graph with: its CUDA or TensorRT provider; None: the CPU."""
     versions: dict[str, str]
     date: str
+
+    def with_graph(self, graph_sha256: str, plan: Plan | None) -> Card:
+        """The card of the same network in another graph, which promises nothing yet, and of its plan, if any."""
+        return self._changed(
+            graph_sha256=graph_sha256, plan=plan, calibration=None, evaluation=None, attack=None, date=now()
+        )
+
+    def calibrated(self, calibration: Calibration, evaluation: Evaluation) -> Card:
+        """The card of the same graph, with the promise about it and what was measured of it."""
+        return self._changed(
+            calibration=calibration,
+            evaluation=evaluation,
+            attack=None,  # it was on what was served before
+            versions=self.versions | versions("python", "onnx", "onnxruntime", "numpy", "scipy"),
+            date=now(),
+        )
+
+    def _changed(self, **fields: object) -> Card:
+        return Card.model_validate({**dict(self), **fields})
 
     def write(self, version_dir: Path) -> Path:
         """Write `certificate.json` into `version_dir`, atomically."""

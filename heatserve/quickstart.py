@@ -15,6 +15,7 @@ from PIL import Image
 from rich.console import Console
 
 from heatserve.export.calibration.calibrate import calibrate_model
+from heatserve.export.calibration.certifier import Certifier
 from heatserve.export.calibration.report import card_report, progress_bar
 from heatserve.export.card import MonteCarlo
 from heatserve.export.repository.layout import ModelVersion, open_model, version_dirs
@@ -81,8 +82,7 @@ def _calibrate(model: ModelVersion, console: Console) -> ModelVersion:
             sample("digits", "test", seed=SEED),
             alpha=ALPHA,
             delta=DELTA,
-            monte_carlo=MONTE_CARLO,
-            progress=progress_bar,
+            certifier=Certifier(MONTE_CARLO, progress=progress_bar),
         )
     console.print()
     console.print(card_report(calibrated.card))

@@ -23,7 +23,9 @@ from rich.table import Table
 from heatserve.benchmarks.results import provenance, write_results
 from heatserve.certification.calibration import CalibrationError
 from heatserve.certification.monte_carlo import largest_provable
-from heatserve.export.calibration.calibrate import calibrate_model, evaluate
+from heatserve.export.calibration.calibrate import calibrate_model
+from heatserve.export.calibration.certifier import Certifier
+from heatserve.export.calibration.evaluate import evaluate
 from heatserve.export.calibration.report import progress_bar
 from heatserve.export.calibration.sampling import sample
 from heatserve.export.card import Card, MonteCarlo
@@ -217,6 +219,7 @@ class Experiment:
         model = export_checkpoint(checkpoint, repository=self._repository, name=name, sigma=sigma)
         test = sample("cifar10", "test", root=self.root, count=self.images, seed=self.seed)
         certify = MonteCarlo(n0=100, n=self.n, alpha=0.001, seed=self.seed)
+        certifier = Certifier(CALIBRATION, folder=self._kept, progress=progress_bar)
         try:
             return calibrate_model(
                 model,
@@ -224,10 +227,8 @@ class Experiment:
                 test,
                 alpha=ALPHA,
                 delta=DELTA,
-                monte_carlo=CALIBRATION,
+                certifier=certifier,
                 test_monte_carlo=certify,
-                kept=self._kept,
-                progress=progress_bar,
             ).card
         except CalibrationError:
             found = evaluate(
@@ -235,9 +236,7 @@ class Experiment:
                 open_served(model),
                 model_images(model, test),
                 delta=DELTA,
-                monte_carlo=certify,
-                kept=self._kept,
-                progress=progress_bar,
+                certifier=certifier.running(certify),
             )
             return model.card.model_copy(update={"evaluation": found})
 

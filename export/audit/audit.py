@@ -27,11 +27,11 @@ from heatserve.certification.audit import (
     look_at_groups,
     rate,
 )
-from heatserve.certification.calibration import Reference
 from heatserve.certification.monte_carlo import largest_provable
 from heatserve.certification.progress import Progress, unseen
 from heatserve.certification.provenance import provenance
-from heatserve.export.calibration.calibrate import as_judged, hold_against_certify
+from heatserve.export.calibration.certifier import Certifier
+from heatserve.export.calibration.evaluate import ComparedAnswers, as_judged, compare_with_certify
 from heatserve.export.card import Calibration, Card, CertifiedAccuracy, MonteCarlo, Split
 from heatserve.export.images import Sampled, SampledImages
 from heatserve.export.repository.layout import ModelVersion
@@ -104,7 +104,7 @@ def audit_model(
     data: SampledImages,
     *,
     seed: int,
-    kept: Path | None = None,
+    folder: Path | None = None,
     progress: Progress = unseen,
 ) -> Audit:
     """Hold the served bytes of `model` against Certify on `data`, and judge the promise on its card.
@@ -113,7 +113,7 @@ def audit_model(
         model: as `open_model` verified it. Without a calibration it fails at once: it promises nothing.
         data: images of a test split, drawn like the requests to come.
         seed: decides the noise of Certify; not one that the card was made with.
-        kept: folder of what Certify found, from which an interrupted audit goes on.
+        folder: of ledgers, as for `Certifier`: an interrupted audit goes on from them.
         progress: see `Progress`.
 
     Raises:
@@ -137,10 +137,9 @@ def audit_model(
     judge(0, 0, alpha=calibration.alpha, delta=delta)  # a promise that cannot be audited is refused before the work
     monte_carlo = calibration.monte_carlo.model_copy(update={"seed": seed})
     images = model_images(model, data)
-    reference, outputs = hold_against_certify(
-        model, open_served(model), images, monte_carlo, kept=kept, progress=progress
-    )
-    measured = _measure(model.card, calibration, images, monte_carlo, reference, outputs)
+    certifier = Certifier(monte_carlo, folder=folder, progress=progress)
+    compared = compare_with_certify(model, open_served(model), images, certifier)
+    measured = _measure(model.card, calibration, images, monte_carlo, compared)
     overclaims = measured.overclaims
     verdict = judge(overclaims.count, overclaims.total, alpha=calibration.alpha, delta=delta)
     return Audit(model.card, model.version, verdict, measured, _provenance())
@@ -169,10 +168,10 @@ def _measure(
     calibration: Calibration,
     data: ModelImages,
     monte_carlo: MonteCarlo,
-    reference: Reference,
-    outputs: dict[str, NDArray[Any]],
+    compared: ComparedAnswers,
 ) -> Measured:
     delta, sigma = 1 - calibration.confidence, card.sigma
+    outputs, reference = compared.outputs, compared.reference
     radius, nominal = (outputs[name].astype(np.float64) for name in ("certified_radius", "nominal_radius"))
     overclaims, positive = reference.overclaims(radius), radius > 0
     judged = as_judged(nominal, monte_carlo)
@@ -187,36 +186,37 @@ def _measure(
         overclaims=rate(overclaims[positive], delta=delta),
         overclaims_of_all=rate(overclaims, delta=delta),
         nominal_overclaims=rate(reference.overclaims(judged)[judged > 0], delta=delta),
-        agreement=rate(outputs["smoothed_label"] == outputs["label"], delta=delta),
+        agreement=rate(compared.smoothed_label == outputs["label"], delta=delta),
         clean_accuracy=rate(outputs["label"] == data.labels, delta=delta),
-        smoothed_accuracy=rate(outputs["smoothed_label"] == data.labels, delta=delta),
-        certified_accuracy=_accuracy_over_radius(outputs, data.labels, sigma, monte_carlo),
+        smoothed_accuracy=rate(compared.smoothed_label == data.labels, delta=delta),
+        certified_accuracy=_accuracy_over_radius(compared, data.labels, sigma, monte_carlo),
         groups=look_at_groups(partitions, positive, overclaims, alpha=calibration.alpha, delta=delta),
         answers=Answers(
             truth=tuple(data.labels.tolist()),
             label=tuple(outputs["label"].tolist()),
             certified_radius=tuple(radius.tolist()),
-            proven_label=tuple(outputs["proven_label"].tolist()),
-            proven_radius=tuple(outputs["proven_radius"].tolist()),
+            proven_label=tuple(compared.proven_label.tolist()),
+            proven_radius=tuple(compared.proven_radius.tolist()),
             overclaims=tuple(overclaims.tolist()),
         ),
     )
 
 
 def _accuracy_over_radius(
-    outputs: dict[str, NDArray[Any]], truth: NDArray[np.int64], sigma: float, monte_carlo: MonteCarlo
+    compared: ComparedAnswers, truth: NDArray[np.int64], sigma: float, monte_carlo: MonteCarlo
 ) -> CertifiedAccuracy:
     """Certified accuracy in steps of `RADIUS_STEP`·σ, up to what Certify can prove."""
     steps = math.ceil(largest_provable(n=monte_carlo.n, alpha=monte_carlo.alpha) / RADIUS_STEP)
     radii = tuple(round(step * RADIUS_STEP * sigma, 9) for step in range(steps + 1))
 
-    def accuracy(label: str, radius: str) -> tuple[float, ...]:
-        return certified_accuracy(outputs[label] == truth, outputs[radius].astype(np.float64), radii)
+    def accuracy(radius: str) -> tuple[float, ...]:
+        outputs = compared.outputs
+        return certified_accuracy(outputs["label"] == truth, outputs[radius].astype(np.float64), radii)
 
     return CertifiedAccuracy(
         radii=radii,
-        single_pass=accuracy("label", "certified_radius"),
-        l_bound=accuracy("label", "l_bound"),
-        nominal=accuracy("label", "nominal_radius"),
-        monte_carlo=accuracy("proven_label", "proven_radius"),
+        single_pass=accuracy("certified_radius"),
+        l_bound=accuracy("l_bound"),
+        nominal=accuracy("nominal_radius"),
+        monte_carlo=certified_accuracy(compared.proven_label == truth, compared.proven_radius, radii),
     )

@@ -1,4 +1,4 @@
-"""Calibration of what is served, graph or plan: held itself against Certify of its base classifier, on held-out images.
+"""Calibration of what is served, graph or plan: its answers are compared with Certify of its base, on held-out images.
 
 Needs no torch: images come as arrays.
 """
@@ -7,42 +7,31 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
+from dataclasses import dataclass, replace
 
 import numpy as np
 import onnx
-from numpy.typing import NDArray
 
-from heatserve.certification.audit import certified_accuracy
 from heatserve.certification.calibration import (
     METHOD,
     CalibrationError,
-    Overclaims,
-    Reference,
     calibrate,
     count_overclaims,
     radius_grid,
     require_images,
 )
 from heatserve.certification.errors import HeatserveError
-from heatserve.certification.monte_carlo import ABSTAIN, largest_provable
-from heatserve.certification.progress import Progress, unseen
-from heatserve.certification.provenance import now, versions
-from heatserve.certification.radius import Float64Array, FloatArray, RadiusMap
+from heatserve.certification.monte_carlo import largest_provable
+from heatserve.certification.radius import RadiusMap
 from heatserve.certification.sequential import provable
-from heatserve.export.calibration.ledger import certify_images, file_in, recipe_of
-from heatserve.export.card import (
-    BASE_NAME,
-    GRAPH_NAME,
-    Calibration,
-    Card,
-    CertifiedAccuracy,
-    Evaluation,
-    MonteCarlo,
-    OverclaimRate,
+from heatserve.export.calibration.certifier import Certifier
+from heatserve.export.calibration.evaluate import (
+    ComparedAnswers,
+    compare_with_certify,
+    evaluate,
+    overclaim_rate,
 )
+from heatserve.export.card import BASE_NAME, GRAPH_NAME, Calibration, Card, Evaluation, MonteCarlo, OverclaimRate
 from heatserve.export.graph.build import with_map
 from heatserve.export.images import SampledImages
 from heatserve.export.repository.layout import CONFIG_NAME, TIMING_CACHE_NAME, ModelVersion, publish
@@ -52,9 +41,6 @@ from heatserve.export.runtime.served import open_bytes, open_served
 from heatserve.export.runtime.session import Answer
 from heatserve.export.runtime.tensorrt import build_plan, plan_part
 
-RADII = (0.0, 0.05, 0.1, 0.15, 0.2, 0.25, 0.3, 0.5)
-Outputs = dict[str, NDArray[Any]]
-"""By name, each [N, …]."""
 FIT_SHARE = 1 / 3
 """Share of the calibration images that a sequence of maps is fitted on; the rest test it."""
 
@@ -66,12 +52,10 @@ def calibrate_model(
     *,
     alpha: float,
     delta: float,
-    monte_carlo: MonteCarlo,
+    certifier: Certifier,
     test_monte_carlo: MonteCarlo | None = None,
     target: float | None = None,
     accept: Callable[[Evaluation], object] = lambda _: None,
-    kept: Path | None = None,
-    progress: Progress = unseen,
 ) -> ModelVersion:
     """Publish the next version of `model`, whose certified radii carry the promise on its card.
 
@@ -82,13 +66,10 @@ def calibrate_model(
         test: images that neither training nor calibration saw; everything the card reports is measured on them.
         alpha: α, bound on the overclaim rate given a positive radius.
         delta: δ; the bound holds with confidence 1 − δ over the draw of the calibration images.
-        monte_carlo: n₀, n, α, seed and sampling of the Certify that everything is held against; or the decision on one
-            radius, the only one that is served then.
-        test_monte_carlo: that of the test images, where it is to be another one.
+        certifier: the Certify that all is compared with, or the decision on one radius, the only one served then.
+        test_monte_carlo: how Certify is run on the test images; None: as on the others.
         target: the radius that matters most (L2, pixels in [0,1]); None: the larger, the better, or the one decided.
         accept: raises where what was measured on the test images is not good enough to publish.
-        kept: folder of what Certify found: an interrupted calibration goes on from it, and models of one base share it.
-        progress: see `Progress`.
 
     Raises:
         CalibrationError: too few images, or no map can be promised.
@@ -98,57 +79,22 @@ def calibrate_model(
     read_config(model.path.parent / CONFIG_NAME)  # its settings are to be kept: better to fail before the work
     check_images(model, test)
     images = model_images(model, calibration)
-    radii = servable_radii(model.card.sigma, monte_carlo, target)
-    fit_images = round(len(images) * FIT_SHARE)
-    require_images(len(images) - fit_images, alpha=alpha, delta=delta)  # before Certify takes its time
-    reference, outputs = hold_against_certify(
-        model, open_served(model), images, monte_carlo, kept=kept, progress=progress
-    )
-    fit, check = reference[:fit_images], reference[fit_images:]
-    radius_map = calibrate(fit, check, radii=radii, alpha=alpha, delta=delta, target=target).radius_map
-    files = _with_map(model, radius_map)
-    answer = open_bytes(files.card, files.graph, files.plan)
-    proven = [outputs[name][fit_images:] for name in ("proven_label", "proven_radius")]
-    seen = _check_served(answers(answer, images[fit_images:]), *proven, alpha=alpha, delta=delta)
-    evaluation = evaluate(
+    wanted = _Wanted(alpha, delta, target, round(len(images) * FIT_SHARE))
+    radii = servable_radii(model.card.sigma, certifier.monte_carlo, target)
+    require_images(len(images) - wanted.fit_images, alpha=alpha, delta=delta)  # before Certify takes its time
+    compared = compare_with_certify(model, open_served(model), images, certifier)
+    candidate = _with_map(model, _fit(compared, radii, wanted))
+    checked = _check(candidate, images, compared, wanted)
+    evaluated = evaluate(
         model,
-        answer,
+        candidate.answer,
         model_images(model, test),
         delta=delta,
-        monte_carlo=test_monte_carlo or monte_carlo,
-        kept=kept,
-        progress=progress,
+        certifier=certifier.running(test_monte_carlo or certifier.monte_carlo),
     )
-    accept(evaluation)
-    card = files.card.model_copy(
-        update={
-            "calibration": Calibration(
-                promise=_promise(alpha, delta, monte_carlo, model.card.sigma),
-                method=METHOD,
-                alpha=alpha,
-                confidence=1 - delta,
-                target=target,
-                radius_map=radius_map,
-                fit=images.source(len(fit)),
-                check=images.source(len(check)),
-                monte_carlo=monte_carlo,
-                overclaim=_rate(seen),
-            ),
-            "evaluation": evaluation,
-            "attack": None,  # it was another graph's
-            "versions": {**model.card.versions, **versions("python", "onnx", "onnxruntime", "numpy", "scipy")},
-            "date": now(),
-        }
-    )
-    base = (model.path / BASE_NAME).read_bytes()
-    return publish(
-        model.path.parents[1],
-        card,
-        graph=files.graph,
-        base=base,
-        plan=files.plan,
-        warm_up=_warm_up(images),
-    )
+    accept(evaluated)
+    part = _calibration(candidate, images, wanted, certifier.monte_carlo, checked)
+    return _publish(model, candidate, candidate.card.calibrated(part, evaluated), images)
 
 
 def servable_radii(sigma: float, monte_carlo: MonteCarlo, target: float | None) -> tuple[float, ...]:
@@ -173,140 +119,91 @@ def servable_radii(sigma: float, monte_carlo: MonteCarlo, target: float | None) 
     return radius_grid(sigma=sigma, cap=cap, target=target)
 
 
-def _warm_up(data: ModelImages) -> bytes | None:
-    """The first image as the bytes of the input tensor; pictures have no one size."""
-    return data.sent[:1].tobytes() if isinstance(data.sent, np.ndarray) else None
+@dataclass(frozen=True)
+class _Wanted:
+    """The promise that is asked for, and how many of the images a map may be fitted on."""
+
+    alpha: float
+    delta: float
+    target: float | None
+    fit_images: int
 
 
 @dataclass(frozen=True)
-class _Files:
-    """What the next version serves, with a card that names it."""
+class _Candidate:
+    """What the next version serves, its card so far, and its answers."""
 
     card: Card
+    radius_map: RadiusMap
     graph: bytes
     plan: bytes | None
+    answer: Answer
 
 
-def _with_map(model: ModelVersion, radius_map: RadiusMap) -> _Files:
+def _fit(compared: ComparedAnswers, radii: tuple[float, ...], wanted: _Wanted) -> RadiusMap:
+    """The map that `calibrate` finds on the first of the images and tests on the others."""
+    fit, check = compared[: wanted.fit_images], compared[wanted.fit_images :]
+    return calibrate(
+        fit.reference, check.reference, radii=radii, alpha=wanted.alpha, delta=wanted.delta, target=wanted.target
+    ).radius_map
+
+
+def _with_map(model: ModelVersion, radius_map: RadiusMap) -> _Candidate:
     """The graph of `model` with another map, and its plan, if it has one, built again from that."""
     graph = with_map(onnx.load_from_string((model.path / GRAPH_NAME).read_bytes()), radius_map).SerializeToString()
-    changes: dict[str, Any] = {"graph_sha256": hashlib.sha256(graph).hexdigest()}
-    plan = None
+    plan, part = None, None
     if model.card.plan:
         batches, tf32 = model.card.plan.batches, model.card.plan.tf32
-        cache = model.path.parent / TIMING_CACHE_NAME
-        plan = build_plan(graph, batches=batches, tf32=tf32, timing_cache=cache)
-        changes["plan"] = plan_part(plan, batches=batches, tf32=tf32)
-    return _Files(model.card.model_copy(update=changes), graph, plan)
+        plan = build_plan(graph, batches=batches, tf32=tf32, timing_cache=model.path.parent / TIMING_CACHE_NAME)
+        part = plan_part(plan, batches=batches, tf32=tf32)
+    card = model.card.with_graph(hashlib.sha256(graph).hexdigest(), part)
+    return _Candidate(card, radius_map, graph, plan, open_bytes(card, graph, plan))
 
 
-def _check_served(
-    outputs: Outputs, proven_label: NDArray[np.int64], proven_radius: Float64Array, *, alpha: float, delta: float
-) -> Overclaims:
+def _check(candidate: _Candidate, images: ModelImages, compared: ComparedAnswers, wanted: _Wanted) -> OverclaimRate:
     """The test that the map passed in float64, once more, on what the served bytes answer."""
-    reference = _reference(outputs, proven_label, proven_radius)
-    seen = count_overclaims(reference, outputs["certified_radius"], delta=delta)
-    if seen.upper_bound > alpha:
+    served = answers(candidate.answer, images[wanted.fit_images :])
+    reference = replace(compared[wanted.fit_images :], outputs=served).reference
+    seen = count_overclaims(reference, served["certified_radius"], delta=wanted.delta)
+    if seen.upper_bound > wanted.alpha:
         raise CalibrationError(
-            f"served graph: expected overclaims of at most {alpha} with confidence {1 - delta}, as its map has them, "
-            f"got {seen.count} of {seen.positive} positive radii; use more calibration images"
+            f"served graph: expected overclaims of at most {wanted.alpha} with confidence {1 - wanted.delta}, as its "
+            f"map has them, got {seen.count} of {seen.positive} positive radii; use more calibration images"
         )
-    return seen
+    return overclaim_rate(seen)
 
 
-def hold_against_certify(
-    model: ModelVersion,
-    answer: Answer,
-    data: ModelImages,
-    monte_carlo: MonteCarlo,
-    *,
-    kept: Path | None,
-    progress: Progress,
-) -> tuple[Reference, Outputs]:
-    """What is answered on the images, and the reference that Certify gives for it.
-
-    To the outputs [N] are added `proven_label` and `proven_radius` of Certify, and `smoothed_label`, the class with the
-    most votes. What Certify finds is kept in a file of the folder `kept`, and read from there where it is known.
-    """
-    outputs = answers(answer, data)
-    recipe = recipe_of(model, data, monte_carlo)
-    results = file_in(kept, recipe, data) if kept else None
-    rows = certify_images(model, data, recipe, results=results, progress=progress)
-    labels = np.array([row.predicted for row in rows])
-    radius = np.array([row.radius for row in rows])
-    return _reference(outputs, labels, radius), {
-        **outputs,
-        "proven_label": labels,
-        "proven_radius": radius,
-        "smoothed_label": np.array([row.guess for row in rows]),
-    }
-
-
-def _reference(outputs: Outputs, proven_label: NDArray[np.int64], proven_radius: Float64Array) -> Reference:
-    return Reference(
-        probabilities=outputs["probabilities"].astype(np.float64),
-        agrees=(proven_label == outputs["label"]) & (proven_label != ABSTAIN),
-        proven=proven_radius,
-    )
-
-
-def _promise(alpha: float, delta: float, monte_carlo: MonteCarlo, sigma: float) -> str:
-    return (
-        f"With confidence {1 - delta:g} over the calibration draw, at most a share {alpha:g} of the requests answered "
-        f"with a positive radius have a radius above what {monte_carlo.described} proves at sigma = {sigma:g}, or "
-        f"another class than the smoothed classifier, for inputs drawn like the calibration images."
-    )
-
-
-def evaluate(
-    model: ModelVersion,
-    answer: Answer,
-    data: ModelImages,
-    *,
-    delta: float,
-    monte_carlo: MonteCarlo,
-    kept: Path | None = None,
-    progress: Progress = unseen,
-) -> Evaluation:
-    """Hold what `model` answers, or what its next version would, against Certify of its base classifier on `data`.
-
-    Bounds on overclaim rates hold with confidence 1 − delta each.
-    """
-    reference, outputs = hold_against_certify(model, answer, data, monte_carlo, kept=kept, progress=progress)
-    right = outputs["label"] == data.labels
-    proven_right = outputs["proven_label"] == data.labels
-
-    def rate(name: str) -> OverclaimRate:
-        return _rate(count_overclaims(reference, as_judged(outputs[name], monte_carlo), delta=delta))
-
-    def accuracy(name: str) -> tuple[float, ...]:
-        return certified_accuracy(right, outputs[name].astype(np.float64), RADII)
-
-    return Evaluation(
-        data=data.source(len(reference)),
-        monte_carlo=monte_carlo,
-        clean_accuracy=float(right.mean()),
-        smoothed_accuracy=float((outputs["smoothed_label"] == data.labels).mean()),
-        agreement=float((outputs["smoothed_label"] == outputs["label"]).mean()),
-        calibrated=rate("certified_radius"),
-        nominal=rate("nominal_radius"),
-        certified_accuracy=CertifiedAccuracy(
-            radii=RADII,
-            single_pass=accuracy("certified_radius"),
-            l_bound=accuracy("l_bound"),
-            nominal=accuracy("nominal_radius"),
-            monte_carlo=certified_accuracy(proven_right, outputs["proven_radius"], RADII),
+def _calibration(
+    candidate: _Candidate, images: ModelImages, wanted: _Wanted, monte_carlo: MonteCarlo, checked: OverclaimRate
+) -> Calibration:
+    """The part of the card that carries the promise."""
+    confidence, sigma = 1 - wanted.delta, candidate.card.sigma
+    return Calibration(
+        promise=(
+            f"With confidence {confidence:g} over the calibration draw, at most a share {wanted.alpha:g} of the "
+            f"requests answered with a positive radius have a radius above what {monte_carlo.described} proves at "
+            f"sigma = {sigma:g}, or another class than the smoothed classifier, for inputs drawn like the calibration "
+            f"images."
         ),
+        method=METHOD,
+        alpha=wanted.alpha,
+        confidence=confidence,
+        target=wanted.target,
+        radius_map=candidate.radius_map,
+        fit=images.source(wanted.fit_images),
+        check=images.source(len(images) - wanted.fit_images),
+        monte_carlo=monte_carlo,
+        overclaim=checked,
     )
 
 
-def as_judged(radius: FloatArray, monte_carlo: MonteCarlo) -> FloatArray:
-    """Radii [N] as far as the reference can judge them: it knows all radii, or, of those at least as large, one."""
-    decided = monte_carlo.decides
-    return radius if decided is None else np.where(radius >= decided, decided, 0.0)
-
-
-def _rate(seen: Overclaims) -> OverclaimRate:
-    return OverclaimRate(
-        images=seen.images, positive=seen.positive, overclaims=seen.count, upper_bound=seen.upper_bound
+def _publish(model: ModelVersion, candidate: _Candidate, card: Card, images: ModelImages) -> ModelVersion:
+    """Write the next version, with the first image for Triton to warm up with; pictures have no one size."""
+    return publish(
+        model.path.parents[1],
+        card,
+        graph=candidate.graph,
+        base=(model.path / BASE_NAME).read_bytes(),
+        plan=candidate.plan,
+        warm_up=images.sent[:1].tobytes() if isinstance(images.sent, np.ndarray) else None,
     )

@@ -62,7 +62,7 @@ def audit(
         model,
         sample_for(model, data, "test", root=root, count=images, seed=seed),
         seed=seed,
-        kept=kept,
+        folder=kept,
         progress=progress_bar,
     )
     if out:

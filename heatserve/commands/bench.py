@@ -270,6 +270,7 @@ def calibration(
 
     from heatserve.benchmarks.calibration import compare
     from heatserve.benchmarks.results import provenance, write_results
+    from heatserve.export.calibration.certifier import Certifier
     from heatserve.export.calibration.report import progress_bar
     from heatserve.export.calibration.sampling import sample_for
     from heatserve.export.card import MonteCarlo
@@ -285,12 +286,10 @@ def calibration(
             sample_for(model, data, "calibration", root=root, count=images, seed=seed),
             sample_for(model, data, "test", root=root, count=test_images, seed=seed),
             delta=delta,
-            monte_carlo=certify,
+            certifier=Certifier(certify, folder=kept, progress=progress_bar),
             decisions=sample_for(model, data, "calibration", root=root, count=decisions, seed=seed),
             decision_votes=decision_n,
             test_monte_carlo=certify.model_copy(update={"n": test_n}),
-            kept=kept,
-            progress=progress_bar,
         ),
     }
     if out:

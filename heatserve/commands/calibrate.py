@@ -63,6 +63,7 @@ def calibrate(
     from heatserve.certification.calibration import servable
     from heatserve.certification.noise import source_of
     from heatserve.export.calibration.calibrate import calibrate_model
+    from heatserve.export.calibration.certifier import Certifier
     from heatserve.export.calibration.report import card_report, progress_bar
     from heatserve.export.calibration.sampling import sample_for
     from heatserve.export.card import MonteCarlo
@@ -86,10 +87,8 @@ def calibrate(
         sample_for(model, data, "test", root=root, count=test_images, seed=seed),
         alpha=alpha,
         delta=delta,
-        monte_carlo=monte_carlo,
+        certifier=Certifier(monte_carlo, folder=kept, progress=progress_bar),
         target=radius,
-        kept=kept,
-        progress=progress_bar,
     )
     deliver(
         calibrated.card.model_dump_json(indent=2),
@@ -121,6 +120,7 @@ def calibrate_variant(
     from functools import partial
 
     from heatserve.export.calibration.calibrate import calibrate_model
+    from heatserve.export.calibration.certifier import Certifier
     from heatserve.export.calibration.compare import calibrated_parts, check_loss, compare
     from heatserve.export.calibration.report import card_report, comparison_report, progress_bar
     from heatserve.export.calibration.sampling import sample_for
@@ -136,12 +136,10 @@ def calibrate_variant(
         sample_for(other, tested.dataset, tested.split, root=root, count=tested.images, seed=tested.seed),
         alpha=calibration.alpha,
         delta=1 - calibration.confidence,
-        monte_carlo=calibration.monte_carlo,
+        certifier=Certifier(calibration.monte_carlo, folder=kept, progress=progress_bar),
         test_monte_carlo=evaluation.monte_carlo,
         target=calibration.target,
         accept=partial(check_loss, expected=evaluation, target=calibration.target, max_loss=max_loss),
-        kept=kept,
-        progress=progress_bar,
     )
     found = compare(calibrated, model)
     deliver(

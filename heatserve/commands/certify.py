@@ -47,7 +47,9 @@ def certify_dataset(
     **Example:** `heatserve certify-dataset digits --n 1000`
     """
     from heatserve.certification.noise import source_of
+    from heatserve.export.calibration.certifier import Certifier
     from heatserve.export.calibration.dataset import certify_dataset as run
+    from heatserve.export.calibration.dataset import on_ray
     from heatserve.export.calibration.report import dataset_report, progress_bar
     from heatserve.export.calibration.sampling import sample_for
     from heatserve.export.card import MonteCarlo
@@ -57,10 +59,12 @@ def certify_dataset(
     summary = run(
         model,
         sample_for(model, data or str(model.card.training["dataset"]), "test", root=root, count=images, seed=seed),
-        results or Path("runs") / f"{name}.certify.jsonl",
-        monte_carlo=MonteCarlo(n0=n0, n=n, alpha=alpha, seed=seed, sampling=source_of(sampling).key),
-        top_k=top_k,
-        ray_address=ray,
-        progress=progress_bar,
+        Certifier(
+            MonteCarlo(n0=n0, n=n, alpha=alpha, seed=seed, sampling=source_of(sampling).key),
+            file=results or Path("runs") / f"{name}.certify.jsonl",
+            top_k=top_k,
+            executor=on_ray(ray) if ray else None,
+            progress=progress_bar,
+        ),
     )
     deliver(summary, lambda: dataset_report(summary), as_json=as_json)

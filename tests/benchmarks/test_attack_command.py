@@ -25,6 +25,7 @@ from heatserve.certification.monte_carlo import Certificate
 from heatserve.certification.noise import FLOAT32, GRID
 from heatserve.cli import app
 from heatserve.export.calibration.calibrate import calibrate_model
+from heatserve.export.calibration.certifier import Certifier
 from heatserve.export.calibration.report import progress_bar
 from heatserve.export.card import (
     BASE_NAME,
@@ -219,7 +220,7 @@ def test_a_new_calibration_does_not_inherit_the_attack_on_another_graph(tmp_path
     attacked = record_attack(open_model(tmp_path, "tiny"), FOUND)
     monte_carlo = MonteCarlo(n0=10, n=100, alpha=0.01, seed=0)
     calibrated = calibrate_model(
-        attacked, images(400, seed=1), images(20, seed=2), alpha=0.2, delta=0.2, monte_carlo=monte_carlo
+        attacked, images(400, seed=1), images(20, seed=2), alpha=0.2, delta=0.2, certifier=Certifier(monte_carlo)
     )
     assert calibrated.version == 2
     assert calibrated.card.attack is None
@@ -263,7 +264,7 @@ def test_one_radius_alone_is_attacked_too_and_by_certify(tmp_path: Path) -> None
         images(20, seed=2),
         alpha=0.2,
         delta=0.2,
-        monte_carlo=MonteCarlo(n0=10, n=1000, alpha=0.01, seed=0, decides=0.03125),
+        certifier=Certifier(MonteCarlo(n0=10, n=1000, alpha=0.01, seed=0, decides=0.03125)),
     )
     data = images(60)
     target = open_target(calibrated, data, seed=0)

@@ -19,20 +19,12 @@ import heatserve.export.calibration.dataset as certifying
 from heatserve.certification.errors import HeatserveError
 from heatserve.certification.monte_carlo import certify
 from heatserve.certification.noise import GRID, NoiseError
-from heatserve.certification.progress import unseen
 from heatserve.certification.radius import Float32Array
 from heatserve.certification.sequential import decide
 from heatserve.cli import app
-from heatserve.export.calibration.dataset import CHUNK, certify_dataset
-from heatserve.export.calibration.ledger import (
-    Recipe,
-    ResultsError,
-    Row,
-    certify_chunk,
-    certify_images,
-    file_in,
-    recipe_of,
-)
+from heatserve.export.calibration.certifier import Certifier, certify_chunk
+from heatserve.export.calibration.dataset import CHUNK, certify_dataset, on_ray
+from heatserve.export.calibration.ledger import CertifyRecipe, LedgerEntry, LedgerError, ledger_in
 from heatserve.export.card import BASE_NAME, MonteCarlo
 from heatserve.export.images import LabelledImages
 from heatserve.export.repository.layout import ModelVersion, open_model
@@ -64,7 +56,7 @@ def test_each_line_is_the_certificate_of_one_image_and_the_summary_counts_them(
     model: ModelVersion, tmp_path: Path
 ) -> None:
     data, results = some_images(12), tmp_path / "deep" / "results.jsonl"
-    summary = certify_dataset(model, data, results, monte_carlo=MONTE_CARLO)
+    summary = certify_dataset(model, data, Certifier(MONTE_CARLO, file=results))
     base = classifier(open_session(model.path / BASE_NAME))
     expected = list(certify(base, data.images, sigma=model.card.sigma, n0=20, n=200, alpha=0.01, seed=3))
     rows = written(results)
@@ -87,20 +79,19 @@ def test_a_decision_is_a_line_that_is_all_or_nothing(model: ModelVersion, tmp_pa
     expected = [
         next(decide(base, image[None], radius=radius, indices=[i], **how)) for i, image in enumerate(data.images)
     ]
-    taken = model_images(model, data)
-    certify_images(model, taken, recipe_of(model, taken, deciding), results=results, progress=unseen)
+    Certifier(deciding, file=results).entries(model, model_images(model, data))
     rows = written(results)
     assert [row["radius"] for row in rows] == [radius if found.answer else 0 for found in expected]
     assert [row["predicted"] for row in rows] == [found.classes[0] if found.answer else -1 for found in expected]
     assert [row["guess"] for row in rows] == [found.guess for found in expected]
     assert 0 < sum(row["predicted"] == -1 for row in rows) < 12
-    with pytest.raises(ResultsError, match=r"decides 0\.05, not None"):
-        certify_dataset(model, data, results, monte_carlo=MONTE_CARLO.model_copy(update={"n": 2000}))
+    with pytest.raises(LedgerError, match=r"decides 0\.05, not None"):
+        certify_dataset(model, data, Certifier(MONTE_CARLO.model_copy(update={"n": 2000}), file=results))
 
 
 def test_a_killed_run_goes_on_at_the_image_and_counts_nothing_twice(model: ModelVersion, tmp_path: Path) -> None:
     whole, killed = tmp_path / "whole.jsonl", tmp_path / "killed.jsonl"
-    summary = certify_dataset(model, some_images(8), whole, monte_carlo=MONTE_CARLO)
+    summary = certify_dataset(model, some_images(8), Certifier(MONTE_CARLO, file=whole))
     lines = whole.read_text().splitlines(keepends=True)
     killed.write_text("".join(lines[:4]) + lines[3] + lines[4][:25])  # one line twice, and a torn one
     done = list[int]()
@@ -111,29 +102,29 @@ def test_a_killed_run_goes_on_at_the_image_and_counts_nothing_twice(model: Model
             done.append(row.index)
             yield row
 
-    assert certify_dataset(model, some_images(8), killed, monte_carlo=MONTE_CARLO, progress=seen) == summary
+    assert certify_dataset(model, some_images(8), Certifier(MONTE_CARLO, file=killed, progress=seen)) == summary
     assert done == [3, 4, 5, 6, 7]
     assert written(killed)[4:] == written(whole)[3:]
 
     for torn in (b"", lines[0].encode()[:30]):
         killed.write_bytes(torn)
-        assert certify_dataset(model, some_images(8), killed, monte_carlo=MONTE_CARLO) == summary
+        assert certify_dataset(model, some_images(8), Certifier(MONTE_CARLO, file=killed)) == summary
 
 
 def test_more_images_continue_a_file_and_fewer_summarise_a_part_of_it(model: ModelVersion, tmp_path: Path) -> None:
     results = tmp_path / "results.jsonl"
-    few = certify_dataset(model, some_images(3), results, monte_carlo=MONTE_CARLO)
-    assert certify_dataset(model, some_images(6), results, monte_carlo=MONTE_CARLO)["images"] == 6
-    assert certify_dataset(model, some_images(3), results, monte_carlo=MONTE_CARLO) == few
+    few = certify_dataset(model, some_images(3), Certifier(MONTE_CARLO, file=results))
+    assert certify_dataset(model, some_images(6), Certifier(MONTE_CARLO, file=results))["images"] == 6
+    assert certify_dataset(model, some_images(3), Certifier(MONTE_CARLO, file=results)) == few
 
 
 def test_another_recipe_and_a_damaged_file_are_refused(model: ModelVersion, tmp_path: Path) -> None:
     results = tmp_path / "results.jsonl"
-    certify_dataset(model, some_images(2), results, monte_carlo=MONTE_CARLO)
+    certify_dataset(model, some_images(2), Certifier(MONTE_CARLO, file=results))
     content = results.read_text()
     other = MONTE_CARLO.model_copy(update={"n": 300})
-    with pytest.raises(ResultsError, match=r"results\.jsonl: holds results of another recipe: n 200, not 300"):
-        certify_dataset(model, some_images(2), results, monte_carlo=other)
+    with pytest.raises(LedgerError, match=r"results\.jsonl: holds results of another recipe: n 200, not 300"):
+        certify_dataset(model, some_images(2), Certifier(other, file=results))
     header, first, _ = content.splitlines()
     contradiction = json.dumps({**json.loads(first), "radius": 9.0})
     other_image = json.dumps({**json.loads(first), "image": "0" * 16})
@@ -145,8 +136,8 @@ def test_another_recipe_and_a_damaged_file_are_refused(model: ModelVersion, tmp_
         ("one line", r"expected the results of certify-dataset, got another file"),
     ):
         results.write_text(text)
-        with pytest.raises(ResultsError, match=message):
-            certify_dataset(model, some_images(2), results, monte_carlo=MONTE_CARLO)
+        with pytest.raises(LedgerError, match=message):
+            certify_dataset(model, some_images(2), Certifier(MONTE_CARLO, file=results))
         assert results.read_text() == text
 
 
@@ -155,7 +146,7 @@ FORMER_SENTENCE = "float32 Gaussian noise; the attack of Voráček and Hein (202
 
 def test_a_file_that_names_its_noise_by_a_sentence_is_read_and_continued(model: ModelVersion, tmp_path: Path) -> None:
     results = tmp_path / "results.jsonl"
-    whole = certify_dataset(model, some_images(5), results, monte_carlo=MONTE_CARLO)
+    whole = certify_dataset(model, some_images(5), Certifier(MONTE_CARLO, file=results))
     header, *lines = results.read_text().splitlines(keepends=True)
     former = json.dumps({"recipe": json.loads(header)["recipe"] | {"sampling": FORMER_SENTENCE}}) + "\n"
     assert former != header
@@ -168,19 +159,19 @@ def test_a_file_that_names_its_noise_by_a_sentence_is_read_and_continued(model: 
 
     for kept in (5, 3, 0):
         results.write_text(former + "".join(lines[:kept]))
-        assert certify_dataset(model, some_images(5), results, monte_carlo=MONTE_CARLO, progress=count) == whole
+        assert certify_dataset(model, some_images(5), Certifier(MONTE_CARLO, file=results, progress=count)) == whole
         assert left.pop() == 5 - kept
         assert results.read_text().splitlines(keepends=True)[1:] == lines
     results.write_text(former + "".join(lines))
     other = MONTE_CARLO.model_copy(update={"sampling": GRID.key})
-    with pytest.raises(ResultsError, match="another recipe: sampling float32, not grid"):
-        certify_dataset(model, some_images(5), results, monte_carlo=other)
+    with pytest.raises(LedgerError, match="another recipe: sampling float32, not grid"):
+        certify_dataset(model, some_images(5), Certifier(other, file=results))
 
 
 def test_a_file_of_a_folder_is_found_by_its_former_name(model: ModelVersion, tmp_path: Path) -> None:
     data = model_images(model, some_images(3))
-    recipe = recipe_of(model, data, MONTE_CARLO)
-    path = file_in(tmp_path, recipe, data)
+    recipe = Certifier(MONTE_CARLO).recipe(model, data)
+    path = ledger_in(tmp_path, recipe, data)
     header = json.dumps({"recipe": {k: v for k, v in asdict(recipe).items() if v is not None}}) + "\n"
     first = hashlib.sha256(data.images[0].tobytes()).hexdigest()[:16]
 
@@ -191,21 +182,20 @@ def test_a_file_of_a_folder_is_found_by_its_former_name(model: ModelVersion, tmp
     former = tmp_path / name(header.replace('"sampling": "float32"', f'"sampling": {json.dumps(FORMER_SENTENCE)}'))
     assert former != path
     former.touch()
-    assert file_in(tmp_path, recipe, data) == former
+    assert ledger_in(tmp_path, recipe, data) == former
 
 
 def test_images_that_cannot_be_certified_are_refused(model: ModelVersion, tmp_path: Path) -> None:
     wrong = LabelledImages(np.zeros((2, 1, 9, 9), np.float32), np.zeros(2, np.int64), "other", "test", 0)
     with pytest.raises(HeatserveError, match=r"other: expected images of shape \[1, 8, 8\]"):
-        certify_dataset(model, wrong, tmp_path / "results.jsonl", monte_carlo=MONTE_CARLO)
+        certify_dataset(model, wrong, Certifier(MONTE_CARLO, file=tmp_path / "results.jsonl"))
     off = some_images(2)
     off.images[1, 0, 0, 0] = 0.3001
     with pytest.raises(NoiseError, match="image 1: expected an 8-bit image"):
         certify_dataset(
             model,
             off,
-            tmp_path / "grid.jsonl",
-            monte_carlo=MONTE_CARLO.model_copy(update={"sampling": GRID.key}),
+            Certifier(MONTE_CARLO.model_copy(update={"sampling": GRID.key}), file=tmp_path / "grid.jsonl"),
         )
 
 
@@ -214,20 +204,20 @@ def test_a_cluster_that_loses_a_worker_gives_the_same_results(
 ) -> None:
     pytest.importorskip("ray")
     data, alone, cluster = some_images(6 * CHUNK), tmp_path / "alone.jsonl", tmp_path / "cluster.jsonl"
-    summary = certify_dataset(model, data, alone, monte_carlo=MONTE_CARLO)
+    summary = certify_dataset(model, data, Certifier(MONTE_CARLO, file=alone))
     died = tmp_path / "died"
 
     def dies_once(
-        base: bytes, images: Float32Array, labels: list[int], indices: list[int], recipe: Recipe
-    ) -> list[Row]:
+        base: bytes, images: Float32Array, labels: list[int], indices: list[int], recipe: CertifyRecipe
+    ) -> list[LedgerEntry]:
         if 3 * CHUNK in indices and not died.exists():
             died.touch()
             os._exit(1)
         return certify_chunk(base, images, labels, indices, recipe)
 
     monkeypatch.setattr(certifying, "certify_chunk", dies_once)
-    certify_dataset(model, some_images(CHUNK + 1), cluster, monte_carlo=MONTE_CARLO)  # where an earlier run stopped
-    found = certify_dataset(model, data, cluster, monte_carlo=MONTE_CARLO, ray_address="local")
+    certify_dataset(model, some_images(CHUNK + 1), Certifier(MONTE_CARLO, file=cluster))  # where an earlier run stopped
+    found = certify_dataset(model, data, Certifier(MONTE_CARLO, file=cluster, executor=on_ray("local")))
     assert died.exists()
     assert written(cluster) == written(alone)
     assert found == summary

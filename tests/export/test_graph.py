@@ -22,6 +22,7 @@ from heatserve.certification.calibration import CalibrationError, servable
 from heatserve.certification.errors import HeatserveError
 from heatserve.certification.noise import GRID, NoiseError
 from heatserve.export.calibration.calibrate import calibrate_model
+from heatserve.export.calibration.certifier import Certifier
 from heatserve.export.card import BASE_NAME, GRAPH_NAME, CardError, MonteCarlo, read_card
 from heatserve.export.exporting import export_checkpoint
 from heatserve.export.graph.build import certified_graph, logits_graph, plain_graph, with_map
@@ -233,7 +234,7 @@ def test_calibration_publishes_a_graph_whose_radii_certify_backs(model: ModelVer
     config.write_text(config.read_text().replace("count: 1", "count: 7"))
     monte_carlo = MonteCarlo(n0=20, n=200, alpha=0.01, seed=0)
     calibrated = calibrate_model(
-        model, steady_images(300, 1), steady_images(100, 2), alpha=0.1, delta=0.1, monte_carlo=monte_carlo
+        model, steady_images(300, 1), steady_images(100, 2), alpha=0.1, delta=0.1, certifier=Certifier(monte_carlo)
     )
     card = calibrated.card
     assert card.calibration is not None
@@ -263,7 +264,13 @@ def test_one_radius_alone_is_served_or_nothing(model: ModelVersion) -> None:
     radius = float(servable(0.1))
     deciding = MonteCarlo(n0=20, n=3000, alpha=0.01, seed=0, decides=radius)
     calibrated = calibrate_model(
-        model, steady_images(300, 1), steady_images(100, 2), alpha=0.1, delta=0.1, monte_carlo=deciding, target=0.1
+        model,
+        steady_images(300, 1),
+        steady_images(100, 2),
+        alpha=0.1,
+        delta=0.1,
+        certifier=Certifier(deciding),
+        target=0.1,
     )
     card = calibrated.card
     assert card.calibration is not None
@@ -286,20 +293,22 @@ def test_a_radius_that_no_votes_could_prove_is_refused_before_the_work(model: Mo
     with pytest.raises(
         HeatserveError, match=r"radius: expected one that n = 100 votes can prove at σ = 0\.25, got 0\.75"
     ):
-        calibrate_model(model, images, images, alpha=0.1, delta=0.1, monte_carlo=deciding)
+        calibrate_model(model, images, images, alpha=0.1, delta=0.1, certifier=Certifier(deciding))
 
 
 def test_calibration_tells_a_broken_configuration_before_the_work(model: ModelVersion) -> None:
     (model.path.parent / CONFIG_NAME).write_text("max_batch_size: many")
     images, settings = steady_images(3, 1), MonteCarlo(n0=20, n=200, alpha=0.01, seed=0)
     with pytest.raises(HeatserveError, match=r"config\.pbtxt: expected a model configuration of Triton: 1:17"):
-        calibrate_model(model, images, images, alpha=0.1, delta=0.1, monte_carlo=settings)
+        calibrate_model(model, images, images, alpha=0.1, delta=0.1, certifier=Certifier(settings))
 
 
 def test_too_few_images_for_the_promise_are_told_before_the_work(model: ModelVersion, tmp_path: Path) -> None:
     images, settings = steady_images(60, 1), MonteCarlo(n0=20, n=200, alpha=0.01, seed=0)
     with pytest.raises(CalibrationError, match=r"too few calibration images: .* at least 59 images .* got 40 images"):
-        calibrate_model(model, images, images, alpha=0.05, delta=0.05, monte_carlo=settings, kept=tmp_path / "kept")
+        calibrate_model(
+            model, images, images, alpha=0.05, delta=0.05, certifier=Certifier(settings, folder=tmp_path / "kept")
+        )
     assert not (tmp_path / "kept").exists()
 
 
@@ -310,7 +319,7 @@ def test_a_graph_that_serves_more_than_was_calibrated_is_not_published(
     monkeypatch.setattr(calibrating, "with_map", lambda graph, _: with_map(graph, bold))
     images, settings = steady_images(300, 1), MonteCarlo(n0=20, n=200, alpha=0.01, seed=0)
     with pytest.raises(CalibrationError, match=r"served graph: expected overclaims of at most 0\.1 .* got"):
-        calibrate_model(model, images, images, alpha=0.1, delta=0.1, monte_carlo=settings)
+        calibrate_model(model, images, images, alpha=0.1, delta=0.1, certifier=Certifier(settings))
     assert len(version_dirs(model.path.parent)) == 1
 
 
@@ -321,8 +330,8 @@ def test_an_interrupted_calibration_goes_on_where_it_was(model: ModelVersion, tm
         "test": steady_images(20, 2),
         "alpha": 0.1,
         "delta": 0.1,
-        "monte_carlo": MonteCarlo(n0=20, n=200, alpha=0.01, seed=0),
     }
+    certify, kept = MonteCarlo(n0=20, n=200, alpha=0.01, seed=0), tmp_path / "kept"
     left = list[int]()
 
     def interrupted(rows: Iterable[Any], _: int, __: str) -> Iterable[Any]:
@@ -334,18 +343,20 @@ def test_an_interrupted_calibration_goes_on_where_it_was(model: ModelVersion, tm
         return rows
 
     with pytest.raises(KeyboardInterrupt):
-        calibrate_model(**work, kept=tmp_path / "kept", progress=interrupted)
+        calibrate_model(**work, certifier=Certifier(certify, folder=kept, progress=interrupted))
     assert len(version_dirs(model.path.parent)) == 1
-    resumed = calibrate_model(**work, kept=tmp_path / "kept", progress=watched).card
+    resumed = calibrate_model(**work, certifier=Certifier(certify, folder=kept, progress=watched)).card
     assert left == [180, 20]
-    whole = calibrate_model(**work).card
+    whole = calibrate_model(**work, certifier=Certifier(certify)).card
     assert (resumed.calibration, resumed.evaluation) == (whole.calibration, whole.evaluation)
 
 
 def test_calibration_needs_images_of_the_models_shape(model: ModelVersion) -> None:
     wrong = LabelledImages(np.zeros((3, 1, 9, 9), np.float32), np.zeros(3, np.int64), "other", "calibration", 0)
     with pytest.raises(HeatserveError, match=r"other: expected images of shape \[1, 8, 8\] .* got \[1, 9, 9\]"):
-        calibrate_model(model, wrong, wrong, alpha=0.1, delta=0.1, monte_carlo=MonteCarlo(n0=1, n=1, alpha=0.1, seed=0))
+        calibrate_model(
+            model, wrong, wrong, alpha=0.1, delta=0.1, certifier=Certifier(MonteCarlo(n0=1, n=1, alpha=0.1, seed=0))
+        )
     assert model.version == 1
 
 
@@ -353,13 +364,13 @@ def test_calibration_needs_images_of_the_models_shape(model: ModelVersion) -> No
 def test_a_radius_that_certify_cannot_prove_is_refused_before_the_work(model: ModelVersion, target: float) -> None:
     images, settings = steady_images(3, 1), MonteCarlo(n0=20, n=200, alpha=0.01, seed=0)
     with pytest.raises(HeatserveError, match=r"radius: expected one above 0 .* at most 0\.4999, got"):
-        calibrate_model(model, images, images, alpha=0.1, delta=0.1, monte_carlo=settings, target=target)
+        calibrate_model(model, images, images, alpha=0.1, delta=0.1, certifier=Certifier(settings), target=target)
 
 
 def test_calibration_samples_as_it_is_told(model: ModelVersion) -> None:
     images, settings = steady_images(300, 1), MonteCarlo(n0=1, n=1, alpha=0.1, seed=0, sampling=GRID.key)
     with pytest.raises(NoiseError, match="image 0: expected an 8-bit image"):
-        calibrate_model(model, images, images, alpha=0.1, delta=0.1, monte_carlo=settings)
+        calibrate_model(model, images, images, alpha=0.1, delta=0.1, certifier=Certifier(settings))
     by_hand = settings.model_copy(update={"sampling": "by hand"})
     with pytest.raises(NoiseError, match=r"sampling: expected one of float32, grid, got by hand"):
-        calibrate_model(model, images, images, alpha=0.1, delta=0.1, monte_carlo=by_hand)
+        calibrate_model(model, images, images, alpha=0.1, delta=0.1, certifier=Certifier(by_hand))

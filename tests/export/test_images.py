@@ -15,6 +15,7 @@ from tiny_model import SHAPE, SIGMA, write_tiny_model
 
 from heatserve.certification.errors import HeatserveError
 from heatserve.export.calibration.calibrate import calibrate_model
+from heatserve.export.calibration.certifier import Certifier
 from heatserve.export.calibration.sampling import sample, sample_for
 from heatserve.export.card import BASE_NAME, GRAPH_NAME, Card, MonteCarlo, sha256_of
 from heatserve.export.graph.build import certified_graph, uint8_input
@@ -87,8 +88,7 @@ def test_a_calibration_decodes_each_picture_once(resizing: ModelVersion, tmp_pat
         labelled(test, "test"),
         alpha=0.2,
         delta=0.2,
-        monte_carlo=certify,
-        kept=tmp_path / "kept",
+        certifier=Certifier(certify, folder=tmp_path / "kept"),
     )
     assert calibration.decoded == Counter(range(200))
     assert test.decoded == Counter(range(30))

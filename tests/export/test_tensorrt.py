@@ -26,6 +26,7 @@ from heatserve import FREE_PORTS, ServingError, TritonServer
 from heatserve.certification.errors import HeatserveError
 from heatserve.cli import app
 from heatserve.export.calibration.calibrate import calibrate_model
+from heatserve.export.calibration.certifier import Certifier
 from heatserve.export.card import GRAPH_NAME, PLAN_NAME, CardError, MonteCarlo, Plan, read_card, sha256_of
 from heatserve.export.exporting import Variant
 from heatserve.export.graph.build import certified_graph, logits_graph
@@ -269,7 +270,7 @@ def test_a_plan_is_never_calibrated_by_its_graph(tmp_path: Path) -> None:
     images = LabelledImages(random_images(40), np.zeros(40, np.int64), "noise", "test", 0)
     settings = MonteCarlo(n0=1, n=10, alpha=0.1, seed=0)
     with pytest.raises(TensorRTError, match="found no tensorrt"):
-        calibrate_model(with_plan(tmp_path), images, images, alpha=0.1, delta=0.1, monte_carlo=settings)
+        calibrate_model(with_plan(tmp_path), images, images, alpha=0.1, delta=0.1, certifier=Certifier(settings))
 
 
 @pytest.mark.skipif(

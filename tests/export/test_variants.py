@@ -20,6 +20,7 @@ from heatserve.certification.calibration import CalibrationError
 from heatserve.certification.errors import HeatserveError
 from heatserve.certification.radius import Float32Array, nominal_radius
 from heatserve.export.calibration.calibrate import calibrate_model
+from heatserve.export.calibration.certifier import Certifier
 from heatserve.export.calibration.compare import calibrated_parts, check_loss, compare
 from heatserve.export.calibration.report import comparison_report
 from heatserve.export.card import MonteCarlo
@@ -123,7 +124,7 @@ def rounded(data: LabelledImages) -> LabelledImages:
 
 
 def calibrated(model: ModelVersion, images: SampledImages, folder: Path | None = None) -> ModelVersion:
-    return calibrate_model(model, images, images, alpha=0.1, delta=0.1, monte_carlo=CERTIFY, kept=folder)
+    return calibrate_model(model, images, images, alpha=0.1, delta=0.1, certifier=Certifier(CERTIFY, folder=folder))
 
 
 def test_a_uint8_model_is_calibrated_on_the_pixels_that_it_is_given(repository: Path) -> None:
@@ -173,7 +174,7 @@ def test_a_variant_is_compared_with_its_model_and_refused_if_it_is_useless(repos
     before = len(version_dirs(int8.path.parent))
     images = steady_images(300, 1)
     with pytest.raises(CalibrationError, match="useless"):
-        calibrate_model(fp32, images, images, alpha=0.1, delta=0.1, monte_carlo=CERTIFY, accept=refuse)
+        calibrate_model(fp32, images, images, alpha=0.1, delta=0.1, certifier=Certifier(CERTIFY), accept=refuse)
     assert len(version_dirs(int8.path.parent)) == before
     assert calibration.alpha == 0.1
 

@@ -1,0 +1,117 @@
+"""What is served compared with what Certify proves, image by image, and the figures that a card states of it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from heatserve.certification.audit import certified_accuracy
+from heatserve.certification.calibration import Overclaims, Reference, count_overclaims
+from heatserve.certification.monte_carlo import ABSTAIN
+from heatserve.certification.radius import Float64Array, FloatArray
+from heatserve.export.calibration.certifier import Certifier
+from heatserve.export.card import CertifiedAccuracy, Evaluation, MonteCarlo, OverclaimRate
+from heatserve.export.repository.layout import ModelVersion
+from heatserve.export.runtime.answers import ModelImages, answers
+from heatserve.export.runtime.session import Answer
+
+CARD_RADII = (0.0, 0.05, 0.1, 0.15, 0.2, 0.25, 0.3, 0.5)
+"""At which a card states certified accuracy (L2, pixels in [0,1])."""
+Outputs = dict[str, NDArray[Any]]
+"""By name, each [N, …]."""
+
+
+@dataclass(frozen=True)
+class ComparedAnswers:
+    """What is answered to N images, and what Certify finds there. A part of them is `compared[start:stop]`."""
+
+    outputs: Outputs
+    proven_label: NDArray[np.int64]
+    """The class that Certify proves, or ABSTAIN, [N]."""
+    proven_radius: Float64Array
+    """L2, pixels in [0,1], 0 where it abstains, [N]."""
+    smoothed_label: NDArray[np.int64]
+    """The class with the most votes, [N]."""
+
+    def __len__(self) -> int:
+        return len(self.proven_label)
+
+    def __getitem__(self, part: slice) -> ComparedAnswers:
+        outputs = {name: output[part] for name, output in self.outputs.items()}
+        return ComparedAnswers(outputs, self.proven_label[part], self.proven_radius[part], self.smoothed_label[part])
+
+    @cached_property
+    def reference(self) -> Reference:
+        """What calibration and audit count overclaims with."""
+        return Reference(
+            probabilities=self.outputs["probabilities"].astype(np.float64),
+            agrees=(self.proven_label == self.outputs["label"]) & (self.proven_label != ABSTAIN),
+            proven=self.proven_radius,
+        )
+
+
+def compare_with_certify(
+    model: ModelVersion, answer: Answer, data: ModelImages, certifier: Certifier
+) -> ComparedAnswers:
+    """Ask what is served, run Certify of the base classifier of `model`, and put both side by side."""
+    outputs = answers(answer, data)
+    entries = certifier.entries(model, data)
+    return ComparedAnswers(
+        outputs,
+        proven_label=np.array([entry.predicted for entry in entries], dtype=np.int64),
+        proven_radius=np.array([entry.radius for entry in entries], dtype=np.float64),
+        smoothed_label=np.array([entry.guess for entry in entries], dtype=np.int64),
+    )
+
+
+def evaluate(
+    model: ModelVersion, answer: Answer, data: ModelImages, *, delta: float, certifier: Certifier
+) -> Evaluation:
+    """The figures of what `model` answers, or of what its next version would, compared with Certify on `data`.
+
+    Bounds on overclaim rates hold with confidence 1 − delta each.
+    """
+    compared = compare_with_certify(model, answer, data, certifier)
+    outputs = compared.outputs
+    right = outputs["label"] == data.labels
+
+    def rate(name: str) -> OverclaimRate:
+        radius = as_judged(outputs[name], certifier.monte_carlo)
+        return overclaim_rate(count_overclaims(compared.reference, radius, delta=delta))
+
+    def accuracy(name: str) -> tuple[float, ...]:
+        return certified_accuracy(right, outputs[name].astype(np.float64), CARD_RADII)
+
+    return Evaluation(
+        data=data.source(len(compared)),
+        monte_carlo=certifier.monte_carlo,
+        clean_accuracy=float(right.mean()),
+        smoothed_accuracy=float((compared.smoothed_label == data.labels).mean()),
+        agreement=float((compared.smoothed_label == outputs["label"]).mean()),
+        calibrated=rate("certified_radius"),
+        nominal=rate("nominal_radius"),
+        certified_accuracy=CertifiedAccuracy(
+            radii=CARD_RADII,
+            single_pass=accuracy("certified_radius"),
+            l_bound=accuracy("l_bound"),
+            nominal=accuracy("nominal_radius"),
+            monte_carlo=certified_accuracy(compared.proven_label == data.labels, compared.proven_radius, CARD_RADII),
+        ),
+    )
+
+
+def as_judged(radius: FloatArray, monte_carlo: MonteCarlo) -> FloatArray:
+    """Radii [N] as far as the reference can judge them: it knows all radii, or, of those at least as large, one."""
+    decided = monte_carlo.decides
+    return radius if decided is None else np.where(radius >= decided, decided, 0.0)
+
+
+def overclaim_rate(seen: Overclaims) -> OverclaimRate:
+    """The same, as a card states it."""
+    return OverclaimRate(
+        images=seen.images, positive=seen.positive, overclaims=seen.count, upper_bound=seen.upper_bound
+    )
