@@ -25,7 +25,7 @@ from torch import Tensor, nn
 from heatserve.certification.binomial import lower_bound
 from heatserve.certification.monte_carlo import ABSTAIN, certify
 from heatserve.certification.noise import LEVELS, SOURCES, NoiseSource
-from heatserve.certification.sequential import Answer, decide
+from heatserve.certification.sequential import Outcome, decide
 from heatserve.certification.voting import Classifier
 from heatserve.export.graph.build import logits_graph
 from heatserve.export.images import LabelledImages
@@ -150,7 +150,7 @@ def _decided(
     certified = [c for c in certificates if c.label != ABSTAIN]
     return {
         "decide": {
-            **{answer.value: sum(decision.answer is answer for decision in decisions) for answer in Answer},
+            **{outcome.value: sum(decision.outcome is outcome for decision in decisions) for outcome in Outcome},
             "mean_samples": float(samples.mean()),
             "median_samples": float(np.median(samples)),
             "times_fewer": (n0 + n) / float(samples.mean()),

@@ -1,7 +1,7 @@
 """An audit of a calibrated promise: on answers that it never saw, is the overclaim rate below what it says?
 
 Calibration accepts a promise when its data speak *for* it; an audit fails the promise when other data speak *against*
-it. Both test one number, the share of overclaims among the answers with a positive radius. `judge` is the exact
+it. Both test one number, the share of overclaims among the answers with a positive radius. `judge_promise` is the exact
 one-sided binomial test of "the rate is at most α" at level δ: a promise that holds fails with probability at most δ.
 What a pass is worth is the power of that test, which `Verdict.detectable` states.
 
@@ -81,7 +81,7 @@ def rate(happened: NDArray[np.bool_], *, delta: float) -> Rate:
     return Rate(count, total, *bounds)
 
 
-def judge(count: int, positive: int, *, alpha: float, delta: float) -> Verdict:
+def judge_promise(count: int, positive: int, *, alpha: float, delta: float) -> Verdict:
     """Fail the promise "the rate is at most α, with confidence 1 − δ" on `count` overclaims of `positive` radii.
 
     It fails where the exact lower bound, at confidence 1 − δ, is above α; and where there are too few positive radii to

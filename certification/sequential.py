@@ -30,7 +30,7 @@ _Inquiry = Generator[int, Histogram, T]
 """What is asked about one image: yields how many votes it wants, is sent their histogram, returns the answer."""
 
 
-class Answer(Enum):
+class Outcome(Enum):
     """Is the radius at least r? True as a condition only where it is YES."""
 
     YES = "yes"
@@ -38,14 +38,14 @@ class Answer(Enum):
     UNDECIDED = "undecided"
 
     def __bool__(self) -> bool:
-        return self is Answer.YES
+        return self is Outcome.YES
 
 
 @dataclass(frozen=True)
 class Decision:
     """What `decide` found at one input."""
 
-    answer: Answer
+    outcome: Outcome
     classes: tuple[int, ...]
     """The classes that it is about: the k with most of the n₀ votes."""
     guess: int
@@ -151,15 +151,15 @@ def _whether_above(*, p: float, n0: int, n: int, alpha: float, top_k: int) -> _I
     """Is the probability of a vote for the classes that n₀ votes guess above p?"""
     guesses = yield from _take(n0)
     classes = top_classes(guesses, top_k)
-    level, counted, votes, answer = -math.log(alpha), np.zeros_like(guesses), 0, Answer.UNDECIDED
-    while votes < n and answer is Answer.UNDECIDED:
+    level, counted, votes, answer = -math.log(alpha), np.zeros_like(guesses), 0, Outcome.UNDECIDED
+    while votes < n and answer is Outcome.UNDECIDED:
         size = min(STEP, n - votes)
         counted, votes = counted + (yield size), votes + size
         successes = int(counted[list(classes)].sum())
         if evidence_above(successes, votes - successes, p=p) >= level:
-            answer = Answer.YES
+            answer = Outcome.YES
         elif evidence_below(successes, votes - successes, p=p) >= level:
-            answer = Answer.NO
+            answer = Outcome.NO
     return Decision(answer, classes, int((guesses + counted).argmax()), n0 + votes)
 
 

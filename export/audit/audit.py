@@ -23,7 +23,7 @@ from heatserve.certification.audit import (
     Verdict,
     by_radius,
     certified_accuracy,
-    judge,
+    judge_promise,
     look_at_groups,
     rate,
 )
@@ -134,14 +134,16 @@ def audit_model(
     if seed in _used_seeds(model.card):
         raise AuditError(f"seed: expected noise that the card was not made with, got its seed {seed}")
     delta = 1 - calibration.confidence
-    judge(0, 0, alpha=calibration.alpha, delta=delta)  # a promise that cannot be audited is refused before the work
+    judge_promise(
+        0, 0, alpha=calibration.alpha, delta=delta
+    )  # a promise that cannot be audited is refused before the work
     monte_carlo = calibration.monte_carlo.model_copy(update={"seed": seed})
     images = model_images(model, data)
     certifier = Certifier(monte_carlo, folder=folder, progress=progress)
     compared = compare_with_certify(model, open_served(model), images, certifier)
     measured = _measure(model.card, calibration, images, monte_carlo, compared)
     overclaims = measured.overclaims
-    verdict = judge(overclaims.count, overclaims.total, alpha=calibration.alpha, delta=delta)
+    verdict = judge_promise(overclaims.count, overclaims.total, alpha=calibration.alpha, delta=delta)
     return Audit(model.card, model.version, verdict, measured, _provenance())
 
 

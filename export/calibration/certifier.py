@@ -150,9 +150,9 @@ def _certify_image(
         )
     decision = next(decide(network, image[None], radius=recipe.decides, **how))
     return entry(
-        predicted=decision.classes[0] if decision.answer else ABSTAIN,
-        radius=recipe.decides if decision.answer else 0.0,
-        p_lower=float(ndtr(recipe.decides / recipe.sigma)) if decision.answer else 0.0,
+        predicted=decision.classes[0] if decision.outcome else ABSTAIN,
+        radius=recipe.decides if decision.outcome else 0.0,
+        p_lower=float(ndtr(recipe.decides / recipe.sigma)) if decision.outcome else 0.0,
         guess=decision.guess,
         classes=decision.classes,
     )

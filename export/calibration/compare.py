@@ -83,7 +83,7 @@ def check_loss(found: Evaluation, expected: Evaluation, *, target: float | None,
         )
 
 
-def compare(variant: ModelVersion, model: ModelVersion) -> Comparison:
+def compare_variant(variant: ModelVersion, model: ModelVersion) -> Comparison:
     """Time both on one image, interleaved, on the threads of this process.
 
     Raises:

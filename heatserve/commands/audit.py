@@ -10,7 +10,7 @@ import typer
 
 from heatserve.certification.errors import HeatserveError
 from heatserve.certification.files import write_atomically
-from heatserve.commands.options import KEPT, REPOSITORY, Data, Images, Json, Kept, Repository, Root, deliver
+from heatserve.commands.options import KEPT, REPOSITORY, Data, Json, Kept, Repository, Root, TestImages, deliver
 
 if TYPE_CHECKING:
     from heatserve.export.audit.audit import Audit
@@ -25,7 +25,7 @@ def audit(
     data: Data = None,
     root: Root = None,
     repository: Repository = REPOSITORY,
-    images: Images = 1000,
+    images: TestImages = 1000,
     seed: Annotated[
         int | None,
         typer.Option(

@@ -121,7 +121,7 @@ def calibrate_variant(
 
     from heatserve.export.calibration.calibrate import calibrate_model
     from heatserve.export.calibration.certifier import Certifier
-    from heatserve.export.calibration.compare import calibrated_parts, check_loss, compare
+    from heatserve.export.calibration.compare import calibrated_parts, check_loss, compare_variant
     from heatserve.export.calibration.report import card_report, comparison_report, progress_bar
     from heatserve.export.calibration.sampling import sample_for
     from heatserve.export.repository.layout import open_model
@@ -141,7 +141,7 @@ def calibrate_variant(
         target=calibration.target,
         accept=partial(check_loss, expected=evaluation, target=calibration.target, max_loss=max_loss),
     )
-    found = compare(calibrated, model)
+    found = compare_variant(calibrated, model)
     deliver(
         found.to_json(),
         lambda: Group(line("wrote", calibrated.path), card_report(calibrated.card), comparison_report(found)),

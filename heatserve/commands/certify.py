@@ -10,12 +10,12 @@ import typer
 from heatserve.commands.options import (
     REPOSITORY,
     Data,
-    Images,
     Json,
     Repository,
     Root,
     Sampling,
     Seed,
+    TestImages,
     deliver,
 )
 
@@ -28,7 +28,7 @@ def certify_dataset(
     results: Annotated[
         Path | None, typer.Option(help="Results file, continued if it exists; by default runs/NAME.certify.jsonl.")
     ] = None,
-    images: Images = 500,
+    images: TestImages = 500,
     n0: Annotated[int, typer.Option(min=1, help="n₀: votes to guess the class.")] = 100,
     n: Annotated[int, typer.Option(min=1, help="n: votes to bound its probability.")] = 10_000,
     alpha: Annotated[float, typer.Option(min=0, max=1, help="Error probability of each certificate.")] = 0.001,

@@ -19,7 +19,7 @@ Data = Annotated[str | None, typer.Option(help=f"{DATA_HELP}; by default what th
 Root = Annotated[Path | None, typer.Option(help="Folder of the data set; cifar10 and imagenet need it.")]
 Repository = Annotated[Path, typer.Option(help="Triton model repository.")]
 REPOSITORY = Path("model_repository")
-Images = Annotated[int, typer.Option(min=1, help="Test images, at most what the split has.")]
+TestImages = Annotated[int, typer.Option(min=1, help="Test images, at most what the split has.")]
 Seed = Annotated[int, typer.Option(help="Decides the noise, and which images are taken.")]
 Out = Annotated[Path | None, typer.Option(help="Write the results there, as JSON.")]
 Json = Annotated[bool, typer.Option("--json", help="Write JSON to stdout, not a table.")]

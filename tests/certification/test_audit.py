@@ -14,7 +14,7 @@ from heatserve.certification.audit import (
     Partition,
     by_radius,
     certified_accuracy,
-    judge,
+    judge_promise,
     look_at_groups,
     rate,
 )
@@ -37,8 +37,8 @@ def test_a_rate_by_hand() -> None:
 def test_a_verdict_by_hand() -> None:
     alpha, delta, positive = 0.1, 0.05, 100
     # P(Binomial(100, 0.1) ≥ 16) = 0.0399 ≤ 0.05 < 0.0726 = P(≥ 15)
-    assert judge(15, positive, alpha=alpha, delta=delta).passed
-    failed = judge(16, positive, alpha=alpha, delta=delta)
+    assert judge_promise(15, positive, alpha=alpha, delta=delta).passed
+    failed = judge_promise(16, positive, alpha=alpha, delta=delta)
     assert not failed.passed
     assert failed.fails_from == 16
     assert len(failed.reasons) == 1
@@ -47,11 +47,11 @@ def test_a_verdict_by_hand() -> None:
 
 def test_too_few_positive_radii_fail_even_without_an_overclaim() -> None:
     assert images_needed(0.05, 0.01) == 90
-    failed = judge(0, 89, alpha=0.05, delta=0.01)
+    failed = judge_promise(0, 89, alpha=0.05, delta=0.01)
     assert not failed.passed
     assert "expected at least 90 for α = 0.05 at confidence 0.99, got 89" in failed.reasons[0]
-    assert judge(0, 90, alpha=0.05, delta=0.01).passed
-    nothing = judge(0, 0, alpha=0.05, delta=0.01)
+    assert judge_promise(0, 90, alpha=0.05, delta=0.01).passed
+    nothing = judge_promise(0, 0, alpha=0.05, delta=0.01)
     assert not nothing.passed
     assert nothing.detectable is None
 
@@ -59,7 +59,7 @@ def test_too_few_positive_radii_fail_even_without_an_overclaim() -> None:
 def test_an_audit_that_no_count_could_fail_does_not_pass() -> None:
     alpha, delta = 0.9, 0.05
     assert images_needed(alpha, delta) == 2
-    verdict = judge(0, 2, alpha=alpha, delta=delta)  # 0.9² > 0.05: two overclaims of two say nothing
+    verdict = judge_promise(0, 2, alpha=alpha, delta=delta)  # 0.9² > 0.05: two overclaims of two say nothing
     assert verdict.fails_from is None
     assert not verdict.passed
 
@@ -69,14 +69,14 @@ def test_an_audit_that_no_count_could_fail_does_not_pass() -> None:
 )
 def test_a_promise_that_says_nothing_is_refused(share: dict[str, float]) -> None:
     with pytest.raises(AuditError, match="expected a promise with a number between 0 and 1, got"):
-        judge(0, 1000, **share)
+        judge_promise(0, 1000, **share)
 
 
 @given(positive=st.integers(1, 400), alpha=SHARES, delta=SHARES)
 def test_the_verdict_is_the_exact_binomial_test_and_its_power_is_what_it_says(
     positive: int, alpha: float, delta: float
 ) -> None:
-    verdict = judge(0, positive, alpha=alpha, delta=delta)
+    verdict = judge_promise(0, positive, alpha=alpha, delta=delta)
     counts = np.arange(positive + 1)
     failing = np.flatnonzero(binom.sf(counts - 1, positive, alpha) < delta)
     if failing.size == 0:
@@ -88,7 +88,7 @@ def test_the_verdict_is_the_exact_binomial_test_and_its_power_is_what_it_says(
     assert verdict.detectable > alpha
     assert binom.sf(failing[0] - 1, positive, verdict.detectable) == pytest.approx(POWER)
     for count in (failing[0] - 1, failing[0]):
-        reasons = judge(int(count), positive, alpha=alpha, delta=delta).reasons
+        reasons = judge_promise(int(count), positive, alpha=alpha, delta=delta).reasons
         assert any("overclaim:" in reason for reason in reasons) == (count >= failing[0])
 
 

@@ -15,7 +15,7 @@ from test_monte_carlo import SIGMA, at, five_classes, linear
 from heatserve.certification.martingale import evidence_above, evidence_below
 from heatserve.certification.monte_carlo import ABSTAIN, certify
 from heatserve.certification.noise import GRID
-from heatserve.certification.sequential import Answer, decide, predict_early, provable
+from heatserve.certification.sequential import Outcome, decide, predict_early, provable
 from heatserve.certification.voting import MonteCarloError
 
 ALPHA = 0.05
@@ -67,12 +67,12 @@ def test_error_rate_with_a_look_after_every_vote_is_at_most_alpha(p: float) -> N
 def test_decide_is_wrong_no_more_often_than_alpha_on_either_side_of_the_radius() -> None:
     """The true radius of `linear` is the distance from its boundary."""
     runs, radius = 400, 0.5
-    for distance, wrong in ((0.499, Answer.YES), (0.501, Answer.NO)):
+    for distance, wrong in ((0.499, Outcome.YES), (0.501, Outcome.NO)):
         found = list(
             decide(linear, at(distance, runs), radius=radius, sigma=SIGMA, n0=20, n=500, alpha=ALPHA, batch_size=8192)
         )
-        assert sum(decision.answer is wrong for decision in found) <= binom.ppf(0.999, runs, ALPHA)
-        assert all((decision.answer is not Answer.UNDECIDED) or decision.samples == 520 for decision in found)
+        assert sum(decision.outcome is wrong for decision in found) <= binom.ppf(0.999, runs, ALPHA)
+        assert all((decision.outcome is not Outcome.UNDECIDED) or decision.samples == 520 for decision in found)
 
 
 def test_decide_settles_clear_images_with_few_votes_and_says_what_certify_says() -> None:
@@ -80,19 +80,19 @@ def test_decide_settles_clear_images_with_few_votes_and_says_what_certify_says()
     arguments: dict[str, Any] = {"sigma": SIGMA, "n0": 100, "n": 10_000, "alpha": 0.001}
     decisions = list(decide(linear, images, radius=0.5, **arguments))
     certificates = list(certify(linear, images, **arguments))
-    assert [bool(decision.answer) for decision in decisions] == [c.radius >= 0.5 for c in certificates]
-    assert all(decision.answer is not Answer.UNDECIDED for decision in decisions)
+    assert [bool(decision.outcome) for decision in decisions] == [c.radius >= 0.5 for c in certificates]
+    assert all(decision.outcome is not Outcome.UNDECIDED for decision in decisions)
     assert np.mean([decision.samples for decision in decisions]) < 10_000 / 20
     assert decisions[-1].samples < 200
 
 
 def test_undecided_at_the_cap_is_never_a_yes() -> None:
     (decision,) = decide(linear, at(0.5), radius=0.5, sigma=SIGMA, n0=10, n=100)
-    assert decision.answer is Answer.UNDECIDED
+    assert decision.outcome is Outcome.UNDECIDED
     assert decision.samples == 110
-    assert not decision.answer
-    assert not Answer.NO
-    assert Answer.YES
+    assert not decision.outcome
+    assert not Outcome.NO
+    assert Outcome.YES
 
 
 def test_decisions_do_not_depend_on_batches_subsets_or_order() -> None:
@@ -108,18 +108,18 @@ def test_decisions_do_not_depend_on_batches_subsets_or_order() -> None:
 def test_decide_knows_the_top_k_rule_and_the_grid() -> None:
     x = np.array([[[[0.4, 0.0]]]], np.float32)
     one, four = (next(decide(five_classes, x, radius=0.1, sigma=SIGMA, top_k=k)) for k in (1, 4))
-    assert one.answer is Answer.NO
-    assert four.answer is Answer.YES
+    assert one.outcome is Outcome.NO
+    assert four.outcome is Outcome.YES
     assert len(four.classes) == 4
     (black,) = decide(linear, np.zeros((1, 1, 1, 2), np.float32), radius=0.3, sigma=SIGMA, noise=GRID)
-    assert black.answer is Answer.NO
+    assert black.outcome is Outcome.NO
 
 
 def test_a_radius_is_provable_if_votes_that_all_agree_prove_it() -> None:
     far: dict[str, Any] = {"sigma": SIGMA, "alpha": 0.001, "n": 200}
     for radius in (0.5, 0.8, 1.0, 1.1, 1.2, 2.0):
         (found,) = decide(linear, at(30.0), radius=radius, **far)
-        assert (found.answer is Answer.YES) == provable(radius, **far), radius
+        assert (found.outcome is Outcome.YES) == provable(radius, **far), radius
     assert provable(0.5, **far)
     assert not provable(2.0, **far)
 

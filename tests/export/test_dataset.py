@@ -81,8 +81,8 @@ def test_a_decision_is_a_line_that_is_all_or_nothing(model: ModelVersion, tmp_pa
     ]
     Certifier(deciding, file=results).entries(model, model_images(model, data))
     rows = written(results)
-    assert [row["radius"] for row in rows] == [radius if found.answer else 0 for found in expected]
-    assert [row["predicted"] for row in rows] == [found.classes[0] if found.answer else -1 for found in expected]
+    assert [row["radius"] for row in rows] == [radius if found.outcome else 0 for found in expected]
+    assert [row["predicted"] for row in rows] == [found.classes[0] if found.outcome else -1 for found in expected]
     assert [row["guess"] for row in rows] == [found.guess for found in expected]
     assert 0 < sum(row["predicted"] == -1 for row in rows) < 12
     with pytest.raises(LedgerError, match=r"decides 0\.05, not None"):

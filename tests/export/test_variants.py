@@ -21,7 +21,7 @@ from heatserve.certification.errors import HeatserveError
 from heatserve.certification.radius import Float32Array, nominal_radius
 from heatserve.export.calibration.calibrate import calibrate_model
 from heatserve.export.calibration.certifier import Certifier
-from heatserve.export.calibration.compare import calibrated_parts, check_loss, compare
+from heatserve.export.calibration.compare import calibrated_parts, check_loss, compare_variant
 from heatserve.export.calibration.report import comparison_report
 from heatserve.export.card import MonteCarlo
 from heatserve.export.exporting import Variant, export_checkpoint
@@ -149,7 +149,7 @@ def test_a_variant_is_compared_with_its_model_and_refused_if_it_is_useless(repos
         calibrated_parts(fp32, other)
 
     variant = calibrated(int8, rounded(steady_images(300, 1)))
-    found = compare(variant, fp32)
+    found = compare_variant(variant, fp32)
     assert found.evaluations == (variant.card.evaluation, evaluation)
     assert min(found.milliseconds) > 0
     written = json.loads(found.to_json())
