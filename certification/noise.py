@@ -13,10 +13,10 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from decimal import Decimal, localcontext
 from functools import cache
 from typing import Protocol
 
+import mpmath
 import numpy as np
 from numpy.typing import NDArray
 
@@ -198,10 +198,10 @@ def _table(sigma: float) -> _Table:
     reach = math.ceil(_CUT * LEVELS * sigma) + 1
     if not 0 < reach <= np.iinfo(np.int16).max - LEVELS:
         raise NoiseError(f"sigma: expected a number above 0 and at most 13, got {sigma}")
-    with localcontext() as context:
-        context.prec = 50
-        steps = (_normal_cdf((j + Decimal("0.5")) / (LEVELS * Decimal(sigma))) for j in range(reach))
-        above = [min(int((p * 2**64).to_integral_value()), 2**64 - 1) for p in steps]
+    exact = mpmath.MPContext()  # of our own: the precision of mpmath's global one is anybody's
+    exact.dps = 50
+    steps = (exact.ncdf((j + exact.mpf(0.5)) / (LEVELS * exact.mpf(sigma))) for j in range(reach))  # Φ((j + ½)/s)
+    above = [min(int(exact.nint(p * 2**64)), 2**64 - 1) for p in steps]
     thresholds = np.array([2**64 - t for t in reversed(above)] + above, dtype=np.uint64)  # Φ(−z) = 1 − Φ(z)
     low = np.arange(2**16, dtype=np.uint64) << np.uint64(48)
     table = _Table(thresholds, np.empty(0, np.int16))
@@ -211,13 +211,3 @@ def _table(sigma: float) -> _Table:
 
 _CUT = 9.2
 """In units of σ: 2·Φ(−9.2) < 2⁻⁶⁴."""
-_PI = Decimal("3.14159265358979323846264338327950288419716939937510582")
-
-
-def _normal_cdf(z: Decimal) -> Decimal:
-    """Φ(z), 0 ≤ z ≤ 10, to 40 digits: ½ + φ(z)·Σ z^(2k+1)/(1·3·…·(2k+1)), whose terms are all positive."""
-    term, total, k = z, Decimal(0), 0
-    while term > Decimal("1e-50"):
-        total, k = total + term, k + 1
-        term *= z * z / (2 * k + 1)
-    return Decimal("0.5") + total * (-z * z / 2).exp() / (2 * _PI).sqrt()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from decimal import Decimal, localcontext
+
 import numpy as np
 import pytest
 from numpy.typing import NDArray
@@ -65,6 +67,32 @@ def test_words_that_need_more_bits_are_refined_by_them() -> None:
     below, above = np.unique(found)
     assert above == below + 1
     assert np.mean(found == below) == pytest.approx(share, abs=0.01)
+
+
+def exact_normal_cdf(z: Decimal) -> Decimal:
+    """Φ(z), 0 ≤ z ≤ 10, to 40 digits: ½ + φ(z)·Σ z^(2k+1)/(1·3·…·(2k+1)), whose terms are all positive."""
+    pi = Decimal("3.14159265358979323846264338327950288419716939937510582")
+    term, total, k = z, Decimal(0), 0
+    while term > Decimal("1e-50"):
+        total, k = total + term, k + 1
+        term *= z * z / (2 * k + 1)
+    return Decimal("0.5") + total * (-z * z / 2).exp() / (2 * pi).sqrt()
+
+
+@pytest.mark.parametrize("sigma", [0.001, 1.2 / LEVELS, 0.1, 0.25, 1 / 3, 0.5, 1.0])
+def test_every_step_of_the_table_is_the_nearest_integer_to_its_exact_value(sigma: float) -> None:
+    """2⁶⁴·Φ((j + ½)/s) by another series and another library, bit for bit."""
+    from heatserve.certification.noise import _table
+
+    found = _table(sigma).thresholds
+    reach = len(found) // 2
+    with localcontext() as context:
+        context.prec = 50
+        steps = [exact_normal_cdf((j + Decimal("0.5")) / (LEVELS * Decimal(sigma))) for j in range(reach)]
+        above = [min(int((p * 2**64).to_integral_value()), 2**64 - 1) for p in steps]
+    assert found[reach:].tolist() == above
+    assert found[:reach].tolist() == [2**64 - step for step in reversed(above)]
+    assert above[-1] == 2**64 - 1  # what is cut off is lighter than one part in 2⁶⁴
 
 
 @pytest.mark.parametrize("noise", [FLOAT32, GRID])
