@@ -1,4 +1,4 @@
-"""Predict and Certify of Cohen et al. (2019): the rigorous, expensive answer that everything else is held against.
+"""Predict and Certify of Cohen et al. (2019): the rigorous, expensive answer that everything else is compared with.
 
 References:
     Cohen, Rosenfeld and Kolter (2019), Certified adversarial robustness via randomized smoothing, Algorithms 1 and 2.
@@ -85,16 +85,16 @@ def certify(
         NoiseError: an image that the noise source cannot sample for.
     """
     left = alpha_left(alpha, images, votes=n0 + n, sigma=sigma, noise=noise)
-    sizes = (n0, n)
-    for first, second in _votes(
-        classifier, images, sizes, sigma=sigma, seed=seed, indices=indices, noise=noise, batch_size=batch_size
-    ):
-        classes = top_classes(first, top_k)
-        p_lower = float(lower_bound(second[list(classes)].sum(), n, alpha=left))
-        most = int((first + second).argmax())
+    votes_of = _sample_under_noise(
+        classifier, images, (n0, n), sigma=sigma, seed=seed, indices=indices, noise=noise, batch_size=batch_size
+    )
+    for counts0, counts in votes_of:
+        classes = top_classes(counts0, top_k)  # guess the top classes, ĉ_A
+        p_lower = float(lower_bound(counts[list(classes)].sum(), n, alpha=left))  # p_A, a lower bound on their share
+        most = int((counts0 + counts).argmax())
         if p_lower > 0.5:
-            guess = classes[0] if top_k == 1 else most
-            yield Certificate(classes[0], sigma * float(ndtri(p_lower)), p_lower, guess, classes)
+            radius = sigma * float(ndtri(p_lower))  # σ·Φ⁻¹(p_A)
+            yield Certificate(classes[0], radius, p_lower, classes[0] if top_k == 1 else most, classes)
         else:
             yield Certificate(ABSTAIN, 0.0, p_lower, most, classes)
 
@@ -121,13 +121,13 @@ def predict(
     Arguments as for `certify`.
     """
     left = alpha_left(alpha, images, votes=n, sigma=sigma, noise=noise)
-    for (votes,) in _votes(
+    votes_of = _sample_under_noise(
         classifier, images, (n,), sigma=sigma, seed=seed, indices=indices, noise=noise, batch_size=batch_size
-    ):
-        second, first = np.argsort(votes, kind="stable")[-2:]
-        in_favour, against = int(votes[first]), int(votes[second])
-        decided = binomtest(in_favour, in_favour + against, 0.5).pvalue <= left
-        yield int(first) if decided else ABSTAIN
+    )
+    for (counts,) in votes_of:
+        second, first = np.argsort(counts, kind="stable")[-2:]  # the two top classes, ĉ_B and ĉ_A
+        n_a, n_b = int(counts[first]), int(counts[second])
+        yield int(first) if binomtest(n_a, n_a + n_b, 0.5).pvalue <= left else ABSTAIN
 
 
 def top_classes(votes: Histogram, k: int) -> tuple[int, ...]:
@@ -155,7 +155,7 @@ def alpha_left(alpha: float, images: Float32Array, *, votes: int, sigma: float, 
     return left
 
 
-def _votes(
+def _sample_under_noise(
     classifier: Classifier,
     images: Float32Array,
     sizes: tuple[int, ...],
@@ -166,7 +166,7 @@ def _votes(
     noise: NoiseSource,
     batch_size: int,
 ) -> Iterator[tuple[Histogram, ...]]:
-    """For each image, one histogram of votes for each of `sizes`, all from that image's own stream of noise."""
+    """SampleUnderNoise: for each image, the counts of its votes in samples of `sizes`, from its own stream of noise."""
     copies = streams(images, indices=indices, sigma=sigma, seed=seed, noise=noise)
     requests = ((fill, size) for fill in copies for size in sizes)
     votes = histograms(classifier, requests, shape=np.shape(images)[1:], batch_size=batch_size)

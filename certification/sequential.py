@@ -26,8 +26,8 @@ STEP = 16
 """Votes between two looks at the evidence."""
 
 T = TypeVar("T")
-_Inquiry = Generator[int, Histogram, T]
-"""What is asked about one image: yields how many votes it wants, is sent their histogram, returns the answer."""
+_Test = Generator[int, Histogram, T]
+"""A sequential test at one image: `yield m` draws m votes and is their histogram; what it returns is its result."""
 
 
 class Outcome(Enum):
@@ -110,9 +110,25 @@ def decide(
         raise MonteCarloError(f"radius: expected 0 to 8σ = {8 * sigma:g}, got {radius}")
     if min(n0, n) < 1:
         raise MonteCarloError(f"expected sample sizes ≥ 1, got n0 = {n0}, n = {n}")
-    inquiry = partial(_whether_above, p=float(ndtr(radius / sigma)), n0=n0, n=n, alpha=left, top_k=top_k)
+    test = partial(_decision, p=float(ndtr(radius / sigma)), n0=n0, n=n, alpha=left, top_k=top_k)
     copies = streams(images, indices=indices, sigma=sigma, seed=seed, noise=noise)
-    return _settle(classifier, copies, inquiry, shape=np.shape(images)[1:], batch_size=batch_size)
+    return _run(classifier, copies, test, shape=np.shape(images)[1:], batch_size=batch_size)
+
+
+def _decision(*, p: float, n0: int, n: int, alpha: float, top_k: int) -> _Test[Decision]:
+    """The body of `decide` for one image: is P(f votes for one of the guessed classes) above p, or below?"""
+    counts0 = yield n0  # draw n₀ votes, and guess the top classes
+    classes = top_classes(counts0, top_k)
+    counts, drawn, outcome = np.zeros_like(counts0), 0, Outcome.UNDECIDED
+    while outcome is Outcome.UNDECIDED and drawn < n:
+        step = min(STEP, n - drawn)
+        counts, drawn = counts + (yield step), drawn + step  # draw more, afresh
+        successes = int(counts[list(classes)].sum())
+        if evidence_above(successes, drawn - successes, p=p) >= -math.log(alpha):
+            outcome = Outcome.YES
+        elif evidence_below(successes, drawn - successes, p=p) >= -math.log(alpha):
+            outcome = Outcome.NO
+    return Decision(outcome, classes, guess=int((counts0 + counts).argmax()), samples=n0 + drawn)
 
 
 def provable(radius: float, *, sigma: float, n: int, alpha: float) -> bool:
@@ -142,82 +158,67 @@ def predict_early(
     """
     left = alpha_left(alpha, images, votes=n, sigma=sigma, noise=noise)
     copies = streams(images, indices=indices, sigma=sigma, seed=seed, noise=noise)
-    return _settle(
-        classifier, copies, partial(_which_class, n=n, alpha=left), shape=np.shape(images)[1:], batch_size=batch_size
-    )
+    test = partial(_prediction, n=n, alpha=left)
+    return _run(classifier, copies, test, shape=np.shape(images)[1:], batch_size=batch_size)
 
 
-def _whether_above(*, p: float, n0: int, n: int, alpha: float, top_k: int) -> _Inquiry[Decision]:
-    """Is the probability of a vote for the classes that n₀ votes guess above p?"""
-    guesses = yield from _take(n0)
-    classes = top_classes(guesses, top_k)
-    level, counted, votes, answer = -math.log(alpha), np.zeros_like(guesses), 0, Outcome.UNDECIDED
-    while votes < n and answer is Outcome.UNDECIDED:
-        size = min(STEP, n - votes)
-        counted, votes = counted + (yield size), votes + size
-        successes = int(counted[list(classes)].sum())
-        if evidence_above(successes, votes - successes, p=p) >= level:
-            answer = Outcome.YES
-        elif evidence_below(successes, votes - successes, p=p) >= level:
-            answer = Outcome.NO
-    return Decision(answer, classes, int((guesses + counted).argmax()), n0 + votes)
+def _prediction(*, n: int, alpha: float) -> _Test[EarlyPrediction]:
+    """The body of `predict_early` for one image: do the votes for the leader outweigh those for the runner-up?"""
+    counts: Histogram | int = 0
+    drawn = 0
+    while drawn < n:
+        step = min(STEP, n - drawn)
+        counts, drawn = counts + (yield step), drawn + step
+        second, first = np.argsort(counts, kind="stable")[-2:]
+        if evidence_above(counts[first], counts[second], p=0.5) >= math.log((len(counts) - 1) / alpha):
+            return EarlyPrediction(int(first), drawn)
+    return EarlyPrediction(ABSTAIN, drawn)
 
 
-def _which_class(*, n: int, alpha: float) -> _Inquiry[EarlyPrediction]:
-    """The class of g, by the votes for the leader against those for the runner-up."""
-    votes: Histogram | int = 0
-    taken = 0
-    while taken < n:
-        size = min(STEP, n - taken)
-        votes, taken = votes + (yield size), taken + size
-        second, first = np.argsort(votes, kind="stable")[-2:]
-        if evidence_above(votes[first], votes[second], p=0.5) >= math.log((len(votes) - 1) / alpha):
-            return EarlyPrediction(int(first), taken)
-    return EarlyPrediction(ABSTAIN, taken)
-
-
-def _take(count: int) -> _Inquiry[Histogram]:
-    votes = yield min(STEP, count)
-    for taken in range(STEP, count, STEP):
-        votes = votes + (yield min(STEP, count - taken))
-    return votes
-
-
-def _settle(
+def _run(
     classifier: Classifier,
     copies: Iterator[Fill],
-    inquire: Callable[[], _Inquiry[T]],
+    test: Callable[[], _Test[T]],
     *,
     shape: Sequence[int],
     batch_size: int,
 ) -> Iterator[T]:
-    """The answer of each image's inquiry, in order; so many are open at a time that `STEP` votes each fill a batch."""
-    waiting = enumerate((fill, inquire()) for fill in copies)
-    open_, answers, turn = list[_Open[T]](), dict[int, T](), 0
+    """The result of a test of each image, in order.
+
+    So many tests are open at a time that `STEP` votes for each fill a batch; one that wants more waits for them.
+    """
+    waiting = enumerate((fill, test()) for fill in copies)
+    tests, results, turn = list[_Open[T]](), dict[int, T](), 0
     while True:
-        for number, (fill, inquiry) in islice(waiting, max(1, batch_size // STEP) - len(open_)):
-            open_.append(_Open(number, fill, inquiry, next(inquiry)))
-        if not open_:
+        for number, (fill, opened) in islice(waiting, max(1, batch_size // STEP) - len(tests)):
+            tests.append(_Open(number, fill, opened, wanted=next(opened)))
+        if not tests:
             return
-        requests = [(case.fill, case.wanted) for case in open_]
-        for case, votes in zip(
-            open_, histograms(classifier, requests, shape=shape, batch_size=batch_size), strict=True
-        ):
+        requests = [(open_.fill, min(STEP, open_.wanted)) for open_ in tests]
+        votes = histograms(classifier, requests, shape=shape, batch_size=batch_size)
+        for open_, (_, size), counts in zip(tests, requests, votes, strict=True):
+            open_.counts, open_.wanted = open_.counts + counts, open_.wanted - size
+            if open_.wanted:
+                continue
             try:
-                case.wanted = case.inquiry.send(votes)
+                open_.wanted = open_.test.send(np.asarray(open_.counts))
+                open_.counts = 0
             except StopIteration as stop:
-                answers[case.number] = stop.value
-        open_ = [case for case in open_ if case.number not in answers]
-        while turn in answers:
-            yield answers.pop(turn)
+                results[open_.number] = stop.value
+        tests = [open_ for open_ in tests if open_.number not in results]
+        while turn in results:
+            yield results.pop(turn)
             turn += 1
 
 
 @dataclass
 class _Open(Generic[T]):
-    """An image that has no answer yet."""
+    """A test that has no result yet."""
 
     number: int
     fill: Fill
-    inquiry: _Inquiry[T]
+    test: _Test[T]
     wanted: int
+    """Votes that it still waits for."""
+    counts: Histogram | int = 0
+    """Those that it waited for and that are there."""
