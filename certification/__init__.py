@@ -1,0 +1,125 @@
+"""The mathematics of certified radii: closed forms, Monte Carlo, calibration, and the audit of a promise.
+
+    from heatserve.certification import certify
+
+    for found in certify(classifier, images, sigma=0.25):
+        print(found.label, found.radius)
+
+Everything is a function of arrays. A classifier is any function from images float32 [N, C, H, W] in [0,1] to scores
+[N, K]; radii are L2 distances on pixels in [0,1]. Nothing here knows torch, a file format or a server.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from heatserve._lazy import lazy_names
+
+if TYPE_CHECKING:
+    from heatserve.certification.audit import AuditError, Verdict, certified_accuracy, judge_promise
+    from heatserve.certification.binomial import lower_bound, upper_bound
+    from heatserve.certification.calibration import (
+        Calibrated,
+        CalibrationError,
+        Overclaims,
+        Reference,
+        calibrate,
+        count_overclaims,
+        radius_grid,
+    )
+    from heatserve.certification.errors import HeatserveError
+    from heatserve.certification.monte_carlo import ABSTAIN, Certificate, certify, largest_provable, predict
+    from heatserve.certification.noise import FLOAT32, GRID, NoiseError, NoiseSource, grey_levels, source_of
+    from heatserve.certification.progress import Progress, unseen
+    from heatserve.certification.radius import RadiusMap, certified_l_bound, l_bound, nominal_radius, top_score
+    from heatserve.certification.sequential import Decision, EarlyPrediction, Outcome, decide, predict_early, provable
+    from heatserve.certification.voting import Classifier, MonteCarloError
+
+__all__ = [
+    "ABSTAIN",
+    "AuditError",
+    "Calibrated",
+    "CalibrationError",
+    "Certificate",
+    "Classifier",
+    "Decision",
+    "EarlyPrediction",
+    "FLOAT32",
+    "GRID",
+    "HeatserveError",
+    "MonteCarloError",
+    "NoiseError",
+    "NoiseSource",
+    "Outcome",
+    "Overclaims",
+    "Progress",
+    "RadiusMap",
+    "Reference",
+    "Verdict",
+    "calibrate",
+    "certified_accuracy",
+    "certified_l_bound",
+    "certify",
+    "count_overclaims",
+    "decide",
+    "grey_levels",
+    "judge_promise",
+    "l_bound",
+    "largest_provable",
+    "lower_bound",
+    "nominal_radius",
+    "predict",
+    "predict_early",
+    "provable",
+    "radius_grid",
+    "source_of",
+    "top_score",
+    "unseen",
+    "upper_bound",
+]
+
+__getattr__, __dir__ = lazy_names(
+    __name__,
+    {
+        "ABSTAIN": "heatserve.certification.monte_carlo",
+        "AuditError": "heatserve.certification.audit",
+        "Calibrated": "heatserve.certification.calibration",
+        "CalibrationError": "heatserve.certification.calibration",
+        "Certificate": "heatserve.certification.monte_carlo",
+        "Classifier": "heatserve.certification.voting",
+        "Decision": "heatserve.certification.sequential",
+        "EarlyPrediction": "heatserve.certification.sequential",
+        "FLOAT32": "heatserve.certification.noise",
+        "GRID": "heatserve.certification.noise",
+        "HeatserveError": "heatserve.certification.errors",
+        "MonteCarloError": "heatserve.certification.voting",
+        "NoiseError": "heatserve.certification.noise",
+        "NoiseSource": "heatserve.certification.noise",
+        "Outcome": "heatserve.certification.sequential",
+        "Overclaims": "heatserve.certification.calibration",
+        "Progress": "heatserve.certification.progress",
+        "RadiusMap": "heatserve.certification.radius",
+        "Reference": "heatserve.certification.calibration",
+        "Verdict": "heatserve.certification.audit",
+        "calibrate": "heatserve.certification.calibration",
+        "certified_accuracy": "heatserve.certification.audit",
+        "certified_l_bound": "heatserve.certification.radius",
+        "certify": "heatserve.certification.monte_carlo",
+        "count_overclaims": "heatserve.certification.calibration",
+        "decide": "heatserve.certification.sequential",
+        "grey_levels": "heatserve.certification.noise",
+        "judge_promise": "heatserve.certification.audit",
+        "l_bound": "heatserve.certification.radius",
+        "largest_provable": "heatserve.certification.monte_carlo",
+        "lower_bound": "heatserve.certification.binomial",
+        "nominal_radius": "heatserve.certification.radius",
+        "predict": "heatserve.certification.monte_carlo",
+        "predict_early": "heatserve.certification.sequential",
+        "provable": "heatserve.certification.sequential",
+        "radius_grid": "heatserve.certification.calibration",
+        "source_of": "heatserve.certification.noise",
+        "top_score": "heatserve.certification.radius",
+        "unseen": "heatserve.certification.progress",
+        "upper_bound": "heatserve.certification.binomial",
+    },
+)

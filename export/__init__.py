@@ -1,0 +1,94 @@
+"""From a checkpoint to a model version that Triton serves, with a certificate card: export, calibration, audit.
+
+    from heatserve.export import Certifier, MonteCarlo, calibrate_model, open_model, sample_for
+
+    model = open_model(Path("model_repository"), "digits")
+    calibrated = calibrate_model(
+        model,
+        sample_for(model, "digits", "calibration"),
+        sample_for(model, "digits", "test"),
+        alpha=0.05,
+        delta=0.05,
+        certifier=Certifier(MonteCarlo(n0=100, n=1000, alpha=0.001, seed=0)),
+    )
+
+What is calibrated and audited is what is served, byte for byte. Only `export_checkpoint` and the two functions that
+load a data set, `sample` and `sample_for`, need torch. Rooms within: `graph`, `repository`, `runtime`, `calibration`
+and `audit`.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from heatserve._lazy import lazy_names
+
+if TYPE_CHECKING:
+    from heatserve.export.audit.audit import Audit, audit_model
+    from heatserve.export.audit.page import audit_page
+    from heatserve.export.calibration.calibrate import calibrate_model
+    from heatserve.export.calibration.certifier import Certifier
+    from heatserve.export.calibration.dataset import certify_dataset, on_ray
+    from heatserve.export.calibration.sampling import sample, sample_for
+    from heatserve.export.card import Card, CardError, MonteCarlo, read_card, verify_card
+    from heatserve.export.exporting import Variant, export_checkpoint
+    from heatserve.export.images import LabelledImages, LabelledPictures, SampledImages
+    from heatserve.export.repository.layout import ModelVersion, open_model, open_models, publish
+    from heatserve.export.runtime.served import open_served
+
+__all__ = [
+    "Audit",
+    "Card",
+    "CardError",
+    "Certifier",
+    "LabelledImages",
+    "LabelledPictures",
+    "ModelVersion",
+    "MonteCarlo",
+    "SampledImages",
+    "Variant",
+    "audit_model",
+    "audit_page",
+    "calibrate_model",
+    "certify_dataset",
+    "export_checkpoint",
+    "on_ray",
+    "open_model",
+    "open_models",
+    "open_served",
+    "publish",
+    "read_card",
+    "sample",
+    "sample_for",
+    "verify_card",
+]
+
+__getattr__, __dir__ = lazy_names(
+    __name__,
+    {
+        "Audit": "heatserve.export.audit.audit",
+        "Card": "heatserve.export.card",
+        "CardError": "heatserve.export.card",
+        "Certifier": "heatserve.export.calibration.certifier",
+        "LabelledImages": "heatserve.export.images",
+        "LabelledPictures": "heatserve.export.images",
+        "ModelVersion": "heatserve.export.repository.layout",
+        "MonteCarlo": "heatserve.export.card",
+        "SampledImages": "heatserve.export.images",
+        "Variant": "heatserve.export.exporting",
+        "audit_model": "heatserve.export.audit.audit",
+        "audit_page": "heatserve.export.audit.page",
+        "calibrate_model": "heatserve.export.calibration.calibrate",
+        "certify_dataset": "heatserve.export.calibration.dataset",
+        "export_checkpoint": "heatserve.export.exporting",
+        "on_ray": "heatserve.export.calibration.dataset",
+        "open_model": "heatserve.export.repository.layout",
+        "open_models": "heatserve.export.repository.layout",
+        "open_served": "heatserve.export.runtime.served",
+        "publish": "heatserve.export.repository.layout",
+        "read_card": "heatserve.export.card",
+        "sample": "heatserve.export.calibration.sampling",
+        "sample_for": "heatserve.export.calibration.sampling",
+        "verify_card": "heatserve.export.card",
+    },
+)

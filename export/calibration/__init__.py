@@ -1,0 +1,62 @@
+"""Calibration of what is served: its answers are compared with Certify, and the radii that Certify backs are kept.
+
+`calibrate` publishes the next version of a model with a promise; `certifier` runs Certify on the images of a data set;
+`ledger` keeps what it found for each; `evaluate` makes the figures of the card; `compare` weighs a variant against its
+model; `dataset` certifies a whole data set, here or on a cluster; `sampling` chooses the images; `report` prints.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from heatserve._lazy import lazy_names
+
+if TYPE_CHECKING:
+    from heatserve.export.calibration.calibrate import calibrate_model, servable_radii
+    from heatserve.export.calibration.certifier import Certifier, CertifyExecutor
+    from heatserve.export.calibration.compare import Comparison, compare_variant
+    from heatserve.export.calibration.dataset import certify_dataset, on_ray
+    from heatserve.export.calibration.evaluate import ComparedAnswers, compare_with_certify
+    from heatserve.export.calibration.ledger import CertifyRecipe, LedgerEntry, LedgerError
+    from heatserve.export.calibration.sampling import check_classes, sample, sample_for
+
+__all__ = [
+    "Certifier",
+    "CertifyExecutor",
+    "CertifyRecipe",
+    "ComparedAnswers",
+    "Comparison",
+    "LedgerEntry",
+    "LedgerError",
+    "calibrate_model",
+    "certify_dataset",
+    "check_classes",
+    "compare_variant",
+    "compare_with_certify",
+    "on_ray",
+    "sample",
+    "sample_for",
+    "servable_radii",
+]
+
+__getattr__, __dir__ = lazy_names(
+    __name__,
+    {
+        "Certifier": "heatserve.export.calibration.certifier",
+        "CertifyExecutor": "heatserve.export.calibration.certifier",
+        "CertifyRecipe": "heatserve.export.calibration.ledger",
+        "ComparedAnswers": "heatserve.export.calibration.evaluate",
+        "Comparison": "heatserve.export.calibration.compare",
+        "LedgerEntry": "heatserve.export.calibration.ledger",
+        "LedgerError": "heatserve.export.calibration.ledger",
+        "calibrate_model": "heatserve.export.calibration.calibrate",
+        "certify_dataset": "heatserve.export.calibration.dataset",
+        "check_classes": "heatserve.export.calibration.sampling",
+        "compare_variant": "heatserve.export.calibration.compare",
+        "compare_with_certify": "heatserve.export.calibration.evaluate",
+        "on_ray": "heatserve.export.calibration.dataset",
+        "sample": "heatserve.export.calibration.sampling",
+        "sample_for": "heatserve.export.calibration.sampling",
+        "servable_radii": "heatserve.export.calibration.calibrate",
+    },
+)
