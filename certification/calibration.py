@@ -7,8 +7,8 @@ answers with a positive radius is at most α, with confidence 1 − δ over the 
 1. On the images `fit`, a score and the probability that Certify proves each of a grid of radii at that score: ordinal
    logistic regression (proportional odds) on the fractions of the tails q, p₍₁₎, p₍₂₎.
 2. From these, one map for each price λ of an overclaim: at each score the radius with the largest expected value.
-3. On the images `check`, the maps are tested from dear overclaims to cheap ones until the first that fails: split
-   fixed-sequence testing with exact binomial p-values. Whatever steps 1 and 2 did, the promise rests on this one alone.
+3. On the images `check`, the maps are tested from the highest price to the lowest until the first that fails: split
+   fixed-sequence testing with exact binomial p-values. Whatever steps 1 and 2 did, the promise rests on this step.
 
 References:
     McCullagh (1980), Regression models for ordinal data.
@@ -48,10 +48,10 @@ class CalibrationError(HeatserveError):
 
 @dataclass(frozen=True)
 class Reference:
-    """The single pass held against Certify, on N images. A subset is `reference[indices]`."""
+    """The single pass compared with Certify on N images. A subset is `reference[indices]`."""
 
     probabilities: Float64Array
-    """Of the single pass, [N, K]."""
+    """Probabilities of the single pass, [N, K]."""
     agrees: NDArray[np.bool_]
     """The single pass and Certify name one class, and Certify does not abstain, [N]."""
     proven: Float64Array
@@ -144,7 +144,7 @@ def calibrate(
 def first_to_last(
     maps: Sequence[RadiusMap], fit: Reference, check: Reference, *, alpha: float, delta: float, marginal: bool = False
 ) -> Calibrated:
-    """The last map that passes, of a sequence from the most careful to the boldest; see `calibrate`.
+    """The last map that passes, of a sequence from few expected overclaims to many; see `calibrate`.
 
     Each hypothesis "its rate of overclaims is above α" is tested on `check` at level δ, beginning at a map that `fit`
     finds promising, until the first test that fails.
@@ -191,7 +191,7 @@ class _Model:
     """P(Certify backs radius rⱼ) = expit(score − bⱼ)."""
 
     weights: Float64Array
-    """Of the score, [3, 8]."""
+    """Weights of the score, [3, 8]."""
     offsets: Float64Array
     """bⱼ, [J]."""
     radii: Float64Array
@@ -278,8 +278,8 @@ def _counts(
 def _promising(overclaims: NDArray[np.int64], trials: NDArray[np.int64], needed: float, alpha: float) -> int:
     """Which map to test first, from what was counted on the images `fit`.
 
-    The one that would pass most easily if `fit`, which it was fitted on, flattered it; or the dearest with four times
-    the answers that the test needs, if that is a dearer one: its overclaims are fewer, and some may pass.
+    The one that would pass most easily with more overclaims than `fit` shows, since the maps were fitted on it; or the
+    first, of the highest price, that has four times the answers that the test needs, if that is an earlier one.
 
     Args:
         needed: answers that the test needs if none overclaims, scaled to as many images as `fit` has.

@@ -2,7 +2,7 @@
 
 
 class HeatserveError(ValueError):
-    """Something the user can mend: names the thing, what was expected and what came.
+    """Something that the user can mend; the message names it, and says what was expected and what came.
 
     The command line prints its message without a traceback and exits with 1.
     """

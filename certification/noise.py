@@ -67,7 +67,7 @@ class Float32Noise:
     described = "float32 Gaussian noise; the attack of Voráček and Hein (2023) is not excluded"
 
     def copies(self, image: Float32Array, *, sigma: float, seed: int, index: int) -> Fill:
-        """See `NoiseSource`."""
+        """Copies of any image, x + σ·η in float32; see `NoiseSource`."""
         generator = np.random.Generator(np.random.Philox(np.random.SeedSequence([seed, index])))
 
         def fill(out: Float32Array) -> None:
@@ -78,7 +78,7 @@ class Float32Noise:
         return fill
 
     def variation(self, coordinates: int, *, sigma: float) -> float:  # noqa: ARG002
-        """See the class."""
+        """It is 0 by assumption."""
         return 0.0
 
 
@@ -100,7 +100,7 @@ class GridNoise:
     described = "8-bit grid, integer noise with exact probabilities (Voráček and Hein 2023): sound in floating point"
 
     def copies(self, image: Float32Array, *, sigma: float, seed: int, index: int) -> Fill:
-        """See `NoiseSource`. The classifier sees float32(k + N)/255.
+        """Copies of an 8-bit image; see `NoiseSource`. The classifier sees float32(k + N)/255.
 
         Raises:
             NoiseError: a pixel that is no multiple of 1/255, or a σ whose noise exceeds 16-bit integers.
@@ -129,7 +129,7 @@ class GridNoise:
 
 FLOAT32, GRID = Float32Noise(), GridNoise()
 SOURCES: dict[str, NoiseSource] = {source.key: source for source in (FLOAT32, GRID)}
-"""By their keys."""
+"""Every noise source by its key."""
 FORMER_KEYS = {
     "float32 Gaussian noise; the attack of Voráček and Hein (2023) is not excluded": "float32",
     "8-bit grid, integer noise with exact probabilities (Voráček and Hein 2023): sound in floating point": "grid",
@@ -177,7 +177,7 @@ class _Table:
     thresholds: NDArray[np.uint64]
     """2⁶⁴·Φ((j + ½)/s), ascending, for j = −J … J − 1."""
     by_word: NDArray[np.int16]
-    """N for each value of the upper 16 bits [65536], or `_AMBIGUOUS` where the lower ones have a say."""
+    """N for each value of the upper 16 bits [65536], or `_AMBIGUOUS` where the lower bits decide."""
 
     def sample(self, words: NDArray[np.uint16], refinements: np.random.Generator) -> NDArray[np.int16]:
         """N for upper bits [M]; the lower ones, where they are needed, from `refinements`, in order."""

@@ -95,18 +95,18 @@ class RadiusMap:
     """
 
     weights: tuple[tuple[float, ...], ...]
-    """[3, 8], for the fractions of q, p₍₁₎, p₍₂₎."""
+    """Weights of the fractions of q, p₍₁₎ and p₍₂₎, [3, 8]."""
     thresholds: tuple[float, ...]
-    """Of the score, not decreasing, [J]."""
+    """Thresholds of the score, not decreasing, [J]."""
     radii: tuple[float, ...]
-    """L2, pixels in [0,1], increasing, float32 numbers, [J]. Empty: no certificate at all."""
+    """Radii in L2 on pixels in [0,1], increasing, float32 numbers, [J]. Where there are none, nothing is certified."""
 
     def __call__(self, probabilities: FloatArray) -> Float32Array:
         """Certified radius, float32 [...], for probabilities [..., K]; 0 where they are invalid."""
         return self.steps(score_fractions(probabilities))
 
     def steps(self, fractions: Float64Array) -> Float32Array:
-        """The same for `score_fractions` [..., 3, 8]."""
+        """Certified radius, float32 [...], for `score_fractions` [..., 3, 8]."""
         score = (fractions * np.array(self.weights)).sum((-2, -1))
         certain = fractions[..., 0, 0] > 0  # q < ½; NaN > 0 is false
         reached = np.searchsorted(np.array(self.thresholds), np.where(certain, score, -np.inf), side="right")

@@ -1,4 +1,4 @@
-"""Votes of a base classifier on noisy copies: the one engine under Predict, Certify and their sequential forms.
+"""Votes of a base classifier on noisy copies: what Predict, Certify and their sequential forms draw on.
 
 Batches are full whatever an algorithm asks for: one may hold copies of several images. The next batch is filled while
 the classifier works on the one before.
@@ -95,7 +95,7 @@ def _batches(requests: Iterable[tuple[Fill, int]], shape: tuple[int, ...], batch
 
 
 def _ahead(items: Iterator[T]) -> Iterator[T]:
-    """The same items, each made in another thread while the one before is used."""
+    """Pass items through; each is made in another thread while the one before is used."""
     with ThreadPoolExecutor(1) as thread:
         coming = thread.submit(next, items, None)
         while (item := coming.result()) is not None:

@@ -1,4 +1,4 @@
-"""The certificate card: what is promised about one ONNX graph, and on what evidence (DESIGN.md section 4).
+"""The certificate card: what is promised about one ONNX graph, and on what evidence (docs/served-graph.md).
 
 Export and calibration write it, the server reads it; nothing here needs torch.
 """
@@ -53,16 +53,16 @@ class MonteCarlo(_Part):
     @model_validator(mode="before")
     @classmethod
     def _from_former_card(cls, fields: Any) -> Any:
-        """Cards were written with a sentence for `sampling`, and with a field `classifier` that was always `votes`."""
-        if not isinstance(fields, dict):
-            return fields
-        former = {"sampling": FORMER_KEYS.get(fields["sampling"], fields["sampling"])} if "sampling" in fields else {}
-        return {name: value for name, value in fields.items() if (name, value) != ("classifier", "votes")} | former
+        """Former cards have a field `classifier`, which is always `votes`; it is ignored."""
+        if isinstance(fields, dict) and fields.get("classifier") == "votes":
+            return {name: value for name, value in fields.items() if name != "classifier"}
+        return fields
 
     @field_validator("sampling")
     @classmethod
-    def _is_known(cls, key: str) -> str:
-        return source_of(key).key
+    def _key(cls, sampling: str) -> str:
+        """Former cards have a sentence in place of the key."""
+        return source_of(FORMER_KEYS.get(sampling, sampling)).key
 
     @property
     def heading(self) -> str:
@@ -130,7 +130,7 @@ class Evaluation(_Part):
     monte_carlo: MonteCarlo
     clean_accuracy: Share
     smoothed_accuracy: Share
-    """Of the smoothed classifier, by the most frequent of all votes."""
+    """Accuracy of the smoothed classifier, whose class is taken to be the one with the most votes."""
     agreement: Share
     """Share of images on which the single pass names the class that is the most frequent of all votes."""
     calibrated: OverclaimRate
@@ -153,7 +153,7 @@ class Attack(_Part):
     data: Split
     monte_carlo: MonteCarlo
     confidence: Share
-    """Of each bound."""
+    """Confidence of each bound, for itself."""
     served_positive: Count
     changed_within_served: Count
     """Images whose single-pass class changes within their served radius, of `served_positive` with one above 0."""
@@ -179,7 +179,7 @@ class Plan(_Part):
 
 
 class Card(_Part):
-    """Everything a sceptic needs to know about one graph. `calibration` is None: radius 0 is served."""
+    """What is promised about one graph, and all that the promise rests on. Without `calibration` it serves 0."""
 
     format: Literal[3] = 3
     model: str
@@ -195,7 +195,7 @@ class Card(_Part):
     """UINT8 [N, H, W, C] of any height and width: the graph brings the shorter side to as many pixels and cuts out the
     centre. Radii are about the image that is cut out."""
     precision: Precision = "fp32"
-    """Of the served network. The base graph is FP32 always, and so is the certificate."""
+    """Precision of the served network. The base graph is always FP32, and so is the certificate."""
     training: dict[str, str | int | float | bool | None]
     calibration: Calibration | None
     evaluation: Evaluation | None

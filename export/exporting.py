@@ -12,7 +12,7 @@ import onnx
 
 from heatserve.certification.errors import HeatserveError
 from heatserve.certification.provenance import now, versions
-from heatserve.export.card import Card, InputType, Precision
+from heatserve.export.card import Card, InputType, Plan, Precision
 from heatserve.export.graph.build import certified_graph, logits_graph, uint8_input
 from heatserve.export.graph.precision import to_fp16, to_int8
 from heatserve.export.images import LabelledImages
@@ -107,8 +107,7 @@ def export_checkpoint(
     Raises:
         CheckpointError: unreadable, no σ known, or v and f differ in input shape or classes.
         TensorRTError: a plan is wanted, and cannot be built here.
-        HeatserveError: a name that no folder should have, a σ that is not above 0, TF32 without a plan, or see
-            `Variant.of`.
+        HeatserveError: a name that no folder should have, a σ not above 0, TF32 without a plan, or see `Variant.of`.
     """
     variant = variant or Variant()
     _check_request(name, variant, backend, tf32)
@@ -120,14 +119,8 @@ def export_checkpoint(
     shape = single_pass.metadata.input_shape
     logits = logits_graph(single_pass.network, input_shape=shape)
     graph = certified_graph(variant.of(logits), sigma=sigma).SerializeToString()
-    base_graph = logits_graph(certified.network, input_shape=shape) if has_base else logits
-    base_bytes = base_graph.SerializeToString()
-    plan, part = None, None
-    if backend == "tensorrt":
-        cache = repository / name / TIMING_CACHE_NAME
-        cache.parent.mkdir(parents=True, exist_ok=True)
-        plan = build_plan(graph, batches=TENSORRT_BATCHES, tf32=tf32, timing_cache=cache)
-        part = plan_part(plan, batches=TENSORRT_BATCHES, tf32=tf32)
+    base_bytes = (logits_graph(certified.network, input_shape=shape) if has_base else logits).SerializeToString()
+    plan, part = _plan(graph, repository / name, tf32) if backend == "tensorrt" else (None, None)
     card = Card(
         model=name,
         graph_sha256=hashlib.sha256(graph).hexdigest(),
@@ -147,6 +140,12 @@ def export_checkpoint(
         date=now(),
     )
     return publish(repository, card, graph=graph, base=base_bytes, plan=plan)
+
+
+def _plan(graph: bytes, model_dir: Path, tf32: bool) -> tuple[bytes, Plan]:
+    model_dir.mkdir(parents=True, exist_ok=True)
+    plan = build_plan(graph, batches=TENSORRT_BATCHES, tf32=tf32, timing_cache=model_dir / TIMING_CACHE_NAME)
+    return plan, plan_part(plan, batches=TENSORRT_BATCHES, tf32=tf32)
 
 
 def _check_request(name: str, variant: Variant, backend: Backend, tf32: bool) -> None:

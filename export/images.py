@@ -23,7 +23,7 @@ class Sampled:
     dataset: str
     split: str
     seed: int
-    """Of the permutation that drew them."""
+    """Seed of the permutation that drew them."""
 
     def __len__(self) -> int:
         return len(self.labels)

@@ -1,4 +1,4 @@
-"""An audit of a served graph by somebody who did not make it: its exact bytes, held against Certify of its base graph.
+"""An audit of a served graph by somebody who did not make it: its exact bytes, compared with Certify of its base.
 
 It judges the promise on the card, so Certify runs with the n₀, n and alpha that the promise names, but on images that
 neither training nor calibration saw and with noise of another seed. Needs no torch: images come as arrays.
@@ -64,11 +64,11 @@ class Measured:
     data: Split
     monte_carlo: MonteCarlo
     overclaims: Rate
-    """Of the positive radii: what the card bounds."""
+    """Overclaims among the positive radii, which is what the card bounds."""
     overclaims_of_all: Rate
-    """Of all answers."""
+    """Overclaims among all answers."""
     nominal_overclaims: Rate
-    """Of the positive nominal radii, which promise nothing: for comparison."""
+    """Overclaims among the positive nominal radii, which promise nothing, for comparison."""
     agreement: Rate
     """The single pass names the class with the most votes."""
     clean_accuracy: Rate
@@ -86,11 +86,11 @@ class Audit:
     version: int
     verdict: Verdict
     measured: Measured | None
-    """None: there was no promise to measure against."""
+    """None where there was no promise to judge."""
     provenance: dict[str, Any]
 
     def to_json(self) -> str:
-        """All of it, as JSON."""
+        """Verdict, card, everything measured and the provenance, as JSON."""
         return TypeAdapter(Audit).dump_json(self, indent=2).decode()
 
 
@@ -107,7 +107,7 @@ def audit_model(
     folder: Path | None = None,
     progress: Progress = unseen,
 ) -> Audit:
-    """Hold the served bytes of `model` against Certify on `data`, and judge the promise on its card.
+    """Compare the served bytes of `model` with Certify on `data`, and judge the promise on its card.
 
     Args:
         model: as `open_model` verified it. Without a calibration it fails at once: it promises nothing.

@@ -28,7 +28,7 @@ _STYLE: dict[Any, Any] = {
 
 
 def accuracy_figure(found: CertifiedAccuracy, *, reference: str) -> bytes:
-    """Certified accuracy over L2 radius, SVG: what is served, what it stands on, and what it must not be taken for."""
+    """Certified accuracy over L2 radius, SVG: served, proven by Certify, and nominal, which promises nothing."""
     with matplotlib.rc_context(_STYLE):
         figure, axes = _axes()
         for shares, name, style in (

@@ -1,4 +1,4 @@
-"""An audit for the eyes, on a terminal; the sentences and numbers that its page shares."""
+"""What a terminal shows of an audit, and the sentences and numbers that its page shares."""
 
 from __future__ import annotations
 

@@ -55,7 +55,7 @@ class Certifier:
     progress: Progress = unseen
 
     def running(self, monte_carlo: MonteCarlo) -> Certifier:
-        """The same, with another n₀, n, α, seed, noise or decision."""
+        """A certifier that differs from this one in how Certify is run."""
         return replace(self, monte_carlo=monte_carlo)
 
     def recipe(self, model: ModelVersion, data: ModelImages) -> CertifyRecipe:

@@ -1,4 +1,4 @@
-"""A variant of a served model, held against the model: what it wins in latency, and loses in certified accuracy."""
+"""A variant of a served model compared with the model: what it wins in latency, and loses in certified accuracy."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ class Comparison:
     provenance: dict[str, Any]
 
     def to_json(self) -> str:
-        """All of it, as JSON."""
+        """Both evaluations, the latencies and the provenance, as JSON."""
         return TypeAdapter(Comparison).dump_json(self, indent=2).decode() + "\n"
 
 

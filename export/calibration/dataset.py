@@ -18,7 +18,7 @@ from heatserve.export.repository.layout import ModelVersion
 from heatserve.export.runtime.answers import ModelImages, model_images
 
 SUMMARY_RADII = (0.0, 0.05, 0.1, 0.15, 0.2, 0.25, 0.3, 0.4, 0.5, 0.75, 1.0)
-"""At which a summary states certified accuracy (L2, pixels in [0,1])."""
+"""Radii at which a summary states certified accuracy (L2, pixels in [0,1])."""
 CHUNK = 4
 """Images in one task of a cluster."""
 RETRIES = 3

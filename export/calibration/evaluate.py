@@ -20,9 +20,9 @@ from heatserve.export.runtime.answers import ModelImages, answers
 from heatserve.export.runtime.session import Answer
 
 CARD_RADII = (0.0, 0.05, 0.1, 0.15, 0.2, 0.25, 0.3, 0.5)
-"""At which a card states certified accuracy (L2, pixels in [0,1])."""
+"""Radii at which a card states certified accuracy (L2, pixels in [0,1])."""
 Outputs = dict[str, NDArray[Any]]
-"""By name, each [N, …]."""
+"""The outputs of a served graph by name, each [N, …]."""
 
 
 @dataclass(frozen=True)
@@ -105,13 +105,13 @@ def evaluate(
 
 
 def as_judged(radius: FloatArray, monte_carlo: MonteCarlo) -> FloatArray:
-    """Radii [N] as far as the reference can judge them: it knows all radii, or, of those at least as large, one."""
+    """Radii [N] as far as the reference can judge them: a decision judges its own radius in place of any larger one."""
     decided = monte_carlo.decides
     return radius if decided is None else np.where(radius >= decided, decided, 0.0)
 
 
 def overclaim_rate(seen: Overclaims) -> OverclaimRate:
-    """The same, as a card states it."""
+    """Counted overclaims as a card states them."""
     return OverclaimRate(
         images=seen.images, positive=seen.positive, overclaims=seen.count, upper_bound=seen.upper_bound
     )

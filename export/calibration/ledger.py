@@ -49,7 +49,7 @@ class LedgerEntry:
     """What Certify found at one image, see `monte_carlo.Certificate`; or a decision, whose radius is all or nothing."""
 
     index: int
-    """Of the image in the data set as it was sampled, and of its noise."""
+    """Index of the image in the data set as it was sampled; its noise has the stream of this number."""
     image: str
     """The first 16 hex digits of the SHA-256 of the image's float32 bytes."""
     label: int

@@ -1,4 +1,4 @@
-"""A certificate card and a certified test set for the eyes, and the progress of Certify."""
+"""What a terminal shows of a certificate card, a comparison and a certified data set, and the progress of Certify."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def progress_bar(items: Iterable[T], total: int, description: str) -> Iterable[T
 
 
 def card_report(card: Card) -> Group:
-    """The promise, what it cost, and what was measured on images that neither training nor calibration saw."""
+    """The promise, what it was tested on, and what was measured on images that neither training nor calibration saw."""
     if card.calibration is None or card.evaluation is None:
         return Group(Text(f"{card.model}: not calibrated, every certified radius is 0", style="yellow"))
     seen, evaluation = card.calibration.overclaim, card.evaluation
@@ -101,7 +101,7 @@ def _accuracy_table(evaluation: Evaluation) -> Table:
 
 
 def dataset_report(summary: dict[str, Any]) -> Group:
-    """The summary of `certifying.certify_dataset`: certified accuracy over radius."""
+    """The summary of `dataset.certify_dataset`: certified accuracy over radius."""
     recipe, table = summary["recipe"], Table()
     for heading in ("r ≥", "grey levels", "certified"):
         table.add_column(heading, justify="right")

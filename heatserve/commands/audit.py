@@ -73,7 +73,7 @@ def audit(
 
 
 def _audit_format(out: Path | None) -> Callable[[Audit], str]:
-    """What `out` is to hold, by its suffix; asked before the work, so that what is missing is missed at once."""
+    """What `out` is to hold, by its suffix. It is asked before the work, so that a missing library is told at once."""
     from heatserve.export.audit.audit import Audit
 
     if out is None or out.suffix == ".json":

@@ -22,6 +22,22 @@ from heatserve.commands.options import (
     line,
 )
 
+Votes = Annotated[
+    int | None,
+    typer.Option(min=1, help="n of Certify: votes to bound its probability; by default 1000, with --alone 10000."),
+]
+Target = Annotated[
+    float | None, typer.Option(min=0, help="The radius that matters most (L2, pixels in [0,1]); by default all do.")
+]
+Alone = Annotated[
+    bool,
+    typer.Option(
+        "--alone",
+        help="Serve --radius or nothing: votes stop as soon as they decide on it, at most n of them. Most images need "
+        "few, so a high n costs little.",
+    ),
+]
+
 
 def calibrate(
     name: Annotated[str, typer.Argument(help="Model in the repository; its newest version is calibrated.")],
@@ -33,28 +49,16 @@ def calibrate(
     images: Annotated[int, typer.Option(min=1, help="Calibration images, at most what the split has.")] = 2000,
     test_images: Annotated[int, typer.Option(min=1, help="Test images that the card's figures are measured on.")] = 500,
     n0: Annotated[int, typer.Option(min=1, help="n₀ of Certify: votes to guess the class.")] = 100,
-    n: Annotated[
-        int | None,
-        typer.Option(min=1, help="n of Certify: votes to bound its probability; by default 1000, with --alone 10000."),
-    ] = None,
+    n: Votes = None,
     certify_alpha: Annotated[float, typer.Option(min=0, max=1, help="Error probability of each Certify.")] = 0.001,
-    radius: Annotated[
-        float | None, typer.Option(min=0, help="The radius that matters most (L2, pixels in [0,1]); by default all do.")
-    ] = None,
-    alone: Annotated[
-        bool,
-        typer.Option(
-            "--alone",
-            help="Serve --radius or nothing: votes stop as soon as they decide on it, at most n of them. Most images "
-            "need few, so a high n costs little.",
-        ),
-    ] = False,
+    radius: Target = None,
+    alone: Alone = False,
     seed: Seed = 0,
     sampling: Sampling = "float32",
     kept: Kept = KEPT,
     as_json: Json = False,
 ) -> None:
-    """Give a served graph the radii that it can back: run it against Certify on images that training never saw.
+    """Give a served graph the radii that it can back: compare it with Certify on images that training never saw.
 
     Writes the next version of the model: the same network, calibrated constants, and a card with the promise.
 

@@ -17,6 +17,26 @@ if TYPE_CHECKING:
 
 INT8_IMAGES = 256
 """Training images that set the ranges of INT8 activations."""
+Input = Annotated[
+    Literal["FP32", "UINT8"],
+    typer.Option("--input", case_sensitive=False, help="FP32 [N,C,H,W] in [0,1], or UINT8 [N,H,W,C]."),
+]
+Resize = Annotated[
+    int | None,
+    typer.Option(
+        min=1,
+        help="With UINT8: take pictures of any size, bring their shorter side to as many pixels, and cut out the "
+        "centre. Radii are about what is cut out.",
+    ),
+]
+ServedBy = Annotated[
+    Literal["auto", "onnxruntime-cuda", "onnxruntime-tensorrt", "tensorrt"],
+    typer.Option(
+        help="`auto`: ONNX Runtime on the CPU, in whatever Triton is at hand. `tensorrt`: a plan, built here for the "
+        "GPU of this machine. `onnxruntime-…`: ONNX Runtime's providers, which may round to TF32. A model is "
+        "calibrated where it is served: on that GPU."
+    ),
+]
 
 
 def export(
@@ -30,18 +50,8 @@ def export(
     sigma: Annotated[
         float | None, typer.Option(help="σ of the smoothing noise, pixels in [0,1]; by default v's own.")
     ] = None,
-    input_type: Annotated[
-        Literal["FP32", "UINT8"],
-        typer.Option("--input", case_sensitive=False, help="FP32 [N,C,H,W] in [0,1], or UINT8 [N,H,W,C]."),
-    ] = "FP32",
-    resize: Annotated[
-        int | None,
-        typer.Option(
-            min=1,
-            help="With UINT8: take pictures of any size, bring their shorter side to as many pixels, and cut out the "
-            "centre. Radii are about what is cut out.",
-        ),
-    ] = None,
+    input_type: Input = "FP32",
+    resize: Resize = None,
     precision: Annotated[
         Literal["fp32", "fp16", "int8"],
         typer.Option(help="Of the network; fp16 is for GPUs, int8 for CPUs. The certificate is FP32 always."),
@@ -49,14 +59,7 @@ def export(
     root: Annotated[
         Path | None, typer.Option(help="Folder of the data set that v was trained on; int8 finds its ranges there.")
     ] = None,
-    backend: Annotated[
-        Literal["auto", "onnxruntime-cuda", "onnxruntime-tensorrt", "tensorrt"],
-        typer.Option(
-            help="`auto`: ONNX Runtime on the CPU, in whatever Triton is at hand. `tensorrt`: a plan, built here for "
-            "the GPU of this machine. `onnxruntime-…`: ONNX Runtime's providers, which may round to TF32. A model is "
-            "calibrated where it is served: on that GPU."
-        ),
-    ] = "auto",
+    backend: ServedBy = "auto",
     tf32: Annotated[
         bool, typer.Option("--tf32", help="Let a plan's convolutions round their inputs to ten bits of mantissa.")
     ] = False,
