@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -21,15 +22,14 @@ from heatserve.export.runtime.session import Answer
 
 CARD_RADII = (0.0, 0.05, 0.1, 0.15, 0.2, 0.25, 0.3, 0.5)
 """Radii at which a card states certified accuracy (L2, pixels in [0,1])."""
-Outputs = dict[str, NDArray[Any]]
-"""The outputs of a served graph by name, each [N, …]."""
 
 
 @dataclass(frozen=True)
 class ComparedAnswers:
     """What is answered to N images, and what Certify finds there. A part of them is `compared[start:stop]`."""
 
-    outputs: Outputs
+    outputs: Mapping[str, NDArray[Any]]
+    """What is answered, by name, each [N, …]."""
     proven_label: NDArray[np.int64]
     """The class that Certify proves, or ABSTAIN, [N]."""
     proven_radius: Float64Array
