@@ -9,13 +9,14 @@ import torch
 
 from heatserve.benchmarks.attack.defences import Check, Discount, checks
 from heatserve.benchmarks.attack.spoofing import Penalty, spoof
-from heatserve.benchmarks.attack.target import Outputs, Settings, Target, finite, in_batches, prove
+from heatserve.benchmarks.attack.target import Settings, Target, finite, in_batches, prove
 from heatserve.certification.audit import certified_accuracy
 from heatserve.certification.binomial import upper_bound
 from heatserve.certification.calibration import Reference, count_overclaims
 from heatserve.certification.monte_carlo import ABSTAIN, Certificate
 from heatserve.certification.progress import Progress
 from heatserve.certification.radius import Float32Array
+from heatserve.export.contract import Outputs
 from heatserve.export.images import LabelledImages
 
 CERTIFIED_AT = (0.0, 0.1, 0.25)

@@ -26,6 +26,7 @@ from heatserve.certification.quantile import POLES
 from heatserve.certification.radius import Float32Array, RadiusMap
 from heatserve.certification.voting import Classifier
 from heatserve.export.card import BASE_NAME, GRAPH_NAME, MonteCarlo
+from heatserve.export.contract import Outputs
 from heatserve.export.images import LabelledImages
 from heatserve.export.repository.layout import ModelVersion
 from heatserve.export.runtime.answers import check_images
@@ -36,8 +37,6 @@ AGREEMENT = 1e-4
 """The most that torch and ONNX Runtime may differ, in a probability and in a radius / σ."""
 IN_ONE_PASS = 256
 """Noisy images."""
-
-Outputs = dict[str, NDArray[Any]]
 
 
 @dataclass(frozen=True)

@@ -34,6 +34,7 @@ from onnx import numpy_helper, parser
 
 from heatserve.certification.quantile import POLES, RESIDUES, fractions
 from heatserve.certification.radius import PLAIN_WEIGHTS, Float32Array, Float64Array, RadiusMap
+from heatserve.export.contract import INVALID_LABEL, OUTPUT_TENSORS, top_k_of
 
 NOT_CALIBRATED = RadiusMap(weights=tuple(map(tuple, PLAIN_WEIGHTS.tolist())), thresholds=(), radii=())
 """The map of a graph without calibration: every certified radius is 0."""
@@ -45,9 +46,7 @@ _ABSOLUTE = 4e-7  # the logarithm near 1, where fast implementations are accurat
 
 
 _TEMPLATE = """
-certificate ({image} image, float[N,{classes}] logits) => (
-    int64[N] label, float[N,{classes}] probabilities, int64[N,{top}] top_k,
-    float[N] l_bound, float[N] certified_radius, float[N] nominal_radius)
+certificate ({image} image, float[N,{classes}] logits) => ({outputs})
 {{
     softmax = Softmax<axis = 1>(logits)
     total = ReduceSum<keepdims = 0>(softmax, axis_1)
@@ -110,14 +109,21 @@ def certificate_graph(*, num_classes: int, sigma: float, check_image: bool = Tru
     if num_classes < 2:
         raise ValueError(f"num_classes: expected at least 2, got {num_classes}")
     image, check = (_FP32, _CHECK_IMAGE_AND_NETWORK) if check_image else (_UINT8, _CHECK_NETWORK)
-    template = _TEMPLATE.format(image=image, check=check, classes=num_classes, top=min(5, num_classes))
-    graph = parser.parse_graph(template)
+    graph = parser.parse_graph(
+        _TEMPLATE.format(image=image, check=check, classes=num_classes, outputs=_signature(num_classes))
+    )
     used = {name for node in graph.node for name in node.input}
     for name, value in _constants(num_classes, sigma).items():
         if name in used:
             graph.initializer.append(numpy_helper.from_array(value, name))
     graph.initializer.extend(map_tensors(NOT_CALIBRATED, num_classes=num_classes))
     return graph
+
+
+def _signature(num_classes: int) -> str:
+    """The outputs of the contract, as ONNX's text format declares them."""
+    shapes = {tensor: ",".join(("N", *map(str, tensor.shape(num_classes)))) for tensor in OUTPUT_TENSORS}
+    return ", ".join(f"{tensor.onnx_type}[{shape}] {tensor.name}" for tensor, shape in shapes.items())
 
 
 def map_tensors(radius_map: RadiusMap, *, num_classes: int) -> list[onnx.TensorProto]:
@@ -160,10 +166,10 @@ def _constants(num_classes: int, sigma: float) -> dict[str, NDArray[Any]]:
         "two": np.float32(2).reshape(()),
         "largest": np.float32(np.finfo(np.float32).max).reshape(()),
         "uniform": np.float32(1 / num_classes).reshape(()),
-        "invalid_label": np.array(-1),
+        "invalid_label": np.array(INVALID_LABEL),
         "index_0": np.array(0),
         "from_0": np.array([0]),
-        "to_top": np.array([min(5, num_classes)]),
+        "to_top": np.array([top_k_of(num_classes)]),
         "classes": np.array([num_classes]),
         "axis_1": np.array([1]),
         "axis_2": np.array([2]),

@@ -27,6 +27,7 @@ from tritonclient.grpc import model_config_pb2 as pb
 
 from heatserve.certification.files import write_atomically
 from heatserve.export.card import BASE_NAME, GRAPH_NAME, PLAN_NAME, Attack, Card, CardError, verify_card
+from heatserve.export.contract import OUTPUT_TENSORS
 from heatserve.export.graph.certificate import NOT_CALIBRATED, serves_map
 from heatserve.export.repository.settings import (
     WARM_UP_PATH,
@@ -43,15 +44,6 @@ TIMING_CACHE_NAME = "timing.cache"
 MAX_BATCH_SIZE = 64
 TENSORRT_BATCHES = (1, 8, MAX_BATCH_SIZE)
 """Smallest batch, the one that TensorRT chooses its kernels for, and largest."""
-
-_OUTPUTS = {
-    "label": (pb.TYPE_INT64, []),
-    "probabilities": (pb.TYPE_FP32, ["K"]),
-    "top_k": (pb.TYPE_INT64, ["k"]),
-    "l_bound": (pb.TYPE_FP32, []),
-    "certified_radius": (pb.TYPE_FP32, []),
-    "nominal_radius": (pb.TYPE_FP32, []),
-}
 
 
 @dataclass(frozen=True)
@@ -118,17 +110,17 @@ def open_models(repository: Path) -> Iterator[ModelVersion]:
 
 def triton_config(card: Card) -> pb.ModelConfig:
     """What `config.pbtxt` says of a certified model itself, for the backend of its card, as Triton's message."""
-    sizes = {"K": len(card.class_names), "k": min(5, len(card.class_names))}
     backend = "tensorrt" if card.plan else "onnxruntime"
     config = pb.ModelConfig(name=card.model, backend=backend, max_batch_size=MAX_BATCH_SIZE)
     config.parameters["max_batch_size"].string_value = str(MAX_BATCH_SIZE)  # see `heatserve.serving.batching`
     data_type = pb.TYPE_UINT8 if card.input_type == "UINT8" else pb.TYPE_FP32
     config.input.add(name="image", data_type=data_type, dims=_image_dims(card))
-    for name, (data_type, dims) in _OUTPUTS.items():
-        output = config.output.add(name=name, data_type=data_type, dims=[sizes[d] for d in dims] or [1])
-        if not dims:  # one number per image: [N], which Triton states as [1] reshaped to []
+    for tensor in OUTPUT_TENSORS:
+        data_type, shape = pb.DataType.Value(f"TYPE_{tensor.datatype}"), tensor.shape(len(card.class_names))
+        output = config.output.add(name=tensor.name, data_type=data_type, dims=shape or (1,))
+        if not shape:  # one number per image: [N], which Triton states as [1] reshaped to []
             output.reshape.SetInParent()
-        if name == "probabilities":
+        if tensor.name == "probabilities":
             output.label_filename = LABELS_NAME
     return config
 

@@ -19,6 +19,7 @@ import triton_python_backend_utils as triton
 from numpy.typing import NDArray
 
 from heatserve.export.card import GRAPH_NAME, verify_card
+from heatserve.export.contract import INVALID_LABEL
 from heatserve.serving.batching import batch_limit, groups
 from heatserve.serving.pixels import explain_pixels
 
@@ -120,8 +121,8 @@ def _rows(images: Iterable[Array]) -> Iterator[slice]:
 
 
 def _response(outputs: dict[str, Array], image: Array, label: Array) -> Any:
-    """The answer to one request; the graph has marked invalid images with label −1, so only they are searched."""
-    invalid = np.flatnonzero(label < 0)
+    """The answer to one request; the graph has marked invalid images by their label, so only they are searched."""
+    invalid = np.flatnonzero(label == INVALID_LABEL)
     if not len(invalid):
         return triton.InferenceResponse([triton.Tensor(name, values) for name, values in outputs.items()])
     pixels = explain_pixels(image)

@@ -12,13 +12,13 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from heatserve.export.contract import OUTPUT_NAMES
 from heatserve.serving.batching import batch_limit
 from heatserve.serving.errors import OverloadedError, ServingError
 
 Pixels = NDArray[np.float32] | NDArray[np.uint8]
 OVERLOADED = ("Exceeds maximum queue size", "Request timeout expired")
 """What Triton says, over gRPC and over HTTP, of a request for which its queue has no room or no time."""
-OUTPUTS = ("label", "probabilities", "top_k", "l_bound", "certified_radius", "nominal_radius")
 
 
 @dataclass(frozen=True)
@@ -37,7 +37,7 @@ class ModelSpec:
 
 @dataclass(frozen=True, eq=False)
 class Prediction:
-    """One image's class and certificate (DESIGN.md section 4). Radii and bounds: L2, pixels in [0,1].
+    """One image's class and certificate (docs/served-graph.md). Radii and bounds: L2, pixels in [0,1].
 
     `label` is the most probable class and `probability` its probability, `class_name` its name, where the server
     knows it; `probabilities` is float32 [K], `top_k` int64 [k]: the k most probable classes.
@@ -97,7 +97,7 @@ class Wire:
 
     def infer(self, model: str, images: Pixels) -> Call:
         """Ask for all outputs of images FP32 [N, C, H, W] or UINT8 [N, H, W, C]; `predictions` reads the answer."""
-        return self._infer(model, images, [self._tensors.InferRequestedOutput(name) for name in OUTPUTS])
+        return self._infer(model, images, [self._tensors.InferRequestedOutput(name) for name in OUTPUT_NAMES])
 
     def _infer(self, model: str, images: Pixels, outputs: list[Any]) -> Call:
         image = self._tensors.InferInput("image", images.shape, "UINT8" if images.dtype == np.uint8 else "FP32")
@@ -166,11 +166,11 @@ def model_spec(answer: Mapping[str, Any]) -> ModelSpec:
     """
     config = answer.get("config", answer)
     outputs = {output["name"]: output for output in config["output"]}
-    missing = [name for name in OUTPUTS if name not in outputs]
+    missing = [name for name in OUTPUT_NAMES if name not in outputs]
     if missing or [tensor["name"] for tensor in config["input"]] != ["image"]:
         raise ServingError(
-            f"model {config['name']!r}: expected the input image and the outputs {', '.join(OUTPUTS)} of a certified "
-            f"model; found the outputs {', '.join(outputs)}"
+            f"model {config['name']!r}: expected the input image and the outputs {', '.join(OUTPUT_NAMES)} of a "
+            f"certified model; found the outputs {', '.join(outputs)}"
         )
     dims = tuple(map(int, config["input"][0]["dims"]))
     is_uint8 = config["input"][0]["data_type"] == "TYPE_UINT8"
@@ -199,7 +199,7 @@ def class_names(answer: Any) -> dict[int, str]:
 
 def predictions(answer: Any, names: Mapping[int, str]) -> Iterator[Prediction]:
     """The answer to `Wire.infer`, image by image. Triton sends one number per image as [N, 1]."""
-    outputs = {name: answer.as_numpy(name) for name in OUTPUTS}
+    outputs = {name: answer.as_numpy(name) for name in OUTPUT_NAMES}
     for index, label in enumerate(outputs["label"].ravel().tolist()):
         probabilities = outputs["probabilities"][index]
         yield Prediction(

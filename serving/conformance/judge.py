@@ -6,7 +6,7 @@ them, and below by no more than docs/decisions.md states. Everything else is hel
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -17,6 +17,7 @@ from scipy.special import erf, softmax
 from heatserve.certification.errors import HeatserveError
 from heatserve.certification.quantile import POLES
 from heatserve.certification.radius import Float64Array, RadiusMap, certified_l_bound, nominal_radius
+from heatserve.export.contract import INVALID_LABEL, OUTPUT_TENSORS, RADIUS_NAMES, Outputs
 from heatserve.export.graph.certificate import NOT_CALIBRATED
 from heatserve.serving.conformance.cases import hard_logits, nonsense_logits, signed_map, with_invalid_pixels
 from heatserve.serving.conformance.engines import Answer, Engine, EngineMissingError
@@ -29,7 +30,6 @@ _ALONE = 32  # images of a probe that are asked about one at a time, too
 _TIE = 1e-6  # relative difference of two probabilities that float32 may order either way
 _REPEATED = 1e-6  # what a probability may change by with the rest of its batch
 
-Outputs = Mapping[str, NDArray[Any]]
 Verdict = tuple[str, NDArray[np.bool_]]
 """A promise, and for which images it was kept."""
 
@@ -185,8 +185,8 @@ def judge(findings: Findings, one: Probe, logits: NDArray[np.floating[Any]], out
 
 
 def _fails_closed(out: Outputs) -> NDArray[np.bool_]:
-    nothing = [out[name] == 0 for name in ("certified_radius", "nominal_radius", "l_bound")]
-    kept = [out["label"] == -1, *nothing, np.isfinite(out["probabilities"]).all(1)]
+    nothing = [out[name] == 0 for name in RADIUS_NAMES]
+    kept = [out["label"] == INVALID_LABEL, *nothing, np.isfinite(out["probabilities"]).all(1)]
     return np.asarray(np.all(kept, axis=0))
 
 
@@ -240,14 +240,7 @@ def _ask(
 
 
 def _checked(one: Probe, count: int, outputs: Outputs) -> Outputs:
-    promised = {
-        "label": ("int64", (count,)),
-        "probabilities": ("float32", (count, one.classes)),
-        "top_k": ("int64", (count, min(5, one.classes))),
-        "l_bound": ("float32", (count,)),
-        "certified_radius": ("float32", (count,)),
-        "nominal_radius": ("float32", (count,)),
-    }
+    promised = {tensor.name: (tensor.dtype.name, (count, *tensor.shape(one.classes))) for tensor in OUTPUT_TENSORS}
     found = {name: (value.dtype.name, value.shape) for name, value in outputs.items()}
     if found != promised:
         raise ContractError(f"outputs: expected {promised}, got {found}")

@@ -14,8 +14,9 @@ from numpy.typing import NDArray
 
 from heatserve.certification.provenance import now, versions
 from heatserve.export.card import Calibration, Card, MonteCarlo, OverclaimRate, Split
+from heatserve.export.contract import INVALID_LABEL, OUTPUT_NAMES, OUTPUT_TENSORS, RADIUS_NAMES, top_k_of
 from heatserve.export.repository.layout import publish
-from heatserve.serving.client.wire import OUTPUTS, wire
+from heatserve.serving.client.wire import wire
 from heatserve.serving.conformance import engines
 from heatserve.serving.conformance.engines import Answer, Engine, EngineMissingError
 from heatserve.serving.conformance.judge import Findings, conform, standard_probes
@@ -96,24 +97,24 @@ def triton(probe: Probe) -> Iterator[Answer]:
             if len(images) == 1:
                 return _refused(probe.classes)
             halves = [answer(half) for half in np.array_split(images, 2)]
-            return {name: np.concatenate([half[name] for half in halves]) for name in OUTPUTS}
+            return {name: np.concatenate([half[name] for half in halves]) for name in OUTPUT_NAMES}
 
         yield answer
 
 
 def _outputs(answer: Any) -> dict[str, NDArray[Any]]:
     """Triton sends one number per image as [N, 1]."""
-    outputs = {name: answer.as_numpy(name) for name in OUTPUTS}
-    return {name: value if name in ("probabilities", "top_k") else value[:, 0] for name, value in outputs.items()}
+    outputs = {tensor: answer.as_numpy(tensor.name) for tensor in OUTPUT_TENSORS}
+    return {tensor.name: value if tensor.axes else value[:, 0] for tensor, value in outputs.items()}
 
 
 def _refused(classes: int) -> dict[str, NDArray[Any]]:
     nothing = np.zeros(1, np.float32)
     return {
-        "label": np.array([-1]),
+        "label": np.array([INVALID_LABEL]),
         "probabilities": np.full((1, classes), 1 / classes, np.float32),
-        "top_k": np.arange(min(5, classes))[None],
-        **dict.fromkeys(("l_bound", "certified_radius", "nominal_radius"), nothing),
+        "top_k": np.arange(top_k_of(classes))[None],
+        **dict.fromkeys(RADIUS_NAMES, nothing),
     }
 
 

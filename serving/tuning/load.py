@@ -14,7 +14,8 @@ import numpy as np
 from tritonclient.grpc import service_pb2 as pb
 from tritonclient.utils import np_to_triton_dtype
 
-from heatserve.serving.client.wire import OUTPUTS, OVERLOADED, Pixels
+from heatserve.export.contract import OUTPUT_NAMES
+from heatserve.serving.client.wire import OVERLOADED, Pixels
 from heatserve.serving.errors import OverloadedError, ServingError
 
 _METHOD = "/inference.GRPCInferenceService/ModelInfer"
@@ -96,7 +97,7 @@ def _cancelled_by_signals() -> Iterator[None]:
 def _request(model: str, image: Pixels) -> bytes:
     request = pb.ModelInferRequest(model_name=model, raw_input_contents=[image.tobytes()])
     request.inputs.add(name="image", datatype=np_to_triton_dtype(image.dtype), shape=image.shape)
-    for name in OUTPUTS:
+    for name in OUTPUT_NAMES:
         request.outputs.add(name=name)
     serialised: bytes = request.SerializeToString()
     return serialised

@@ -1,0 +1,69 @@
+"""The contract of a served model: its six outputs in their order, with names, types and shapes (docs/served-graph.md).
+
+The graph, the configuration of the repository, the client, the backend and the conformance suite take them from here.
+Needs numpy only, which is all that a client has.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+Outputs = Mapping[str, NDArray[Any]]
+"""What a served model answers to N images: `OUTPUT_TENSORS` by name, each with N as its first axis."""
+
+INVALID_LABEL = -1
+"""`label` of an image that is invalid, or to which the network answers NaN. All its radii are 0."""
+
+_LONGEST_TOP_K = 5
+
+
+def top_k_of(num_classes: int) -> int:
+    """k = min(5, K): how many classes the output `top_k` names."""
+    return min(_LONGEST_TOP_K, num_classes)
+
+
+@dataclass(frozen=True)
+class OutputTensor:
+    """One output of a served model."""
+
+    name: str
+    datatype: Literal["INT64", "FP32"]
+    """As Triton names it."""
+    axes: tuple[Literal["K", "k"], ...] = ()
+    """Those after N: K classes, or the k = `top_k_of(K)` most probable; none where an image has one number."""
+
+    @property
+    def onnx_type(self) -> str:
+        """As ONNX's text format names it."""
+        return {"INT64": "int64", "FP32": "float"}[self.datatype]
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """As numpy names it."""
+        return np.dtype({"INT64": np.int64, "FP32": np.float32}[self.datatype])
+
+    def shape(self, num_classes: int) -> tuple[int, ...]:
+        """Of one image's row, for K classes: [], [K] or [k]."""
+        sizes = {"K": num_classes, "k": top_k_of(num_classes)}
+        return tuple(sizes[axis] for axis in self.axes)
+
+
+OUTPUT_TENSORS = (
+    OutputTensor("label", "INT64"),
+    OutputTensor("probabilities", "FP32", ("K",)),
+    OutputTensor("top_k", "INT64", ("k",)),
+    OutputTensor("l_bound", "FP32"),
+    OutputTensor("certified_radius", "FP32"),
+    OutputTensor("nominal_radius", "FP32"),
+)
+"""In the order of the graph's outputs."""
+
+OUTPUT_NAMES = tuple(tensor.name for tensor in OUTPUT_TENSORS)
+
+RADIUS_NAMES = ("l_bound", "certified_radius", "nominal_radius")
+"""The outputs that are L2 distances, pixels in [0,1]."""
