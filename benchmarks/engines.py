@@ -9,10 +9,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from itertools import product
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
-import onnxruntime
 from onnx import parser
 
 from heatserve.benchmarks.classifiers import SIGMA, Shape, random_classifier
@@ -22,6 +21,9 @@ from heatserve.export.graph.build import certified_graph, plain_graph
 from heatserve.export.images import LabelledImages
 from heatserve.export.runtime.session import GraphError, as_input, open_session
 from heatserve.export.runtime.timing import Times, Way, interleave, quantiles, ratio
+
+if TYPE_CHECKING:
+    import onnxruntime
 
 ENGINES: dict[str, Literal["cuda", "tensorrt"] | None] = {"CPU": None, "CUDA": "cuda", "TensorRT": "tensorrt"}
 """Providers of ONNX Runtime, as `heatserve.export.runtime.session` names them."""

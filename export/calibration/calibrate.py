@@ -38,7 +38,7 @@ from heatserve.export.repository.layout import CONFIG_NAME, TIMING_CACHE_NAME, M
 from heatserve.export.repository.settings import read_config
 from heatserve.export.runtime.answers import ModelImages, answers, check_images, model_images
 from heatserve.export.runtime.served import open_bytes, open_served
-from heatserve.export.runtime.session import Answer
+from heatserve.export.runtime.session import Runner
 from heatserve.export.runtime.tensorrt import build_plan, plan_part
 
 FIT_SHARE = 1 / 3
@@ -137,7 +137,7 @@ class _Candidate:
     radius_map: RadiusMap
     graph: bytes
     plan: bytes | None
-    answer: Answer
+    answer: Runner
 
 
 def _fit(compared: ComparedAnswers, radii: tuple[float, ...], wanted: _Wanted) -> RadiusMap:

@@ -18,7 +18,7 @@ from heatserve.export.calibration.certifier import Certifier
 from heatserve.export.card import CertifiedAccuracy, Evaluation, MonteCarlo, OverclaimRate
 from heatserve.export.repository.layout import ModelVersion
 from heatserve.export.runtime.answers import ModelImages, answers
-from heatserve.export.runtime.session import Answer
+from heatserve.export.runtime.session import Runner
 
 CARD_RADII = (0.0, 0.05, 0.1, 0.15, 0.2, 0.25, 0.3, 0.5)
 """Radii at which a card states certified accuracy (L2, pixels in [0,1])."""
@@ -55,7 +55,7 @@ class ComparedAnswers:
 
 
 def compare_with_certify(
-    model: ModelVersion, answer: Answer, data: ModelImages, certifier: Certifier
+    model: ModelVersion, answer: Runner, data: ModelImages, certifier: Certifier
 ) -> ComparedAnswers:
     """Ask what is served, run Certify of the base classifier of `model`, and put both side by side."""
     outputs = answers(answer, data)
@@ -69,7 +69,7 @@ def compare_with_certify(
 
 
 def evaluate(
-    model: ModelVersion, answer: Answer, data: ModelImages, *, delta: float, certifier: Certifier
+    model: ModelVersion, answer: Runner, data: ModelImages, *, delta: float, certifier: Certifier
 ) -> Evaluation:
     """The figures of what `model` answers, or of what its next version would, compared with Certify on `data`.
 

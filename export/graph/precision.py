@@ -17,6 +17,7 @@ from onnx import TensorProto, helper
 
 from heatserve.certification.errors import HeatserveError
 from heatserve.certification.radius import Float32Array
+from heatserve.export.runtime.session import start_onnxruntime
 
 
 def to_fp16(logits: onnx.ModelProto) -> onnx.ModelProto:
@@ -24,6 +25,7 @@ def to_fp16(logits: onnx.ModelProto) -> onnx.ModelProto:
 
     ONNX Runtime's CPU kernels cast most operators back to FP32, with weights that are rounded to FP16.
     """
+    start_onnxruntime()
     from onnxruntime.transformers.float16 import convert_float_to_float16
 
     half: onnx.ModelProto = convert_float_to_float16(_with_shapes(logits), keep_io_types=False)
@@ -55,7 +57,8 @@ def to_int8(logits: onnx.ModelProto, images: Float32Array) -> onnx.ModelProto:
         onnx.save(_with_shapes(logits), source)
         np.save(data, images)
         command = [sys.executable, "-m", "heatserve.export.graph.quantise", *map(str, (source, out, data))]
-        environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
+        python_path = os.pathsep.join(filter(None, sys.path))
+        environment = {"ORT_DISABLE_TELEMETRY": "1", **os.environ, "PYTHONPATH": python_path}
         done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
         if done.returncode:
             raise HeatserveError(f"int8: ONNX Runtime's quantiser failed:\n{done.stderr.strip()}")

@@ -15,7 +15,7 @@ from heatserve.export.card import GRAPH_NAME
 from heatserve.export.graph.build import pixels_graph
 from heatserve.export.images import LabelledImages, LabelledPictures, Picture, Sampled, SampledImages
 from heatserve.export.repository.layout import ModelVersion
-from heatserve.export.runtime.session import Answer, as_levels, open_session
+from heatserve.export.runtime.session import Runner, as_levels, open_session
 
 
 @dataclass(frozen=True)
@@ -78,7 +78,7 @@ def check_images(model: ModelVersion, data: SampledImages) -> None:
         )
 
 
-def answers(answer: Answer, data: ModelImages) -> dict[str, NDArray[Any]]:
+def answers(answer: Runner, data: ModelImages) -> dict[str, NDArray[Any]]:
     """What is answered to the images as a client would send them, outputs by name; pictures are sent one by one."""
     if isinstance(data.sent, np.ndarray):
         return answer(data.sent)

@@ -8,11 +8,11 @@ from pathlib import Path
 
 from heatserve.export.card import GRAPH_NAME, PLAN_NAME, Card, CardError
 from heatserve.export.repository.layout import ModelVersion, tensorrt_options
-from heatserve.export.runtime.session import Answer, as_levels, open_session, run
+from heatserve.export.runtime.session import Runner, as_levels, open_session, run
 from heatserve.export.runtime.tensorrt import open_plan
 
 
-def open_served(model: ModelVersion) -> Answer:
+def open_served(model: ModelVersion) -> Runner:
     """What a version answers with, its file hashed as it is read: what is measured is what the card names.
 
     Raises:
@@ -24,7 +24,7 @@ def open_served(model: ModelVersion) -> Answer:
     return open_bytes(card, graph, _read(model.path / PLAN_NAME, card.plan.sha256) if card.plan else None)
 
 
-def open_bytes(card: Card, graph: bytes, plan: bytes | None) -> Answer:
+def open_bytes(card: Card, graph: bytes, plan: bytes | None) -> Runner:
     """What a version with this card would answer with.
 
     Raises:

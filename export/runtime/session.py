@@ -1,34 +1,30 @@
-"""ONNX Runtime sessions, all of a process on one pool of threads: OMP_NUM_THREADS of them, or one for each core.
+"""ONNX Runtime sessions, all of a process on one pool of threads, and the functions that they are.
 
-With a pool each, which is the default, the idle threads of one session spin on the cores that another one needs.
+With a pool each, which is ONNX Runtime's default, the idle threads of one session spin on the cores that another needs.
 """
 
 from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping
+from functools import cache
 from pathlib import Path
-from types import MappingProxyType
-from typing import Any, Literal
+from types import MappingProxyType, ModuleType
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # it is read at import, and on by default
-
-import onnxruntime
-from onnxruntime import InferenceSession
-
 from heatserve.certification.errors import HeatserveError
 from heatserve.certification.voting import Classifier
+from heatserve.export.contract import Outputs
 
-_wanted = os.environ.get("OMP_NUM_THREADS", "").split(",")[0]  # Ray sets it to the share of a task
-_THREADS = int(_wanted) if _wanted.isdecimal() and int(_wanted) else len(os.sched_getaffinity(0))
-onnxruntime.set_global_thread_pool_sizes(_THREADS, 1)
+if TYPE_CHECKING:
+    from onnxruntime import InferenceSession
 
 _BATCH = 64  # images in one run: memory stays small whatever their number and size
 
-Answer = Callable[[NDArray[Any]], dict[str, NDArray[Any]]]
+Runner = Callable[[NDArray[Any]], Outputs]
 """What is served, as a function: from any number of images FP32 [N, C, H, W], N ≥ 1, or of pictures UINT8 [N, H, W, C]
 for a graph that takes those, to its outputs by name."""
 
@@ -47,11 +43,31 @@ class AcceleratorMissingError(GraphError):
     """ONNX Runtime has no provider for a GPU here, or cannot start it: no graph would load."""
 
 
+@cache
+def start_onnxruntime() -> ModuleType:
+    """Import ONNX Runtime for this process: its telemetry off, and one pool of threads for all sessions.
+
+    The pool has OMP_NUM_THREADS threads, which schedulers set to the share of a task, or else one for each core that
+    the process may run on. Whoever set ORT_DISABLE_TELEMETRY keeps it. ONNX Runtime reads that variable when it is
+    imported, at which it would start a thread that sends events to its makers: so it is imported here, after the
+    variable is set, and nowhere at the head of a module. After this, a session with a pool of its own cannot be opened
+    in this process.
+    """
+    os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
+    import onnxruntime
+
+    wanted = os.environ.get("OMP_NUM_THREADS", "").split(",")[0]
+    threads = int(wanted) if wanted.isdecimal() and int(wanted) else len(os.sched_getaffinity(0))
+    onnxruntime.set_global_thread_pool_sizes(threads, 1)
+    return onnxruntime  # type: ignore[no-any-return]
+
+
 def open_session(
     graph: Path | bytes,
     *,
     accelerator: Literal["cuda", "tensorrt"] | None = None,
     options: Mapping[str, str] = MappingProxyType({}),
+    optimised: bool = True,
 ) -> InferenceSession:
     """A session on a file or on serialised bytes, on the process's one pool of threads.
 
@@ -59,21 +75,25 @@ def open_session(
         graph: ONNX.
         accelerator: the provider that runs what it can of the graph. None: the CPU runs all of it.
         options: of that provider.
+        optimised: let ONNX Runtime rewrite the graph before it runs; otherwise it runs as it is written.
 
     Raises:
         AcceleratorMissingError: ONNX Runtime has no such provider, or cannot start it.
         GraphError: names the file and says what ONNX Runtime found wrong.
     """
+    onnxruntime = start_onnxruntime()
     session_options = onnxruntime.SessionOptions()
     session_options.log_severity_level = 3
     session_options.use_per_session_threads = False
+    if not optimised:
+        session_options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
     first, *others = _PROVIDERS[accelerator]
     providers = [(first, dict(options)), *others]
     if first not in onnxruntime.get_available_providers():
         raise _absent(first)
     try:
         source = str(graph) if isinstance(graph, Path) else graph
-        session = InferenceSession(source, session_options, providers=providers)
+        session: InferenceSession = onnxruntime.InferenceSession(source, session_options, providers=providers)
     except Exception as error:  # ONNX Runtime's exceptions share no base class
         name = graph if isinstance(graph, Path) else "graph"
         raise GraphError(f"{name}: ONNX Runtime cannot load it: {error}") from None
@@ -85,7 +105,7 @@ def open_session(
 def _absent(provider: str) -> AcceleratorMissingError:
     return AcceleratorMissingError(
         f"{provider}: expected an ONNX Runtime that runs the graph with it, found one of "
-        f"{', '.join(onnxruntime.get_available_providers())}; that needs an NVIDIA GPU with its driver, and "
+        f"{', '.join(start_onnxruntime().get_available_providers())}; that needs an NVIDIA GPU with its driver, and "
         "`pip install 'heatserve[gpu,tensorrt]'` in place of onnxruntime"
     )
 
@@ -93,18 +113,18 @@ def _absent(provider: str) -> AcceleratorMissingError:
 def run(session: InferenceSession, images: NDArray[Any]) -> dict[str, NDArray[Any]]:
     """All outputs of a graph by name, for any number of images FP32 [N, C, H, W], N ≥ 1.
 
-    A graph that takes UINT8 [N, H, W, C] is given them so.
+    A graph that takes UINT8 [N, H, W, C] is given the images in that form.
 
     Raises:
         GraphError: the graph takes UINT8, and the images are not of 8 bits.
     """
     names = [output.name for output in session.get_outputs()]
-    return in_batches(
+    return infer_in_batches(
         lambda batch: dict(zip(names, session.run(names, {"image": batch}), strict=True)), as_input(session, images)
     )
 
 
-def in_batches(
+def infer_in_batches(
     infer: Callable[[NDArray[Any]], dict[str, NDArray[Any]]], tensor: NDArray[Any], *, size: int = _BATCH
 ) -> dict[str, NDArray[Any]]:
     """The outputs of `infer` for a tensor [N, …], which it is given at most `size` rows of at a time."""

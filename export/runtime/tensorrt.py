@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 
 from heatserve.certification.errors import HeatserveError
 from heatserve.export.card import PLAN_NAME, Plan
-from heatserve.export.runtime.session import in_batches
+from heatserve.export.runtime.session import infer_in_batches
 from heatserve.export.runtime.tensorrt_operators import unsupported_operators
 
 _WHERE = (
@@ -125,7 +125,7 @@ def open_plan(plan: bytes, part: Plan) -> Callable[[NDArray[Any]], dict[str, NDA
             outputs = runner.infer({"image": batch})
         return {name: np.array(value) for name, value in outputs.items()}  # the next batch overwrites them
 
-    return partial(in_batches, infer, size=part.batches[-1])
+    return partial(infer_in_batches, infer, size=part.batches[-1])
 
 
 def require_tensorrt() -> None:

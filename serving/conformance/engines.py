@@ -7,7 +7,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
-from typing import TYPE_CHECKING, Any, Literal
+from functools import partial
+from typing import Any, Literal
 
 import numpy as np
 import onnx
@@ -16,16 +17,11 @@ from onnx.reference import ReferenceEvaluator
 
 from heatserve.certification.errors import HeatserveError
 from heatserve.export.repository.layout import TENSORRT_BATCHES
-from heatserve.export.runtime.session import AcceleratorMissingError, open_session
+from heatserve.export.runtime.session import AcceleratorMissingError, Runner, open_session, run
 from heatserve.export.runtime.tensorrt import TensorRTError, build_plan, open_plan, plan_part, require_tensorrt
 from heatserve.serving.conformance.probe import Probe
 
-if TYPE_CHECKING:
-    import onnxruntime
-
-Answer = Callable[[NDArray[Any]], Mapping[str, NDArray[Any]]]
-"""From a batch of 1 to 64 images to the outputs by name. A refused image has label −1 and radius 0."""
-Engine = Callable[[Probe], AbstractContextManager[Answer]]
+Engine = Callable[[Probe], AbstractContextManager[Runner]]
 """Answers with a probe's graph for as long as its context lasts.
 
 Raises:
@@ -38,17 +34,17 @@ class EngineMissingError(HeatserveError):
 
 
 @contextmanager
-def _served(probe: Probe) -> Iterator[Answer]:
-    yield _answer(open_session(probe.graph))
+def _served(probe: Probe) -> Iterator[Runner]:
+    yield partial(run, open_session(probe.graph))
 
 
 @contextmanager
-def _not_optimised(probe: Probe) -> Iterator[Answer]:
-    yield _answer(_not_optimised_session(probe.graph))
+def _not_optimised(probe: Probe) -> Iterator[Runner]:
+    yield partial(run, open_session(probe.graph, optimised=False))
 
 
 @contextmanager
-def _reference(probe: Probe) -> Iterator[Answer]:
+def _reference(probe: Probe) -> Iterator[Runner]:
     evaluator = ReferenceEvaluator(onnx.load_from_string(probe.graph))
 
     def answer(images: NDArray[Any]) -> dict[str, NDArray[Any]]:
@@ -60,33 +56,18 @@ def _reference(probe: Probe) -> Iterator[Answer]:
 
 def _on_gpu(accelerator: Literal["cuda", "tensorrt"]) -> Engine:
     @contextmanager
-    def engine(probe: Probe) -> Iterator[Answer]:
+    def engine(probe: Probe) -> Iterator[Runner]:
         try:
             session = open_session(probe.graph, accelerator=accelerator)
         except AcceleratorMissingError as error:
             raise EngineMissingError(str(error)) from None
-        yield _answer(session)
+        yield partial(run, session)
 
     return engine
 
 
-def _answer(session: onnxruntime.InferenceSession) -> Answer:
-    names = [output.name for output in session.get_outputs()]
-    return lambda images: dict(zip(names, session.run(names, {"image": images}), strict=True))
-
-
-def _not_optimised_session(graph: bytes) -> onnxruntime.InferenceSession:
-    import onnxruntime  # after export.session, which turns its telemetry off
-
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = 4
-    options.use_per_session_threads = False
-    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
-    return onnxruntime.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
-
-
 @contextmanager
-def _tensorrt(probe: Probe) -> Iterator[Answer]:
+def _tensorrt(probe: Probe) -> Iterator[Runner]:
     """A plan, as `heatserve export --backend tensorrt` builds it."""
     try:
         require_tensorrt()

@@ -19,8 +19,9 @@ from heatserve.certification.quantile import POLES
 from heatserve.certification.radius import Float64Array, RadiusMap, certified_l_bound, nominal_radius
 from heatserve.export.contract import INVALID_LABEL, OUTPUT_TENSORS, RADIUS_NAMES, Outputs
 from heatserve.export.graph.certificate import NOT_CALIBRATED
+from heatserve.export.runtime.session import Runner
 from heatserve.serving.conformance.cases import hard_logits, nonsense_logits, signed_map, with_invalid_pixels
-from heatserve.serving.conformance.engines import Answer, Engine, EngineMissingError
+from heatserve.serving.conformance.engines import Engine, EngineMissingError
 from heatserve.serving.conformance.probe import FP16, FP32, UINT8, Probe, probe
 
 CLASSES = (2, 10, 1000)
@@ -138,7 +139,7 @@ def conform(
     return findings
 
 
-def examine(findings: Findings, answer: Answer, one: Probe, *, examples: int, rng: np.random.Generator) -> None:
+def examine(findings: Findings, answer: Runner, one: Probe, *, examples: int, rng: np.random.Generator) -> None:
     """Ask about hard cases, about some of them alone, and about invalid images that lie among valid ones."""
     spell, read = one.spelling.spell, one.spelling.read
     images = spell(hard_logits(one.radius_map, classes=one.classes, count=examples, rng=rng))
@@ -229,7 +230,7 @@ def _certified_at_least(one: Probe, p: Float64Array) -> NDArray[np.float32]:
 
 
 def _ask(
-    findings: Findings, answer: Answer, one: Probe, images: NDArray[Any], logits: NDArray[np.floating[Any]]
+    findings: Findings, answer: Runner, one: Probe, images: NDArray[Any], logits: NDArray[np.floating[Any]]
 ) -> Outputs:
     """The outputs for all images, in batches; `findings` are told how they compare with `logits`."""
     batches = [images[start : start + BATCH] for start in range(0, len(images), BATCH)]

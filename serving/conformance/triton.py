@@ -16,9 +16,10 @@ from heatserve.certification.provenance import now, versions
 from heatserve.export.card import Calibration, Card, MonteCarlo, OverclaimRate, Split
 from heatserve.export.contract import INVALID_LABEL, OUTPUT_NAMES, OUTPUT_TENSORS, RADIUS_NAMES, top_k_of
 from heatserve.export.repository.layout import publish
+from heatserve.export.runtime.session import Runner
 from heatserve.serving.client.wire import wire
 from heatserve.serving.conformance import engines
-from heatserve.serving.conformance.engines import Answer, Engine, EngineMissingError
+from heatserve.serving.conformance.engines import Engine, EngineMissingError
 from heatserve.serving.conformance.judge import Findings, conform, standard_probes
 from heatserve.serving.conformance.probe import Probe
 from heatserve.serving.errors import ServingError
@@ -65,7 +66,7 @@ def conform_all(
 
 
 @contextmanager
-def triton(probe: Probe) -> Iterator[Answer]:
+def triton(probe: Probe) -> Iterator[Runner]:
     """A Triton of its own that serves the probe, asked over gRPC.
 
     An image that it refuses counts as label −1 with radius 0; the rest of the batch is then asked about again.

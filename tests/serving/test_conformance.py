@@ -21,7 +21,8 @@ from typer.testing import CliRunner
 
 from heatserve.certification.errors import HeatserveError
 from heatserve.cli import app
-from heatserve.serving.conformance.engines import ENGINES, Answer, EngineMissingError
+from heatserve.export.runtime.session import Runner
+from heatserve.serving.conformance.engines import ENGINES, EngineMissingError
 from heatserve.serving.conformance.judge import Findings, conform, examine, judge, standard_probes
 from heatserve.serving.conformance.probe import FP32, REACH, UINT8, Probe, probe
 from heatserve.serving.conformance.triton import triton
@@ -41,7 +42,7 @@ def test_an_engine_that_means_the_same_passes(engine: str, examples: int) -> Non
 
 
 @cache
-def _running(classes: int) -> tuple[Probe, Answer]:
+def _running(classes: int) -> tuple[Probe, Runner]:
     one = next(one for one in PROBES if one.classes == classes and one.radius_map.radii)
     return one, ENGINES["onnxruntime"](one).__enter__()
 
@@ -76,7 +77,7 @@ def tampered(change: Callable[[onnx.GraphProto, dict[str, onnx.TensorProto]], ob
     """What is found where ONNX Runtime answers with a changed graph."""
 
     @contextmanager
-    def engine(one: Probe) -> Iterator[Answer]:
+    def engine(one: Probe) -> Iterator[Runner]:
         model = onnx.load_from_string(one.graph)
         change(model.graph, {tensor.name: tensor for tensor in model.graph.initializer})
         with ENGINES["onnxruntime"](replace(one, graph=model.SerializeToString())) as answer:
@@ -153,7 +154,7 @@ def test_an_engine_with_other_outputs_is_found() -> None:
             return {name: value for name, value in answer(images).items() if name != "l_bound"}
 
     @contextmanager
-    def engine(_: Probe) -> Iterator[Answer]:
+    def engine(_: Probe) -> Iterator[Runner]:
         yield lossy
 
     findings = conform(engine, PROBES[3:4], examples=10, seed=0)
@@ -165,7 +166,7 @@ def test_the_order_of_a_batch_does_not_matter() -> None:
     one = probe(FP32, classes=10, sigma=0.25, radius_map=PROBES[3].radius_map)
 
     @contextmanager
-    def forgetful(_: Probe) -> Iterator[Answer]:
+    def forgetful(_: Probe) -> Iterator[Runner]:
         """Answers the first image of a batch to all of them."""
         with ENGINES["onnxruntime"](one) as answer:
             yield lambda images: {name: value[[0] * len(value)] for name, value in answer(images).items()}
@@ -196,7 +197,7 @@ def test_the_command_counts_and_names_what_is_absent(tmp_path: Path) -> None:
 
 def test_a_broken_promise_is_shown_and_ends_with_3(monkeypatch: pytest.MonkeyPatch) -> None:
     @contextmanager
-    def engine(one: Probe) -> Iterator[Answer]:
+    def engine(one: Probe) -> Iterator[Runner]:
         model = onnx.load_from_string(one.graph)
         unchecked(model.graph, {})
         with ENGINES["onnxruntime"](replace(one, graph=model.SerializeToString())) as answer:
@@ -232,7 +233,7 @@ def test_an_engine_that_is_there_and_refuses_a_graph_has_failed(engine: str, mon
 
 def test_nothing_that_could_be_run_is_no_success(monkeypatch: pytest.MonkeyPatch) -> None:
     @contextmanager
-    def absent(_: Probe) -> Iterator[Answer]:
+    def absent(_: Probe) -> Iterator[Runner]:
         raise EngineMissingError("it has no wheels")
         yield
 
