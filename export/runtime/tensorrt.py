@@ -3,14 +3,17 @@
 The precision is that of the graph: the network is strongly typed, so softmax, certificate and input checks stay in FP32
 whatever the rest runs in. TF32 is for convolutions and matrix products, of which the certificate has none.
 
-Nothing here that needs a GPU has been run yet: there was none where this was written.
+TensorRT 10 from 10.6 and TensorRT 11 are meant. Older ones have no flag that keeps NaN. Nothing here that needs a GPU
+or TensorRT's libraries has been run: there were none where this was written. What was compared are the names: those
+that this module and polygraphy 0.53 use are in the bindings of 10.6, 10.16, 11.0 and 11.4.
 """
 
 from __future__ import annotations
 
 import ctypes
 import hashlib
-from collections.abc import Callable, Iterator
+import logging
+from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
 from importlib.util import find_spec
@@ -23,13 +26,12 @@ from numpy.typing import NDArray
 
 from heatserve.certification.errors import HeatserveError
 from heatserve.export.card import PLAN_NAME, Plan
-from heatserve.export.runtime.session import infer_in_batches
-from heatserve.export.runtime.tensorrt_operators import unsupported_operators
+from heatserve.export.runtime.session import Runner, infer_in_batches
 
 _WHERE = (
     "A plan is built, calibrated and served in one place: on a machine with an NVIDIA GPU and its driver, with "
-    "`pip install 'heatserve[tensorrt]' tensorrt==VERSION`, where VERSION is that of the Triton that will serve it "
-    "(NVIDIA's release notes name it for each container tritonserver:YY.MM-py3)"
+    "`pip install 'heatserve[tensorrt]' tensorrt==VERSION`, where VERSION, 10.6 or later, is that of the Triton that "
+    "will serve it (NVIDIA's release notes name it for each container tritonserver:YY.MM-py3)"
 )
 
 
@@ -48,44 +50,56 @@ def build_plan(graph: bytes, *, batches: tuple[int, int, int], tf32: bool, timin
             again gets the same kernels where they were measured before. None: everything is measured anew.
 
     Raises:
-        TensorRTError: no TensorRT or GPU, an operator that TensorRT does not take (names it), or what TensorRT says.
+        TensorRTError: no TensorRT, one that is too old, or no GPU; or TensorRT refuses the graph, in its own words.
     """
-    unsupported = unsupported_operators(onnx.load_from_string(graph))
-    if unsupported:
-        raise TensorRTError(f"graph: expected operators that TensorRT supports, got {'; '.join(unsupported)}")
     require_tensorrt()
-    with _explained("graph"):
-        return bytes(plan_builder(graph, batches=batches, tf32=tf32, timing_cache=timing_cache)())
+    from polygraphy.backend.trt import EngineBytesFromNetwork, PostprocessConfig
+
+    cache = str(timing_cache) if timing_cache else None
+    config = PostprocessConfig(builder_config(graph, batches=batches, tf32=tf32, timing_cache=cache), _keep_nans)
+    with explained("graph"):
+        return bytes(EngineBytesFromNetwork(parsed_network(graph), config, save_timing_cache=cache)())
 
 
-def plan_builder(
-    graph: bytes, *, batches: tuple[int, int, int], tf32: bool, timing_cache: Path | None
-) -> Callable[[], Any]:
-    """What compiles the graph once it is called; see `build_plan`. Needs polygraphy, but no TensorRT yet."""
-    from polygraphy.backend.trt import (
-        CreateConfig,
-        EngineBytesFromNetwork,
-        NetworkFromOnnxBytes,
-        PostprocessConfig,
-        Profile,
-    )
+def parsed_network(graph: bytes) -> Any:
+    """The loader of polygraphy that has TensorRT parse the graph once it is called; it needs no TensorRT before."""
+    from polygraphy.backend.trt import NetworkFromOnnxBytes
+
+    return NetworkFromOnnxBytes(graph, strongly_typed=True)  # TensorRT 11 knows no other networks and ignores the flag
+
+
+def builder_config(graph: bytes, *, batches: tuple[int, int, int], tf32: bool, timing_cache: str | None) -> Any:
+    """The loader of polygraphy that configures TensorRT's builder once it is called; see `build_plan`."""
+    from polygraphy.backend.trt import CreateConfig, Profile
 
     image = onnx.load_from_string(graph).graph.input[0]
     shape = [dimension.dim_value for dimension in image.type.tensor_type.shape.dim[1:]]
     profile = Profile().add(image.name, *((batch, *shape) for batch in batches))
-    cache = str(timing_cache) if timing_cache else None
-    config = CreateConfig(profiles=[profile], tf32=tf32, load_timing_cache=cache)
-    network = NetworkFromOnnxBytes(graph, strongly_typed=True)
-    with_nans = PostprocessConfig(config, _keep_nans)
-    build: Callable[[], Any] = EngineBytesFromNetwork(network, with_nans, save_timing_cache=cache)
-    return build
+    return CreateConfig(profiles=[profile], tf32=tf32, load_timing_cache=timing_cache)
 
 
 def _keep_nans(_builder: Any, _network: Any, config: Any) -> None:
-    """Without this flag TensorRT takes x − x for 0, and a network that answers NaN for one that does not."""
     import tensorrt
 
-    config.set_flag(tensorrt.BuilderFlag.STRICT_NANS)
+    config.set_flag(nan_flag(tensorrt))
+
+
+def nan_flag(tensorrt: Any) -> Any:
+    """STRICT_NANS, without which TensorRT takes x − x for 0, and a network that answers NaN for one that does not.
+
+    Args:
+        tensorrt: the module.
+
+    Raises:
+        TensorRTError: it has no such flag.
+    """
+    flag = getattr(tensorrt.BuilderFlag, "STRICT_NANS", None)
+    if flag is None:
+        raise TensorRTError(
+            f"TensorRT: expected 10.6 or later, whose builder has the flag STRICT_NANS, found {tensorrt.__version__}; "
+            f"without it an invalid answer of the network may pass for a valid one. {_WHERE}"
+        )
+    return flag
 
 
 def plan_part(plan: bytes, *, batches: tuple[int, int, int], tf32: bool) -> Plan:
@@ -96,7 +110,7 @@ def plan_part(plan: bytes, *, batches: tuple[int, int, int], tf32: bool) -> Plan
     return Plan(sha256=sha256, tensorrt=tensorrt.__version__, gpu=gpu_name(), tf32=tf32, batches=batches)
 
 
-def open_plan(plan: bytes, part: Plan) -> Callable[[NDArray[Any]], dict[str, NDArray[Any]]]:
+def open_plan(plan: bytes, part: Plan) -> Runner:
     """A plan as the function that Triton serves: from any number of images, as the graph takes them, to the outputs.
 
     Args:
@@ -116,12 +130,12 @@ def open_plan(plan: bytes, part: Plan) -> Callable[[NDArray[Any]], dict[str, NDA
             f"{PLAN_NAME}: expected TensorRT {part.tensorrt} and a GPU {part.gpu}, which built it, found TensorRT "
             f"{found[0]} and {found[1]}; export and calibrate the model again here"
         )
-    with _explained(PLAN_NAME):
+    with explained(PLAN_NAME):
         runner = TrtRunner(engine_from_bytes(plan))
         runner.activate()
 
     def infer(batch: NDArray[Any]) -> dict[str, NDArray[Any]]:
-        with _explained(PLAN_NAME):
+        with explained(PLAN_NAME):
             outputs = runner.infer({"image": batch})
         return {name: np.array(value) for name, value in outputs.items()}  # the next batch overwrites them
 
@@ -140,6 +154,9 @@ def require_tensorrt() -> None:
             f"TensorRT: expected the packages polygraphy and tensorrt, found no {missing[-1]}. {_WHERE}"
         )
     gpu_name()
+    import tensorrt
+
+    nan_flag(tensorrt)
 
 
 def gpu_name() -> str:
@@ -164,13 +181,36 @@ def gpu_name() -> str:
 
 
 @contextmanager
-def _explained(what: str) -> Iterator[None]:
-    """What polygraphy and TensorRT refuse, as an error of ours; what else they say goes to Python's log, not stdout."""
+def explained(what: str) -> Iterator[None]:
+    """What polygraphy and TensorRT refuse in here, as an error of ours.
+
+    TensorRT says in its log what is wrong (a parser's error names the node and its operator), and polygraphy only that
+    something is; so the errors logged in here are part of the message. All else goes to Python's log, not to stdout.
+
+    Raises:
+        TensorRTError: see above.
+    """
     from polygraphy.exception import PolygraphyException
     from polygraphy.logger import G_LOGGER
 
     G_LOGGER.use_python_logging_system = True
+    reasons = _Errors(logging.ERROR)
+    G_LOGGER.python_logger.addHandler(reasons)
     try:
         yield
     except PolygraphyException as error:
-        raise TensorRTError(f"{what}: TensorRT refuses it: {error}") from None
+        found = "; ".join(dict.fromkeys([*reasons.messages, str(error)]))
+        raise TensorRTError(f"{what}: TensorRT refuses it: {found}") from None
+    finally:
+        G_LOGGER.python_logger.removeHandler(reasons)
+
+
+class _Errors(logging.Handler):
+    """Keeps the errors of a log, without the marks that polygraphy sets before them."""
+
+    def __init__(self, level: int) -> None:
+        super().__init__(level)
+        self.messages: list[str] = []
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.messages.append(record.getMessage().removeprefix("[E] ").removeprefix("[!] ").strip())

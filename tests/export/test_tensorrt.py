@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import inspect
-import json
 import sys
 from importlib.util import find_spec
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -17,13 +17,12 @@ import torch
 from google.protobuf import text_format
 from onnx import numpy_helper, parser
 from onnx.shape_inference import infer_shapes
+from tensorrt_operators import RULES, TABLE, unsupported_operators
 from tiny_model import SHAPE, SIGMA, random_images, write_tiny_model
 from tritonclient.grpc import model_config_pb2 as pb
 from typer.testing import CliRunner
 
-import heatserve.export.runtime.tensorrt_operators as operators
 from heatserve import FREE_PORTS, ServingError, TritonServer
-from heatserve.certification.errors import HeatserveError
 from heatserve.cli import app
 from heatserve.export.calibration.calibrate import calibrate_model
 from heatserve.export.calibration.certifier import Certifier
@@ -34,8 +33,15 @@ from heatserve.export.images import LabelledImages
 from heatserve.export.repository.layout import TENSORRT_BATCHES, ModelVersion, open_model, republish, write_model_config
 from heatserve.export.runtime.served import open_served
 from heatserve.export.runtime.session import GraphError
-from heatserve.export.runtime.tensorrt import TensorRTError, build_plan, open_plan, plan_builder
-from heatserve.export.runtime.tensorrt_operators import unsupported_operators
+from heatserve.export.runtime.tensorrt import (
+    TensorRTError,
+    build_plan,
+    builder_config,
+    explained,
+    nan_flag,
+    open_plan,
+    parsed_network,
+)
 from heatserve.serving.triton.installation import find_triton
 from heatserve.training.architectures import build_network
 
@@ -134,24 +140,15 @@ def graph_of(signature: str, body: str, *, opset: int = 18, **constants: Any) ->
     ],
     ids=lambda value: value.split(":")[0] if isinstance(value, str) else "",
 )
-def test_what_tensorrt_refuses_is_named(model: onnx.ModelProto, problem: str) -> None:
+def test_the_table_names_what_it_does_not_have(model: onnx.ModelProto, problem: str) -> None:
     found = unsupported_operators(model)
     assert found
     assert found[0].startswith(problem)
-    with pytest.raises(TensorRTError, match="graph: expected operators that TensorRT supports, got"):
-        build_plan(model.SerializeToString(), batches=TENSORRT_BATCHES, tf32=False, timing_cache=None)
-
-
-def test_a_graph_whose_shapes_contradict_each_other_is_refused() -> None:
-    model = graph_of("(float[N,3] x) => (float[N,4] y)", "y = Relu(x)")
-    with pytest.raises(HeatserveError, match=r"graph: expected types and shapes that can be inferred"):
-        unsupported_operators(model)
 
 
 def test_the_table_speaks_onnxs_language() -> None:
-    table = json.loads(Path(operators.__file__).with_suffix(".json").read_text())
-    for name, rule in operators._RULES.items():
-        schema = onnx.defs.get_schema(name, table["opsets"][1])
+    for name, rule in RULES.items():
+        schema = onnx.defs.get_schema(name, TABLE["opsets"][1])
         inputs, outputs = ({formal.name for formal in part} for part in (schema.inputs, schema.outputs))
         assert {*rule.constant, *rule.below} <= inputs
         assert {*rule.unused} <= outputs
@@ -163,17 +160,45 @@ def test_the_table_speaks_onnxs_language() -> None:
 def test_polygraphy_takes_what_the_builder_is_told(tmp_path: Path, tf32: bool) -> None:
     trt = pytest.importorskip("polygraphy.backend.trt", reason="polygraphy is not installed")
     graph = (write_tiny_model(tmp_path) / GRAPH_NAME).read_bytes()
-    cache = tmp_path / "timing.cache"
-    build: Any = plan_builder(graph, batches=(1, 4, 64), tf32=tf32, timing_cache=cache)
-    assert build._network.strongly_typed
-    config = build._config._config
+    cache = str(tmp_path / "timing.cache")
+    network = parsed_network(graph)
+    assert network.strongly_typed
+    config = builder_config(graph, batches=(1, 4, 64), tf32=tf32, timing_cache=cache)
     (profile,) = config.profiles
     assert [*profile["image"]] == [(batch, *SHAPE) for batch in (1, 4, 64)]
     assert (config.tf32, config.fp16, config.bf16, config.int8, config.fp8) == (tf32, False, False, False, False)
-    assert config.timing_cache_path == build.timing_cache_path == str(cache)
+    assert config.timing_cache_path == cache
+    inspect.signature(trt.EngineBytesFromNetwork).bind(network, config, save_timing_cache=cache)
+    inspect.signature(trt.PostprocessConfig).bind(config, print)
     inspect.signature(trt.engine_from_bytes).bind(b"plan")
     inspect.signature(trt.TrtRunner).bind("engine")
     inspect.signature(trt.TrtRunner.infer).bind("runner", {"image": random_images(1)})
+
+
+def test_what_tensorrt_refuses_is_told_in_its_own_words() -> None:
+    """polygraphy's exception says only that the parser failed; why, TensorRT says to polygraphy's log."""
+    logger = pytest.importorskip("polygraphy.logger", reason="polygraphy is not installed").G_LOGGER
+    logger.error("In node 9 with name: y and operator: Hardmax: an error of an earlier graph")
+
+    def parse() -> None:
+        logger.error("In node 3 with name: y and operator: Einsum (UNSUPPORTED_NODE)")
+        logger.critical("Could not parse ONNX correctly")
+
+    with pytest.raises(TensorRTError) as refused, explained("graph"):
+        parse()
+    assert str(refused.value) == (
+        "graph: TensorRT refuses it: In node 3 with name: y and operator: Einsum (UNSUPPORTED_NODE); "
+        "Could not parse ONNX correctly"
+    )
+
+
+def test_a_tensorrt_that_cannot_keep_nan_is_refused() -> None:
+    """The flags of 10.3 and of 11.4, as their bindings have them."""
+    old = SimpleNamespace(__version__="10.3.0", BuilderFlag=SimpleNamespace(TF32="TF32"))
+    with pytest.raises(TensorRTError, match=r"expected 10\.6 or later, .* STRICT_NANS, found 10\.3\.0"):
+        nan_flag(old)
+    new = SimpleNamespace(__version__="11.4.0", BuilderFlag=SimpleNamespace(TF32="TF32", STRICT_NANS="STRICT_NANS"))
+    assert nan_flag(new) == "STRICT_NANS"
 
 
 @without_tensorrt
@@ -200,7 +225,7 @@ def test_a_plan_that_cannot_be_built_is_refused_before_the_work(tmp_path: Path) 
     assert not (tmp_path / "models").exists()
 
 
-PLAN = Plan(sha256="0" * 64, tensorrt="10.3.0", gpu="NVIDIA Some GPU", tf32=False, batches=TENSORRT_BATCHES)
+PLAN = Plan(sha256="0" * 64, tensorrt="10.8.0", gpu="NVIDIA Some GPU", tf32=False, batches=TENSORRT_BATCHES)
 
 
 def with_plan(repository: Path) -> ModelVersion:
@@ -298,7 +323,7 @@ def test_what_was_calibrated_on_a_cpu_is_served_on_a_cpu(tmp_path: Path) -> None
 @pytest.mark.parametrize(
     ("write", "needs"),
     [
-        (with_plan, r"`tensorrt` \(TensorRT 10\.3\.0, for a plan built on NVIDIA Some GPU\)"),
+        (with_plan, r"`tensorrt` \(TensorRT 10\.8\.0, for a plan built on NVIDIA Some GPU\)"),
         (with_accelerator, "provider"),
     ],
 )

@@ -1,4 +1,7 @@
-"""Which operators TensorRT's ONNX parser takes, with which types, and which nodes of a graph it would refuse."""
+"""Which operators TensorRT's ONNX parser takes, with which types, and which nodes of a graph it would refuse.
+
+It stands in for the parser in tests of machines that have none. Where plans are built, the parser itself is asked.
+"""
 
 from __future__ import annotations
 
@@ -13,17 +16,15 @@ import numpy as np
 import onnx
 from onnx import helper, numpy_helper
 from onnx.defs import OpSchema
-from onnx.shape_inference import InferenceError, infer_shapes
+from onnx.shape_inference import infer_shapes
 
-from heatserve.certification.errors import HeatserveError
-
-_TABLE = json.loads(Path(__file__).with_name("tensorrt_operators.json").read_text())
+TABLE = json.loads(Path(__file__).with_name("tensorrt_operators.json").read_text())
 _TYPES = {"FLOAT": "FP32", "FLOAT16": "FP16", "BFLOAT16": "BF16"}
 """The matrix's names of types, where they are not ONNX's."""
 
 
 @dataclass(frozen=True)
-class _Rule:
+class Rule:
     """What the parser takes of one operator; inputs, outputs and attributes by their names in ONNX's definition."""
 
     types: list[str]
@@ -38,24 +39,17 @@ class _Rule:
     """Outputs that nobody may ask for."""
 
 
-_RULES = {name: _Rule(**entry) for name, entry in _TABLE["operators"].items()}
+RULES = {name: Rule(**entry) for name, entry in TABLE["operators"].items()}
 
 
 def unsupported_operators(model: onnx.ModelProto) -> list[str]:
-    """What TensorRT's parser would refuse in a graph, after inference of types and shapes: operator, node and reason.
-
-    Raises:
-        HeatserveError: the graph's own types or shapes contradict each other.
-    """
-    try:
-        graph = infer_shapes(model, check_type=True, strict_mode=True, data_prop=True).graph
-    except InferenceError as error:
-        raise HeatserveError(f"graph: expected types and shapes that can be inferred: {error}") from None
+    """What the parser would refuse in a graph, after inference of types and shapes: operator, node and reason."""
+    graph = infer_shapes(model, check_type=True, strict_mode=True, data_prop=True).graph
     constants = {tensor.name: tensor for tensor in graph.initializer}
     types = {value.name: value.type.tensor_type.elem_type for value in (*graph.input, *graph.value_info, *graph.output)}
     types |= {name: tensor.data_type for name, tensor in constants.items()}
     opset = next(entry.version for entry in model.opset_import if entry.domain in ("", "ai.onnx"))
-    first, last = _TABLE["opsets"]
+    first, last = TABLE["opsets"]
     outside = [] if first <= opset <= last else [f"opset {opset}: supported are {first} to {last}"]
     return outside + [
         f"{node.op_type} {node.name or node.output[0]!r}: {problem}"
@@ -67,7 +61,7 @@ def unsupported_operators(model: onnx.ModelProto) -> list[str]:
 def _problems(
     node: onnx.NodeProto, opset: int, types: Mapping[str, int], constants: Mapping[str, onnx.TensorProto]
 ) -> Iterator[str]:
-    rule = _RULES.get(node.op_type) if node.domain in ("", "ai.onnx") else None
+    rule = RULES.get(node.op_type) if node.domain in ("", "ai.onnx") else None
     if rule is None:
         yield f"not in the table of supported operators, {Path(__file__).with_name('tensorrt_operators.json').name}"
         return
