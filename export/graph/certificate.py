@@ -25,6 +25,7 @@ because the uniform vector has q ≥ ½.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -40,9 +41,21 @@ NOT_CALIBRATED = RadiusMap(weights=tuple(map(tuple, PLAIN_WEIGHTS.tolist())), th
 """The map of a graph without calibration: every certified radius is 0."""
 
 _TINY = np.finfo(np.float32).tiny
-_U = 2.0**-24  # unit roundoff of float32
-_RELATIVE = 40 * _U  # 27 terms in any order, their weights, the quotient and the logarithm
-_ABSOLUTE = 4e-7  # the logarithm near 1, where fast implementations are accurate in absolute terms only
+
+
+@dataclass(frozen=True)
+class Margins:
+    """What an engine may lose in float32, and the constants of the graph therefore give away beforehand."""
+
+    roundoff: float = 2.0**-24
+    """Relative error of one operation: half a unit in the last of float32's 24 bits."""
+    relative: float = 40 * 2.0**-24
+    """Of a radius or score: 27 terms summed in any order, their weights, the quotients and the logarithms."""
+    absolute: float = 4e-7
+    """Of a logarithm near 1, where fast implementations are accurate in absolute terms only."""
+
+
+FLOAT32_MARGINS = Margins()
 
 
 _TEMPLATE = """
@@ -97,7 +110,9 @@ _CHECK_NETWORK = """
 """
 
 
-def certificate_graph(*, num_classes: int, sigma: float, check_image: bool = True) -> onnx.GraphProto:
+def certificate_graph(
+    *, num_classes: int, sigma: float, check_image: bool = True, margins: Margins = FLOAT32_MARGINS
+) -> onnx.GraphProto:
     """The operators from `image` and `logits` to the six outputs of a served model, not calibrated yet.
 
     Args:
@@ -105,6 +120,7 @@ def certificate_graph(*, num_classes: int, sigma: float, check_image: bool = Tru
         sigma: σ of the smoothing noise, on the [0,1] pixel scale.
         check_image: `image` is FP32 [N, C, H, W], any value of which may be invalid. Otherwise it is UINT8 [N, H, W,
             C], every value of which is valid; that the network answers numbers is checked always.
+        margins: what the constants give away; less than the default, and a radius may be above its float64 value.
     """
     if num_classes < 2:
         raise ValueError(f"num_classes: expected at least 2, got {num_classes}")
@@ -113,10 +129,10 @@ def certificate_graph(*, num_classes: int, sigma: float, check_image: bool = Tru
         _TEMPLATE.format(image=image, check=check, classes=num_classes, outputs=_signature(num_classes))
     )
     used = {name for node in graph.node for name in node.input}
-    for name, value in _constants(num_classes, sigma).items():
+    for name, value in _constants(num_classes, sigma, margins).items():
         if name in used:
             graph.initializer.append(numpy_helper.from_array(value, name))
-    graph.initializer.extend(map_tensors(NOT_CALIBRATED, num_classes=num_classes))
+    graph.initializer.extend(map_tensors(NOT_CALIBRATED, num_classes=num_classes, margins=margins))
     return graph
 
 
@@ -126,7 +142,9 @@ def _signature(num_classes: int) -> str:
     return ", ".join(f"{tensor.onnx_type}[{shape}] {tensor.name}" for tensor, shape in shapes.items())
 
 
-def map_tensors(radius_map: RadiusMap, *, num_classes: int) -> list[onnx.TensorProto]:
+def map_tensors(
+    radius_map: RadiusMap, *, num_classes: int, margins: Margins = FLOAT32_MARGINS
+) -> list[onnx.TensorProto]:
     """The three initializers that calibration replaces.
 
     The ninth weight of q is a bonus that lifts any score with q < ½ above any with q ≥ ½, as the thresholds demand.
@@ -139,9 +157,9 @@ def map_tensors(radius_map: RadiusMap, *, num_classes: int) -> list[onnx.TensorP
         raise ValueError(f"radius_map: expected 3 × 8 finite weights, rising thresholds and radii, got {radius_map}")
     largest = (np.abs(weights) * fractions(np.array(_TINY, dtype=np.float64))).sum()
     bonus = largest + 1 - min(thresholds.min(initial=0.0), 0.0)
-    tail = 4 * (num_classes + 2) * _U  # what q is off by, relative, with its inflation
+    tail = 4 * (num_classes + 2) * margins.roundoff  # what q is off by, relative, with its inflation
     slopes = (np.abs(weights) / POLES).sum(1)  # of the terms, in a logarithm
-    margin = _RELATIVE * (largest + bonus) + _ABSOLUTE * slopes.sum() + tail * slopes[0]
+    margin = margins.relative * (largest + bonus) + margins.absolute * slopes.sum() + tail * slopes[0]
     tensors = {
         "score_weights": np.column_stack([weights, [bonus, 0, 0]]).astype(np.float32)[:, None, :],
         "score_thresholds": _up(np.append(thresholds + bonus + margin, np.inf)),
@@ -159,7 +177,7 @@ def serves_map(graph: onnx.GraphProto, radius_map: RadiusMap, *, num_classes: in
     return all(np.array_equal(served.get(name, np.nan), value) for name, value in expected.items())
 
 
-def _constants(num_classes: int, sigma: float) -> dict[str, NDArray[Any]]:
+def _constants(num_classes: int, sigma: float, margins: Margins) -> dict[str, NDArray[Any]]:
     return {
         "zero": np.float32(0).reshape(()),
         "one": np.float32(1).reshape(()),
@@ -176,30 +194,30 @@ def _constants(num_classes: int, sigma: float) -> dict[str, NDArray[Any]]:
         "axes_02": np.array([0, 2]),
         "image_axes": np.array([1, 2, 3]),
         "smallest_tail": np.float32(2 * _TINY).reshape(()),
-        "pick_tails": _pick_tails(num_classes),
+        "pick_tails": _pick_tails(num_classes, margins),
         "poles": np.append(POLES, 1e-30).astype(np.float32),
-        "nominal_weights": _nominal_weights(sigma),
-        "to_z": _down(np.array(1 / (sigma * np.sqrt(2)) * (1 - _RELATIVE))),
-        "from_erf": _down(np.array(sigma * np.sqrt(np.pi / 2) * (1 - _RELATIVE))),
+        "nominal_weights": _nominal_weights(sigma, margins),
+        "to_z": _down(np.array(1 / (sigma * np.sqrt(2)) * (1 - margins.relative))),
+        "from_erf": _down(np.array(sigma * np.sqrt(np.pi / 2) * (1 - margins.relative))),
     }
 
 
-def _pick_tails(num_classes: int) -> Float32Array:
+def _pick_tails(num_classes: int, margins: Margins) -> Float32Array:
     """Weights [3, 1, K] on the sorted probabilities that give 2q, 2p₍₁₎, 2p₍₂₎; 2q at least its exact value."""
     weights = np.zeros((3, 1, num_classes))
-    weights[0, 0, 1:] = 2 * (1 + (num_classes + 1) * _U) if num_classes > 2 else 2
+    weights[0, 0, 1:] = 2 * (1 + (num_classes + 1) * margins.roundoff) if num_classes > 2 else 2
     weights[1, 0, 0] = weights[2, 0, 1] = 2
     return _up(weights)
 
 
-def _nominal_weights(sigma: float) -> Float32Array:
+def _nominal_weights(sigma: float, margins: Margins) -> Float32Array:
     """Weights [3, 1, 9] on the fractions of q, p₍₁₎, p₍₂₎ that sum to σ/2·(A(q) − A(p₍₁₎) + A(p₍₂₎)), rounded down.
 
     The last fraction is 1 where q < ½ and 0 elsewhere: it takes away what the logarithm may be off by.
     """
     weights = np.array((1, -1, 1))[:, None] * np.append(RESIDUES, 0.0)
-    weights -= _RELATIVE * np.abs(weights)
-    weights[0, -1] = -_ABSOLUTE
+    weights -= margins.relative * np.abs(weights)
+    weights[0, -1] = -margins.absolute
     return _down(sigma / 2 * weights)[:, None, :]
 
 
