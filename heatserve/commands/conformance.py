@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from functools import partial
 from pathlib import Path
 from typing import Annotated
 
@@ -23,7 +22,7 @@ def conformance(
     out: Annotated[Path | None, typer.Option(help="Write all that was found there, as JSON.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Write JSON to stdout, not a table.")] = False,
 ) -> None:
-    """Does every engine on this machine mean what the certificate says? Hold each against float64.
+    """Does every engine on this machine mean what the certificate says? Compare each with float64.
 
     Graphs whose logits are known, ties and extremes among them, for 2, 10 and 1000 classes; every invalid pixel.
     No radius may be above its float64 value for the engine's own probabilities. Engines that are absent are named.
@@ -34,20 +33,14 @@ def conformance(
     """
     import json
 
-    from rich.progress import Progress
-
     from heatserve.certification.files import write_atomically
     from heatserve.certification.provenance import provenance
+    from heatserve.export.calibration.report import progress_bar
+    from heatserve.serving.conformance.conform import conform_all
+    from heatserve.serving.conformance.engines import engines_named
     from heatserve.serving.conformance.report import conformance_table
-    from heatserve.serving.conformance.triton import conform_all
 
-    with Progress(console=Console(stderr=True), transient=True) as progress:
-        findings, absent = conform_all(
-            engines,
-            examples=examples,
-            seed=seed,
-            progress=lambda name, probes: partial(progress.advance, progress.add_task(name, total=probes)),
-        )
+    findings, absent = conform_all(engines_named(engines), examples=examples, seed=seed, progress=progress_bar)
     results = {
         **provenance("onnx", "onnxruntime", "numpy", "scipy", "nvidia-pytriton"),
         "seed": seed,

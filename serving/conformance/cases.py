@@ -1,4 +1,5 @@
-"""What is hard for a certificate: logits of every size, tied, one step from where an answer changes; and no numbers."""
+"""Cases that are hard for a certificate: logits of every size, ties, logits one float32 step from where an answer
+changes, and logits and pixels that are no numbers."""
 
 from __future__ import annotations
 
@@ -13,7 +14,7 @@ from heatserve.certification.radius import Float32Array, Float64Array, RadiusMap
 from heatserve.serving.conformance.probe import REACH
 
 _STEPS = 3  # float32 steps around a tie, a half or a threshold
-_ALONE = -80.0  # the logit of a class that plays no part
+_ABSENT = -80.0  # the logit of a class whose probability does not count
 
 
 def hard_logits(radius_map: RadiusMap, *, classes: int, count: int, rng: np.random.Generator) -> Float32Array:
@@ -28,7 +29,7 @@ def hard_logits(radius_map: RadiusMap, *, classes: int, count: int, rng: np.rand
         _extreme,
         _tied,
         _nearly_uniform,
-        _two_alone,
+        _two_classes,
         _around_one_half,
         thresholds,
     )
@@ -38,7 +39,7 @@ def hard_logits(radius_map: RadiusMap, *, classes: int, count: int, rng: np.rand
 
 
 def nonsense_logits(classes: int) -> Float32Array:
-    """What a broken network answers, [6, K]; the last row, with −∞ for one class alone, has a softmax all the same."""
+    """What a broken network answers, [6, K]; the last row, with one −∞, has a softmax all the same."""
     logits = np.zeros((6, classes), np.float32)
     logits[0, 0] = logits[1] = np.nan
     logits[2, -1] = logits[3, :2] = np.inf
@@ -48,7 +49,7 @@ def nonsense_logits(classes: int) -> Float32Array:
 
 
 def with_invalid_pixels(images: NDArray[Any], values: Sequence[float]) -> NDArray[Any]:
-    """Images that are valid but for one pixel, the first or the last: every value in each."""
+    """Images that are valid but for their first or last pixel: each of `values` at each of the two."""
     spoiled: NDArray[Any] = images[np.arange(2 * len(values)) % len(images)]
     flat = spoiled.reshape(len(spoiled), images[0].size)
     flat[::2, 0] = flat[1::2, -1] = values
@@ -56,7 +57,7 @@ def with_invalid_pixels(images: NDArray[Any], values: Sequence[float]) -> NDArra
 
 
 def signed_map(classes: int, rng: np.random.Generator) -> RadiusMap:
-    """A map as calibration might fit one: weights of any sign, thresholds where scores lie."""
+    """A map as calibration might fit one: weights of any sign, thresholds where scores are."""
     weights = 30 * rng.standard_normal((3, 8))
     p = softmax(_every_scale(2000, classes, rng), axis=1)
     scores = (score_fractions(p[p.max(1) > 0.5]) * weights).sum((1, 2))
@@ -90,8 +91,8 @@ def _nearly_uniform(count: int, classes: int, rng: np.random.Generator) -> Float
     return np.asarray(rng.uniform(-1e-6, 1e-6, (count, classes)))
 
 
-def _two_alone(count: int, classes: int, rng: np.random.Generator) -> Float64Array:
-    logits = np.full((count, classes), _ALONE)
+def _two_classes(count: int, classes: int, rng: np.random.Generator) -> Float64Array:
+    logits = np.full((count, classes), _ABSENT)
     logits[:, :2] = rng.standard_normal((count, 2)) * np.exp(rng.uniform(-10, 3, (count, 1)))
     return logits
 

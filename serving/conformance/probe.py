@@ -1,8 +1,9 @@
-"""Probes: certified graphs whose network answers the logits that its image spells, so that their answers are known.
+"""Probes: certified graphs whose image encodes the logits of its network, so that what they must answer is known.
 
-A class has three pixels, one below the other: where its logit is positive, its 128th part; where it is negative, that
-of the opposite; and 1 where it is to be NaN or infinite, from division by zero. Every float32 from −128 to 128 passes
-through without rounding; in bytes and in FP16, what is left of it is known.
+The image has three rows of one pixel a class. For a logit z, the first row holds max(z, 0)/128 and the second
+max(−z, 0)/128; the third holds 1 where the logit is to be NaN or infinite, which the network makes by a division by
+zero, and 0 elsewhere. Every float32 from −128 to 128 passes through without rounding; what 8 bits and FP16 make of it
+is known, too.
 """
 
 from __future__ import annotations
@@ -22,11 +23,11 @@ from heatserve.export.graph.build import certified_graph, uint8_input, with_map
 from heatserve.export.graph.precision import to_fp16
 
 REACH = 128.0
-"""The largest logit that an image can spell; a power of two."""
+"""The largest logit that an image can encode; a power of two, so that dividing by it is exact."""
 
-_SPELLED = """
+_NETWORK = """
 <ir_version: 9, opset_import: ["" : 18]>
-spelled (float[N,1,3,{classes}] image) => (float[N,{classes}] logits)
+probe (float[N,1,3,{classes}] image) => (float[N,{classes}] logits)
 <float[1] reach = {{{reach}}}, float[1] whole = {{1}},
  int64[1] row_0 = {{0}}, int64[1] row_1 = {{1}}, int64[1] row_2 = {{2}}>
 {{
@@ -43,15 +44,15 @@ spelled (float[N,1,3,{classes}] image) => (float[N,{classes}] logits)
 
 
 @dataclass(frozen=True)
-class Spelling:
-    """One variant of the network: how images spell logits for it, and how it reads them."""
+class Encoding:
+    """One variant of the network: how images encode logits for it, and how it decodes them."""
 
     input_type: InputType
     network: Callable[[int], onnx.ModelProto]
     """The graph from `image` to `logits` [N, K], for K classes."""
-    spell: Callable[[Float32Array], NDArray[Any]]
+    encode: Callable[[Float32Array], NDArray[Any]]
     """Images for logits [N, K], as near as they can come."""
-    read: Callable[[NDArray[Any]], Float32Array]
+    decode: Callable[[NDArray[Any]], Float32Array]
     """The logits [N, K] that the network answers, exactly."""
     invalid: tuple[float, ...]
     """Pixels that make an image invalid."""
@@ -63,7 +64,7 @@ class Spelling:
 class Probe:
     """One certified graph and everything that its answers follow from."""
 
-    spelling: Spelling
+    encoding: Encoding
     classes: int
     sigma: float
     radius_map: RadiusMap
@@ -71,50 +72,50 @@ class Probe:
     """Serialised ONNX."""
 
 
-def probe(spelling: Spelling, *, classes: int, sigma: float, radius_map: RadiusMap) -> Probe:
+def probe(encoding: Encoding, *, classes: int, sigma: float, radius_map: RadiusMap) -> Probe:
     """The graph that `heatserve export` and `heatserve calibrate` would make of this network."""
-    graph = with_map(certified_graph(spelling.network(classes), sigma=sigma), radius_map)
-    return Probe(spelling, classes, sigma, radius_map, graph.SerializeToString())
+    graph = with_map(certified_graph(encoding.network(classes), sigma=sigma), radius_map)
+    return Probe(encoding, classes, sigma, radius_map, graph.SerializeToString())
 
 
 def _network(classes: int) -> onnx.ModelProto:
-    return parser.parse_model(_SPELLED.format(classes=classes, reach=REACH))
+    return parser.parse_model(_NETWORK.format(classes=classes, reach=REACH))
 
 
-def _spell(logits: Float32Array) -> Float32Array:
+def _encode(logits: Float32Array) -> Float32Array:
     up = np.clip(np.nan_to_num(logits, nan=0.0) / np.float32(REACH), -1, 1)
     rows = (np.maximum(up, 0), np.maximum(-up, 0), ~np.isfinite(logits))
     return np.stack(rows, axis=1, dtype=np.float32)[:, None]
 
 
-def _read(images: NDArray[np.floating[Any]]) -> Float32Array:
+def _decode(images: NDArray[np.floating[Any]]) -> Float32Array:
     up, down, broken = images[:, 0].transpose(1, 0, 2)
     with np.errstate(divide="ignore", invalid="ignore"):
         logits = (up - down) * images.dtype.type(REACH) / (1 - broken)
     return np.asarray(logits, np.float32)
 
 
-def _spell_in_bytes(logits: Float32Array) -> NDArray[np.uint8]:
-    levels = np.rint(_spell(logits) * np.float32(255)).astype(np.uint8)
+def _encode_in_bytes(logits: Float32Array) -> NDArray[np.uint8]:
+    levels = np.rint(_encode(logits) * np.float32(255)).astype(np.uint8)
     return np.ascontiguousarray(levels.transpose(0, 2, 3, 1))
 
 
-FP32 = Spelling(
+FP32 = Encoding(
     input_type="FP32",
     network=_network,
-    spell=_spell,
-    read=_read,
+    encode=_encode,
+    decode=_decode,
     invalid=(np.nan, np.inf, -np.inf, -0.001, 1.001, -1e-45, float(np.nextafter(np.float32(1), np.float32(2)))),
     tolerance=1e-5,
 )
 FP16 = replace(
-    FP32, network=lambda classes: to_fp16(_network(classes)), read=lambda images: _read(images.astype(np.float16))
+    FP32, network=lambda classes: to_fp16(_network(classes)), decode=lambda images: _decode(images.astype(np.float16))
 )
 UINT8 = replace(
     FP32,
     input_type="UINT8",
     network=lambda classes: uint8_input(_network(classes)),
-    spell=_spell_in_bytes,
-    read=lambda images: _read(images.transpose(0, 3, 1, 2) / np.float32(255)),
+    encode=_encode_in_bytes,
+    decode=lambda images: _decode(images.transpose(0, 3, 1, 2) / np.float32(255)),
     invalid=(),
 )

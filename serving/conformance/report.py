@@ -8,7 +8,7 @@ from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
-from heatserve.serving.conformance.judge import Findings
+from heatserve.serving.conformance.findings import Findings
 
 
 def conformance_table(findings: Mapping[str, Findings], absent: Mapping[str, str]) -> Group:

@@ -1,9 +1,9 @@
-"""Triton as an engine that is held against float64: the whole way of a request, from the wire to the wire."""
+"""Triton as an engine of the conformance suite: the whole way of a request, over gRPC and back."""
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -18,55 +18,20 @@ from heatserve.export.contract import INVALID_LABEL, OUTPUT_NAMES, OUTPUT_TENSOR
 from heatserve.export.repository.layout import publish
 from heatserve.export.runtime.session import Runner
 from heatserve.serving.client.wire import wire
-from heatserve.serving.conformance import engines
-from heatserve.serving.conformance.engines import Engine, EngineMissingError
-from heatserve.serving.conformance.judge import Findings, conform, standard_probes
+from heatserve.serving.conformance.engine import EngineMissingError
 from heatserve.serving.conformance.probe import Probe
 from heatserve.serving.errors import ServingError
 from heatserve.serving.triton.endpoints import FREE_PORTS
 from heatserve.serving.triton.installation import find_triton
 from heatserve.serving.triton.server import TritonServer
 
-Progress = Callable[[str, int], Callable[[], object]]
-"""Told of an engine and the number of its probes, gives what is called after each of them."""
-
 _NAME = "probe"
 _REFUSALS = ("image: expected finite values in [0,1]", "probabilities: expected numbers")
 _NO_IMAGES = Split(dataset="none", split="none", images=0, seed=0)
 
 
-def conform_all(
-    names: Sequence[str] | None, *, examples: int, seed: int, progress: Progress
-) -> tuple[dict[str, Findings], dict[str, str]]:
-    """Hold engines against float64, see `conform`: what was found, and why the others could not be run here.
-
-    Args:
-        names: keys of `ENGINES`; none: all.
-        examples: hard cases for each probe.
-        seed: of the cases.
-        progress: see `Progress`.
-
-    Raises:
-        ServingError: an engine that is not known.
-        EngineMissingError: none of them can be run here, so that nothing was found.
-    """
-    unknown = [name for name in names or () if name not in ENGINES]
-    if unknown:
-        raise ServingError(f"engine: expected one of {', '.join(ENGINES)}, got {unknown[0]}")
-    findings, absent, probes = dict[str, Findings](), dict[str, str](), standard_probes(seed=seed)
-    for name in names or ENGINES:
-        on_probe = progress(name, len(probes))
-        try:
-            findings[name] = conform(ENGINES[name], probes, examples=examples, seed=seed, on_probe=on_probe)
-        except EngineMissingError as error:
-            absent[name] = str(error)
-    if not findings:
-        raise EngineMissingError("; ".join(f"{name} could not be run here. {why}" for name, why in absent.items()))
-    return findings, absent
-
-
 @contextmanager
-def triton(probe: Probe) -> Iterator[Runner]:
+def triton_engine(probe: Probe) -> Iterator[Runner]:
     """A Triton of its own that serves the probe, asked over gRPC.
 
     An image that it refuses counts as label −1 with radius 0; the rest of the batch is then asked about again.
@@ -80,7 +45,7 @@ def triton(probe: Probe) -> Iterator[Runner]:
     except ServingError as error:
         raise EngineMissingError(str(error)) from None
     with TemporaryDirectory(prefix="heatserve-conformance-") as folder, ExitStack() as stack:
-        base = probe.spelling.network(probe.classes).SerializeToString()
+        base = probe.encoding.network(probe.classes).SerializeToString()
         publish(Path(folder), _card(probe, base), graph=probe.graph, base=base)
         server = stack.enter_context(TritonServer(Path(folder), endpoints=FREE_PORTS))
         connection = wire(server.endpoints.grpc_url, timeout=60, asynchronous=False)
@@ -140,14 +105,10 @@ def _card(probe: Probe, base: bytes) -> Card:
         sigma=probe.sigma,
         class_names=tuple(map(str, range(probe.classes))),
         input_shape=(1, 3, probe.classes),
-        input_type=probe.spelling.input_type,
+        input_type=probe.encoding.input_type,
         training={},
         calibration=calibration if probe.radius_map.radii else None,
         evaluation=None,
         versions=versions("python", "onnx"),
         date=now(),
     )
-
-
-ENGINES: Mapping[str, Engine] = {**engines.ENGINES, "triton": triton}
-"""All that heatserve can answer with."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -17,16 +18,20 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 from onnx import numpy_helper
+from rich.console import Console
 from typer.testing import CliRunner
 
-from heatserve.certification.errors import HeatserveError
 from heatserve.cli import app
+from heatserve.commands.conformance import BROKEN
 from heatserve.export.graph.certificate import Margins, certificate_graph, map_tensors
-from heatserve.export.runtime.session import Runner
-from heatserve.serving.conformance.engines import ENGINES, EngineMissingError
-from heatserve.serving.conformance.judge import Findings, conform, examine, judge, standard_probes
+from heatserve.export.runtime.session import GraphError, Runner
+from heatserve.serving.conformance.conform import conform, conform_all, examine, standard_probes
+from heatserve.serving.conformance.engine import Engine, EngineMissingError
+from heatserve.serving.conformance.engines import ALL_ENGINES, on_accelerator, with_plan
+from heatserve.serving.conformance.findings import Findings
 from heatserve.serving.conformance.probe import FP32, REACH, UINT8, Probe, probe
-from heatserve.serving.conformance.triton import triton
+from heatserve.serving.conformance.promises import check_promises
+from heatserve.serving.conformance.report import conformance_table
 
 PROBES = standard_probes(seed=0)
 
@@ -35,7 +40,7 @@ PROBES = standard_probes(seed=0)
     ("engine", "examples"), [("onnxruntime", 300), ("onnxruntime without optimisations", 300), ("onnx reference", 40)]
 )
 def test_an_engine_that_means_the_same_passes(engine: str, examples: int) -> None:
-    findings = conform(ENGINES[engine], PROBES, examples=examples, seed=1)
+    findings = conform(ALL_ENGINES[engine], PROBES, examples=examples, seed=1)
     assert findings.passed, findings
     assert findings.positive > examples / 4  # radii that could have been too large
     for promise in ("invalid input", "certified_radius", "nominal_radius of use", "alone as in a batch"):
@@ -45,7 +50,7 @@ def test_an_engine_that_means_the_same_passes(engine: str, examples: int) -> Non
 @cache
 def _running(classes: int) -> tuple[Probe, Runner]:
     one = next(one for one in PROBES if one.classes == classes and one.radius_map.radii)
-    return one, ENGINES["onnxruntime"](one).__enter__()
+    return one, ALL_ENGINES["onnxruntime"](one).__enter__()
 
 
 @settings(max_examples=200, deadline=None)
@@ -54,22 +59,22 @@ def test_no_logits_whatever_break_a_promise(data: st.DataObject, classes: int) -
     one, answer = _running(classes)
     numbers = st.floats(-REACH, REACH, width=32)
     logits = data.draw(arrays.arrays(np.float32, st.tuples(st.integers(1, 5), st.just(classes)), elements=numbers))
-    images = FP32.spell(logits)
-    findings = Findings()
-    judge(findings, one, FP32.read(images), answer(images))
-    assert findings.passed, findings
+    images = FP32.encode(logits)
+    checks = list(check_promises(one, FP32.decode(images), answer(images)))
+    assert len(checks) > 5
+    assert all(check.kept.all() for check in checks), checks
 
 
-def test_images_spell_logits_exactly() -> None:
+def test_images_encode_logits_exactly() -> None:
     logits = np.random.default_rng(0).uniform(-REACH, REACH, (50, 7)).astype(np.float32)
-    np.testing.assert_array_equal(FP32.read(FP32.spell(logits)), logits)
-    assert np.abs(UINT8.read(UINT8.spell(logits)) - logits).max() <= REACH / 255 / 2 * 1.001
+    np.testing.assert_array_equal(FP32.decode(FP32.encode(logits)), logits)
+    assert np.abs(UINT8.decode(UINT8.encode(logits)) - logits).max() <= REACH / 255 / 2 * 1.001
 
 
 def test_triton_means_the_same() -> None:
     """The whole way over gRPC: FP32 with ten classes, and UINT8."""
-    chosen = [PROBES[3], next(one for one in PROBES if one.spelling is UINT8)]
-    findings = conform(triton, chosen, examples=100, seed=2)
+    chosen = [PROBES[3], next(one for one in PROBES if one.encoding is UINT8)]
+    findings = conform(ALL_ENGINES["triton"], chosen, examples=100, seed=2)
     assert findings.passed, findings
     assert findings.promises["invalid input"].cases > 10
 
@@ -81,7 +86,7 @@ def tampered(change: Callable[[onnx.GraphProto, dict[str, onnx.TensorProto]], ob
     def engine(one: Probe) -> Iterator[Runner]:
         model = onnx.load_from_string(one.graph)
         change(model.graph, {tensor.name: tensor for tensor in model.graph.initializer})
-        with ENGINES["onnxruntime"](replace(one, graph=model.SerializeToString())) as answer:
+        with ALL_ENGINES["onnxruntime"](replace(one, graph=model.SerializeToString())) as answer:
             yield answer
 
     return conform(engine, PROBES[3:6], examples=400, seed=3)
@@ -152,14 +157,14 @@ def without_margins(one: Probe) -> Probe:
 def test_a_certificate_without_margins_is_found() -> None:
     """What float32 rounds up is seen: no tolerance of the suite hides it."""
     bare = [without_margins(one) for one in PROBES[3:5]]
-    findings = conform(ENGINES["onnxruntime"], bare, examples=400, seed=3)
+    findings = conform(ALL_ENGINES["onnxruntime"], bare, examples=400, seed=3)
     for promise in ("nominal_radius", "certified_radius"):
         assert findings.promises[promise].failures > 0
 
 
 def test_an_engine_with_other_outputs_is_found() -> None:
     def lossy(images: Any) -> Any:
-        with ENGINES["onnxruntime"](PROBES[3]) as answer:
+        with ALL_ENGINES["onnxruntime"](PROBES[3]) as answer:
             return {name: value for name, value in answer(images).items() if name != "l_bound"}
 
     @contextmanager
@@ -177,7 +182,7 @@ def test_the_order_of_a_batch_does_not_matter() -> None:
     @contextmanager
     def forgetful(_: Probe) -> Iterator[Runner]:
         """Answers the first image of a batch to all of them."""
-        with ENGINES["onnxruntime"](one) as answer:
+        with ALL_ENGINES["onnxruntime"](one) as answer:
             yield lambda images: {name: value[[0] * len(value)] for name, value in answer(images).items()}
 
     findings = Findings()
@@ -204,17 +209,37 @@ def test_the_command_counts_and_names_what_is_absent(tmp_path: Path) -> None:
     assert "engine: expected one of onnxruntime, " in str(wrong.exception)
 
 
-def test_a_broken_promise_is_shown_and_ends_with_3(monkeypatch: pytest.MonkeyPatch) -> None:
-    @contextmanager
-    def engine(one: Probe) -> Iterator[Runner]:
-        model = onnx.load_from_string(one.graph)
-        unchecked(model.graph, {})
-        with ENGINES["onnxruntime"](replace(one, graph=model.SerializeToString())) as answer:
-            yield answer
+@contextmanager
+def unchecking(one: Probe) -> Iterator[Runner]:
+    """ONNX Runtime with a graph that takes every image for valid."""
+    model = onnx.load_from_string(one.graph)
+    unchecked(model.graph, {})
+    with ALL_ENGINES["onnxruntime"](replace(one, graph=model.SerializeToString())) as runner:
+        yield runner
 
-    monkeypatch.setattr("heatserve.serving.conformance.triton.ENGINES", {"unchecked": engine})
-    shown = CliRunner().invoke(app, ["conformance", "--examples", "20"], env={"COLUMNS": "200"})
-    assert shown.exit_code == 3
+
+@contextmanager
+def absent(_: Probe) -> Iterator[Runner]:
+    raise EngineMissingError("it has no wheels")
+    yield
+
+
+def test_a_broken_promise_is_shown_and_what_is_absent() -> None:
+    findings, why = conform_all({"unchecked": unchecking, "abacus": absent}, examples=20, seed=0)
+    assert why == {"abacus": "it has no wheels"}
+    assert not findings["unchecked"].passed
+    console = Console(width=200, record=True, file=io.StringIO())
+    console.print(conformance_table(findings, why))
+    shown = console.export_text()
+    assert "unchecked: invalid input: " in shown
+    assert "abacus could not be run here. it has no wheels" in shown
+
+
+def test_an_engine_that_was_added_is_examined_and_a_broken_promise_ends_with_3(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(ALL_ENGINES, "unchecked", unchecking)
+    arguments = ["conformance", "--examples", "20", "--engine", "unchecked"]
+    shown = CliRunner().invoke(app, arguments, env={"COLUMNS": "200"})
+    assert shown.exit_code == BROKEN
     assert "unchecked: invalid input: " in shown.output
 
 
@@ -224,29 +249,22 @@ def test_an_absent_engine_says_what_it_needs() -> None:
     if "CUDAExecutionProvider" in onnxruntime.get_available_providers():
         pytest.skip("ONNX Runtime has CUDA here")
     with pytest.raises(EngineMissingError, match=r"CUDAExecutionProvider: expected .* NVIDIA GPU"):
-        conform(ENGINES["onnxruntime CUDA"], PROBES[:1], examples=1, seed=0)
+        conform(ALL_ENGINES["onnxruntime CUDA"], PROBES[:1], examples=1, seed=0)
 
 
-@pytest.mark.parametrize("engine", ["onnxruntime CUDA", "tensorrt"])
-def test_an_engine_that_is_there_and_refuses_a_graph_has_failed(engine: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    def refuse(*_: Any, **__: Any) -> Any:
-        raise HeatserveError("graph: refused")
+def refuse(*_: Any, **__: Any) -> Any:
+    raise GraphError("graph: refused")
 
-    monkeypatch.setattr("heatserve.serving.conformance.engines.open_session", refuse)
-    monkeypatch.setattr("heatserve.serving.conformance.engines.require_tensorrt", lambda: None)
-    monkeypatch.setattr("heatserve.serving.conformance.engines.build_plan", refuse)
-    findings = conform(ENGINES[engine], PROBES[:1], examples=1, seed=0)
+
+@pytest.mark.parametrize(
+    "engine", [on_accelerator("cuda", opener=refuse), with_plan(require=lambda: None, build=refuse)]
+)
+def test_an_engine_that_is_there_and_refuses_a_graph_has_failed(engine: Engine) -> None:
+    findings = conform(engine, PROBES[:1], examples=1, seed=0)
     assert not findings.passed
     assert findings.ended_by == "graph: refused"
 
 
-def test_nothing_that_could_be_run_is_no_success(monkeypatch: pytest.MonkeyPatch) -> None:
-    @contextmanager
-    def absent(_: Probe) -> Iterator[Runner]:
-        raise EngineMissingError("it has no wheels")
-        yield
-
-    monkeypatch.setattr("heatserve.serving.conformance.triton.ENGINES", {"abacus": absent})
-    shown = CliRunner().invoke(app, ["conformance"])
-    assert shown.exit_code == 1
-    assert str(shown.exception) == "abacus could not be run here. it has no wheels"
+def test_nothing_that_could_be_run_is_no_success() -> None:
+    with pytest.raises(EngineMissingError, match=r"^abacus could not be run here\. it has no wheels$"):
+        conform_all({"abacus": absent}, examples=1, seed=0)
