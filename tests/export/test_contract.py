@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -9,14 +10,24 @@ from pathlib import Path
 import onnx
 import pytest
 from onnx import helper
+from pydantic import BaseModel
 
+from heatserve.export import card as cards
 from heatserve.export.card import GRAPH_NAME
 from heatserve.export.contract import OUTPUT_TENSORS, top_k_of
-from heatserve.export.graph.build import certified_graph, with_map
+from heatserve.export.graph.build import IR_VERSION, OPSET, certified_graph, with_map
 from heatserve.export.graph.certificate import certificate_graph
-from heatserve.export.repository.layout import open_model
+from heatserve.export.repository.layout import MAX_BATCH_SIZE, open_model
 
 ROOT = Path(__file__).parents[2]
+PAGE = (ROOT / "docs" / "served-graph.md").read_text()
+
+
+def table(heading: str, first_column: str) -> list[list[str]]:
+    """The rows of all tables under a heading of the page whose first column has that name."""
+    (section,) = re.findall(rf"^## {heading}\n(.*?)(?=^## |\Z)", PAGE, flags=re.S | re.M)
+    tables = re.findall(rf"^\| {first_column} \|.*\n\|[-|]+\n((?:\|.*\n)+)", section, flags=re.M)
+    return [[cell.strip() for cell in row.strip("|").split("|")] for rows in tables for row in rows.splitlines()]
 
 
 def network_of(served: onnx.ModelProto) -> onnx.ModelProto:
@@ -67,3 +78,30 @@ def test_a_client_may_import_the_contract_with_numpy_only() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+def test_the_page_lists_the_outputs_of_the_contract() -> None:
+    rows = [row[:3] for row in table("Outputs", "output")]
+    assert rows == [
+        [f"`{tensor.name}`", tensor.datatype, f"[{', '.join(('N', *tensor.axes))}]"] for tensor in OUTPUT_TENSORS
+    ]
+
+
+def test_the_page_lists_every_field_of_a_card() -> None:
+    parts = [part for part in vars(cards).values() if isinstance(part, type) and issubclass(part, BaseModel)]
+    fields = {name for part in parts for name in part.model_fields}
+    listed = {name for row in table("The certificate card", "field") for name in re.findall(r"`(\w+)`", row[0])}
+    assert {"promise", "spoofed", "tf32"} < fields
+    assert listed <= fields
+    assert fields <= set(re.findall(r"`(\w+)`", PAGE))
+
+
+def test_the_page_states_the_versions_and_the_limit() -> None:
+    assert f"ONNX opset {OPSET} and IR version {IR_VERSION}" in PAGE
+    assert f"at most {MAX_BATCH_SIZE} images" in PAGE
+
+
+def test_the_example_of_the_page_runs() -> None:
+    (example,) = re.findall(r"```python\n(.*?)```", PAGE, flags=re.S)
+    done = subprocess.run([sys.executable, "-c", example], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert re.fullmatch(r"\[ ?\d+ -1\] \[[\d.]+ +0\. *\]\n", done.stdout), done.stdout
