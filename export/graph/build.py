@@ -21,10 +21,10 @@ if TYPE_CHECKING:
     from torch import nn
 
 OPSET = 18
-"""ONNX Runtime from 1.14, TensorRT 10 and Triton's containers read it; what `torch.onnx.export` writes natively."""
+"""What `torch.onnx.export` writes natively. ONNX Runtime reads it from 1.14 on, and TensorRT's parser from 10 on."""
 IR_VERSION = 9
 
-# TensorRT can only cast UINT8, so that comes first.
+# The cast comes first: TensorRT has no other operator that takes UINT8.
 _UINT8 = """
 bytes (uint8[N,{height},{width},{channels}] image) => (float[N,{channels},{height},{width}] pixels)
     <float white = {{255}}>
@@ -124,7 +124,7 @@ def takes_uint8(model: onnx.ModelProto) -> bool:
 
 
 def plain_graph(logits: onnx.ModelProto) -> onnx.ModelProto:
-    """`image` → `probabilities`: what anyone would serve without a certificate; the floor of every benchmark."""
+    """`image` → `probabilities` FP32 [N, K], without a certificate: what benchmarks compare the served graph with."""
     model = onnx.ModelProto()
     model.CopyFrom(logits)
     model.graph.node.append(helper.make_node("Softmax", ["logits"], ["probabilities"], axis=1))
@@ -136,9 +136,11 @@ def plain_graph(logits: onnx.ModelProto) -> onnx.ModelProto:
 
 
 def certified_graph(logits: onnx.ModelProto, *, sigma: float) -> onnx.ModelProto:
-    """The graph of DESIGN.md section 4: `image` to the six outputs; not calibrated, so its certified radii are 0.
+    """The served graph (docs/served-graph.md), from `image` to the six outputs; every certified radius is 0.
 
-    It takes what `logits` takes: FP32 [N, C, H, W] in [0,1], which is checked, or UINT8 [N, H, W, C].
+    Args:
+        logits: on FP32 [N, C, H, W] in [0,1], which the graph will check, or on UINT8 [N, H, W, C].
+        sigma: σ of the smoothing noise, on the [0,1] pixel scale.
     """
     model = onnx.ModelProto()
     model.CopyFrom(logits)
@@ -154,7 +156,11 @@ def certified_graph(logits: onnx.ModelProto, *, sigma: float) -> onnx.ModelProto
 
 
 def with_map(certified: onnx.ModelProto, radius_map: RadiusMap) -> onnx.ModelProto:
-    """The same graph serving the certified radii of `radius_map`: three initializers are replaced, nothing else."""
+    """The same graph with the certified radii of `radius_map`: three initializers are replaced, and nothing else.
+
+    Raises:
+        ValueError: not a certified graph, or not a map.
+    """
     model = onnx.ModelProto()
     model.CopyFrom(certified)
     initializers = {tensor.name: tensor for tensor in model.graph.initializer}

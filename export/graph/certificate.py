@@ -1,26 +1,27 @@
-"""The certificate, as ONNX operators that follow the network's logits inside the served graph (DESIGN.md section 4).
+"""The certificate, as ONNX operators that follow the network's logits inside the served graph (docs/served-graph.md).
 
-Everything that a sceptic must trust about a served radius is in `_TEMPLATE` and its constants: some 30 operators on a
-few numbers an image, all FP32, all deterministic. Five ideas keep them few and safe.
+All arithmetic of a served radius is in `_TEMPLATE` and its constants: some 30 operators on a few numbers an image, all
+FP32 and deterministic. They are built on five ideas.
 
-**The check.** Engines may lose a NaN in a minimum, a maximum or a clip, and may take x − x for 0, but keep it in a sum;
-and no comparison with NaN holds. Three reductions read the image; none writes one.
+**The check.** An engine may drop a NaN in a minimum, a maximum or a clip, and may take x − x for 0, but it keeps NaN in
+a sum; and every comparison with NaN is false. Three reductions read the image, and none of them writes another one.
 
-**The quantile.** −Φ⁻¹ is a positive sum of eight fractions (`certification/quantile.py`), without branches. The score
-of calibration is another weighted sum of the same fractions.
+**The quantile.** With A(m) = −Φ⁻¹(m), A is a positive sum of eight fractions (`certification/quantile.py`), without
+branches. The score that calibration fits is another weighted sum of the same fractions.
 
-**The tails.** It is taken at q = p₍₂₎ + p₍₃₎ + …, p₍₁₎ and p₍₂₎, each clipped to ½, where it is 0: so
-Φ⁻¹(p₍₁₎) = A(q) − A(p₍₁₎) on either side of ½, and 1 − p₍₁₎ is a sum, never a difference. A tail of 0 counts as the
-smallest normal float: a large, finite radius.
+**The tails.** A is taken at q = p₍₂₎ + p₍₃₎ + …, at p₍₁₎ and at p₍₂₎, each clipped to ½, where A is 0. So
+Φ⁻¹(p₍₁₎) = A(q) − A(p₍₁₎) on either side of ½, and 1 − p₍₁₎ is summed and never subtracted. A tail of 0 counts as the
+smallest normal float32, which gives a large, finite radius.
 
-**The margins.** Every weight of the nominal radius is a little smaller where a larger value would enlarge it, and a
-little larger where it would shrink it, by more than float32 can lose in any order of summation; the thresholds of the
-certified radius are a little higher, by more than it can lose in a score. No radius is above its float64 value.
+**The margins.** Each weight of the nominal radius is a little smaller where a larger value would enlarge the radius,
+and a little larger where it would shrink it, by more than float32 can lose in any order of summation; the thresholds of
+the certified radius are a little higher, by more than float32 can lose in a score. So no radius is above its float64
+value.
 
-**The steps.** A certified radius is one of a table of float32 numbers, picked by comparisons: it is not computed.
+**The steps.** A certified radius is picked from a table of float32 numbers by comparisons, and not computed.
 
-Invalid input (NaN, ±Inf, outside [0,1]) or a network that answers NaN: label −1, uniform probabilities, and radii 0,
-because the uniform vector has q ≥ ½.
+An image that is invalid (NaN, ±∞, a value outside [0,1]), or that the network answers with NaN, gets label −1, uniform
+probabilities, and therefore radii 0: the uniform vector has q ≥ ½.
 """
 
 from __future__ import annotations
@@ -113,13 +114,13 @@ _CHECK_NETWORK = """
 def certificate_graph(
     *, num_classes: int, sigma: float, check_image: bool = True, margins: Margins = FLOAT32_MARGINS
 ) -> onnx.GraphProto:
-    """The operators from `image` and `logits` to the six outputs of a served model, not calibrated yet.
+    """The operators from `image` and `logits` to the six outputs of a served model; every certified radius is 0.
 
     Args:
         num_classes: K ≥ 2.
         sigma: σ of the smoothing noise, on the [0,1] pixel scale.
         check_image: `image` is FP32 [N, C, H, W], any value of which may be invalid. Otherwise it is UINT8 [N, H, W,
-            C], every value of which is valid; that the network answers numbers is checked always.
+            C], every value of which is valid. That the network answers numbers is checked in both cases.
         margins: what the constants give away; less than the default, and a radius may be above its float64 value.
     """
     if num_classes < 2:
@@ -145,7 +146,7 @@ def _signature(num_classes: int) -> str:
 def map_tensors(
     radius_map: RadiusMap, *, num_classes: int, margins: Margins = FLOAT32_MARGINS
 ) -> list[onnx.TensorProto]:
-    """The three initializers that calibration replaces.
+    """The initializers `score_weights`, `score_thresholds` and `served_radii`, which calibration replaces.
 
     The ninth weight of q is a bonus that lifts any score with q < ½ above any with q ≥ ½, as the thresholds demand.
     """
@@ -203,7 +204,7 @@ def _constants(num_classes: int, sigma: float, margins: Margins) -> dict[str, ND
 
 
 def _pick_tails(num_classes: int, margins: Margins) -> Float32Array:
-    """Weights [3, 1, K] on the sorted probabilities that give 2q, 2p₍₁₎, 2p₍₂₎; 2q at least its exact value."""
+    """Weights [3, 1, K] on the sorted probabilities: their sums are 2q, at least its exact value, 2p₍₁₎ and 2p₍₂₎."""
     weights = np.zeros((3, 1, num_classes))
     weights[0, 0, 1:] = 2 * (1 + (num_classes + 1) * margins.roundoff) if num_classes > 2 else 2
     weights[1, 0, 0] = weights[2, 0, 1] = 2
@@ -213,7 +214,7 @@ def _pick_tails(num_classes: int, margins: Margins) -> Float32Array:
 def _nominal_weights(sigma: float, margins: Margins) -> Float32Array:
     """Weights [3, 1, 9] on the fractions of q, p₍₁₎, p₍₂₎ that sum to σ/2·(A(q) − A(p₍₁₎) + A(p₍₂₎)), rounded down.
 
-    The last fraction is 1 where q < ½ and 0 elsewhere: it takes away what the logarithm may be off by.
+    The last fraction is 1 where q < ½ and 0 elsewhere; its weight takes away what the logarithm may be off by.
     """
     weights = np.array((1, -1, 1))[:, None] * np.append(RESIDUES, 0.0)
     weights -= margins.relative * np.abs(weights)

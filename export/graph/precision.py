@@ -1,6 +1,6 @@
 """The network in fewer bits: logits graphs in FP16, and in INT8 with QuantizeLinear and DequantizeLinear.
 
-Input and logits stay FP32, so softmax, certificate and input checks do, whatever the network's precision.
+Input and logits stay FP32. So softmax, certificate and input checks are FP32 whatever the network's precision.
 """
 
 from __future__ import annotations

@@ -30,7 +30,12 @@ class _Images(CalibrationDataReader):  # type: ignore[misc]
 def quantise(graph: Path, out: Path, images: Float32Array) -> None:
     """Write `graph` with INT8 weights, one scale a channel, and UINT8 activations, in the ranges that `images` show.
 
-    Weights use 7 of their 8 bits: so sums do not saturate on CPUs without VNNI, and the graph means the same on all.
+    Weights use 7 of their 8 bits. So sums do not saturate on CPUs without VNNI, and all CPUs give the same answers.
+
+    Args:
+        graph: a file, FP32 [N, C, H, W] → FP32 [N, K].
+        out: the file to write.
+        images: FP32 [M, C, H, W].
     """
     logging.disable(logging.WARNING)  # it recommends a pre-processing that the exporter has done
     quantize_static(

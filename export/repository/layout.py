@@ -91,7 +91,7 @@ def open_model(repository: Path, name: str) -> ModelVersion:
 
 
 def _check_constants(path: Path, card: Card) -> None:
-    """No radius leaves the server that the card has not calibrated, even where the hashes agree."""
+    """Check that the graph holds the radii of its card, even where the hashes agree: both may be wrong together."""
     calibrated = card.calibration
     radius_map = calibrated.radius_map if calibrated else NOT_CALIBRATED
     try:
@@ -126,7 +126,7 @@ def triton_config(card: Card) -> pb.ModelConfig:
 
 
 def _image_dims(card: Card) -> tuple[int, int, int]:
-    """Of one image as the graph takes it."""
+    """The dimensions of one image as the graph takes it; −1 where any size will do."""
     channels, height, width = card.input_shape
     if card.resize:
         return -1, -1, channels
@@ -136,8 +136,8 @@ def _image_dims(card: Card) -> tuple[int, int, int]:
 def tensorrt_options(card: Card) -> dict[str, str]:
     """Options of ONNX Runtime's TensorRT provider, which Triton's backend knows by the same names.
 
-    Precision is the graph's; the provider may round to TF32, and has no option against it. What it measured of kernels
-    is kept, in the folder where the server was started. Engines are not: one that lies in a cache is bound to no card.
+    The precision is the graph's; the provider may round to TF32, and has no option against it. Timings of kernels are
+    cached in the folder where the server was started. Engines are not cached: no card would be bound to one.
     """
     shape = "x".join(map(str, _image_dims(card)))
     profile = {
@@ -148,7 +148,7 @@ def tensorrt_options(card: Card) -> dict[str, str]:
 
 
 def set_engine(config: pb.ModelConfig, card: Card) -> None:
-    """Have Triton run the model on what it was calibrated on, CPU or GPU, and not on what else it finds."""
+    """Have Triton run the model on the kind of device that it was calibrated on, CPU or GPU, and on no other."""
     on_gpu = card.plan or card.accelerator
     for group in config.instance_group:
         group.kind = pb.ModelInstanceGroup.KIND_GPU if on_gpu else pb.ModelInstanceGroup.KIND_CPU
@@ -162,7 +162,7 @@ def set_engine(config: pb.ModelConfig, card: Card) -> None:
 def served_config(model: ModelVersion) -> pb.ModelConfig:
     """The `config.pbtxt` of a model, where that and `labels.txt` are of this model.
 
-    Settings in it are the operator's; name, backend, tensors and the names of the classes are the card's.
+    Its settings belong to the operator; name, backend, tensors and names of classes must be those of the card.
 
     Raises:
         HeatserveError: `config.pbtxt` is missing, or no configuration of Triton.

@@ -1,7 +1,7 @@
 """How a model is run, in its `config.pbtxt`: batching, queue, instances, threads, warm-up.
 
-The exporter's defaults are written once; from then on these settings belong to the operator, or to `heatserve tune`,
-and stay when the next version of the model is published. What a model *is* (its tensors, its backend) is the card's.
+The exporter writes defaults once. From then on these settings belong to the operator, or to `heatserve tune`, and stay
+when the next version of the model is published. What a model *is* (its tensors, its backend) follows from the card.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from heatserve.certification.files import write_atomically
 THREADS = "intra_op_thread_count"
 """Parameter of the backend `onnxruntime`, NVIDIA's and ours: threads of one instance; 0: one for each core."""
 WARM_UP_PATH = Path("warmup", "image")
-"""The image that Triton asks each instance for before it serves, in a model's folder: the bytes of its tensor."""
+"""In a model's folder: the bytes of the image that Triton has each instance classify before it serves."""
 
 _WARM_UP = "one image"
 _ANY_SIZE = 256
@@ -43,10 +43,10 @@ def write_config(path: Path, config: pb.ModelConfig) -> None:
 
 
 def default_settings(max_batch_size: int) -> pb.ModelConfig:
-    """What the exporter writes where nobody has chosen: one instance on all cores, what waits goes together.
+    """What the exporter writes where nobody has chosen: one instance on all cores; requests that wait are batched.
 
-    No limit to the queue: with any (size, timeout, or a timeout that a request may choose) Triton's dynamic batcher
-    stops looking ahead and loses wake-ups, so that requests wait for half a second beside an idle instance
+    The queue has no limit: with one (a size, a timeout, or a timeout that a request may choose) Triton's dynamic
+    batcher stops looking ahead and loses wake-ups, so that requests wait for half a second beside an idle instance
     (triton-inference-server/server issue 8870).
     """
     settings = pb.ModelConfig()
@@ -59,7 +59,7 @@ def default_settings(max_batch_size: int) -> pb.ModelConfig:
 
 
 def with_settings(model: pb.ModelConfig, settings: pb.ModelConfig) -> pb.ModelConfig:
-    """`settings`, in which `model` replaces each field that it has; of the parameters, those that it names."""
+    """`settings` with each field that `model` has replaced by it; of the parameters, only those that it names."""
     config = pb.ModelConfig()
     config.CopyFrom(settings)
     for field, _ in model.ListFields():
@@ -99,7 +99,7 @@ def _fits(sample: pb.ModelWarmup, image: pb.ModelInput) -> bool:
 
 
 def _dims(image: pb.ModelInput) -> list[int]:
-    """Of the image that warms up, of any size where the model takes any."""
+    """The dimensions of the image that warms up; where the model takes any size, a common one."""
     return [size if size > 0 else _ANY_SIZE for size in image.dims]
 
 

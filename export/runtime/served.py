@@ -1,4 +1,4 @@
-"""Run what is served: a version's plan where it has one, else its graph, the way its card says."""
+"""Run what is served: the plan of a version where it has one, else its graph, as its card says."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from heatserve.export.runtime.tensorrt import open_plan
 
 
 def open_served(model: ModelVersion) -> Runner:
-    """What a version answers with, its file hashed as it is read: what is measured is what the card names.
+    """What a version answers with. The files are hashed as they are read: what runs is what the card names.
 
     Raises:
         CardError: a file is no longer the one of the card.
@@ -25,7 +25,7 @@ def open_served(model: ModelVersion) -> Runner:
 
 
 def open_bytes(card: Card, graph: bytes, plan: bytes | None) -> Runner:
-    """What a version with this card would answer with.
+    """What a version with this card, and these serialised files, answers with.
 
     Raises:
         HeatserveError: see `open_served`, or a graph or plan that does not load.

@@ -1,8 +1,8 @@
-"""Several ways to do one thing, timed in one run: blocks of requests, every round in another order.
+"""Several ways to do one thing, timed in one run: blocks of requests, with another order of the ways in every round.
 
-What drifts (clocks, caches, other processes) then falls on all ways alike, and a ratio is taken within each round. A
-block begins with a pause, so that threads of the previous way stop spinning for work, and with requests that do not
-count: a core that has slept answers the first ones up to twice as slowly, and the way with more operators suffers most.
+So a drift (of clocks, caches, other processes) affects all ways alike, and ratios are taken within each round. A block
+begins with a pause, in which threads of the previous way stop spinning for work, and with requests that do not count: a
+core that has slept answers the first ones up to twice as slowly, which affects the way with more operators most.
 """
 
 from __future__ import annotations
@@ -15,11 +15,11 @@ import numpy as np
 
 BLOCK = 10
 """Counted requests of one way in a row."""
-LONGEST = 0.2
+_LONGEST = 0.2
 """Seconds after which a block ends, with at least one counted request: slow ways need fewer."""
-PAUSE = 0.02
+_PAUSE = 0.02
 """Seconds between two blocks."""
-WARM_UP = 0.02
+_WARM_UP = 0.02
 """Seconds of requests that do not count at the beginning of a block, one request at least."""
 
 Way = Callable[[], object]
@@ -34,13 +34,13 @@ Name = TypeVar("Name", bound=Hashable)
 def interleave(
     ways: Mapping[Name, Way], *, rounds: int, seed: int, on_round: Callable[[], object] = lambda: None
 ) -> dict[Name, Times]:
-    """Milliseconds of every counted request, each way, by round.
+    """Milliseconds of every request that counts: for each way, one list a round.
 
     Args:
         ways: by name.
-        rounds: counted ones; one more, the first, warms up.
+        rounds: how many count; one more, before them, warms up.
         seed: of the orders.
-        on_round: called after each round, the first included.
+        on_round: called after each round, and after the one that warms up.
     """
     random, names = np.random.default_rng(seed), list(ways)
     times: dict[Name, Times] = {name: [] for name in names}
@@ -64,18 +64,18 @@ def ratio(times: Times, base: Times) -> dict[str, float]:
 
 
 def rounds_for(requests: int) -> int:
-    """The rounds in which `requests` of a way that is not slow count."""
+    """How many rounds it takes until `requests` of a way have counted, unless it is slow."""
     return -(-requests // BLOCK)
 
 
 def _block(way: Way) -> list[float]:
-    time.sleep(PAUSE)
+    time.sleep(_PAUSE)
     start = time.perf_counter()
     way()
-    while time.perf_counter() < start + WARM_UP:
+    while time.perf_counter() < start + _WARM_UP:
         way()
     start, times = time.perf_counter(), [_timed(way)]
-    while len(times) < BLOCK and time.perf_counter() < start + LONGEST:
+    while len(times) < BLOCK and time.perf_counter() < start + _LONGEST:
         times.append(_timed(way))
     return times
 

@@ -33,7 +33,7 @@ def standard_probes(*, seed: int) -> list[Probe]:
         signed = signed_map(classes, np.random.default_rng((seed, classes)))
         for sigma, radius_map in ((0.25, _served_map(0.25)), (1.0, signed), (0.1, NOT_CALIBRATED)):
             probes.append(probe(FP32, classes=classes, sigma=sigma, radius_map=radius_map))
-    variants = (probe(spelling, classes=10, sigma=0.25, radius_map=_served_map(0.25)) for spelling in (UINT8, FP16))
+    variants = (probe(encoding, classes=10, sigma=0.25, radius_map=_served_map(0.25)) for encoding in (UINT8, FP16))
     return [*probes, *variants]
 
 
@@ -88,7 +88,7 @@ def conform(engine: Engine, probes: Iterable[Probe], *, examples: int, seed: int
 
 
 def examine(findings: Findings, runner: Runner, one: Probe, *, examples: int, rng: np.random.Generator) -> None:
-    """Ask about hard cases, about some of them one at a time, and about invalid images that lie among valid ones.
+    """Ask about hard cases, about some of them one at a time, and about invalid images among valid ones.
 
     Args:
         findings: are told of every answer.

@@ -120,7 +120,7 @@ def _fails_closed(out: Outputs) -> NDArray[np.bool_]:
 
 
 def _of_classes(one: Probe, expected: Float64Array, out: Outputs) -> Iterator[tuple[str, NDArray[np.bool_]]]:
-    """Probabilities, label and top_k of valid images, held against float64 softmax."""
+    """Probabilities, label and top_k of valid images, compared with float64 softmax."""
     p, label, top_k = out["probabilities"], out["label"], out["top_k"]
     yield "probabilities", (np.abs(p - expected) <= one.encoding.tolerance).all(1)
     known = ((top_k >= 0) & (top_k < one.classes)).all(1)
@@ -133,7 +133,7 @@ def _of_classes(one: Probe, expected: Float64Array, out: Outputs) -> Iterator[tu
 
 
 def _of_radii(one: Probe, out: Outputs) -> Iterator[tuple[str, NDArray[np.bool_]]]:
-    """The radii of valid images, held against float64 on the engine's own probabilities."""
+    """The radii of valid images, compared with float64 on the engine's own probabilities."""
     p = out["probabilities"].astype(np.float64)
     certified, nominal, bound = out["certified_radius"], out["nominal_radius"], out["l_bound"]
     table = np.append(np.array(one.radius_map.radii, np.float32), np.float32(0))
