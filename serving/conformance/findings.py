@@ -34,9 +34,9 @@ class Findings:
     nominal_below: float = 0.0
     """Largest difference, in σ, of a nominal radius from its float64 value."""
     positive: int = 0
-    """Answers whose certified radius is positive in float64, …"""
+    """Answers whose certified radius is positive in float64."""
     lower: int = 0
-    """… and lower in the engine, where a score is within float32 of its threshold, as many of these cases are."""
+    """Of these, answers with a lower radius: their score is within float32 of a threshold, as in many of the cases."""
 
     @property
     def cases(self) -> int:

@@ -315,6 +315,7 @@ def test_too_few_images_for_the_promise_are_told_before_the_work(model: ModelVer
 def test_a_graph_that_serves_more_than_was_calibrated_is_not_published(
     model: ModelVersion, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """The defect is put where calibration calls with_map, which has no reason to be an argument of calibrate_model."""
     bold = shifted_map(-3.0, 2.0)
     monkeypatch.setattr(calibrating, "with_map", lambda graph, _: with_map(graph, bold))
     images, settings = steady_images(300, 1), MonteCarlo(n0=20, n=200, alpha=0.01, seed=0)
