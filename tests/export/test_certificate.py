@@ -64,7 +64,7 @@ def adversarial_logits(count: int, classes: int, rng: np.random.Generator) -> ND
     return np.asarray(logits)
 
 
-@pytest.mark.parametrize("classes", [2, 3, 10, 100, 1000])
+@pytest.mark.parametrize("classes", [2, 3, 10, 100, pytest.param(1000, marks=pytest.mark.slow)])
 def test_no_radius_is_above_its_float64_value(classes: int) -> None:
     out = certify(adversarial_logits(20_000, classes, np.random.default_rng(classes)))
     p = out["probabilities"].astype(np.float64)

@@ -260,6 +260,7 @@ def test_calibration_publishes_a_graph_whose_radii_certify_backs(model: ModelVer
     np.testing.assert_array_equal(warm_up.reshape(SHAPE), steady_images(300, 1).images[0])
 
 
+@pytest.mark.slow
 def test_one_radius_alone_is_served_or_nothing(model: ModelVersion) -> None:
     radius = float(servable(0.1))
     deciding = MonteCarlo(n0=20, n=3000, alpha=0.01, seed=0, decides=radius)
@@ -312,6 +313,7 @@ def test_too_few_images_for_the_promise_are_told_before_the_work(model: ModelVer
     assert not (tmp_path / "kept").exists()
 
 
+@pytest.mark.slow
 def test_a_graph_that_serves_more_than_was_calibrated_is_not_published(
     model: ModelVersion, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -324,6 +326,7 @@ def test_a_graph_that_serves_more_than_was_calibrated_is_not_published(
     assert len(version_dirs(model.path.parent)) == 1
 
 
+@pytest.mark.slow
 def test_an_interrupted_calibration_goes_on_where_it_was(model: ModelVersion, tmp_path: Path) -> None:
     work: dict[str, Any] = {
         "model": model,

@@ -61,8 +61,8 @@ def certified(architecture: str, shape: tuple[int, int, int], classes: int) -> o
     [
         ("digits_cnn", (1, 8, 8), 10),
         ("cifar_resnet20", (3, 32, 32), 10),  # the deeper ones repeat its operators
-        ("cifar_resnet34", (3, 32, 32), 10),
-        ("resnet50", (3, 224, 224), 1000),
+        pytest.param("cifar_resnet34", (3, 32, 32), 10, marks=pytest.mark.slow),
+        pytest.param("resnet50", (3, 224, 224), 1000, marks=pytest.mark.slow),
     ],
 )
 def test_tensorrt_takes_every_operator_and_only_the_batch_is_dynamic(

@@ -127,6 +127,7 @@ def calibrated(model: ModelVersion, images: SampledImages, folder: Path | None =
     return calibrate_model(model, images, images, alpha=0.1, delta=0.1, certifier=Certifier(CERTIFY, folder=folder))
 
 
+@pytest.mark.slow
 def test_a_uint8_model_is_calibrated_on_the_pixels_that_it_is_given(repository: Path) -> None:
     model = open_model(repository, "bytes")
     assert (model.card.input_type, model.card.precision) == ("UINT8", "fp32")
@@ -138,6 +139,7 @@ def test_a_uint8_model_is_calibrated_on_the_pixels_that_it_is_given(repository: 
     assert card.graph_sha256 != expected.graph_sha256
 
 
+@pytest.mark.slow
 def test_a_variant_is_compared_with_its_model_and_refused_if_it_is_useless(repository: Path) -> None:
     fp32, int8 = open_model(repository, "fp32"), open_model(repository, "int8")
     assert "32 images of noise, split train" in str(int8.card.training["int8_ranges"])
@@ -179,6 +181,7 @@ def test_a_variant_is_compared_with_its_model_and_refused_if_it_is_useless(repos
     assert calibration.alpha == 0.1
 
 
+@pytest.mark.slow
 def test_triton_serves_uint8(repository: Path) -> None:
     images = eight_bit_images(5)
     pixels = np.rint(images * 255).astype(np.uint8).transpose(0, 2, 3, 1)
@@ -213,6 +216,7 @@ def test_pictures_of_any_size_are_cut_out_as_torchvision_does(logits: onnx.Model
         np.testing.assert_array_equal(np.rint(pixels * 255) / np.float32(255), pixels)  # 8 bits: what Certify is given
 
 
+@pytest.mark.slow
 def test_a_model_of_pictures_is_calibrated_and_served_on_pictures(tmp_path: Path) -> None:
     variant = Variant("UINT8", resize=12)
     model = export_checkpoint(checkpoint(tmp_path), repository=tmp_path, name="any-size", variant=variant)

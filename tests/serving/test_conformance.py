@@ -71,6 +71,7 @@ def test_images_encode_logits_exactly() -> None:
     assert np.abs(UINT8.decode(UINT8.encode(logits)) - logits).max() <= REACH / 255 / 2 * 1.001
 
 
+@pytest.mark.slow
 def test_triton_means_the_same() -> None:
     """The whole way over gRPC: FP32 with ten classes, and UINT8."""
     chosen = [PROBES[3], next(one for one in PROBES if one.encoding is UINT8)]
