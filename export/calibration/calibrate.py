@@ -87,7 +87,7 @@ def calibrate_model(
     checked = _check(candidate, images, compared, wanted)
     evaluated = evaluate(
         model,
-        candidate.answer,
+        candidate.runner,
         model_images(model, test),
         delta=delta,
         certifier=certifier.running(test_monte_carlo or certifier.monte_carlo),
@@ -137,7 +137,7 @@ class _Candidate:
     radius_map: RadiusMap
     graph: bytes
     plan: bytes | None
-    answer: Runner
+    runner: Runner
 
 
 def _fit(compared: ComparedAnswers, radii: tuple[float, ...], wanted: _Wanted) -> RadiusMap:
@@ -162,7 +162,7 @@ def _with_map(model: ModelVersion, radius_map: RadiusMap) -> _Candidate:
 
 def _check(candidate: _Candidate, images: ModelImages, compared: ComparedAnswers, wanted: _Wanted) -> OverclaimRate:
     """The test that the map passed in float64, once more, on what the served bytes answer."""
-    served = answers(candidate.answer, images[wanted.fit_images :])
+    served = answers(candidate.runner, images[wanted.fit_images :])
     reference = replace(compared[wanted.fit_images :], outputs=served).reference
     seen = count_overclaims(reference, served["certified_radius"], delta=wanted.delta)
     if seen.upper_bound > wanted.alpha:

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,6 +14,7 @@ from heatserve.certification.monte_carlo import ABSTAIN
 from heatserve.certification.radius import Float64Array, FloatArray
 from heatserve.export.calibration.certifier import Certifier
 from heatserve.export.card import CertifiedAccuracy, Evaluation, MonteCarlo, OverclaimRate
+from heatserve.export.contract import Outputs
 from heatserve.export.repository.layout import ModelVersion
 from heatserve.export.runtime.answers import ModelImages, answers
 from heatserve.export.runtime.session import Runner
@@ -28,7 +27,7 @@ CARD_RADII = (0.0, 0.05, 0.1, 0.15, 0.2, 0.25, 0.3, 0.5)
 class ComparedAnswers:
     """What is answered to N images, and what Certify finds there. A part of them is `compared[start:stop]`."""
 
-    outputs: Mapping[str, NDArray[Any]]
+    outputs: Outputs
     """What is answered, by name, each [N, …]."""
     proven_label: NDArray[np.int64]
     """The class that Certify proves, or ABSTAIN, [N]."""
@@ -55,10 +54,10 @@ class ComparedAnswers:
 
 
 def compare_with_certify(
-    model: ModelVersion, answer: Runner, data: ModelImages, certifier: Certifier
+    model: ModelVersion, runner: Runner, data: ModelImages, certifier: Certifier
 ) -> ComparedAnswers:
     """Ask what is served, run Certify of the base classifier of `model`, and put both side by side."""
-    outputs = answers(answer, data)
+    outputs = answers(runner, data)
     entries = certifier.entries(model, data)
     return ComparedAnswers(
         outputs,
@@ -69,13 +68,13 @@ def compare_with_certify(
 
 
 def evaluate(
-    model: ModelVersion, answer: Runner, data: ModelImages, *, delta: float, certifier: Certifier
+    model: ModelVersion, runner: Runner, data: ModelImages, *, delta: float, certifier: Certifier
 ) -> Evaluation:
     """The figures of what `model` answers, or of what its next version would, compared with Certify on `data`.
 
     Bounds on overclaim rates hold with confidence 1 − delta each.
     """
-    compared = compare_with_certify(model, answer, data, certifier)
+    compared = compare_with_certify(model, runner, data, certifier)
     outputs = compared.outputs
     right = outputs["label"] == data.labels
 

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from heatserve.certification.errors import HeatserveError
 from heatserve.certification.radius import Float32Array
 from heatserve.export.card import GRAPH_NAME
+from heatserve.export.contract import Outputs
 from heatserve.export.graph.build import pixels_graph
 from heatserve.export.images import LabelledImages, LabelledPictures, Picture, Sampled, SampledImages
 from heatserve.export.repository.layout import ModelVersion
@@ -78,11 +79,11 @@ def check_images(model: ModelVersion, data: SampledImages) -> None:
         )
 
 
-def answers(answer: Runner, data: ModelImages) -> dict[str, NDArray[Any]]:
+def answers(runner: Runner, data: ModelImages) -> Outputs:
     """What is answered to the images as a client would send them, outputs by name; pictures are sent one by one."""
     if isinstance(data.sent, np.ndarray):
-        return answer(data.sent)
-    found = [answer(picture[None]) for picture in data.sent]
+        return runner(data.sent)
+    found = [runner(picture[None]) for picture in data.sent]
     return {name: np.concatenate([outputs[name] for outputs in found]) for name in found[0]}
 
 

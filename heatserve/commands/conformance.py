@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
+
+from heatserve.commands.options import Json, Out, deliver
 
 BROKEN = 3
 """Exit code of an engine that does not mean what the certificate says; 1 and 2 are errors."""
@@ -19,8 +19,8 @@ def conformance(
     ] = None,
     examples: Annotated[int, typer.Option(min=1, help="Hard cases for each of the graphs.")] = 1000,
     seed: Annotated[int, typer.Option(min=0, help="Of the cases.")] = 0,
-    out: Annotated[Path | None, typer.Option(help="Write all that was found there, as JSON.")] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Write JSON to stdout, not a table.")] = False,
+    out: Out = None,
+    as_json: Json = False,
 ) -> None:
     """Does every engine on this machine mean what the certificate says? Compare each with float64.
 
@@ -31,9 +31,6 @@ def conformance(
 
     **Example:** `heatserve conformance --engine onnxruntime --examples 100`
     """
-    import json
-
-    from heatserve.certification.files import write_atomically
     from heatserve.certification.provenance import provenance
     from heatserve.export.calibration.report import progress_bar
     from heatserve.serving.conformance.conform import conform_all
@@ -48,12 +45,6 @@ def conformance(
         "engines": {name: found.to_dict() for name, found in findings.items()},
         "absent": absent,
     }
-    text = json.dumps(results, indent=2) + "\n"
-    if out:
-        write_atomically(out, text.encode())
-    if as_json:
-        typer.echo(text, nl=False)
-    else:
-        Console(highlight=False).print(conformance_table(findings, absent))
+    deliver(results, lambda: conformance_table(findings, absent), as_json=as_json, out=out)
     if not all(found.passed for found in findings.values()):
         raise typer.Exit(BROKEN)
