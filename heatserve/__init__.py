@@ -16,8 +16,8 @@ from heatserve._lazy import lazy_names
 
 if TYPE_CHECKING:
     from heatserve.certification.errors import HeatserveError
+    from heatserve.serving.client.answers import ModelSpec, Prediction
     from heatserve.serving.client.client import AsyncClient, Client
-    from heatserve.serving.client.wire import ModelSpec, Prediction
     from heatserve.serving.errors import OverloadedError, ServingError
     from heatserve.serving.triton.endpoints import FREE_PORTS, Endpoints
     from heatserve.serving.triton.server import TritonServer
@@ -43,9 +43,9 @@ __getattr__, __dir__ = lazy_names(
         "Endpoints": "heatserve.serving.triton.endpoints",
         "FREE_PORTS": "heatserve.serving.triton.endpoints",
         "HeatserveError": "heatserve.certification.errors",
-        "ModelSpec": "heatserve.serving.client.wire",
+        "ModelSpec": "heatserve.serving.client.answers",
         "OverloadedError": "heatserve.serving.errors",
-        "Prediction": "heatserve.serving.client.wire",
+        "Prediction": "heatserve.serving.client.answers",
         "ServingError": "heatserve.serving.errors",
         "TritonServer": "heatserve.serving.triton.server",
     },

@@ -19,8 +19,8 @@ from heatserve.export.calibration.certifier import Certifier
 from heatserve.export.calibration.report import card_report, progress_bar
 from heatserve.export.card import MonteCarlo
 from heatserve.export.repository.layout import ModelVersion, open_model, version_dirs
+from heatserve.serving.client.answers import Prediction
 from heatserve.serving.client.client import Client
-from heatserve.serving.client.wire import Prediction
 from heatserve.serving.triton.endpoints import Endpoints
 from heatserve.tables import predictions_table, text_art
 

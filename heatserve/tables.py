@@ -12,7 +12,7 @@ from rich.text import Text
 
 if TYPE_CHECKING:
     from heatserve.export.repository.layout import ModelVersion
-    from heatserve.serving.client.wire import Prediction
+    from heatserve.serving.client.answers import Prediction
 
 _HALF_BLOCKS = " ▄▀█"
 

@@ -1,17 +1,20 @@
-"""Which pixels of a batch break the contract of the input `image`: what the server and the client say about it."""
+"""The pixels of a request: their type, and what the server and the client say of pixels that are not valid."""
 
 from __future__ import annotations
 
 import numpy as np
 from numpy.typing import NDArray
 
+Pixels = NDArray[np.float32] | NDArray[np.uint8]
+"""A batch FP32 [N, C, H, W] in [0,1] or UINT8 [N, H, W, C], as the model takes it."""
+
 _DESCRIBED = 3  # images described one by one before the message only counts the rest
 
 
-def explain_pixels(images: NDArray[np.float32] | NDArray[np.uint8]) -> str | None:
+def explain_pixels(images: Pixels) -> str | None:
     """Say what is wrong with the values of `images`, FP32 [N, ...], or None where all are finite and in [0,1].
 
-    Nothing can be wrong with UINT8.
+    UINT8 values are always valid.
 
     The message names the tensor, the expectation and, for each of the first images at fault, its index in the
     batch, how many of its values are NaN, infinite or outside [0,1], and the range of its finite values.

@@ -11,7 +11,7 @@ import typer
 from rich.console import Console
 
 if TYPE_CHECKING:
-    from heatserve.serving.client.wire import Prediction
+    from heatserve.serving.client.answers import Prediction
 
 
 def predict(

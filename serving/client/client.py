@@ -1,4 +1,4 @@
-"""The client of a served model: images in, classes and certificates out; over gRPC or HTTP, blocking or asyncio.
+"""The clients of a served model: images in, classes and certificates out; over gRPC or HTTP, blocking or asyncio.
 
 Example:
     with Client("grpc://127.0.0.1:8001", model="digits") as client:
@@ -8,48 +8,37 @@ Example:
 
 from __future__ import annotations
 
-from collections.abc import Generator
+from collections.abc import Iterator
+from dataclasses import dataclass
 from types import TracebackType
-from typing import Any, TypeVar
 
 from numpy.typing import ArrayLike
 
-from heatserve.serving.client.images import as_batch
-from heatserve.serving.client.wire import Call, ModelSpec, Prediction, class_names, model_spec, predictions, wire
-
-T = TypeVar("T")
-Conversation = Generator[Call, Any, T]
-"""What is said to the server, apart from how: yields calls, is sent their answers, returns the outcome."""
+from heatserve.serving.client.answers import ModelSpec, Prediction, read_predictions
+from heatserve.serving.client.connection import AsyncConnection, Connection
+from heatserve.serving.client.image_batch import as_batch
+from heatserve.serving.pixels import Pixels
 
 
-class _Session:
-    """The conversations that the blocking and the asyncio client have in common."""
+@dataclass(frozen=True)
+class _Described:
+    """What a client asks about its model once."""
 
-    def __init__(self, url: str, *, model: str, timeout: float = 60.0, asynchronous: bool) -> None:
-        self._wire = wire(url, timeout=timeout, asynchronous=asynchronous)
-        self._client = self._wire.client()
-        self._name = model
-        self._spec: ModelSpec | None = None
-        self._class_names: dict[int, str] = {}
+    spec: ModelSpec
+    class_names: dict[int, str]
 
-    def _describe(self) -> Conversation[ModelSpec]:
-        if self._spec is None:
-            spec = model_spec((yield self._wire.describe(self._name)))
-            self._class_names = class_names((yield self._wire.rank_classes(self._name, spec)))
-            self._spec = spec
-        return self._spec
+    def requests(self, images: ArrayLike) -> Iterator[Pixels]:
+        """The images as batches that the model takes, all but the last of them its largest.
 
-    def _predict(self, images: ArrayLike) -> Conversation[list[Prediction]]:
-        spec = yield from self._describe()
-        batch = as_batch(images, spec.input_shape, spec.input_type)
-        found: list[Prediction] = []
-        for start in range(0, len(batch), spec.max_batch_size):
-            answer = yield self._wire.infer(self._name, batch[start : start + spec.max_batch_size])
-            found.extend(predictions(answer, self._class_names))
-        return found
+        Raises:
+            ServingError: the images are not what the model takes; before the first batch.
+        """
+        batch = as_batch(images, self.spec.input_shape, self.spec.input_type)
+        for start in range(0, len(batch), self.spec.max_batch_size):
+            yield batch[start : start + self.spec.max_batch_size]
 
 
-class Client(_Session):
+class Client:
     """A blocking connection to one model of a server. For one thread: give each thread its own."""
 
     def __init__(self, url: str, *, model: str, timeout: float = 60.0) -> None:
@@ -59,8 +48,13 @@ class Client(_Session):
             url: `grpc://host:port`, `http://host:port`, or `host:port` for gRPC.
             model: the model's name on the server.
             timeout: seconds that one request may take.
+
+        Raises:
+            ServingError: a malformed URL, or tritonclient is not installed.
         """
-        super().__init__(url, model=model, timeout=timeout, asynchronous=False)
+        self._connection = Connection(url, timeout=timeout)
+        self._model = model
+        self._known: _Described | None = None
 
     def __enter__(self) -> Client:
         """Nothing to do: see `close`."""
@@ -74,7 +68,7 @@ class Client(_Session):
 
     def close(self) -> None:
         """Close the connection."""
-        self._client.close()
+        self._connection.close()
 
     def spec(self) -> ModelSpec:
         """What the server tells about the model, asked once.
@@ -82,7 +76,7 @@ class Client(_Session):
         Raises:
             ServingError: no server, no such model, or not a certified model.
         """
-        return self._hold(self._describe())
+        return self._described().spec
 
     def predict(self, images: ArrayLike) -> list[Prediction]:
         """One prediction per image, in order; batches above the model's largest go as several requests.
@@ -92,28 +86,29 @@ class Client(_Session):
                 all that a model takes whose input is UINT8.
 
         Raises:
+            OverloadedError: the server has more requests than it can answer; ask again later.
             ServingError: the images are not what the model takes, or the server's own message.
         """
-        return self._hold(self._predict(images))
+        described, found = self._described(), list[Prediction]()
+        for batch in described.requests(images):
+            found += read_predictions(self._connection.infer(self._model, batch), described.class_names)
+        return found
 
-    def _hold(self, conversation: Conversation[T]) -> T:
-        answer = None
-        while True:
-            try:
-                call = conversation.send(answer)
-            except StopIteration as end:
-                outcome: T = end.value
-                return outcome
-            with self._wire.explained():
-                answer = getattr(self._client, call.method)(**call.arguments)
+    def _described(self) -> _Described:
+        if self._known is None:
+            spec = self._connection.spec(self._model)
+            self._known = _Described(spec, self._connection.class_names(self._model, spec))
+        return self._known
 
 
-class AsyncClient(_Session):
+class AsyncClient:
     """`Client` for asyncio: one connection serves any number of tasks of one event loop."""
 
     def __init__(self, url: str, *, model: str, timeout: float = 60.0) -> None:
         """See `Client`; to be called inside a running event loop."""
-        super().__init__(url, model=model, timeout=timeout, asynchronous=True)
+        self._connection = AsyncConnection(url, timeout=timeout)
+        self._model = model
+        self._known: _Described | None = None
 
     async def __aenter__(self) -> AsyncClient:
         """Nothing to do: see `close`."""
@@ -127,23 +122,21 @@ class AsyncClient(_Session):
 
     async def close(self) -> None:
         """Close the connection."""
-        await self._client.close()
+        await self._connection.close()
 
     async def spec(self) -> ModelSpec:
         """See `Client.spec`."""
-        return await self._hold(self._describe())
+        return (await self._described()).spec
 
     async def predict(self, images: ArrayLike) -> list[Prediction]:
         """See `Client.predict`."""
-        return await self._hold(self._predict(images))
+        described, found = await self._described(), list[Prediction]()
+        for batch in described.requests(images):
+            found += read_predictions(await self._connection.infer(self._model, batch), described.class_names)
+        return found
 
-    async def _hold(self, conversation: Conversation[T]) -> T:
-        answer = None
-        while True:
-            try:
-                call = conversation.send(answer)
-            except StopIteration as end:
-                outcome: T = end.value
-                return outcome
-            with self._wire.explained():
-                answer = await getattr(self._client, call.method)(**call.arguments)
+    async def _described(self) -> _Described:
+        if self._known is None:
+            spec = await self._connection.spec(self._model)
+            self._known = _Described(spec, await self._connection.class_names(self._model, spec))
+        return self._known

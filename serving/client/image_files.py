@@ -9,16 +9,15 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from heatserve.serving.client.images import as_batch
+from heatserve.serving.client.image_batch import as_batch
 from heatserve.serving.errors import ServingError
+from heatserve.serving.pixels import Pixels
 
 _MODES = {1: "L", 3: "RGB"}  # channels that a model takes: Pillow's mode
 _EIGHT_BIT_MODES = ("1", "L", "P", "RGB")  # without transparency, which no conversion preserves
 
 
-def read_images(
-    path: Path, input_shape: tuple[int, int, int], input_type: Literal["FP32", "UINT8"] = "FP32"
-) -> NDArray[np.float32] | NDArray[np.uint8]:
+def read_images(path: Path, input_shape: tuple[int, int, int], input_type: Literal["FP32", "UINT8"] = "FP32") -> Pixels:
     """The images of a file, as `as_batch` gives them: one of a picture, one or more of an .npy array.
 
     Grey and colour are converted into each other as the model's C = 1 or 3 channels ask; the size is never changed

@@ -14,10 +14,10 @@ from numpy.typing import NDArray
 
 from heatserve.certification.provenance import now, versions
 from heatserve.export.card import Calibration, Card, MonteCarlo, OverclaimRate, Split
-from heatserve.export.contract import INVALID_LABEL, OUTPUT_NAMES, OUTPUT_TENSORS, RADIUS_NAMES, top_k_of
+from heatserve.export.contract import INVALID_LABEL, OUTPUT_NAMES, RADIUS_NAMES, top_k_of
 from heatserve.export.repository.layout import publish
 from heatserve.export.runtime.session import Runner
-from heatserve.serving.client.wire import wire
+from heatserve.serving.client.connection import Connection
 from heatserve.serving.conformance.engine import EngineMissingError
 from heatserve.serving.conformance.probe import Probe
 from heatserve.serving.errors import ServingError
@@ -48,15 +48,12 @@ def triton_engine(probe: Probe) -> Iterator[Runner]:
         base = probe.encoding.network(probe.classes).SerializeToString()
         publish(Path(folder), _card(probe, base), graph=probe.graph, base=base)
         server = stack.enter_context(TritonServer(Path(folder), endpoints=FREE_PORTS))
-        connection = wire(server.endpoints.grpc_url, timeout=60, asynchronous=False)
-        client = connection.client()
-        stack.callback(client.close)
+        connection = Connection(server.endpoints.grpc_url, timeout=60)
+        stack.callback(connection.close)
 
         def answer(images: NDArray[Any]) -> dict[str, NDArray[Any]]:
-            call = connection.infer(_NAME, images)
             try:
-                with connection.explained():
-                    return _outputs(getattr(client, call.method)(**call.arguments))
+                return connection.infer(_NAME, images)
             except ServingError as error:
                 if not str(error).startswith(_REFUSALS):
                     raise
@@ -66,12 +63,6 @@ def triton_engine(probe: Probe) -> Iterator[Runner]:
             return {name: np.concatenate([half[name] for half in halves]) for name in OUTPUT_NAMES}
 
         yield answer
-
-
-def _outputs(answer: Any) -> dict[str, NDArray[Any]]:
-    """Triton sends one number per image as [N, 1]."""
-    outputs = {tensor: answer.as_numpy(tensor.name) for tensor in OUTPUT_TENSORS}
-    return {tensor.name: value if tensor.axes else value[:, 0] for tensor, value in outputs.items()}
 
 
 def _refused(classes: int) -> dict[str, NDArray[Any]]:

@@ -15,8 +15,9 @@ from tritonclient.grpc import service_pb2 as pb
 from tritonclient.utils import np_to_triton_dtype
 
 from heatserve.export.contract import OUTPUT_NAMES
-from heatserve.serving.client.wire import OVERLOADED, Pixels
+from heatserve.serving.client.failures import OVERLOADED
 from heatserve.serving.errors import OverloadedError, ServingError
+from heatserve.serving.pixels import Pixels
 
 _METHOD = "/inference.GRPCInferenceService/ModelInfer"
 _WARM_UP_SECONDS = 0.3

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
     from heatserve.export.card import Card
     from heatserve.export.repository.layout import ModelVersion
-    from heatserve.serving.client.wire import Pixels
+    from heatserve.serving.pixels import Pixels
 
 DEFAULT_MULTIPLE = 5
 """The 99th percentile may take so many times what one request to an idle server takes (median), by default."""

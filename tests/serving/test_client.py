@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import re
-from collections.abc import Callable
+import socket
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -14,11 +17,28 @@ import pytest
 from numpy.typing import NDArray
 from tiny_model import CLASS_NAMES, random_images
 
-from heatserve import AsyncClient, Client, Prediction, ServingError, TritonServer
+from heatserve import AsyncClient, Client, ModelSpec, Prediction, ServingError, TritonServer
 from heatserve.export.card import GRAPH_NAME
 from heatserve.export.runtime.session import open_session, run
 
 PROTOCOLS = pytest.mark.parametrize("protocol", ["grpc", "http"])
+
+
+def predict_blocking(url: str, model: str, images: NDArray[Any], timeout: float = 60.0) -> list[Prediction]:
+    with Client(url, model=model, timeout=timeout) as client:
+        return client.predict(images)
+
+
+def predict_asyncio(url: str, model: str, images: NDArray[Any], timeout: float = 60.0) -> list[Prediction]:
+    async def ask() -> list[Prediction]:
+        async with AsyncClient(url, model=model, timeout=timeout) as client:
+            return await client.predict(images)
+
+    return asyncio.run(ask())
+
+
+Predict = Callable[..., list[Prediction]]
+CLIENTS = pytest.mark.parametrize("predict", [predict_blocking, predict_asyncio], ids=["blocking", "asyncio"])
 
 
 def url_of(server: TritonServer, protocol: str) -> str:
@@ -38,13 +58,13 @@ def assert_same(predictions: list[Prediction], expected: dict[str, NDArray[Any]]
         np.testing.assert_allclose(found, expected[name], rtol=rtol, atol=rtol)
 
 
+@CLIENTS
 @PROTOCOLS
-def test_served_numbers_are_the_graphs(triton: TritonServer, in_process: Any, protocol: str) -> None:
-    images = random_images(5)
-    with Client(url_of(triton, protocol), model="tiny") as client:
-        predictions = client.predict(images)
-        assert_same(predictions, in_process(images))
-        assert_same(client.predict(images[2]), in_process(images[2:3]))
+def test_served_numbers_are_the_graphs(triton: TritonServer, in_process: Any, protocol: str, predict: Predict) -> None:
+    images, url = random_images(5), url_of(triton, protocol)
+    predictions = predict(url, "tiny", images)
+    assert_same(predictions, in_process(images))
+    assert_same(predict(url, "tiny", images[2]), in_process(images[2:3]))
     first = predictions[0]
     assert first.class_name == CLASS_NAMES[first.label]
     assert first.probability == first.probabilities[first.label] == first.probabilities.max()
@@ -75,26 +95,35 @@ def test_threads_get_their_own_answers(triton: TritonServer, in_process: Any, pr
             }
 
 
-def test_large_batches_are_split(triton: TritonServer, in_process: Any) -> None:
+@PROTOCOLS
+def test_the_specification_says_what_the_model_takes(triton: TritonServer, protocol: str) -> None:
+    with Client(url_of(triton, protocol), model="tiny") as client:
+        assert client.spec() == ModelSpec(input_shape=(1, 8, 8), input_type="FP32", classes=10, max_batch_size=64)
+        assert client.spec() is client.spec()  # asked once
+
+
+@CLIENTS
+@PROTOCOLS
+def test_large_batches_are_split(triton: TritonServer, in_process: Any, protocol: str, predict: Predict) -> None:
     images = random_images(150)
-    with Client(triton.endpoints.grpc_url, model="tiny") as client:
-        assert client.spec().max_batch_size == 64
-        predictions = client.predict(images)
+    assert len(images) > 2 * 64
+    predictions = predict(url_of(triton, protocol), "tiny", images)
     assert [prediction.label for prediction in predictions] == in_process(images)["label"].tolist()
 
 
-def test_uint8_images_are_channels_last(triton: TritonServer, in_process: Any) -> None:
-    pixels = np.random.default_rng(1).integers(0, 256, (2, 8, 8, 1), dtype=np.uint8)
-    with Client(triton.endpoints.grpc_url, model="tiny") as client:
-        expected = in_process(pixels.transpose(0, 3, 1, 2) / np.float32(255))
-        assert_same(client.predict(pixels), expected)
-
-
+@CLIENTS
 @PROTOCOLS
-def test_uncalibrated_model_certifies_nothing(triton: TritonServer, protocol: str) -> None:
-    with Client(url_of(triton, protocol), model="uncalibrated") as client:
-        for prediction in client.predict(random_images(20)):
-            assert prediction.certified_radius == prediction.l_bound == 0 < prediction.nominal_radius
+def test_uint8_images_are_channels_last(triton: TritonServer, in_process: Any, protocol: str, predict: Predict) -> None:
+    pixels = np.random.default_rng(1).integers(0, 256, (2, 8, 8, 1), dtype=np.uint8)
+    expected = in_process(pixels.transpose(0, 3, 1, 2) / np.float32(255))
+    assert_same(predict(url_of(triton, protocol), "tiny", pixels), expected)
+
+
+@CLIENTS
+@PROTOCOLS
+def test_uncalibrated_model_certifies_nothing(triton: TritonServer, protocol: str, predict: Predict) -> None:
+    for prediction in predict(url_of(triton, protocol), "uncalibrated", random_images(20)):
+        assert prediction.certified_radius == prediction.l_bound == 0 < prediction.nominal_radius
 
 
 @pytest.mark.parametrize(
@@ -113,47 +142,106 @@ def test_uncalibrated_model_certifies_nothing(triton: TritonServer, protocol: st
         (np.full((1, 8, 8), 255, np.float32), "has 64 outside [0,1] of 64 values (min 255 and max 255)"),
     ],
 )
-def test_images_are_checked_before_they_are_sent(triton: TritonServer, images: NDArray[Any], message: str) -> None:
-    with (
-        Client(triton.endpoints.grpc_url, model="tiny") as client,
-        pytest.raises(ServingError, match=re.escape(message)),
-    ):
-        client.predict(images)
+@CLIENTS
+def test_images_are_checked_before_they_are_sent(
+    triton: TritonServer, images: NDArray[Any], message: str, predict: Predict
+) -> None:
+    with pytest.raises(ServingError, match=re.escape(message)):
+        predict(triton.endpoints.grpc_url, "tiny", images)
 
 
+@CLIENTS
 @PROTOCOLS
-def test_unknown_model(triton: TritonServer, protocol: str) -> None:
-    with (
-        Client(url_of(triton, protocol), model="nobody") as client,
-        pytest.raises(ServingError, match="unknown model: 'nobody'"),
-    ):
-        client.predict(random_images(1))
+def test_unknown_model(triton: TritonServer, protocol: str, predict: Predict) -> None:
+    with pytest.raises(ServingError, match="unknown model: 'nobody'"):
+        predict(url_of(triton, protocol), "nobody", random_images(1))
 
 
+@CLIENTS
 @PROTOCOLS
-def test_no_server(protocol: str) -> None:
+def test_no_server(protocol: str, predict: Predict) -> None:
     message = f"{protocol}://127.0.0.1:9: no server answers here .*heatserve serve"
-    with Client(f"{protocol}://127.0.0.1:9", model="tiny") as client, pytest.raises(ServingError, match=message):
-        client.predict(random_images(1))
-
-    async def ask() -> None:
-        async with AsyncClient(f"{protocol}://127.0.0.1:9", model="tiny") as client:
-            await client.predict(random_images(1))
-
     with pytest.raises(ServingError, match=message):
-        asyncio.run(ask())
+        predict(f"{protocol}://127.0.0.1:9", "tiny", random_images(1))
+
+
+@pytest.fixture(params=[b"", b"SSH-2.0-OpenSSH_9.6\r\n"], ids=["hangs up", "speaks another protocol"])
+def stranger(request: pytest.FixtureRequest) -> Iterator[str]:
+    """`host:port` of something that is no Triton: it says this much to each connection and closes it."""
+    with socket.create_server(("127.0.0.1", 0)) as listener, ThreadPoolExecutor(1) as pool:
+
+        def serve() -> None:
+            while True:
+                connection, _ = listener.accept()
+                with connection:
+                    if connection.recv(65536) == b"stop":
+                        return
+                    connection.sendall(request.param)
+
+        pool.submit(serve)
+        host, port = listener.getsockname()
+        yield f"{host}:{port}"
+        with socket.create_connection((host, port)) as last:
+            last.sendall(b"stop")
+
+
+@CLIENTS
+@PROTOCOLS
+def test_something_else_that_listens(stranger: str, protocol: str, predict: Predict) -> None:
+    with pytest.raises(ServingError, match=f"{protocol}://{stranger}: no server answers here .*heatserve serve"):
+        predict(f"{protocol}://{stranger}", "tiny", random_images(1))
+
+
+@CLIENTS
+@PROTOCOLS
+def test_answer_that_comes_too_late(triton: TritonServer, protocol: str, predict: Predict) -> None:
+    with pytest.raises(ServingError, match="no answer in time"):
+        predict(url_of(triton, protocol), "patient", random_images(1), timeout=0.05)
 
 
 @PROTOCOLS
-def test_answer_that_comes_too_late(triton: TritonServer, protocol: str) -> None:
-    with (
-        Client(url_of(triton, protocol), model="patient", timeout=0.05) as client,
-        pytest.raises(ServingError, match="no answer in time"),
-    ):
-        client.predict(random_images(1))
+def test_a_task_that_gives_up_leaves_the_connection_usable(triton: TritonServer, protocol: str) -> None:
+    async def ask() -> list[Prediction]:
+        async with AsyncClient(url_of(triton, protocol), model="patient") as client:
+            await client.spec()
+            with pytest.raises(asyncio.TimeoutError):
+                await asyncio.wait_for(client.predict(random_images(1)), 0.05)
+            return await client.predict(random_images(2))
+
+    assert len(asyncio.run(ask())) == 2
 
 
-@pytest.mark.parametrize("url", ["ftp://127.0.0.1:8001", "127.0.0.1", "grpc://127.0.0.1"])
-def test_malformed_url(url: str) -> None:
+@CLIENTS
+@pytest.mark.parametrize("url", ["ftp://127.0.0.1:8001", "127.0.0.1", "grpc://127.0.0.1", "grpc://http://a:1"])
+def test_malformed_url(url: str, predict: Predict) -> None:
     with pytest.raises(ServingError, match="url: expected grpc://host:port"):
-        Client(url, model="tiny")
+        predict(url, "tiny", random_images(1))
+
+
+def test_a_url_without_a_protocol_is_grpc(triton: TritonServer) -> None:
+    address = triton.endpoints.grpc_url.removeprefix("grpc://")
+    assert len(predict_blocking(address, "tiny", random_images(1))) == 1
+
+
+ABSENT = ("torch", "onnx", "onnxruntime", "scipy", "sklearn")
+ASK = f"""
+import sys
+sys.modules.update(dict.fromkeys({ABSENT}))
+import heatserve
+import numpy as np
+with heatserve.Client(sys.argv[1], model="tiny") as client:
+    print(len(client.predict(np.zeros((3, 1, 8, 8), np.float32))))
+sys.argv = ["heatserve", "predict", sys.argv[2], "--url", sys.argv[1], "--model", "tiny"]
+from heatserve.cli import main
+main()
+"""
+
+
+@PROTOCOLS
+def test_the_client_needs_only_what_its_extra_installs(triton: TritonServer, tmp_path: Path, protocol: str) -> None:
+    np.save(tmp_path / "image.npy", random_images(1))
+    command = [sys.executable, "-c", ASK, url_of(triton, protocol), str(tmp_path / "image.npy")]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith("3\n")
+    assert "certified" in done.stdout

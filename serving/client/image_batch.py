@@ -1,4 +1,4 @@
-"""What a caller may send as images, and the checks that say what is wrong before anything is sent."""
+"""A caller's array as the batch that a model takes, and the errors that say what is wrong with it before it is sent."""
 
 from __future__ import annotations
 
@@ -8,12 +8,10 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from heatserve.serving.errors import ServingError
-from heatserve.serving.pixels import explain_pixels
+from heatserve.serving.pixels import Pixels, explain_pixels
 
 
-def as_batch(
-    images: ArrayLike, input_shape: tuple[int, int, int], input_type: Literal["FP32", "UINT8"]
-) -> NDArray[np.float32] | NDArray[np.uint8]:
+def as_batch(images: ArrayLike, input_shape: tuple[int, int, int], input_type: Literal["FP32", "UINT8"]) -> Pixels:
     """Images as the tensor `image` of a model: FP32 [N, C, H, W] in [0,1], or UINT8 [N, H, W, C].
 
     Args:

@@ -1,0 +1,110 @@
+"""What a server answers, read: a model's specification, its class names, and predictions."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from heatserve.export.contract import OUTPUT_NAMES, OUTPUT_TENSORS, Outputs
+from heatserve.serving.batching import batch_limit
+from heatserve.serving.client.transport import InferResult
+from heatserve.serving.errors import ServingError
+from heatserve.serving.pixels import Pixels
+
+
+@dataclass(frozen=True)
+class ModelSpec:
+    """What the server tells about a model.
+
+    C, H, W of an image (H and W are −1 where any will do), which is FP32 [C, H, W] or UINT8 [H, W, C]; the number K of
+    classes; the largest batch.
+    """
+
+    input_shape: tuple[int, int, int]
+    input_type: Literal["FP32", "UINT8"]
+    classes: int
+    max_batch_size: int
+
+
+@dataclass(frozen=True, eq=False)
+class Prediction:
+    """One image's class and certificate (docs/served-graph.md). Radii and bounds: L2, pixels in [0,1].
+
+    `label` is the most probable class and `probability` its probability, `class_name` its name, where the server
+    knows it; `probabilities` is float32 [K], `top_k` int64 [k]: the k most probable classes.
+    """
+
+    label: int
+    class_name: str | None
+    probability: float
+    probabilities: NDArray[np.float32]
+    top_k: NDArray[np.int64]
+    l_bound: float
+    certified_radius: float
+    nominal_radius: float
+
+
+def read_spec(answer: Mapping[str, Any]) -> ModelSpec:
+    """A model's specification, from its configuration: gRPC wraps that once more, and writes numbers as strings.
+
+    Raises:
+        ServingError: it is not a certified model.
+    """
+    config = answer.get("config", answer)
+    outputs = {output["name"]: output for output in config["output"]}
+    missing = [name for name in OUTPUT_NAMES if name not in outputs]
+    if missing or [tensor["name"] for tensor in config["input"]] != ["image"]:
+        raise ServingError(
+            f"model {config['name']!r}: expected the input image and the outputs {', '.join(OUTPUT_NAMES)} of a "
+            f"certified model; found the outputs {', '.join(outputs)}"
+        )
+    dims = tuple(map(int, config["input"][0]["dims"]))
+    is_uint8 = config["input"][0]["data_type"] == "TYPE_UINT8"
+    channels, height, width = (dims[2], *dims[:2]) if is_uint8 else dims
+    return ModelSpec(
+        input_shape=(channels, height, width),
+        input_type="UINT8" if is_uint8 else "FP32",
+        classes=int(outputs["probabilities"]["dims"][0]),
+        max_batch_size=batch_limit(config),
+    )
+
+
+def read_outputs(answer: InferResult) -> dict[str, NDArray[Any]]:
+    """All outputs of one request, with the shapes of the contract: Triton sends one number per image as [N, 1]."""
+    outputs = {tensor: answer.as_numpy(tensor.name) for tensor in OUTPUT_TENSORS}
+    return {tensor.name: value if tensor.axes else value[:, 0] for tensor, value in outputs.items()}
+
+
+def read_predictions(outputs: Outputs, names: Mapping[int, str]) -> list[Prediction]:
+    """The outputs, image by image; `names` are the class names by label, and may lack some."""
+    return [
+        Prediction(
+            label=label,
+            class_name=names.get(label),
+            probability=float(outputs["probabilities"][index].max()),
+            probabilities=outputs["probabilities"][index],
+            top_k=outputs["top_k"][index],
+            l_bound=float(outputs["l_bound"][index]),
+            certified_radius=float(outputs["certified_radius"][index]),
+            nominal_radius=float(outputs["nominal_radius"][index]),
+        )
+        for index, label in enumerate(outputs["label"].tolist())
+    ]
+
+
+def black_image(spec: ModelSpec) -> Pixels:
+    """One image, all 0, as the model takes it."""
+    channels, height, width = spec.input_shape
+    if spec.input_type == "UINT8":
+        return np.zeros((1, abs(height), abs(width), channels), np.uint8)
+    return np.zeros((1, channels, height, width), np.float32)
+
+
+def read_class_names(answer: InferResult) -> dict[int, str]:
+    """Class names by label, from a ranking of all classes: entries `probability:label:name` of any image."""
+    entries = (entry.decode().split(":", 2) for entry in answer.as_numpy("probabilities").ravel())
+    return {int(entry[1]): entry[2] for entry in entries if len(entry) == 3}

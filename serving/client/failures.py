@@ -1,0 +1,60 @@
+"""What went wrong with a request, as an error of heatserve that says what to do."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from http.client import HTTPException
+
+from heatserve.serving.errors import OverloadedError, ServingError
+
+OVERLOADED = ("Exceeds maximum queue size", "Request timeout expired")
+"""What Triton says, over gRPC and over HTTP, of a request for which its queue has no room or no time."""
+
+
+@contextmanager
+def explained(url: str) -> Iterator[None]:
+    """Turn the errors of tritonclient, and of the libraries that it connects with, into `ServingError`.
+
+    Args:
+        url: the server's, for the message.
+    """
+    from tritonclient.utils import InferenceServerException
+
+    try:
+        yield
+    except InferenceServerException as error:
+        raise _refusal(url, str(error.status()), error.message()) from None
+    except (TimeoutError, asyncio.TimeoutError):  # one class only since Python 3.11
+        raise _too_late(url) from None
+    except _transport_errors() as error:
+        raise _unreachable(url, str(error)) from None
+
+
+def _transport_errors() -> tuple[type[Exception], ...]:
+    aiohttp = sys.modules.get("aiohttp")  # imported only by tritonclient's HTTP client for asyncio
+    return (OSError, HTTPException) if aiohttp is None else (OSError, HTTPException, aiohttp.ClientError)
+
+
+def _refusal(url: str, status: str, message: str) -> ServingError:
+    message = message.removeprefix("[request id: <id_unknown>] ")
+    if any(words in message for words in OVERLOADED):
+        return OverloadedError(
+            f"{url}: the server has more requests than it can answer and refused this one ({message}); ask again "
+            "later, ask for less at a time, or serve the model with more instances or cores"
+        )
+    if "UNAVAILABLE" in status:
+        return _unreachable(url, message)
+    if "DEADLINE_EXCEEDED" in status:
+        return _too_late(url)
+    return ServingError(message)
+
+
+def _too_late(url: str) -> ServingError:
+    return ServingError(f"{url}: no answer in time; give the client a larger timeout")
+
+
+def _unreachable(url: str, reason: str) -> ServingError:
+    return ServingError(f"{url}: no server answers here ({reason}); start one with `heatserve serve`")
