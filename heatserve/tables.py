@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
+from rich.box import SIMPLE
 from rich.table import Table
 from rich.text import Text
 
@@ -47,23 +48,36 @@ def _promise(model: ModelVersion) -> Text:
 
 
 def predictions_table(rows: Iterable[tuple[str, Prediction, float]]) -> Table:
-    """One row per image.
+    """One row per image: its class, and in bold the radius that is promised.
 
     Args:
         rows: the image's name or its `text_art`, its prediction, and the seconds that the request took.
     """
-    table = Table(show_lines=True)
-    table.add_column("image", overflow="fold")
-    table.add_column("class")
-    for heading in ("probability", "L-bound", "certified radius", "nominal radius", "ms"):
-        table.add_column(heading, justify="right")
+    rows = list(rows)
+    table = Table(
+        box=SIMPLE,
+        show_edge=False,
+        pad_edge=False,
+        collapse_padding=True,
+        show_lines=any("\n" in image for image, *_ in rows),
+        caption="\nRadii are L2 distances, pixels in [0,1]. The calibration backs the certified radius and the "
+        "L-bound; the nominal radius is the formula alone.",
+        caption_justify="left",
+        caption_style="italic",
+    )
+    table.add_column("\nimage", overflow="fold", min_width=8)
+    table.add_column("\nclass", overflow="fold", min_width=5)
+    table.add_column("\nprobability", justify="right", no_wrap=True)
+    table.add_column("certified\nradius", justify="right", no_wrap=True, style="bold")
+    for heading in ("\nL-bound", "nominal\nradius", "\nms"):
+        table.add_column(heading, justify="right", no_wrap=True)
     for image, prediction, seconds in rows:
         table.add_row(
             Text(image),
             Text(prediction.class_name or str(prediction.label)),
             f"{prediction.probability:.3f}",
-            f"{prediction.l_bound:.4f}",
             f"{prediction.certified_radius:.4f}",
+            f"{prediction.l_bound:.4f}",
             f"{prediction.nominal_radius:.4f}",
             f"{seconds * 1000:.1f}",
         )

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import sys
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.console import Console
+
+from heatserve.certification.files import write_atomically
+from heatserve.commands.options import Json, deliver
 
 if TYPE_CHECKING:
     from heatserve.serving.client.answers import Prediction
@@ -18,7 +19,8 @@ def predict(
     images: Annotated[list[Path], typer.Argument(metavar="IMAGE", help="Image files, or .npy arrays.")],
     model: Annotated[str, typer.Option(help="The model's name on the server.")],
     url: Annotated[str, typer.Option(help="grpc://host:port, or http://host:port.")] = "grpc://127.0.0.1:8001",
-    as_json: Annotated[bool, typer.Option("--json", help="Write JSON to stdout, not a table.")] = False,
+    svg: Annotated[Path | None, typer.Option(help="Write the table there, as a picture of a terminal.")] = None,
+    as_json: Json = False,
 ) -> None:
     """Ask a server for the class and the certificate of image files.
 
@@ -26,6 +28,7 @@ def predict(
 
     **Example:** `heatserve predict cat.png dog.png --model cifar10`
     """
+    from heatserve.pictures import terminal_svg
     from heatserve.serving.client.client import Client
     from heatserve.serving.client.image_files import read_images
     from heatserve.tables import predictions_table
@@ -39,25 +42,19 @@ def predict(
             predictions = client.predict(pixels)
             seconds = time.perf_counter() - start
             rows.extend((str(path), prediction, seconds) for prediction in predictions)
-    if as_json:
-        _write_json(rows)
-    else:
-        Console().print(predictions_table(rows))
+    if svg:
+        picture = terminal_svg(predictions_table(rows), title=f"heatserve predict … --model {model}")
+        write_atomically(svg, picture.encode())
+    deliver([_record(*row) for row in rows], lambda: predictions_table(rows), as_json=as_json)
 
 
-def _write_json(rows: list[tuple[str, Prediction, float]]) -> None:
-    import json
+def _record(image: str, prediction: Prediction, seconds: float) -> dict[str, Any]:
     from dataclasses import asdict
 
-    records = [
-        {
-            "image": image,
-            **asdict(prediction),
-            "probabilities": prediction.probabilities.tolist(),
-            "top_k": prediction.top_k.tolist(),
-            "seconds": seconds,
-        }
-        for image, prediction, seconds in rows
-    ]
-    json.dump(records, sys.stdout, indent=2)
-    sys.stdout.write("\n")
+    return {
+        "image": image,
+        **asdict(prediction),
+        "probabilities": prediction.probabilities.tolist(),
+        "top_k": prediction.top_k.tolist(),
+        "seconds": seconds,
+    }

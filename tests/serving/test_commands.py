@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
+from xml.etree import ElementTree
 
 import numpy as np
 import pytest
@@ -11,10 +13,11 @@ from PIL import Image
 from tiny_model import CLASS_NAMES, random_images
 from typer.testing import CliRunner
 
-from heatserve import Client, ServingError, TritonServer
+from heatserve import Client, Prediction, ServingError, TritonServer
 from heatserve.cli import app
+from heatserve.pictures import terminal_svg
 from heatserve.serving.client.image_files import read_images
-from heatserve.tables import models_table, text_art
+from heatserve.tables import models_table, predictions_table, text_art
 
 
 @pytest.fixture
@@ -44,8 +47,33 @@ def test_predict_writes_json(triton: TritonServer, picture: Path, protocol: str)
 def test_predict_prints_a_table(triton: TritonServer, picture: Path) -> None:
     command = ["predict", str(picture), "--url", triton.endpoints.grpc_url, "--model", "tiny"]
     result = CliRunner().invoke(app, command, catch_exceptions=False, env={"COLUMNS": "200"})
-    assert "certified radius" in result.stdout
+    assert re.search(r"certified +nominal", result.stdout)
     assert "picture.png" in result.stdout
+
+
+def test_predict_draws_what_it_prints(triton: TritonServer, picture: Path, tmp_path: Path) -> None:
+    svg = tmp_path / "pictures" / "answer.svg"
+    command = ["predict", str(picture), "--url", triton.endpoints.grpc_url, "--model", "tiny", "--svg", str(svg)]
+    printed = CliRunner().invoke(app, command, catch_exceptions=False, env={"COLUMNS": "200"}).stdout
+    drawn = " ".join(ElementTree.fromstring(svg.read_text()).itertext()).replace("\N{NO-BREAK SPACE}", " ").split()
+    assert "heatserve predict … --model tiny" in " ".join(drawn)
+    assert str(picture) in drawn
+    assert set(printed.split()) <= {*drawn}
+    assert [path.name for path in svg.parent.iterdir()] == ["answer.svg"]
+
+
+def test_a_picture_is_the_same_for_the_same_answer_and_loads_nothing() -> None:
+    def draw() -> str:
+        probabilities = np.array([0.25, 0.75], np.float32)
+        prediction = Prediction(1, "cat", 0.75, probabilities, np.array([1, 0]), 0.125, 0.25, 0.5)
+        return terminal_svg(predictions_table([("cat.png", prediction, 0.002)]), title="an answer")
+
+    assert draw() == draw()
+    assert "0.2500" in draw()
+    assert "@font-face" not in draw()
+    assert "url(http" not in draw()
+    addresses = re.findall(r'(?:href|src|xmlns)\S*="([^"#]+)"', draw())
+    assert addresses == ["http://www.w3.org/2000/svg"]
 
 
 @pytest.mark.parametrize(
