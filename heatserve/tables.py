@@ -29,7 +29,7 @@ def text_art(image: NDArray[np.float32]) -> str:
 
 def models_table(models: Iterable[ModelVersion]) -> Table:
     """One row per served model: what its certificate card promises."""
-    table = Table("model", "version", "σ", "image", "certified radius")
+    table = Table("model", "version", "σ", "image", "promise of its certified radius")
     for model in models:
         card = model.card
         image = f"{card.input_type} {'×'.join(map(str, card.input_shape))}"
@@ -43,7 +43,7 @@ def _promise(model: ModelVersion) -> Text:
         return Text("radius 0: not calibrated", style="yellow")
     alpha, confidence = f"{calibration.alpha * 100:g}%", f"{calibration.confidence * 100:g}%"
     return Text(
-        f"at most {alpha} of positive radii overclaim, confidence {confidence}, inputs like those calibrated on"
+        f"at most {alpha} of positive radii overclaim (confidence {confidence}), for inputs like those calibrated on"
     )
 
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.console import Console
 
-from heatserve.commands.options import BackendDirectory, GrpcPort, Host, HttpPort, MetricsPort, Repository
+from heatserve.commands.options import REPOSITORY, BackendDirectory, GrpcPort, Host, HttpPort, MetricsPort, Repository
 
 if TYPE_CHECKING:
     from heatserve.export.repository.layout import ModelVersion
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 def serve(
     models: Annotated[list[str] | None, typer.Argument(metavar="MODEL", help="Models to serve; none: all.")] = None,
-    repository: Repository = Path("model_repository"),
+    repository: Repository = REPOSITORY,
     host: Host = "127.0.0.1",
     http_port: HttpPort = 8000,
     grpc_port: GrpcPort = 8001,
@@ -78,29 +78,35 @@ def _print_served(console: Console, server: TritonServer) -> None:
 
     urls = server.endpoints
     console.print(models_table(server.models))
-    console.print(f"gRPC     {urls.grpc_url}\nHTTP     {urls.http_url}\nmetrics  {urls.metrics_url}", soft_wrap=True)
-    console.print(f"log      {server.log}\n\n{_examples(server.models[0], urls)}", markup=False, soft_wrap=True)
-    console.print("\nCtrl-C stops the server.")
+    console.print(
+        f"gRPC     {urls.grpc_url}\nHTTP     {urls.http_url}\nmetrics  {urls.metrics_url}\nlog      {server.log}\n\n"
+        f"{examples(server.models[0], urls)}\n\nCtrl-C stops the server.",
+        markup=False,
+        soft_wrap=True,
+    )
 
 
-def _examples(model: ModelVersion, urls: Endpoints) -> str:
-    """How to call `model`: each can be copied and run."""
+def examples(model: ModelVersion, urls: Endpoints) -> str:
+    """How to call a served model from the shell, from Python and from anywhere: paragraphs to copy and to run."""
     channels, height, width = model.card.input_shape
-    layout, array, grey = f"[N,{channels},{height},{width}]", "float32 {} in [0,1]", 0.5
+    shape, dtype, values, grey = f"{channels}, {height}, {width}", "float32", " in [0,1]", "0.5"
     if model.card.input_type == "UINT8":
-        layout, array, grey = f"[N,{height},{width},{channels}]", "uint8 {}", 128
+        shape, dtype, values, grey = f"{height}, {width}, {channels}", "uint8", "", "128"
     size = "any size" if model.card.resize else f"{width}×{height} pixels"
     return f"""\
-from the shell, with a picture of {size}:
-    {_program("heatserve")} predict picture.png --url {urls.grpc_url} --model {model.name}
-from {_program("python")}, images {array.format(layout)}:
-    from heatserve import Client
-    with Client("{urls.grpc_url}", model="{model.name}") as client:
-        print(client.predict(images))
-from anywhere, a grey image over HTTP:
-    python3 -c 'import json; print(json.dumps({{"inputs": [{{"name": "image", "datatype": "{model.card.input_type}",
-        "shape": {layout.replace("N", "1")}, "data": [{grey}] * {channels * height * width}}}]}}))' |
-        curl -s {urls.http_url}/v2/models/{model.name}/infer -d @-"""
+# From the shell, with a picture of {size}:
+{_program("heatserve")} predict picture.png --url {urls.grpc_url} --model {model.name}
+
+# From Python ({_program("python")}), with images {dtype} [N, {shape}]{values}; here a grey one:
+import numpy as np
+from heatserve import Client
+with Client("{urls.grpc_url}", model="{model.name}") as client:
+    print(client.predict(np.full((1, {shape}), {grey}, np.{dtype})))
+
+# From anywhere, over HTTP; here a grey image:
+python3 -c 'import json; print(json.dumps({{"inputs": [{{"name": "image", "datatype": "{model.card.input_type}",
+    "shape": [1, {shape}], "data": [{grey}] * {channels * height * width}}}]}}))' |
+    curl -s {urls.http_url}/v2/models/{model.name}/infer -d @-"""
 
 
 def _program(name: str) -> str:

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
+import subprocess
+import sys
 from pathlib import Path
 from xml.etree import ElementTree
 
@@ -15,6 +18,7 @@ from typer.testing import CliRunner
 
 from heatserve import Client, Prediction, ServingError, TritonServer
 from heatserve.cli import app
+from heatserve.commands.serve import examples
 from heatserve.pictures import terminal_svg
 from heatserve.serving.client.image_files import read_images
 from heatserve.tables import models_table, predictions_table, text_art
@@ -104,12 +108,27 @@ def test_file_that_is_no_image(tmp_path: Path) -> None:
         read_images(tmp_path / "nan.npy", (1, 8, 8))
 
 
+def test_the_examples_that_serve_prints_can_be_copied_and_run(
+    triton: TritonServer, picture: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(picture.parent)
+    shell, python, anywhere = examples(triton.models[0], triton.endpoints).split("\n\n")
+    for command in (["bash", "-c", shell], [sys.executable, "-c", python]):
+        done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+        assert done.returncode == 0, done.stderr
+        assert any(name in done.stdout for name in CLASS_NAMES)
+    if not shutil.which("curl"):
+        pytest.skip("there is no curl on this machine")
+    done = subprocess.run(["bash", "-c", anywhere], capture_output=True, text=True, timeout=60, check=False)
+    assert [output["name"] for output in json.loads(done.stdout)["outputs"] if output["name"] == "certified_radius"]
+
+
 def test_models_table_says_what_is_not_calibrated(triton: TritonServer) -> None:
     promises = dict(
         zip(*(column.cells for column in (models_table(triton.models).columns[i] for i in (0, 4))), strict=True)
     )
     assert str(promises["uncalibrated"]) == "radius 0: not calibrated"
-    assert str(promises["tiny"]).startswith("at most 1% of positive radii overclaim, confidence 99%")
+    assert str(promises["tiny"]).startswith("at most 1% of positive radii overclaim (confidence 99%)")
 
 
 def test_text_art_has_ink_where_the_image_is_bright() -> None:
