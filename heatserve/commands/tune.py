@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import signal
-from pathlib import Path
 from typing import Annotated
 
 import typer
 from rich.console import Console
 
-from heatserve.commands.options import BackendDirectory, Repository
+from heatserve.commands.options import REPOSITORY, BackendDirectory, Json, Out, Repository, deliver
 
 
 def tune(
@@ -22,11 +21,11 @@ def tune(
             "server takes.",
         ),
     ] = None,
-    repository: Repository = Path("model_repository"),
+    repository: Repository = REPOSITORY,
     seconds: Annotated[float, typer.Option(min=0.1, help="Length of each measurement.")] = 2.0,
     backend_directory: BackendDirectory = None,
-    out: Annotated[Path | None, typer.Option(help="Write all that was measured there, as JSON.")] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Write JSON to stdout, not a table.")] = False,
+    out: Out = None,
+    as_json: Json = False,
 ) -> None:
     """Find the instances, threads and batching that answer the most images within a latency, on this machine.
 
@@ -35,12 +34,9 @@ def tune(
 
     **Example:** `heatserve tune cifar10 --p99 20`
     """
-    import json
     from dataclasses import asdict
 
-    from rich.progress import Progress
-
-    from heatserve.certification.files import write_atomically
+    from heatserve.export.calibration.report import progress_bar
     from heatserve.certification.provenance import provenance
     from heatserve.export.repository.layout import open_model
     from heatserve.serving.tuning import tune as tuning
@@ -48,21 +44,7 @@ def tune(
 
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # ends like a Ctrl-C: Triton and its files go along
     model = open_model(repository, name)
-    with Progress(console=Console(stderr=True), transient=True) as progress:
-        task = progress.add_task(f"settings for {name}", total=tuning.settings_to_try())
-        tuned = tuning.tune(
-            model,
-            target=p99,
-            seconds=seconds,
-            backend_directory=backend_directory,
-            on_setting=lambda: progress.advance(task),
-        )
+    tuned = tuning.tune(model, target=p99, seconds=seconds, backend_directory=backend_directory, progress=progress_bar)
     results = {**provenance("onnxruntime", "tritonclient", "nvidia-pytriton"), "seconds": seconds, **asdict(tuned)}
-    text = json.dumps(results, indent=2) + "\n"
-    if out:
-        write_atomically(out, text.encode())
-    if as_json:
-        typer.echo(text, nl=False)
-    else:
-        Console(highlight=False).print(tuning_table(tuned))
+    deliver(results, lambda: tuning_table(tuned), as_json=as_json, out=out)
     Console(stderr=True, highlight=False).print(f"wrote   {tuning.write_choice(model, tuned)}", soft_wrap=True)

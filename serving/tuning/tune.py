@@ -6,7 +6,6 @@ read, until `write_choice`.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -16,23 +15,21 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from heatserve.certification.progress import Progress, unseen
 from heatserve.serving.errors import OverloadedError, ServingError
 from heatserve.serving.triton.endpoints import FREE_PORTS
 from heatserve.serving.triton.server import TritonServer
 from heatserve.serving.triton.workspace import link_model
-from heatserve.serving.tuning.load import Load, closed_loop
+from heatserve.serving.tuning.closed_loop import LoadResult, closed_loop
+from heatserve.serving.tuning.settings import TUNED, ServerSetting, even_splits
 
 if TYPE_CHECKING:
-    from tritonclient.grpc import model_config_pb2 as pb
-
     from heatserve.export.card import Card
     from heatserve.export.repository.layout import ModelVersion
     from heatserve.serving.pixels import Pixels
 
 DEFAULT_MULTIPLE = 5
 """The 99th percentile may take so many times what one request to an idle server takes (median), by default."""
-TUNED = "tuned"
-"""Parameter of `config.pbtxt` that says what its settings were chosen for, where and when."""
 
 _CALLERS = (1, 2, 4, 8, 16, 32, 64)
 _BATCHES = (1, 4, 16)
@@ -43,40 +40,29 @@ _GAIN = 1.05
 
 
 @dataclass(frozen=True)
-class Setting:
-    """What is varied. Requests that wait go to an instance in batches of `preferred_batch` images."""
-
-    instances: int
-    threads: int
-    preferred_batch: int
-    queue_delay_us: int = 0
-    """How long a request waits for such a batch, in microseconds; 0: it goes as soon as an instance is idle."""
-
-
-@dataclass(frozen=True)
-class Trial:
+class TuningTrial:
     """One setting under one load."""
 
-    setting: Setting
-    load: Load
+    setting: ServerSetting
+    load: LoadResult
     meets_target: bool
 
 
 @dataclass(frozen=True)
-class Tuning:
+class TuningResult:
     """What was tried, and the choice: None where nothing met the target."""
 
     model: str
     version: int
     target: float
     """For the 99th percentile, in milliseconds."""
-    single: Load
+    single: LoadResult
     """One caller, one instance, a thread for each core."""
-    trials: tuple[Trial, ...]
-    choice: Trial | None
+    trials: tuple[TuningTrial, ...]
+    choice: TuningTrial | None
 
 
-UnderLoad = Callable[[int], Load]
+UnderLoad = Callable[[int], LoadResult]
 """What a running server answers so many callers."""
 
 
@@ -86,8 +72,8 @@ def tune(
     target: float | None = None,
     seconds: float = 2.0,
     backend_directory: Path | None = None,
-    on_setting: Callable[[], object] = lambda: None,
-) -> Tuning:
+    progress: Progress = unseen,
+) -> TuningResult:
     """Find the setting with the most images a second among those whose 99th percentile is within `target`.
 
     First how the instances share the cores, then the batch to prefer, then whether to wait for it.
@@ -97,39 +83,31 @@ def tune(
         target: milliseconds; None: `DEFAULT_MULTIPLE` times the median of one request to an idle server.
         seconds: of each measurement, at least.
         backend_directory: Triton's backends, where they are not beside it.
-        on_setting: called after each setting, `settings_to_try()` times at most.
+        progress: follows the settings.
 
     Raises:
         ServingError: Triton does not start, or refuses a request.
     """
-    first, *others = _splits()
-    with _running(model, first, seconds, backend_directory) as under_load:
+    splits, trials = even_splits(), list[TuningTrial]()
+    with _running(model, splits[0], seconds, backend_directory) as under_load:
         single = under_load(1)
-        limit = DEFAULT_MULTIPLE * single.p50 if target is None else target
-        trials = climb(under_load, first, limit)
-    on_setting()
+    limit = DEFAULT_MULTIPLE * single.p50 if target is None else target
 
-    def attempt(settings: Sequence[Setting]) -> Trial | None:
-        for setting in settings:
-            with _running(model, setting, seconds, backend_directory) as under_load:
-                trials.extend(climb(under_load, setting, limit))
-            on_setting()
-        return best_of(trials)
+    def settings() -> Iterator[ServerSetting]:
+        """Each stage varies the best setting of the trials so far."""
+        yield from splits
+        if best := best_of(trials):
+            yield from (replace(best.setting, preferred_batch=size) for size in _BATCHES)
+        if best := best_of(trials):
+            yield from _waiting(best, microseconds=round(_DELAY_SHARE * limit * 1000))
 
-    best = attempt(others)
-    if best:
-        best = attempt([replace(best.setting, preferred_batch=size) for size in _BATCHES])
-    if best:
-        best = attempt(_waiting(best, microseconds=round(_DELAY_SHARE * limit * 1000)))
-    return Tuning(model.name, model.version, limit, single, tuple(trials), best)
+    for setting in progress(settings(), len(splits) + len(_BATCHES) + 1, f"settings of {model.name}"):
+        with _running(model, setting, seconds, backend_directory) as under_load:
+            trials += climb(under_load, setting, limit)
+    return TuningResult(model.name, model.version, limit, single, tuple(trials), best_of(trials))
 
 
-def settings_to_try() -> int:
-    """How many settings `tune` tries on this machine, at most."""
-    return len(_splits()) + len(_BATCHES) + 1
-
-
-def write_choice(model: ModelVersion, tuning: Tuning) -> Path:
+def write_choice(model: ModelVersion, tuning: TuningResult) -> Path:
     """Write the setting that was chosen into the model's `config.pbtxt`, atomically, and why it was chosen.
 
     Raises:
@@ -146,44 +124,36 @@ def write_choice(model: ModelVersion, tuning: Tuning) -> Path:
         )
     path = model.path.parent / CONFIG_NAME
     config = read_config(path)  # again: only what was varied is to change
-    _apply(tuning.choice.setting, config)
+    tuning.choice.setting.apply(config)
     config.parameters[TUNED].string_value = _reason(tuning, tuning.choice.load)
     write_config(path, config)
     return path
 
 
-def _splits() -> list[Setting]:
-    """The ways to share the cores evenly among 1, 2, 4, … instances."""
-    from heatserve.export.repository.layout import MAX_BATCH_SIZE
-
-    cores = len(os.sched_getaffinity(0))
-    return [Setting(2**n, cores // 2**n, MAX_BATCH_SIZE) for n in range(cores.bit_length())]
-
-
-def _waiting(best: Trial, *, microseconds: int) -> list[Setting]:
+def _waiting(best: TuningTrial, *, microseconds: int) -> list[ServerSetting]:
     """The setting of `best`, but each instance waits for its share of the callers; none where that is a single one."""
     share = best.load.concurrency // best.setting.instances
     return [replace(best.setting, preferred_batch=share, queue_delay_us=microseconds)] if share > 1 else []
 
 
-def climb(under_load: UnderLoad, setting: Setting, target: float) -> list[Trial]:
+def climb(under_load: UnderLoad, setting: ServerSetting, target: float) -> list[TuningTrial]:
     """One setting under growing loads, until one misses the target or is refused, or more get no more answers."""
-    trials: list[Trial] = []
+    trials: list[TuningTrial] = []
     for callers in _CALLERS:
         try:
             load = under_load(callers)
         except OverloadedError:  # the queue's limit, which is the operator's
             break
         saturated = bool(trials) and load.images_per_second < _GAIN * trials[-1].load.images_per_second
-        trials.append(Trial(setting, load, load.p99 <= target))
+        trials.append(TuningTrial(setting, load, load.p99 <= target))
         if saturated or not trials[-1].meets_target:
             break
     return trials
 
 
-def best_of(trials: Sequence[Trial]) -> Trial | None:
+def best_of(trials: Sequence[TuningTrial]) -> TuningTrial | None:
     """Of those within the target, in the order in which they were tried, each that answers clearly more."""
-    best: Trial | None = None
+    best: TuningTrial | None = None
     for trial in trials:
         enough = _GAIN * best.load.images_per_second if best else 0.0
         if trial.meets_target and trial.load.images_per_second > enough:
@@ -193,15 +163,15 @@ def best_of(trials: Sequence[Trial]) -> Trial | None:
 
 @contextmanager
 def _running(
-    model: ModelVersion, setting: Setting, seconds: float, backend_directory: Path | None
+    model: ModelVersion, setting: ServerSetting, seconds: float, backend_directory: Path | None
 ) -> Iterator[UnderLoad]:
-    """A Triton that serves `model` with `setting`; its folder is left alone."""
+    """A Triton that serves `model` with `setting`, from a folder of its own: the model's is not written."""
     from heatserve.export.repository.layout import CONFIG_NAME
     from heatserve.export.repository.settings import read_config
 
     config = read_config(model.path.parent / CONFIG_NAME)
-    _apply(setting, config)
-    image = _any_image(model.card)
+    setting.apply(config)
+    image = _random_image(model.card)
     with TemporaryDirectory(prefix="heatserve-tune-") as folder:
         repository = Path(folder)
         link_model(repository / model.name, model.path.parent.resolve(), config)
@@ -212,8 +182,8 @@ def _running(
             yield lambda callers: closed_loop(url, model.name, image, concurrency=callers, seconds=seconds)
 
 
-def _any_image(card: Card) -> Pixels:
-    """An image as the model takes it; of its network's size, where it takes any."""
+def _random_image(card: Card) -> Pixels:
+    """An image as the model takes it, FP32 [1, C, H, W] or UINT8 [1, H, W, C]; of any size, where any will do."""
     channels, height, width = card.input_shape
     random = np.random.default_rng(0)
     if card.input_type == "UINT8":
@@ -221,19 +191,7 @@ def _any_image(card: Card) -> Pixels:
     return random.random((1, *card.input_shape), dtype=np.float32)
 
 
-def _apply(setting: Setting, config: pb.ModelConfig) -> None:
-    from heatserve.export.repository.settings import THREADS
-
-    kind = config.instance_group[0].kind if config.instance_group else 0
-    config.ClearField("instance_group")
-    config.instance_group.add(kind=kind, count=setting.instances)
-    config.parameters[THREADS].string_value = str(setting.threads)
-    config.dynamic_batching.ClearField("preferred_batch_size")
-    config.dynamic_batching.preferred_batch_size.append(setting.preferred_batch)
-    config.dynamic_batching.max_queue_delay_microseconds = setting.queue_delay_us
-
-
-def _reason(tuning: Tuning, load: Load) -> str:
+def _reason(tuning: TuningResult, load: LoadResult) -> str:
     from heatserve.certification.provenance import provenance
 
     made = provenance()

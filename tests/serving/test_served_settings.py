@@ -26,8 +26,9 @@ from heatserve.cli import app
 from heatserve.export.card import read_card
 from heatserve.export.repository.layout import CONFIG_NAME, write_model_config
 from heatserve.export.repository.settings import THREADS, WARM_UP_PATH, read_config, write_config
-from heatserve.serving.tuning.load import Load, closed_loop
-from heatserve.serving.tuning.tune import TUNED, Setting, Trial, best_of, climb
+from heatserve.serving.tuning.closed_loop import LoadResult, closed_loop
+from heatserve.serving.tuning.settings import TUNED, ServerSetting
+from heatserve.serving.tuning.tune import TuningTrial, best_of, climb
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="Triton runs on Linux only")
 
@@ -220,12 +221,12 @@ def test_tune_that_is_interrupted_leaves_everything_as_it_was(tmp_path: Path, nu
     assert not list(temporary.iterdir())
 
 
-def load(callers: int, rate: float, p99: float) -> Load:
-    return Load(callers, rate, p50=p99 / 2, p99=p99, caller_cores=0.1)
+def load(callers: int, rate: float, p99: float) -> LoadResult:
+    return LoadResult(callers, rate, p50=p99 / 2, p99=p99, caller_cores=0.1)
 
 
 def test_callers_are_added_until_the_target_is_missed_or_nothing_is_gained() -> None:
-    setting = Setting(1, 2, 64)
+    setting = ServerSetting(1, 2, 64)
     slower = climb(lambda callers: load(callers, 100.0 * callers, p99=4.0 * callers), setting, 10.0)
     assert [(trial.load.concurrency, trial.meets_target) for trial in slower] == [(1, True), (2, True), (4, False)]
     full = climb(lambda callers: load(callers, min(100.0 * callers, 200.0), p99=1.0), setting, 10.0)
@@ -237,14 +238,16 @@ def test_a_queue_that_is_full_ends_the_climb(overloaded: TritonServer) -> None:
     image = random_images(1)
     url = overloaded.endpoints.grpc_url
     trials = climb(
-        lambda callers: closed_loop(url, "narrow", image, concurrency=callers, seconds=0.1), Setting(1, 2, 64), 1000.0
+        lambda callers: closed_loop(url, "narrow", image, concurrency=callers, seconds=0.1),
+        ServerSetting(1, 2, 64),
+        1000.0,
     )
     assert [trial.load.concurrency for trial in trials] == [1, 2]
 
 
 def test_the_choice_answers_clearly_more_within_the_target() -> None:
     first, within_noise, better, too_slow = (
-        Trial(Setting(instances, 1, 64), load(4, rate, 5.0), meets)
+        TuningTrial(ServerSetting(instances, 1, 64), load(4, rate, 5.0), meets)
         for instances, rate, meets in ((1, 100.0, True), (2, 104.0, True), (4, 106.0, True), (8, 900.0, False))
     )
     assert best_of([first, within_noise, better, too_slow]) == better

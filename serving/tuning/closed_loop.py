@@ -28,18 +28,18 @@ _PATIENCE = 5
 
 
 @dataclass(frozen=True)
-class Load:
-    """What `concurrency` callers saw: images a second, and latencies of one request in milliseconds."""
+class LoadResult:
+    """What `concurrency` callers saw: images a second, and percentiles of one request's latency in milliseconds."""
 
     concurrency: int
     images_per_second: float
     p50: float
     p99: float
     caller_cores: float
-    """Cores that asking took. The callers share one thread: near 1, they were the bottleneck and not the server."""
+    """Cores that the callers took. They share one thread: near 1, they were the bottleneck and not the server."""
 
 
-def closed_loop(url: str, model: str, image: Pixels, *, concurrency: int, seconds: float) -> Load:
+def closed_loop(url: str, model: str, image: Pixels, *, concurrency: int, seconds: float) -> LoadResult:
     """Ask for all outputs of one image, over and over, with `concurrency` requests on the way at any time.
 
     The request is serialised once and answers are not parsed, so that asking costs little beside answering.
@@ -58,11 +58,11 @@ def closed_loop(url: str, model: str, image: Pixels, *, concurrency: int, second
     """
     request = _request(model, image)
 
-    async def measure() -> Load:
+    async def measure() -> LoadResult:
         with _cancelled_by_signals():
             return await ask()
 
-    async def ask() -> Load:
+    async def ask() -> LoadResult:
         async with grpc.aio.insecure_channel(url.removeprefix("grpc://")) as channel:
             call = channel.unary_unary(_METHOD)
             await _callers(lambda: call(request), concurrency, _WARM_UP_SECONDS)
@@ -104,7 +104,7 @@ def _request(model: str, image: Pixels) -> bytes:
     return serialised
 
 
-async def _callers(ask: Callable[[], Awaitable[object]], concurrency: int, seconds: float) -> Load:
+async def _callers(ask: Callable[[], Awaitable[object]], concurrency: int, seconds: float) -> LoadResult:
     latencies: list[float] = []
     start, cpu = time.perf_counter(), time.process_time()
 
@@ -120,4 +120,4 @@ async def _callers(ask: Callable[[], Awaitable[object]], concurrency: int, secon
     elapsed = time.perf_counter() - start
     p50, p99 = np.percentile(latencies, (50, 99)) * 1000
     cores = (time.process_time() - cpu) / elapsed
-    return Load(concurrency, len(latencies) / elapsed, float(p50), float(p99), cores)
+    return LoadResult(concurrency, len(latencies) / elapsed, float(p50), float(p99), cores)
