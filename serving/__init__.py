@@ -1,1 +1,61 @@
-"""Serving: Triton on certified models, its client, and what holds both to their contract."""
+"""Serving: certified models behind NVIDIA Triton, and all that asks them.
+
+- `client`: `Client` and `AsyncClient` send images over gRPC or HTTP and read classes and certificates.
+- `triton`: `TritonServer` starts a Triton, supervises it and ends it.
+- `backend`: what runs inside Triton where it has no `onnxruntime` backend of its own.
+- `tuning`: `tune` finds the instances, threads and batching that answer most within a latency.
+- `conformance`: compares what engines answer with float64.
+
+Importing this package imports neither tritonclient nor an inference engine; the names below are imported when they are
+first used.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from heatserve._lazy import lazy_names
+
+if TYPE_CHECKING:
+    from heatserve.serving.client.answers import ModelSpec, Prediction
+    from heatserve.serving.client.client import AsyncClient, Client
+    from heatserve.serving.client.image_files import read_images
+    from heatserve.serving.errors import OverloadedError, ServingError
+    from heatserve.serving.triton.endpoints import FREE_PORTS, Endpoints
+    from heatserve.serving.triton.server import TritonServer
+    from heatserve.serving.tuning.tune import TuningResult, tune, write_choice
+
+__all__ = [
+    "FREE_PORTS",
+    "AsyncClient",
+    "Client",
+    "Endpoints",
+    "ModelSpec",
+    "OverloadedError",
+    "Prediction",
+    "ServingError",
+    "TritonServer",
+    "TuningResult",
+    "read_images",
+    "tune",
+    "write_choice",
+]
+
+__getattr__, __dir__ = lazy_names(
+    __name__,
+    {
+        "AsyncClient": "heatserve.serving.client.client",
+        "Client": "heatserve.serving.client.client",
+        "Endpoints": "heatserve.serving.triton.endpoints",
+        "FREE_PORTS": "heatserve.serving.triton.endpoints",
+        "ModelSpec": "heatserve.serving.client.answers",
+        "OverloadedError": "heatserve.serving.errors",
+        "Prediction": "heatserve.serving.client.answers",
+        "ServingError": "heatserve.serving.errors",
+        "TritonServer": "heatserve.serving.triton.server",
+        "TuningResult": "heatserve.serving.tuning.tune",
+        "read_images": "heatserve.serving.client.image_files",
+        "tune": "heatserve.serving.tuning.tune",
+        "write_choice": "heatserve.serving.tuning.tune",
+    },
+)

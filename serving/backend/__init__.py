@@ -1,1 +1,1 @@
-"""The Triton backend `onnxruntime` for installations of Triton that lack NVIDIA's native one."""
+"""Holds `model.py`, the Triton backend `onnxruntime` of installations of Triton that lack NVIDIA's native one."""
