@@ -1,4 +1,4 @@
-"""The command line: mounts the commands of each room, and explains errors instead of showing tracebacks."""
+"""The command line: all commands, and errors that are explained instead of shown as tracebacks."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ def main() -> None:
         _fail(
             f"this command needs the package {error.name!r}, which is not installed: pip install 'heatserve[train]' "
             f"to train, export, audit and measure, 'heatserve[bench]' to attack, 'heatserve[serve]' to serve, "
-            f"'heatserve[client]' to ask"
+            f"'heatserve[client]' to ask a server"
         )
 
 

@@ -1,6 +1,6 @@
-"""From nothing to certified answers in a minute: the whole road on scikit-learn's real digits.
+"""From nothing to certified answers in a minute: every step, on scikit-learn's real digits.
 
-The only module of this room that trains and exports: it imports torch, and only when there is no model yet.
+It trains and exports only where there is no model yet; then it needs torch.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ ALPHA, DELTA = 0.05, 0.05
 MONTE_CARLO = MonteCarlo(n0=50, n=500, alpha=0.001, seed=0)
 SEED = 0
 SHOWN = 4
-"""Test images that are asked about over each protocol."""
+"""Test images that are sent over each protocol."""
 
 
 def make_model(repository: Path, runs: Path, console: Console) -> ModelVersion:
@@ -55,7 +55,7 @@ def make_model(repository: Path, runs: Path, console: Console) -> ModelVersion:
 
 
 def _smooth(repository: Path, runs: Path, console: Console) -> ModelVersion:
-    """Train, smooth and export."""
+    """The uncalibrated model: trained, smoothed and exported."""
     from heatserve.export.exporting import export_checkpoint
     from heatserve.training.data.splits import load_data
     from heatserve.training.methods.parameters import HeatParameters
@@ -73,6 +73,7 @@ def _smooth(repository: Path, runs: Path, console: Console) -> ModelVersion:
 
 
 def _calibrate(model: ModelVersion, console: Console) -> ModelVersion:
+    """The next version of the model, with the radii that its calibration supports; prints its card."""
     from heatserve.export.calibration.sampling import sample
 
     with _step(console, f"certify  Monte Carlo, n = {MONTE_CARLO.n}, to calibrate the single pass against"):
@@ -102,7 +103,7 @@ def _step(console: Console, what: str) -> Iterator[None]:
 def ask(endpoints: Endpoints, runs: Path, console: Console) -> None:
     """Send real test images to the running server, over gRPC and over HTTP, and print the answers.
 
-    The images are also written to `runs`, so that there is something to call `heatserve predict` on.
+    The images are also written to `picture(runs, i)`, so that there is something to call `heatserve predict` on.
     """
     from heatserve.training.data.splits import load_data
 
@@ -115,9 +116,13 @@ def ask(endpoints: Endpoints, runs: Path, console: Console) -> None:
                 start = time.perf_counter()
                 (prediction,) = client.predict(image)
                 rows.append((text_art(image), prediction, time.perf_counter() - start))
-        console.print(f"\n{SHOWN} test images over {protocol}, {url}")
+        console.print(f"\n{SHOWN} test images over {protocol}, {url}\n")
         console.print(predictions_table(rows))
-    paths = [runs / f"digit_{index}.png" for index in range(SHOWN)]
-    for path, image in zip(paths, images, strict=True):
-        Image.fromarray(np.rint(image[0] * 255).astype(np.uint8)).save(path)
-    console.print(f"\nThe same images are in {runs}, for `heatserve predict`.\n")
+    for index, image in enumerate(images):
+        Image.fromarray(np.rint(image[0] * 255).astype(np.uint8)).save(picture(runs, index))
+    console.print(f"\nThese images are {picture(runs, 0)} to {picture(runs, SHOWN - 1)}.\n", soft_wrap=True)
+
+
+def picture(runs: Path, index: int) -> Path:
+    """Where the test image of that index is written, 0 to `SHOWN` − 1."""
+    return runs / f"digit_{index}.png"

@@ -29,7 +29,9 @@ def text_art(image: NDArray[np.float32]) -> str:
 
 def models_table(models: Iterable[ModelVersion]) -> Table:
     """One row per served model: what its certificate card promises."""
-    table = Table("model", "version", "σ", "image", "promise of its certified radius")
+    table = Table(box=SIMPLE, show_edge=False, pad_edge=False, collapse_padding=True)
+    for heading in ("model", "version", "σ", "image", "promise of the certified radius"):
+        table.add_column(heading)
     for model in models:
         card = model.card
         image = f"{card.input_type} {'×'.join(map(str, card.input_shape))}"
@@ -60,8 +62,10 @@ def predictions_table(rows: Iterable[tuple[str, Prediction, float]]) -> Table:
         pad_edge=False,
         collapse_padding=True,
         show_lines=any("\n" in image for image, *_ in rows),
-        caption="\nRadii are L2 distances, pixels in [0,1]. The calibration backs the certified radius and the "
-        "L-bound; the nominal radius is the formula alone.",
+        caption=(
+            "\nA change of smaller L2 norm than the certified radius (pixels in [0,1]) does not change the smoothed "
+            "classifier's class, as often as the model's card promises. The nominal radius is the formula alone."
+        ),
         caption_justify="left",
         caption_style="italic",
     )

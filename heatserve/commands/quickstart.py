@@ -8,13 +8,13 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from heatserve.commands.options import GrpcPort, Host, HttpPort, MetricsPort, Repository
+from heatserve.commands.options import REPOSITORY, GrpcPort, Host, HttpPort, MetricsPort, Repository
 from heatserve.commands.serve import run_server
 
 
 def quickstart(
     once: Annotated[bool, typer.Option("--once", help="Stop after the answers, instead of at Ctrl-C.")] = False,
-    repository: Repository = Path("model_repository"),
+    repository: Repository = REPOSITORY,
     runs: Annotated[Path, typer.Option(help="Folder for the checkpoints.")] = Path("runs/quickstart"),
     host: Host = "127.0.0.1",
     http_port: HttpPort = 8000,
@@ -27,17 +27,18 @@ def quickstart(
 
     **Example:** `heatserve quickstart --once`
     """
-    from heatserve import quickstart as road
+    from heatserve import quickstart as steps
     from heatserve.serving.triton.endpoints import Endpoints
 
     console = Console(highlight=False)
-    model = road.make_model(repository, runs, console)
+    model = steps.make_model(repository, runs, console)
     endpoints = Endpoints(host=host, http=http_port, grpc=grpc_port, metrics=metrics_port)
     run_server(
         console,
         repository,
         [model.name],
         endpoints,
-        on_ready=lambda server: road.ask(server.endpoints, runs, console),
+        on_ready=lambda server: steps.ask(server.endpoints, runs, console),
         stay=not once,
+        picture=steps.picture(runs, 0),
     )

@@ -51,8 +51,20 @@ def run_server(
     backend_directory: Path | None = None,
     on_ready: Callable[[TritonServer], object] = lambda _: None,
     stay: bool = True,
+    picture: Path = Path("picture.png"),
 ) -> None:
-    """Serve until Ctrl-C or SIGTERM, or only as long as `on_ready` takes."""
+    """Serve until Ctrl-C or SIGTERM; with `stay` False, only as long as `on_ready` takes.
+
+    Args:
+        console: told what is served and how to call it.
+        repository: model repository.
+        models: names of the models to serve; none: all.
+        endpoints: where to listen.
+        backend_directory: Triton's backends, where they are not beside it.
+        on_ready: called with the server once it answers.
+        stay: whether to go on after `on_ready`.
+        picture: an image file for the examples that are printed.
+    """
     from heatserve.serving.triton.server import TritonServer
 
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # ends like a Ctrl-C, at any moment
@@ -63,7 +75,7 @@ def run_server(
             on_ready(server)
             if not stay:
                 return
-            _print_served(console, server)
+            _print_served(console, server, picture)
             try:
                 server.wait()
             except KeyboardInterrupt:
@@ -73,21 +85,27 @@ def run_server(
     console.print("Stopped.")
 
 
-def _print_served(console: Console, server: TritonServer) -> None:
+def _print_served(console: Console, server: TritonServer, picture: Path) -> None:
     from heatserve.tables import models_table
 
     urls = server.endpoints
     console.print(models_table(server.models))
     console.print(
-        f"gRPC     {urls.grpc_url}\nHTTP     {urls.http_url}\nmetrics  {urls.metrics_url}\nlog      {server.log}\n\n"
-        f"{examples(server.models[0], urls)}\n\nCtrl-C stops the server.",
+        f"\ngRPC     {urls.grpc_url}\nHTTP     {urls.http_url}\nmetrics  {urls.metrics_url}\nlog      {server.log}\n\n"
+        f"{examples(server.models[0], urls, picture)}\n\nCtrl-C stops the server.",
         markup=False,
         soft_wrap=True,
     )
 
 
-def examples(model: ModelVersion, urls: Endpoints) -> str:
-    """How to call a served model from the shell, from Python and from anywhere: paragraphs to copy and to run."""
+def examples(model: ModelVersion, urls: Endpoints, picture: Path) -> str:
+    """How to call a served model from the shell, from Python and from anywhere: paragraphs to copy and to run.
+
+    Args:
+        model: which is served.
+        urls: where it answers.
+        picture: an image file of the model's size.
+    """
     channels, height, width = model.card.input_shape
     shape, dtype, values, grey = f"{channels}, {height}, {width}", "float32", " in [0,1]", "0.5"
     if model.card.input_type == "UINT8":
@@ -95,7 +113,7 @@ def examples(model: ModelVersion, urls: Endpoints) -> str:
     size = "any size" if model.card.resize else f"{width}×{height} pixels"
     return f"""\
 # From the shell, with a picture of {size}:
-{_program("heatserve")} predict picture.png --url {urls.grpc_url} --model {model.name}
+{_program("heatserve")} predict {picture} --url {urls.grpc_url} --model {model.name}
 
 # From Python ({_program("python")}), with images {dtype} [N, {shape}]{values}; here a grey one:
 import numpy as np
