@@ -19,7 +19,7 @@ _HALF_BLOCKS = " ▄▀█"
 
 
 def text_art(image: NDArray[np.float32]) -> str:
-    """A small image [C, H, W] or [H, W] in [0,1] as ⌈H/2⌉ lines of W characters of two pixels each; bright is ink."""
+    """The pixels above ½ of a small image [C, H, W] or [H, W], as ⌈H/2⌉ lines of W characters of two pixels each."""
     ink = (image.mean(axis=0) if image.ndim == 3 else image) > 0.5
     if len(ink) % 2:
         ink = np.vstack([ink, np.zeros_like(ink[:1])])

@@ -13,6 +13,8 @@ import pytest
 from heatserve import FREE_PORTS, TritonServer
 from heatserve.export.card import CARD_NAME, CardError, verify_card
 
+pytestmark = pytest.mark.slow
+
 FREE = ("--http-port", "0", "--grpc-port", "0", "--metrics-port", "0")
 
 

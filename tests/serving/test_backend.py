@@ -1,4 +1,4 @@
-"""What the server itself answers, to callers that check nothing: errors that name things, to the culprit alone."""
+"""What the server itself answers to callers that check nothing: errors that name what is wrong, and in which image."""
 
 from __future__ import annotations
 

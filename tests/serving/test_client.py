@@ -7,6 +7,7 @@ import re
 import socket
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -14,6 +15,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import tritonclient.grpc
 from numpy.typing import NDArray
 from tiny_model import CLASS_NAMES, random_images
 
@@ -211,6 +213,43 @@ def test_a_task_that_gives_up_leaves_the_connection_usable(triton: TritonServer,
     assert len(asyncio.run(ask())) == 2
 
 
+def give_up_at_the_timeout(url: str) -> None:
+    with pytest.raises(ServingError, match="no answer in time"):
+        predict_blocking(url, "patient", random_images(1), timeout=0.05)
+
+
+def give_up_by_cancelling_the_task(url: str) -> None:
+    with pytest.raises(asyncio.TimeoutError):
+        asyncio.run(asyncio.wait_for(predict_in_a_task(url), 0.05))
+
+
+async def predict_in_a_task(url: str) -> list[Prediction]:
+    async with AsyncClient(url, model="patient") as client:
+        return await client.predict(random_images(1))
+
+
+@pytest.mark.parametrize("give_up", [give_up_at_the_timeout, give_up_by_cancelling_the_task])
+def test_over_grpc_the_server_does_not_run_what_nobody_waits_for(
+    triton: TritonServer, give_up: Callable[[str], None]
+) -> None:
+    url = triton.endpoints.grpc_url
+    statistics = tritonclient.grpc.InferenceServerClient(url.removeprefix("grpc://"))
+
+    def counts() -> tuple[int, int]:
+        """Images that `patient` was run on, and requests to it that failed."""
+        found = statistics.get_inference_statistics("patient").model_stats[0]
+        return found.inference_count, found.inference_stats.fail.count
+
+    run_before, failed_before = counts()
+    deadline = time.monotonic() + 30
+    while counts()[1] == failed_before:
+        assert time.monotonic() < deadline
+        give_up(url)  # on a busy machine perhaps before the request was sent
+        time.sleep(0.5)
+    assert counts()[0] == run_before
+    statistics.close()
+
+
 @CLIENTS
 @pytest.mark.parametrize("url", ["ftp://127.0.0.1:8001", "127.0.0.1", "grpc://127.0.0.1", "grpc://http://a:1"])
 def test_malformed_url(url: str, predict: Predict) -> None:
@@ -226,6 +265,7 @@ def test_a_url_without_a_protocol_is_grpc(triton: TritonServer) -> None:
 ABSENT = ("torch", "onnx", "onnxruntime", "scipy", "sklearn")
 ASK = f"""
 import sys
+import time
 sys.modules.update(dict.fromkeys({ABSENT}))
 import heatserve
 import numpy as np
