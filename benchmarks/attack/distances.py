@@ -13,7 +13,8 @@ from scipy.stats import binomtest
 from torch import nn
 
 from heatserve.benchmarks.attack.pgd_ddn import DDN, PGD, NoiseAveraged, TopKMisclassification
-from heatserve.benchmarks.attack.target import IN_ONE_PASS, Outputs, Settings, Target, finite, in_batches
+from heatserve.benchmarks.attack.settings import AttackSettings
+from heatserve.benchmarks.attack.target import IN_ONE_PASS, Outputs, Target, finite, in_batches
 from heatserve.certification.monte_carlo import Certificate
 from heatserve.certification.progress import Progress
 from heatserve.certification.radius import Float32Array, Float64Array
@@ -27,7 +28,7 @@ def distances(
     data: LabelledImages,
     proven: list[Certificate],
     outputs: Outputs,
-    settings: Settings,
+    settings: AttackSettings,
     progress: Progress,
 ) -> tuple[list[dict[str, Any]], dict[str, Any]]:
     """Rows of system and attack, and what happened within the served and the proven radii."""
@@ -86,7 +87,7 @@ def within_proven(
     images: Float32Array,
     proven: list[Certificate],
     attacked: Sequence[Float32Array],
-    settings: Settings,
+    settings: AttackSettings,
 ) -> dict[str, Any]:
     """Each nearest attack, shortened to just inside the radius that Certify proves where it was farther.
 
@@ -115,7 +116,7 @@ def _judged(
     images: Float32Array,
     found: Float32Array,
     classes: NDArray[np.int64],
-    settings: Settings,
+    settings: AttackSettings,
 ) -> tuple[Float32Array, Float64Array]:
     """Points that are confirmed to change the class, and their distances; inf where none is.
 
@@ -133,7 +134,7 @@ def _judged(
 
 
 def _changed(
-    target: Target, system: str, images: Float32Array, classes: NDArray[np.int64], settings: Settings
+    target: Target, system: str, images: Float32Array, classes: NDArray[np.int64], settings: AttackSettings
 ) -> NDArray[np.bool_]:
     """Whether the class is no longer among the k best, by the served graph or by the majority of the votes."""
     if system == "single pass":
@@ -144,7 +145,7 @@ def _changed(
     return np.asarray((best != classes[:, None]).all(axis=1))
 
 
-def _votes(target: Target, images: Float32Array, settings: Settings) -> list[NDArray[np.int64]]:
+def _votes(target: Target, images: Float32Array, settings: AttackSettings) -> list[NDArray[np.int64]]:
     """How often f answers each class [K], of `votes` noisy copies of each image."""
     noise = np.random.default_rng([settings.seed, 1])
     histograms = []

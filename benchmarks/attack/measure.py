@@ -12,8 +12,9 @@ from typing import Any
 import torch
 
 from heatserve.benchmarks.attack.distances import distances
+from heatserve.benchmarks.attack.settings import AttackSettings
 from heatserve.benchmarks.attack.spoofed import defences, overclaims, spoofed
-from heatserve.benchmarks.attack.target import Settings, Target, prove
+from heatserve.benchmarks.attack.target import Target, prove
 from heatserve.certification.errors import HeatserveError
 from heatserve.certification.progress import Progress
 from heatserve.certification.provenance import now
@@ -22,7 +23,7 @@ from heatserve.export.images import LabelledImages
 
 
 def measure(
-    target: Target, data: LabelledImages, thresholds: LabelledImages, settings: Settings, progress: Progress
+    target: Target, data: LabelledImages, thresholds: LabelledImages, settings: AttackSettings, progress: Progress
 ) -> dict[str, Any]:
     """Everything that `heatserve attack` prints, for the images of `data`.
 

@@ -8,8 +8,9 @@ import numpy as np
 import torch
 
 from heatserve.benchmarks.attack.defences import Check, Discount, checks
+from heatserve.benchmarks.attack.settings import AttackSettings
 from heatserve.benchmarks.attack.spoofing import Penalty, spoof
-from heatserve.benchmarks.attack.target import Outputs, Settings, Target, finite, in_batches, prove
+from heatserve.benchmarks.attack.target import Outputs, Target, finite, in_batches, prove
 from heatserve.certification.audit import certified_accuracy
 from heatserve.certification.binomial import upper_bound
 from heatserve.certification.calibration import Reference, count_overclaims
@@ -29,7 +30,7 @@ def spoofed(
     images: Float32Array,
     epsilon: float,
     penalty: Penalty | None,
-    settings: Settings,
+    settings: AttackSettings,
     progress: Progress,
     description: str,
 ) -> tuple[Float32Array, list[Certificate]]:
@@ -50,7 +51,7 @@ def defences(
     data: LabelledImages,
     unaware: tuple[Float32Array, list[Certificate]],
     thresholds: LabelledImages,
-    settings: Settings,
+    settings: AttackSettings,
     progress: Progress,
 ) -> list[dict[str, Any]]:
     """Each defence: what it costs on clean images, and what it stops of an attack that does and does not know it."""
@@ -91,7 +92,7 @@ def _defended(target: Target, images: Float32Array, defence: Check | Discount | 
     return {**outputs, "certified_radius": radius}
 
 
-def overclaims(outputs: Outputs, proven: list[Certificate], settings: Settings) -> dict[str, Any]:
+def overclaims(outputs: Outputs, proven: list[Certificate], settings: AttackSettings) -> dict[str, Any]:
     """Overclaims as the card counts them, with exact upper bounds given a positive radius and over all answers."""
     radius = outputs["certified_radius"]
     limit = np.array([certificate.radius for certificate in proven])

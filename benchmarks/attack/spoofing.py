@@ -17,6 +17,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from heatserve.benchmarks.attack.settings import Search
+
 _SMALLEST = 1e-30  # of a probability; Φ⁻¹ of it is −11.5
 
 Penalty = Callable[[Tensor, Tensor], Tensor]
@@ -34,24 +36,13 @@ class Victim:
     sigma: float
 
 
-@dataclass(frozen=True)
-class Search:
-    """How long and how widely to look."""
-
-    steps: int = 20
-    samples: int = 16
-    """m: noise samples in each estimate of what can be proven, drawn afresh at every step."""
-    targets: int = 2
-    """Classes that v is driven to, one search each: its t most probable ones at x."""
-
-
 def spoof(
     victim: Victim,
     x: Tensor,
     *,
     epsilon: float,
     generator: torch.Generator,
-    search: Search = Search(),
+    search: Search,
     penalty: Penalty | None = None,
 ) -> Tensor:
     """Images [N, C, H, W] in [0,1] within L2 distance ε of x, whose served radius is as far above the proven as found.

@@ -1,4 +1,4 @@
-"""What is attacked, opened for gradients and for answers, and how hard.
+"""What is attacked, opened for gradients and for answers.
 
 Searches differentiate the very graphs of the repository; what is found is judged by those graphs in ONNX Runtime.
 """
@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from heatserve.benchmarks.attack.differentiable import Logits, TorchGraph
-from heatserve.benchmarks.attack.spoofing import Search, Victim
+from heatserve.benchmarks.attack.spoofing import Victim
 from heatserve.certification.errors import HeatserveError
 from heatserve.certification.monte_carlo import Certificate, certify
 from heatserve.certification.noise import FLOAT32
@@ -38,42 +38,6 @@ IN_ONE_PASS = 256
 """Noisy images."""
 
 Outputs = dict[str, NDArray[Any]]
-
-
-@dataclass(frozen=True)
-class Settings:
-    """How hard to attack."""
-
-    top_k: int = 1
-    """Success: the class is not among the k best."""
-    epsilon: float = 4.0
-    """Largest L2 distance of PGD and DDN."""
-    steps: int = 20
-    noise_samples: int = 100
-    """n of (9): draws that a gradient of the smoothed classifier is averaged over."""
-    votes: int = 1000
-    """That decide whether the smoothed class changed."""
-    spoof_epsilons: tuple[float, ...] = (0.1, 0.25, 0.5, 1.0)
-    search: Search = field(default_factory=Search)
-    defence_epsilon: float = 0.5
-    defence_samples: tuple[int, ...] = (4, 16)
-    """Noisy passes of the defences that make any."""
-    confidence: float = 0.95
-    """Of each upper bound."""
-    seed: int = 0
-
-    def check(self, *, classes: int) -> None:
-        """Raises HeatserveError where a distance is not above 0, or `top_k` or `targets` not below the classes."""
-        for name, value in (
-            ("limit", self.epsilon),
-            ("defence-epsilon", self.defence_epsilon),
-            *(("epsilon", epsilon) for epsilon in self.spoof_epsilons),
-        ):
-            if not 0 < value < math.inf:
-                raise HeatserveError(f"{name}: expected an L2 distance above 0, got {value:g}")
-        for name, count in (("top-k", self.top_k), ("targets", self.search.targets)):
-            if not 1 <= count < classes:
-                raise HeatserveError(f"{name}: expected 1 to {classes - 1} for {classes} classes, got {count}")
 
 
 @dataclass(frozen=True)

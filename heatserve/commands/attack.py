@@ -59,24 +59,24 @@ def attack(
 
     from heatserve.benchmarks.attack.measure import card_part, measure
     from heatserve.benchmarks.attack.report import attack_report, draw
-    from heatserve.benchmarks.attack.spoofing import Search
-    from heatserve.benchmarks.attack.target import Settings, open_target
+    from heatserve.benchmarks.attack.settings import AttackSettings, Search
+    from heatserve.benchmarks.attack.target import open_target
     from heatserve.benchmarks.results import provenance, write_results
     from heatserve.export.calibration.report import progress_bar
     from heatserve.export.calibration.sampling import sample
     from heatserve.export.repository.layout import open_model, record_attack
 
     model = open_model(repository, name)
-    settings = Settings(
+    settings = AttackSettings(
         top_k=top_k,
         epsilon=limit,
         steps=steps,
         noise_samples=noise_samples,
         votes=votes,
-        spoof_epsilons=tuple(epsilon or Settings.spoof_epsilons),
+        spoof_epsilons=tuple(epsilon or AttackSettings.spoof_epsilons),
         search=Search(steps=steps, samples=spoof_samples, targets=targets),
         defence_epsilon=defence_epsilon,
-        defence_samples=tuple(defence_passes or Settings.defence_samples),
+        defence_samples=tuple(defence_passes or AttackSettings.defence_samples),
         seed=seed,
     )
     settings.check(classes=len(model.card.class_names))

@@ -300,6 +300,22 @@ def calibration(
         Console(highlight=False, width=110).print(calibration_table(results))
 
 
+@bench.command()
+def pages(
+    root: Annotated[Path, typer.Option(help="Of the repository: with benchmarks/results/ and docs/.")] = Path(),
+) -> None:
+    """Render docs/results/*.md, and the README's table of results, from what is kept in benchmarks/results/.
+
+    Nothing is measured: no figure on these pages is typed by hand, and the same results give the same pages.
+
+    **Example:** `heatserve bench pages`
+    """
+    from heatserve.benchmarks.pages.render import write_pages
+
+    for path in write_pages(root):
+        typer.echo(f"wrote   {path}")
+
+
 def _chosen(names: list[str] | None, known: Mapping[str, object], option: str = "shape") -> list[str]:
     """The names that were asked for, all of them where none was."""
     from heatserve.certification.errors import HeatserveError

@@ -18,8 +18,8 @@ from typer.testing import CliRunner
 import heatserve.benchmarks.attack.target as attack_target
 from heatserve.benchmarks.attack.distances import within_proven
 from heatserve.benchmarks.attack.measure import card_part, measure
-from heatserve.benchmarks.attack.spoofing import Search
-from heatserve.benchmarks.attack.target import Settings, open_target
+from heatserve.benchmarks.attack.settings import AttackSettings, Search
+from heatserve.benchmarks.attack.target import open_target
 from heatserve.certification.errors import HeatserveError
 from heatserve.certification.monte_carlo import Certificate
 from heatserve.certification.noise import FLOAT32, GRID
@@ -41,7 +41,7 @@ from heatserve.export.card import (
 from heatserve.export.images import LabelledImages
 from heatserve.export.repository.layout import open_model, record_attack
 
-QUICK = Settings(
+QUICK = AttackSettings(
     epsilon=2.0,
     steps=8,
     noise_samples=8,

@@ -9,7 +9,8 @@ from torch import Tensor, nn
 
 from heatserve.benchmarks.attack.defences import checks
 from heatserve.benchmarks.attack.pgd_ddn import DDN, PGD, NoiseAveraged, TopKMisclassification
-from heatserve.benchmarks.attack.spoofing import Search, Victim, noisy_logits, project, score, spoof
+from heatserve.benchmarks.attack.settings import Search
+from heatserve.benchmarks.attack.spoofing import Victim, noisy_logits, project, score, spoof
 
 SIGMA = 0.25
 
