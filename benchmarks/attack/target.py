@@ -25,6 +25,7 @@ from heatserve.certification.progress import Progress
 from heatserve.certification.quantile import POLES
 from heatserve.certification.radius import Float32Array, RadiusMap
 from heatserve.certification.voting import Classifier
+from heatserve.export.calibration.calibrate import Outputs
 from heatserve.export.card import BASE_NAME, GRAPH_NAME, MonteCarlo
 from heatserve.export.images import LabelledImages
 from heatserve.export.repository.layout import ModelVersion
@@ -36,8 +37,6 @@ AGREEMENT = 1e-4
 """The most that torch and ONNX Runtime may differ, in a probability and in a radius / σ."""
 IN_ONE_PASS = 256
 """Noisy images."""
-
-Outputs = dict[str, NDArray[Any]]
 
 
 @dataclass(frozen=True)
@@ -142,7 +141,7 @@ def prove(target: Target, images: Float32Array, seed: int, progress: Progress, d
     return list(progress(certificates, len(images), description))
 
 
-def in_batches(*arrays: NDArray[Any], copies: int) -> list[list[Tensor]]:
+def tensor_batches(*arrays: NDArray[Any], copies: int) -> list[list[Tensor]]:
     """The arrays in parts so small that `copies` noisy copies of each image fit in one pass."""
     size = max(1, IN_ONE_PASS // copies)
     tensors = [torch.from_numpy(np.ascontiguousarray(array)) for array in arrays]

@@ -26,7 +26,7 @@ class VoteSpeed:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Decisions:
+class DecisionSummary:
     """What a sequential test of one radius answered, and what it took."""
 
     yes: int
@@ -41,7 +41,7 @@ class Decisions:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Certificates:
+class CertifySummary:
     """What Certify proved on the same images."""
 
     abstained: int
@@ -57,8 +57,8 @@ class Certificates:
 class SamplingVotes:
     """Both algorithms with noise from one source."""
 
-    decide: Decisions
-    certify: Certificates
+    decide: DecisionSummary
+    certify: CertifySummary
 
 
 @dataclass(frozen=True, kw_only=True)

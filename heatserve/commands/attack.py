@@ -2,24 +2,21 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
+
+from heatserve.commands.options import REPOSITORY, Data, Json, Repository, Root, deliver, tell_page
 
 _TINY = 1024  # numbers in an image; threads that share so few wait for each other, ten times as long on busy cores
 
 
 def attack(
     name: Annotated[str, typer.Argument(help="Model in the repository; its newest version is attacked.")],
-    data: Annotated[
-        str | None,
-        typer.Option(help="`digits`, `cifar10`, `imagenet` or `imagefolder:PATH`; by default what v was trained on."),
-    ] = None,
-    root: Annotated[Path | None, typer.Option(help="Folder of the data set; cifar10 and imagenet need it.")] = None,
-    repository: Annotated[Path, typer.Option(help="Triton model repository.")] = Path("model_repository"),
+    data: Data = None,
+    root: Root = None,
+    repository: Repository = REPOSITORY,
     images: Annotated[int, typer.Option(min=1, help="Test images to attack.")] = 100,
     top_k: Annotated[int, typer.Option(min=1, help="PGD and DDN succeed when the class is not among the k best.")] = 1,
     steps: Annotated[int, typer.Option(min=1, help="Of PGD, DDN and the search for spoofed certificates.")] = 20,
@@ -46,7 +43,7 @@ def attack(
     seed: Annotated[int, typer.Option(help="Decides all noise, and which images are taken.")] = 0,
     card: Annotated[bool, typer.Option("--card", help="Add what was found to the model's certificate card.")] = False,
     out: Annotated[Path | None, typer.Option(help="Write the results there, as JSON, and a figure beside it.")] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Write JSON to stdout, not tables.")] = False,
+    as_json: Json = False,
 ) -> None:
     """Try to break a served model: adversarial distances, spoofed certificates, and what cheap defences stop.
 
@@ -57,11 +54,11 @@ def attack(
     """
     import torch
 
-    from heatserve.benchmarks.attack.measure import card_part, measure
-    from heatserve.benchmarks.attack.report import attack_report, draw
+    from heatserve.benchmarks.attack.measure import attack_model, card_part
+    from heatserve.benchmarks.attack.report import attack_report, draw_attack
     from heatserve.benchmarks.attack.settings import AttackSettings, Search
     from heatserve.benchmarks.attack.target import open_target
-    from heatserve.benchmarks.results import provenance, write_results
+    from heatserve.benchmarks.records.record import to_json
     from heatserve.export.calibration.report import progress_bar
     from heatserve.export.calibration.sampling import sample
     from heatserve.export.repository.layout import open_model, record_attack
@@ -85,14 +82,11 @@ def attack(
     held_out = sample(data, "calibration", root=root, count=2 * images, seed=seed)
     torch.set_num_threads(cpu_threads or (1 if attacked.images[0].size < _TINY else torch.get_num_threads()))
     target = open_target(model, attacked, seed=seed)
-    results = {**provenance(seed=seed), **measure(target, attacked, held_out, settings, progress_bar)}
+    record = attack_model(target, attacked, held_out, settings, progress_bar)
     if out:
-        write_results(out, results)
-        draw(results, out.with_suffix(".svg"))
-    if as_json:
-        typer.echo(json.dumps(results, indent=2))
-    else:
-        Console(highlight=False).print(attack_report(results))
+        draw_attack(record, out.with_suffix(".svg"))
+    deliver(to_json(record), lambda: attack_report(record), as_json=as_json, out=out)
     if card:
-        recorded = record_attack(model, card_part(results, attacked))
-        Console(stderr=True, highlight=False).print(f"wrote   {recorded.path}/certificate.json", soft_wrap=True)
+        recorded = record_attack(model, card_part(record))
+        typer.echo(f"wrote   {recorded.path}/certificate.json", err=True)
+    tell_page(out, "attack")

@@ -57,7 +57,16 @@ def test_each_system_is_trained_measured_and_shown_once(
     monkeypatch.chdir(tmp_path)
     results = tmp_path / "results.json"
     systems = ["baseline", "average"]
-    arguments = ["experiment", "cifar10", "--root", str(root), "--folder", str(tmp_path / "runs"), "--results", str(results)]
+    arguments = [
+        "experiment",
+        "cifar10",
+        "--root",
+        str(root),
+        "--folder",
+        str(tmp_path / "runs"),
+        "--results",
+        str(results),
+    ]
     arguments += ["--images", "3", "--n", "20", "--sigma", "0.25"]
     arguments += [part for name in systems for part in ("--system", name)]
 
@@ -118,7 +127,9 @@ def test_the_table_leaves_out_radii_where_nothing_is_certified() -> None:
 
 def test_an_unknown_system_is_named(root: Path) -> None:
     with pytest.raises(HeatserveError, match="system: expected baseline, noise"):
-        CliRunner().invoke(app, ["experiment", "cifar10", "--root", str(root), "--system", "magic"], catch_exceptions=False)
+        CliRunner().invoke(
+            app, ["experiment", "cifar10", "--root", str(root), "--system", "magic"], catch_exceptions=False
+        )
 
 
 @pytest.mark.usefixtures("quick")
