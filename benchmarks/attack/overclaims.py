@@ -50,14 +50,15 @@ def compare_defences(
     target: Target,
     data: LabelledImages,
     unaware: tuple[Float32Array, list[Certificate]],
-    thresholds: LabelledImages,
+    held_out: LabelledImages,
     settings: AttackSettings,
     progress: Progress,
 ) -> tuple[DefenceRow, ...]:
     """Each defence: what it costs on clean images, and what it stops of an attack that does and does not know it."""
     right = target.serve(data.images)["label"] == data.labels
-    held_out = torch.from_numpy(thresholds.images)
-    found = checks(target.victim, held_out, samples=settings.defence_samples, seed=settings.seed)
+    found = checks(
+        target.victim, torch.from_numpy(held_out.images), samples=settings.defence_samples, seed=settings.seed
+    )
     rows = []
     for defence in (None, *map(Discount, DISCOUNTS), *found):
         aware = unaware

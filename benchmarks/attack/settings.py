@@ -10,7 +10,7 @@ from heatserve.certification.errors import HeatserveError
 
 @dataclass(frozen=True)
 class Search:
-    """How long and how widely to look for inputs whose radius is wrong."""
+    """How long to search for inputs whose radius is wrong, and towards how many classes."""
 
     steps: int = 20
     samples: int = 16

@@ -1,8 +1,9 @@
 """Certificate spoofing: inputs near x whose served radius is large and whose provable radius is not.
 
-An adversary does not draw inputs like the calibration images. The served radius depends on the single pass v, which is
-only close to the Gaussian average where training held it there: inside an L2 ball, gradients of both find the inputs
-where it is not. Spoofed certificates are evidence about a served graph; they contradict no theorem.
+An adversary does not draw inputs like the calibration images. The served radius depends on the single pass v, which
+training has brought close to the Gaussian average only on images like its own: inside an L2 ball, gradients of both
+find the inputs where it is not close. Spoofed certificates are evidence about a served graph; they contradict no
+theorem.
 
 References:
     Ghiasi, Shafahi and Goldstein (2020), Breaking certified defenses: semantic adversarial examples with spoofed
@@ -27,13 +28,14 @@ Penalty = Callable[[Tensor, Tensor], Tensor]
 
 @dataclass(frozen=True)
 class Victim:
-    """What is attacked, differentiable in its images [N, C, H, W], which are in [0,1]."""
+    """What is attacked: functions of images [N, C, H, W] in [0,1], differentiable in them."""
 
     served: Callable[[Tensor], tuple[Tensor, ...]]
-    """v: to a pair of logits [N, K] and served radii [N] (L2, pixels in [0,1])."""
+    """The single pass v: its logits [N, K] and served radii [N] (L2, pixels in [0,1])."""
     base: Callable[[Tensor], Tensor]
-    """f, whose Gaussian average is certified: to logits [N, K]."""
+    """The base classifier f, whose Gaussian average is certified: its logits [N, K]."""
     sigma: float
+    """σ of the noise."""
 
 
 def spoof(
@@ -45,7 +47,7 @@ def spoof(
     search: Search,
     penalty: Penalty | None = None,
 ) -> Tensor:
-    """Images [N, C, H, W] in [0,1] within L2 distance ε of x, whose served radius is as far above the proven as found.
+    """Search for images within L2 distance ε of x whose served radius is as far as possible above what can be proven.
 
     Projected gradient ascent on r(x)/σ + Φ⁻¹(v_c) − Φ⁻¹(mean over m draws of f_c(x + η)) for a class c; r is the served
     radius, whose own gradient vanishes where it is 0 or at its cap. Of all points on the way with a positive radius,
@@ -58,7 +60,10 @@ def spoof(
         epsilon: ε, L2.
         generator: of the noise.
         search: see `Search`.
-        penalty: of a defence that the adversary knows; points that it refuses are kept last.
+        penalty: of a defence that the adversary knows; a point that it refuses is kept only where there is no other.
+
+    Returns:
+        Images [N, C, H, W] in [0,1], float32: for each the worst point found, or x itself where none was worse.
     """
     with torch.no_grad():
         targets = victim.served(x)[0].topk(search.targets, dim=1).indices

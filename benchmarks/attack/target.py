@@ -36,12 +36,12 @@ from heatserve.export.runtime.session import classifier, open_session
 AGREEMENT = 1e-4
 """The most that torch and ONNX Runtime may differ, in a probability and in a radius / σ."""
 IN_ONE_PASS = 256
-"""Noisy images."""
+"""Noisy images that go through a network at a time."""
 
 
 @dataclass(frozen=True)
 class Target:
-    """A model version, opened twice: for gradients and for answers."""
+    """A model version, opened twice: in torch for gradients, in ONNX Runtime for answers."""
 
     model: ModelVersion
     victim: Victim
@@ -80,7 +80,7 @@ def open_target(model: ModelVersion, data: LabelledImages, *, seed: int) -> Targ
 
 
 def _with_slope(served: onnx.ModelProto, model: ModelVersion) -> Callable[[Tensor], tuple[Tensor, ...]]:
-    """Logits and served radius, a step function, which for gradients is the line through its steps."""
+    """Logits and served radius. The radius is a step function; its gradient is that of the line through its steps."""
     graph = TorchGraph(served, ["logits", "certified_radius"])
     calibration = model.card.calibration
     if calibration is None:

@@ -36,10 +36,11 @@ from heatserve.training.evaluate import accuracy
 from heatserve.training.loop.fit import Run
 from heatserve.training.recipes import train_baseline, train_from
 
-ALPHA, DELTA = 0.1, 0.05
+CALIBRATED_ALPHA, CALIBRATED_DELTA = 0.1, 0.05
+"""α and δ of the promise of each single pass."""
 CALIBRATION_IMAGES = 400
-CALIBRATION = MonteCarlo(n0=100, n=500, alpha=0.001, seed=0)
-"""Of the calibration images; their certificates only choose the map."""
+CALIBRATION_CERTIFY = MonteCarlo(n0=100, n=500, alpha=0.001, seed=0)
+"""Certify on the calibration images; what it proves there only chooses the map."""
 
 
 @dataclass(frozen=True)
@@ -142,14 +143,14 @@ class Experiment:
         model = export_checkpoint(checkpoint, repository=self._repository, name=name, sigma=sigma)
         test = sample("cifar10", "test", root=self.root, count=self.images, seed=self.seed)
         certify = MonteCarlo(n0=100, n=self.n, alpha=0.001, seed=self.seed)
-        certifier = Certifier(CALIBRATION, folder=self._kept, progress=progress_bar)
+        certifier = Certifier(CALIBRATION_CERTIFY, folder=self._kept, progress=progress_bar)
         try:
             return calibrate_model(
                 model,
                 sample("cifar10", "calibration", root=self.root, count=CALIBRATION_IMAGES, seed=self.seed),
                 test,
-                alpha=ALPHA,
-                delta=DELTA,
+                alpha=CALIBRATED_ALPHA,
+                delta=CALIBRATED_DELTA,
                 certifier=certifier,
                 test_monte_carlo=certify,
             ).card
@@ -158,7 +159,7 @@ class Experiment:
                 model,
                 open_served(model),
                 model_images(model, test),
-                delta=DELTA,
+                delta=CALIBRATED_DELTA,
                 certifier=certifier.running(certify),
             )
             return model.card.model_copy(update={"evaluation": found})

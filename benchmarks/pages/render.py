@@ -94,37 +94,37 @@ def _render(template: str, values: Mapping[str, Any]) -> str:
         keep_trailing_newline=True,
     )
     environment.filters |= {
-        "percent": percent,
-        "points": points,
-        "made": made,
-        "row": table_row,
-        "thousands": thousands,
+        "percent": _percent,
+        "points": _points,
+        "made": _made,
+        "row": _table_row,
+        "thousands": _thousands,
         "radius": "r = {:g}".format,
     }
     return environment.get_template(template).render(values)
 
 
-def percent(share: float, digits: int = 1) -> str:
+def _percent(share: float, digits: int = 1) -> str:
     """A share in percent, without the sign."""
     return f"{100 * share:.{digits}f}"
 
 
-def points(difference: float) -> str:
+def _points(difference: float) -> str:
     """A difference of shares in percentage points, with its sign."""
     return f"{100 * difference:+.1f}"
 
 
-def thousands(value: float) -> str:
+def _thousands(value: float) -> str:
     """A whole number with commas."""
     return f"{value:,.0f}"
 
 
-def table_row(cells: Sequence[object]) -> str:
+def _table_row(cells: Sequence[object]) -> str:
     """One line of a Markdown table."""
     return f"| {' | '.join(map(str, cells))} |"
 
 
-def made(record: Record) -> str:
+def _made(record: Record) -> str:
     """How a result was made, in one paragraph."""
     machine = record.machine
     load = "" if machine.load_average is None else f", load by others {machine.load_average:.1f}"

@@ -50,6 +50,7 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(cifar10, "BASELINE", QUICK)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("quick")
 def test_each_system_is_trained_measured_and_shown_once(
     root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -132,6 +133,7 @@ def test_an_unknown_system_is_named(root: Path) -> None:
         )
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("quick")
 def test_a_system_may_start_from_another_which_is_trained_first(root: Path, tmp_path: Path) -> None:
     experiment = cifar10.Experiment(root, tmp_path, tmp_path / "results.json")
