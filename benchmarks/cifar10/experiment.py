@@ -8,22 +8,19 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
-
 from heatserve.benchmarks.cifar10.systems import ARCHITECTURE, BASELINE, SYSTEMS, System
 from heatserve.benchmarks.records.cifar10 import Cifar10Record, Cifar10Row
 from heatserve.benchmarks.records.record import Record, made_now, read_record, write_record
 from heatserve.certification.calibration import CalibrationError
+from heatserve.certification.progress import Progress, unseen
 from heatserve.export.calibration.calibrate import calibrate_model
 from heatserve.export.calibration.certifier import Certifier
 from heatserve.export.calibration.evaluate import evaluate
-from heatserve.export.calibration.report import progress_bar
 from heatserve.export.calibration.sampling import sample
 from heatserve.export.card import Card, MonteCarlo
 from heatserve.export.exporting import export_checkpoint
@@ -43,7 +40,7 @@ CALIBRATION_CERTIFY = MonteCarlo(n0=100, n=500, alpha=0.001, seed=0)
 """Certify on the calibration images; what it proves there only chooses the map."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Experiment:
     """Where everything is, and how much of it is measured.
 
@@ -55,6 +52,7 @@ class Experiment:
         n: of Certify on the test images.
         seed: decides everything.
         device: that networks are trained on.
+        progress: shows the images that Certify runs on.
     """
 
     root: Path
@@ -64,13 +62,7 @@ class Experiment:
     n: int = 1000
     seed: int = 0
     device: str = "cpu"
-
-    def run(self, systems: Sequence[str], sigmas: Sequence[float], console: Console) -> Cifar10Record:
-        """Train and measure the systems at each σ; what is in the results file afterwards."""
-        for sigma in sigmas:
-            for name in systems:
-                self._measure(SYSTEMS[name], sigma, console)
-        return read_rows(self.results)
+    progress: Progress = unseen
 
     def checkpoint(self, system: System, sigma: float) -> Path:
         """The trained network of a system, trained now as far as it is not yet, with those that it starts from."""
@@ -112,9 +104,8 @@ class Experiment:
     def _kept(self) -> Path:
         return self.folder / "certificates"
 
-    def _measure(self, system: System, sigma: float, console: Console) -> None:
-        """Add the row of a system, unless it is there for the same network and as many images and votes."""
-        console.print(f"[bold]{system.name}[/], σ = {sigma:g}", highlight=False)
+    def measure_system(self, system: System, sigma: float) -> None:
+        """Train a system and add its row, unless that is there for the same network and as many images and votes."""
         path = self.checkpoint(system, sigma)
         checkpoint = load_checkpoint(path).sha256
         key = (system.name, sigma, self.images, self.n, checkpoint)
@@ -143,7 +134,7 @@ class Experiment:
         model = export_checkpoint(checkpoint, repository=self._repository, name=name, sigma=sigma)
         test = sample("cifar10", "test", root=self.root, count=self.images, seed=self.seed)
         certify = MonteCarlo(n0=100, n=self.n, alpha=0.001, seed=self.seed)
-        certifier = Certifier(CALIBRATION_CERTIFY, folder=self._kept, progress=progress_bar)
+        certifier = Certifier(CALIBRATION_CERTIFY, folder=self._kept, progress=self.progress)
         try:
             return calibrate_model(
                 model,
@@ -188,7 +179,7 @@ def _stages(system: System) -> list[System]:
 
 
 def read_rows(results: Path) -> Cifar10Record:
-    """The rows of a results file, none where there is no file yet.
+    """The rows in a results file, none where there is no file yet.
 
     Raises:
         RecordError: the file holds something else.

@@ -44,11 +44,14 @@ def cifar10(
 
     **Example:** `heatserve experiment cifar10 --root data/cifar10 --system baseline --system average --sigma 0.25`
     """
-    from heatserve.benchmarks.cifar10.experiment import Experiment
+    from itertools import product
+
+    from heatserve.benchmarks.cifar10.experiment import Experiment, read_rows
     from heatserve.benchmarks.cifar10.figure import draw_cifar10
     from heatserve.benchmarks.cifar10.systems import SYSTEMS
     from heatserve.benchmarks.cifar10.tables import cifar10_table
     from heatserve.benchmarks.records.record import to_json
+    from heatserve.export.calibration.report import progress_bar
     from heatserve.export.repository.layout import republish
     from heatserve.training.loop.fit import Interrupted
     from heatserve.training.methods.parameters import require
@@ -56,12 +59,25 @@ def cifar10(
     chosen = system or list(SYSTEMS)
     for name in chosen:
         require("system", name, name in SYSTEMS, ", ".join(SYSTEMS))
-    runner, sigmas = Experiment(root, folder, results, images, n, seed, device), sigma or [0.1, 0.25]
+    runner = Experiment(
+        root=root,
+        folder=folder,
+        results=results,
+        images=images,
+        n=n,
+        seed=seed,
+        device=device,
+        progress=progress_bar,
+    )
+    sigmas, console = sigma or [0.1, 0.25], Console(stderr=True, highlight=False)
     try:
-        record = runner.run(chosen, sigmas, Console(stderr=True))
+        for value, name in product(sigmas, chosen):
+            console.print(f"[bold]{name}[/], σ = {value:g}")
+            runner.measure_system(SYSTEMS[name], value)
     except Interrupted as interrupted:
-        Console(stderr=True, highlight=False).print(str(interrupted).split(";")[0], soft_wrap=True)
+        console.print(str(interrupted).split(";")[0], soft_wrap=True)
         raise typer.Exit(130) from None
+    record = read_rows(results)
     measured = sorted({row.sigma for row in record.rows})
     for value in measured:
         draw_cifar10(record.rows, value, results.with_name(f"{results.stem}-{value:g}.svg"))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
 from typer.testing import CliRunner
 
 from heatserve.benchmarks.records.calibration import CalibrationRecord, PromisedRow, RefusedRow
@@ -13,7 +14,8 @@ from heatserve.cli import app
 COMMITTED = Path(__file__).parents[2] / "model_repository"
 
 
-def test_every_way_stands_beside_certify(tmp_path: Path) -> None:
+@pytest.mark.slow
+def test_every_way_is_compared_with_certify(tmp_path: Path) -> None:
     options = [
         "--repository",
         str(COMMITTED),

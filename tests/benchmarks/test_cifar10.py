@@ -13,6 +13,7 @@ from PIL import Image
 from typer.testing import CliRunner
 
 import heatserve.benchmarks.cifar10.experiment as cifar10
+import heatserve.benchmarks.cifar10.systems as cifar10_systems
 from heatserve.benchmarks.cifar10.figure import draw_cifar10
 from heatserve.benchmarks.cifar10.systems import SYSTEMS
 from heatserve.benchmarks.cifar10.tables import table_cells
@@ -46,7 +47,8 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     """One epoch of everything, of the same systems."""
     systems = {name: replace(system, optimisation=QUICK) for name, system in SYSTEMS.items()}
-    monkeypatch.setattr(cifar10, "SYSTEMS", systems)
+    for module in (cifar10, cifar10_systems):
+        monkeypatch.setattr(module, "SYSTEMS", systems)
     monkeypatch.setattr(cifar10, "BASELINE", QUICK)
 
 
@@ -136,7 +138,7 @@ def test_an_unknown_system_is_named(root: Path) -> None:
 @pytest.mark.slow
 @pytest.mark.usefixtures("quick")
 def test_a_system_may_start_from_another_which_is_trained_first(root: Path, tmp_path: Path) -> None:
-    experiment = cifar10.Experiment(root, tmp_path, tmp_path / "results.json")
+    experiment = cifar10.Experiment(root=root, folder=tmp_path, results=tmp_path / "results.json")
     longer = load_checkpoint(experiment.checkpoint(SYSTEMS["average-longer"], 0.25)).metadata
     average = load_checkpoint(tmp_path / "average-0.25.safetensors")
     assert (longer.parent_sha256, longer.base_sha256) == (average.sha256, average.metadata.base_sha256)
