@@ -1,8 +1,9 @@
-"""What a vote costs: Certify beside its peers on one classifier, interleaved in one run; and how few votes decide.
+"""What a vote costs, by Certify and its peers, interleaved in one run; and how few votes decide a radius.
 
-Ways to take the n₀ + n votes of one image, each at several batch sizes, of which its fastest counts:
+These are the ways to take the n₀ + n votes of one image, each at several batch sizes, of which its fastest counts.
 
-- `onnxruntime`: the bare classifier in ONNX Runtime, on images that lie ready, no noise and no votes: the floor.
+- `onnxruntime`: the bare classifier in ONNX Runtime, on images that are ready in memory; no noise, no votes. No way
+  that uses ONNX Runtime can be faster.
 - `heatserve` and `heatserve, grid`: `certify` with float32 noise and with sound noise for 8-bit images.
 - `torch loop`: what randomized-smoothing code usually does: repeat the image, `randn_like`, classify, count.
 - `art`: PyTorchRandomizedSmoothing of the Adversarial Robustness Toolbox: the two counts of votes that its `certify`

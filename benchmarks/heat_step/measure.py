@@ -3,9 +3,10 @@
 Everything is timed interleaved in one run, on random images and randomly initialised networks, which speed does not
 mind. A step is a forward and a backward: no optimiser, no data loading.
 
-The *floor* is the sum of what Algorithm 1 needs draw by draw, each part timed alone: f(x), v(x), κ input gradients,
-forward and backward of κ displaced batches, and one backward through v(x). Below it come only the variants that need
-less: displacements, without input gradients, and all draws at once, where larger batches are faster by the image.
+The *floor* is the sum of what Algorithm 1 needs draw by draw, each part timed by itself: f(x), v(x), κ input
+gradients, forward and backward of κ displaced batches, and one backward through v(x). Only variants that need less
+can be below it: displacements, which need no input gradients, and all draws at once, whose larger batches take less
+time per image.
 """
 
 from __future__ import annotations
@@ -44,7 +45,7 @@ from heatserve.certification.progress import Progress, unseen
 from heatserve.training.methods.heat import frozen_statistics, squared_slopes
 
 SMALL_DELTA = 0.001
-"""Beside the paper's δ: so small that all estimators of ‖∇v‖² have the same mean, and no smaller."""
+"""Measured beside the paper's δ. All estimators of ‖∇v‖² have the same mean here; smaller, rounding would count."""
 
 
 def measure_heat_step(

@@ -14,6 +14,8 @@ from heatserve.benchmarks.records.record import read_record
 from heatserve.cli import app
 from heatserve.training.methods.parameters import ParameterError
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def measured(tmp_path_factory: pytest.TempPathFactory) -> tuple[HeatStepRecord, str]:

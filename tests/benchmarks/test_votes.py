@@ -29,6 +29,7 @@ def root(tmp_path: Path) -> Path:
     return tmp_path
 
 
+@pytest.mark.slow
 def test_everything_is_measured_and_shown(root: Path, tmp_path: Path) -> None:
     out = tmp_path / "certify.json"
     small = ["--rounds", "1", "--passes", "20", "--images", "2", "--n0", "10", "--n", "60"]
