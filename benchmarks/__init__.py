@@ -3,7 +3,7 @@
     from heatserve.benchmarks import AttackSettings, attack_model, open_target
 
 - `latency`, `engines`, `votes`, `heat_step`: what a certificate, a vote and a training step cost.
-- `calibration`: certified accuracy under one promise, by the way to calibrate.
+- `calibration`: certified accuracy under one promise, of each way to calibrate.
 - `attack`: adversarial distances, inputs whose served radius is wrong, and defences (needs `heatserve[bench]`).
 - `cifar10`: every system of the paper, trained and certified.
 - `records`: what all of them write, as dataclasses; `pages`: docs/results/*.md, rendered from what is kept.

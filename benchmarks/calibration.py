@@ -98,12 +98,12 @@ def _constant_shift(problem: CalibrationProblem) -> RadiusMap:
     ).radius_map
 
 
-def _top_alone(problem: CalibrationProblem) -> RadiusMap:
+def _top_probability(problem: CalibrationProblem) -> RadiusMap:
     """The product's way, shown p₍₁₎ and nothing else."""
-    return replace(problem, fit=_blind(problem.fit), check=_blind(problem.check)).calibrate()
+    return replace(problem, fit=_without_the_rest(problem.fit), check=_without_the_rest(problem.check)).calibrate()
 
 
-def _blind(reference: Reference) -> Reference:
+def _without_the_rest(reference: Reference) -> Reference:
     """The same top probability, and a rest that follows from it."""
     top = reference.probabilities.max(1)
     return replace(reference, probabilities=np.stack([top, 0.5 * (1 - top), 0.5 * (1 - top)], axis=1))
@@ -123,7 +123,7 @@ class CalibrationWay:
 CALIBRATION_WAYS: Mapping[str, CalibrationWay] = MappingProxyType(
     {
         "constant shift": CalibrationWay(_constant_shift),
-        "steps of p₍₁₎": CalibrationWay(_top_alone, _blind),
+        "steps of p₍₁₎": CalibrationWay(_top_probability, _without_the_rest),
         "steps of a score": CalibrationWay(lambda problem: problem.calibrate()),
         f"for r = {COMPARED_TARGET:g}": CalibrationWay(lambda problem: problem.calibrate(target=COMPARED_TARGET)),
         f"r = {COMPARED_TARGET:g} alone": CalibrationWay(lambda problem: problem.calibrate(), decided=True),
@@ -170,7 +170,7 @@ def compare_calibrations(
     proven = certified_accuracy(held_out.proven_label == test.labels, held_out.proven_radius, CARD_RADII)
     right = held_out.outputs["label"] == test.labels
     return CalibrationRecord(
-        **made_now(seed=test_monte_carlo.seed),
+        **vars(made_now(seed=test_monte_carlo.seed)),
         model=CalibratedModel(name=model.name, graph_sha256=model.card.graph_sha256, sigma=model.card.sigma),
         calibration=_fitted(calibration, certified),
         monte_carlo=monte_carlo,

@@ -44,7 +44,7 @@ def attack_model(
     outputs = target.serve(data.images)
     distances, within_served, within_proven = measure_distances(target, data, proven, outputs, settings, progress)
     record = AttackRecord(
-        **made_now(seed=settings.seed),
+        **vars(made_now(seed=settings.seed)),
         model=target.model.name,
         graph_sha256=target.model.card.graph_sha256,
         data=data.source(len(data.images)),

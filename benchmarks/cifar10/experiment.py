@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -15,7 +16,7 @@ from typing import Any
 
 from heatserve.benchmarks.cifar10.systems import ARCHITECTURE, BASELINE, SYSTEMS, System
 from heatserve.benchmarks.records.cifar10 import Cifar10Record, Cifar10Row
-from heatserve.benchmarks.records.record import Record, made_now, read_record, write_record
+from heatserve.benchmarks.records.record import made_now, read_record, write_record
 from heatserve.certification.calibration import CalibrationError
 from heatserve.certification.progress import Progress, unseen
 from heatserve.export.calibration.calibrate import calibrate_model
@@ -120,10 +121,10 @@ class Experiment:
             images=self.images,
             n=self.n,
             checkpoint=checkpoint,
-            **self._trained(system, sigma),
+            **vars(self._trained(system, sigma)),
             evaluation=card.evaluation,
             calibration=card.calibration,
-            provenance=Record(**made_now(seed=self.seed)),
+            provenance=made_now(seed=self.seed),
         )
         others = (other for other in rows if _identity(other) != _identity(row))
         write_record(self.results, Cifar10Record(rows=(*others, row)))
@@ -155,20 +156,33 @@ class Experiment:
             )
             return model.card.model_copy(update={"evaluation": found})
 
-    def _trained(self, system: System, sigma: float) -> dict[str, Any]:
-        """The fields of a row about the training since the baseline, and the accuracy of one pass on clean images."""
+    def _trained(self, system: System, sigma: float) -> _Trained:
+        """What the training since the baseline was and took, and the accuracy of one pass on all clean test images."""
         checkpoint = load_checkpoint(self.checkpoint(system, sigma))
         parts = [part for stage in _stages(system) for part in _parts(self.checkpoint(stage, sigma))]
         logged = [metrics for part in parts for metrics in _epochs(part)]
-        return {
-            "labels": system.labels,
-            "method": checkpoint.metadata.method,
-            "start": None if system.parameters is None else system.start,
-            "hyperparameters": checkpoint.metadata.hyperparameters,
-            "epochs": sum(load_checkpoint(part).metadata.epochs for part in parts),
-            "training_seconds": round(sum(metrics["seconds"] for metrics in logged), 1) if logged else None,
-            "clean_accuracy": accuracy(checkpoint.network, _load("test", self.root)),
-        }
+        return _Trained(
+            labels=system.labels,
+            method=checkpoint.metadata.method,
+            start=None if system.parameters is None else system.start,
+            hyperparameters=checkpoint.metadata.hyperparameters,
+            epochs=sum(load_checkpoint(part).metadata.epochs for part in parts),
+            training_seconds=round(sum(metrics["seconds"] for metrics in logged), 1) if logged else None,
+            clean_accuracy=accuracy(checkpoint.network, _load("test", self.root)),
+        )
+
+
+@dataclass(frozen=True)
+class _Trained:
+    """The fields of `Cifar10Row` about a training."""
+
+    labels: bool
+    method: str
+    start: str | None
+    hyperparameters: Mapping[str, str | int | float | bool | None]
+    epochs: int
+    training_seconds: float | None
+    clean_accuracy: float
 
 
 def _stages(system: System) -> list[System]:

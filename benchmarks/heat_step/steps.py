@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from types import MappingProxyType
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from heatserve.benchmarks.classifiers import BENCHMARK_SIGMA, ClassifierShape, random_network
+from heatserve.benchmarks.records.heat_step import HeatStepRecord
+from heatserve.benchmarks.records.record import made_now
 from heatserve.training.methods.heat import HeatLoss, add_noise
 from heatserve.training.methods.method import CrossEntropy, Method, Terms
 from heatserve.training.methods.parameters import HeatParameters, ParameterError, heat_preset
@@ -60,18 +61,20 @@ class HeatStepSettings:
         """Whether the device runs behind the program's back, and counts its own memory."""
         return torch.device(self.device).type == "cuda"
 
-    def described(self) -> dict[str, Any]:
-        """The fields of `HeatStepRecord` that say how it was measured."""
-        return {
-            "threads": torch.get_num_threads(),
-            "device": self.device,
-            "device_name": torch.cuda.get_device_name(self.device) if self.on_gpu else None,
-            "sigma": self.parameters.sigma,
-            "delta": self.parameters.delta,
-            "kappa": self.kappa,
-            "repeats": self.repeats,
-            "variance_draws": self.variance_draws,
-        }
+    def record(self) -> HeatStepRecord:
+        """How it is measured, now and here, as a record without a classifier yet."""
+        return HeatStepRecord(
+            **vars(made_now(seed=self.seed)),
+            threads=torch.get_num_threads(),
+            device=self.device,
+            device_name=torch.cuda.get_device_name(self.device) if self.on_gpu else None,
+            sigma=self.parameters.sigma,
+            delta=self.parameters.delta,
+            kappa=self.kappa,
+            repeats=self.repeats,
+            variance_draws=self.variance_draws,
+            shapes={},
+        )
 
 
 @dataclass(frozen=True)

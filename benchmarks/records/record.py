@@ -6,7 +6,7 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, ClassVar, TypeVar
+from typing import ClassVar, TypeVar
 
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 
@@ -52,15 +52,15 @@ class Record:
     """Of all random numbers; None where a command draws none that matters (`tune`, `calibrate-variant`)."""
 
 
-def made_now(*packages: str, seed: int) -> dict[str, Any]:
-    """The fields of `Record` for a measurement that is being taken now, with the load of the machine by others.
+def made_now(*packages: str, seed: int) -> Record:
+    """How a measurement is made that is being taken now, with the load of the machine by others.
 
     Args:
         packages: whose versions matter, besides those that every benchmark names.
         seed: of all random numbers.
     """
     found = TypeAdapter(Record).validate_python({**provenance(*_PACKAGES, *packages), "seed": seed})
-    return vars(replace(found, machine=replace(found.machine, load_average=os.getloadavg()[0])))
+    return replace(found, machine=replace(found.machine, load_average=os.getloadavg()[0]))
 
 
 def to_json(record: object) -> str:

@@ -62,7 +62,7 @@ def latency(
 
     rounds = rounds_for(requests)
     record = _one_by_one(
-        LatencyRecord(**made_now(seed=seed), shapes={}),
+        LatencyRecord(**vars(made_now(seed=seed)), shapes={}),
         _chosen(shapes, CLASSIFIERS),
         lambda name: measure_latency(name, rounds=rounds, seed=seed, progress=progress_bar),
         out,
@@ -110,7 +110,7 @@ def export(
     )
     absent = absent_providers()
     record = _one_by_one(
-        EngineRecord(**made_now(seed=seed), absent=absent, shapes={}),
+        EngineRecord(**vars(made_now(seed=seed)), absent=absent, shapes={}),
         names,
         lambda name: measure_engines(
             name,
@@ -155,14 +155,13 @@ def training(
     """
     from heatserve.benchmarks.heat_step.measure import measure_heat_step
     from heatserve.benchmarks.heat_step.steps import STEP_IMAGES, HeatStepSettings
-    from heatserve.benchmarks.records.heat_step import HeatStepRecord
-    from heatserve.benchmarks.records.record import made_now, to_json
+    from heatserve.benchmarks.records.record import to_json
     from heatserve.benchmarks.tables import training_report
     from heatserve.export.calibration.report import progress_bar
 
     settings = HeatStepSettings(kappa=kappa, repeats=repeats, variance_draws=variance_draws, seed=seed, device=device)
     record = _one_by_one(
-        HeatStepRecord(**made_now(seed=seed), **settings.described(), shapes={}),
+        settings.record(),
         _chosen(shapes, STEP_IMAGES),
         lambda name: measure_heat_step(name, batch_size or STEP_IMAGES[name], settings, progress=progress_bar),
         out,
@@ -209,7 +208,7 @@ def certify(
     if root is not None:  # before anything is measured: what is missing is said at once
         served, data = open_model(repository, model), sample("cifar10", "test", root=root, count=images, seed=seed)
     speed = measure_votes(rounds=rounds, passes=passes, seed=seed, progress=progress_bar)
-    record = VoteRecord(**made, speed=speed)
+    record = VoteRecord(**vars(made), speed=speed)
     if root is not None:
         if out:  # an interrupted run keeps what it has
             write_record(out, record)
