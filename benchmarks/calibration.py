@@ -143,7 +143,7 @@ def compare_calibrations(
     decision_votes: int,
     test_monte_carlo: MonteCarlo,
 ) -> CalibrationRecord:
-    """Certified accuracy on `test` at `CARD_RADII`, of each promise, α and way to calibrate, and what Certify has there.
+    """Certified accuracy on `test` at `CARD_RADII` of each promise, α and way to calibrate, and that of Certify.
 
     Args:
         model: calibrated or not; its served graph answers.

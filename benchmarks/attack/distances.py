@@ -18,7 +18,7 @@ from heatserve.benchmarks.records.attack import DistanceRow, WithinProven, Withi
 from heatserve.certification.monte_carlo import Certificate
 from heatserve.certification.progress import Progress
 from heatserve.certification.radius import Float32Array, Float64Array
-from heatserve.export.calibration.calibrate import Outputs
+from heatserve.export.calibration.evaluate import Outputs
 from heatserve.export.images import LabelledImages
 
 _STRETCHES = (1.0, 1.1, 1.25, 1.5, 2.0)

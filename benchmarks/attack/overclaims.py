@@ -16,7 +16,7 @@ from heatserve.certification.calibration import Reference, count_overclaims
 from heatserve.certification.monte_carlo import ABSTAIN, Certificate
 from heatserve.certification.progress import Progress
 from heatserve.certification.radius import Float32Array
-from heatserve.export.calibration.calibrate import Outputs
+from heatserve.export.calibration.evaluate import Outputs
 from heatserve.export.images import LabelledImages
 
 CERTIFIED_AT = (0.0, 0.1, 0.25)
