@@ -12,16 +12,11 @@ from pydantic import TypeAdapter
 from heatserve.benchmarks.cifar10.systems import FINE_TUNING, SYSTEMS
 from heatserve.benchmarks.cifar10.tables import ordered_rows, row_name, table_cells
 from heatserve.benchmarks.pages.kept import KeptResults
-from heatserve.benchmarks.records.attack import AttackRecord
 from heatserve.benchmarks.records.calibration import CalibrationRecord, PromisedRow
 from heatserve.benchmarks.records.cifar10 import Cifar10Record, Cifar10Row
-from heatserve.benchmarks.records.heat_step import HeatStepRecord
 from heatserve.benchmarks.records.record import Record
-from heatserve.benchmarks.records.serving import ConformanceRecord, TuneRecord
-from heatserve.benchmarks.records.speed import EngineRecord, EngineRow, LatencyRecord
-from heatserve.benchmarks.records.votes import VoteRecord
+from heatserve.benchmarks.records.speed import EngineRecord, EngineRow
 from heatserve.certification.monte_carlo import largest_provable
-from heatserve.export.calibration.compare import Comparison
 
 SHOWN_RADII = (0.0, 0.1, 0.25, 0.5)
 """Columns of the tables of certified accuracy (L2, pixels in [0,1])."""
@@ -91,7 +86,7 @@ def _at(row: Cifar10Row, radius: float, way: str) -> float:
 
 def cifar10_page(kept: KeptResults) -> dict[str, Any]:
     """Tables by σ, and what the text around them says."""
-    record = kept.read("cifar10", Cifar10Record)
+    record = kept.cifar10
     view = Cifar10View(record)
     first = record.rows[0]
     calibration = next(r.calibration for r in record.rows if r.calibration)
@@ -121,7 +116,7 @@ def cifar10_page(kept: KeptResults) -> dict[str, Any]:
 
 def readme_table(kept: KeptResults) -> dict[str, Any]:
     """A few systems at one σ."""
-    view = Cifar10View(kept.read("cifar10", Cifar10Record))
+    view = Cifar10View(kept.cifar10)
     rows = [view.row(name, README_SIGMA) for name in README_SYSTEMS]
     certify = rows[0].evaluation.monte_carlo
     return {
@@ -138,7 +133,7 @@ def readme_table(kept: KeptResults) -> dict[str, Any]:
 
 def calibration_page(kept: KeptResults) -> dict[str, Any]:
     """Every way to calibrate under every promise, and the variants of the committed model."""
-    record = kept.read("calibration", CalibrationRecord)
+    record = kept.calibration
     index = {radius: record.radii.index(radius) for radius in SHOWN_RADII}
     alone = record.promised("conditional", 0.1, "r = 0.25 alone")
     shift = record.promised("conditional", 0.1, "constant shift")
@@ -159,7 +154,7 @@ def calibration_page(kept: KeptResults) -> dict[str, Any]:
         "only_pass": only_pass,
         "only_certify": only_certify,
         "standard_error": sqrt(only_pass + only_certify - difference) / record.test.images,
-        "votes": kept.read("certify", VoteRecord).deciding,
+        "votes": kept.certify.deciding,
         **_variants(kept),
     }
 
@@ -174,8 +169,9 @@ def _promise_cells(row: Any, record: CalibrationRecord, shown: Sequence[int]) ->
 
 def _variants(kept: KeptResults) -> dict[str, Any]:
     found = {
-        label: kept.read(f"variant-{name}", Comparison)
-        for label, name in (("UINT8 input", "uint8"), ("INT8, UINT8 input", "int8"), ("FP16, on a CPU", "fp16"))
+        "UINT8 input": kept.variant_uint8,
+        "INT8, UINT8 input": kept.variant_int8,
+        "FP16, on a CPU": kept.variant_fp16,
     }
     committed = next(iter(found.values()))
     rows = [("FP32, as committed", 1.0, committed.evaluations[1])]
@@ -204,9 +200,9 @@ def _variants(kept: KeptResults) -> dict[str, Any]:
 
 def cost_page(kept: KeptResults) -> dict[str, Any]:
     """Latency, engines, votes, training steps and Triton's settings."""
-    latency, votes = kept.read("latency", LatencyRecord), kept.read("certify", VoteRecord)
-    training = [kept.read(name, HeatStepRecord) for name in ("training", "training-resnet50")]
-    tune = kept.read("tune", TuneRecord)
+    latency, votes = kept.latency, kept.certify
+    training = [kept.training, kept.training_resnet50]
+    tune = kept.tune
     best = {way: max(speeds.values()) for way, speeds in votes.speed.passes_per_second.items()}
     return {
         "latency": latency,
@@ -214,7 +210,7 @@ def cost_page(kept: KeptResults) -> dict[str, Any]:
             name: 1000 * (found.milliseconds["certified"].p50 - found.milliseconds["plain"].p50)
             for name, found in latency.shapes.items()
         },
-        "engines": (engines := kept.read("export", EngineRecord)),
+        "engines": (engines := kept.export),
         "engine_first": engines.shapes["cifar10-resnet20"][0],
         "engine_lines": list(_engine_cells(engines)),
         "batches": sorted({row.batch for rows in engines.shapes.values() for row in rows}),
@@ -246,7 +242,7 @@ def _engine_cells(engines: EngineRecord) -> Iterator[list[str]]:
 
 def attack_page(kept: KeptResults) -> dict[str, Any]:
     """Both committed models under the same attacks."""
-    records = [kept.read(f"attack-{name}", AttackRecord) for name in ("digits", "cifar10")]
+    records = [kept.attack_digits, kept.attack_cifar10]
     return {
         "records": records,
         "searches": [record.spoofing or () for record in records],
@@ -259,5 +255,5 @@ def attack_page(kept: KeptResults) -> dict[str, Any]:
 
 def conformance_page(kept: KeptResults) -> dict[str, Any]:
     """How often each engine kept each promise."""
-    record = kept.read("conformance", ConformanceRecord)
+    record = kept.conformance
     return {"record": record, "promises": list(next(iter(record.engines.values())).promises)}

@@ -1,12 +1,10 @@
-"""The results that are kept in the repository, read from their files."""
+"""The results that are kept in the repository, in benchmarks/results/*.json."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
-from types import MappingProxyType
-from typing import TypeVar
+from typing import get_type_hints
 
 from heatserve.benchmarks.records.attack import AttackRecord
 from heatserve.benchmarks.records.calibration import CalibrationRecord
@@ -18,43 +16,38 @@ from heatserve.benchmarks.records.speed import EngineRecord, LatencyRecord
 from heatserve.benchmarks.records.votes import VoteRecord
 from heatserve.export.calibration.compare import Comparison
 
-FILES: Mapping[str, type] = MappingProxyType(
-    {
-        "attack-cifar10": AttackRecord,
-        "attack-digits": AttackRecord,
-        "calibration": CalibrationRecord,
-        "certify": VoteRecord,
-        "cifar10": Cifar10Record,
-        "conformance": ConformanceRecord,
-        "export": EngineRecord,
-        "latency": LatencyRecord,
-        "training": HeatStepRecord,
-        "training-resnet50": HeatStepRecord,
-        "tune": TuneRecord,
-        "variant-fp16": Comparison,
-        "variant-int8": Comparison,
-        "variant-uint8": Comparison,
-    }
-)
-"""The kind of record in each file of benchmarks/results/, by its name without .json."""
 
-R = TypeVar("R")
-
-
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class KeptResults:
-    """The results in a folder.
+    """Every kept file: the field `attack_digits` is what attack-digits.json holds."""
 
-    Args:
-        folder: of the JSON files; in the repository benchmarks/results/.
+    attack_cifar10: AttackRecord
+    attack_digits: AttackRecord
+    calibration: CalibrationRecord
+    certify: VoteRecord
+    cifar10: Cifar10Record
+    conformance: ConformanceRecord
+    export: EngineRecord
+    latency: LatencyRecord
+    training: HeatStepRecord
+    training_resnet50: HeatStepRecord
+    tune: TuneRecord
+    variant_fp16: Comparison
+    variant_int8: Comparison
+    variant_uint8: Comparison
+
+
+def kept_file(field: str) -> str:
+    """The name of the file that a field of `KeptResults` is read from."""
+    return f"{field.replace('_', '-')}.json"
+
+
+def read_kept(folder: Path) -> KeptResults:
+    """Read all kept results.
+
+    Raises:
+        RecordError: a file is missing, or holds something else than its benchmark writes.
     """
-
-    folder: Path
-
-    def read(self, name: str, kind: type[R]) -> R:
-        """The record in the file `name`.json.
-
-        Raises:
-            RecordError: the file is missing or holds something else.
-        """
-        return read_record(self.folder / f"{name}.json", kind)
+    kinds = get_type_hints(KeptResults)
+    names = [field.name for field in fields(KeptResults)]
+    return KeptResults(**{name: read_record(folder / kept_file(name), kinds[name]) for name in names})

@@ -10,7 +10,7 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from heatserve.benchmarks.pages import contents
-from heatserve.benchmarks.pages.kept import KeptResults
+from heatserve.benchmarks.pages.kept import KeptResults, read_kept
 from heatserve.benchmarks.records.record import Record
 from heatserve.certification.errors import HeatserveError
 from heatserve.certification.files import write_atomically
@@ -43,13 +43,13 @@ def render_pages(results: Path) -> dict[str, str]:
     Raises:
         RecordError: a file is missing or malformed.
     """
-    kept = KeptResults(results)
+    kept = read_kept(results)
     return {f"{name}.md": _render(f"{name}.md.j2", find(kept)) for name, find in _CONTENTS.items()}
 
 
 def render_readme_table(results: Path) -> str:
     """The README's few rows."""
-    return _render("readme.md.j2", contents.readme_table(KeptResults(results)))
+    return _render("readme.md.j2", contents.readme_table(read_kept(results)))
 
 
 def with_readme_table(readme: str, results: Path) -> str:

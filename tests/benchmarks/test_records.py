@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import json
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from heatserve.benchmarks.pages.kept import FILES
+from heatserve.benchmarks.pages.kept import KeptResults, kept_file, read_kept
 from heatserve.benchmarks.records.record import Machine, Record, RecordError, read_record, to_json, write_record
 from heatserve.benchmarks.records.speed import EngineRecord, LatencyRecord
 
 RESULTS = Path(__file__).parents[2] / "benchmarks" / "results"
+
+NAMES = [field.name for field in fields(KeptResults)]
 
 RENAMED = {
     "certified / plain": "certified_to_plain",
@@ -42,13 +45,18 @@ def numbers(content: Any) -> dict[str, float]:
 
 
 def test_every_kept_file_has_a_kind() -> None:
-    assert {path.stem for path in RESULTS.glob("*.json")} == set(FILES)
+    assert {path.name for path in RESULTS.glob("*.json")} == {kept_file(name) for name in NAMES}
 
 
-@pytest.mark.parametrize("name", FILES)
-def test_a_kept_file_is_read_whole(name: str) -> None:
-    path = RESULTS / f"{name}.json"
-    written, read = (numbers(json.loads(text)) for text in (path.read_text(), to_json(read_record(path, FILES[name]))))
+@pytest.fixture(scope="module")
+def kept() -> KeptResults:
+    return read_kept(RESULTS)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_kept_file_is_read_whole(name: str, kept: KeptResults) -> None:
+    texts = ((RESULTS / kept_file(name)).read_text(), to_json(getattr(kept, name)))
+    written, read = (numbers(json.loads(text)) for text in texts)
     lost = {key: value for key, value in written.items() if read.get(key) != value}
     if name == "conformance":  # the totals of an engine follow from its promises
         lost = {key: value for key, value in lost.items() if key.split("/")[-1] not in ("cases", "failures")}
