@@ -10,6 +10,14 @@ from rich.console import Console, Group
 
 from heatserve.commands.options import Json, deliver, tell_page
 
+_Systems = Annotated[
+    list[str] | None, typer.Option(help="`baseline`, `noise`, `average`, …; once for each, by default all.")
+]
+_Results = Annotated[Path, typer.Option(help="JSON file of the rows; a figure for each σ is drawn beside it.")]
+_Publish = Annotated[
+    str | None, typer.Option(help="Serve the last system at the last σ under this name, from model_repository/.")
+]
+
 experiment = typer.Typer(no_args_is_help=True, help="Train and measure all systems of the paper; hours, and resumable.")
 
 
@@ -21,19 +29,13 @@ def _group() -> None:
 @experiment.command()
 def cifar10(
     root: Annotated[Path, typer.Option(help="Folder of CIFAR-10, as for `heatserve train`.")],
-    system: Annotated[
-        list[str] | None, typer.Option(help="`baseline`, `noise`, `average`, …; once for each, by default all.")
-    ] = None,
+    system: _Systems = None,
     sigma: Annotated[list[float] | None, typer.Option(help="σ; once for each, by default 0.1 and 0.25.")] = None,
     images: Annotated[int, typer.Option(min=1, help="Test images to certify.")] = 500,
     n: Annotated[int, typer.Option(min=1, help="n of Certify on them.")] = 1000,
     folder: Annotated[Path, typer.Option(help="Of checkpoints and graphs, to go on from.")] = Path("runs/cifar10"),
-    results: Annotated[
-        Path, typer.Option(help="JSON file of the rows; a figure for each σ is drawn beside it.")
-    ] = Path("benchmarks/results/cifar10.json"),
-    publish: Annotated[
-        str | None, typer.Option(help="Serve the last system at the last σ under this name, from model_repository/.")
-    ] = None,
+    results: _Results = Path("benchmarks/results/cifar10.json"),
+    publish: _Publish = None,
     seed: Annotated[int, typer.Option(help="Decides everything.")] = 0,
     device: Annotated[str, typer.Option(help="`cpu`, `cuda`, ….")] = "cpu",
     as_json: Json = False,
@@ -59,16 +61,8 @@ def cifar10(
     chosen = system or list(SYSTEMS)
     for name in chosen:
         require("system", name, name in SYSTEMS, ", ".join(SYSTEMS))
-    runner = Experiment(
-        root=root,
-        folder=folder,
-        results=results,
-        images=images,
-        n=n,
-        seed=seed,
-        device=device,
-        progress=progress_bar,
-    )
+    where = {"root": root, "folder": folder, "results": results}
+    runner = Experiment(**where, images=images, n=n, seed=seed, device=device, progress=progress_bar)
     sigmas, console = sigma or [0.1, 0.25], Console(stderr=True, highlight=False)
     try:
         for value, name in product(sigmas, chosen):
