@@ -13,12 +13,11 @@ from torch import nn
 
 from heatserve.benchmarks.attack.pgd_ddn import DDN, PGD, NoiseAveraged, TopKMisclassification
 from heatserve.benchmarks.attack.settings import AttackSettings
-from heatserve.benchmarks.attack.target import IN_ONE_PASS, Target, finite, tensor_batches
+from heatserve.benchmarks.attack.target import IN_ONE_PASS, Outputs, Target, finite, tensor_batches
 from heatserve.benchmarks.records.attack import DistanceRow, WithinProven, WithinServed
 from heatserve.certification.monte_carlo import Certificate
 from heatserve.certification.progress import Progress
 from heatserve.certification.radius import Float32Array, Float64Array
-from heatserve.export.calibration.evaluate import Outputs
 from heatserve.export.images import LabelledImages
 
 _STRETCHES = (1.0, 1.1, 1.25, 1.5, 2.0)

@@ -8,7 +8,7 @@ import torch
 from heatserve.benchmarks.attack.defences import Check, Discount, checks
 from heatserve.benchmarks.attack.settings import AttackSettings
 from heatserve.benchmarks.attack.spoofing import Penalty, spoof
-from heatserve.benchmarks.attack.target import Target, finite, prove, tensor_batches
+from heatserve.benchmarks.attack.target import Outputs, Target, finite, prove, tensor_batches
 from heatserve.benchmarks.records.attack import DefenceRow, OverclaimCount
 from heatserve.certification.audit import certified_accuracy
 from heatserve.certification.binomial import upper_bound
@@ -16,7 +16,6 @@ from heatserve.certification.calibration import Reference, count_overclaims
 from heatserve.certification.monte_carlo import ABSTAIN, Certificate
 from heatserve.certification.progress import Progress
 from heatserve.certification.radius import Float32Array
-from heatserve.export.calibration.evaluate import Outputs
 from heatserve.export.images import LabelledImages
 
 CERTIFIED_AT = (0.0, 0.1, 0.25)

@@ -25,7 +25,6 @@ from heatserve.certification.progress import Progress
 from heatserve.certification.quantile import POLES
 from heatserve.certification.radius import Float32Array, RadiusMap
 from heatserve.certification.voting import Classifier
-from heatserve.export.calibration.evaluate import Outputs
 from heatserve.export.card import BASE_NAME, GRAPH_NAME, MonteCarlo
 from heatserve.export.images import LabelledImages
 from heatserve.export.repository.layout import ModelVersion
@@ -37,6 +36,9 @@ AGREEMENT = 1e-4
 """The most that torch and ONNX Runtime may differ, in a probability and in a radius / σ."""
 IN_ONE_PASS = 256
 """Noisy images that go through a network at a time."""
+
+Outputs = dict[str, NDArray[Any]]
+"""What a served graph answers, by the name of the output."""
 
 
 @dataclass(frozen=True)
