@@ -1,19 +1,28 @@
 """How much certified accuracy each way of calibrating keeps, under the same promise, of what Certify proves.
 
 Certify runs once, and so does the decision on one radius; every map is fitted and tested on their answers. The maps
-that the product does not offer (a constant shift, the top probability alone) are built here for comparison.
+that the product does not offer (a constant shift, steps of the top probability by itself) are built here for the
+comparison.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
+from itertools import product
 from types import MappingProxyType
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from heatserve.benchmarks.records.calibration import (
+    CalibratedModel,
+    CalibrationRecord,
+    FittedSplit,
+    PromisedRow,
+    RefusedRow,
+)
+from heatserve.benchmarks.records.record import made_now
 from heatserve.certification.audit import certified_accuracy
 from heatserve.certification.calibration import (
     CalibrationError,
@@ -34,22 +43,32 @@ from heatserve.export.repository.layout import ModelVersion
 from heatserve.export.runtime.answers import model_images
 from heatserve.export.runtime.served import open_served
 
-ALPHAS = (0.1, 0.05, 0.01)
-TARGET = 0.25
+COMPARED_ALPHAS = (0.1, 0.05, 0.01)
+"""α of the promises: the largest share of overclaims."""
+COMPARED_TARGET = 0.25
 """The radius that the last ways are made for (L2, pixels in [0,1])."""
 
 
+_PROMISES = ("conditional", "marginal")
+
+
 @dataclass(frozen=True)
-class Problem:
+class CalibrationProblem:
     """What a way to calibrate is given."""
 
     fit: Reference
+    """The answers that a map is fitted on, and what is proven there."""
     check: Reference
+    """The answers that it is tested on."""
     sigma: float
     monte_carlo: MonteCarlo
+    """What proves."""
     alpha: float
+    """α: at most this share of answers may overclaim …"""
     delta: float
+    """… with confidence 1 − δ."""
     marginal: bool
+    """The share is of all answers; otherwise of those with a positive radius."""
 
     def calibrate(self, *, target: float | None = None) -> RadiusMap:
         """The product's own way."""
@@ -64,7 +83,7 @@ class Problem:
         ).radius_map
 
 
-def _constant_shift(problem: Problem) -> RadiusMap:
+def _constant_shift(problem: CalibrationProblem) -> RadiusMap:
     """σ·(Φ⁻¹(p₍₁₎) − t) up to the cap, in steps of σ/100."""
     cap = largest_provable(n=problem.monte_carlo.n, alpha=problem.monte_carlo.alpha)
     radii = np.arange(1, int(100 * cap) + 1) * problem.sigma / 100
@@ -79,40 +98,41 @@ def _constant_shift(problem: Problem) -> RadiusMap:
     ).radius_map
 
 
-def _top_alone(problem: Problem) -> RadiusMap:
-    """The product's way, blind to all but p₍₁₎."""
-    return replace(problem, fit=_blind(problem.fit), check=_blind(problem.check)).calibrate()
+def _top_probability(problem: CalibrationProblem) -> RadiusMap:
+    """The product's way, shown p₍₁₎ and nothing else."""
+    return replace(problem, fit=_without_the_rest(problem.fit), check=_without_the_rest(problem.check)).calibrate()
 
 
-def _blind(reference: Reference) -> Reference:
+def _without_the_rest(reference: Reference) -> Reference:
     """The same top probability, and a rest that follows from it."""
     top = reference.probabilities.max(1)
     return replace(reference, probabilities=np.stack([top, 0.5 * (1 - top), 0.5 * (1 - top)], axis=1))
 
 
 @dataclass(frozen=True)
-class Way:
-    """A way to calibrate, and what it looks at."""
+class CalibrationWay:
+    """A way to calibrate."""
 
-    radius_map: Callable[[Problem], RadiusMap]
+    radius_map: Callable[[CalibrationProblem], RadiusMap]
     looks_at: Callable[[Reference], Reference] = lambda reference: reference
+    """What of the probabilities it uses."""
     decided: bool = False
-    """It is calibrated on decisions about `TARGET`."""
+    """It is calibrated on decisions about `COMPARED_TARGET`."""
 
 
-WAYS: Mapping[str, Way] = MappingProxyType(
+CALIBRATION_WAYS: Mapping[str, CalibrationWay] = MappingProxyType(
     {
-        "constant shift": Way(_constant_shift),
-        "steps of p₍₁₎": Way(_top_alone, _blind),
-        "steps of a score": Way(lambda problem: problem.calibrate()),
-        f"for r = {TARGET:g}": Way(lambda problem: problem.calibrate(target=TARGET)),
-        f"r = {TARGET:g} alone": Way(lambda problem: problem.calibrate(), decided=True),
+        "constant shift": CalibrationWay(_constant_shift),
+        "steps of p₍₁₎": CalibrationWay(_top_probability, _without_the_rest),
+        "steps of a score": CalibrationWay(lambda problem: problem.calibrate()),
+        f"for r = {COMPARED_TARGET:g}": CalibrationWay(lambda problem: problem.calibrate(target=COMPARED_TARGET)),
+        f"r = {COMPARED_TARGET:g} alone": CalibrationWay(lambda problem: problem.calibrate(), decided=True),
     }
 )
 """The last three are `heatserve calibrate`, without and with `--radius`, and with `--alone`."""
 
 
-def compare(
+def compare_calibrations(
     model: ModelVersion,
     calibration: SampledImages,
     test: SampledImages,
@@ -122,60 +142,76 @@ def compare(
     decisions: SampledImages,
     decision_votes: int,
     test_monte_carlo: MonteCarlo,
-) -> dict[str, Any]:
-    """Rows: a promise, α and a way, its certified accuracy on `test` at `CARD_RADII`, and what Certify has there.
+) -> CalibrationRecord:
+    """Certified accuracy on `test` at `CARD_RADII` of each promise, α and way to calibrate, and that of Certify.
 
-    `single_pass` counts an overclaim whose class is right, as certified accuracy does; `backed` counts none.
+    Args:
+        model: calibrated or not; its served graph answers.
+        calibration: images on which Certify runs.
+        test: images that everything is measured on.
+        delta: δ of each promise.
+        certifier: how Certify runs on the calibration images.
+        decisions: images on which the radius `COMPARED_TARGET` is decided.
+        decision_votes: most votes of a decision.
+        test_monte_carlo: Certify on the test images; its seed is that of all images and noise.
     """
     answer, monte_carlo = open_served(model), certifier.monte_carlo
-    deciding = monte_carlo.model_copy(update={"n": decision_votes, "decides": float(servable(TARGET))})
+    deciding = monte_carlo.model_copy(update={"n": decision_votes, "decides": float(servable(COMPARED_TARGET))})
 
-    def problem(data: SampledImages, how: MonteCarlo) -> Problem:
+    def problem(data: SampledImages, how: MonteCarlo) -> CalibrationProblem:
         reference = compare_with_certify(model, answer, model_images(model, data), certifier.running(how)).reference
         images = round(len(reference) * FIT_SHARE)
-        return Problem(reference[:images], reference[images:], model.card.sigma, how, 0, delta, marginal=False)
+        return CalibrationProblem(
+            reference[:images], reference[images:], model.card.sigma, how, 0, delta, marginal=False
+        )
 
     certified, decided = problem(calibration, monte_carlo), problem(decisions, deciding)
     held_out = compare_with_certify(model, answer, model_images(model, test), certifier.running(test_monte_carlo))
     proven = certified_accuracy(held_out.proven_label == test.labels, held_out.proven_radius, CARD_RADII)
     right = held_out.outputs["label"] == test.labels
-    return {
-        "model": {"name": model.name, "graph_sha256": model.card.graph_sha256, "sigma": model.card.sigma},
-        "calibration": {**calibration.source(len(calibration)).model_dump(), "fit": len(certified.fit)},
-        "monte_carlo": monte_carlo.model_dump(),
-        "decisions": {**decisions.source(len(decisions)).model_dump(), "fit": len(decided.fit)},
-        "decision_monte_carlo": deciding.model_dump(),
-        "test": test.source(len(held_out)).model_dump(),
-        "test_monte_carlo": test_monte_carlo.model_dump(),
-        "delta": delta,
-        "radii": CARD_RADII,
-        "certify": proven,
-        "agreement": float((held_out.smoothed_label == held_out.outputs["label"]).mean()),
-        "rows": list(_rows(certified, decided, held_out.reference, right)),
-    }
+    return CalibrationRecord(
+        **vars(made_now(seed=test_monte_carlo.seed)),
+        model=CalibratedModel(name=model.name, graph_sha256=model.card.graph_sha256, sigma=model.card.sigma),
+        calibration=_fitted(calibration, certified),
+        monte_carlo=monte_carlo,
+        decisions=_fitted(decisions, decided),
+        decision_monte_carlo=deciding,
+        test=test.source(len(held_out)),
+        test_monte_carlo=test_monte_carlo,
+        delta=delta,
+        radii=tuple(CARD_RADII),
+        certify=tuple(proven),
+        agreement=float((held_out.smoothed_label == held_out.outputs["label"]).mean()),
+        rows=tuple(_rows(certified, decided, held_out.reference, right)),
+    )
 
 
-def _rows(certified: Problem, decided: Problem, test: Reference, right: NDArray[np.bool_]) -> Iterator[dict[str, Any]]:
-    for marginal in (False, True):
-        for alpha in ALPHAS:
-            for name, way in WAYS.items():
-                row = {"promise": "marginal" if marginal else "conditional", "alpha": alpha, "way": name}
-                problem = decided if way.decided else certified
-                try:
-                    found = way.radius_map(replace(problem, alpha=alpha, marginal=marginal))
-                except CalibrationError as error:
-                    yield {**row, "refused": str(error)}
-                    continue
-                radius = found.steps(score_fractions(way.looks_at(test).probabilities))
-                seen = count_overclaims(test, radius, delta=problem.delta)
-                accuracy, backed = (
-                    certified_accuracy(counted, radius.astype(np.float64), CARD_RADII)
-                    for counted in (right, right & ~test.overclaims(radius))
-                )
-                yield {
-                    **row,
-                    "single_pass": accuracy,
-                    "backed": backed,
-                    "overclaims": seen.count,
-                    "positive": seen.positive,
-                }
+def _fitted(data: SampledImages, problem: CalibrationProblem) -> FittedSplit:
+    return FittedSplit(**data.source(len(data)).model_dump(), fit=len(problem.fit))
+
+
+def _rows(
+    certified: CalibrationProblem, decided: CalibrationProblem, test: Reference, right: NDArray[np.bool_]
+) -> Iterator[PromisedRow | RefusedRow]:
+    for promise, alpha, (name, way) in product(_PROMISES, COMPARED_ALPHAS, CALIBRATION_WAYS.items()):
+        problem = decided if way.decided else certified
+        try:
+            found = way.radius_map(replace(problem, alpha=alpha, marginal=promise == "marginal"))
+        except CalibrationError as error:
+            yield RefusedRow(promise=promise, alpha=alpha, way=name, refused=str(error))
+            continue
+        radius = found.steps(score_fractions(way.looks_at(test).probabilities))
+        seen = count_overclaims(test, radius, delta=problem.delta)
+        accuracy, backed = (
+            certified_accuracy(counted, radius.astype(np.float64), CARD_RADII)
+            for counted in (right, right & ~test.overclaims(radius))
+        )
+        yield PromisedRow(
+            promise=promise,
+            alpha=alpha,
+            way=name,
+            single_pass=tuple(accuracy),
+            backed=tuple(backed),
+            overclaims=seen.count,
+            positive=seen.positive,
+        )

@@ -9,12 +9,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from itertools import product
-from typing import TYPE_CHECKING, Any, Literal
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 from onnx import parser
 
-from heatserve.benchmarks.classifiers import SIGMA, Shape, random_classifier
+from heatserve.benchmarks.classifiers import BENCHMARK_SIGMA, CLASSIFIERS, random_classifier
+from heatserve.benchmarks.records.speed import EngineRow, Milliseconds, PlainAndCertified, Ratio
+from heatserve.certification.progress import Progress, unseen
 from heatserve.certification.radius import Float32Array
 from heatserve.export.exporting import Variant
 from heatserve.export.graph.build import certified_graph, plain_graph
@@ -25,15 +28,19 @@ from heatserve.export.runtime.timing import Times, Way, interleave, quantiles, r
 if TYPE_CHECKING:
     import onnxruntime
 
-ENGINES: dict[str, Literal["cuda", "tensorrt"] | None] = {"CPU": None, "CUDA": "cuda", "TensorRT": "tensorrt"}
-"""Providers of ONNX Runtime, as `heatserve.export.runtime.session` names them."""
+PROVIDERS: Mapping[str, Literal["cuda", "tensorrt"] | None] = MappingProxyType(
+    {"CPU": None, "CUDA": "cuda", "TensorRT": "tensorrt"}
+)
+"""Execution providers of ONNX Runtime, and what `heatserve.export.runtime.session` calls them."""
 
-VARIANTS: dict[str, Callable[[Float32Array], Variant]] = {
-    "fp32": lambda _: Variant(),
-    "uint8": lambda _: Variant(input_type="UINT8"),
-    "fp16": lambda _: Variant(precision="fp16"),
-    "int8": lambda images: Variant(precision="int8", ranges=_ranges(images)),
-}
+GRAPH_VARIANTS: Mapping[str, Callable[[Float32Array], Variant]] = MappingProxyType(
+    {
+        "fp32": lambda _: Variant(),
+        "uint8": lambda _: Variant(input_type="UINT8"),
+        "fp16": lambda _: Variant(precision="fp16"),
+        "int8": lambda images: Variant(precision="int8", ranges=_ranges(images)),
+    }
+)
 """Forms of the served graph, given images FP32 [N, C, H, W]."""
 
 _Name = tuple[str, str, str]
@@ -45,10 +52,10 @@ probe (float[N] image) => (float[N] copy) { copy = Identity(image) }
 """
 
 
-def absent_engines() -> dict[str, str]:
-    """Why an engine cannot be measured here, for each that cannot."""
+def absent_providers() -> dict[str, str]:
+    """Why a provider cannot be measured here, for each that cannot."""
     probe, absent = parser.parse_model(_PROBE).SerializeToString(), {}
-    for engine, accelerator in ENGINES.items():
+    for engine, accelerator in PROVIDERS.items():
         try:
             open_session(probe, accelerator=accelerator)
         except GraphError as error:
@@ -56,60 +63,61 @@ def absent_engines() -> dict[str, str]:
     return absent
 
 
-def measure(
-    shape: Shape,
+def measure_engines(
+    name: str,
     *,
     engines: Sequence[str],
     variants: Sequence[str],
     batches: Sequence[int],
     rounds: int,
     seed: int,
-    on_round: Callable[[], object] = lambda: None,
-) -> list[dict[str, Any]]:
+    progress: Progress = unseen,
+) -> tuple[EngineRow, ...]:
     """One row for each batch, engine and variant.
 
     Args:
-        shape: of the classifier.
-        engines: names in `ENGINES`, present here.
-        variants: names in `VARIANTS`. All of them, on all engines, are interleaved in one run for each batch.
+        name: of the classifier, in `CLASSIFIERS`.
+        engines: names in `PROVIDERS`, present here.
+        variants: names in `GRAPH_VARIANTS`. All of them, on all engines, are interleaved in one run for each batch.
         batches: images in a request.
         rounds: counted blocks each way (`heatserve.export.runtime.timing`).
         seed: of the weights, the images and the order of the ways.
-        on_round: called after each round, and after each batch's warm-up.
-
-    Returns:
-        Milliseconds of a request, p50, p90 and p99, plain and certified; their ratio, with its quartiles over the
-        rounds; and, where fp32 is among the variants, how many times faster than its certified graph this one is.
+        progress: shows the rounds of each batch.
     """
+    shape = CLASSIFIERS[name]
     random = np.random.default_rng(seed)
     images = random.integers(0, 256, (max(batches), *shape.input_shape), dtype=np.uint8) / np.float32(255)
     logits = random_classifier(shape, seed)
     sessions: dict[_Name, onnxruntime.InferenceSession] = {}
     for variant in variants:
-        network = VARIANTS[variant](images).of(logits)
-        graphs = {"plain": plain_graph(network), "certified": certified_graph(network, sigma=SIGMA)}
+        network = GRAPH_VARIANTS[variant](images).of(logits)
+        graphs = {"plain": plain_graph(network), "certified": certified_graph(network, sigma=BENCHMARK_SIGMA)}
         for engine, (kind, graph) in product(engines, graphs.items()):
-            session = open_session(graph.SerializeToString(), accelerator=ENGINES[engine])
+            session = open_session(graph.SerializeToString(), accelerator=PROVIDERS[engine])
             sessions[engine, variant, kind] = session
-    rows = []
+    rows: list[EngineRow] = []
     for batch in batches:
-        ways = {name: _way(session, images[:batch]) for name, session in sessions.items()}
-        times = interleave(ways, rounds=rounds, seed=seed, on_round=on_round)
-        rows += [{"batch": batch, **_row(times, *pair)} for pair in product(engines, variants)]
-    return rows
+        ways = {key: _way(session, images[:batch]) for key, session in sessions.items()}
+        description = f"{name}, batch {batch}"
+        times = interleave(ways, rounds=rounds, seed=seed, progress=progress, description=description)
+        rows += [_row(times, batch, *pair) for pair in product(engines, variants)]
+    return tuple(rows)
 
 
-def _row(times: Mapping[_Name, Times], engine: str, variant: str) -> dict[str, Any]:
+def _row(times: Mapping[_Name, Times], batch: int, engine: str, variant: str) -> EngineRow:
     plain, certified = times[engine, variant, "plain"], times[engine, variant, "certified"]
     fp32 = times.get((engine, "fp32", "certified"))
-    return {
-        "engine": engine,
-        "variant": variant,
-        "requests": sum(map(len, certified)),
-        "milliseconds": {"plain": quantiles(plain), "certified": quantiles(certified)},
-        "certified / plain": ratio(certified, plain),
-        "fp32 / variant": ratio(fp32, certified) if fp32 else None,
-    }
+    return EngineRow(
+        batch=batch,
+        engine=engine,
+        variant=variant,
+        requests=sum(map(len, certified)),
+        milliseconds=PlainAndCertified(
+            plain=Milliseconds(**quantiles(plain)), certified=Milliseconds(**quantiles(certified))
+        ),
+        certified_to_plain=Ratio(**ratio(certified, plain)),
+        fp32_to_variant=Ratio(**ratio(fp32, certified)) if fp32 else None,
+    )
 
 
 def _way(session: onnxruntime.InferenceSession, images: Float32Array) -> Way:

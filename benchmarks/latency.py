@@ -8,16 +8,18 @@ one batch in raw ONNX Runtime, noise and votes included (the classification time
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
+from types import MappingProxyType
 
 import numpy as np
 import onnx
 
-from heatserve.benchmarks.classifiers import SIGMA, Shape, random_classifier
+from heatserve.benchmarks.classifiers import BENCHMARK_SIGMA, CLASSIFIERS, ClassifierShape, random_classifier
+from heatserve.benchmarks.records.speed import ClassifierLatency, Milliseconds, Ratio
+from heatserve.certification.progress import Progress, unseen
 from heatserve.certification.provenance import now, versions
 from heatserve.certification.radius import Float32Array
 from heatserve.export.card import Card
@@ -29,32 +31,35 @@ from heatserve.serving.client.client import Client
 from heatserve.serving.triton.endpoints import FREE_PORTS
 from heatserve.serving.triton.server import TritonServer
 
+N0: Mapping[str, int] = MappingProxyType(
+    {"digits": 100, "cifar10-resnet20": 100, "cifar10-resnet34": 100, "imagenet-resnet50": 25}
+)
+"""Noisy passes that Predict spends on one image in the paper's Table 2, by classifier."""
 
-def measure(shape: Shape, *, rounds: int, seed: int, on_round: Callable[[], object] = lambda: None) -> dict[str, Any]:
-    """Latencies of one image, in milliseconds, and their ratios.
+
+def measure_latency(name: str, *, rounds: int, seed: int, progress: Progress = unseen) -> ClassifierLatency:
+    """Milliseconds of a request for one image, each way, and their ratios.
 
     Args:
-        shape: what to measure.
+        name: of the classifier, in `CLASSIFIERS`.
         rounds: counted blocks each way (`heatserve.export.runtime.timing`).
         seed: of the weights, the image, the noise and the order of the ways.
-        on_round: called after each round, and after the warm-up.
-
-    Returns:
-        p50, p90 and p99 each way; and ratios, with their quartiles over the rounds.
+        progress: shows the rounds.
     """
-    with _ways(shape, seed) as ways:
-        times = interleave(ways, rounds=rounds, seed=seed, on_round=on_round)
-    ratios = [(name, "plain") for name in ways if name != "plain"] + [("stochastic", "grpc")]
-    return {
-        "requests": {name: sum(map(len, blocks)) for name, blocks in times.items()},
-        "n0": shape.n0,
-        "milliseconds": {name: quantiles(blocks) for name, blocks in times.items()},
-        "ratios": {f"{name} / {base}": ratio(times[name], times[base]) for name, base in ratios},
-    }
+    shape, n0 = CLASSIFIERS[name], N0[name]
+    with _ways(shape, n0, seed) as ways:
+        times = interleave(ways, rounds=rounds, seed=seed, progress=progress, description=name)
+    ratios = [(way, "plain") for way in ways if way != "plain"] + [("stochastic", "grpc")]
+    return ClassifierLatency(
+        requests={way: sum(map(len, blocks)) for way, blocks in times.items()},
+        n0=n0,
+        milliseconds={way: Milliseconds(**quantiles(blocks)) for way, blocks in times.items()},
+        ratios={f"{way} / {base}": Ratio(**ratio(times[way], times[base])) for way, base in ratios},
+    )
 
 
 @contextmanager
-def _ways(shape: Shape, seed: int) -> Iterator[dict[str, Way]]:
+def _ways(shape: ClassifierShape, n0: int, seed: int) -> Iterator[dict[str, Way]]:
     """The five ways to answer, Triton running."""
     noise = np.random.default_rng(seed)
     image = noise.random((1, *shape.input_shape), dtype=np.float32)
@@ -72,7 +77,9 @@ def _ways(shape: Shape, seed: int) -> Iterator[dict[str, Way]]:
         )
 
         def stochastic() -> np.intp:
-            noisy = image + np.float32(SIGMA) * noise.standard_normal((shape.n0, *shape.input_shape), dtype=np.float32)
+            noisy = image + np.float32(BENCHMARK_SIGMA) * noise.standard_normal(
+                (n0, *shape.input_shape), dtype=np.float32
+            )
             votes: Float32Array = plain.run(["probabilities"], {"image": noisy})[0]
             return np.bincount(votes.argmax(1)).argmax()
 
@@ -85,13 +92,13 @@ def _ways(shape: Shape, seed: int) -> Iterator[dict[str, Way]]:
         }
 
 
-def _publish(logits: onnx.ModelProto, shape: Shape, repository: Path) -> ModelVersion:
-    graph, base = certified_graph(logits, sigma=SIGMA).SerializeToString(), logits.SerializeToString()
+def _publish(logits: onnx.ModelProto, shape: ClassifierShape, repository: Path) -> ModelVersion:
+    graph, base = certified_graph(logits, sigma=BENCHMARK_SIGMA).SerializeToString(), logits.SerializeToString()
     card = Card(
         model="latency",
         graph_sha256=hashlib.sha256(graph).hexdigest(),
         base_sha256=hashlib.sha256(base).hexdigest(),
-        sigma=SIGMA,
+        sigma=BENCHMARK_SIGMA,
         class_names=tuple(map(str, range(shape.num_classes))),
         input_shape=shape.input_shape,
         training={"weights": "random"},

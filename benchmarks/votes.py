@@ -1,8 +1,9 @@
-"""What a vote costs: Certify beside its peers on one classifier, interleaved in one run; and how few votes decide.
+"""What a vote costs, by Certify and its peers, interleaved in one run; and how few votes decide a radius.
 
-Ways to take the n₀ + n votes of one image, each at several batch sizes, of which its fastest counts:
+These are the ways to take the n₀ + n votes of one image, each at several batch sizes, of which its fastest counts.
 
-- `onnxruntime`: the bare classifier in ONNX Runtime, on images that lie ready, no noise and no votes: the floor.
+- `onnxruntime`: the bare classifier in ONNX Runtime, on images that are ready in memory; no noise, no votes. No way
+  that uses ONNX Runtime can be faster.
 - `heatserve` and `heatserve, grid`: `certify` with float32 noise and with sound noise for 8-bit images.
 - `torch loop`: what randomized-smoothing code usually does: repeat the image, `randn_like`, classify, count.
 - `art`: PyTorchRandomizedSmoothing of the Adversarial Robustness Toolbox: the two counts of votes that its `certify`
@@ -22,159 +23,163 @@ from numpy.typing import NDArray
 from scipy.special import ndtri
 from torch import Tensor, nn
 
+from heatserve.benchmarks.classifiers import BENCHMARK_SIGMA, CLASSIFIERS, random_network
+from heatserve.benchmarks.records.votes import CertifySummary, DecidedRadius, DecisionSummary, SamplingVotes, VoteSpeed
 from heatserve.certification.binomial import lower_bound
-from heatserve.certification.monte_carlo import ABSTAIN, certify
+from heatserve.certification.monte_carlo import ABSTAIN, Certificate, certify
 from heatserve.certification.noise import LEVELS, SOURCES, NoiseSource
-from heatserve.certification.sequential import Outcome, decide
-from heatserve.certification.voting import Classifier
+from heatserve.certification.progress import Progress, unseen
+from heatserve.certification.sequential import Decision, Outcome, decide
+from heatserve.export.card import BASE_NAME
 from heatserve.export.graph.build import logits_graph
 from heatserve.export.images import LabelledImages
+from heatserve.export.repository.layout import ModelVersion
 from heatserve.export.runtime.session import classifier, open_session
-from heatserve.training.architectures import build_network
 
-SIGMA, ALPHA = 0.25, 0.001
-ARCHITECTURE, SHAPE, CLASSES = "cifar_resnet20", (3, 32, 32), 10
-BATCH_SIZES = (128, 512, 1000)
+VOTE_ALPHA = 0.001
+"""α: the error probability of a certificate and of a decision."""
+VOTE_BATCH_SIZES = (128, 512, 1000)
 """The last is what the reference implementation of randomized smoothing proposes."""
-PAUSE = 0.05
+VOTE_PAUSE = 0.05
 """Seconds between ways, in which the threads of the previous one stop spinning for work."""
 N0_SHARE = 0.1
 """Share of an image's votes that guess its class."""
 
-Way = Callable[[int], float]
+VoteWay = Callable[[int], float]
 """Takes the votes of one image at a batch size. Returns the radius, 0 where there is none."""
 
 
-def measure(*, rounds: int, passes: int, seed: int, on_way: Callable[[], object] = lambda: None) -> dict[str, Any]:
+_RATIOS = (
+    ("heatserve", "onnxruntime"),
+    ("heatserve, grid", "onnxruntime"),
+    ("heatserve", "torch loop"),
+    ("heatserve, grid", "torch loop"),
+    ("heatserve", "art"),
+)
+_SHAPE = CLASSIFIERS["cifar10-resnet20"]
+
+
+def measure_votes(*, rounds: int, passes: int, seed: int, progress: Progress = unseen) -> VoteSpeed:
     """Noisy passes per second of each way at each batch size, medians over `rounds`, and their ratios.
 
     Args:
         rounds: runs of each.
         passes: n₀ + n, votes of one image.
         seed: of the weights, the image and the noise.
-        on_way: called after each run of a way.
+        progress: shows the runs.
     """
     ways = _ways(passes, seed)
-    seconds = {(name, size): list[float]() for name in ways for size in BATCH_SIZES}
-    for _ in range(rounds):
-        for (name, size), times in seconds.items():
-            time.sleep(PAUSE)
-            start = time.perf_counter()
-            ways[name](size)
-            times.append(time.perf_counter() - start)
-            on_way()
+    seconds = {(name, size): list[float]() for name in ways for size in VOTE_BATCH_SIZES}
+    runs = [run for _ in range(rounds) for run in seconds]
+    for name, size in progress(runs, len(runs), "noisy passes"):
+        time.sleep(VOTE_PAUSE)
+        start = time.perf_counter()
+        ways[name](size)
+        seconds[name, size].append(time.perf_counter() - start)
     speeds = {
-        name: {str(size): passes / float(np.median(seconds[name, size])) for size in BATCH_SIZES} for name in ways
+        name: {size: passes / float(np.median(seconds[name, size])) for size in VOTE_BATCH_SIZES} for name in ways
     }
     best = {name: max(by_size.values()) for name, by_size in speeds.items()}
-    return {
-        "architecture": ARCHITECTURE,
-        "weights": "random",
-        "rounds": rounds,
-        "passes": passes,
-        "torch_threads": torch.get_num_threads(),
-        "passes_per_second": speeds,
-        "ratios": {
-            "heatserve / onnxruntime": best["heatserve"] / best["onnxruntime"],
-            "heatserve, grid / onnxruntime": best["heatserve, grid"] / best["onnxruntime"],
-            "heatserve / torch loop": best["heatserve"] / best["torch loop"],
-            "heatserve, grid / torch loop": best["heatserve, grid"] / best["torch loop"],
-            "heatserve / art": best["heatserve"] / best["art"],
-        },
-    }
+    return VoteSpeed(
+        architecture=_SHAPE.architecture,
+        weights="random",
+        rounds=rounds,
+        passes=passes,
+        torch_threads=torch.get_num_threads(),
+        passes_per_second=speeds,
+        ratios={f"{name} / {other}": best[name] / best[other] for name, other in _RATIOS},
+    )
 
 
-def runs(rounds: int) -> int:
-    """How often `measure` calls `on_way`."""
-    return rounds * len(BATCH_SIZES) * 5
-
-
-def samples_to_decide(
-    base: Classifier,
+def votes_to_decide(
+    model: ModelVersion,
     data: LabelledImages,
     *,
-    sigma: float,
     radius: float,
     n0: int,
     n: int,
     certify_n: int,
     seed: int,
-    progress: Callable[[Sequence[str]], Any] = lambda samplings: samplings,
-) -> dict[str, Any]:
+    progress: Progress = unseen,
+) -> DecidedRadius:
     """Votes that `decide` takes where Certify takes n₀ + n, and the radii that Certify proves; by sampling.
 
     Args:
-        base: the base classifier.
+        model: whose base classifier votes.
         data: 8-bit images.
-        sigma: σ.
-        radius: r, the radius to decide.
+        radius: r, the radius to decide (L2, pixels in [0,1]).
         n0: n₀ of both.
-        n: cap of `decide`.
+        n: most votes of a decision.
         certify_n: n of the Certify whose radii are compared.
         seed: of the noise.
-        progress: wraps the names of the two samplings.
+        progress: shows the images.
     """
-    return {
-        "data": {"dataset": data.dataset, "split": data.split, "images": len(data.images), "seed": data.seed},
-        "sigma": sigma,
-        "radius": radius,
-        "alpha": ALPHA,
-        "n0": n0,
-        "n": n,
-        "certify_n": certify_n,
-        "samplings": {
-            name: _decided(base, data, SOURCES[name], sigma, radius, n0, n, certify_n, seed)
-            for name in progress(tuple(SOURCES))
-        },
-    }
+    base = classifier(open_session(model.path / BASE_NAME))
+    samplings = {}
+    for name, noise in SOURCES.items():
+        common: dict[str, Any] = {
+            "sigma": model.card.sigma,
+            "n0": n0,
+            "alpha": VOTE_ALPHA,
+            "seed": seed,
+            "noise": noise,
+        }
+        images, count = data.images, len(data.images)
+        start = time.perf_counter()
+        decisions = list(progress(decide(base, images, radius=radius, n=n, **common), count, f"{name}: decide"))
+        decided = time.perf_counter()
+        certificates = list(progress(certify(base, images, n=certify_n, **common), count, f"{name}: Certify"))
+        seconds = (decided - start, time.perf_counter() - decided)
+        samplings[name] = SamplingVotes(
+            decide=_decisions(decisions, n0 + n, seconds[0]),
+            certify=_certificates(certificates, data, radius, n0 + certify_n, seconds[1]),
+        )
+    return DecidedRadius(
+        model=model.name,
+        base_sha256=model.card.base_sha256,
+        data=data.source(len(data.images)),
+        sigma=model.card.sigma,
+        radius=radius,
+        alpha=VOTE_ALPHA,
+        n0=n0,
+        n=n,
+        certify_n=certify_n,
+        samplings=samplings,
+    )
 
 
-def _decided(
-    base: Classifier,
-    data: LabelledImages,
-    noise: NoiseSource,
-    sigma: float,
-    radius: float,
-    n0: int,
-    n: int,
-    certify_n: int,
-    seed: int,
-) -> dict[str, Any]:
-    common: dict[str, Any] = {"sigma": sigma, "n0": n0, "alpha": ALPHA, "seed": seed, "noise": noise}
-    start = time.perf_counter()
-    decisions = list(decide(base, data.images, radius=radius, n=n, **common))
-    decided = time.perf_counter()
-    certificates = list(certify(base, data.images, n=certify_n, **common))
-    done = time.perf_counter()
+def _decisions(decisions: Sequence[Decision], most: int, seconds: float) -> DecisionSummary:
     samples = np.array([decision.samples for decision in decisions])
-    certified = [c for c in certificates if c.label != ABSTAIN]
-    return {
-        "decide": {
-            **{outcome.value: sum(decision.outcome is outcome for decision in decisions) for outcome in Outcome},
-            "mean_samples": float(samples.mean()),
-            "median_samples": float(np.median(samples)),
-            "times_fewer": (n0 + n) / float(samples.mean()),
-            "passes_per_second": float(samples.sum()) / (decided - start),
-        },
-        "certify": {
-            "abstained": len(certificates) - len(certified),
-            "mean_radius": float(np.mean([c.radius for c in certificates])),
-            "mean_radius_grey_levels": float(np.mean([c.grey_levels for c in certificates])),
-            "certified_accuracy": float(
-                np.mean([c.label == y and c.radius >= radius for c, y in zip(certificates, data.labels, strict=True)])
-            ),
-            "passes_per_second": len(certificates) * (n0 + certify_n) / (done - decided),
-        },
-    }
+    return DecisionSummary(
+        **{outcome.value: sum(decision.outcome is outcome for decision in decisions) for outcome in Outcome},
+        mean_samples=float(samples.mean()),
+        median_samples=float(np.median(samples)),
+        times_fewer=most / float(samples.mean()),
+        passes_per_second=float(samples.sum()) / seconds,
+    )
 
 
-def _ways(passes: int, seed: int) -> dict[str, Way]:
-    network = _random_network(seed)
-    session = open_session(logits_graph(network, input_shape=SHAPE).SerializeToString())
-    base = classifier(session)
+def _certificates(
+    certificates: Sequence[Certificate], data: LabelledImages, radius: float, passes: int, seconds: float
+) -> CertifySummary:
+    right = [c.label == y and c.radius >= radius for c, y in zip(certificates, data.labels, strict=True)]
+    return CertifySummary(
+        abstained=sum(c.label == ABSTAIN for c in certificates),
+        mean_radius=float(np.mean([c.radius for c in certificates])),
+        mean_radius_grey_levels=float(np.mean([c.grey_levels for c in certificates])),
+        certified_accuracy=float(np.mean(right)),
+        passes_per_second=len(certificates) * passes / seconds,
+    )
+
+
+def _ways(passes: int, seed: int) -> dict[str, VoteWay]:
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        network = random_network(_SHAPE).eval()
+    base = classifier(open_session(logits_graph(network, input_shape=_SHAPE.input_shape).SerializeToString()))
     random = np.random.default_rng(seed)
-    image = (random.integers(0, LEVELS + 1, SHAPE) / LEVELS).astype(np.float32)
-    ready = random.random((max(BATCH_SIZES), *SHAPE), dtype=np.float32)
+    image = (random.integers(0, LEVELS + 1, _SHAPE.input_shape) / LEVELS).astype(np.float32)
+    ready = random.random((max(VOTE_BATCH_SIZES), *_SHAPE.input_shape), dtype=np.float32)
     tensor = torch.from_numpy(image)
     n0 = max(1, round(passes * N0_SHARE))
     n = passes - n0
@@ -184,9 +189,15 @@ def _ways(passes: int, seed: int) -> dict[str, Way]:
             base(ready[: min(batch_size, passes - start)])
         return 0.0
 
-    def ours(noise: NoiseSource) -> Way:
+    def ours(noise: NoiseSource) -> VoteWay:
         def way(batch_size: int) -> float:
-            settings: dict[str, Any] = {"sigma": SIGMA, "n0": n0, "n": n, "alpha": ALPHA, "noise": noise}
+            settings: dict[str, Any] = {
+                "sigma": BENCHMARK_SIGMA,
+                "n0": n0,
+                "n": n,
+                "alpha": VOTE_ALPHA,
+                "noise": noise,
+            }
             return next(certify(base, image[None], batch_size=batch_size, **settings)).radius
 
         return way
@@ -194,12 +205,12 @@ def _ways(passes: int, seed: int) -> dict[str, Way]:
     toolbox = PyTorchRandomizedSmoothing(
         model=network,
         loss=nn.CrossEntropyLoss(),
-        input_shape=SHAPE,
-        nb_classes=CLASSES,
+        input_shape=_SHAPE.input_shape,
+        nb_classes=_SHAPE.num_classes,
         device_type="cpu",
         sample_size=n0,
-        scale=SIGMA,
-        alpha=ALPHA,
+        scale=BENCHMARK_SIGMA,
+        alpha=VOTE_ALPHA,
     )
     return {
         "onnxruntime": bare,
@@ -210,24 +221,15 @@ def _ways(passes: int, seed: int) -> dict[str, Way]:
 
 
 def _radius(first: NDArray[Any], second: NDArray[Any]) -> float:
-    p_lower = float(lower_bound(second[first.argmax()], second.sum(), alpha=ALPHA))
-    return SIGMA * float(ndtri(p_lower)) if p_lower > 0.5 else 0.0
+    p_lower = float(lower_bound(second[first.argmax()], second.sum(), alpha=VOTE_ALPHA))
+    return BENCHMARK_SIGMA * float(ndtri(p_lower)) if p_lower > 0.5 else 0.0
 
 
 @torch.no_grad()
 def _torch_counts(network: nn.Module, x: Tensor, count: int, batch_size: int) -> NDArray[Any]:
-    counts = np.zeros(CLASSES, np.int64)
+    counts = np.zeros(_SHAPE.num_classes, np.int64)
     for start in range(0, count, batch_size):
         batch = x.repeat((min(batch_size, count - start), 1, 1, 1))
-        votes = network(batch + torch.randn_like(batch) * SIGMA).argmax(1)
-        counts += np.bincount(votes.numpy(), minlength=CLASSES)
+        votes = network(batch + torch.randn_like(batch) * BENCHMARK_SIGMA).argmax(1)
+        counts += np.bincount(votes.numpy(), minlength=_SHAPE.num_classes)
     return counts
-
-
-def _random_network(seed: int) -> nn.Module:
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        network = build_network(
-            ARCHITECTURE, num_classes=CLASSES, input_shape=SHAPE, mean=(0.5,) * SHAPE[0], std=(0.25,) * SHAPE[0]
-        )
-    return network.eval()

@@ -1,10 +1,11 @@
-"""Cheap second looks at an answer, which may refuse it its radius: what they cost, and what they stop, is measured.
+"""Defences against inputs whose served radius is too large: what each costs, and what it stops, is measured.
 
-A check has a statistic of an image and v's class for it, large where something is wrong; above the threshold the
-radius becomes 0. Its passes come on top of the one that is served. An adversary who knows it descends its `penalty`. A
-discount takes the same off every radius, without a pass: what the checks have to beat.
+A check computes a statistic of an image and of v's class for it, which is large where something is wrong; above a
+threshold the radius becomes 0. Its passes come on top of the one that is served. An adversary who knows the check
+descends its `penalty`. A discount takes the same amount off every radius and needs no pass; a check is worth its passes
+only where it stops more than a discount that costs as much certified accuracy.
 
-None of them is part of a served graph.
+No defence is part of a served graph.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from heatserve.benchmarks.attack.spoofing import Penalty, Victim, noisy_logits, score
+from heatserve.benchmarks.attack.spoofing import Penalty, Victim, logits_under_noise, score
 
 Statistic = Callable[[Tensor, Tensor], Tensor]
 """From images [N, C, H, W] and v's classes [N] to float64 [N]."""
@@ -26,14 +27,14 @@ _ADVERSARYS_SAMPLES = 8
 
 @dataclass(frozen=True)
 class Check:
-    """Refuses where `statistic` is above `threshold`."""
+    """Takes the radius from every answer whose `statistic` is above `threshold`."""
 
     name: str
     passes: float
     """Further forward passes of f or v for an answer; a backward pass counts as two."""
     statistic: Statistic
     penalty: Penalty
-    """Above 0 where the adversary expects to be refused, in units of Φ⁻¹ where it has a unit."""
+    """Above 0 where the adversary expects to be refused: logits, Φ⁻¹ or a slope, as the check has it."""
     threshold: float
 
     def keeps(self, images: Tensor, labels: Tensor) -> Tensor:
@@ -43,13 +44,13 @@ class Check:
 
 @dataclass(frozen=True)
 class Discount:
-    """Takes `sigmas`·σ off every radius."""
+    """Takes `sigmas`·σ off every radius, down to 0."""
 
     sigmas: float
 
     @property
     def name(self) -> str:
-        """As in a table."""
+        """What a table calls it."""
         return f"radius − {self.sigmas:g} σ"
 
 
@@ -60,10 +61,9 @@ def checks(
 
     Args:
         victim: see `Victim`.
-        images: clean images that nothing else is measured on. A threshold without a natural value refuses a share
-            `lost` of those of them that have a positive radius.
+        images: clean images [N, C, H, W] in [0,1] that nothing else is measured on.
         samples: k, noisy passes of f, for the checks that make any.
-        lost: see `images`.
+        lost: share of those of `images` with a positive radius that a threshold without a natural value refuses.
         seed: of the noise.
     """
     noise = torch.Generator().manual_seed(seed)
@@ -74,7 +74,7 @@ def checks(
 
 
 def _agreement(victim: Victim) -> Check:
-    """f answers x itself with v's class."""
+    """f's answer to x itself, without noise, is v's class."""
 
     def margin(images: Tensor, labels: Tensor) -> Tensor:
         logits = victim.base(images).double()
@@ -85,7 +85,7 @@ def _agreement(victim: Victim) -> Check:
 
 
 def _votes(victim: Victim, k: int, noise: torch.Generator) -> Check:
-    """f answers k noisy copies of x with v's class, all of them.
+    """f answers each of k noisy copies of x with v's class.
 
     The adversary aims at a chance of ½ to pass: at an average of f of (½)^(1/k).
     """
@@ -93,10 +93,10 @@ def _votes(victim: Victim, k: int, noise: torch.Generator) -> Check:
 
     def against(images: Tensor, labels: Tensor) -> Tensor:
         with torch.no_grad():
-            return (noisy_logits(victim, images, k, noise).argmax(-1) != labels).double().mean(0)
+            return (logits_under_noise(victim, images, k, noise).argmax(-1) != labels).double().mean(0)
 
     def penalty(images: Tensor, labels: Tensor) -> Tensor:
-        return aim - score(noisy_logits(victim, images, _ADVERSARYS_SAMPLES, noise), labels)
+        return aim - score(logits_under_noise(victim, images, _ADVERSARYS_SAMPLES, noise), labels)
 
     return Check(f"{k} noisy votes of f agree", k, against, penalty, 0.0)
 
@@ -106,7 +106,7 @@ def _average(victim: Victim, k: int, noise: torch.Generator) -> Check:
 
     def excess(draws: int, images: Tensor, labels: Tensor) -> Tensor:
         logits, _ = victim.served(images)
-        return score(logits[None], labels) - score(noisy_logits(victim, images, draws, noise), labels)
+        return score(logits[None], labels) - score(logits_under_noise(victim, images, draws, noise), labels)
 
     return Check(
         f"v is near f's average over {k} draws",

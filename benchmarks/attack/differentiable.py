@@ -1,8 +1,14 @@
 """An ONNX graph as a torch module, so that an attack has gradients of the very bytes that are served.
 
-It computes what ONNX Runtime computes, up to float32 rounding; whoever draws a conclusion from it evaluates the inputs
-that it found with ONNX Runtime itself. onnx2torch would do the same for more operators, but imports torchvision's
-compiled detection operators, which do not load beside a CPU build of torch.
+It computes what ONNX Runtime computes, up to float32 rounding; whoever draws a conclusion from it evaluates the
+inputs that it found with ONNX Runtime itself.
+
+onnx2torch 1.5.15 cannot convert these graphs (opset 18; measured with torch 2.13.0 and onnx 1.23.2). It has no
+converter for Pad and ReduceMean of opset 18, which a CIFAR ResNet has before its logits, nor for the comparisons and
+reductions of a certificate (GreaterOrEqual and LessOrEqual of opset 16; ReduceL1, ReduceMax and ReduceMin of opset
+18), and it refuses a Reshape with `allowzero`, which PyTorch's exporter writes. Of the committed models it converts
+only the digits' logits, and those only without that attribute (then equal to within 2·10⁻⁶, with gradients). onnx's
+version converter cannot bring Pad down to an older opset.
 """
 
 from __future__ import annotations
@@ -19,11 +25,11 @@ from torch.nn import functional
 
 from heatserve.export.runtime.session import GraphError
 
-Attributes = Mapping[str, Any]
+_Attributes = Mapping[str, Any]
 
 
 class TorchGraph(nn.Module):
-    """The function from a graph's one input to the named values in it, outputs or not, in their order.
+    """The function from a graph's one input to named values in it, which need not be its outputs, in their order.
 
     Raises:
         GraphError: an operator or a form of it that no graph of heatserve's has, or a value that is not there.
@@ -72,7 +78,7 @@ def _needed(nodes: Sequence[onnx.NodeProto], wanted: set[str], given: set[str]) 
     return chosen[::-1]
 
 
-def _step(node: onnx.NodeProto) -> tuple[Callable[..., Any], list[str], list[str], Attributes]:
+def _step(node: onnx.NodeProto) -> tuple[Callable[..., Any], list[str], list[str], _Attributes]:
     attributes = {attribute.name: helper.get_attribute_value(attribute) for attribute in node.attribute}
     if node.op_type not in _OPERATORS or attributes.get("auto_pad", b"NOTSET") != b"NOTSET":
         raise GraphError(f"{node.name or node.op_type}: no gradient for the operator {node.op_type} of this form")
@@ -90,7 +96,7 @@ def _spread(x: Tensor, pads: Sequence[int], value: float = 0.0) -> Tensor:
     return functional.pad(x, [side for pair in pairs for side in pair], value=value) if any(pads) else x
 
 
-def _conv(a: Attributes, x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+def _conv(a: _Attributes, x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     spatial = weight.dim() - 2
     convolve = {1: functional.conv1d, 2: functional.conv2d, 3: functional.conv3d}[spatial]
     pads = a.get("pads", [0] * 2 * spatial)
@@ -106,20 +112,20 @@ def _conv(a: Attributes, x: Tensor, weight: Tensor, bias: Tensor | None = None) 
     )
 
 
-def _gemm(a: Attributes, x: Tensor, y: Tensor, z: Tensor | None = None) -> Tensor:
+def _gemm(a: _Attributes, x: Tensor, y: Tensor, z: Tensor | None = None) -> Tensor:
     product: Tensor = (x.mT if a.get("transA") else x) @ (y.mT if a.get("transB") else y)
     product = product * a.get("alpha", 1.0)
     return product if z is None else product + a.get("beta", 1.0) * z
 
 
-def _max_pool(a: Attributes, x: Tensor) -> Tensor:
+def _max_pool(a: _Attributes, x: Tensor) -> Tensor:
     padded = _spread(x, a.get("pads", [0, 0]), value=-torch.inf)
     ceil = bool(a.get("ceil_mode", 0))
     dilation = a.get("dilations", 1)
     return functional.max_pool2d(padded, a["kernel_shape"], a.get("strides", 1), dilation=dilation, ceil_mode=ceil)
 
 
-def _average_pool(a: Attributes, x: Tensor) -> Tensor:
+def _average_pool(a: _Attributes, x: Tensor) -> Tensor:
     if any(a.get("pads", [])) and not a.get("count_include_pad"):
         raise GraphError("AveragePool: no gradient for padding that is not counted")
     padded = _spread(x, a.get("pads", [0, 0]))
@@ -129,20 +135,22 @@ def _average_pool(a: Attributes, x: Tensor) -> Tensor:
 def _reduce(reduction: Callable[[Tensor, list[int], bool], Tensor]) -> Callable[..., Tensor]:
     """A reduction over the axes of the second input; over all where there is none."""
 
-    def reduce(a: Attributes, x: Tensor, axes: Tensor | None = None) -> Tensor:
+    def reduce(a: _Attributes, x: Tensor, axes: Tensor | None = None) -> Tensor:
         chosen = list(range(x.dim())) if axes is None else _ints(axes)
         return reduction(x, chosen, bool(a.get("keepdims", 1)))
 
     return reduce
 
 
-def _reshape(a: Attributes, x: Tensor, shape: Tensor) -> Tensor:
+def _reshape(a: _Attributes, x: Tensor, shape: Tensor) -> Tensor:
     sizes = _ints(shape)
     copied = sizes if a.get("allowzero") else [size or x.shape[axis] for axis, size in enumerate(sizes)]
     return x.reshape(copied)
 
 
-def _slice(_: Attributes, x: Tensor, starts: Tensor, ends: Tensor, axes: Tensor, steps: Tensor | None = None) -> Tensor:
+def _slice(
+    _: _Attributes, x: Tensor, starts: Tensor, ends: Tensor, axes: Tensor, steps: Tensor | None = None
+) -> Tensor:
     strides = [1] * len(_ints(axes)) if steps is None else _ints(steps)
     if min(strides) < 1:
         raise GraphError(f"Slice: no gradient for steps {strides}")
@@ -152,29 +160,29 @@ def _slice(_: Attributes, x: Tensor, starts: Tensor, ends: Tensor, axes: Tensor,
     return x[tuple(cuts)]
 
 
-def _pad(a: Attributes, x: Tensor, pads: Tensor, value: Tensor | None = None, axes: Tensor | None = None) -> Tensor:
+def _pad(a: _Attributes, x: Tensor, pads: Tensor, value: Tensor | None = None, axes: Tensor | None = None) -> Tensor:
     if a.get("mode", b"constant") != b"constant" or axes is not None:
         raise GraphError("Pad: no gradient for this mode")
     return _spread(x, _ints(pads), 0.0 if value is None else float(value))
 
 
-def _clip(_: Attributes, x: Tensor, low: Tensor | None = None, high: Tensor | None = None) -> Tensor:
+def _clip(_: _Attributes, x: Tensor, low: Tensor | None = None, high: Tensor | None = None) -> Tensor:
     return x if low is None and high is None else x.clamp(low, high)
 
 
-def _top_k(a: Attributes, x: Tensor, k: Tensor) -> tuple[Tensor, Tensor]:
+def _top_k(a: _Attributes, x: Tensor, k: Tensor) -> tuple[Tensor, Tensor]:
     axis = a.get("axis", -1)  # equal values in the order of their indices, as ONNX has it and torch's topk has not
     values, order = x.sort(dim=axis, descending=bool(a.get("largest", 1)), stable=True)
     return values.narrow(axis, 0, int(k)), order.narrow(axis, 0, int(k))
 
 
-def _gather(a: Attributes, x: Tensor, index: Tensor) -> Tensor:
+def _gather(a: _Attributes, x: Tensor, index: Tensor) -> Tensor:
     axis = a.get("axis", 0) % x.dim()
     shape = [*x.shape[:axis], *index.shape, *x.shape[axis + 1 :]]
     return x.index_select(axis, index.reshape(-1).remainder(x.shape[axis])).reshape(shape)
 
 
-def _unsqueeze(_: Attributes, x: Tensor, axes: Tensor) -> Tensor:
+def _unsqueeze(_: _Attributes, x: Tensor, axes: Tensor) -> Tensor:
     rank = x.dim() + axes.numel()
     for axis in sorted(axis % rank for axis in _ints(axes)):
         x = x.unsqueeze(axis)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import partial
-from typing import Any
 
 import numpy as np
 import torch
@@ -13,7 +12,9 @@ from scipy.stats import binomtest
 from torch import nn
 
 from heatserve.benchmarks.attack.pgd_ddn import DDN, PGD, NoiseAveraged, TopKMisclassification
-from heatserve.benchmarks.attack.target import IN_ONE_PASS, Settings, Target, finite, in_batches
+from heatserve.benchmarks.attack.settings import AttackSettings
+from heatserve.benchmarks.attack.target import IN_ONE_PASS, Target, finite, tensor_batches
+from heatserve.benchmarks.records.attack import DistanceRow, WithinProven, WithinServed
 from heatserve.certification.monte_carlo import Certificate
 from heatserve.certification.progress import Progress
 from heatserve.certification.radius import Float32Array, Float64Array
@@ -23,15 +24,15 @@ from heatserve.export.images import LabelledImages
 _STRETCHES = (1.0, 1.1, 1.25, 1.5, 2.0)
 
 
-def distances(
+def measure_distances(
     target: Target,
     data: LabelledImages,
     proven: list[Certificate],
     outputs: Outputs,
-    settings: Settings,
+    settings: AttackSettings,
     progress: Progress,
-) -> tuple[list[dict[str, Any]], dict[str, Any]]:
-    """Rows of system and attack, and what happened within the served and the proven radii."""
+) -> tuple[tuple[DistanceRow, ...], WithinServed, WithinProven]:
+    """A row for each system and attack, and what happened within the served and within the proven radii."""
     noise = torch.Generator().manual_seed(settings.seed)
     averaged = NoiseAveraged(target.base, sigma=target.victim.sigma, samples=settings.noise_samples, generator=noise)
     systems: dict[str, tuple[nn.Module, NDArray[np.int64], int]] = {
@@ -45,7 +46,7 @@ def distances(
         best = data.images.copy()
         shortest = np.full(len(best), np.inf)
         for name, attack in attacks.items():
-            batches = in_batches(data.images, classes, copies=copies)
+            batches = tensor_batches(data.images, classes, copies=copies)
             found = np.concatenate(
                 [
                     attack(network, x, c, criterion=criterion, epsilon=settings.epsilon).numpy()
@@ -58,28 +59,25 @@ def distances(
             best[nearer], shortest[nearer] = found[nearer], distance[nearer]
         nearest[system] = (best, shortest)
     radius = outputs["certified_radius"]
-    within_served = {
-        "positive": int((radius > 0).sum()),
-        "changed": int((nearest["single pass"][1] < radius).sum()),
-    }
+    served = WithinServed(positive=int((radius > 0).sum()), changed=int((nearest["single pass"][1] < radius).sum()))
     found = within_proven(target, data.images, proven, [points for points, _ in nearest.values()], settings)
-    return rows, {"within_served": within_served, "within_proven": found}
+    return tuple(rows), served, found
 
 
-def _row(system: str, attack: str, distance: Float64Array, right: NDArray[np.bool_], epsilon: float) -> dict[str, Any]:
+def _row(system: str, attack: str, distance: Float64Array, right: NDArray[np.bool_], epsilon: float) -> DistanceRow:
     """Distances to another answer, and to misclassification: 0 where the answer is wrong to begin with."""
     misclassified = np.where(right, distance, 0.0)
-    return {
-        "system": system,
-        "attack": attack,
-        "changed": float(np.isfinite(distance).mean()),
-        "median": finite(np.median(distance)),
-        "mean": float(np.minimum(distance, epsilon).mean()),
-        "median_misclassified": finite(np.median(misclassified)),
-        "mean_misclassified": float(np.minimum(misclassified, epsilon).mean()),
-        "distances": [finite(d) for d in distance],
-        "right": right.tolist(),
-    }
+    return DistanceRow(
+        system=system,
+        attack=attack,
+        changed=float(np.isfinite(distance).mean()),
+        median=finite(np.median(distance)),
+        mean=float(np.minimum(distance, epsilon).mean()),
+        median_misclassified=finite(np.median(misclassified)),
+        mean_misclassified=float(np.minimum(misclassified, epsilon).mean()),
+        distances=tuple(finite(d) for d in distance),
+        right=tuple(right.tolist()),
+    )
 
 
 def within_proven(
@@ -87,8 +85,8 @@ def within_proven(
     images: Float32Array,
     proven: list[Certificate],
     attacked: Sequence[Float32Array],
-    settings: Settings,
-) -> dict[str, Any]:
+    settings: AttackSettings,
+) -> WithinProven:
     """Each nearest attack, shortened to just inside the radius that Certify proves where it was farther.
 
     A violation is another class by Predict (n = `votes`, its alpha), where Certify proved that there is none.
@@ -107,7 +105,7 @@ def within_proven(
             tested += 1
             majority += int(first != label)
             violations += int(first != label and decided)
-    return {"tested": tested, "violations": violations, "majority_differs": majority, "votes": settings.votes}
+    return WithinProven(tested=tested, violations=violations, majority_differs=majority, votes=settings.votes)
 
 
 def _judged(
@@ -116,7 +114,7 @@ def _judged(
     images: Float32Array,
     found: Float32Array,
     classes: NDArray[np.int64],
-    settings: Settings,
+    settings: AttackSettings,
 ) -> tuple[Float32Array, Float64Array]:
     """Points that are confirmed to change the class, and their distances; inf where none is.
 
@@ -134,7 +132,7 @@ def _judged(
 
 
 def _changed(
-    target: Target, system: str, images: Float32Array, classes: NDArray[np.int64], settings: Settings
+    target: Target, system: str, images: Float32Array, classes: NDArray[np.int64], settings: AttackSettings
 ) -> NDArray[np.bool_]:
     """Whether the class is no longer among the k best, by the served graph or by the majority of the votes."""
     if system == "single pass":
@@ -145,7 +143,7 @@ def _changed(
     return np.asarray((best != classes[:, None]).all(axis=1))
 
 
-def _votes(target: Target, images: Float32Array, settings: Settings) -> list[NDArray[np.int64]]:
+def _votes(target: Target, images: Float32Array, settings: AttackSettings) -> list[NDArray[np.int64]]:
     """How often f answers each class [K], of `votes` noisy copies of each image."""
     noise = np.random.default_rng([settings.seed, 1])
     histograms = []

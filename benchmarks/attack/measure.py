@@ -6,81 +6,94 @@ class from Monte Carlo on the base classifier.
 
 from __future__ import annotations
 
-from dataclasses import asdict
-from typing import Any
+from dataclasses import replace
 
 import torch
 
-from heatserve.benchmarks.attack.distances import distances
-from heatserve.benchmarks.attack.spoofed import defences, overclaims, spoofed
-from heatserve.benchmarks.attack.target import Settings, Target, prove
+from heatserve.benchmarks.attack.distances import measure_distances
+from heatserve.benchmarks.attack.overclaims import compare_defences, count_served_overclaims, search_overclaims
+from heatserve.benchmarks.attack.settings import AttackSettings
+from heatserve.benchmarks.attack.target import Target, prove
+from heatserve.benchmarks.records.attack import AttackRecord, SearchedOverclaims
+from heatserve.benchmarks.records.record import made_now
 from heatserve.certification.errors import HeatserveError
-from heatserve.certification.progress import Progress
+from heatserve.certification.progress import Progress, unseen
 from heatserve.certification.provenance import now
-from heatserve.export.card import Attack, MonteCarlo, OverclaimRate, Spoofed
+from heatserve.export.card import Attack, OverclaimRate, Spoofed
 from heatserve.export.images import LabelledImages
 
 
-def measure(
-    target: Target, data: LabelledImages, thresholds: LabelledImages, settings: Settings, progress: Progress
-) -> dict[str, Any]:
-    """Everything that `heatserve attack` prints, for the images of `data`.
+def attack_model(
+    target: Target,
+    data: LabelledImages,
+    held_out: LabelledImages,
+    settings: AttackSettings,
+    progress: Progress = unseen,
+) -> AttackRecord:
+    """Attack the images of `data` in every way, and count what comes of it.
 
-    `thresholds` are other images, which only the thresholds of the defences are taken from. A model that is not
-    calibrated has no certificate to spoof: then `spoofing` and `defences` are None.
+    Args:
+        target: the model.
+        data: images to attack.
+        held_out: other images, which only the thresholds of the defences are taken from.
+        settings: how hard to attack.
+        progress: shows each search, and what Certify proves at what it found.
     """
     torch.manual_seed(settings.seed)  # foolbox draws a direction where a gradient vanishes
     proven = prove(target, data.images, settings.seed, progress, "Certify, images as they are")
     outputs = target.serve(data.images)
-    rows, inside = distances(target, data, proven, outputs, settings, progress)
-    results: dict[str, Any] = {
-        "model": target.model.name,
-        "graph_sha256": target.model.card.graph_sha256,
-        "data": data.source(len(data.images)).model_dump(),
-        "monte_carlo": target.monte_carlo.model_dump(),
-        "settings": asdict(settings),
-        "distances": rows,
-        **inside,
-        "spoofing": None,
-        "defences": None,
-    }
+    distances, within_served, within_proven = measure_distances(target, data, proven, outputs, settings, progress)
+    record = AttackRecord(
+        **vars(made_now(seed=settings.seed)),
+        model=target.model.name,
+        graph_sha256=target.model.card.graph_sha256,
+        data=data.source(len(data.images)),
+        monte_carlo=target.monte_carlo,
+        settings=settings,
+        distances=distances,
+        within_served=within_served,
+        within_proven=within_proven,
+        spoofing=None,
+        defences=None,
+    )
     if target.model.card.calibration is None:
-        return results
+        return record
     found = {0.0: (data.images, proven)}
     for epsilon in sorted({*settings.spoof_epsilons, settings.defence_epsilon}):
-        found[epsilon] = spoofed(target, data.images, epsilon, None, settings, progress, f"ε = {epsilon:g}")
-    results["spoofing"] = [
-        {"epsilon": epsilon, **overclaims(target.serve(images), certified, settings)}
+        found[epsilon] = search_overclaims(target, data.images, epsilon, None, settings, progress, f"ε = {epsilon:g}")
+    spoofing = tuple(
+        SearchedOverclaims(epsilon=epsilon, **vars(count_served_overclaims(target.serve(images), certified, settings)))
         for epsilon, (images, certified) in found.items()
-    ]
-    results["defences"] = defences(target, data, found[settings.defence_epsilon], thresholds, settings, progress)
-    return results
+    )
+    unaware = found[settings.defence_epsilon]
+    defences = compare_defences(target, data, unaware, held_out, settings, progress)
+    return replace(record, spoofing=spoofing, defences=defences)
 
 
-def card_part(results: dict[str, Any], data: LabelledImages) -> Attack:
-    """What the card says about an attack with these results.
+def card_part(record: AttackRecord) -> Attack:
+    """What the card says about an attack.
 
     Raises:
         HeatserveError: the model was not calibrated, so there was nothing to spoof.
     """
-    if results["spoofing"] is None:
-        raise HeatserveError(f"{results['model']}: not calibrated, so its card promises no radius to attack")
+    if record.spoofing is None:
+        raise HeatserveError(f"{record.model}: not calibrated, so its card promises no radius to attack")
     return Attack(
-        data=data.source(len(data.images)),
-        monte_carlo=MonteCarlo(**results["monte_carlo"]),
-        confidence=results["settings"]["confidence"],
-        served_positive=results["within_served"]["positive"],
-        changed_within_served=results["within_served"]["changed"],
-        proven_tested=results["within_proven"]["tested"],
-        changed_within_proven=results["within_proven"]["violations"],
+        data=record.data,
+        monte_carlo=record.monte_carlo,
+        confidence=record.settings.confidence,
+        served_positive=record.within_served.positive,
+        changed_within_served=record.within_served.changed,
+        proven_tested=record.within_proven.tested,
+        changed_within_proven=record.within_proven.violations,
         spoofed=tuple(
             Spoofed(
-                epsilon=row["epsilon"],
-                overclaim=OverclaimRate(**{name: row[name] for name in OverclaimRate.model_fields}),
-                upper_bound_of_all=row["upper_bound_of_all"],
+                epsilon=row.epsilon,
+                overclaim=OverclaimRate(**{name: getattr(row, name) for name in OverclaimRate.model_fields}),
+                upper_bound_of_all=row.upper_bound_of_all,
             )
-            for row in results["spoofing"]
-            if row["epsilon"] > 0
+            for row in record.spoofing
+            if row.epsilon > 0
         ),
         date=now(),
     )

@@ -1,8 +1,8 @@
 """PGD and DDN in L2, as the paper runs them: against the single pass, and against an average over noise.
 
-The algorithms are foolbox's. What counts as success is an object of its own (`TopKMisclassification`), and what is
-attacked is one too: a network, or the `NoiseAveraged` one. Results are candidates. Whoever counts them judges
-each again: the single pass by the graph that is served, the smoothed classifier by Monte Carlo.
+The algorithms are foolbox's. What counts as success is an object of its own (`TopKMisclassification`), and so is what
+is attacked: a network, or a `NoiseAveraged` one. What an attack returns is a candidate: `distances.py` judges each
+again, the single pass by the graph that is served, the smoothed classifier by Monte Carlo.
 
 References:
     Madry et al. (2018), Towards deep learning models resistant to adversarial attacks (PGD).
@@ -26,7 +26,7 @@ from foolbox.models.pytorch import PyTorchModel
 from torch import Tensor, nn
 
 Criterion = Callable[[Tensor], Misclassification]
-"""From the classes [N] that attacks are to change to what counts as changed."""
+"""Makes, from the classes [N] that an attack is to change, the rule for what counts as changed."""
 
 
 class TopKMisclassification(Misclassification):  # type: ignore[misc]
@@ -66,7 +66,7 @@ class NoiseAveraged(nn.Module):
 class DDN:
     """Decoupled direction and norm: one run that shrinks the perturbation by a twentieth a step while it succeeds.
 
-    It starts at a distance of 1: with 20 steps it finds nothing nearer than 0.36, whatever there is.
+    It starts at an L2 distance of 1, so that 20 steps reach no nearer than 0.95²⁰ ≈ 0.36.
     """
 
     steps: int = 20
@@ -93,7 +93,7 @@ class PGD:
     def __call__(
         self, network: nn.Module, images: Tensor, labels: Tensor, *, criterion: Criterion, epsilon: float
     ) -> Tensor:
-        """As `DDN`. Steps are 2.5/steps of the radius long, from the image itself."""
+        """As `DDN`: the nearest successes found. Steps are 2.5/steps of the radius long and start at the image."""
         attack = L2ProjectedGradientDescentAttack(rel_stepsize=2.5 / self.steps, steps=self.steps, random_start=False)
         radii = torch.logspace(-2, 0, 2**self.rounds - 1) * epsilon
         model, found = _model(network), images.clone()

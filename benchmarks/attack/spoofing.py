@@ -1,8 +1,9 @@
 """Certificate spoofing: inputs near x whose served radius is large and whose provable radius is not.
 
-An adversary does not draw inputs like the calibration images. The served radius depends on the single pass v, which is
-only close to the Gaussian average where training held it there: inside an L2 ball, gradients of both find the inputs
-where it is not. Spoofed certificates are evidence about a served graph; they contradict no theorem.
+An adversary does not draw inputs like the calibration images. The served radius depends on the single pass v, which
+training has brought close to the Gaussian average only on images like its own: inside an L2 ball, gradients of both
+find the inputs where it is not close. Spoofed certificates are evidence about a served graph; they contradict no
+theorem.
 
 References:
     Ghiasi, Shafahi and Goldstein (2020), Breaking certified defenses: semantic adversarial examples with spoofed
@@ -17,6 +18,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from heatserve.benchmarks.attack.settings import Search
+
 _SMALLEST = 1e-30  # of a probability; Φ⁻¹ of it is −11.5
 
 Penalty = Callable[[Tensor, Tensor], Tensor]
@@ -25,24 +28,14 @@ Penalty = Callable[[Tensor, Tensor], Tensor]
 
 @dataclass(frozen=True)
 class Victim:
-    """What is attacked, differentiable in its images [N, C, H, W], which are in [0,1]."""
+    """What is attacked: functions of images [N, C, H, W] in [0,1], differentiable in them."""
 
     served: Callable[[Tensor], tuple[Tensor, ...]]
-    """v: to a pair of logits [N, K] and served radii [N] (L2, pixels in [0,1])."""
+    """The single pass v: its logits [N, K] and served radii [N] (L2, pixels in [0,1])."""
     base: Callable[[Tensor], Tensor]
-    """f, whose Gaussian average is certified: to logits [N, K]."""
+    """The base classifier f, whose Gaussian average is certified: its logits [N, K]."""
     sigma: float
-
-
-@dataclass(frozen=True)
-class Search:
-    """How long and how widely to look."""
-
-    steps: int = 20
-    samples: int = 16
-    """m: noise samples in each estimate of what can be proven, drawn afresh at every step."""
-    targets: int = 2
-    """Classes that v is driven to, one search each: its t most probable ones at x."""
+    """σ of the noise."""
 
 
 def spoof(
@@ -51,10 +44,10 @@ def spoof(
     *,
     epsilon: float,
     generator: torch.Generator,
-    search: Search = Search(),
+    search: Search,
     penalty: Penalty | None = None,
 ) -> Tensor:
-    """Images [N, C, H, W] in [0,1] within L2 distance ε of x, whose served radius is as far above the proven as found.
+    """Search for images within L2 distance ε of x whose served radius is as far as possible above what can be proven.
 
     Projected gradient ascent on r(x)/σ + Φ⁻¹(v_c) − Φ⁻¹(mean over m draws of f_c(x + η)) for a class c; r is the served
     radius, whose own gradient vanishes where it is 0 or at its cap. Of all points on the way with a positive radius,
@@ -67,7 +60,10 @@ def spoof(
         epsilon: ε, L2.
         generator: of the noise.
         search: see `Search`.
-        penalty: of a defence that the adversary knows; points that it refuses are kept last.
+        penalty: of a defence that the adversary knows; a point that it refuses is kept only where there is no other.
+
+    Returns:
+        Images [N, C, H, W] in [0,1], float32: for each the worst point found, or x itself where none was worse.
     """
     with torch.no_grad():
         targets = victim.served(x)[0].topk(search.targets, dim=1).indices
@@ -102,7 +98,7 @@ def score(logits: Tensor, classes: Tensor) -> Tensor:
     return torch.where(p < rest, torch.special.ndtri(p.clamp_max(0.6)), -torch.special.ndtri(rest.clamp_max(0.6)))
 
 
-def noisy_logits(victim: Victim, point: Tensor, samples: int, generator: torch.Generator) -> Tensor:
+def logits_under_noise(victim: Victim, point: Tensor, samples: int, generator: torch.Generator) -> Tensor:
     """f(x + η) for m fresh draws of η, [m, N, K]."""
     noise = torch.randn((samples, *point.shape), generator=generator)
     logits = victim.base((point + victim.sigma * noise).flatten(0, 1))
@@ -114,7 +110,7 @@ def _evaluate(
 ) -> tuple[Tensor, Tensor]:
     """What is climbed, and the gap seen at the point, both [N]; the gap is −inf where there is nothing to spoof."""
     logits, radius = victim.served(point)
-    noisy = noisy_logits(victim, point, samples, generator)
+    noisy = logits_under_noise(victim, point, samples, generator)
     objective = radius / victim.sigma + score(logits[None], target) - score(noisy, target)
     label = logits.argmax(1)
     gap = torch.where(radius > 0, radius / victim.sigma - score(noisy, label), -torch.inf)

@@ -1,4 +1,4 @@
-"""What is attacked, opened for gradients and for answers, and how hard.
+"""What is attacked, opened for gradients and for answers.
 
 Searches differentiate the very graphs of the repository; what is found is judged by those graphs in ONNX Runtime.
 """
@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from heatserve.benchmarks.attack.differentiable import Logits, TorchGraph
-from heatserve.benchmarks.attack.spoofing import Search, Victim
+from heatserve.benchmarks.attack.spoofing import Victim
 from heatserve.certification.errors import HeatserveError
 from heatserve.certification.monte_carlo import Certificate, certify
 from heatserve.certification.noise import FLOAT32
@@ -36,48 +36,12 @@ from heatserve.export.runtime.session import classifier, open_session
 AGREEMENT = 1e-4
 """The most that torch and ONNX Runtime may differ, in a probability and in a radius / σ."""
 IN_ONE_PASS = 256
-"""Noisy images."""
-
-
-@dataclass(frozen=True)
-class Settings:
-    """How hard to attack."""
-
-    top_k: int = 1
-    """Success: the class is not among the k best."""
-    epsilon: float = 4.0
-    """Largest L2 distance of PGD and DDN."""
-    steps: int = 20
-    noise_samples: int = 100
-    """n of (9): draws that a gradient of the smoothed classifier is averaged over."""
-    votes: int = 1000
-    """That decide whether the smoothed class changed."""
-    spoof_epsilons: tuple[float, ...] = (0.1, 0.25, 0.5, 1.0)
-    search: Search = field(default_factory=Search)
-    defence_epsilon: float = 0.5
-    defence_samples: tuple[int, ...] = (4, 16)
-    """Noisy passes of the defences that make any."""
-    confidence: float = 0.95
-    """Of each upper bound."""
-    seed: int = 0
-
-    def check(self, *, classes: int) -> None:
-        """Raises HeatserveError where a distance is not above 0, or `top_k` or `targets` not below the classes."""
-        for name, value in (
-            ("limit", self.epsilon),
-            ("defence-epsilon", self.defence_epsilon),
-            *(("epsilon", epsilon) for epsilon in self.spoof_epsilons),
-        ):
-            if not 0 < value < math.inf:
-                raise HeatserveError(f"{name}: expected an L2 distance above 0, got {value:g}")
-        for name, count in (("top-k", self.top_k), ("targets", self.search.targets)):
-            if not 1 <= count < classes:
-                raise HeatserveError(f"{name}: expected 1 to {classes - 1} for {classes} classes, got {count}")
+"""Noisy images that go through a network at a time."""
 
 
 @dataclass(frozen=True)
 class Target:
-    """A model version, opened twice: for gradients and for answers."""
+    """A model version, opened twice: in torch for gradients, in ONNX Runtime for answers."""
 
     model: ModelVersion
     victim: Victim
@@ -116,7 +80,7 @@ def open_target(model: ModelVersion, data: LabelledImages, *, seed: int) -> Targ
 
 
 def _with_slope(served: onnx.ModelProto, model: ModelVersion) -> Callable[[Tensor], tuple[Tensor, ...]]:
-    """Logits and served radius, a step function, which for gradients is the line through its steps."""
+    """Logits and served radius. The radius is a step function; its gradient is that of the line through its steps."""
     graph = TorchGraph(served, ["logits", "certified_radius"])
     calibration = model.card.calibration
     if calibration is None:
@@ -177,7 +141,7 @@ def prove(target: Target, images: Float32Array, seed: int, progress: Progress, d
     return list(progress(certificates, len(images), description))
 
 
-def in_batches(*arrays: NDArray[Any], copies: int) -> list[list[Tensor]]:
+def tensor_batches(*arrays: NDArray[Any], copies: int) -> list[list[Tensor]]:
     """The arrays in parts so small that `copies` noisy copies of each image fit in one pass."""
     size = max(1, IN_ONE_PASS // copies)
     tensors = [torch.from_numpy(np.ascontiguousarray(array)) for array in arrays]

@@ -2,40 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from typing import Any
+from types import MappingProxyType
 
 import torch
 from torch import Tensor, nn
 
-from heatserve.training.architectures import build_network
+from heatserve.benchmarks.classifiers import BENCHMARK_SIGMA, ClassifierShape, random_network
+from heatserve.benchmarks.records.heat_step import HeatStepRecord
+from heatserve.benchmarks.records.record import made_now
 from heatserve.training.methods.heat import HeatLoss, add_noise
 from heatserve.training.methods.method import CrossEntropy, Method, Terms
 from heatserve.training.methods.parameters import HeatParameters, ParameterError, heat_preset
 
-SIGMA = 0.25
-
-
-@dataclass(frozen=True)
-class Shape:
-    """A classifier of one architecture, and batches of images of one shape."""
-
-    architecture: str
-    input_shape: tuple[int, int, int]
-    num_classes: int
-    batch_size: int
-
-
-SHAPES = {
-    "cifar10-resnet20": Shape("cifar_resnet20", (3, 32, 32), 10, 64),
-    "imagenet-resnet50": Shape("resnet50", (3, 224, 224), 1000, 4),
-}
+STEP_IMAGES: Mapping[str, int] = MappingProxyType({"cifar10-resnet20": 64, "imagenet-resnet50": 4})
+"""Images in one step, by classifier."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class Settings:
-    """How it is measured.
+class HeatStepSettings:
+    """How a heat step is measured.
 
     Args:
         kappa: κ, draws in one step.
@@ -63,7 +50,7 @@ class Settings:
     @property
     def parameters(self) -> HeatParameters:
         """Equation (10) by Algorithm 1, as the paper ran it on ImageNet-1k: noise on half of the images."""
-        return replace(heat_preset("paper-imagenet", SIGMA), kappa=self.kappa)
+        return replace(heat_preset("paper-imagenet", BENCHMARK_SIGMA), kappa=self.kappa)
 
     def generator(self) -> torch.Generator:
         """Of the draws of one step: the same ones every time."""
@@ -74,21 +61,20 @@ class Settings:
         """Whether the device runs behind the program's back, and counts its own memory."""
         return torch.device(self.device).type == "cuda"
 
-    def described(self) -> dict[str, Any]:
-        """What a result says about how it was measured."""
-        return {
-            "weights": "random",
-            "images": "random",
-            "precision": "float32",
-            "threads": torch.get_num_threads(),
-            "device": self.device,
-            "device_name": torch.cuda.get_device_name(self.device) if self.on_gpu else None,
-            "sigma": self.parameters.sigma,
-            "delta": self.parameters.delta,
-            "kappa": self.kappa,
-            "repeats": self.repeats,
-            "variance_draws": self.variance_draws,
-        }
+    def record(self) -> HeatStepRecord:
+        """How it is measured, now and here, as a record without a classifier yet."""
+        return HeatStepRecord(
+            **vars(made_now(seed=self.seed)),
+            threads=torch.get_num_threads(),
+            device=self.device,
+            device_name=torch.cuda.get_device_name(self.device) if self.on_gpu else None,
+            sigma=self.parameters.sigma,
+            delta=self.parameters.delta,
+            kappa=self.kappa,
+            repeats=self.repeats,
+            variance_draws=self.variance_draws,
+            shapes={},
+        )
 
 
 @dataclass(frozen=True)
@@ -129,28 +115,30 @@ class NaiveHeatLoss:
 
 
 @dataclass(frozen=True)
-class Variant:
+class StepVariant:
     """One way to take a step: the memory layout of network and images, and the method, given f and its parameters."""
 
     layout: torch.memory_format
     method: Callable[[nn.Module, HeatParameters], Method]
 
 
-VARIANTS = {
-    "naive": Variant(torch.contiguous_format, NaiveHeatLoss),
-    "naive, one v(x)": Variant(torch.contiguous_format, lambda f, p: NaiveHeatLoss(f, p, fresh=False)),
-    "heat": Variant(torch.channels_last, HeatLoss),
-    "heat, all draws at once": Variant(
-        torch.channels_last, lambda f, p: HeatLoss(f, replace(p, draws_at_once=p.kappa))
-    ),
-    "heat, displacements": Variant(
-        torch.channels_last, lambda f, p: HeatLoss(f, replace(p, estimator="displacements"))
-    ),
-    "cross-entropy": Variant(torch.channels_last, lambda _f, _p: CrossEntropy()),
-}
+STEP_VARIANTS: Mapping[str, StepVariant] = MappingProxyType(
+    {
+        "naive": StepVariant(torch.contiguous_format, NaiveHeatLoss),
+        "naive, one v(x)": StepVariant(torch.contiguous_format, lambda f, p: NaiveHeatLoss(f, p, fresh=False)),
+        "heat": StepVariant(torch.channels_last, HeatLoss),
+        "heat, all draws at once": StepVariant(
+            torch.channels_last, lambda f, p: HeatLoss(f, replace(p, draws_at_once=p.kappa))
+        ),
+        "heat, displacements": StepVariant(
+            torch.channels_last, lambda f, p: HeatLoss(f, replace(p, estimator="displacements"))
+        ),
+        "cross-entropy": StepVariant(torch.channels_last, lambda _f, _p: CrossEntropy()),
+    }
+)
 
-Work = Callable[[], object]
-"""What is timed."""
+TimedWork = Callable[[], object]
+"""A forward and a backward pass, or a part of one, that is timed."""
 
 
 @dataclass(frozen=True)
@@ -162,30 +150,23 @@ class Workload:
     images: Tensor
     labels: Tensor
 
-    def step(self, name: str, settings: Settings) -> Work:
+    def step(self, name: str, settings: HeatStepSettings) -> TimedWork:
         """A step of that variant, its gradients cleared first."""
         self.network.zero_grad()
-        method = VARIANTS[name].method(self.base, settings.parameters)
+        method = STEP_VARIANTS[name].method(self.base, settings.parameters)
         generator = settings.generator()
         return lambda: method(self.network, self.images, self.labels, generator)
 
 
-def build(shape: Shape, settings: Settings, layout: torch.memory_format) -> Workload:
+def build_workload(
+    shape: ClassifierShape, batch_size: int, settings: HeatStepSettings, layout: torch.memory_format
+) -> Workload:
     """Random networks v and f and a random batch, in one memory layout."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(settings.seed)
-        network, base = (
-            build_network(
-                shape.architecture,
-                num_classes=shape.num_classes,
-                input_shape=shape.input_shape,
-                mean=(0.5,) * shape.input_shape[0],
-                std=(0.25,) * shape.input_shape[0],
-            )
-            for _ in range(2)
-        )
-        images = torch.rand(shape.batch_size, *shape.input_shape)
-        labels = torch.randint(shape.num_classes, (shape.batch_size,))
+        network, base = (random_network(shape) for _ in range(2))
+        images = torch.rand(batch_size, *shape.input_shape)
+        labels = torch.randint(shape.num_classes, (batch_size,))
     for module in (network, base):
         module.to(settings.device, memory_format=layout)  # type: ignore[call-overload]
     images = images.to(settings.device, memory_format=layout)

@@ -13,6 +13,8 @@ from typing import TypeVar
 
 import numpy as np
 
+from heatserve.certification.progress import Progress, unseen
+
 BLOCK = 10
 """Counted requests of one way in a row."""
 _LONGEST = 0.2
@@ -32,7 +34,7 @@ Name = TypeVar("Name", bound=Hashable)
 
 
 def interleave(
-    ways: Mapping[Name, Way], *, rounds: int, seed: int, on_round: Callable[[], object] = lambda: None
+    ways: Mapping[Name, Way], *, rounds: int, seed: int, progress: Progress = unseen, description: str = "timing"
 ) -> dict[Name, Times]:
     """Milliseconds of every request that counts: for each way, one list a round.
 
@@ -40,15 +42,15 @@ def interleave(
         ways: by name.
         rounds: how many count; one more, before them, warms up.
         seed: of the orders.
-        on_round: called after each round, and after the one that warms up.
+        progress: shows how many rounds are done, the first included.
+        description: of what is timed, for `progress`.
     """
     random, names = np.random.default_rng(seed), list(ways)
     times: dict[Name, Times] = {name: [] for name in names}
-    for round_ in range(-1, rounds):
+    for round_ in progress(range(-1, rounds), rounds + 1, description):
         for index in random.permutation(len(names)):
             block = _block(ways[names[index]])
             times[names[index]] += [block] if round_ >= 0 else []
-        on_round()
     return times
 
 

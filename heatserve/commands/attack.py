@@ -2,51 +2,58 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.console import Console
+
+from heatserve.commands.options import REPOSITORY, Data, Json, Repository, Root, Seed, deliver, tell_page
+
+if TYPE_CHECKING:
+    from heatserve.benchmarks.records.attack import AttackRecord
+    from heatserve.export.repository.layout import ModelVersion
 
 _TINY = 1024  # numbers in an image; threads that share so few wait for each other, ten times as long on busy cores
+
+_NoiseSamples = Annotated[
+    int, typer.Option(min=1, help="n of equation (9): noisy passes in a gradient of the smoothed classifier.")
+]
+_Epsilons = Annotated[
+    list[float] | None,
+    typer.Option(help="ε: spoof certificates within this L2 distance; repeat it. By default 0.1, 0.25, 0.5 and 1."),
+]
+_SpoofSamples = Annotated[
+    int, typer.Option(min=1, help="m: noisy passes in each estimate of what can be proven, while spoofing.")
+]
+_DefencePasses = Annotated[
+    list[int] | None, typer.Option(help="Noisy passes of the defences that make any; repeat it. By default 4, 16.")
+]
+_Threads = Annotated[
+    int | None, typer.Option(min=1, help="Torch's threads; by default 1 where images are tiny, else torch's own.")
+]
 
 
 def attack(
     name: Annotated[str, typer.Argument(help="Model in the repository; its newest version is attacked.")],
-    data: Annotated[
-        str | None,
-        typer.Option(help="`digits`, `cifar10`, `imagenet` or `imagefolder:PATH`; by default what v was trained on."),
-    ] = None,
-    root: Annotated[Path | None, typer.Option(help="Folder of the data set; cifar10 and imagenet need it.")] = None,
-    repository: Annotated[Path, typer.Option(help="Triton model repository.")] = Path("model_repository"),
+    data: Data = None,
+    root: Root = None,
+    repository: Repository = REPOSITORY,
     images: Annotated[int, typer.Option(min=1, help="Test images to attack.")] = 100,
     top_k: Annotated[int, typer.Option(min=1, help="PGD and DDN succeed when the class is not among the k best.")] = 1,
     steps: Annotated[int, typer.Option(min=1, help="Of PGD, DDN and the search for spoofed certificates.")] = 20,
     limit: Annotated[float, typer.Option(help="Largest L2 distance of PGD and DDN, pixels in [0,1].")] = 4.0,
-    noise_samples: Annotated[
-        int, typer.Option(min=1, help="n of equation (9): noisy passes in a gradient of the smoothed classifier.")
-    ] = 100,
+    noise_samples: _NoiseSamples = 100,
     votes: Annotated[int, typer.Option(min=10, help="That decide whether the smoothed class changed.")] = 1000,
-    epsilon: Annotated[
-        list[float] | None,
-        typer.Option(help="ε: spoof certificates within this L2 distance; repeat it. By default 0.1, 0.25, 0.5 and 1."),
-    ] = None,
-    spoof_samples: Annotated[
-        int, typer.Option(min=1, help="m: noisy passes in each estimate of what can be proven, while spoofing.")
-    ] = 16,
+    epsilon: _Epsilons = None,
+    spoof_samples: _SpoofSamples = 16,
     targets: Annotated[int, typer.Option(min=1, help="Classes that v is driven to, one search each.")] = 2,
     defence_epsilon: Annotated[float, typer.Option(help="ε at which defences are compared.")] = 0.5,
-    defence_passes: Annotated[
-        list[int] | None, typer.Option(help="Noisy passes of the defences that make any; repeat it. By default 4, 16.")
-    ] = None,
-    cpu_threads: Annotated[
-        int | None, typer.Option(min=1, help="Torch's threads; by default 1 where images are tiny, else torch's own.")
-    ] = None,
-    seed: Annotated[int, typer.Option(help="Decides all noise, and which images are taken.")] = 0,
+    defence_passes: _DefencePasses = None,
+    cpu_threads: _Threads = None,
+    seed: Seed = 0,
     card: Annotated[bool, typer.Option("--card", help="Add what was found to the model's certificate card.")] = False,
     out: Annotated[Path | None, typer.Option(help="Write the results there, as JSON, and a figure beside it.")] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Write JSON to stdout, not tables.")] = False,
+    as_json: Json = False,
 ) -> None:
     """Try to break a served model: adversarial distances, spoofed certificates, and what cheap defences stop.
 
@@ -57,26 +64,24 @@ def attack(
     """
     import torch
 
-    from heatserve.benchmarks.attack.measure import card_part, measure
-    from heatserve.benchmarks.attack.report import attack_report, draw
-    from heatserve.benchmarks.attack.spoofing import Search
-    from heatserve.benchmarks.attack.target import Settings, open_target
-    from heatserve.benchmarks.results import provenance, write_results
+    from heatserve.benchmarks.attack.measure import attack_model
+    from heatserve.benchmarks.attack.settings import AttackSettings, Search
+    from heatserve.benchmarks.attack.target import open_target
     from heatserve.export.calibration.report import progress_bar
     from heatserve.export.calibration.sampling import sample
-    from heatserve.export.repository.layout import open_model, record_attack
+    from heatserve.export.repository.layout import open_model
 
     model = open_model(repository, name)
-    settings = Settings(
+    settings = AttackSettings(
         top_k=top_k,
         epsilon=limit,
         steps=steps,
         noise_samples=noise_samples,
         votes=votes,
-        spoof_epsilons=tuple(epsilon or Settings.spoof_epsilons),
+        spoof_epsilons=tuple(epsilon or AttackSettings.spoof_epsilons),
         search=Search(steps=steps, samples=spoof_samples, targets=targets),
         defence_epsilon=defence_epsilon,
-        defence_samples=tuple(defence_passes or Settings.defence_samples),
+        defence_samples=tuple(defence_passes or AttackSettings.defence_samples),
         seed=seed,
     )
     settings.check(classes=len(model.card.class_names))
@@ -85,14 +90,20 @@ def attack(
     held_out = sample(data, "calibration", root=root, count=2 * images, seed=seed)
     torch.set_num_threads(cpu_threads or (1 if attacked.images[0].size < _TINY else torch.get_num_threads()))
     target = open_target(model, attacked, seed=seed)
-    results = {**provenance(seed=seed), **measure(target, attacked, held_out, settings, progress_bar)}
+    record = attack_model(target, attacked, held_out, settings, progress_bar)
+    _deliver(record, model if card else None, out=out, as_json=as_json)
+
+
+def _deliver(record: AttackRecord, model: ModelVersion | None, *, out: Path | None, as_json: bool) -> None:
+    """Hand over what was found: also to the card of `model`, where there is one."""
+    from heatserve.benchmarks.attack.measure import card_part
+    from heatserve.benchmarks.attack.report import attack_report, draw_attack
+    from heatserve.benchmarks.records.record import to_json
+    from heatserve.export.repository.layout import record_attack
+
+    deliver(to_json(record), lambda: attack_report(record), as_json=as_json, out=out)
     if out:
-        write_results(out, results)
-        draw(results, out.with_suffix(".svg"))
-    if as_json:
-        typer.echo(json.dumps(results, indent=2))
-    else:
-        Console(highlight=False).print(attack_report(results))
-    if card:
-        recorded = record_attack(model, card_part(results, attacked))
-        Console(stderr=True, highlight=False).print(f"wrote   {recorded.path}/certificate.json", soft_wrap=True)
+        draw_attack(record, out.with_suffix(".svg"))
+    if model:
+        typer.echo(f"wrote   {record_attack(model, card_part(record)).path}/certificate.json", err=True)
+    tell_page(out, "attack")

@@ -2,12 +2,21 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
+from rich.console import Console, Group
+
+from heatserve.commands.options import Json, deliver, tell_page
+
+_Systems = Annotated[
+    list[str] | None, typer.Option(help="`baseline`, `noise`, `average`, …; once for each, by default all.")
+]
+_Results = Annotated[Path, typer.Option(help="JSON file of the rows; a figure for each σ is drawn beside it.")]
+_Publish = Annotated[
+    str | None, typer.Option(help="Serve the last system at the last σ under this name, from model_repository/.")
+]
 
 experiment = typer.Typer(no_args_is_help=True, help="Train and measure all systems of the paper; hours, and resumable.")
 
@@ -20,32 +29,31 @@ def _group() -> None:
 @experiment.command()
 def cifar10(
     root: Annotated[Path, typer.Option(help="Folder of CIFAR-10, as for `heatserve train`.")],
-    system: Annotated[
-        list[str] | None, typer.Option(help="`baseline`, `noise`, `average`, …; once for each, by default all.")
-    ] = None,
+    system: _Systems = None,
     sigma: Annotated[list[float] | None, typer.Option(help="σ; once for each, by default 0.1 and 0.25.")] = None,
     images: Annotated[int, typer.Option(min=1, help="Test images to certify.")] = 500,
     n: Annotated[int, typer.Option(min=1, help="n of Certify on them.")] = 1000,
     folder: Annotated[Path, typer.Option(help="Of checkpoints and graphs, to go on from.")] = Path("runs/cifar10"),
-    results: Annotated[Path, typer.Option(help="JSON file of the rows.")] = Path("benchmarks/results/cifar10.json"),
-    readme: Annotated[
-        Path | None, typer.Option(help="File whose part between the marks `cifar10` becomes the table.")
-    ] = None,
-    publish: Annotated[
-        str | None, typer.Option(help="Serve the last system at the last σ under this name, from model_repository/.")
-    ] = None,
+    results: _Results = Path("benchmarks/results/cifar10.json"),
+    publish: _Publish = None,
     seed: Annotated[int, typer.Option(help="Decides everything.")] = 0,
     device: Annotated[str, typer.Option(help="`cpu`, `cuda`, ….")] = "cpu",
-    as_json: Annotated[bool, typer.Option("--json", help="Print the rows as JSON, not as a table.")] = False,
+    as_json: Json = False,
 ) -> None:
-    """Train every system on CIFAR-10 from one baseline, and hold each against Monte Carlo certification.
+    """Train every system on CIFAR-10 from one baseline, and compare each with Monte Carlo certification.
 
     What is trained or measured already is not done again: interrupt it, and start the same command later.
 
     **Example:** `heatserve experiment cifar10 --root data/cifar10 --system baseline --system average --sigma 0.25`
     """
-    from heatserve.benchmarks.cifar10.experiment import SYSTEMS, Experiment, results_table
-    from heatserve.benchmarks.cifar10.report import draw, update_readme
+    from itertools import product
+
+    from heatserve.benchmarks.cifar10.experiment import Experiment, read_rows
+    from heatserve.benchmarks.cifar10.figure import draw_cifar10
+    from heatserve.benchmarks.cifar10.systems import SYSTEMS
+    from heatserve.benchmarks.cifar10.tables import cifar10_table
+    from heatserve.benchmarks.records.record import to_json
+    from heatserve.export.calibration.report import progress_bar
     from heatserve.export.repository.layout import republish
     from heatserve.training.loop.fit import Interrupted
     from heatserve.training.methods.parameters import require
@@ -53,21 +61,26 @@ def cifar10(
     chosen = system or list(SYSTEMS)
     for name in chosen:
         require("system", name, name in SYSTEMS, ", ".join(SYSTEMS))
-    runner, sigmas = Experiment(root, folder, results, images, n, seed, device), sigma or [0.1, 0.25]
+    where = {"root": root, "folder": folder, "results": results}
+    runner = Experiment(**where, images=images, n=n, seed=seed, device=device, progress=progress_bar)
+    sigmas, console = sigma or [0.1, 0.25], Console(stderr=True, highlight=False)
     try:
-        rows = runner.run(chosen, sigmas, Console(stderr=True))
+        for value, name in product(sigmas, chosen):
+            console.print(f"[bold]{name}[/], σ = {value:g}")
+            runner.measure_system(SYSTEMS[name], value)
     except Interrupted as interrupted:
-        Console(stderr=True, highlight=False).print(str(interrupted).split(";")[0], soft_wrap=True)
+        console.print(str(interrupted).split(";")[0], soft_wrap=True)
         raise typer.Exit(130) from None
-    measured = sorted({row["sigma"] for row in rows})
+    record = read_rows(results)
+    measured = sorted({row.sigma for row in record.rows})
     for value in measured:
-        draw(rows, value, results.with_name(f"{results.stem}-{value:g}.svg"))
+        draw_cifar10(record.rows, value, results.with_name(f"{results.stem}-{value:g}.svg"))
     if publish:
         republish(runner.model(SYSTEMS[chosen[-1]], sigmas[-1]), Path("model_repository"), publish)
-    if readme:
-        update_readme(readme, rows, measured)
-    if as_json:
-        typer.echo(json.dumps(rows, indent=2))
-        return
-    for value in measured:
-        Console(width=200, highlight=False).print(results_table(rows, value))
+    deliver(
+        to_json(record),
+        lambda: Group(*(cifar10_table(record.rows, value) for value in measured)),
+        as_json=as_json,
+        width=200,
+    )
+    tell_page(results, "cifar10")

@@ -79,3 +79,13 @@ def line(label: str, value: object) -> Group:
     from rich.text import Text
 
     return Group(Text(f"{label:<7} {value}", no_wrap=True, overflow="ignore"))
+
+
+def tell_page(out: Path | None, page: str) -> None:
+    """Say on stderr, where results were written to a file, which command renders the page of such results."""
+    if out:
+        typer.echo(
+            f"wrote   {out}; of the results kept in benchmarks/results/, `heatserve bench pages` renders "
+            f"docs/results/{page}.md",
+            err=True,
+        )

@@ -36,8 +36,8 @@ def tune(
     """
     from dataclasses import asdict
 
-    from heatserve.export.calibration.report import progress_bar
     from heatserve.certification.provenance import provenance
+    from heatserve.export.calibration.report import progress_bar
     from heatserve.export.repository.layout import open_model
     from heatserve.serving.tuning import tune as tuning
     from heatserve.serving.tuning.report import tuning_table

@@ -17,9 +17,11 @@ from typer.testing import CliRunner
 
 import heatserve.benchmarks.attack.target as attack_target
 from heatserve.benchmarks.attack.distances import within_proven
-from heatserve.benchmarks.attack.measure import card_part, measure
-from heatserve.benchmarks.attack.spoofing import Search
-from heatserve.benchmarks.attack.target import Settings, open_target
+from heatserve.benchmarks.attack.measure import attack_model, card_part
+from heatserve.benchmarks.attack.settings import AttackSettings, Search
+from heatserve.benchmarks.attack.target import open_target
+from heatserve.benchmarks.records.attack import AttackRecord, WithinServed
+from heatserve.benchmarks.records.record import read_record
 from heatserve.certification.errors import HeatserveError
 from heatserve.certification.monte_carlo import Certificate
 from heatserve.certification.noise import FLOAT32, GRID
@@ -41,7 +43,7 @@ from heatserve.export.card import (
 from heatserve.export.images import LabelledImages
 from heatserve.export.repository.layout import open_model, record_attack
 
-QUICK = Settings(
+QUICK = AttackSettings(
     epsilon=2.0,
     steps=8,
     noise_samples=8,
@@ -88,7 +90,7 @@ def weights(version_dir: Path) -> np.ndarray[tuple[int, ...], np.dtype[np.float3
 def test_no_attack_beats_the_exact_distance_or_a_proven_radius(tmp_path: Path) -> None:
     version_dir, data = write_tiny_model(tmp_path), images()
     target = open_target(open_model(tmp_path, "tiny"), data, seed=0)
-    results = measure(target, data, images(30, seed=4), QUICK, progress_bar)
+    record = attack_model(target, data, images(30, seed=4), QUICK, progress_bar)
 
     scores = data.images.reshape(len(data.images), -1) @ weights(version_dir)
     top = scores.argmax(1)
@@ -96,29 +98,31 @@ def test_no_attack_beats_the_exact_distance_or_a_proven_radius(tmp_path: Path) -
     margins = scores[np.arange(len(top)), top][:, None] - scores
     margins[np.arange(len(top)), top], steepness[np.arange(len(top)), top] = np.inf, 1
     exact = (margins / steepness).min(1)
-    rows = {(row["system"], row["attack"]): row for row in results["distances"]}
+    rows = {(row.system, row.attack): row for row in record.distances}
     assert len(rows) == 4
     for (system, _), row in rows.items():
-        found = np.array([np.inf if d is None else d for d in row["distances"]])
-        assert row["changed"] > (0.5 if system == "single pass" else 0.1)
+        found = np.array([np.inf if d is None else d for d in row.distances])
+        assert row.changed > (0.5 if system == "single pass" else 0.1)
         slack = 1e-4 if system == "single pass" else 0.05  # votes decide the smoothed class; f's boundary is linear
         assert (found >= exact - slack).all()
-        assert row["right"] == (top == data.labels).tolist()
-    assert rows["single pass", "PGD"]["median"] == pytest.approx(np.median(exact), rel=0.2)
+        assert row.right == tuple((top == data.labels).tolist())
+    assert rows["single pass", "PGD"].median == pytest.approx(np.median(exact), rel=0.2)
 
-    assert results["within_proven"]["tested"] > 0
-    assert results["within_proven"]["violations"] == 0
-    assert results["within_served"]["positive"] > 0
-    assert [row["epsilon"] for row in results["spoofing"]] == [0.0, 0.2]
-    names = [row["name"] for row in results["defences"]]
+    assert record.within_proven.tested > 0
+    assert record.within_proven.violations == 0
+    assert record.within_served.positive > 0
+    assert record.spoofing is not None
+    assert [row.epsilon for row in record.spoofing] == [0.0, 0.2]
+    assert record.defences is not None
+    names = [row.name for row in record.defences]
     assert names[:2] == ["none", "radius − 0.25 σ"]
     assert "2 noisy votes of f agree" in names
-    undefended = results["defences"][0]
-    for row in results["defences"]:
-        assert row["certified_accuracy"] <= undefended["certified_accuracy"]
-        assert row["unaware"]["overclaims"] <= undefended["unaware"]["overclaims"]
-    again = measure(target, data, images(30, seed=4), QUICK, progress_bar)
-    assert json.dumps(again) == json.dumps(results)
+    undefended = record.defences[0]
+    for defence in record.defences:
+        assert defence.certified_accuracy <= undefended.certified_accuracy
+        assert defence.unaware.overclaims <= undefended.unaware.overclaims
+    again = attack_model(target, data, images(30, seed=4), QUICK, progress_bar)
+    assert replace(again, date=record.date, machine=record.machine) == record
 
 
 def test_a_false_proof_would_be_seen(tmp_path: Path) -> None:
@@ -132,19 +136,19 @@ def test_a_false_proof_would_be_seen(tmp_path: Path) -> None:
     far = data.images + np.float32(0.5) * (images(seed=9).images - data.images)
     assert (target.serve(far)["label"] != labels).any()
     honest, caught = (within_proven(target, data.images, c, [far], QUICK) for c in (truth, lie))
-    assert honest["violations"] == 0
-    assert caught["violations"] > 0
+    assert honest.violations == 0
+    assert caught.violations > 0
 
 
 def test_an_uncalibrated_model_has_nothing_to_spoof(tmp_path: Path) -> None:
     write_tiny_model(tmp_path, "uncalibrated", calibrated=False)
     model, data = open_model(tmp_path, "uncalibrated"), images(3)
     target = open_target(model, data, seed=0)
-    results = measure(target, data, data, QUICK, progress_bar)
-    assert results["spoofing"] is None
-    assert results["within_served"] == {"positive": 0, "changed": 0}
+    record = attack_model(target, data, data, QUICK, progress_bar)
+    assert record.spoofing is None
+    assert record.within_served == WithinServed(positive=0, changed=0)
     with pytest.raises(HeatserveError, match="uncalibrated: not calibrated, so its card promises no radius"):
-        card_part(results, data)
+        card_part(record)
 
 
 def test_torch_that_answers_otherwise_than_the_served_graph_is_refused(
@@ -181,8 +185,9 @@ def test_the_command_writes_results_a_figure_and_on_request_the_card(tmp_path: P
     assert shown.exit_code == 0
     assert "The theorems do not exclude it" in shown.output
     assert "does not speak of them" in shown.output
+    assert "renders docs/results/attack.md" in shown.stderr.splitlines()[-1]
     results = json.loads(out.read_text())
-    assert {"command", "machine", "versions", "seed", "date", "graph_sha256"} <= set(results)
+    assert read_record(out, AttackRecord).graph_sha256 == before.graph_sha256
     assert "misclassified" in out.with_suffix(".svg").read_text()
     assert read_card(version_dir) == before, "the card changes on request only"
 

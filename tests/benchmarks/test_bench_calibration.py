@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
+import pytest
 from typer.testing import CliRunner
 
+from heatserve.benchmarks.records.calibration import CalibrationRecord, PromisedRow, RefusedRow
+from heatserve.benchmarks.records.record import read_record
 from heatserve.cli import app
 
 COMMITTED = Path(__file__).parents[2] / "model_repository"
 
 
-def test_every_way_stands_beside_certify(tmp_path: Path) -> None:
+@pytest.mark.slow
+def test_every_way_is_compared_with_certify(tmp_path: Path) -> None:
     options = [
         "--repository",
         str(COMMITTED),
@@ -33,18 +36,23 @@ def test_every_way_stands_beside_certify(tmp_path: Path) -> None:
     result = CliRunner().invoke(app, ["bench", "calibration", "digits", *options, "--out", str(out)])
     assert result.exit_code == 0, result.output
     assert "for r = 0.25" in result.stdout
-    written = json.loads(out.read_text())
-    rows = {(row["promise"], row["alpha"], row["way"]): row for row in written["rows"]}
+    record = read_record(out, CalibrationRecord)
+    rows = {(row.promise, row.alpha, row.way): row for row in record.rows}
     assert len(rows) == 2 * 3 * 5
-    assert sum("single_pass" in rows[promise, 0.1, "r = 0.25 alone"] for promise in ("conditional", "marginal")) == 2
-    assert written["decision_monte_carlo"]["decides"] == 0.25
-    assert written["decisions"] == {**written["calibration"], "images": 240, "fit": 80}
-    assert "images" in rows["conditional", 0.01, "constant shift"]["refused"]
-    made = [row for row in written["rows"] if "refused" not in row]
-    assert all(b <= s for row in made for b, s in zip(row["backed"], row["single_pass"], strict=True))
-    assert all(b <= c for row in made for b, c in zip(row["backed"], written["certify"], strict=True))
-    index = written["radii"].index(0.25)
-    shift, score = (rows["conditional", 0.1, way]["single_pass"][index] for way in ("constant shift", "for r = 0.25"))
+    for promise in ("conditional", "marginal"):
+        assert isinstance(rows[promise, 0.1, "r = 0.25 alone"], PromisedRow)
+    assert record.decision_monte_carlo.decides == 0.25
+    assert record.decisions == record.calibration.model_copy(update={"images": 240, "fit": 80})
+    refused = rows["conditional", 0.01, "constant shift"]
+    assert isinstance(refused, RefusedRow)
+    assert "images" in refused.refused
+    made = [row for row in record.rows if isinstance(row, PromisedRow)]
+    assert all(b <= s for row in made for b, s in zip(row.backed, row.single_pass, strict=True))
+    assert all(b <= c for row in made for b, c in zip(row.backed, record.certify, strict=True))
+    index = record.radii.index(0.25)
+    shift, score = (
+        record.promised("conditional", 0.1, way).single_pass[index] for way in ("constant shift", "for r = 0.25")
+    )
     assert score > shift
-    assert written["calibration"]["split"] == "calibration"
-    assert written["test"]["split"] == "test"
+    assert record.calibration.split == "calibration"
+    assert record.test.split == "test"

@@ -13,7 +13,12 @@ from PIL import Image
 from typer.testing import CliRunner
 
 import heatserve.benchmarks.cifar10.experiment as cifar10
-from heatserve.benchmarks.cifar10.report import BEGIN, END, draw, update_readme
+import heatserve.benchmarks.cifar10.systems as cifar10_systems
+from heatserve.benchmarks.cifar10.figure import draw_cifar10
+from heatserve.benchmarks.cifar10.systems import SYSTEMS
+from heatserve.benchmarks.cifar10.tables import table_cells
+from heatserve.benchmarks.records.cifar10 import Cifar10Record, Cifar10Row
+from heatserve.benchmarks.records.record import read_record
 from heatserve.certification.errors import HeatserveError
 from heatserve.cli import app
 from heatserve.export.repository.layout import open_model
@@ -21,6 +26,7 @@ from heatserve.training.checkpoint import load_checkpoint
 from heatserve.training.data.cifar10 import CIFAR10_CLASSES
 from heatserve.training.loop.optimisation import Optimisation
 
+KEPT = Path(__file__).parents[2] / "benchmarks" / "results" / "cifar10.json"
 QUICK = Optimisation(epochs=1, batch_size=16, lr=0.01, cpu_threads=1)
 
 
@@ -40,18 +46,19 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     """One epoch of everything, of the same systems."""
-    systems = {name: replace(system, optimisation=QUICK) for name, system in cifar10.SYSTEMS.items()}
-    monkeypatch.setattr(cifar10, "SYSTEMS", systems)
+    systems = {name: replace(system, optimisation=QUICK) for name, system in SYSTEMS.items()}
+    for module in (cifar10, cifar10_systems):
+        monkeypatch.setattr(module, "SYSTEMS", systems)
     monkeypatch.setattr(cifar10, "BASELINE", QUICK)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("quick")
 def test_each_system_is_trained_measured_and_shown_once(
     root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    results, readme = tmp_path / "results.json", tmp_path / "README.md"
-    readme.write_text(f"before\n{BEGIN}old\n{END}after\n")
+    results = tmp_path / "results.json"
     systems = ["baseline", "average"]
     arguments = [
         "experiment",
@@ -63,67 +70,62 @@ def test_each_system_is_trained_measured_and_shown_once(
         "--results",
         str(results),
     ]
-    arguments += ["--images", "3", "--n", "20", "--sigma", "0.25", "--readme", str(readme)]
+    arguments += ["--images", "3", "--n", "20", "--sigma", "0.25"]
     arguments += [part for name in systems for part in ("--system", name)]
 
     first = CliRunner().invoke(app, arguments, catch_exceptions=False)
     assert first.exit_code == 0
-    rows = cifar10.read_rows(results)
-    assert [row["system"] for row in rows] == systems
+    assert f"wrote   {results}; " in first.stderr.splitlines()[-1]
+    assert "`heatserve bench pages` renders docs/results/cifar10.md" in first.stderr.splitlines()[-1]
+    rows = cifar10.read_rows(results).rows
+    assert [row.system for row in rows] == systems
     for row in rows:
-        assert row["evaluation"]["data"]["images"] == 3
-        assert row["evaluation"]["monte_carlo"]["n"] == 20
-        assert row["calibration"] is None, "four calibration images cannot promise anything"
-        assert set(row["evaluation"]["certified_accuracy"]["single_pass"]) == {0.0}
-        assert row["epochs"] == 1
-        assert row["training_seconds"] > 0
-        assert row["provenance"]["seed"] == 0
+        assert row.evaluation.data.images == 3
+        assert row.evaluation.monte_carlo.n == 20
+        assert row.calibration is None, "four calibration images cannot promise anything"
+        assert set(row.evaluation.certified_accuracy.single_pass) == {0.0}
+        assert row.epochs == 1
+        assert row.training_seconds is not None
+        assert row.training_seconds > 0
+        assert row.provenance.seed == 0
     average = rows[1]
-    assert (average["start"], average["labels"], average["method"]) == ("baseline", False, "average")
+    assert (average.start, average.labels, average.method) == ("baseline", False, "average")
 
     written = results.read_bytes()
     again = CliRunner().invoke(app, [*arguments, "--json", "--publish", "served"], catch_exceptions=False)
     assert results.read_bytes() == written, "measured again"
-    assert json.loads(again.stdout) == rows
+    assert json.loads(again.stdout) == json.loads(written)
     served = open_model(tmp_path / "model_repository", "served").card
-    assert served.training["checkpoint_sha256"] == average["checkpoint"]
-    text = readme.read_text()
-    assert text.startswith("before\n")
-    assert text.endswith("after\n")
-    assert all(f"| {name} (n = 20) |" in text for name in systems)
-    assert "old" not in text
+    assert served.training["checkpoint_sha256"] == average.checkpoint
+    assert all(f"{name} (n = 20)" in first.stdout for name in systems)
     figure = (tmp_path / "results-0.25.svg").read_text()
     assert "average (n = 20)" in figure
-    draw(rows, 0.25, tmp_path / "again.svg")
+    draw_cifar10(rows, 0.25, tmp_path / "again.svg")
     assert (tmp_path / "again.svg").read_text() == figure
 
 
 def test_the_table_leaves_out_radii_where_nothing_is_certified() -> None:
-    def row(system: str, n: int, proven: list[float], served: float = 0.0) -> dict[str, Any]:
-        accuracies = {"radii": [0.0, 0.2, 0.25, 0.3], "monte_carlo": proven, "single_pass": [0.5, 0.25, served, 0.0]}
-        evaluation = {"smoothed_accuracy": 0.7, "agreement": 0.9, "certified_accuracy": accuracies}
-        evaluation["monte_carlo"] = {"n": n, "alpha": 0.001}
-        common = {"labels": True, "epochs": 2, "training_seconds": 90.0, "clean_accuracy": 0.8}
-        return {"system": system, "sigma": 0.1, "n": n, "evaluation": evaluation, **common}
+    kept = read_record(KEPT, Cifar10Record).rows[0]
 
-    rows = [row("heat", 1000, [0.6, 0.5, 0.0, 0.0]), row("heat", 10_000, [0.6, 0.5, 0.4, 0.0])]
-    heading, _, few, many = cifar10.markdown_table(rows, 0.1).splitlines()
-    assert "| Certify 0.2 | Certify 0.25 | agree | pass 0 | pass 0.2 | pass 0.25 |" in heading
-    assert few == "| heat | yes | 2 | 2 | 80.0 | 70.0 | 60.0 | 50.0 | – | 90.0 | 50.0 | 25.0 | 0.0 |", (
+    def row(n: int, proven: list[float], served: float = 0.0) -> Cifar10Row:
+        shares = {"radii": [0.0, 0.2, 0.25, 0.3], "monte_carlo": proven, "single_pass": [0.5, 0.25, served, 0.0]}
+        accuracy = kept.evaluation.certified_accuracy.model_copy(update=shares)
+        monte_carlo = kept.evaluation.monte_carlo.model_copy(update={"n": n, "alpha": 0.001})
+        found = {"smoothed_accuracy": 0.7, "agreement": 0.9, "certified_accuracy": accuracy, "monte_carlo": monte_carlo}
+        evaluation = kept.evaluation.model_copy(update=found)
+        common: dict[str, Any] = {"labels": True, "epochs": 2, "training_seconds": 90.0, "clean_accuracy": 0.8}
+        return replace(kept, system="heat", sigma=0.1, n=n, evaluation=evaluation, **common)
+
+    rows = [row(1000, [0.6, 0.5, 0.0, 0.0]), row(10_000, [0.6, 0.5, 0.4, 0.0])]
+    heading, few, many = table_cells(rows, 0.1)
+    assert heading[-6:] == ["Certify 0.2", "Certify 0.25", "agree", "pass 0", "pass 0.2", "pass 0.25"]
+    assert few == ["heat", "yes", "2", "2", "80.0", "70.0", "60.0", "50.0", "–", "90.0", "50.0", "25.0", "0.0"], (
         "1,000 votes prove no more than 0.246, whatever the network"
     )
-    assert "| 60.0 | 50.0 | 40.0 | 90.0 |" in many
-    assert "0.25" not in cifar10.markdown_table(rows[:1], 0.1)
-    overclaiming = row("heat", 1000, [0.6, 0.5, 0.0, 0.0], served=0.1)
-    assert "| Certify 0.25 |" in cifar10.markdown_table([overclaiming], 0.1)
-
-
-def test_a_readme_without_marks_is_left_alone(tmp_path: Path) -> None:
-    readme = tmp_path / "README.md"
-    readme.write_text("nothing here\n")
-    with pytest.raises(HeatserveError, match="expected the marks"):
-        update_readme(readme, [], [])
-    assert readme.read_text() == "nothing here\n"
+    assert many[6:10] == ["60.0", "50.0", "40.0", "90.0"]
+    assert not any("0.25" in column for column in table_cells(rows[:1], 0.1)[0])
+    overclaiming = row(1000, [0.6, 0.5, 0.0, 0.0], served=0.1)
+    assert "Certify 0.25" in table_cells([overclaiming], 0.1)[0]
 
 
 def test_an_unknown_system_is_named(root: Path) -> None:
@@ -133,12 +135,13 @@ def test_an_unknown_system_is_named(root: Path) -> None:
         )
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("quick")
 def test_a_system_may_start_from_another_which_is_trained_first(root: Path, tmp_path: Path) -> None:
-    experiment = cifar10.Experiment(root, tmp_path, tmp_path / "results.json")
-    longer = load_checkpoint(experiment.checkpoint(cifar10.SYSTEMS["average-longer"], 0.25)).metadata
+    experiment = cifar10.Experiment(root=root, folder=tmp_path, results=tmp_path / "results.json")
+    longer = load_checkpoint(experiment.checkpoint(SYSTEMS["average-longer"], 0.25)).metadata
     average = load_checkpoint(tmp_path / "average-0.25.safetensors")
     assert (longer.parent_sha256, longer.base_sha256) == (average.sha256, average.metadata.base_sha256)
     assert average.metadata.parent_sha256 == load_checkpoint(tmp_path / "baseline.safetensors").sha256
-    table4 = experiment.checkpoint(cifar10.SYSTEMS["madry-heat"], 0.25)
+    table4 = experiment.checkpoint(SYSTEMS["madry-heat"], 0.25)
     assert load_checkpoint(table4).metadata.parent_sha256 == load_checkpoint(tmp_path / "madry.safetensors").sha256

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +9,9 @@ import pytest
 from PIL import Image
 from typer.testing import CliRunner
 
-from heatserve.benchmarks.votes import BATCH_SIZES, _ways
+from heatserve.benchmarks.records.record import read_record
+from heatserve.benchmarks.records.votes import VoteRecord
+from heatserve.benchmarks.votes import VOTE_BATCH_SIZES, _ways
 from heatserve.cli import app
 from heatserve.training.data.cifar10 import CIFAR10_CLASSES
 
@@ -28,6 +29,7 @@ def root(tmp_path: Path) -> Path:
     return tmp_path
 
 
+@pytest.mark.slow
 def test_everything_is_measured_and_shown(root: Path, tmp_path: Path) -> None:
     out = tmp_path / "certify.json"
     small = ["--rounds", "1", "--passes", "20", "--images", "2", "--n0", "10", "--n", "60"]
@@ -39,21 +41,23 @@ def test_everything_is_measured_and_shown(root: Path, tmp_path: Path) -> None:
         catch_exceptions=False,
     )
     assert result.exit_code == 0
-    results = json.loads(out.read_text())
-    assert {"command", "machine", "versions", "date"} <= results.keys()
-    assert "adversarial-robustness-toolbox" in results["versions"]
-    assert results["machine"]["load_average"] >= 0
-    speeds = results["speed"]["passes_per_second"]
+    assert "renders docs/results/cost.md" in result.stderr.splitlines()[-1]
+    record = read_record(out, VoteRecord)
+    assert record.seed == 3
+    assert "adversarial-robustness-toolbox" in record.versions
+    assert record.machine.load_average is not None
+    speeds = record.speed.passes_per_second
     assert list(speeds) == WAYS
-    assert all(found.keys() == {str(size) for size in BATCH_SIZES} for found in speeds.values())
+    assert all(found.keys() == {*VOTE_BATCH_SIZES} for found in speeds.values())
     best = {name: max(found.values()) for name, found in speeds.items()}
-    assert results["speed"]["ratios"]["heatserve / torch loop"] == pytest.approx(best["heatserve"] / best["torch loop"])
+    assert record.speed.ratios["heatserve / torch loop"] == pytest.approx(best["heatserve"] / best["torch loop"])
+    assert record.deciding is not None
     for name in ("float32", "grid"):
-        found = results["deciding"]["samplings"][name]["decide"]
-        assert found["yes"] + found["no"] + found["undecided"] == 2
-        assert 10 < found["mean_samples"] <= 70
-        assert found["times_fewer"] == pytest.approx(70 / found["mean_samples"])
-        assert f"{name}: {found['yes']} yes" in result.output
+        found = record.deciding.samplings[name].decide
+        assert found.yes + found.no + found.undecided == 2
+        assert 10 < found.mean_samples <= 70
+        assert found.times_fewer == pytest.approx(70 / found.mean_samples)
+        assert f"{name}: {found.yes} yes" in result.output
     for name in WAYS:
         assert f"│ {name} " in result.output
 

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from itertools import groupby, pairwise
+from typing import TypeVar
 
 from heatserve.export.runtime.timing import BLOCK, interleave, quantiles, ratio, rounds_for
+
+T = TypeVar("T")
 
 
 def test_every_round_has_a_block_of_each_way_in_another_order() -> None:
@@ -20,11 +23,17 @@ def test_every_round_has_a_block_of_each_way_in_another_order() -> None:
 
         return request
 
+    def counted(items: Iterable[T], total: int, description: str) -> Iterator[T]:
+        assert (total, description) == (7, "three ways")  # the first round warms up
+        for item in items:
+            yield item
+            turns.append(len(called))
+
     ways = {name: way(name) for name in "abc"}
-    times = interleave(ways, rounds=6, seed=0, on_round=lambda: turns.append(len(called)))
+    times = interleave(ways, rounds=6, seed=0, progress=counted, description="three ways")
     assert list(times) == ["a", "b", "c"]
     assert all([len(block) for block in blocks] == [BLOCK] * 6 for blocks in times.values())
-    assert len(turns) == 7  # the first warms up
+    assert len(turns) == 7
     orders = ["".join(name for name, _ in groupby(called[i:j])) for i, j in pairwise(turns)]
     assert all(sorted(order) == ["a", "b", "c"] for order in orders)
     assert len(set(orders)) > 1

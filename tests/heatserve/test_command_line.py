@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import subprocess
 import sys
 from pathlib import Path
@@ -98,41 +97,3 @@ def test_a_missing_package_is_explained(tmp_path: Path) -> None:
     assert done.returncode == 1
     assert "needs the package 'onnx', which is not installed: pip install 'heatserve[train]'" in done.stderr
     assert "Traceback" not in done.stderr
-
-
-def test_bench_latency_measures_every_way_and_writes_how_it_was_made(tmp_path: Path) -> None:
-    out = tmp_path / "latency.json"
-    arguments = ["bench", "latency", "digits", "--requests", "10", "--out", str(out), "--json"]
-    result = CliRunner().invoke(app, arguments)
-    assert result.exit_code == 0, result.output
-    results = json.loads(out.read_text())
-    assert {"command", "machine", "versions", "seed", "date"} <= set(results)
-    digits = results["shapes"]["digits"]
-    assert digits["requests"]["plain"] == digits["requests"]["certified"] == 10
-    p50 = {way: times["p50"] for way, times in digits["milliseconds"].items()}
-    assert list(p50) == ["plain", "certified", "grpc", "http", "stochastic"]
-    for ratio in ("certified / plain", "stochastic / grpc"):  # one round: the ratio of its medians
-        way, base = ratio.split(" / ")
-        assert digits["ratios"][ratio]["p50"] == pytest.approx(p50[way] / p50[base])
-    assert p50["plain"] < p50["grpc"]
-    assert p50["plain"] < p50["stochastic"]
-
-
-def test_bench_export_measures_every_variant_and_says_which_engines_are_absent(tmp_path: Path) -> None:
-    out = tmp_path / "export.json"
-    arguments = ["bench", "export", "digits", "--variant", "fp32", "--variant", "uint8", "--batch", "2"]
-    result = CliRunner().invoke(app, [*arguments, "--requests", "20", "--out", str(out)])
-    assert result.exit_code == 0, result.output
-    results = json.loads(out.read_text())
-    assert {"command", "machine", "versions", "seed", "date"} <= set(results)
-    engines = ["CPU", "CUDA", "TensorRT"]
-    present = [engine for engine in engines if engine not in results["absent"]]
-    assert "CPU" in present
-    for engine, why in results["absent"].items():
-        assert f"{engine} absent: {why}"[:60] in result.output
-    rows = results["shapes"]["digits"]
-    assert [(row["engine"], row["variant"]) for row in rows] == [(e, v) for v in ("fp32", "uint8") for e in present]
-    for row in rows:
-        assert (row["batch"], row["requests"]) == (2, 20)
-        assert 1 < row["certified / plain"]["p50"] < 10  # a tiny network: the certificate is most of it
-    assert rows[0]["fp32 / variant"]["p50"] == 1

@@ -1,0 +1,259 @@
+"""What the pages show: numbers taken and computed from the kept results, by the names that the templates use."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from math import sqrt
+from typing import Any
+
+from pydantic import TypeAdapter
+
+from heatserve.benchmarks.cifar10.systems import FINE_TUNING, SYSTEMS
+from heatserve.benchmarks.cifar10.tables import ordered_rows, row_name, table_cells
+from heatserve.benchmarks.pages.kept import KeptResults
+from heatserve.benchmarks.records.calibration import CalibrationRecord, PromisedRow
+from heatserve.benchmarks.records.cifar10 import Cifar10Record, Cifar10Row
+from heatserve.benchmarks.records.record import Record
+from heatserve.benchmarks.records.speed import EngineRecord, EngineRow
+from heatserve.certification.monte_carlo import largest_provable
+
+SHOWN_RADII = (0.0, 0.1, 0.25, 0.5)
+"""Columns of the tables of certified accuracy (L2, pixels in [0,1])."""
+README_SYSTEMS = ("baseline", "noise", "smoothadv", "heat", "average", "average-longest")
+"""Rows of the README's table; the last is what `model_repository/cifar10` serves."""
+README_SIGMA, README_RADIUS = 0.25, 0.25
+
+STEPS = {
+    "naive": "Algorithm 1 as printed, v(x) anew for each draw",
+    "naive, one v(x)": "the same, v(x) once",
+    "heat": "`train heat`",
+    "heat, all draws at once": "`train heat --draws-at-once {kappa}`",
+    "heat, displacements": "`train heat --estimator displacements`",
+    "cross-entropy": "a plain cross-entropy step",
+}
+"""What the variants of a heat step are, by the names in the results."""
+
+VOTES = {
+    "onnxruntime": "bare ONNX Runtime",
+    "heatserve": "Certify",
+    "heatserve, grid": "Certify, sound sampling",
+    "torch loop": "the usual torch loop",
+    "art": "ART's votes",
+}
+"""What the ways to take votes are, by the names in the results."""
+
+
+@dataclass(frozen=True)
+class Cifar10View:
+    """Shares of test images in the rows of CIFAR-10, by system, σ and radius; n of Certify is the usual one."""
+
+    record: Cifar10Record
+
+    def row(self, system: str, sigma: float, n: int = 1000) -> Cifar10Row:
+        """The row of a system."""
+        return next(r for r in self.record.rows if (r.system, r.sigma, r.n) == (system, sigma, n))
+
+    def one_pass(self, system: str, sigma: float, radius: float) -> float:
+        """Certified accuracy of the calibrated single pass."""
+        return _at(self.row(system, sigma), radius, "single_pass")
+
+    def certify(self, system: str, sigma: float, radius: float) -> float:
+        """Certified accuracy of Certify."""
+        return _at(self.row(system, sigma), radius, "monte_carlo")
+
+    def best(self, sigma: float, radius: float) -> str:
+        """The system whose single pass keeps most, of those with as many epochs after the baseline as most have."""
+        chosen = [r for r in ordered_rows(self.record.rows, sigma) if r.epochs == FINE_TUNING.epochs]
+        return max(chosen, key=lambda row: _at(row, radius, "single_pass")).system
+
+    @property
+    def sigmas(self) -> list[float]:
+        """Largest first."""
+        return sorted({row.sigma for row in self.record.rows}, reverse=True)
+
+    def unmeasured(self, sigma: float) -> list[str]:
+        """Systems that the experiment trains by default, and that have no row at this σ."""
+        measured = {row.system for row in self.record.rows if row.sigma == sigma}
+        return [name for name in SYSTEMS if name not in measured]
+
+
+def _at(row: Cifar10Row, radius: float, way: str) -> float:
+    found = row.evaluation.certified_accuracy
+    share: float = getattr(found, way)[found.radii.index(radius)]
+    return share
+
+
+def cifar10_page(kept: KeptResults) -> dict[str, Any]:
+    """Tables by σ, and what the text around them says."""
+    record = kept.cifar10
+    view = Cifar10View(record)
+    first = record.rows[0]
+    calibration = next(r.calibration for r in record.rows if r.calibration)
+    radii = first.evaluation.certified_accuracy.radii
+    best = {
+        sigma: [
+            (radius, name, view.one_pass(name, sigma, radius))
+            for radius in radii
+            for name in [view.best(sigma, radius)]
+        ]
+        for sigma in view.sigmas
+    }
+    return {
+        "rows": view,
+        "best": best,
+        "tables": {sigma: table_cells(record.rows, sigma) for sigma in view.sigmas},
+        "made_rows": [row for sigma in view.sigmas for row in ordered_rows(record.rows, sigma)],
+        "row_name": row_name,
+        "first": first,
+        "calibration": calibration,
+        "many": max(row.n for row in record.rows),
+        "provable": largest_provable,
+        "epochs": FINE_TUNING.epochs,
+        "undecidable": sqrt(0.5 / first.images),
+    }
+
+
+def readme_table(kept: KeptResults) -> dict[str, Any]:
+    """A few systems at one σ."""
+    view = Cifar10View(kept.cifar10)
+    rows = [view.row(name, README_SIGMA) for name in README_SYSTEMS]
+    certify = rows[0].evaluation.monte_carlo
+    return {
+        "rows": rows,
+        "view": view,
+        "sigma": README_SIGMA,
+        "radius": README_RADIUS,
+        "served": README_SYSTEMS[-1],
+        "certify": certify,
+        "passes": certify.n0 + certify.n,
+        "calibration": next(row.calibration for row in rows if row.calibration),
+    }
+
+
+def calibration_page(kept: KeptResults) -> dict[str, Any]:
+    """Every way to calibrate under every promise, and the variants of the committed model."""
+    record = kept.calibration
+    index = {radius: record.radii.index(radius) for radius in SHOWN_RADII}
+    alone = record.promised("conditional", 0.1, "r = 0.25 alone")
+    shift = record.promised("conditional", 0.1, "constant shift")
+    strict = record.promised("conditional", 0.01, "r = 0.25 alone")
+    at = index[0.25]
+    only_pass = round((alone.single_pass[at] - alone.backed[at]) * record.test.images)
+    only_certify = round((record.certify[at] - alone.backed[at]) * record.test.images)
+    difference = (only_pass - only_certify) ** 2 / record.test.images
+    return {
+        "record": record,
+        "radii": SHOWN_RADII,
+        "certify": {radius: record.certify[i] for radius, i in index.items()},
+        "lines": [_promise_cells(row, record, list(index.values())) for row in record.rows],
+        "alone": alone,
+        "at": at,
+        "shift": shift,
+        "strict": strict,
+        "only_pass": only_pass,
+        "only_certify": only_certify,
+        "standard_error": sqrt(only_pass + only_certify - difference) / record.test.images,
+        "votes": kept.certify.deciding,
+        **_variants(kept),
+    }
+
+
+def _promise_cells(row: Any, record: CalibrationRecord, shown: Sequence[int]) -> list[str]:
+    start = [row.promise, f"{row.alpha:g}", row.way]
+    if not isinstance(row, PromisedRow):
+        return [*start, *["–"] * len(shown), f"refused: {row.refused}"]
+    gaps = [f"{100 * (row.single_pass[i] - record.certify[i]):+.1f}" if row.single_pass[i] else "–" for i in shown]
+    return [*start, *gaps, f"{row.overclaims} of {row.positive}"]
+
+
+def _variants(kept: KeptResults) -> dict[str, Any]:
+    found = {
+        "UINT8 input": kept.variant_uint8,
+        "INT8, UINT8 input": kept.variant_int8,
+        "FP16, on a CPU": kept.variant_fp16,
+    }
+    committed = next(iter(found.values()))
+    rows = [("FP32, as committed", 1.0, committed.evaluations[1])]
+    rows += [(label, one.milliseconds[1] / one.milliseconds[0], one.evaluations[0]) for label, one in found.items()]
+    return {
+        "variants": [
+            [
+                label,
+                f"{faster:.2f}",
+                f"{100 * evaluation.clean_accuracy:.1f}",
+                *(
+                    f"{100 * share:.1f}"
+                    for radius, share in zip(
+                        evaluation.certified_accuracy.radii, evaluation.certified_accuracy.single_pass, strict=True
+                    )
+                    if radius in SHOWN_RADII
+                ),
+                f"{evaluation.calibrated.overclaims} of {evaluation.calibrated.positive}",
+            ]
+            for label, faster, evaluation in rows
+        ],
+        "variant_images": committed.evaluations[0].data.images,
+        "comparisons_made": [TypeAdapter(Record).validate_python(one.provenance) for one in found.values()],
+    }
+
+
+def cost_page(kept: KeptResults) -> dict[str, Any]:
+    """Latency, engines, votes, training steps and Triton's settings."""
+    latency, votes = kept.latency, kept.certify
+    training = [kept.training, kept.training_resnet50]
+    tune = kept.tune
+    best = {way: max(speeds.values()) for way, speeds in votes.speed.passes_per_second.items()}
+    return {
+        "latency": latency,
+        "added": {
+            name: 1000 * (found.milliseconds["certified"].p50 - found.milliseconds["plain"].p50)
+            for name, found in latency.shapes.items()
+        },
+        "engines": (engines := kept.export),
+        "engine_first": engines.shapes["cifar10-resnet20"][0],
+        "engine_lines": list(_engine_cells(engines)),
+        "batches": sorted({row.batch for rows in engines.shapes.values() for row in rows}),
+        "votes": votes,
+        "vote_names": VOTES,
+        "sizes": sorted(votes.speed.passes_per_second["heatserve"]),
+        "best": best,
+        "training": training,
+        "steps": STEPS,
+        "tune": tune,
+        "one_instance": max(
+            (t for t in tune.trials if t.setting.instances == 1 and t.meets_target),
+            key=lambda trial: trial.load.images_per_second,
+        ),
+    }
+
+
+def _engine_cells(engines: EngineRecord) -> Iterator[list[str]]:
+    """One line for each classifier, engine and variant: both ratios at each batch size."""
+    for name, rows in engines.shapes.items():
+        by_variant: dict[tuple[str, str], list[EngineRow]] = {}
+        for row in sorted(rows, key=lambda row: row.batch):
+            by_variant.setdefault((row.engine, row.variant), []).append(row)
+        for (engine, variant), found in by_variant.items():
+            slower = [f"{row.certified_to_plain.p50:.3f}" for row in found]
+            faster = [f"{row.fp32_to_variant.p50:.2f}" if row.fp32_to_variant else "–" for row in found]
+            yield [f"`{name}`", engine, variant, *slower, *faster]
+
+
+def attack_page(kept: KeptResults) -> dict[str, Any]:
+    """Both committed models under the same attacks."""
+    records = [kept.attack_digits, kept.attack_cifar10]
+    return {
+        "records": records,
+        "searches": [record.spoofing or () for record in records],
+        "tested": sum(record.within_proven.tested for record in records),
+        "violations": sum(record.within_proven.violations for record in records),
+        "changed": sum(record.within_served.changed for record in records),
+        "positive": sum(record.within_served.positive for record in records),
+    }
+
+
+def conformance_page(kept: KeptResults) -> dict[str, Any]:
+    """How often each engine kept each promise."""
+    record = kept.conformance
+    return {"record": record, "promises": list(next(iter(record.engines.values())).promises)}

@@ -1,0 +1,137 @@
+"""Each page of results, whole, from its template and the kept results: no figure on a page is typed by hand."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+from heatserve.benchmarks.pages import contents
+from heatserve.benchmarks.pages.kept import KeptResults, read_kept
+from heatserve.benchmarks.records.record import Record
+from heatserve.certification.errors import HeatserveError
+from heatserve.certification.files import write_atomically
+
+RESULTS = Path("benchmarks/results")
+"""Where the kept results are, in the repository."""
+PAGES = Path("docs/results")
+"""Where the pages go, in the repository."""
+README = Path("README.md")
+BEGIN, END = "<!-- results -->\n", "<!-- /results -->\n"
+"""What the README's table of results stands between."""
+
+_CONTENTS: Mapping[str, Callable[[KeptResults], Mapping[str, Any]]] = MappingProxyType(
+    {
+        "cifar10": contents.cifar10_page,
+        "calibration": contents.calibration_page,
+        "cost": contents.cost_page,
+        "attack": contents.attack_page,
+        "conformance": contents.conformance_page,
+    }
+)
+
+
+def render_pages(results: Path) -> dict[str, str]:
+    """The text of each page by its file's name.
+
+    Args:
+        results: folder of the kept JSON files.
+
+    Raises:
+        RecordError: a file is missing or malformed.
+    """
+    kept = read_kept(results)
+    return {f"{name}.md": _render(f"{name}.md.j2", find(kept)) for name, find in _CONTENTS.items()}
+
+
+def render_readme_table(results: Path) -> str:
+    """The README's few rows."""
+    return _render("readme.md.j2", contents.readme_table(read_kept(results)))
+
+
+def with_readme_table(readme: str, results: Path) -> str:
+    """The text of a README, its table of results replaced; as it is where it has no marks for one."""
+    if BEGIN not in readme or END not in readme:
+        return readme
+    before, rest = readme.split(BEGIN, 1)
+    return f"{before}{BEGIN}{render_readme_table(results)}{END}{rest.split(END, 1)[1]}"
+
+
+def write_pages(root: Path) -> list[Path]:
+    """Render all pages, and the README's table where the README has the marks for it, from the kept results.
+
+    Args:
+        root: of the repository.
+
+    Returns:
+        What was written.
+
+    Raises:
+        HeatserveError: there are no kept results, or a file of them is malformed.
+    """
+    results = root / RESULTS
+    if not results.is_dir():
+        raise HeatserveError(f"{results}: expected the kept results, found no such folder; name the repository's root")
+    texts = {root / PAGES / name: text for name, text in render_pages(results).items()}
+    readme = root / README
+    if readme.is_file():
+        texts[readme] = with_readme_table(readme.read_text(), results)
+    for path, text in texts.items():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_atomically(path, text.encode())
+    return list(texts)
+
+
+def _render(template: str, values: Mapping[str, Any]) -> str:
+    environment = Environment(
+        loader=FileSystemLoader(Path(__file__).parent),
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+    )
+    environment.filters |= {
+        "percent": _percent,
+        "points": _points,
+        "made": _made,
+        "row": _table_row,
+        "thousands": _thousands,
+        "radius": "r = {:g}".format,
+    }
+    return environment.get_template(template).render(values)
+
+
+def _percent(share: float, digits: int = 1) -> str:
+    """A share in percent, without the sign."""
+    return f"{100 * share:.{digits}f}"
+
+
+def _points(difference: float) -> str:
+    """A difference of shares in percentage points, with its sign."""
+    return f"{100 * difference:+.1f}"
+
+
+def _thousands(value: float) -> str:
+    """A whole number with commas."""
+    return f"{value:,.0f}"
+
+
+def _table_row(cells: Sequence[object]) -> str:
+    """One line of a Markdown table."""
+    return f"| {' | '.join(map(str, cells))} |"
+
+
+def _made(record: Record) -> str:
+    """How a result was made, in one paragraph."""
+    machine = record.machine
+    load = "" if machine.load_average is None else f", load by others {machine.load_average:.1f}"
+    seed = "" if record.seed is None else f"; seed {record.seed}"
+    cores = "1 core" if machine.cores == 1 else f"{machine.cores} cores"
+    packages = ", ".join(f"{name} {version}" for name, version in record.versions.items())
+    return (
+        f"Made by `{record.command}` on {record.date[:10]}; {machine.processor}, {cores}{load}, {machine.system}"
+        f"{seed}; {packages}."
+    )

@@ -1,0 +1,1 @@
+"""What the benchmarks measure, as frozen dataclasses, and how their JSON files are written and read."""

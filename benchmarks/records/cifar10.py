@@ -1,0 +1,69 @@
+"""What `experiment cifar10` measures: one row for each system, σ and n of Certify."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import ClassVar
+
+from pydantic import ConfigDict
+
+from heatserve.benchmarks.records.record import Record
+from heatserve.export.card import Calibration, Evaluation, MonteCarlo, OverclaimRate, Split
+
+
+@dataclass(frozen=True, kw_only=True)
+class ShiftCalibration:
+    """A calibration by a constant shift, as rows have it that were measured before the maps in steps: one is kept."""
+
+    promise: str
+    method: str
+    alpha: float
+    confidence: float
+    shift: float
+    """t in σ·(Φ⁻¹(p₍₁₎) − t)."""
+    cap: float
+    """Largest radius."""
+    fit: Split
+    check: Split
+    monte_carlo: MonteCarlo
+    overclaim: OverclaimRate
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cifar10Row:
+    """One system at one σ, measured with one n of Certify."""
+
+    system: str
+    sigma: float
+    images: int
+    """Test images that everything but the clean accuracy is measured on."""
+    n: int
+    """Of Certify on them."""
+    checkpoint: str
+    """SHA-256."""
+    labels: bool
+    """Whether the training after the baseline used any."""
+    method: str
+    start: str | None
+    """The system that it was trained from; None: the baseline itself."""
+    hyperparameters: Mapping[str, str | int | float | bool | None]
+    epochs: int
+    """After the baseline; of the baseline its own."""
+    training_seconds: float | None
+    """Of those epochs; None where no log was kept, as for the baseline."""
+    clean_accuracy: float
+    """Of one pass, on all 10,000 test images."""
+    evaluation: Evaluation
+    calibration: Calibration | ShiftCalibration | None
+    """None: no radius could be promised, and the single pass serves radius 0."""
+    provenance: Record
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cifar10Record:
+    """All rows; each says for itself how it was made."""
+
+    __pydantic_config__: ClassVar[ConfigDict] = ConfigDict(extra="forbid")
+
+    rows: tuple[Cifar10Row, ...] = ()

@@ -1,0 +1,88 @@
+"""What every kept result says about how it was made, and how it is written and read."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import ClassVar, TypeVar
+
+from pydantic import ConfigDict, TypeAdapter, ValidationError
+
+from heatserve.certification.errors import HeatserveError
+from heatserve.certification.files import write_atomically
+from heatserve.certification.provenance import provenance
+
+_PACKAGES = ("torch", "onnx", "onnxruntime", "numpy", "tritonclient", "nvidia-pytriton")
+
+R = TypeVar("R")
+
+
+class RecordError(HeatserveError):
+    """A results file is missing, or has another form than the benchmark that writes it."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Machine:
+    """Where something was measured."""
+
+    processor: str
+    cores: int
+    """That the process may use."""
+    system: str
+    load_average: float | None = None
+    """Of the last minute before the measurement. Well above 0, what is timed is noisy. None: not noted, as by `tune`
+    and `conformance`, and in the files of `bench training` and the rows of CIFAR-10 that are older than the field."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Record:
+    """How a result was made, so that somebody else can make it again."""
+
+    __pydantic_config__: ClassVar[ConfigDict] = ConfigDict(extra="forbid")
+
+    command: str
+    machine: Machine
+    versions: Mapping[str, str]
+    """Of heatserve, Python and the packages that matter to the result."""
+    date: str
+    """UTC, ISO 8601."""
+    seed: int | None = None
+    """Of all random numbers; None where a command draws none that matters (`tune`, `calibrate-variant`)."""
+
+
+def made_now(*packages: str, seed: int) -> Record:
+    """How a measurement is made that is being taken now, with the load of the machine by others.
+
+    Args:
+        packages: whose versions matter, besides those that every benchmark names.
+        seed: of all random numbers.
+    """
+    found = TypeAdapter(Record).validate_python({**provenance(*_PACKAGES, *packages), "seed": seed})
+    return replace(found, machine=replace(found.machine, load_average=os.getloadavg()[0]))
+
+
+def to_json(record: object) -> str:
+    """A record as JSON."""
+    return TypeAdapter(type(record)).dump_json(record, indent=2).decode()
+
+
+def write_record(path: Path, record: object) -> None:
+    """Write a record as JSON, atomically."""
+    write_atomically(path, (to_json(record) + "\n").encode())
+
+
+def read_record(path: Path, kind: type[R]) -> R:
+    """Read a record of one kind.
+
+    Raises:
+        RecordError: no such file, or not a record of this kind. Says which field is wrong.
+    """
+    try:
+        return TypeAdapter(kind).validate_json(path.read_bytes())
+    except FileNotFoundError:
+        raise RecordError(f"{path}: expected the results of a benchmark, found no file") from None
+    except ValidationError as error:
+        problems = "; ".join(f"{'.'.join(map(str, e['loc'])) or 'file'}: {e['msg']}" for e in error.errors()[:3])
+        raise RecordError(f"{path}: expected a {kind.__name__}, got {problems}") from None

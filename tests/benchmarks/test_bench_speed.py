@@ -1,0 +1,53 @@
+"""`heatserve bench latency` and `bench export` on the digits: every way is timed, and the file says how it was made."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from heatserve.benchmarks.records.record import read_record
+from heatserve.benchmarks.records.speed import EngineRecord, LatencyRecord
+from heatserve.cli import app
+
+
+@pytest.mark.slow  # starts Triton
+def test_every_way_to_answer_an_image_is_timed(tmp_path: Path) -> None:
+    out = tmp_path / "latency.json"
+    arguments = ["bench", "latency", "digits", "--requests", "10", "--out", str(out)]
+    result = CliRunner().invoke(app, [*arguments, "--json"], catch_exceptions=False)
+    assert result.exit_code == 0, result.output
+    record = read_record(out, LatencyRecord)
+    assert result.stdout == out.read_text()
+    assert record.seed == 0
+    assert record.machine.load_average is not None
+    digits = record.shapes["digits"]
+    assert digits.requests["plain"] == digits.requests["certified"] == 10
+    p50 = {way: times.p50 for way, times in digits.milliseconds.items()}
+    assert list(p50) == ["plain", "certified", "grpc", "http", "stochastic"]
+    for ratio in ("certified / plain", "stochastic / grpc"):  # one round: the ratio of its medians
+        way, base = ratio.split(" / ")
+        assert digits.ratios[ratio].p50 == pytest.approx(p50[way] / p50[base])
+    assert p50["plain"] < p50["grpc"]
+    assert p50["plain"] < p50["stochastic"]
+
+
+def test_every_variant_is_timed_and_absent_engines_are_named(tmp_path: Path) -> None:
+    out = tmp_path / "export.json"
+    arguments = ["bench", "export", "digits", "--variant", "fp32", "--variant", "uint8", "--batch", "2"]
+    result = CliRunner().invoke(app, [*arguments, "--requests", "20", "--out", str(out)], catch_exceptions=False)
+    assert result.exit_code == 0, result.output
+    assert "renders docs/results/cost.md" in result.stderr.splitlines()[-1]
+    record = read_record(out, EngineRecord)
+    present = [engine for engine in ("CPU", "CUDA", "TensorRT") if engine not in record.absent]
+    assert "CPU" in present
+    for engine, why in record.absent.items():
+        assert f"{engine} absent: {why}"[:60] in result.output
+    rows = record.shapes["digits"]
+    assert [(row.engine, row.variant) for row in rows] == [(e, v) for v in ("fp32", "uint8") for e in present]
+    for row in rows:
+        assert (row.batch, row.requests) == (2, 20)
+        assert 1 < row.certified_to_plain.p50 < 10  # a tiny network: the certificate is most of it
+    assert rows[0].fp32_to_variant is not None
+    assert rows[0].fp32_to_variant.p50 == 1

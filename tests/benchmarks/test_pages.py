@@ -1,0 +1,97 @@
+"""The pages of results are what the kept results give: a figure that was typed by hand fails here."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from heatserve.benchmarks.pages.render import (
+    BEGIN,
+    END,
+    PAGES,
+    README,
+    RESULTS,
+    render_pages,
+    render_readme_table,
+    with_readme_table,
+)
+from heatserve.benchmarks.records.record import RecordError
+from heatserve.certification.errors import HeatserveError
+from heatserve.cli import app
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture(scope="module")
+def pages() -> dict[str, str]:
+    return render_pages(ROOT / RESULTS)
+
+
+def test_the_committed_pages_are_what_the_kept_results_give(pages: dict[str, str]) -> None:
+    committed = {path.name: path.read_text() for path in (ROOT / PAGES).glob("*.md") if path.name in pages}
+    assert committed == pages, "run `heatserve bench pages`"
+
+
+def test_the_readme_has_the_table_of_the_kept_results() -> None:
+    text = (ROOT / README).read_text()
+    assert with_readme_table(text, ROOT / RESULTS) == text, "run `heatserve bench pages`"
+
+
+def test_every_page_names_the_commands_that_made_it(pages: dict[str, str]) -> None:
+    shown = "".join(pages.values())
+    for path in (ROOT / RESULTS).glob("*.json"):
+        content = json.loads(path.read_text())
+        rows = content.get("rows", []) if path.stem == "cifar10" else [content]
+        for row in rows:
+            assert f"`{row.get('provenance', row)['command']}`" in shown
+
+
+def test_every_link_of_a_page_leads_to_a_file(pages: dict[str, str]) -> None:
+    links = [link.split("#")[0] for text in pages.values() for link in re.findall(r"\]\(([^)]+)\)", text)]
+    assert len(links) > 10
+    assert [link for link in links if not (ROOT / PAGES / link).exists()] == []
+
+
+def test_a_table_has_as_many_cells_in_every_line(pages: dict[str, str]) -> None:
+    texts = [*pages.values(), render_readme_table(ROOT / RESULTS)]
+    tables = [block for text in texts for block in re.findall(r"(?:^\|.*\n)+", text, re.MULTILINE)]
+    assert len(tables) > 15
+    for table in tables:
+        lines = table.splitlines()
+        assert len(lines) > 2, table
+        assert len({line.count("|") for line in lines}) == 1, table
+
+
+def test_other_results_give_other_pages(tmp_path: Path, pages: dict[str, str]) -> None:
+    shutil.copytree(ROOT / RESULTS, tmp_path / RESULTS, ignore=shutil.ignore_patterns("*.svg", "*.html", "*.safe*"))
+    path = tmp_path / RESULTS / "attack-digits.json"
+    content = json.loads(path.read_text())
+    content["within_proven"]["violations"] = 7
+    path.write_text(json.dumps(content))
+    changed = render_pages(tmp_path / RESULTS)
+    assert "7 changed the smoothed class" in changed["attack.md"]
+    assert {name for name, text in changed.items() if text != pages[name]} == {"attack.md"}
+    path.unlink()
+    with pytest.raises(RecordError, match=r"attack-digits\.json: expected the results of a benchmark, found no file"):
+        render_pages(tmp_path / RESULTS)
+
+
+def test_the_command_writes_the_pages_and_only_its_part_of_the_readme(tmp_path: Path, pages: dict[str, str]) -> None:
+    with pytest.raises(HeatserveError, match="expected the kept results, found no such folder"):
+        CliRunner().invoke(app, ["bench", "pages", "--root", str(tmp_path)], catch_exceptions=False)
+    shutil.copytree(ROOT / RESULTS, tmp_path / RESULTS, ignore=shutil.ignore_patterns("*.svg", "*.html", "*.safe*"))
+    readme = tmp_path / README
+    readme.write_text("no marks\n")
+    CliRunner().invoke(app, ["bench", "pages", "--root", str(tmp_path)], catch_exceptions=False)
+    assert {path.name: path.read_text() for path in (tmp_path / PAGES).iterdir()} == pages
+    assert readme.read_text() == "no marks\n"
+    readme.write_text(f"before\n{BEGIN}old\n{END}after\n")
+    CliRunner().invoke(app, ["bench", "pages", "--root", str(tmp_path)], catch_exceptions=False)
+    text = readme.read_text()
+    assert text == f"before\n{BEGIN}{render_readme_table(ROOT / RESULTS)}{END}after\n"
+    assert "| `average-longest` (served) |" in text
