@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from heatserve.certification.errors import HeatserveError
 from heatserve.certification.files import write_atomically
-from heatserve.training.architectures import ArchitectureError, Classifier, build_network
+from heatserve.training.architectures import ArchitectureError, ImageClassifier, build_network
 
 HEADER_KEY = "heatserve"
 
@@ -56,13 +56,13 @@ class CheckpointMetadata(BaseModel):
 class Checkpoint:
     """A checkpoint that has been read: `network` in eval mode on the CPU, `sha256` of the file at `path`."""
 
-    network: Classifier
+    network: ImageClassifier
     metadata: CheckpointMetadata
     sha256: str
     path: Path
 
 
-def save_checkpoint(path: Path, network: Classifier, metadata: CheckpointMetadata) -> None:
+def save_checkpoint(path: Path, network: ImageClassifier, metadata: CheckpointMetadata) -> None:
     """Write the backbone's tensors and the metadata to `path`, atomically."""
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in network.backbone.state_dict().items()}
     write_atomically(path, safetensors.torch.save(tensors, {HEADER_KEY: metadata.model_dump_json()}))
@@ -111,7 +111,7 @@ def load_base(single_pass: Checkpoint, path: Path | None = None) -> Checkpoint:
     return base
 
 
-def network_of(metadata: CheckpointMetadata) -> Classifier:
+def network_of(metadata: CheckpointMetadata) -> ImageClassifier:
     """The network that `metadata` describes, freshly initialised."""
     return build_network(
         metadata.architecture,

@@ -12,7 +12,7 @@ from torch import nn
 
 from heatserve.certification.files import write_atomically
 from heatserve.certification.provenance import now, versions
-from heatserve.training.architectures import Classifier, Shape
+from heatserve.training.architectures import ImageClassifier
 from heatserve.training.checkpoint import (
     Checkpoint,
     CheckpointMetadata,
@@ -23,14 +23,14 @@ from heatserve.training.checkpoint import (
     save_checkpoint,
 )
 from heatserve.training.data.augmentation import Augmentation, Augmented
-from heatserve.training.data.images import DataError
+from heatserve.training.data.images import DataError, ImageShape
 from heatserve.training.data.splits import ImageData
-from heatserve.training.loop.fit import EpochMetrics, Run, fit
+from heatserve.training.loop.fitting import EpochMetrics, Run, fit
 from heatserve.training.loop.optimisation import Optimisation
 from heatserve.training.methods.adversarial import AdversarialLoss
 from heatserve.training.methods.average import AverageLoss, Pair
+from heatserve.training.methods.cross_entropy import CrossEntropy
 from heatserve.training.methods.heat import HeatLoss
-from heatserve.training.methods.method import CrossEntropy, Method
 from heatserve.training.methods.noise import NoiseLoss
 from heatserve.training.methods.parameters import (
     AverageParameters,
@@ -42,6 +42,7 @@ from heatserve.training.methods.parameters import (
     SmoothAdvParameters,
     method_name,
 )
+from heatserve.training.methods.protocol import Method
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
@@ -79,7 +80,7 @@ def fine_tuning(method: str, dataset: str) -> Optimisation:
     return next(FINE_TUNINGS[key] for key in keys if key in FINE_TUNINGS)
 
 
-def channel_statistics(input_shape: Shape) -> tuple[tuple[float, ...], tuple[float, ...]]:
+def channel_statistics(input_shape: ImageShape) -> tuple[tuple[float, ...], tuple[float, ...]]:
     """Mean and std that new networks normalise by: ImageNet's for colour images, ½ and ½ for others."""
     if input_shape[0] == 3:
         return IMAGENET_MEAN, IMAGENET_STD
@@ -280,12 +281,12 @@ def _save(out: Path, network: nn.Module, metadata: CheckpointMetadata) -> None:
     save_checkpoint(out, _classifier(network), metadata)
 
 
-def _classifier(network: nn.Module) -> Classifier:
-    assert isinstance(network, Classifier)
+def _classifier(network: nn.Module) -> ImageClassifier:
+    assert isinstance(network, ImageClassifier)
     return network
 
 
-def _fresh(metadata: CheckpointMetadata) -> Classifier:
+def _fresh(metadata: CheckpointMetadata) -> ImageClassifier:
     """The network that `metadata` describes, its weights drawn from its seed."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(metadata.seed)

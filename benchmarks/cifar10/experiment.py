@@ -36,7 +36,7 @@ from heatserve.export.runtime.served import open_served
 from heatserve.training.checkpoint import load_checkpoint
 from heatserve.training.data.splits import ImageData, load_data
 from heatserve.training.evaluate import accuracy
-from heatserve.training.loop.fit import Run
+from heatserve.training.loop.fitting import Run
 from heatserve.training.loop.optimisation import Optimisation
 from heatserve.training.methods.parameters import (
     AverageParameters,

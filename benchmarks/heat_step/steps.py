@@ -10,9 +10,10 @@ import torch
 from torch import Tensor, nn
 
 from heatserve.training.architectures import build_network
+from heatserve.training.methods.cross_entropy import CrossEntropy
 from heatserve.training.methods.heat import HeatLoss, add_noise
-from heatserve.training.methods.method import CrossEntropy, Method, Terms
 from heatserve.training.methods.parameters import HeatParameters, ParameterError, heat_preset
+from heatserve.training.methods.protocol import Method, Terms
 
 SIGMA = 0.25
 

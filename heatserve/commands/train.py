@@ -156,7 +156,7 @@ def _baseline(
     **Example:** `heatserve train baseline --data digits --architecture digits_cnn --out runs/baseline.safetensors`
     """
     from heatserve.training.data.splits import load_data
-    from heatserve.training.loop.fit import Run
+    from heatserve.training.loop.fitting import Run
     from heatserve.training.recipes import baseline_optimisation, train_baseline
 
     run = Run(device=_device(device), resume=resume, tensorboard=tensorboard)
@@ -182,7 +182,7 @@ def _fine_tune(
 ) -> None:
     from heatserve.training.checkpoint import load_checkpoint
     from heatserve.training.data.splits import load_data
-    from heatserve.training.loop.fit import Run
+    from heatserve.training.loop.fitting import Run
     from heatserve.training.recipes import fine_tuning, train_from
 
     own = {field.name: given.pop(field.name) for field in dataclasses.fields(METHODS[method])}
@@ -265,7 +265,7 @@ def _override(recipe: D, given: Mapping[str, Any]) -> D:
 def _interruptible() -> Iterator[None]:
     """Say how to go on with a training that was interrupted, and exit with 130."""
     from heatserve.training.loop.distributed import leads
-    from heatserve.training.loop.fit import Interrupted
+    from heatserve.training.loop.fitting import Interrupted
 
     try:
         yield
@@ -279,7 +279,7 @@ def _device(asked: str | None) -> str:
     """The device that was asked for, or a GPU if there is one."""
     import torch
 
-    from heatserve.training.loop.fit import TrainingError
+    from heatserve.training.loop.fitting import TrainingError
 
     name = asked or ("cuda" if torch.cuda.is_available() else "cpu")
     try:

@@ -22,11 +22,12 @@ from heatserve.cli import main
 from heatserve.training.data.images import Batch, Images
 from heatserve.training.data.splits import ImageData, load_data
 from heatserve.training.loop.distributed import Team, join
-from heatserve.training.loop.fit import EpochMetrics, Interrupted, Run, TrainingError, fit
+from heatserve.training.loop.fitting import EpochMetrics, Interrupted, Run, TrainingError, fit
 from heatserve.training.loop.optimisation import Optimisation
 from heatserve.training.loop.state import StateError
-from heatserve.training.methods.method import CrossEntropy, Method
+from heatserve.training.methods.cross_entropy import CrossEntropy
 from heatserve.training.methods.parameters import NoiseParameters
+from heatserve.training.methods.protocol import Method
 from heatserve.training.recipes import loss_of
 
 QUIET = Run(show_progress=False)

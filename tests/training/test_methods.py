@@ -21,11 +21,10 @@ from heatserve.cli import app
 from heatserve.training.architectures import build_network
 from heatserve.training.checkpoint import Checkpoint, CheckpointError, base_path, load_base, load_checkpoint
 from heatserve.training.data.splits import ImageData, load_data
-from heatserve.training.loop.fit import Run, fit
+from heatserve.training.loop.fitting import Run, fit
 from heatserve.training.loop.optimisation import Optimisation
 from heatserve.training.methods.adversarial import AdversarialLoss, frozen, l2_pgd
 from heatserve.training.methods.average import AverageLoss, Pair
-from heatserve.training.methods.method import Method
 from heatserve.training.methods.parameters import (
     METHODS,
     AverageParameters,
@@ -36,6 +35,7 @@ from heatserve.training.methods.parameters import (
     Parameters,
     SmoothAdvParameters,
 )
+from heatserve.training.methods.protocol import Method
 from heatserve.training.recipes import loss_of, train_baseline, train_from
 
 QUIET = Run(show_progress=False)

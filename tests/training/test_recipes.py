@@ -17,11 +17,12 @@ from heatserve.cli import app
 from heatserve.training.checkpoint import Checkpoint, load_checkpoint
 from heatserve.training.data.images import Batch, DataError, Images
 from heatserve.training.data.splits import ImageData, load_data
-from heatserve.training.evaluate import accuracy as measured_accuracy
-from heatserve.training.loop.fit import EpochMetrics, Run, TrainingError, fit
+from heatserve.training.evaluate import accuracy
+from heatserve.training.loop.fitting import EpochMetrics, Run, TrainingError, fit
 from heatserve.training.loop.optimisation import Optimisation
-from heatserve.training.methods.method import CrossEntropy, Method, Terms, accuracy, backward
+from heatserve.training.methods.cross_entropy import CrossEntropy
 from heatserve.training.methods.parameters import HeatParameters, ParameterError
+from heatserve.training.methods.protocol import Method, Terms, backward, batch_accuracy
 from heatserve.training.recipes import baseline_optimisation, fine_tuning, step_path, train_baseline, train_from
 
 QUIET = Run(show_progress=False)
@@ -66,10 +67,10 @@ def test_one_epoch_of_heat_without_labels_makes_the_single_pass_agree_with_its_a
     with torch.no_grad():
         single_pass = heat.network(images).argmax(1)
     smoothed = _votes(heat.network, images, 0.25, 100).argmax(1)
-    assert measured_accuracy(baseline.network, test) >= 0.97
-    assert measured_accuracy(baseline.network, test, sigma=0.25) < 0.85
-    assert measured_accuracy(heat.network, test) >= 0.97
-    assert measured_accuracy(heat.network, test, sigma=0.25) >= 0.9
+    assert accuracy(baseline.network, test) >= 0.97
+    assert accuracy(baseline.network, test, sigma=0.25) < 0.85
+    assert accuracy(heat.network, test) >= 0.97
+    assert accuracy(heat.network, test, sigma=0.25) >= 0.9
     assert (smoothed == labels).float().mean() >= 0.97
     assert (smoothed == single_pass).float().mean() >= 0.98
 
@@ -150,7 +151,7 @@ class _Breaks:
         loss = functional.cross_entropy(logits, labels)
         self.steps.append(1)
         spoilt = loss if len(self.steps) <= self.epoch_length else self.spoil(loss)
-        return backward(spoilt, accuracy=accuracy(logits, labels))
+        return backward(spoilt, accuracy=batch_accuracy(logits, labels))
 
 
 def _fit(network: nn.Module, method: Method, data: ImageData, on_epoch: Callable[[EpochMetrics], None]) -> None:

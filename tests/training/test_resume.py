@@ -30,12 +30,13 @@ from heatserve.training.architectures import build_network
 from heatserve.training.checkpoint import load_checkpoint
 from heatserve.training.data.images import Batch, DataError, Images, TensorImages
 from heatserve.training.data.splits import ImageData, load_data
-from heatserve.training.loop.fit import LOG_EVERY, EpochMetrics, Interrupted, Run, TrainingError, fit
+from heatserve.training.loop.fitting import LOG_EVERY, EpochMetrics, Interrupted, Run, TrainingError, fit
 from heatserve.training.loop.optimisation import Optimisation
 from heatserve.training.loop.signals import stop_signals
 from heatserve.training.loop.state import StateError
-from heatserve.training.methods.method import CrossEntropy, Terms, accuracy, backward
+from heatserve.training.methods.cross_entropy import CrossEntropy
 from heatserve.training.methods.parameters import HeatParameters
+from heatserve.training.methods.protocol import Terms, backward, batch_accuracy
 from heatserve.training.recipes import train_baseline, train_from
 
 QUIET = Run(show_progress=False)
@@ -431,7 +432,7 @@ class _Explodes:
         self.steps.append(1)
         logits = network(images)
         factor = 1e6 if len(self.steps) > 100 else 1.0
-        return backward(factor * nn.functional.cross_entropy(logits, labels), accuracy=accuracy(logits, labels))
+        return backward(factor * nn.functional.cross_entropy(logits, labels), accuracy=batch_accuracy(logits, labels))
 
 
 def test_a_loss_that_explodes_without_being_infinite_stops_the_training(

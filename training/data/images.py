@@ -20,6 +20,9 @@ from heatserve.certification.errors import HeatserveError
 Batch = tuple[Tensor, Tensor]
 """float32 images [N, C, H, W] in [0,1], and int64 labels [N]."""
 
+ImageShape = tuple[int, int, int]
+"""C, H, W of one image."""
+
 
 class DataError(HeatserveError):
     """A data set, a split, a folder or an image file is missing or not what was expected."""

@@ -14,9 +14,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from heatserve.training.methods.method import Terms, accuracy
-from heatserve.training.methods.noise import clean_answers, noisy_logits, noisy_loss
+from heatserve.training.methods.noise import clean_answers, logits_under_noise, noisy_loss
 from heatserve.training.methods.parameters import AverageParameters
+from heatserve.training.methods.protocol import Terms, batch_accuracy
 
 TARGETS: Mapping[str, Callable[[Tensor], Tensor]] = MappingProxyType(
     {
@@ -62,15 +62,15 @@ class AverageLoss:
         terms: dict[str, Tensor] = {}
         if p.frozen_base:
             with torch.no_grad():
-                answers = noisy_logits(self.start, images, p.sigma, p.samples, generator)
+                answers = logits_under_noise(self.start, images, p.sigma, p.samples, generator)
         else:
-            answers = noisy_logits(network.base, images, p.sigma, p.samples, generator)
+            answers = logits_under_noise(network.base, images, p.sigma, p.samples, generator)
             terms["base_loss"] = noisy_loss(answers, clean_answers(self.start, images), p.consistency)
             terms["base_loss"].backward()  # type: ignore[no-untyped-call]
         mean = TARGETS[p.target](answers.detach()).mean(0)
         logits = network.single_pass(images)
         terms["single_pass_loss"] = DISTANCES[p.distance](logits, mean)
-        terms["agreement"] = accuracy(logits, mean)
+        terms["agreement"] = batch_accuracy(logits, mean)
         terms["single_pass_loss"].backward()  # type: ignore[no-untyped-call]
         loss = terms["single_pass_loss"] + terms.get("base_loss", 0.0)
         return {name: term.detach() for name, term in {"loss": loss, **terms}.items()}

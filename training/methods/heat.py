@@ -26,8 +26,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from heatserve.training.methods.method import Terms
 from heatserve.training.methods.parameters import HeatParameters
+from heatserve.training.methods.protocol import Terms
 
 OUTPUTS: Mapping[str, Callable[[Tensor], Tensor]] = MappingProxyType(
     {"logits": lambda logits: logits, "probabilities": lambda logits: logits.softmax(1)}

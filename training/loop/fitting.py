@@ -22,11 +22,11 @@ from heatserve.certification.errors import HeatserveError
 from heatserve.training.data.images import DataError
 from heatserve.training.data.splits import ImageData
 from heatserve.training.loop.distributed import join
-from heatserve.training.loop.metrics import Log
+from heatserve.training.loop.log import Log
 from heatserve.training.loop.optimisation import DECAYS, Optimisation
 from heatserve.training.loop.signals import stop_signals
 from heatserve.training.loop.state import Position, read_state, write_state
-from heatserve.training.methods.method import Method
+from heatserve.training.methods.protocol import Method
 
 LOG_EVERY = 50
 """Steps between two records of the log."""
