@@ -59,7 +59,7 @@ def _smooth(repository: Path, runs: Path, console: Console) -> ModelVersion:
     from heatserve.export.exporting import export_checkpoint
     from heatserve.training.data.splits import load_data
     from heatserve.training.methods.parameters import HeatParameters
-    from heatserve.training.recipes import train_baseline, train_from
+    from heatserve.training.train import train_baseline, train_from
 
     data = load_data("digits", "train")
     with _step(console, f"train    a small convolutional network on {len(data)} handwritten digits"):

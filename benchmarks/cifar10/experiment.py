@@ -47,7 +47,7 @@ from heatserve.training.methods.parameters import (
     SmoothAdvParameters,
     heat_preset,
 )
-from heatserve.training.recipes import train_baseline, train_from
+from heatserve.training.train import train_baseline, train_from
 
 ARCHITECTURE = "cifar_resnet20"
 BASELINE = Optimisation(epochs=15, batch_size=64, lr=0.05)

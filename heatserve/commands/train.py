@@ -157,7 +157,8 @@ def _baseline(
     """
     from heatserve.training.data.splits import load_data
     from heatserve.training.loop.fitting import Run
-    from heatserve.training.recipes import baseline_optimisation, train_baseline
+    from heatserve.training.recipes import baseline_optimisation
+    from heatserve.training.train import train_baseline
 
     run = Run(device=_device(device), resume=resume, tensorboard=tensorboard)
     optimisation = _override(baseline_optimisation(data), recipe)
@@ -183,7 +184,8 @@ def _fine_tune(
     from heatserve.training.checkpoint import load_checkpoint
     from heatserve.training.data.splits import load_data
     from heatserve.training.loop.fitting import Run
-    from heatserve.training.recipes import fine_tuning, train_from
+    from heatserve.training.recipes import fine_tuning
+    from heatserve.training.train import train_from
 
     own = {field.name: given.pop(field.name) for field in dataclasses.fields(METHODS[method])}
     parameters: Parameters

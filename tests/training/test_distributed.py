@@ -28,7 +28,6 @@ from heatserve.training.loop.state import StateError
 from heatserve.training.methods.cross_entropy import CrossEntropy
 from heatserve.training.methods.parameters import NoiseParameters
 from heatserve.training.methods.protocol import Method
-from heatserve.training.recipes import loss_of
 
 QUIET = Run(show_progress=False)
 ODD = Optimisation(epochs=2, batch_size=11, lr=0.1, clip=0.5, cpu_threads=1)
@@ -61,7 +60,7 @@ def _gradient(images: int, team: Team, *, batch_norm: bool) -> list[Tensor]:
 
 
 def _noise() -> Method:
-    return loss_of(NoiseParameters(sigma=0.25), nn.Identity())
+    return NoiseParameters(sigma=0.25).loss(nn.Identity())
 
 
 @dataclass(frozen=True)

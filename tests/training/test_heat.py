@@ -10,7 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from heatserve.training.architectures import build_network
-from heatserve.training.methods.heat import OUTPUTS, HeatLoss, add_noise, frozen_statistics, squared_slopes
+from heatserve.training.methods.choices import OUTPUTS
+from heatserve.training.methods.heat import HeatLoss, add_noise, frozen_statistics, squared_slopes
 from heatserve.training.methods.parameters import HeatParameters, ParameterError, heat_preset
 
 K, D = 5, 12

@@ -36,7 +36,7 @@ from heatserve.training.methods.parameters import (
     SmoothAdvParameters,
 )
 from heatserve.training.methods.protocol import Method
-from heatserve.training.recipes import loss_of, train_baseline, train_from
+from heatserve.training.train import train_baseline, train_from
 
 QUIET = Run(show_progress=False)
 QUICK = Optimisation(epochs=1, batch_size=32, lr=0.05, cpu_threads=1)
@@ -105,7 +105,7 @@ def test_training_under_noise_is_cross_entropy_on_noisy_images(
     shown_to_start, seen = _seen(start), _seen(network)
     expected = copy.deepcopy(network)
     p = NoiseParameters(sigma=SIGMA, label_free=label_free, samples=samples, consistency=consistency)
-    terms = loss_of(p, start)(network, _images(), LABELS, _seeded())
+    terms = p.loss(start)(network, _images(), LABELS, _seeded())
     assert len(shown_to_start) == label_free
     assert all(torch.equal(images, _images()) for _, images in shown_to_start)
     ((training, noisy),) = seen
@@ -133,7 +133,7 @@ def test_training_under_noise_is_cross_entropy_on_noisy_images(
     ],
 )
 def test_labels_count_only_where_a_method_is_said_to_use_them(parameters: Parameters, uses_labels: bool) -> None:
-    method = loss_of(parameters, _network(2).eval())
+    method = parameters.loss(_network(2).eval())
     gradients = []
     for labels in (LABELS, LABELS.flip(0)):
         network = Pair(_network(), _network()) if isinstance(parameters, AverageParameters) else _network()

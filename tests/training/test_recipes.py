@@ -23,7 +23,8 @@ from heatserve.training.loop.optimisation import Optimisation
 from heatserve.training.methods.cross_entropy import CrossEntropy
 from heatserve.training.methods.parameters import HeatParameters, ParameterError
 from heatserve.training.methods.protocol import Method, Terms, backward, batch_accuracy
-from heatserve.training.recipes import baseline_optimisation, fine_tuning, step_path, train_baseline, train_from
+from heatserve.training.recipes import baseline_optimisation, fine_tuning
+from heatserve.training.train import step_path, train_baseline, train_from
 
 QUIET = Run(show_progress=False)
 QUICK = Optimisation(epochs=1, batch_size=64, lr=0.05, cpu_threads=1)

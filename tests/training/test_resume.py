@@ -25,7 +25,7 @@ from typer.testing import CliRunner
 
 from heatserve.cli import app
 from heatserve.commands.train import _interruptible
-from heatserve.training import recipes
+from heatserve.training import train as recipes
 from heatserve.training.architectures import build_network
 from heatserve.training.checkpoint import load_checkpoint
 from heatserve.training.data.images import Batch, DataError, Images, TensorImages
@@ -37,7 +37,7 @@ from heatserve.training.loop.state import StateError
 from heatserve.training.methods.cross_entropy import CrossEntropy
 from heatserve.training.methods.parameters import HeatParameters
 from heatserve.training.methods.protocol import Terms, backward, batch_accuracy
-from heatserve.training.recipes import train_baseline, train_from
+from heatserve.training.train import train_baseline, train_from
 
 QUIET = Run(show_progress=False)
 RESUMED = replace(QUIET, resume=True)

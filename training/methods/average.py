@@ -6,33 +6,15 @@ noisy answers is heat smoothing at finite σ. v is served, f is what Monte Carlo
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from types import MappingProxyType
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
+from heatserve.training.methods.choices import DISTANCES, TARGETS
 from heatserve.training.methods.noise import clean_answers, logits_under_noise, noisy_loss
 from heatserve.training.methods.parameters import AverageParameters
 from heatserve.training.methods.protocol import Terms, batch_accuracy
-
-TARGETS: Mapping[str, Callable[[Tensor], Tensor]] = MappingProxyType(
-    {
-        "probabilities": lambda logits: logits.softmax(-1),
-        "votes": lambda logits: functional.one_hot(logits.argmax(-1), logits.shape[-1]).to(logits.dtype),
-    }
-)
-"""What of f's noisy logits [m, N, K] is averaged: E softmax(f), as Theorem 3, or P(argmax f = k), as Certify."""
-
-DISTANCES: Mapping[str, Callable[[Tensor, Tensor], Tensor]] = MappingProxyType(
-    {
-        "cross-entropy": functional.cross_entropy,
-        "squared": lambda logits, mean: 0.5 * (logits.softmax(1) - mean).square().sum(1).mean(),
-    }
-)
-"""From v's logits [N, K] and the average [N, K] to the loss."""
 
 
 class Pair(nn.Module):

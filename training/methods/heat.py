@@ -17,27 +17,17 @@ All of them penalise the gradient of the logits (B the identity).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from types import MappingProxyType
 
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from heatserve.training.methods.choices import NORMALISATIONS, OUTPUTS
 from heatserve.training.methods.parameters import HeatParameters
 from heatserve.training.methods.protocol import Terms
-
-OUTPUTS: Mapping[str, Callable[[Tensor], Tensor]] = MappingProxyType(
-    {"logits": lambda logits: logits, "probabilities": lambda logits: logits.softmax(1)}
-)
-"""What is compared, and what is differentiated: functions of the logits [N, K]."""
-
-NORMALISATIONS: Mapping[str, Callable[[int, int], float]] = MappingProxyType(
-    {"paper": lambda _kappa, _classes: 1.0, "unbiased": lambda kappa, classes: classes / kappa}
-)
-"""Factor on the sum over κ draws in (16), from κ and K."""
 
 
 @dataclass(frozen=True)

@@ -1,19 +1,26 @@
-"""The parameters of every method, named as in the papers. Free of torch, so that the command line can read them."""
+"""The parameters of every method, named as in the papers, and what else tells one method from another.
+
+Free of torch when it is imported, so that the command line can read the parameters: what they build is imported late.
+"""
 
 from __future__ import annotations
 
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from types import MappingProxyType
+from typing import TYPE_CHECKING, ClassVar
 
 from heatserve.certification.errors import HeatserveError
+from heatserve.training.methods.choices import DISTANCES, ESTIMATORS, NORMALISATIONS, OUTPUTS, TARGETS
 
-OUTPUTS = ("logits", "probabilities")
-ESTIMATORS = ("projections", "displacements")
-NORMALISATIONS = ("unbiased", "paper")
-TARGETS = ("probabilities", "votes")
-DISTANCES = ("cross-entropy", "squared")
+if TYPE_CHECKING:
+    from torch import nn
+
+    from heatserve.training.checkpoint import Checkpoint, Hyperparameter
+    from heatserve.training.methods.protocol import Method
+    from heatserve.training.students import Student
 
 
 class ParameterError(HeatserveError):
@@ -27,7 +34,52 @@ def require(name: str, value: object, holds: bool, expected: str) -> None:
 
 
 @dataclass(frozen=True, kw_only=True)
-class HeatParameters:
+class Parameters(ABC):
+    """The parameters of one method, and all that the rest of the room has to know of the method."""
+
+    method: ClassVar[str]
+    """Its name in `METHODS`, on the command line and in checkpoints."""
+
+    @abstractmethod
+    def loss(self, start: nn.Module) -> Method:
+        """The loss, given the network that training starts from, frozen and in eval mode."""
+
+    def student(self, parent: Checkpoint, seed: int) -> Student:  # noqa: ARG002
+        """What is trained: a copy of the network of `parent`, unless the method says otherwise."""
+        from heatserve.training.students import copy_of
+
+        return copy_of(parent)
+
+    @property
+    def smoothed_for(self) -> float | None:
+        """σ of the Gaussian noise that the network is smoothed for, pixels in [0,1]; None where there is none."""
+        return None
+
+    @property
+    def trainings(self) -> int:
+        """How many trainings there are one after another, each starting from the network of the one before."""
+        return 1
+
+    @property
+    def hyperparameters(self) -> dict[str, Hyperparameter]:
+        """What a checkpoint records."""
+        return asdict(self)
+
+
+@dataclass(frozen=True, kw_only=True)
+class SmoothingParameters(Parameters):
+    sigma: float
+
+    def __post_init__(self) -> None:
+        require("sigma", self.sigma, 0 < self.sigma < math.inf, "a number above 0")
+
+    @property
+    def smoothed_for(self) -> float:
+        return self.sigma
+
+
+@dataclass(frozen=True, kw_only=True)
+class HeatParameters(SmoothingParameters):
     """Parameters of the heat loss, named as in the paper.
 
     Args:
@@ -54,7 +106,8 @@ class HeatParameters:
             BatchNorm then normalises by the statistics of all of them; 1 is Algorithm 1, and fastest on a CPU.
     """
 
-    sigma: float
+    method: ClassVar[str] = "heat"
+
     kappa: int = 10
     delta: float = 0.1
     estimator: str = "projections"
@@ -68,7 +121,7 @@ class HeatParameters:
     draws_at_once: int = 1
 
     def __post_init__(self) -> None:
-        require("sigma", self.sigma, 0 < self.sigma < math.inf, "a number above 0")
+        super().__post_init__()
         require("kappa", self.kappa, self.kappa >= 1, "a whole number from 1")
         require("delta", self.delta, 0 < self.delta < math.inf, "a number above 0")
         require("noisy_share", self.noisy_share, 0 <= self.noisy_share <= 1, "a number from 0 to 1")
@@ -85,6 +138,25 @@ class HeatParameters:
         """c: the coefficient, or σ²/200 where none was given."""
         return self.sigma**2 / 200 if self.coefficient is None else self.coefficient
 
+    @property
+    def trainings(self) -> int:
+        return self.time_steps
+
+    @property
+    def hyperparameters(self) -> dict[str, Hyperparameter]:
+        return super().hyperparameters | {"coefficient": self.gradient_weight}
+
+    def loss(self, start: nn.Module) -> Method:
+        from heatserve.training.methods.heat import HeatLoss
+
+        return HeatLoss(start, self)
+
+    def student(self, parent: Checkpoint, seed: int) -> Student:
+        """A copy of the network of `parent`, or a fresh one of its architecture."""
+        from heatserve.training.students import fresh_like
+
+        return fresh_like(parent, seed) if self.reinitialise else super().student(parent, seed)
+
 
 def _require_consistency(consistency: float, samples: int) -> None:
     require("consistency", consistency, 0 <= consistency < math.inf, "a number from 0")
@@ -92,7 +164,7 @@ def _require_consistency(consistency: float, samples: int) -> None:
 
 
 @dataclass(frozen=True, kw_only=True)
-class NoiseParameters:
+class NoiseParameters(SmoothingParameters):
     """Cross entropy at x + η, η ~ N(0, σ²I).
 
     Args:
@@ -102,25 +174,33 @@ class NoiseParameters:
         consistency: λ, weight of the divergence of the m answers from their mean; needs two or more.
     """
 
-    sigma: float
+    method: ClassVar[str] = "noise"
+
     label_free: bool = False
     samples: int = 1
     consistency: float = 0.0
 
     def __post_init__(self) -> None:
-        require("sigma", self.sigma, 0 < self.sigma < math.inf, "a number above 0")
+        super().__post_init__()
         require("samples", self.samples, self.samples >= 1, "a whole number from 1")
         _require_consistency(self.consistency, self.samples)
 
+    def loss(self, start: nn.Module) -> Method:
+        from heatserve.training.methods.noise import NoiseLoss
+
+        return NoiseLoss(start, self)
+
 
 @dataclass(frozen=True, kw_only=True)
-class MadryParameters:
+class MadryParameters(Parameters):
     """Cross entropy at the image of the L2 ball that PGD finds worst.
 
     Args:
         epsilon: ε, radius of the ball; L2, pixels in [0,1].
         steps: of PGD, each of length 2ε/steps.
     """
+
+    method: ClassVar[str] = "madry"
 
     epsilon: float = 0.5
     steps: int = 4
@@ -129,9 +209,14 @@ class MadryParameters:
         require("epsilon", self.epsilon, 0 < self.epsilon < math.inf, "a number above 0")
         require("steps", self.steps, self.steps >= 1, "a whole number from 1")
 
+    def loss(self, start: nn.Module) -> Method:  # noqa: ARG002
+        from heatserve.training.methods.adversarial import AdversarialLoss
+
+        return AdversarialLoss(self.epsilon, self.steps)
+
 
 @dataclass(frozen=True, kw_only=True)
-class SmoothAdvParameters(MadryParameters):
+class SmoothAdvParameters(SmoothingParameters, MadryParameters):
     """As Madry's, but PGD attacks −log of the mean probability over noise, and training sees the same noise.
 
     Args:
@@ -141,17 +226,23 @@ class SmoothAdvParameters(MadryParameters):
         samples: m, noisy copies of each image.
     """
 
-    sigma: float
+    method: ClassVar[str] = "smoothadv"
+
     samples: int = 1
 
     def __post_init__(self) -> None:
-        super().__post_init__()
-        require("sigma", self.sigma, 0 < self.sigma < math.inf, "a number above 0")
+        MadryParameters.__post_init__(self)
+        SmoothingParameters.__post_init__(self)
         require("samples", self.samples, self.samples >= 1, "a whole number from 1")
+
+    def loss(self, start: nn.Module) -> Method:  # noqa: ARG002
+        from heatserve.training.methods.adversarial import AdversarialLoss
+
+        return AdversarialLoss(self.epsilon, self.steps, self.sigma, self.samples)
 
 
 @dataclass(frozen=True, kw_only=True)
-class AverageParameters:
+class AverageParameters(SmoothingParameters):
     """Regression of v on the average of f under N(0, σ²I).
 
     Args:
@@ -164,7 +255,8 @@ class AverageParameters:
             trained beside v, label free: cross entropy from the starting network's softmax at x to f(x + η).
     """
 
-    sigma: float
+    method: ClassVar[str] = "average"
+
     samples: int = 2
     target: str = "votes"
     distance: str = "cross-entropy"
@@ -172,31 +264,32 @@ class AverageParameters:
     frozen_base: bool = False
 
     def __post_init__(self) -> None:
-        require("sigma", self.sigma, 0 < self.sigma < math.inf, "a number above 0")
+        super().__post_init__()
         require("samples", self.samples, self.samples >= 1, "a whole number from 1")
         require("target", self.target, self.target in TARGETS, " or ".join(TARGETS))
         require("distance", self.distance, self.distance in DISTANCES, " or ".join(DISTANCES))
         if not self.frozen_base:
             _require_consistency(self.consistency, self.samples)
 
+    def loss(self, start: nn.Module) -> Method:
+        from heatserve.training.methods.average import AverageLoss
 
-Parameters = HeatParameters | NoiseParameters | MadryParameters | SmoothAdvParameters | AverageParameters
+        return AverageLoss(start, self)
+
+    def student(self, parent: Checkpoint, seed: int) -> Student:  # noqa: ARG002
+        """v, a copy of the network of `parent`, beside f: a copy too, or the frozen network v is the average of."""
+        from heatserve.training.students import pair_of
+
+        return pair_of(parent, self)
+
 
 METHODS: Mapping[str, type[Parameters]] = MappingProxyType(
     {
-        "heat": HeatParameters,
-        "noise": NoiseParameters,
-        "smoothadv": SmoothAdvParameters,
-        "madry": MadryParameters,
-        "average": AverageParameters,
+        kind.method: kind
+        for kind in (HeatParameters, NoiseParameters, SmoothAdvParameters, MadryParameters, AverageParameters)
     }
 )
 """What can be trained from a trained network, by name; "baseline" is where that one comes from."""
-
-
-def method_name(parameters: Parameters) -> str:
-    """The name in `METHODS` of what `parameters` are for."""
-    return next(name for name, kind in METHODS.items() if type(parameters) is kind)
 
 
 def heat_preset(name: str, sigma: float) -> HeatParameters:
