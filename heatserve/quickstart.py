@@ -58,15 +58,17 @@ def _smooth(repository: Path, runs: Path, console: Console) -> ModelVersion:
     """Train, smooth and export."""
     from heatserve.export.exporting import export_checkpoint
     from heatserve.training.data.splits import load_data
+    from heatserve.training.loop.fitting import Run
+    from heatserve.training.loop.progress import training_bar
     from heatserve.training.methods.parameters import HeatParameters
     from heatserve.training.train import train_baseline, train_from
 
-    data = load_data("digits", "train")
+    data, run = load_data("digits", "train"), Run(progress=training_bar)
     with _step(console, f"train    a small convolutional network on {len(data)} handwritten digits"):
-        baseline = train_baseline(data, "digits_cnn", out=runs / "digits_baseline.safetensors", seed=SEED)
+        baseline = train_baseline(data, "digits_cnn", out=runs / "digits_baseline.safetensors", seed=SEED, run=run)
     with _step(console, f"smooth   it with the heat loss: one epoch, no labels, σ = {SIGMA}"):
         smoothed = train_from(
-            baseline, data, HeatParameters(sigma=SIGMA), out=runs / "digits_heat.safetensors", seed=SEED
+            baseline, data, HeatParameters(sigma=SIGMA), out=runs / "digits_heat.safetensors", seed=SEED, run=run
         )
     with _step(console, "export   one ONNX graph: normalisation, network, softmax, certificate, input checks"):
         return export_checkpoint(smoothed, repository=repository, name=NAME)

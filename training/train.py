@@ -13,8 +13,9 @@ from heatserve.training.checkpoint import Checkpoint, CheckpointMetadata, load_c
 from heatserve.training.data.augmentation import Augmentation, Augmented
 from heatserve.training.data.images import DataError
 from heatserve.training.data.splits import ImageData
-from heatserve.training.loop.fitting import EpochMetrics, Run, fit
+from heatserve.training.loop.fitting import Run, fit
 from heatserve.training.loop.optimisation import Optimisation
+from heatserve.training.loop.trainer import EpochMetrics
 from heatserve.training.methods.cross_entropy import CrossEntropy
 from heatserve.training.methods.parameters import Parameters
 from heatserve.training.methods.protocol import Method

@@ -38,6 +38,7 @@ from heatserve.training.data.splits import ImageData, load_data
 from heatserve.training.evaluate import accuracy
 from heatserve.training.loop.fitting import Run
 from heatserve.training.loop.optimisation import Optimisation
+from heatserve.training.loop.progress import training_bar
 from heatserve.training.methods.parameters import (
     AverageParameters,
     HeatParameters,
@@ -174,7 +175,7 @@ class Experiment:
 
     @property
     def _run(self) -> Run:
-        return Run(device=self.device, resume=True)
+        return Run(device=self.device, resume=True, progress=training_bar)
 
     @property
     def _train(self) -> ImageData:

@@ -157,10 +157,11 @@ def _baseline(
     """
     from heatserve.training.data.splits import load_data
     from heatserve.training.loop.fitting import Run
+    from heatserve.training.loop.progress import training_bar
     from heatserve.training.recipes import baseline_optimisation
     from heatserve.training.train import train_baseline
 
-    run = Run(device=_device(device), resume=resume, tensorboard=tensorboard)
+    run = Run(device=_device(device), resume=resume, tensorboard=tensorboard, progress=training_bar)
     optimisation = _override(baseline_optimisation(data), recipe)
     images = load_data(data, "train", root)
     with _interruptible():
@@ -184,6 +185,7 @@ def _fine_tune(
     from heatserve.training.checkpoint import load_checkpoint
     from heatserve.training.data.splits import load_data
     from heatserve.training.loop.fitting import Run
+    from heatserve.training.loop.progress import training_bar
     from heatserve.training.recipes import fine_tuning
     from heatserve.training.train import train_from
 
@@ -193,7 +195,7 @@ def _fine_tune(
         parameters = METHODS[method](**{name: value for name, value in own.items() if value is not None})
     else:
         parameters = _override(heat_preset(preset, own["sigma"]), own)
-    run = Run(device=_device(device), resume=resume, tensorboard=tensorboard)
+    run = Run(device=_device(device), resume=resume, tensorboard=tensorboard, progress=training_bar)
     parent = load_checkpoint(checkpoint)
     name = data or parent.metadata.dataset
     optimisation = _override(fine_tuning(method, name), given)
@@ -281,7 +283,7 @@ def _device(asked: str | None) -> str:
     """The device that was asked for, or a GPU if there is one."""
     import torch
 
-    from heatserve.training.loop.fitting import TrainingError
+    from heatserve.training.loop.trainer import TrainingError
 
     name = asked or ("cuda" if torch.cuda.is_available() else "cpu")
     try:

@@ -22,14 +22,15 @@ from heatserve.cli import main
 from heatserve.training.data.images import Batch, Images
 from heatserve.training.data.splits import ImageData, load_data
 from heatserve.training.loop.distributed import Team, join
-from heatserve.training.loop.fitting import EpochMetrics, Interrupted, Run, TrainingError, fit
+from heatserve.training.loop.fitting import Interrupted, Run, fit
 from heatserve.training.loop.optimisation import Optimisation
 from heatserve.training.loop.state import StateError
+from heatserve.training.loop.trainer import EpochMetrics, TrainingError
 from heatserve.training.methods.cross_entropy import CrossEntropy
 from heatserve.training.methods.parameters import NoiseParameters
 from heatserve.training.methods.protocol import Method
 
-QUIET = Run(show_progress=False)
+QUIET = Run()
 ODD = Optimisation(epochs=2, batch_size=11, lr=0.1, clip=0.5, cpu_threads=1)
 """Three steps an epoch of the 33 images, with shares of 6 and of 5."""
 

@@ -38,7 +38,7 @@ from heatserve.training.methods.parameters import (
 from heatserve.training.methods.protocol import Method
 from heatserve.training.train import train_baseline, train_from
 
-QUIET = Run(show_progress=False)
+QUIET = Run()
 QUICK = Optimisation(epochs=1, batch_size=32, lr=0.05, cpu_threads=1)
 SIGMA = 0.5
 LABELS = torch.tensor([0, 1, 2, 3, 4, 5])

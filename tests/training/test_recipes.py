@@ -18,15 +18,16 @@ from heatserve.training.checkpoint import Checkpoint, load_checkpoint
 from heatserve.training.data.images import Batch, DataError, Images
 from heatserve.training.data.splits import ImageData, load_data
 from heatserve.training.evaluate import accuracy
-from heatserve.training.loop.fitting import EpochMetrics, Run, TrainingError, fit
+from heatserve.training.loop.fitting import Run, fit
 from heatserve.training.loop.optimisation import Optimisation
+from heatserve.training.loop.trainer import EpochMetrics, TrainingError
 from heatserve.training.methods.cross_entropy import CrossEntropy
 from heatserve.training.methods.parameters import HeatParameters, ParameterError
 from heatserve.training.methods.protocol import Method, Terms, backward, batch_accuracy
 from heatserve.training.recipes import baseline_optimisation, fine_tuning
 from heatserve.training.train import step_path, train_baseline, train_from
 
-QUIET = Run(show_progress=False)
+QUIET = Run()
 QUICK = Optimisation(epochs=1, batch_size=64, lr=0.05, cpu_threads=1)
 
 

@@ -11,6 +11,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -30,16 +31,18 @@ from heatserve.training.architectures import build_network
 from heatserve.training.checkpoint import load_checkpoint
 from heatserve.training.data.images import Batch, DataError, Images, TensorImages
 from heatserve.training.data.splits import ImageData, load_data
-from heatserve.training.loop.fitting import LOG_EVERY, EpochMetrics, Interrupted, Run, TrainingError, fit
+from heatserve.training.loop.fitting import Interrupted, Run, fit
 from heatserve.training.loop.optimisation import Optimisation
+from heatserve.training.loop.progress import training_bar
 from heatserve.training.loop.signals import stop_signals
 from heatserve.training.loop.state import StateError
+from heatserve.training.loop.trainer import LOG_EVERY, EpochMetrics, TrainingError
 from heatserve.training.methods.cross_entropy import CrossEntropy
 from heatserve.training.methods.parameters import HeatParameters
 from heatserve.training.methods.protocol import Terms, backward, batch_accuracy
 from heatserve.training.train import train_baseline, train_from
 
-QUIET = Run(show_progress=False)
+QUIET = Run()
 RESUMED = replace(QUIET, resume=True)
 QUICK = Optimisation(epochs=2, batch_size=16, lr=0.05, cpu_threads=1)
 """Six steps an epoch of the 96 images."""
@@ -294,6 +297,56 @@ def test_the_state_of_another_training_is_refused(few: ImageData, baseline: Path
             other()
     assert {path: path.read_bytes() for path in tmp_path.iterdir()} == before
     _train(few, out, run=RESUMED)
+
+
+def test_a_state_file_keeps_the_names_that_older_ones_have(few: ImageData, tmp_path: Path) -> None:
+    """In a Position they are `step_in_epoch` and `global_step`."""
+    position = torch.load(_interrupted(few, tmp_path / "a.safetensors", at=9))["position"]
+    assert (position["epoch"], position["step"], position["steps"]) == (2, 3, 9)
+
+
+@dataclass(frozen=True)
+class _Followed:
+    """What a `TrainingProgress` is told."""
+
+    opened: list[tuple[int, int]] = field(default_factory=list)
+    shown: list[EpochMetrics] = field(default_factory=list)
+
+    @contextmanager
+    def __call__(self, total: int, done: int, /) -> Iterator[Callable[[EpochMetrics], None]]:
+        self.opened.append((total, done))
+        yield self.shown.append
+
+
+def test_progress_is_told_of_every_step_and_goes_on_where_it_was(few: ImageData, tmp_path: Path) -> None:
+    out, before, after = tmp_path / "a.safetensors", _Followed(), _Followed()
+    images = _Disturbed(few.images, 9, _raise_signal(signal.SIGTERM))
+    with pytest.raises(Interrupted):
+        _train(replace(few, images=images), out, run=Run(progress=before))
+    _train(few, out, run=replace(RESUMED, progress=after))
+    assert (before.opened, after.opened) == ([(12, 0)], [(12, 9)])
+    assert [metrics.epoch for metrics in before.shown] == [1] * 6 + [2] * 3
+    assert [metrics.epoch for metrics in after.shown] == [2] * 3
+    last = _records(out)[-1]
+    assert (after.shown[-1].loss, after.shown[-1].terms["accuracy"]) == (last["loss"], last["accuracy"])
+
+
+def test_the_bar_shows_the_loss_and_its_parts(
+    few: ImageData, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    _train(few, tmp_path / "a.safetensors", run=Run(progress=training_bar))
+    shown = capsys.readouterr()
+    assert shown.out == ""
+    for part in (
+        "100%",
+        "epoch 2",
+        f"loss {_records(tmp_path / 'a.safetensors')[-1]['loss']:.3g}",
+        "accuracy",
+        "img/s",
+    ):
+        assert part in shown.err
+    _train(few, tmp_path / "b.safetensors")
+    assert capsys.readouterr() == ("", "")
 
 
 def test_a_damaged_state_is_refused(few: ImageData, tmp_path: Path) -> None:
