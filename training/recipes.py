@@ -1,13 +1,9 @@
-"""What a training is done with unless its user says otherwise: optimisation, augmentation and normalisation."""
+"""What a training is done with unless its user says otherwise: optimisation and augmentation."""
 
 from __future__ import annotations
 
 from heatserve.training.data.augmentation import Augmentation
-from heatserve.training.data.images import ImageShape
 from heatserve.training.loop.optimisation import Optimisation
-
-IMAGENET_MEAN = (0.485, 0.456, 0.406)
-IMAGENET_STD = (0.229, 0.224, 0.225)
 
 AUGMENTATIONS = {
     "digits": Augmentation(padding=1),
@@ -40,10 +36,3 @@ def fine_tuning(method: str, dataset: str) -> Optimisation:
     """Defaults of `train_from`: for heat on any other data the paper's one epoch at a learning rate of 0.01."""
     keys = ((method, dataset), (method, None), (None, dataset), (None, None))
     return next(FINE_TUNINGS[key] for key in keys if key in FINE_TUNINGS)
-
-
-def channel_statistics(input_shape: ImageShape) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """Mean and std that new networks normalise by: ImageNet's for colour images, ½ and ½ for others."""
-    if input_shape[0] == 3:
-        return IMAGENET_MEAN, IMAGENET_STD
-    return (0.5,) * input_shape[0], (0.5,) * input_shape[0]

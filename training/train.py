@@ -9,6 +9,7 @@ from pathlib import Path
 import torch
 
 from heatserve.certification.provenance import now, versions
+from heatserve.training.channels import channel_statistics
 from heatserve.training.checkpoint import Checkpoint, CheckpointMetadata, load_checkpoint
 from heatserve.training.data.augmentation import Augmentation, Augmented
 from heatserve.training.data.images import DataError
@@ -19,7 +20,7 @@ from heatserve.training.loop.trainer import EpochMetrics
 from heatserve.training.methods.cross_entropy import CrossEntropy
 from heatserve.training.methods.parameters import Parameters
 from heatserve.training.methods.protocol import Method
-from heatserve.training.recipes import AUGMENTATIONS, baseline_optimisation, channel_statistics, fine_tuning
+from heatserve.training.recipes import AUGMENTATIONS, baseline_optimisation, fine_tuning
 from heatserve.training.students import OneNetwork, Student, fresh_network
 
 

@@ -15,9 +15,7 @@ import torch
 from scipy.stats import norm
 from torch import Tensor, nn
 from torch.nn import functional
-from typer.testing import CliRunner
 
-from heatserve.cli import app
 from heatserve.training.architectures import build_network
 from heatserve.training.checkpoint import Checkpoint, CheckpointError, base_path, load_base, load_checkpoint
 from heatserve.training.data.splits import ImageData, load_data
@@ -26,7 +24,6 @@ from heatserve.training.loop.optimisation import Optimisation
 from heatserve.training.methods.adversarial import AdversarialLoss, frozen, l2_pgd
 from heatserve.training.methods.average import AverageLoss, Pair
 from heatserve.training.methods.parameters import (
-    METHODS,
     AverageParameters,
     HeatParameters,
     MadryParameters,
@@ -447,46 +444,3 @@ def test_a_frozen_base_of_another_training_is_refused(few: ImageData, baseline: 
 def test_a_parameter_out_of_range_is_named(make: Callable[[], Parameters], message: str) -> None:
     with pytest.raises(ParameterError, match=message):
         make()
-
-
-OPTIONS = {
-    "heat": ["--sigma", "0.25", "--kappa", "1", "--preset", "paper-imagenet"],
-    "noise": ["--sigma", "0.25", "--label-free", "--samples", "2", "--consistency", "1.5"],
-    "smoothadv": ["--sigma", "0.25", "--steps", "1", "--samples", "2"],
-    "madry": ["--epsilon", "0.1", "--steps", "1"],
-    "average": ["--sigma", "0.25", "--target", "votes", "--distance", "squared"],
-}
-
-
-def test_there_is_a_command_for_every_method() -> None:
-    assert set(OPTIONS) == set(METHODS)
-
-
-@pytest.mark.parametrize("method", OPTIONS)
-def test_every_method_trains_from_the_command_line(method: str, baseline: Checkpoint, tmp_path: Path) -> None:
-    out = tmp_path / "out.safetensors"
-    common = [
-        "--from",
-        str(baseline.path),
-        "--out",
-        str(out),
-        "--epochs",
-        "1",
-        "--batch-size",
-        "128",
-        "--device",
-        "cpu",
-    ]
-    result = CliRunner().invoke(app, ["train", method, *OPTIONS[method], *common], catch_exceptions=False)
-    assert result.exit_code == 0, result.output
-    metadata = load_checkpoint(out).metadata
-    assert (metadata.method, metadata.parent_sha256) == (method, baseline.sha256)
-    assert metadata.sigma == (None if method == "madry" else 0.25)
-    for option, value in zip(OPTIONS[method], [*OPTIONS[method][1:], ""], strict=True):
-        name = option.removeprefix("--").replace("-", "_")
-        if name in metadata.hyperparameters:
-            found = metadata.hyperparameters[name]
-            assert (str(found) == value) or (found is True), option
-    assert "of 300 images" in result.stdout
-    assert ("under noise N(0, 0.25²)" in result.stdout) == (method != "madry")
-    assert (str(base_path(out)) in result.stdout) == base_path(out).exists() == (method == "average")

@@ -1,4 +1,4 @@
-"""The loop, the two recipes on it and their commands, on the digits."""
+"""The loop and the two trainings on it, on the digits."""
 
 from __future__ import annotations
 
@@ -11,9 +11,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
-from typer.testing import CliRunner
 
-from heatserve.cli import app
 from heatserve.training.checkpoint import Checkpoint, load_checkpoint
 from heatserve.training.data.images import Batch, DataError, Images
 from heatserve.training.data.splits import ImageData, load_data
@@ -256,35 +254,3 @@ def test_images_of_another_network_are_refused(few: ImageData, baseline: Checkpo
 def test_an_option_of_the_optimisation_out_of_range_is_named(name: str, value: float | str) -> None:
     with pytest.raises(ParameterError, match=f"^{name}: expected"):
         replace(QUICK, **{name: value})  # type: ignore[arg-type]
-
-
-def test_the_commands_train_and_report(tmp_path: Path) -> None:
-    baseline, heat = tmp_path / "baseline.safetensors", tmp_path / "heat.safetensors"
-    common = ["--epochs", "1", "--batch-size", "64", "--device", "cpu"]
-    first = CliRunner().invoke(
-        app,
-        ["train", "baseline", "--data", "digits", "--architecture", "digits_cnn", "--out", str(baseline), *common],
-        catch_exceptions=False,
-    )
-    second = CliRunner().invoke(
-        app,
-        ["train", "heat", "--from", str(baseline), "--sigma", "0.25", "--kappa", "1", "--out", str(heat), *common],
-        catch_exceptions=False,
-    )
-    assert (first.exit_code, second.exit_code) == (0, 0), (first.output, second.output)
-    assert "of 300 images" in first.stdout
-    assert "under noise N(0, 0.25²)" in second.stdout
-    assert load_checkpoint(heat).metadata.parent_sha256 == load_checkpoint(baseline).sha256
-
-
-def test_an_unknown_device_is_explained() -> None:
-    arguments = ["train", "baseline", "--data", "digits", "--architecture", "digits_cnn", "--out", "a"]
-    with pytest.raises(TrainingError, match="device: expected cpu or a CUDA device"):
-        CliRunner().invoke(app, [*arguments, "--device", "gpu"], catch_exceptions=False)
-
-
-@pytest.mark.parametrize("command", [["train", "baseline"], ["train", "heat"], ["import-weights"]])
-def test_help_shows_an_example(command: list[str]) -> None:
-    result = CliRunner().invoke(app, [*command, "--help"])
-    assert result.exit_code == 0
-    assert "Example" in result.stdout

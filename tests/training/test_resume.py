@@ -25,7 +25,7 @@ from torch import Tensor, nn
 from typer.testing import CliRunner
 
 from heatserve.cli import app
-from heatserve.commands.train import _interruptible
+from heatserve.commands.train.run import interruptible
 from heatserve.training import train as recipes
 from heatserve.training.architectures import build_network
 from heatserve.training.checkpoint import load_checkpoint
@@ -252,7 +252,7 @@ def test_one_process_of_a_team_says_that_it_was_interrupted(
     rank: str, said: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv("RANK", rank)
-    with pytest.raises(typer.Exit) as exit_, _interruptible():
+    with pytest.raises(typer.Exit) as exit_, interruptible():
         raise Interrupted("interrupted: the state is in x")
     assert exit_.value.exit_code == 130
     assert capsys.readouterr().err == said
