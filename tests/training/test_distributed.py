@@ -12,13 +12,12 @@ from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
-from unittest.mock import patch
 
 import pytest
 import torch
 from torch import Tensor, nn
 
-from heatserve.cli import main
+from heatserve.cli import app
 from heatserve.training.data.images import Batch, Images
 from heatserve.training.data.splits import ImageData, load_data
 from heatserve.training.loop.distributed import Team, join
@@ -108,8 +107,8 @@ def _command(folder: Path) -> None:
     out = str(folder / "baseline.safetensors")
     command = ["train", "baseline", "--data", "digits", "--architecture", "digits_cnn", "--device", "cpu"]
     recipe = ["--epochs", "3", "--batch-size", "31", "--lr", "0.1"]
-    with patch.object(sys, "argv", ["heatserve", *command, *recipe, "--out", out]), pytest.raises(SystemExit) as left:
-        main()
+    with pytest.raises(SystemExit) as left:
+        app([*command, *recipe, "--out", out])
     assert left.value.code == 0
 
 

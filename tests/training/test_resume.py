@@ -26,7 +26,6 @@ from typer.testing import CliRunner
 
 from heatserve.cli import app
 from heatserve.commands.train.run import interruptible
-from heatserve.training import train as recipes
 from heatserve.training.architectures import build_network
 from heatserve.training.checkpoint import load_checkpoint
 from heatserve.training.data.images import Batch, DataError, Images, TensorImages
@@ -38,7 +37,7 @@ from heatserve.training.loop.signals import stop_signals
 from heatserve.training.loop.state import StateError
 from heatserve.training.loop.trainer import LOG_EVERY, EpochMetrics, TrainingError
 from heatserve.training.methods.cross_entropy import CrossEntropy
-from heatserve.training.methods.parameters import HeatParameters
+from heatserve.training.methods.parameters import AverageParameters, HeatParameters, Parameters
 from heatserve.training.methods.protocol import Terms, backward, batch_accuracy
 from heatserve.training.train import train_baseline, train_from
 
@@ -54,10 +53,10 @@ Record = dict[str, Any]
 
 @dataclass(frozen=True)
 class _Disturbed:
-    """Images that `act` just before they hand out their batch number `at`, counted from 1 over all epochs."""
+    """Images that `act` just before they hand out their batch number `at`, counted from 1 over all epochs; 0: never."""
 
     images: Images
-    at: int
+    at: int = 0
     act: Callable[[], None] = lambda: None
     handed_out: list[int] = field(default_factory=list)
 
@@ -100,6 +99,12 @@ def few() -> ImageData:
 def baseline(few: ImageData, tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("runs") / "baseline.safetensors"
     return train_baseline(few, "digits_cnn", out=out, optimisation=QUICK, run=QUIET)
+
+
+def _fresh_network() -> nn.Module:
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        return build_network("digits_cnn", num_classes=10, input_shape=(1, 8, 8), mean=(0.5,), std=(0.5,))
 
 
 def _train(data: ImageData, out: Path, optimisation: Optimisation = QUICK, *, seed: int = 0, run: Run = QUIET) -> Path:
@@ -178,49 +183,49 @@ def test_a_training_killed_at_a_random_moment_goes_on_bit_for_bit(tmp_path: Path
 
 
 @pytest.mark.parametrize(
-    ("options", "number", "at", "where"),
+    ("parameters", "augment", "number", "at", "where"),
     [
-        (["baseline", "--data", "digits", "--architecture", "digits_cnn"], signal.SIGTERM, 3, "epoch 1, step 3 of 6"),
-        (["heat", "--sigma", "0.25", "--kappa", "2", "--augment"], signal.SIGINT, 6, "epoch 1, step 6 of 6"),
-        (["heat", "--sigma", "0.25", "--kappa", "2", "--time-steps", "2"], signal.SIGTERM, 16, "epoch 1, step 4 of 6"),
-        (["average", "--sigma", "0.25", "--samples", "2"], signal.SIGINT, 9, "epoch 2, step 3 of 6"),
+        (None, True, signal.SIGTERM, 3, "epoch 1, step 3 of 6"),
+        (HeatParameters(sigma=0.25, kappa=2), True, signal.SIGINT, 6, "epoch 1, step 6 of 6"),
+        (HeatParameters(sigma=0.25, kappa=2, time_steps=2), False, signal.SIGTERM, 16, "epoch 1, step 4 of 6"),
+        (AverageParameters(sigma=0.25), False, signal.SIGINT, 9, "epoch 2, step 3 of 6"),
     ],
     ids=["baseline", "heat", "heat in time steps", "average"],
 )
 def test_a_signal_stops_after_the_step_and_resume_goes_on_bit_for_bit(
-    options: list[str],
+    parameters: Parameters | None,
+    augment: bool,
     number: signal.Signals,
     at: int,
     where: str,
     few: ImageData,
     baseline: Path,
     tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     stopped, whole = tmp_path / "stopped.safetensors", tmp_path / "whole.safetensors"
-    command = [*options, "--epochs", "2", "--batch-size", "16"]
-    if options[0] != "baseline":
-        command += ["--from", str(baseline)]
+    optimisation = replace(QUICK, augment=augment)
     handler = signal.getsignal(number)
 
-    def run(out: Path, *more: str, at: int = 0) -> tuple[int, str, list[int]]:
-        images = _Disturbed(few.images, at, _raise_signal(number))
-        splits = {"train": replace(few, images=images), "test": few}
-        monkeypatch.setattr("heatserve.training.data.splits.load_data", lambda _name, split, _root: splits[split])
-        code, _, stderr = _invoke(*command, "--out", str(out), *more)
-        return code, stderr, images.handed_out
+    def train(out: Path, images: Images, run: Run = QUIET) -> None:
+        data = replace(few, images=images)
+        if parameters is None:
+            _train(data, out, optimisation, run=run)
+        else:
+            train_from(baseline, data, parameters, out=out, optimisation=optimisation, run=run)
 
-    code, stderr, taken = run(stopped, at=at)
-    assert code == 130
-    assert f"interrupted after {where}: the state is in {stopped.with_suffix('.state')}" in stderr
-    assert "the same command with --resume goes on from it" in stderr
-    assert len(taken) == at
+    images = _Disturbed(few.images, at, _raise_signal(number))
+    with pytest.raises(Interrupted) as caught:
+        train(stopped, images)
+    assert str(caught.value) == (
+        f"interrupted after {where}: the state is in {stopped.with_suffix('.state')}; "
+        f"the same command with --resume goes on from it"
+    )
+    assert len(images.handed_out) == at
     assert signal.getsignal(number) is handler
-    code, stderr, taken_later = run(stopped, "--resume")
-    assert code == 0, stderr
-    code, _, taken_at_once = run(whole)
-    assert code == 0
-    assert len(taken) + len(taken_later) == len(taken_at_once)
+    rest, all_of_them = _Disturbed(few.images), _Disturbed(few.images)
+    train(stopped, rest, RESUMED)
+    train(whole, all_of_them)
+    assert at + len(rest.handed_out) == len(all_of_them.handed_out)
     _assert_same_training(stopped, whole)
 
 
@@ -277,7 +282,7 @@ def test_signals_are_left_alone_in_another_thread() -> None:
 
 
 def test_a_training_without_a_file_says_that_nothing_is_kept(few: ImageData) -> None:
-    network = build_network("digits_cnn", num_classes=10, input_shape=(1, 8, 8), mean=(0.5,), std=(0.5,))
+    network = _fresh_network()
     data = replace(few, images=_Disturbed(few.images, 2, _raise_signal(signal.SIGTERM)))
     with pytest.raises(Interrupted, match="interrupted after epoch 1, step 2 of 6: nothing is kept"):
         fit(network, CrossEntropy(), data, QUICK, seed=0, on_epoch=lambda _: None, run=QUIET)
@@ -331,19 +336,14 @@ def test_progress_is_told_of_every_step_and_goes_on_where_it_was(few: ImageData,
     assert (after.shown[-1].loss, after.shown[-1].terms["accuracy"]) == (last["loss"], last["accuracy"])
 
 
-def test_the_bar_shows_the_loss_and_its_parts(
+def test_only_the_bar_that_is_asked_for_shows_the_loss_and_its_parts(
     few: ImageData, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    _train(few, tmp_path / "a.safetensors", run=Run(progress=training_bar))
+    out = tmp_path / "a.safetensors"
+    _train(few, out, run=Run(progress=training_bar))
     shown = capsys.readouterr()
     assert shown.out == ""
-    for part in (
-        "100%",
-        "epoch 2",
-        f"loss {_records(tmp_path / 'a.safetensors')[-1]['loss']:.3g}",
-        "accuracy",
-        "img/s",
-    ):
+    for part in ("100%", "epoch 2", f"loss {_records(out)[-1]['loss']:.3g}", "accuracy", "img/s"):
         assert part in shown.err
     _train(few, tmp_path / "b.safetensors")
     assert capsys.readouterr() == ("", "")
@@ -419,16 +419,13 @@ def test_records_of_steps_that_a_crash_has_lost_are_written_once(few: ImageData,
     assert [step for step, _ in scalars["epoch/images_per_second"]] == [48, 96, 144]
 
 
-def test_the_command_writes_for_tensorboard_and_a_fresh_start_begins_a_new_log(
-    few: ImageData, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("heatserve.training.data.splits.load_data", lambda _name, _split, _root: few)
+def test_the_command_writes_for_tensorboard_and_a_fresh_start_begins_a_new_log(tmp_path: Path) -> None:
     out, board = tmp_path / "a.safetensors", tmp_path / "board"
     command = ["baseline", "--data", "digits", "--architecture", "digits_cnn", "--out", str(out), "--epochs", "1"]
     for _ in range(2):
-        code, _, stderr = _invoke(*command, "--tensorboard", str(board))
+        code, _, stderr = _invoke(*command, "--batch-size", "128", "--tensorboard", str(board))
         assert code == 0, stderr
-        assert [(record["kind"], record["steps"]) for record in _records(out)] == [("epoch", 3)]
+        assert [(record["kind"], record["steps"]) for record in _records(out)] == [("epoch", 8)]
     assert _scalars(board)["epoch/loss"][-1][1] == pytest.approx(_records(out)[0]["loss"], rel=1e-6)
 
 
@@ -450,7 +447,7 @@ def test_metrics_are_means_over_the_images_of_an_epoch(few: ImageData, tmp_path:
     epochs: list[EpochMetrics] = []
 
     def train(images: Images, run: Run) -> list[EpochMetrics]:
-        network = build_network("digits_cnn", num_classes=10, input_shape=(1, 8, 8), mean=(0.5,), std=(0.5,))
+        network = _fresh_network()
         return fit(
             network, _MeanLabel(), replace(data, images=images), QUICK, seed=0, on_epoch=epochs.append, run=run, out=out
         )
@@ -488,17 +485,14 @@ class _Explodes:
         return backward(factor * nn.functional.cross_entropy(logits, labels), accuracy=batch_accuracy(logits, labels))
 
 
-def test_a_loss_that_explodes_without_being_infinite_stops_the_training(
-    few: ImageData, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    out, method = tmp_path / "a.safetensors", _Explodes()
-    monkeypatch.setattr(recipes, "CrossEntropy", lambda: method)
+def test_a_loss_that_explodes_without_being_infinite_stops_the_training(few: ImageData) -> None:
+    network, method = _fresh_network(), _Explodes()
+    epochs: list[EpochMetrics] = []
     with pytest.raises(TrainingError, match=r"epoch 3: expected a loss of the order of its first steps, at most [1-9]"):
-        _train(few, out, LONG)
+        fit(network, method, few, LONG, seed=0, on_epoch=epochs.append)
     assert 101 < len(method.steps) < 110
-    found = load_checkpoint(out)
-    assert found.metadata.epochs == 2
-    assert all(torch.isfinite(tensor).all() for tensor in found.network.state_dict().values())
+    assert [metrics.epoch for metrics in epochs] == [1, 2]
+    assert all(torch.isfinite(tensor).all() for tensor in network.state_dict().values())
 
 
 @pytest.mark.parametrize("label", [10, 255, -1])
