@@ -29,7 +29,6 @@ from heatserve.training.methods.cross_entropy import CrossEntropy
 from heatserve.training.methods.parameters import NoiseParameters
 from heatserve.training.methods.protocol import Method
 
-QUIET = Run()
 ODD = Optimisation(epochs=2, batch_size=11, lr=0.1, clip=0.5, cpu_threads=1)
 """Three steps an epoch of the 33 images, with shares of 6 and of 5."""
 
@@ -93,7 +92,7 @@ def _fit(
 ) -> Results:
     network = _network(batch_norm=batch_norm)
     on_epoch: list[EpochMetrics] = []
-    run = replace(QUIET, resume=resume)
+    run = Run(resume=resume)
     history = fit(network, method, data, ODD, seed=3, on_epoch=on_epoch.append, run=run, out=out)
     return {
         "state": network.state_dict(),
@@ -135,7 +134,7 @@ def _work(folder: Path) -> None:
     found["state is there"] = out.with_suffix(".state").is_file()
     found["resumed"] = _fit(noise, data, out, batch_norm=True, resume=True)
     try:
-        fit(_network(batch_norm=False), noise, data, replace(ODD, batch_size=2), seed=0, on_epoch=print, run=QUIET)
+        fit(_network(batch_norm=False), noise, data, replace(ODD, batch_size=2), seed=0, on_epoch=print)
     except TrainingError as error:
         found["too small"] = str(error)
     torch.save(found, folder / f"{team.rank}.pt")
@@ -165,6 +164,7 @@ def both(folder: Path) -> list[Results]:
     return [torch.load(folder / f"{rank}.pt") for rank in (0, 1)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("images", [7, 8])
 def test_the_averaged_gradient_of_two_shares_is_that_of_the_whole_batch(both: list[Results], images: int) -> None:
     """Of 7 images they have 4 and 3."""
@@ -178,6 +178,7 @@ def test_the_averaged_gradient_of_two_shares_is_that_of_the_whole_batch(both: li
         assert total == count == images
 
 
+@pytest.mark.slow
 def test_two_processes_train_the_network_that_one_would(both: list[Results]) -> None:
     """Weights, and the metrics of each epoch, though the shares of every batch are unequal."""
     alone = _fit(CrossEntropy(), _data(), batch_norm=False)
@@ -191,6 +192,7 @@ def test_two_processes_train_the_network_that_one_would(both: list[Results]) -> 
             assert metrics["seconds"] * metrics["images_per_second"] == pytest.approx(33)
 
 
+@pytest.mark.slow
 def test_all_processes_hold_the_same_network_though_each_has_noise_of_its_own(both: list[Results]) -> None:
     """Its running statistics too: each saw its own share under its own noise, and they were averaged."""
     first, second = (results["noise"]["state"] for results in both)
@@ -201,6 +203,7 @@ def test_all_processes_hold_the_same_network_though_each_has_noise_of_its_own(bo
         assert statistics["num_batches_tracked"] == 0
 
 
+@pytest.mark.slow
 def test_only_the_first_process_reports_and_writes(both: list[Results], folder: Path) -> None:
     assert [results["noise"]["told"] for results in both] == [2, 0]
     records = [json.loads(line) for line in (folder / "noise.jsonl").read_text().splitlines()]
@@ -210,6 +213,7 @@ def test_only_the_first_process_reports_and_writes(both: list[Results], folder: 
     assert not list(folder.glob("*.state"))
 
 
+@pytest.mark.slow
 def test_a_signal_to_one_process_stops_all_after_the_same_step_and_they_go_on_bit_for_bit(both: list[Results]) -> None:
     for results in both:
         assert results["interrupted"].startswith("interrupted after epoch 2, step 1 of 3: the state is in ")
@@ -219,6 +223,7 @@ def test_a_signal_to_one_process_stops_all_after_the_same_step_and_they_go_on_bi
     assert [results["shares"] for results in both] == [[6] * 4, [5] * 4]
 
 
+@pytest.mark.slow
 def test_a_batch_that_leaves_a_process_without_images_is_refused(both: list[Results]) -> None:
     """33 images in batches of 2: one of them is a single image."""
     expected = "batch_size: expected an image of every batch for each of 2 processes, got batches of 1"
@@ -239,6 +244,7 @@ def test_the_state_of_a_team_of_another_size_is_refused(tmp_path: Path) -> None:
         _fit(CrossEntropy(), data, out, batch_norm=False, resume=True)
 
 
+@pytest.mark.slow
 def test_the_whole_command_trains_in_two_processes_and_reports_once(folder: Path, printed: str) -> None:
     (accuracy,) = re.findall(r"test accuracy +([\d.]+)% of 300 images", printed)
     assert float(accuracy) > 90

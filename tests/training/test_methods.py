@@ -19,7 +19,7 @@ from torch.nn import functional
 from heatserve.training.architectures import build_network
 from heatserve.training.checkpoint import Checkpoint, CheckpointError, base_path, load_base, load_checkpoint
 from heatserve.training.data.splits import ImageData, load_data
-from heatserve.training.loop.fitting import Run, fit
+from heatserve.training.loop.fitting import fit
 from heatserve.training.loop.optimisation import Optimisation
 from heatserve.training.methods.adversarial import AdversarialLoss, frozen, l2_pgd
 from heatserve.training.methods.average import AverageLoss, Pair
@@ -35,7 +35,6 @@ from heatserve.training.methods.parameters import (
 from heatserve.training.methods.protocol import Method
 from heatserve.training.train import train_baseline, train_from
 
-QUIET = Run()
 QUICK = Optimisation(epochs=1, batch_size=32, lr=0.05, cpu_threads=1)
 SIGMA = 0.5
 LABELS = torch.tensor([0, 1, 2, 3, 4, 5])
@@ -80,7 +79,7 @@ def few() -> ImageData:
 @pytest.fixture(scope="module")
 def baseline(few: ImageData, tmp_path_factory: pytest.TempPathFactory) -> Checkpoint:
     out = tmp_path_factory.mktemp("runs") / "baseline.safetensors"
-    return load_checkpoint(train_baseline(few, "digits_cnn", out=out, optimisation=QUICK, run=QUIET))
+    return load_checkpoint(train_baseline(few, "digits_cnn", out=out, optimisation=QUICK))
 
 
 def _noisy_loss(logits: Tensor, target: Tensor, consistency: float) -> Tensor:
@@ -356,7 +355,7 @@ def test_a_frozen_base_stays_as_it_is_bit_for_bit(few: ImageData, frozen_base: b
     pair = Pair(_network(2).requires_grad_(not frozen_base), _network(2))
     base, single_pass = _state(pair.base), _state(pair.single_pass)
     method: Method = AverageLoss(start, AverageParameters(sigma=SIGMA, frozen_base=frozen_base))
-    fit(pair, method, few, replace(QUICK, weight_decay=0.1), seed=0, on_epoch=lambda _: None, run=QUIET)
+    fit(pair, method, few, replace(QUICK, weight_decay=0.1), seed=0, on_epoch=lambda _: None)
     for name, tensor in pair.base.state_dict().items():
         if frozen_base or name.endswith(("weight", "running_mean")):
             assert torch.equal(tensor, base[name]) == frozen_base, name
@@ -373,7 +372,7 @@ def test_the_pair_is_saved_as_two_checkpoints_that_know_each_other(
     few: ImageData, baseline: Checkpoint, tmp_path: Path
 ) -> None:
     p = AverageParameters(sigma=SIGMA)
-    out = train_from(baseline, few, p, out=tmp_path / "v.safetensors", optimisation=QUICK, run=QUIET)
+    out = train_from(baseline, few, p, out=tmp_path / "v.safetensors", optimisation=QUICK)
     single_pass, base = load_checkpoint(out), load_checkpoint(base_path(out))
     assert sorted(path.name for path in tmp_path.glob("*.safetensors")) == ["v.base.safetensors", "v.safetensors"]
     assert single_pass.metadata.base_sha256 == base.sha256 == _sha256(base_path(out))
@@ -392,9 +391,9 @@ def test_a_frozen_base_stays_as_it_is_and_stays_beside_v(
 ) -> None:
     """v goes on from itself, with the f that it was trained beside, or starts as f."""
     p = AverageParameters(sigma=SIGMA)
-    out = train_from(baseline, few, p, out=tmp_path / "v.safetensors", optimisation=QUICK, run=QUIET)
+    out = train_from(baseline, few, p, out=tmp_path / "v.safetensors", optimisation=QUICK)
     frozen, parent, w = replace(p, frozen_base=True), tmp_path / f"{start}.safetensors", tmp_path / "w.safetensors"
-    again = load_checkpoint(train_from(parent, few, frozen, out=w, optimisation=QUICK, run=QUIET))
+    again = load_checkpoint(train_from(parent, few, frozen, out=w, optimisation=QUICK))
     assert again.metadata.parent_sha256 == load_checkpoint(parent).sha256
     assert again.metadata.base_sha256 == load_base(again).sha256 == load_checkpoint(base_path(out)).sha256
     before, after = (load_checkpoint(path).network.backbone.get_parameter("linear.weight") for path in (parent, w))
@@ -405,14 +404,12 @@ def test_a_frozen_base_stays_as_it_is_and_stays_beside_v(
 
 
 def test_a_frozen_base_of_another_training_is_refused(few: ImageData, baseline: Checkpoint, tmp_path: Path) -> None:
-    noisy = train_from(
-        baseline, few, NoiseParameters(sigma=0.25), out=tmp_path / "f.safetensors", optimisation=QUICK, run=QUIET
-    )
+    noisy = train_from(baseline, few, NoiseParameters(sigma=0.25), out=tmp_path / "f.safetensors", optimisation=QUICK)
     p = AverageParameters(sigma=SIGMA, frozen_base=True)
     for parent, came in ((noisy, "noise with σ = 0.25"), (baseline.path, "baseline with σ = None")):
         message = f"^{parent}: expected a base trained by noise with σ = 0.5, got one trained by {came}"
         with pytest.raises(ParameterError, match=message):
-            train_from(parent, few, p, out=tmp_path / "v.safetensors", run=QUIET)
+            train_from(parent, few, p, out=tmp_path / "v.safetensors")
     assert not (tmp_path / "v.safetensors").exists()
 
 

@@ -16,7 +16,7 @@ from heatserve.training.checkpoint import Checkpoint, load_checkpoint
 from heatserve.training.data.images import Batch, DataError, Images
 from heatserve.training.data.splits import ImageData, load_data
 from heatserve.training.evaluate import accuracy
-from heatserve.training.loop.fitting import Run, fit
+from heatserve.training.loop.fitting import fit
 from heatserve.training.loop.optimisation import Optimisation
 from heatserve.training.loop.trainer import EpochMetrics, TrainingError
 from heatserve.training.methods.cross_entropy import CrossEntropy
@@ -25,7 +25,6 @@ from heatserve.training.methods.protocol import Method, Terms, backward, batch_a
 from heatserve.training.recipes import baseline_optimisation, fine_tuning
 from heatserve.training.train import step_path, train_baseline, train_from
 
-QUIET = Run()
 QUICK = Optimisation(epochs=1, batch_size=64, lr=0.05, cpu_threads=1)
 
 
@@ -40,10 +39,13 @@ def few(digits: ImageData) -> ImageData:
 
 
 @pytest.fixture(scope="module")
-def baseline(digits: ImageData, tmp_path_factory: pytest.TempPathFactory) -> Checkpoint:
-    """The recipe itself: some seconds."""
-    out = tmp_path_factory.mktemp("runs") / "baseline.safetensors"
-    return load_checkpoint(train_baseline(digits, "digits_cnn", out=out, run=QUIET))
+def baseline(few: ImageData, tmp_path_factory: pytest.TempPathFactory) -> Checkpoint:
+    """It knows the few images by heart."""
+    out, optimisation = (
+        tmp_path_factory.mktemp("runs") / "baseline.safetensors",
+        replace(QUICK, epochs=15, batch_size=16),
+    )
+    return load_checkpoint(train_baseline(few, "digits_cnn", out=out, optimisation=optimisation))
 
 
 def _votes(network: nn.Module, images: Tensor, sigma: float, n: int) -> Tensor:
@@ -57,11 +59,14 @@ def _votes(network: nn.Module, images: Tensor, sigma: float, n: int) -> Tensor:
     return votes
 
 
+@pytest.mark.slow
 def test_one_epoch_of_heat_without_labels_makes_the_single_pass_agree_with_its_average(
-    digits: ImageData, baseline: Checkpoint, tmp_path: Path
+    digits: ImageData, tmp_path: Path
 ) -> None:
+    """By the recipes as they are, from the first image to the last."""
     test = load_data("digits", "test")
-    out = train_from(baseline, digits, HeatParameters(sigma=0.25), out=tmp_path / "heat.safetensors", run=QUIET)
+    baseline = load_checkpoint(train_baseline(digits, "digits_cnn", out=tmp_path / "baseline.safetensors"))
+    out = train_from(baseline, digits, HeatParameters(sigma=0.25), out=tmp_path / "heat.safetensors")
     heat = load_checkpoint(out)
     images, labels = map(torch.from_numpy, test.arrays())
     with torch.no_grad():
@@ -83,7 +88,6 @@ def test_a_heat_checkpoint_says_how_it_came_to_be(few: ImageData, baseline: Chec
         out=tmp_path / "heat.safetensors",
         optimisation=QUICK,
         seed=7,
-        run=QUIET,
     )
     metadata = load_checkpoint(out).metadata
     assert (metadata.method, metadata.sigma, metadata.seed, metadata.epochs) == ("heat", 0.5, 7, 1)
@@ -100,7 +104,7 @@ def test_each_time_step_of_heat_starts_from_the_network_of_the_one_before(
 ) -> None:
     heat = HeatParameters(sigma=0.25, kappa=1, time_steps=3, reinitialise=reinitialise)
     barely = replace(QUICK, lr=1e-3)
-    out = train_from(baseline, few, heat, out=tmp_path / "heat.safetensors", optimisation=barely, run=QUIET)
+    out = train_from(baseline, few, heat, out=tmp_path / "heat.safetensors", optimisation=barely)
     chain = [baseline, *(load_checkpoint(path) for path in (step_path(out, 1), step_path(out, 2), out))]
     assert [later.metadata.parent_sha256 for later in chain[1:]] == [earlier.sha256 for earlier in chain[:-1]]
     assert sorted(path.name for path in tmp_path.glob("*.safetensors")) == [
@@ -127,10 +131,10 @@ def _weights(path: Path) -> list[Tensor]:
 
 def test_the_seed_decides_everything(few: ImageData, tmp_path: Path) -> None:
     def train(name: str, seed: int) -> list[Tensor]:
-        first = train_baseline(few, "digits_cnn", out=tmp_path / name, optimisation=QUICK, seed=seed, run=QUIET)
+        first = train_baseline(few, "digits_cnn", out=tmp_path / name, optimisation=QUICK, seed=seed)
         torch.rand(1)  # torch's global generator is somewhere else each time, and left alone
         heat = HeatParameters(sigma=0.25, kappa=2)
-        second = train_from(first, few, heat, out=tmp_path / name, optimisation=QUICK, seed=seed, run=QUIET)
+        second = train_from(first, few, heat, out=tmp_path / name, optimisation=QUICK, seed=seed)
         return _weights(second)
 
     first, again, other = train("a", 1), train("b", 1), train("c", 2)
@@ -156,7 +160,7 @@ class _Breaks:
 
 def _fit(network: nn.Module, method: Method, data: ImageData, on_epoch: Callable[[EpochMetrics], None]) -> None:
     optimisation = replace(QUICK, epochs=3, batch_size=32)
-    fit(network, method, data, optimisation, seed=0, on_epoch=on_epoch, run=QUIET)
+    fit(network, method, data, optimisation, seed=0, on_epoch=on_epoch)
 
 
 @pytest.mark.parametrize(
@@ -204,7 +208,7 @@ def test_the_checkpoint_of_the_last_whole_epoch_survives(
 ) -> None:
     out, trouble = tmp_path / "a.safetensors", replace(few, images=_Trouble(few.images, [], interrupt))
     with pytest.raises(error):
-        train_baseline(trouble, "digits_cnn", out=out, optimisation=replace(QUICK, epochs=3), run=QUIET)
+        train_baseline(trouble, "digits_cnn", out=out, optimisation=replace(QUICK, epochs=3))
     found = load_checkpoint(out)
     assert found.metadata.epochs == 1
     assert all(torch.isfinite(tensor).all() for tensor in found.network.state_dict().values())
@@ -224,7 +228,7 @@ def test_each_epoch_is_measured(few: ImageData, baseline: Checkpoint) -> None:
 @pytest.mark.parametrize("split", ["calibration", "test"])
 def test_no_other_split_can_be_trained_on(split: str, tmp_path: Path) -> None:
     with pytest.raises(DataError, match=f"expected train, got {split}"):
-        train_baseline(load_data("digits", split), "digits_cnn", out=tmp_path / "a", run=QUIET)
+        train_baseline(load_data("digits", split), "digits_cnn", out=tmp_path / "a")
     assert not (tmp_path / "a").exists()
 
 
@@ -234,7 +238,7 @@ def test_images_of_another_network_are_refused(few: ImageData, baseline: Checkpo
         (replace(few, class_names=tuple("abcdefghij")), "its 10 classes are not those of digits"),
     ):
         with pytest.raises(DataError, match=message):
-            train_from(baseline, other, HeatParameters(sigma=0.25), out=tmp_path / "a", run=QUIET)
+            train_from(baseline, other, HeatParameters(sigma=0.25), out=tmp_path / "a")
 
 
 @pytest.mark.parametrize(

@@ -41,8 +41,7 @@ from heatserve.training.methods.parameters import AverageParameters, HeatParamet
 from heatserve.training.methods.protocol import Terms, backward, batch_accuracy
 from heatserve.training.train import train_baseline, train_from
 
-QUIET = Run()
-RESUMED = replace(QUIET, resume=True)
+RESUMED = Run(resume=True)
 QUICK = Optimisation(epochs=2, batch_size=16, lr=0.05, cpu_threads=1)
 """Six steps an epoch of the 96 images."""
 LONG = replace(QUICK, epochs=3, batch_size=2)
@@ -98,7 +97,7 @@ def few() -> ImageData:
 @pytest.fixture(scope="module")
 def baseline(few: ImageData, tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("runs") / "baseline.safetensors"
-    return train_baseline(few, "digits_cnn", out=out, optimisation=QUICK, run=QUIET)
+    return train_baseline(few, "digits_cnn", out=out, optimisation=QUICK)
 
 
 def _fresh_network() -> nn.Module:
@@ -107,7 +106,9 @@ def _fresh_network() -> nn.Module:
         return build_network("digits_cnn", num_classes=10, input_shape=(1, 8, 8), mean=(0.5,), std=(0.5,))
 
 
-def _train(data: ImageData, out: Path, optimisation: Optimisation = QUICK, *, seed: int = 0, run: Run = QUIET) -> Path:
+def _train(
+    data: ImageData, out: Path, optimisation: Optimisation = QUICK, *, seed: int = 0, run: Run | None = None
+) -> Path:
     return train_baseline(data, "digits_cnn", out=out, optimisation=optimisation, seed=seed, run=run)
 
 
@@ -149,6 +150,7 @@ def _invoke(*arguments: str) -> tuple[int, str, str]:
     return result.exit_code, result.stdout, result.stderr
 
 
+@pytest.mark.slow
 def test_a_training_killed_at_a_random_moment_goes_on_bit_for_bit(tmp_path: Path) -> None:
     seed = int.from_bytes(os.urandom(4), "little")
     print(f"seed {seed}")
@@ -206,7 +208,7 @@ def test_a_signal_stops_after_the_step_and_resume_goes_on_bit_for_bit(
     optimisation = replace(QUICK, augment=augment)
     handler = signal.getsignal(number)
 
-    def train(out: Path, images: Images, run: Run = QUIET) -> None:
+    def train(out: Path, images: Images, run: Run | None = None) -> None:
         data = replace(few, images=images)
         if parameters is None:
             _train(data, out, optimisation, run=run)
@@ -285,7 +287,7 @@ def test_a_training_without_a_file_says_that_nothing_is_kept(few: ImageData) -> 
     network = _fresh_network()
     data = replace(few, images=_Disturbed(few.images, 2, _raise_signal(signal.SIGTERM)))
     with pytest.raises(Interrupted, match="interrupted after epoch 1, step 2 of 6: nothing is kept"):
-        fit(network, CrossEntropy(), data, QUICK, seed=0, on_epoch=lambda _: None, run=QUIET)
+        fit(network, CrossEntropy(), data, QUICK, seed=0, on_epoch=lambda _: None)
 
 
 def test_the_state_of_another_training_is_refused(few: ImageData, baseline: Path, tmp_path: Path) -> None:
@@ -380,7 +382,7 @@ def test_resuming_what_is_finished_returns_at_once(few: ImageData, baseline: Pat
     assert images.handed_out == []
     assert {path: path.read_bytes() for path in tmp_path.iterdir()} == before
     with pytest.raises(_Crash):
-        train(replace(few, images=images), QUIET)
+        train(replace(few, images=images), Run())
 
 
 def _scalars(folder: Path) -> dict[str, list[tuple[int, float]]]:
@@ -399,7 +401,7 @@ def test_records_of_steps_that_a_crash_has_lost_are_written_once(few: ImageData,
             replace(few, images=_Disturbed(few.images, 60, _crash)),
             crashed,
             LONG,
-            run=replace(QUIET, tensorboard=board),
+            run=Run(tensorboard=board),
         )
     assert [(record["kind"], record["steps"]) for record in _records(crashed)] == [("epoch", 48), ("step", LOG_EVERY)]
     with crashed.with_suffix(".jsonl").open("a") as log:
@@ -455,7 +457,7 @@ def test_metrics_are_means_over_the_images_of_an_epoch(few: ImageData, tmp_path:
     images = _Disturbed(data.images, at, _raise_signal(signal.SIGTERM))
     if at:
         with pytest.raises(Interrupted):
-            train(images, QUIET)
+            train(images, Run())
         assert images.handed_out == [16] * at
     history = train(data.images, RESUMED)
     assert history == epochs
