@@ -20,7 +20,7 @@ class ArchitectureError(HeatserveError):
 class ImageClassifier(nn.Module):
     """Images [N, C, H, W] in [0,1] → logits [N, K]: normalises each channel, then runs `backbone`.
 
-    The state dict is the backbone's alone; mean and std are part of a checkpoint's metadata.
+    The state dict has only the backbone's tensors; mean and std are part of a checkpoint's metadata.
     """
 
     def __init__(self, backbone: nn.Module, mean: Sequence[float], std: Sequence[float]) -> None:

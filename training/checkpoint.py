@@ -45,9 +45,10 @@ class CheckpointMetadata(BaseModel):
     epochs: int
     hyperparameters: dict[str, Hyperparameter]
     parent_sha256: str | None
-    """Of the checkpoint file that it was fine-tuned from."""
+    """sha256 of the file of the network that training started from; None for a baseline."""
     base_sha256: str | None = None
-    """Of the checkpoint file of f, where the network was trained to be the Gaussian average of f; otherwise its own."""
+    """sha256 of the checkpoint file of f, where the network v was trained to be the Gaussian average of another network
+    f; None where the network is its own f."""
     versions: dict[str, str]
     date: str
 
@@ -91,12 +92,16 @@ def load_checkpoint(path: Path) -> Checkpoint:
 
 
 def base_path(out: Path) -> Path:
-    """Where the training of a v that is to be the average of f writes f, beside v."""
+    """Where the training of a single pass v, written to `out`, writes the network f that v is to be the average of."""
     return out.with_name(f"{out.stem}.base{out.suffix}")
 
 
 def load_base(single_pass: Checkpoint, path: Path | None = None) -> Checkpoint:
-    """f of a v that was trained to be its average, from `path`, by default where that training wrote it.
+    """Read the network f that the single pass v was trained to be the average of.
+
+    Args:
+        single_pass: v.
+        path: where to read f; by default where the training of v wrote it.
 
     Raises:
         CheckpointError: unreadable, or not the network that v was trained with.

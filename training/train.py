@@ -49,7 +49,8 @@ def train_baseline(
     optimisation = optimisation or baseline_optimisation(data.name)
     metadata = _baseline_metadata(data, architecture, optimisation, seed)
     network = fresh_network(metadata, seed)
-    return _train(OneNetwork(network, network), CrossEntropy(), data, optimisation, metadata, out, run or Run())
+    student, run = OneNetwork(network, network), run or Run()
+    return _train(student, CrossEntropy(), data, optimisation=optimisation, metadata=metadata, out=out, run=run)
 
 
 def train_from(
@@ -87,20 +88,23 @@ def train_from(
     run = run or Run()
     _check_fits(parent, data)
     optimisation = optimisation or fine_tuning(parameters.method, data.name)
-    for number in range(1, parameters.trainings):
-        parent = load_checkpoint(_train_once(parent, data, parameters, step_path(out, number), optimisation, seed, run))
-    return _train_once(parent, data, parameters, out, optimisation, seed, run)
+    for time_step in range(1, parameters.trainings):
+        earlier = step_path(out, time_step)
+        _train_once(parent, data, parameters, out=earlier, optimisation=optimisation, seed=seed, run=run)
+        parent = load_checkpoint(earlier)
+    return _train_once(parent, data, parameters, out=out, optimisation=optimisation, seed=seed, run=run)
 
 
-def step_path(out: Path, step: int) -> Path:
-    """Where heat smoothing writes the network after a time step that is not its last."""
-    return out.with_name(f"{out.stem}.step{step}{out.suffix}")
+def step_path(out: Path, time_step: int) -> Path:
+    """Where heat smoothing in several time steps writes the network after `time_step`, one that is not the last."""
+    return out.with_name(f"{out.stem}.step{time_step}{out.suffix}")
 
 
 def _train_once(
     parent: Checkpoint,
     data: ImageData,
     parameters: Parameters,
+    *,
     out: Path,
     optimisation: Optimisation,
     seed: int,
@@ -121,20 +125,21 @@ def _train_once(
     student = parameters.student(parent, seed)
     start = copy.deepcopy(student.start).to(run.device).eval().requires_grad_(False)
     start.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    return _train(student, parameters.loss(start), data, optimisation, metadata, out, run)
+    method = parameters.loss(start)
+    return _train(student, method, data, optimisation=optimisation, metadata=metadata, out=out, run=run)
 
 
 def _train(
     student: Student,
     method: Method,
     data: ImageData,
+    *,
     optimisation: Optimisation,
     metadata: CheckpointMetadata,
     out: Path,
     run: Run,
 ) -> Path:
-    told_later = {"date": "", "base_sha256": None}
-    recipe = metadata.model_copy(update={"epochs": optimisation.epochs, **told_later}).model_dump_json()
+    recipe = _recipe(metadata.model_copy(update={"epochs": optimisation.epochs}))
     if run.resume and _is_done(out, recipe):
         out.with_suffix(".state").unlink(missing_ok=True)  # left by a kill after the last checkpoint
         return out
@@ -159,11 +164,13 @@ def _train(
 
 
 def _is_done(out: Path, recipe: str) -> bool:
-    """Whether `out` is what `recipe` leads to, apart from its date and from f, which follows from the rest."""
-    if not out.is_file():
-        return False
-    metadata = load_checkpoint(out).metadata
-    return metadata.model_copy(update={"date": "", "base_sha256": None}).model_dump_json() == recipe
+    """Whether `out` is the checkpoint that a training by `recipe` ends with."""
+    return out.is_file() and _recipe(load_checkpoint(out).metadata) == recipe
+
+
+def _recipe(metadata: CheckpointMetadata) -> str:
+    """What decides a training, as text: the metadata without its date and without f, which follows from the rest."""
+    return metadata.model_copy(update={"date": "", "base_sha256": None}).model_dump_json()
 
 
 def _baseline_metadata(data: ImageData, architecture: str, optimisation: Optimisation, seed: int) -> CheckpointMetadata:

@@ -9,15 +9,15 @@ import typer
 from rich.console import Console
 
 from heatserve.commands.options import Root
-from heatserve.commands.train.options import Data, Out
+from heatserve.commands.train.options import CheckpointOut, TrainingData
 from heatserve.training.channels import IMAGENET_MEAN, IMAGENET_STD
 
 
 def import_weights(
     file: Annotated[Path, typer.Argument(help="A state dict as safetensors, without heatserve's header.")],
     architecture: Annotated[str, typer.Option(help="What the tensors belong to: `cifar_resnet20`, …, `resnet50`.")],
-    data: Data,
-    out: Out,
+    data: TrainingData,
+    out: CheckpointOut,
     root: Root = None,
     mean: Annotated[
         tuple[float, float, float], typer.Option(help="Of each channel, subtracted first.")

@@ -48,7 +48,7 @@ def _network(*, batch_norm: bool) -> nn.Module:
 
 
 def _gradient(images: int, team: Team, *, batch_norm: bool) -> list[Tensor]:
-    """Of the cross entropy of the first `images`, with BatchNorm in eval mode, averaged by the team."""
+    """The gradient of the cross entropy of the first `images`, BatchNorm in eval mode, averaged by the team."""
     network = _network(batch_norm=batch_norm).eval()
     x, labels = map(torch.from_numpy, _data().arrays(range(images)))
     x, labels = team.share(x), team.share(labels)
@@ -167,7 +167,7 @@ def both(folder: Path) -> list[Results]:
 @pytest.mark.slow
 @pytest.mark.parametrize("images", [7, 8])
 def test_the_averaged_gradient_of_two_shares_is_that_of_the_whole_batch(both: list[Results], images: int) -> None:
-    """Of 7 images they have 4 and 3."""
+    """Of 7 images, the two processes have 4 and 3."""
     *expected, loss, count = _gradient(images, Team(), batch_norm=images == 8)
     for found in both:
         *gradients, mean, total = found[f"gradient of {images}"]
@@ -181,12 +181,12 @@ def test_the_averaged_gradient_of_two_shares_is_that_of_the_whole_batch(both: li
 @pytest.mark.slow
 def test_two_processes_train_the_network_that_one_would(both: list[Results]) -> None:
     """Weights, and the metrics of each epoch, though the shares of every batch are unequal."""
-    alone = _fit(CrossEntropy(), _data(), batch_norm=False)
+    single = _fit(CrossEntropy(), _data(), batch_norm=False)
     fresh = _network(batch_norm=False).state_dict()
     for found in (results["plain"] for results in both):
-        for name, tensor in alone["state"].items():
+        for name, tensor in single["state"].items():
             assert (found["state"][name] - tensor).norm() <= 1e-4 * (tensor - fresh[name]).norm(), name
-        for metrics, expected in zip(found["history"], alone["history"], strict=True):
+        for metrics, expected in zip(found["history"], single["history"], strict=True):
             assert metrics["loss"] == pytest.approx(expected["loss"], rel=1e-4)
             assert metrics["terms"]["accuracy"] == pytest.approx(expected["terms"]["accuracy"])
             assert metrics["seconds"] * metrics["images_per_second"] == pytest.approx(33)

@@ -40,7 +40,7 @@ def few(digits: ImageData) -> ImageData:
 
 @pytest.fixture(scope="module")
 def baseline(few: ImageData, tmp_path_factory: pytest.TempPathFactory) -> Checkpoint:
-    """It knows the few images by heart."""
+    """Trained until it classifies the few images right."""
     out, optimisation = (
         tmp_path_factory.mktemp("runs") / "baseline.safetensors",
         replace(QUICK, epochs=15, batch_size=16),
@@ -132,7 +132,7 @@ def _weights(path: Path) -> list[Tensor]:
 def test_the_seed_decides_everything(few: ImageData, tmp_path: Path) -> None:
     def train(name: str, seed: int) -> list[Tensor]:
         first = train_baseline(few, "digits_cnn", out=tmp_path / name, optimisation=QUICK, seed=seed)
-        torch.rand(1)  # torch's global generator is somewhere else each time, and left alone
+        torch.rand(1)  # torch's global generator is somewhere else each time, and not moved by a training
         heat = HeatParameters(sigma=0.25, kappa=2)
         second = train_from(first, few, heat, out=tmp_path / name, optimisation=QUICK, seed=seed)
         return _weights(second)

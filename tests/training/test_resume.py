@@ -265,7 +265,7 @@ def test_one_process_of_a_team_says_that_it_was_interrupted(
     assert capsys.readouterr().err == said
 
 
-def test_signals_are_left_alone_in_another_thread() -> None:
+def test_signal_handlers_are_not_touched_in_another_thread() -> None:
     """Python allows handlers in the main thread only: a training elsewhere goes on, and its owner stops it."""
     answers: list[bool] = []
     handlers = []

@@ -90,7 +90,7 @@ def load_data(name: str, split: str, root: Path | None = None) -> ImageData:
 
 
 def describe_data(name: str, root: Path | None = None) -> tuple[tuple[str, ...], ImageShape]:
-    """Class names and input shape [C, H, W]; reads no file where the name alone decides them."""
+    """Class names and input shape [C, H, W]; no file is read where the name of the data set decides them."""
     known = {"digits": (DIGITS_CLASSES, (1, 8, 8)), "cifar10": (CIFAR10_CLASSES, (3, 32, 32))}
     if name in known:
         return known[name]

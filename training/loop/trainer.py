@@ -43,7 +43,7 @@ class EpochMetrics:
 
 
 class Trainer:
-    """One training under way: everything that a step changes."""
+    """One training under way: the network and everything else that a step changes."""
 
     def __init__(
         self, network: nn.Module, method: Method, data: ImageData, optimisation: Optimisation, seed: int, recipe: str
@@ -67,7 +67,7 @@ class Trainer:
             )
         self.position = Position()
         self.last_terms: dict[str, float] = {}
-        """Of the last step, means over its images."""
+        """The terms of the last step's loss, means over its images."""
 
     def epoch(self, stopped: Callable[[], bool]) -> Iterator[bool]:
         """Take the steps of this epoch that are left; after each, whether to stop (as soon as any process was told)."""

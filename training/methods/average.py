@@ -18,7 +18,7 @@ from heatserve.training.methods.protocol import Terms, batch_accuracy
 
 
 class Pair(nn.Module):
-    """f and v, trained side by side."""
+    """The networks f (`base`) and v (`single_pass`), which are trained side by side."""
 
     def __init__(self, base: nn.Module, single_pass: nn.Module) -> None:
         super().__init__()

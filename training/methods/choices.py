@@ -25,7 +25,7 @@ def _cross_entropy(logits: Tensor, mean: Tensor) -> Tensor:
     return functional.cross_entropy(logits, mean)
 
 
-OUTPUTS: Mapping[str, Callable[[Tensor], Tensor]] = MappingProxyType(
+HEAT_OUTPUTS: Mapping[str, Callable[[Tensor], Tensor]] = MappingProxyType(
     {"logits": lambda logits: logits, "probabilities": lambda logits: logits.softmax(1)}
 )
 """What the heat loss compares (`distance`) and differentiates (`penalty`): functions of the logits [N, K]."""

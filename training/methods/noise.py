@@ -42,9 +42,10 @@ def logits_under_noise(
 
 
 def noisy_loss(logits: Tensor, goal: Tensor, consistency: float) -> Tensor:
-    """Mean cross entropy from `goal`, labels [N] or probabilities [N, K], to noisy logits [m, N, K], plus
+    """Mean cross entropy from `goal`, labels [N] or probabilities [N, K], to noisy logits [m, N, K], plus consistency.
 
-    λ·mean KL(p̄ ‖ p_j), λ the `consistency`, p̄ the mean of an image's m answers p_j (Jeong and Shin 2020, equation (8)).
+    The consistency term is λ·mean KL(p̄ ‖ p_j), with λ the `consistency` and p̄ the mean of an image's m answers p_j
+    (Jeong and Shin 2020, equation (8)).
     """
     loss = functional.cross_entropy(logits.flatten(0, 1), _repeat(goal, len(logits)))
     if not consistency:

@@ -13,7 +13,7 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, ClassVar
 
 from heatserve.certification.errors import HeatserveError
-from heatserve.training.methods.choices import DISTANCES, ESTIMATORS, NORMALISATIONS, OUTPUTS, TARGETS
+from heatserve.training.methods.choices import DISTANCES, ESTIMATORS, HEAT_OUTPUTS, NORMALISATIONS, TARGETS
 
 if TYPE_CHECKING:
     from torch import nn
@@ -62,12 +62,18 @@ class Parameters(ABC):
 
     @property
     def hyperparameters(self) -> dict[str, Hyperparameter]:
-        """What a checkpoint records."""
+        """What a checkpoint records, by name."""
         return asdict(self)
 
 
 @dataclass(frozen=True, kw_only=True)
 class SmoothingParameters(Parameters):
+    """Parameters of a method whose network is smoothed by N(0, σ²I).
+
+    Args:
+        sigma: σ, pixels in [0,1].
+    """
+
     sigma: float
 
     def __post_init__(self) -> None:
@@ -89,16 +95,16 @@ class HeatParameters(SmoothingParameters):
         distance: A, what v and f are compared by: "probabilities" as in (3) and (10), "logits" as in (15).
         penalty: B, whose gradient is penalised: "logits" as printed, or "probabilities".
         noisy_share: share of each batch that gets noise N(0, σ²I) before v sees it; f always sees clean images, (10).
-        normalisation: of the sum over κ draws. One draw with w ~ N(0, I)/√K has mean ‖∇v‖²/K. "paper" sums the draws
-            as (16) is printed, which estimates κ/K of the squared norm; "unbiased" multiplies by K/κ.
+        normalisation: how the sum over κ draws is normalised. One draw with w ~ N(0, I)/√K has mean ‖∇v‖²/K. "paper"
+            sums the draws as (16) is printed, which estimates κ/K of the squared norm; "unbiased" multiplies by K/κ.
         coefficient: c, the number in front of ‖∇v‖². None is σ²/200: what σ²/2, as printed, amounts to in the paper's
             run on ImageNet-1k, where "paper" shrinks the penalty by κ/K = 10/1000. On 10 classes σ²/2 itself drowns
             the distance: one epoch of it takes a digit classifier from 99 % to 50 % accuracy, the default keeps it.
             The minimiser of ½‖v − f‖² + c‖∇v‖² solves v − f = 2cΔv, so that one time step of the heat equation (6)
             is c = σ²/4; (14) differs from the printed (15) by that factor of 2.
-        estimator: of ‖∇v‖². "projections": κ finite differences of w·v along its own gradient, (16). "displacements":
-            ‖v(x + δu) − v(x)‖²/δ² for κ random directions u, times the number of pixels: the same mean without any
-            input gradient, where δ is small enough for v to be linear; always unbiased.
+        estimator: how ‖∇v‖² is estimated. "projections": κ finite differences of w·v along its own gradient, (16).
+            "displacements": ‖v(x + δu) − v(x)‖²/δ² for κ random directions u, times the number of pixels: the same
+            mean without any input gradient, where δ is small enough for v to be linear; always unbiased.
         time_steps: n_T of (15): so many trainings one after another, each with the network of the one before as f,
             and with the n_T-th part of c.
         reinitialise: start each time step from fresh weights, as the paper does on CIFAR-10, not from f.
@@ -126,8 +132,8 @@ class HeatParameters(SmoothingParameters):
         require("delta", self.delta, 0 < self.delta < math.inf, "a number above 0")
         require("noisy_share", self.noisy_share, 0 <= self.noisy_share <= 1, "a number from 0 to 1")
         require("coefficient", self.coefficient, 0 <= self.gradient_weight < math.inf, "a number from 0")
-        require("distance", self.distance, self.distance in OUTPUTS, " or ".join(OUTPUTS))
-        require("penalty", self.penalty, self.penalty in OUTPUTS, " or ".join(OUTPUTS))
+        require("distance", self.distance, self.distance in HEAT_OUTPUTS, " or ".join(HEAT_OUTPUTS))
+        require("penalty", self.penalty, self.penalty in HEAT_OUTPUTS, " or ".join(HEAT_OUTPUTS))
         require("estimator", self.estimator, self.estimator in ESTIMATORS, " or ".join(ESTIMATORS))
         require("time_steps", self.time_steps, self.time_steps >= 1, "a whole number from 1")
         require("draws_at_once", self.draws_at_once, self.draws_at_once >= 1, "a whole number from 1")
@@ -197,7 +203,7 @@ class MadryParameters(Parameters):
 
     Args:
         epsilon: ε, radius of the ball; L2, pixels in [0,1].
-        steps: of PGD, each of length 2ε/steps.
+        steps: steps of PGD, each of length 2ε/steps.
     """
 
     method: ClassVar[str] = "madry"
@@ -217,11 +223,11 @@ class MadryParameters(Parameters):
 
 @dataclass(frozen=True, kw_only=True)
 class SmoothAdvParameters(SmoothingParameters, MadryParameters):
-    """As Madry's, but PGD attacks −log of the mean probability over noise, and training sees the same noise.
+    """Madry's training, but PGD attacks −log of the mean probability over noise, and training sees the same noise.
 
     Args:
-        epsilon: as above.
-        steps: as above.
+        epsilon: ε, radius of the ball; L2, pixels in [0,1].
+        steps: steps of PGD, each of length 2ε/steps.
         sigma: σ of the noise, pixels in [0,1].
         samples: m, noisy copies of each image.
     """
@@ -277,7 +283,7 @@ class AverageParameters(SmoothingParameters):
         return AverageLoss(start, self)
 
     def student(self, parent: Checkpoint, seed: int) -> Student:  # noqa: ARG002
-        """v, a copy of the network of `parent`, beside f: a copy too, or the frozen network v is the average of."""
+        """The pair of f and v: v is a copy of the network of `parent`; so is f, unless it is frozen."""
         from heatserve.training.students import pair_of
 
         return pair_of(parent, self)

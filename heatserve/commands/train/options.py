@@ -18,15 +18,17 @@ RECIPE = "How it is optimised (by default the recipe of the method and the data 
 LOSS = "The loss"
 RUN = "How it is run"
 
-Data = Annotated[str, typer.Option(help=f"{DATA_HELP}.")]
+TrainingData = Annotated[str, typer.Option(help=f"{DATA_HELP}.")]
 OwnData = Annotated[str | None, typer.Option(help="Images to train on; by default those of the network.")]
 Architecture = Annotated[str, typer.Option(help="`digits_cnn`, `cifar_resnet20`, …, `resnet50`.")]
 From = Annotated[Path, typer.Option("--from", help="Checkpoint of the trained network to start from.")]
-Out = Annotated[
+CheckpointOut = Annotated[
     Path,
     typer.Option(help="Where to write the checkpoint (safetensors), after every epoch; the log beside it as .jsonl."),
 ]
-Seed = Annotated[int, typer.Option(help="Decides initial weights, order of the images, augmentation and noise.")]
+TrainingSeed = Annotated[
+    int, typer.Option(help="Decides initial weights, order of the images, augmentation and noise.")
+]
 Preset = Annotated[
     str | None,
     typer.Option(help="`paper-cifar10` or `paper-imagenet`: start from the paper's formula; options given still win."),
@@ -70,7 +72,7 @@ HeatDistance = Annotated[
         f"[by default {HeatParameters.distance}]",
     ),
 ]
-Penalty = Annotated[
+HeatPenalty = Annotated[
     str | None,
     typer.Option(
         rich_help_panel=LOSS,
@@ -131,7 +133,7 @@ Consistency = Annotated[
 ]
 Epsilon = Annotated[float, typer.Option(rich_help_panel=LOSS, help="ε: radius of the attack's ball, L2.")]
 Steps = Annotated[int, typer.Option(rich_help_panel=LOSS, help="Steps of the attack.")]
-Target = Annotated[
+AverageTarget = Annotated[
     str,
     typer.Option(
         rich_help_panel=LOSS, help="What of f's noisy answers is averaged: their `probabilities` or their `votes`."
@@ -160,7 +162,7 @@ Decay = Annotated[
 ]
 WeightDecay = Annotated[float | None, typer.Option(rich_help_panel=RECIPE, help="L2 penalty on the weights.")]
 Clip = Annotated[float | None, typer.Option(rich_help_panel=RECIPE, help="Largest norm of the gradient.")]
-Precision = Annotated[
+TrainingPrecision = Annotated[
     str | None, typer.Option(rich_help_panel=RECIPE, help="`float32`, or `bfloat16` autocast (for GPUs).")
 ]
 Augment = Annotated[
