@@ -8,18 +8,17 @@ import re
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from small_training import DisturbedImages, few_digits, raise_signal
 from torch import Tensor, nn
 
 from heatserve.cli import app
-from heatserve.training.data.images import Batch, Images
-from heatserve.training.data.splits import ImageData, load_data
+from heatserve.training.data.splits import ImageData
 from heatserve.training.loop.distributed import Team, join
 from heatserve.training.loop.fitting import Interrupted, Run, fit
 from heatserve.training.loop.optimisation import Optimisation
@@ -36,8 +35,7 @@ Results = dict[str, Any]
 
 
 def _data() -> ImageData:
-    digits = load_data("digits", "train")
-    return replace(digits, images=digits.images.subset(range(33)))
+    return few_digits(33)
 
 
 def _network(*, batch_norm: bool) -> nn.Module:
@@ -60,31 +58,6 @@ def _gradient(images: int, team: Team, *, batch_norm: bool) -> list[Tensor]:
 
 def _noise() -> Method:
     return NoiseParameters(sigma=0.25).loss(nn.Identity())
-
-
-@dataclass(frozen=True)
-class _Signalled:
-    """Images that bring SIGTERM to this process before one of their batches."""
-
-    images: Images
-    at: int
-    handed_out: list[int]
-
-    def __len__(self) -> int:
-        return len(self.images)
-
-    def __getitem__(self, index: int) -> tuple[Tensor, int]:
-        return self.images[index]
-
-    def subset(self, indices: Sequence[int]) -> Images:
-        return self.images.subset(indices)
-
-    def batches(self, index_batches: Sequence[Tensor]) -> Iterator[Batch]:
-        for batch in self.images.batches(index_batches):
-            self.handed_out.append(len(batch[1]))
-            if len(self.handed_out) == self.at:
-                os.kill(os.getpid(), signal.SIGTERM)
-            yield batch
 
 
 def _fit(
@@ -124,7 +97,7 @@ def _work(folder: Path) -> None:
     found["statistics"] = found["statistics"].state_dict()
     noise = _noise()
     found["noise"] = _fit(noise, data, folder / "noise.safetensors", batch_norm=True)
-    seen = _Signalled(data.images, 4 if team.rank == 1 else 0, [])
+    seen = DisturbedImages(data.images, 4 if team.rank == 1 else 0, raise_signal(signal.SIGTERM))
     out = folder / "stopped.safetensors"
     try:
         _fit(noise, replace(data, images=seen), out, batch_norm=True)
@@ -145,7 +118,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Where two processes have left their answers, what they printed, their checkpoints, logs and states."""
     folder = tmp_path_factory.mktemp("team")
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", __file__]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    path = os.pathsep.join([str(Path(__file__).parents[1]), os.environ.get("PYTHONPATH", "")])
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": path}
     done = subprocess.run(
         [*command, str(folder)], env=environment, capture_output=True, text=True, timeout=300, check=False
     )
@@ -233,7 +207,7 @@ def test_a_batch_that_leaves_a_process_without_images_is_refused(both: list[Resu
 def test_the_state_of_a_team_of_another_size_is_refused(tmp_path: Path) -> None:
     """Each process has noise of its own: there would be none for a third."""
     data, out = _data(), tmp_path / "a.safetensors"
-    seen = _Signalled(data.images, 2, [])
+    seen = DisturbedImages(data.images, 2, raise_signal(signal.SIGTERM))
     with pytest.raises(Interrupted):
         _fit(CrossEntropy(), replace(data, images=seen), out, batch_norm=False)
     state = out.with_suffix(".state")

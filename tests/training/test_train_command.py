@@ -9,26 +9,30 @@ from typing import Any
 
 import pytest
 import typer
+from small_training import few_digits
 from typer.core import TyperGroup, TyperOption
 from typer.testing import CliRunner
 
 from heatserve.cli import app
 from heatserve.commands.train import train
 from heatserve.training import base_path, load_checkpoint, train_baseline, train_from
-from heatserve.training.data import ImageData, load_data
+from heatserve.training.data import ImageData
 from heatserve.training.loop import Optimisation, TrainingError
 from heatserve.training.methods import METHODS, HeatParameters, NoiseParameters, heat_preset
 
 QUICK = Optimisation(epochs=1, batch_size=32, lr=0.05, cpu_threads=1)
+
+
 RUN = {"out", "data", "root", "seed", "device", "resume", "tensorboard"}
+
+
 WITHOUT_OPTION = {"momentum", "cpu_threads"}
 """0.9 in every paper, and a matter of the machine that the recipes know."""
 
 
 @pytest.fixture(scope="module")
 def few() -> ImageData:
-    digits = load_data("digits", "train")
-    return replace(digits, images=digits.images.subset(range(96)))
+    return few_digits()
 
 
 @pytest.fixture(scope="module")

@@ -1,27 +1,24 @@
-"""The loop and the two trainings on it, on the digits."""
+"""The two trainings, of a baseline and from a trained network: on the digits, with their own recipes."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from pathlib import Path
 
 import pytest
 import torch
+from small_training import few_digits
 from torch import Tensor, nn
-from torch.nn import functional
 
 from heatserve.training.checkpoint import Checkpoint, load_checkpoint
 from heatserve.training.data.images import Batch, DataError, Images
 from heatserve.training.data.splits import ImageData, load_data
 from heatserve.training.evaluate import accuracy
-from heatserve.training.loop.fitting import fit
 from heatserve.training.loop.optimisation import Optimisation
-from heatserve.training.loop.trainer import EpochMetrics, TrainingError
-from heatserve.training.methods.cross_entropy import CrossEntropy
-from heatserve.training.methods.parameters import HeatParameters, ParameterError
-from heatserve.training.methods.protocol import Method, Terms, backward, batch_accuracy
+from heatserve.training.loop.trainer import TrainingError
+from heatserve.training.methods.parameters import HeatParameters
 from heatserve.training.recipes import baseline_optimisation, fine_tuning
 from heatserve.training.train import step_path, train_baseline, train_from
 
@@ -29,13 +26,13 @@ QUICK = Optimisation(epochs=1, batch_size=64, lr=0.05, cpu_threads=1)
 
 
 @pytest.fixture(scope="module")
-def digits() -> ImageData:
-    return load_data("digits", "train")
+def few() -> ImageData:
+    return few_digits()
 
 
 @pytest.fixture(scope="module")
-def few(digits: ImageData) -> ImageData:
-    return replace(digits, images=digits.images.subset(range(96)))
+def digits() -> ImageData:
+    return load_data("digits", "train")
 
 
 @pytest.fixture(scope="module")
@@ -143,41 +140,6 @@ def test_the_seed_decides_everything(few: ImageData, tmp_path: Path) -> None:
 
 
 @dataclass(frozen=True)
-class _Breaks:
-    """Cross entropy until `epoch_length` steps have been taken, then a loss or a gradient that is not finite."""
-
-    steps: list[int]
-    epoch_length: int
-    spoil: Callable[[Tensor], Tensor]
-
-    def __call__(self, network: nn.Module, images: Tensor, labels: Tensor, generator: torch.Generator) -> Terms:  # noqa: ARG002
-        logits = network(images)
-        loss = functional.cross_entropy(logits, labels)
-        self.steps.append(1)
-        spoilt = loss if len(self.steps) <= self.epoch_length else self.spoil(loss)
-        return backward(spoilt, accuracy=batch_accuracy(logits, labels))
-
-
-def _fit(network: nn.Module, method: Method, data: ImageData, on_epoch: Callable[[EpochMetrics], None]) -> None:
-    optimisation = replace(QUICK, epochs=3, batch_size=32)
-    fit(network, method, data, optimisation, seed=0, on_epoch=on_epoch)
-
-
-@pytest.mark.parametrize(
-    "spoil", [lambda total: total * torch.nan, lambda total: total + torch.inf, lambda total: (total - total).sqrt()]
-)
-def test_a_broken_loss_stops_before_the_step(
-    few: ImageData, baseline: Checkpoint, spoil: Callable[[Tensor], Tensor]
-) -> None:
-    network = load_checkpoint(baseline.path).network
-    epochs: list[EpochMetrics] = []
-    with pytest.raises(TrainingError, match=r"epoch 2: expected a finite loss and gradient"):
-        _fit(network, _Breaks([], 3, spoil), few, epochs.append)
-    assert [metrics.epoch for metrics in epochs] == [1]
-    assert all(torch.isfinite(tensor).all() for tensor in network.state_dict().values())
-
-
-@dataclass(frozen=True)
 class _Trouble:
     """Images that are as they should be for one epoch, and then are NaN or bring Ctrl-C."""
 
@@ -215,16 +177,6 @@ def test_the_checkpoint_of_the_last_whole_epoch_survives(
     assert sorted(path.name for path in tmp_path.iterdir()) == ["a.jsonl", "a.safetensors", "a.state"]
 
 
-def test_each_epoch_is_measured(few: ImageData, baseline: Checkpoint) -> None:
-    epochs: list[EpochMetrics] = []
-    threads = torch.get_num_threads()
-    _fit(load_checkpoint(baseline.path).network, CrossEntropy(), few, epochs.append)
-    assert torch.get_num_threads() == threads
-    assert [metrics.epoch for metrics in epochs] == [1, 2, 3]
-    assert all(0 < metrics.loss < 1 and metrics.terms["accuracy"] > 0.9 for metrics in epochs)
-    assert all(metrics.images_per_second == pytest.approx(96 / metrics.seconds) for metrics in epochs)
-
-
 @pytest.mark.parametrize("split", ["calibration", "test"])
 def test_no_other_split_can_be_trained_on(split: str, tmp_path: Path) -> None:
     with pytest.raises(DataError, match=f"expected train, got {split}"):
@@ -239,22 +191,3 @@ def test_images_of_another_network_are_refused(few: ImageData, baseline: Checkpo
     ):
         with pytest.raises(DataError, match=message):
             train_from(baseline, other, HeatParameters(sigma=0.25), out=tmp_path / "a")
-
-
-@pytest.mark.parametrize(
-    ("name", "value"),
-    [
-        ("epochs", 0),
-        ("batch_size", 1),
-        ("lr", 0.0),
-        ("clip", float("nan")),
-        ("decay", "linear"),
-        ("momentum", 1.0),
-        ("weight_decay", -1.0),
-        ("precision", "float16"),
-        ("cpu_threads", 0),
-    ],
-)
-def test_an_option_of_the_optimisation_out_of_range_is_named(name: str, value: float | str) -> None:
-    with pytest.raises(ParameterError, match=f"^{name}: expected"):
-        replace(QUICK, **{name: value})  # type: ignore[arg-type]
