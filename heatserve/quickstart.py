@@ -57,11 +57,10 @@ def make_model(repository: Path, runs: Path, console: Console) -> ModelVersion:
 def _smooth(repository: Path, runs: Path, console: Console) -> ModelVersion:
     """Train, smooth and export."""
     from heatserve.export.exporting import export_checkpoint
-    from heatserve.training.data.splits import load_data
-    from heatserve.training.loop.fitting import Run
-    from heatserve.training.loop.progress import training_bar
-    from heatserve.training.methods.parameters import HeatParameters
-    from heatserve.training.train import train_baseline, train_from
+    from heatserve.training import train_baseline, train_from
+    from heatserve.training.data import load_data
+    from heatserve.training.loop import Run, training_bar
+    from heatserve.training.methods import HeatParameters
 
     data, run = load_data("digits", "train"), Run(progress=training_bar)
     with _step(console, f"train    a small convolutional network on {len(data)} handwritten digits"):
@@ -106,7 +105,7 @@ def ask(endpoints: Endpoints, runs: Path, console: Console) -> None:
 
     The images are also written to `runs`, so that there is something to call `heatserve predict` on.
     """
-    from heatserve.training.data.splits import load_data
+    from heatserve.training.data import load_data
 
     images, _ = load_data("digits", "test").arrays(range(SHOWN))
     for protocol, url in (("gRPC", endpoints.grpc_url), ("HTTP", endpoints.http_url)):

@@ -33,13 +33,10 @@ from heatserve.export.exporting import export_checkpoint
 from heatserve.export.repository.layout import ModelVersion, open_model
 from heatserve.export.runtime.answers import model_images
 from heatserve.export.runtime.served import open_served
-from heatserve.training.checkpoint import load_checkpoint
-from heatserve.training.data.splits import ImageData, load_data
-from heatserve.training.evaluate import accuracy
-from heatserve.training.loop.fitting import Run
-from heatserve.training.loop.optimisation import Optimisation
-from heatserve.training.loop.progress import training_bar
-from heatserve.training.methods.parameters import (
+from heatserve.training import accuracy, load_checkpoint, train_baseline, train_from
+from heatserve.training.data import ImageData, load_data
+from heatserve.training.loop import Optimisation, Run, training_bar
+from heatserve.training.methods import (
     AverageParameters,
     HeatParameters,
     MadryParameters,
@@ -48,7 +45,6 @@ from heatserve.training.methods.parameters import (
     SmoothAdvParameters,
     heat_preset,
 )
-from heatserve.training.train import train_baseline, train_from
 
 ARCHITECTURE = "cifar_resnet20"
 BASELINE = Optimisation(epochs=15, batch_size=64, lr=0.05)

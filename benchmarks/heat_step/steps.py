@@ -9,11 +9,17 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from heatserve.training.architectures import build_network
-from heatserve.training.methods.cross_entropy import CrossEntropy
-from heatserve.training.methods.heat import HeatLoss, add_noise
-from heatserve.training.methods.parameters import HeatParameters, ParameterError, heat_preset
-from heatserve.training.methods.protocol import Method, Terms
+from heatserve.training import build_network
+from heatserve.training.methods import (
+    CrossEntropy,
+    HeatLoss,
+    HeatParameters,
+    Method,
+    ParameterError,
+    Terms,
+    heat_preset,
+)
+from heatserve.training.methods.heat import add_noise
 
 SIGMA = 0.25
 

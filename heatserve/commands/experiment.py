@@ -47,7 +47,7 @@ def cifar10(
     from heatserve.benchmarks.cifar10.experiment import SYSTEMS, Experiment, results_table
     from heatserve.benchmarks.cifar10.report import draw, update_readme
     from heatserve.export.repository.layout import republish
-    from heatserve.training.loop.fitting import Interrupted
+    from heatserve.training.loop import Interrupted
     from heatserve.training.methods.parameters import require
 
     chosen = system or list(SYSTEMS)
