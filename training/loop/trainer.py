@@ -48,6 +48,8 @@ class Trainer:
     def __init__(
         self, network: nn.Module, method: Method, data: ImageData, optimisation: Optimisation, seed: int, recipe: str
     ) -> None:
+        if data.split != "train":
+            raise DataError(f"split: expected train, got {data.split}: those images are kept for calibration and tests")
         self.network, self.method, self.data, self.optimisation = network, method, data, optimisation
         self.recipe = recipe
         self.device = next(network.parameters()).device
