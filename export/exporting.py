@@ -18,7 +18,7 @@ from heatserve.export.graph.precision import to_fp16, to_int8
 from heatserve.export.images import LabelledImages
 from heatserve.export.repository.layout import TENSORRT_BATCHES, TIMING_CACHE_NAME, ModelVersion, publish
 from heatserve.export.runtime.tensorrt import build_plan, plan_part, require_tensorrt
-from heatserve.training.checkpoint import Checkpoint, CheckpointError, load_base, load_checkpoint
+from heatserve.training import Checkpoint, CheckpointError, load_base, load_checkpoint
 
 Training = dict[str, str | int | float | bool | None]
 """`Card.training`."""

@@ -18,10 +18,11 @@ from heatserve.commands.certify import certify_dataset
 from heatserve.commands.conformance import conformance
 from heatserve.commands.experiment import experiment
 from heatserve.commands.export import export
+from heatserve.commands.import_weights import import_weights
 from heatserve.commands.predict import predict
 from heatserve.commands.quickstart import quickstart
 from heatserve.commands.serve import serve
-from heatserve.commands.train import import_weights, train
+from heatserve.commands.train import train
 from heatserve.commands.tune import tune
 
 app = typer.Typer(

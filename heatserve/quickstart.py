@@ -57,16 +57,17 @@ def make_model(repository: Path, runs: Path, console: Console) -> ModelVersion:
 def _smooth(repository: Path, runs: Path, console: Console) -> ModelVersion:
     """The uncalibrated model: trained, smoothed and exported."""
     from heatserve.export.exporting import export_checkpoint
-    from heatserve.training.data.splits import load_data
-    from heatserve.training.methods.parameters import HeatParameters
-    from heatserve.training.recipes import train_baseline, train_from
+    from heatserve.training import train_baseline, train_from
+    from heatserve.training.data import load_data
+    from heatserve.training.loop import Run, training_bar
+    from heatserve.training.methods import HeatParameters
 
-    data = load_data("digits", "train")
+    data, run = load_data("digits", "train"), Run(progress=training_bar)
     with _step(console, f"train    a small convolutional network on {len(data)} handwritten digits"):
-        baseline = train_baseline(data, "digits_cnn", out=runs / "digits_baseline.safetensors", seed=SEED)
+        baseline = train_baseline(data, "digits_cnn", out=runs / "digits_baseline.safetensors", seed=SEED, run=run)
     with _step(console, f"smooth   it with the heat loss: one epoch, no labels, σ = {SIGMA}"):
         smoothed = train_from(
-            baseline, data, HeatParameters(sigma=SIGMA), out=runs / "digits_heat.safetensors", seed=SEED
+            baseline, data, HeatParameters(sigma=SIGMA), out=runs / "digits_heat.safetensors", seed=SEED, run=run
         )
     with _step(console, "export   one ONNX graph: normalisation, network, softmax, certificate, input checks"):
         return export_checkpoint(smoothed, repository=repository, name=NAME)
@@ -105,7 +106,7 @@ def ask(endpoints: Endpoints, runs: Path, console: Console) -> None:
 
     The images are also written to `picture(runs, i)`, so that there is something to call `heatserve predict` on.
     """
-    from heatserve.training.data.splits import load_data
+    from heatserve.training.data import load_data
 
     images, _ = load_data("digits", "test").arrays(range(SHOWN))
     for protocol, url in (("gRPC", endpoints.grpc_url), ("HTTP", endpoints.http_url)):

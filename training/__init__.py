@@ -1,5 +1,80 @@
-"""Data, architectures, losses and loops: from images to a checkpoint (needs torch).
+"""Data, architectures, methods and loops: from images to a checkpoint.
 
-The public names are in the modules of their subject (`data`, `architectures`, `checkpoint`, `heat`, `recipes`, …), not
-here: importing this package must stay free of torch, because the command line of a serving machine imports it.
+    from heatserve.training import train_baseline, train_from
+    from heatserve.training.data import load_data
+    from heatserve.training.methods import HeatParameters
+
+    digits = load_data("digits", "train")
+    baseline = train_baseline(digits, "digits_cnn", out=Path("baseline.safetensors"))
+    smoothed = train_from(baseline, digits, HeatParameters(sigma=0.25), out=Path("heat.safetensors"))
+
+`data` has the images and their splits, `methods` the losses and their parameters, `loop` the optimisation. What is
+trained here is a checkpoint: one safetensors file that says how to rebuild the network and how it came to be.
+
+Importing this package needs no torch: the command line of a machine that only serves imports it.
 """
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from heatserve._lazy import lazy_names
+
+if TYPE_CHECKING:
+    from heatserve.training.architectures import ARCHITECTURES, ArchitectureError, ImageClassifier, build_network
+    from heatserve.training.checkpoint import (
+        Checkpoint,
+        CheckpointError,
+        CheckpointMetadata,
+        base_path,
+        load_base,
+        load_checkpoint,
+        save_checkpoint,
+    )
+    from heatserve.training.evaluate import accuracy
+    from heatserve.training.recipes import baseline_optimisation, fine_tuning
+    from heatserve.training.train import train_baseline, train_from
+    from heatserve.training.weights import import_weights
+
+__all__ = [
+    "ARCHITECTURES",
+    "ArchitectureError",
+    "Checkpoint",
+    "CheckpointError",
+    "CheckpointMetadata",
+    "ImageClassifier",
+    "accuracy",
+    "base_path",
+    "baseline_optimisation",
+    "build_network",
+    "fine_tuning",
+    "import_weights",
+    "load_base",
+    "load_checkpoint",
+    "save_checkpoint",
+    "train_baseline",
+    "train_from",
+]
+
+__getattr__, __dir__ = lazy_names(
+    __name__,
+    {
+        "ARCHITECTURES": "heatserve.training.architectures",
+        "ArchitectureError": "heatserve.training.architectures",
+        "Checkpoint": "heatserve.training.checkpoint",
+        "CheckpointError": "heatserve.training.checkpoint",
+        "CheckpointMetadata": "heatserve.training.checkpoint",
+        "ImageClassifier": "heatserve.training.architectures",
+        "accuracy": "heatserve.training.evaluate",
+        "base_path": "heatserve.training.checkpoint",
+        "baseline_optimisation": "heatserve.training.recipes",
+        "build_network": "heatserve.training.architectures",
+        "fine_tuning": "heatserve.training.recipes",
+        "import_weights": "heatserve.training.weights",
+        "load_base": "heatserve.training.checkpoint",
+        "load_checkpoint": "heatserve.training.checkpoint",
+        "save_checkpoint": "heatserve.training.checkpoint",
+        "train_baseline": "heatserve.training.train",
+        "train_from": "heatserve.training.train",
+    },
+)

@@ -9,19 +9,18 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from heatserve.certification.errors import HeatserveError
-from heatserve.training._torchvision import import_torchvision
-
-Shape = tuple[int, int, int]
+from heatserve.training.data.images import ImageShape
+from heatserve.training.torchvision_import import import_torchvision
 
 
 class ArchitectureError(HeatserveError):
     """An architecture is unknown, or does not fit the images."""
 
 
-class Classifier(nn.Module):
+class ImageClassifier(nn.Module):
     """Images [N, C, H, W] in [0,1] → logits [N, K]: normalises each channel, then runs `backbone`.
 
-    The state dict is the backbone's alone; mean and std are part of a checkpoint's metadata.
+    The state dict has only the backbone's tensors; mean and std are part of a checkpoint's metadata.
     """
 
     def __init__(self, backbone: nn.Module, mean: Sequence[float], std: Sequence[float]) -> None:
@@ -38,8 +37,8 @@ class Classifier(nn.Module):
 
 
 def build_network(
-    architecture: str, *, num_classes: int, input_shape: Shape, mean: Sequence[float], std: Sequence[float]
-) -> Classifier:
+    architecture: str, *, num_classes: int, input_shape: ImageShape, mean: Sequence[float], std: Sequence[float]
+) -> ImageClassifier:
     """A freshly initialised network (from torch's global generator).
 
     Args:
@@ -59,7 +58,7 @@ def build_network(
         raise ArchitectureError(f"{architecture}: expected images of 3 channels, got {channels}")
     if len(mean) != channels or len(std) != channels or min(std) <= 0:
         raise ArchitectureError(f"mean, std: expected {channels} numbers each, std > 0, got {mean} and {std}")
-    return Classifier(ARCHITECTURES[architecture](num_classes, channels), mean, std)
+    return ImageClassifier(ARCHITECTURES[architecture](num_classes, channels), mean, std)
 
 
 class _DigitsCNN(nn.Module):

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from heatserve.certification.errors import HeatserveError
 from heatserve.certification.files import write_atomically
-from heatserve.training.architectures import ArchitectureError, Classifier, build_network
+from heatserve.training.architectures import ArchitectureError, ImageClassifier, build_network
 
 HEADER_KEY = "heatserve"
 
@@ -45,9 +45,10 @@ class CheckpointMetadata(BaseModel):
     epochs: int
     hyperparameters: dict[str, Hyperparameter]
     parent_sha256: str | None
-    """Of the checkpoint file that it was fine-tuned from."""
+    """sha256 of the file of the network that training started from; None for a baseline."""
     base_sha256: str | None = None
-    """Of the checkpoint file of f, where the network was trained to be the Gaussian average of f; otherwise its own."""
+    """sha256 of the checkpoint file of f, where the network v was trained to be the Gaussian average of another network
+    f; None where the network is its own f."""
     versions: dict[str, str]
     date: str
 
@@ -56,13 +57,13 @@ class CheckpointMetadata(BaseModel):
 class Checkpoint:
     """A checkpoint that has been read: `network` in eval mode on the CPU, `sha256` of the file at `path`."""
 
-    network: Classifier
+    network: ImageClassifier
     metadata: CheckpointMetadata
     sha256: str
     path: Path
 
 
-def save_checkpoint(path: Path, network: Classifier, metadata: CheckpointMetadata) -> None:
+def save_checkpoint(path: Path, network: ImageClassifier, metadata: CheckpointMetadata) -> None:
     """Write the backbone's tensors and the metadata to `path`, atomically."""
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in network.backbone.state_dict().items()}
     write_atomically(path, safetensors.torch.save(tensors, {HEADER_KEY: metadata.model_dump_json()}))
@@ -91,12 +92,16 @@ def load_checkpoint(path: Path) -> Checkpoint:
 
 
 def base_path(out: Path) -> Path:
-    """Where the training of a v that is to be the average of f writes f, beside v."""
+    """Where the training of a single pass v, written to `out`, writes the network f that v is to be the average of."""
     return out.with_name(f"{out.stem}.base{out.suffix}")
 
 
 def load_base(single_pass: Checkpoint, path: Path | None = None) -> Checkpoint:
-    """f of a v that was trained to be its average, from `path`, by default where that training wrote it.
+    """Read the network f that the single pass v was trained to be the average of.
+
+    Args:
+        single_pass: v.
+        path: where to read f; by default where the training of v wrote it.
 
     Raises:
         CheckpointError: unreadable, or not the network that v was trained with.
@@ -111,7 +116,7 @@ def load_base(single_pass: Checkpoint, path: Path | None = None) -> Checkpoint:
     return base
 
 
-def network_of(metadata: CheckpointMetadata) -> Classifier:
+def network_of(metadata: CheckpointMetadata) -> ImageClassifier:
     """The network that `metadata` describes, freshly initialised."""
     return build_network(
         metadata.architecture,

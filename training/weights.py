@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from heatserve.certification.provenance import now, versions
-from heatserve.training.architectures import Shape
 from heatserve.training.checkpoint import (
     CheckpointMetadata,
     fill,
@@ -16,6 +15,7 @@ from heatserve.training.checkpoint import (
     read_file,
     save_checkpoint,
 )
+from heatserve.training.data.images import ImageShape
 
 
 def import_weights(
@@ -24,7 +24,7 @@ def import_weights(
     *,
     dataset: str,
     class_names: Sequence[str],
-    input_shape: Shape,
+    input_shape: ImageShape,
     mean: Sequence[float],
     std: Sequence[float],
     out: Path,

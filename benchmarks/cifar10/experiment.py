@@ -28,11 +28,9 @@ from heatserve.export.exporting import export_checkpoint
 from heatserve.export.repository.layout import ModelVersion, open_model
 from heatserve.export.runtime.answers import model_images
 from heatserve.export.runtime.served import open_served
-from heatserve.training.checkpoint import load_checkpoint
-from heatserve.training.data.splits import ImageData, load_data
-from heatserve.training.evaluate import accuracy
-from heatserve.training.loop.fit import Run
-from heatserve.training.recipes import train_baseline, train_from
+from heatserve.training import accuracy, load_checkpoint, train_baseline, train_from
+from heatserve.training.data import ImageData, load_data
+from heatserve.training.loop import Run, training_bar
 
 CALIBRATED_ALPHA, CALIBRATED_DELTA = 0.1, 0.05
 """α and δ of the promise of each single pass."""
@@ -87,7 +85,7 @@ class Experiment:
 
     @property
     def _run(self) -> Run:
-        return Run(device=self.device, resume=True)
+        return Run(device=self.device, resume=True, progress=training_bar)
 
     @property
     def _train(self) -> ImageData:

@@ -12,9 +12,16 @@ from torch import Tensor, nn
 from heatserve.benchmarks.classifiers import BENCHMARK_SIGMA, ClassifierShape, random_network
 from heatserve.benchmarks.records.heat_step import HeatStepRecord
 from heatserve.benchmarks.records.record import made_now
-from heatserve.training.methods.heat import HeatLoss, add_noise
-from heatserve.training.methods.method import CrossEntropy, Method, Terms
-from heatserve.training.methods.parameters import HeatParameters, ParameterError, heat_preset
+from heatserve.training.methods import (
+    CrossEntropy,
+    HeatLoss,
+    HeatParameters,
+    Method,
+    ParameterError,
+    Terms,
+    heat_preset,
+)
+from heatserve.training.methods.heat import add_noise
 
 STEP_IMAGES: Mapping[str, int] = MappingProxyType({"cifar10-resnet20": 64, "imagenet-resnet50": 4})
 """Images in one step, by classifier."""

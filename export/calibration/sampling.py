@@ -17,7 +17,7 @@ from heatserve.export.images import LabelledImages, LabelledPictures, Picture, S
 from heatserve.export.repository.layout import ModelVersion
 
 if TYPE_CHECKING:
-    from heatserve.training.data.images import FileImages, TensorImages
+    from heatserve.training.data import FileImages, TensorImages
 
 
 def sample(
@@ -28,7 +28,7 @@ def sample(
     Raises:
         DataError: no such data set or split.
     """
-    from heatserve.training.data.splits import load_data
+    from heatserve.training.data import load_data
 
     data = load_data(dataset, split, root)
     chosen = _chosen(len(data), count, seed)
@@ -52,8 +52,7 @@ def sample_for(
     """
     if not model.card.resize:
         return sample(dataset, split, root=root, count=count, seed=seed)
-    from heatserve.training.data.images import FileImages, TensorImages
-    from heatserve.training.data.splits import load_data
+    from heatserve.training.data import FileImages, TensorImages, load_data
 
     images = load_data(dataset, split, root).images
     if not isinstance(images, FileImages | TensorImages):
@@ -96,7 +95,7 @@ def check_classes(card: Card, dataset: str, *, root: Path | None = None) -> None
         HeatserveError: the classes differ; names the first that does.
         DataError: no such data set.
     """
-    from heatserve.training.data.splits import describe_data
+    from heatserve.training.data import describe_data
 
     class_names, _ = describe_data(dataset, root)
     if class_names != card.class_names:

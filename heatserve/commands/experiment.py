@@ -55,7 +55,7 @@ def cifar10(
     from heatserve.benchmarks.records.record import to_json
     from heatserve.export.calibration.report import progress_bar
     from heatserve.export.repository.layout import republish
-    from heatserve.training.loop.fit import Interrupted
+    from heatserve.training.loop import Interrupted
     from heatserve.training.methods.parameters import require
 
     chosen = system or list(SYSTEMS)

@@ -104,7 +104,7 @@ def _variant(
 ) -> Variant:
     from heatserve.export.calibration.sampling import sample
     from heatserve.export.exporting import Variant
-    from heatserve.training.checkpoint import load_checkpoint
+    from heatserve.training import load_checkpoint
 
     if precision != "int8":
         return Variant(input_type, precision, resize=resize)

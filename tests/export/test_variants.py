@@ -30,7 +30,7 @@ from heatserve.export.images import LabelledImages, LabelledPictures, SampledIma
 from heatserve.export.repository.layout import ModelVersion, open_model, version_dirs
 from heatserve.export.runtime.answers import model_images
 from heatserve.export.runtime.session import GraphError, open_session, run
-from heatserve.training._torchvision import import_torchvision
+from heatserve.training.torchvision_import import import_torchvision
 
 CERTIFY = MonteCarlo(n0=20, n=100, alpha=0.01, seed=0)
 

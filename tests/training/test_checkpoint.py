@@ -12,7 +12,7 @@ import safetensors.torch
 import torch
 
 from heatserve.certification.provenance import now, versions
-from heatserve.training.architectures import ARCHITECTURES, ArchitectureError, Classifier, build_network
+from heatserve.training.architectures import ARCHITECTURES, ArchitectureError, ImageClassifier, build_network
 from heatserve.training.checkpoint import (
     CheckpointError,
     CheckpointMetadata,
@@ -43,7 +43,7 @@ def _metadata(architecture: str = "digits_cnn", channels: int = 1, size: int = 8
     )
 
 
-def _saved(path: Path, architecture: str = "digits_cnn", channels: int = 1, size: int = 8) -> Classifier:
+def _saved(path: Path, architecture: str = "digits_cnn", channels: int = 1, size: int = 8) -> ImageClassifier:
     metadata = _metadata(architecture, channels, size)
     network = network_of(metadata)
     network(torch.rand(4, channels, size, size))  # moves the running statistics away from 0 and 1

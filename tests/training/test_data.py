@@ -122,12 +122,12 @@ def test_imagefolder_yields_each_image_with_its_label(tmp_path: Path) -> None:
     assert {(image.tobytes(), int(label)) for image, label in pairs} == expected
 
 
-def test_who_only_measures_needs_the_test_images_alone(tmp_path: Path) -> None:
+def test_a_user_who_only_measures_needs_no_training_images(tmp_path: Path) -> None:
     root = _folder(tmp_path, ("ant", "bee"), train=1)
     both = load_data(f"imagefolder:{root}", "test")
     shutil.rmtree(root / "train")
-    alone = load_data(f"imagefolder:{root}", "test")
-    assert (len(alone), alone.class_names) == (len(both), both.class_names)
+    without = load_data(f"imagefolder:{root}", "test")
+    assert (len(without), without.class_names) == (len(both), both.class_names)
     with pytest.raises(DataError, match="train: no such folder"):
         load_data(f"imagefolder:{root}", "calibration")
 

@@ -8,28 +8,26 @@ import re
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
-from unittest.mock import patch
 
 import pytest
 import torch
+from small_training import DisturbedImages, few_digits, raise_signal
 from torch import Tensor, nn
 
-from heatserve.cli import main
-from heatserve.training.data.images import Batch, Images
-from heatserve.training.data.splits import ImageData, load_data
+from heatserve.cli import app
+from heatserve.training.data.splits import ImageData
 from heatserve.training.loop.distributed import Team, join
-from heatserve.training.loop.fit import EpochMetrics, Interrupted, Run, TrainingError, fit
+from heatserve.training.loop.fitting import Interrupted, Run, fit
 from heatserve.training.loop.optimisation import Optimisation
 from heatserve.training.loop.state import StateError
-from heatserve.training.methods.method import CrossEntropy, Method
+from heatserve.training.loop.trainer import EpochMetrics, TrainingError
+from heatserve.training.methods.cross_entropy import CrossEntropy
 from heatserve.training.methods.parameters import NoiseParameters
-from heatserve.training.recipes import loss_of
+from heatserve.training.methods.protocol import Method
 
-QUIET = Run(show_progress=False)
 ODD = Optimisation(epochs=2, batch_size=11, lr=0.1, clip=0.5, cpu_threads=1)
 """Three steps an epoch of the 33 images, with shares of 6 and of 5."""
 
@@ -37,8 +35,7 @@ Results = dict[str, Any]
 
 
 def _data() -> ImageData:
-    digits = load_data("digits", "train")
-    return replace(digits, images=digits.images.subset(range(33)))
+    return few_digits(33)
 
 
 def _network(*, batch_norm: bool) -> nn.Module:
@@ -49,7 +46,7 @@ def _network(*, batch_norm: bool) -> nn.Module:
 
 
 def _gradient(images: int, team: Team, *, batch_norm: bool) -> list[Tensor]:
-    """Of the cross entropy of the first `images`, with BatchNorm in eval mode, averaged by the team."""
+    """The gradient of the cross entropy of the first `images`, BatchNorm in eval mode, averaged by the team."""
     network = _network(batch_norm=batch_norm).eval()
     x, labels = map(torch.from_numpy, _data().arrays(range(images)))
     x, labels = team.share(x), team.share(labels)
@@ -60,32 +57,7 @@ def _gradient(images: int, team: Team, *, batch_norm: bool) -> list[Tensor]:
 
 
 def _noise() -> Method:
-    return loss_of(NoiseParameters(sigma=0.25), nn.Identity())
-
-
-@dataclass(frozen=True)
-class _Signalled:
-    """Images that bring SIGTERM to this process before one of their batches."""
-
-    images: Images
-    at: int
-    handed_out: list[int]
-
-    def __len__(self) -> int:
-        return len(self.images)
-
-    def __getitem__(self, index: int) -> tuple[Tensor, int]:
-        return self.images[index]
-
-    def subset(self, indices: Sequence[int]) -> Images:
-        return self.images.subset(indices)
-
-    def batches(self, index_batches: Sequence[Tensor]) -> Iterator[Batch]:
-        for batch in self.images.batches(index_batches):
-            self.handed_out.append(len(batch[1]))
-            if len(self.handed_out) == self.at:
-                os.kill(os.getpid(), signal.SIGTERM)
-            yield batch
+    return NoiseParameters(sigma=0.25).loss(nn.Identity())
 
 
 def _fit(
@@ -93,7 +65,7 @@ def _fit(
 ) -> Results:
     network = _network(batch_norm=batch_norm)
     on_epoch: list[EpochMetrics] = []
-    run = replace(QUIET, resume=resume)
+    run = Run(resume=resume)
     history = fit(network, method, data, ODD, seed=3, on_epoch=on_epoch.append, run=run, out=out)
     return {
         "state": network.state_dict(),
@@ -107,8 +79,8 @@ def _command(folder: Path) -> None:
     out = str(folder / "baseline.safetensors")
     command = ["train", "baseline", "--data", "digits", "--architecture", "digits_cnn", "--device", "cpu"]
     recipe = ["--epochs", "3", "--batch-size", "31", "--lr", "0.1"]
-    with patch.object(sys, "argv", ["heatserve", *command, *recipe, "--out", out]), pytest.raises(SystemExit) as left:
-        main()
+    with pytest.raises(SystemExit) as left:
+        app([*command, *recipe, "--out", out])
     assert left.value.code == 0
 
 
@@ -125,7 +97,7 @@ def _work(folder: Path) -> None:
     found["statistics"] = found["statistics"].state_dict()
     noise = _noise()
     found["noise"] = _fit(noise, data, folder / "noise.safetensors", batch_norm=True)
-    seen = _Signalled(data.images, 4 if team.rank == 1 else 0, [])
+    seen = DisturbedImages(data.images, 4 if team.rank == 1 else 0, raise_signal(signal.SIGTERM))
     out = folder / "stopped.safetensors"
     try:
         _fit(noise, replace(data, images=seen), out, batch_norm=True)
@@ -135,7 +107,7 @@ def _work(folder: Path) -> None:
     found["state is there"] = out.with_suffix(".state").is_file()
     found["resumed"] = _fit(noise, data, out, batch_norm=True, resume=True)
     try:
-        fit(_network(batch_norm=False), noise, data, replace(ODD, batch_size=2), seed=0, on_epoch=print, run=QUIET)
+        fit(_network(batch_norm=False), noise, data, replace(ODD, batch_size=2), seed=0, on_epoch=print)
     except TrainingError as error:
         found["too small"] = str(error)
     torch.save(found, folder / f"{team.rank}.pt")
@@ -146,7 +118,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Where two processes have left their answers, what they printed, their checkpoints, logs and states."""
     folder = tmp_path_factory.mktemp("team")
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", __file__]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    path = os.pathsep.join([str(Path(__file__).parents[1]), os.environ.get("PYTHONPATH", "")])
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": path}
     done = subprocess.run(
         [*command, str(folder)], env=environment, capture_output=True, text=True, timeout=300, check=False
     )
@@ -165,9 +138,10 @@ def both(folder: Path) -> list[Results]:
     return [torch.load(folder / f"{rank}.pt") for rank in (0, 1)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("images", [7, 8])
 def test_the_averaged_gradient_of_two_shares_is_that_of_the_whole_batch(both: list[Results], images: int) -> None:
-    """Of 7 images they have 4 and 3."""
+    """Of 7 images, the two processes have 4 and 3."""
     *expected, loss, count = _gradient(images, Team(), batch_norm=images == 8)
     for found in both:
         *gradients, mean, total = found[f"gradient of {images}"]
@@ -178,19 +152,21 @@ def test_the_averaged_gradient_of_two_shares_is_that_of_the_whole_batch(both: li
         assert total == count == images
 
 
+@pytest.mark.slow
 def test_two_processes_train_the_network_that_one_would(both: list[Results]) -> None:
     """Weights, and the metrics of each epoch, though the shares of every batch are unequal."""
-    alone = _fit(CrossEntropy(), _data(), batch_norm=False)
+    single = _fit(CrossEntropy(), _data(), batch_norm=False)
     fresh = _network(batch_norm=False).state_dict()
     for found in (results["plain"] for results in both):
-        for name, tensor in alone["state"].items():
+        for name, tensor in single["state"].items():
             assert (found["state"][name] - tensor).norm() <= 1e-4 * (tensor - fresh[name]).norm(), name
-        for metrics, expected in zip(found["history"], alone["history"], strict=True):
+        for metrics, expected in zip(found["history"], single["history"], strict=True):
             assert metrics["loss"] == pytest.approx(expected["loss"], rel=1e-4)
             assert metrics["terms"]["accuracy"] == pytest.approx(expected["terms"]["accuracy"])
             assert metrics["seconds"] * metrics["images_per_second"] == pytest.approx(33)
 
 
+@pytest.mark.slow
 def test_all_processes_hold_the_same_network_though_each_has_noise_of_its_own(both: list[Results]) -> None:
     """Its running statistics too: each saw its own share under its own noise, and they were averaged."""
     first, second = (results["noise"]["state"] for results in both)
@@ -201,6 +177,7 @@ def test_all_processes_hold_the_same_network_though_each_has_noise_of_its_own(bo
         assert statistics["num_batches_tracked"] == 0
 
 
+@pytest.mark.slow
 def test_only_the_first_process_reports_and_writes(both: list[Results], folder: Path) -> None:
     assert [results["noise"]["told"] for results in both] == [2, 0]
     records = [json.loads(line) for line in (folder / "noise.jsonl").read_text().splitlines()]
@@ -210,6 +187,7 @@ def test_only_the_first_process_reports_and_writes(both: list[Results], folder: 
     assert not list(folder.glob("*.state"))
 
 
+@pytest.mark.slow
 def test_a_signal_to_one_process_stops_all_after_the_same_step_and_they_go_on_bit_for_bit(both: list[Results]) -> None:
     for results in both:
         assert results["interrupted"].startswith("interrupted after epoch 2, step 1 of 3: the state is in ")
@@ -219,6 +197,7 @@ def test_a_signal_to_one_process_stops_all_after_the_same_step_and_they_go_on_bi
     assert [results["shares"] for results in both] == [[6] * 4, [5] * 4]
 
 
+@pytest.mark.slow
 def test_a_batch_that_leaves_a_process_without_images_is_refused(both: list[Results]) -> None:
     """33 images in batches of 2: one of them is a single image."""
     expected = "batch_size: expected an image of every batch for each of 2 processes, got batches of 1"
@@ -228,7 +207,7 @@ def test_a_batch_that_leaves_a_process_without_images_is_refused(both: list[Resu
 def test_the_state_of_a_team_of_another_size_is_refused(tmp_path: Path) -> None:
     """Each process has noise of its own: there would be none for a third."""
     data, out = _data(), tmp_path / "a.safetensors"
-    seen = _Signalled(data.images, 2, [])
+    seen = DisturbedImages(data.images, 2, raise_signal(signal.SIGTERM))
     with pytest.raises(Interrupted):
         _fit(CrossEntropy(), replace(data, images=seen), out, batch_norm=False)
     state = out.with_suffix(".state")
@@ -239,6 +218,7 @@ def test_the_state_of_a_team_of_another_size_is_refused(tmp_path: Path) -> None:
         _fit(CrossEntropy(), data, out, batch_norm=False, resume=True)
 
 
+@pytest.mark.slow
 def test_the_whole_command_trains_in_two_processes_and_reports_once(folder: Path, printed: str) -> None:
     (accuracy,) = re.findall(r"test accuracy +([\d.]+)% of 300 images", printed)
     assert float(accuracy) > 90

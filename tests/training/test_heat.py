@@ -1,4 +1,4 @@
-"""The heat loss: Algorithm 1 to the letter, exact on linear networks, label free, and gentle with BatchNorm."""
+"""The heat loss: Algorithm 1 to the letter, exact on linear networks, label free, and BatchNorm counts one forward."""
 
 from __future__ import annotations
 
@@ -10,7 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from heatserve.training.architectures import build_network
-from heatserve.training.methods.heat import OUTPUTS, HeatLoss, add_noise, frozen_statistics, squared_slopes
+from heatserve.training.methods.choices import HEAT_OUTPUTS
+from heatserve.training.methods.heat import HeatLoss, add_noise, frozen_statistics, squared_slopes
 from heatserve.training.methods.parameters import HeatParameters, ParameterError, heat_preset
 
 K, D = 5, 12
@@ -125,7 +126,7 @@ def _naive_algorithm_1(
     network: nn.Module, base: nn.Module, images: Tensor, p: HeatParameters, generator: torch.Generator
 ) -> Tensor:
     """Algorithm 1 line by line: each draw has its own forward at x and its own graph; one backward pass at the end."""
-    compared, penalised = OUTPUTS[p.distance], OUTPUTS[p.penalty]
+    compared, penalised = HEAT_OUTPUTS[p.distance], HEAT_OUTPUTS[p.penalty]
     x = add_noise(images, sigma=p.sigma, share=p.noisy_share, generator=generator)
     target = compared(base(images)).detach()
     loss = 0.5 * (compared(network(x)) - target).square().sum(1).mean()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import random
 import signal
@@ -10,8 +9,8 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,106 +18,73 @@ import pytest
 import safetensors.torch
 import torch
 import typer
+from small_training import (
+    Crash,
+    DisturbedImages,
+    crash,
+    digits_network,
+    few_digits,
+    log_records,
+    raise_signal,
+)
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator  # type: ignore[import-untyped]
-from torch import Tensor, nn
 from typer.testing import CliRunner
 
 from heatserve.cli import app
-from heatserve.commands.train import _interruptible
-from heatserve.training import recipes
-from heatserve.training.architectures import build_network
+from heatserve.commands.train.run import interruptible
 from heatserve.training.checkpoint import load_checkpoint
-from heatserve.training.data.images import Batch, DataError, Images, TensorImages
-from heatserve.training.data.splits import ImageData, load_data
-from heatserve.training.loop.fit import LOG_EVERY, EpochMetrics, Interrupted, Run, TrainingError, fit
+from heatserve.training.data.images import Images
+from heatserve.training.data.splits import ImageData
+from heatserve.training.loop.fitting import Interrupted, Run, fit
 from heatserve.training.loop.optimisation import Optimisation
 from heatserve.training.loop.signals import stop_signals
 from heatserve.training.loop.state import StateError
-from heatserve.training.methods.method import CrossEntropy, Terms, accuracy, backward
-from heatserve.training.methods.parameters import HeatParameters
-from heatserve.training.recipes import train_baseline, train_from
+from heatserve.training.loop.trainer import LOG_EVERY
+from heatserve.training.methods.cross_entropy import CrossEntropy
+from heatserve.training.methods.parameters import AverageParameters, HeatParameters, Parameters
+from heatserve.training.train import train_baseline, train_from
 
-QUIET = Run(show_progress=False)
-RESUMED = replace(QUIET, resume=True)
+RESUMED = Run(resume=True)
+
+
 QUICK = Optimisation(epochs=2, batch_size=16, lr=0.05, cpu_threads=1)
 """Six steps an epoch of the 96 images."""
+
+
 LONG = replace(QUICK, epochs=3, batch_size=2)
 """48 steps an epoch: `LOG_EVERY` = 50 lies in the second."""
-
-Record = dict[str, Any]
-
-
-@dataclass(frozen=True)
-class _Disturbed:
-    """Images that `act` just before they hand out their batch number `at`, counted from 1 over all epochs."""
-
-    images: Images
-    at: int
-    act: Callable[[], None] = lambda: None
-    handed_out: list[int] = field(default_factory=list)
-
-    def __len__(self) -> int:
-        return len(self.images)
-
-    def __getitem__(self, index: int) -> tuple[Tensor, int]:
-        return self.images[index]
-
-    def subset(self, indices: Sequence[int]) -> Images:
-        return self.images.subset(indices)
-
-    def batches(self, index_batches: Sequence[Tensor]) -> Iterator[Batch]:
-        for batch in self.images.batches(index_batches):
-            self.handed_out.append(len(batch[1]))
-            if len(self.handed_out) == self.at:
-                self.act()
-            yield batch
-
-
-class _Crash(Exception):
-    """Something that ends a training without any notice."""
-
-
-def _crash() -> None:
-    raise _Crash
-
-
-def _raise_signal(number: signal.Signals) -> Callable[[], None]:
-    return lambda: os.kill(os.getpid(), number)
 
 
 @pytest.fixture(scope="module")
 def few() -> ImageData:
-    digits = load_data("digits", "train")
-    return replace(digits, images=digits.images.subset(range(96)))
+    return few_digits()
 
 
 @pytest.fixture(scope="module")
 def baseline(few: ImageData, tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("runs") / "baseline.safetensors"
-    return train_baseline(few, "digits_cnn", out=out, optimisation=QUICK, run=QUIET)
+    return train_baseline(few, "digits_cnn", out=out, optimisation=QUICK)
 
 
-def _train(data: ImageData, out: Path, optimisation: Optimisation = QUICK, *, seed: int = 0, run: Run = QUIET) -> Path:
+def _train(
+    data: ImageData, out: Path, optimisation: Optimisation = QUICK, *, seed: int = 0, run: Run | None = None
+) -> Path:
     return train_baseline(data, "digits_cnn", out=out, optimisation=optimisation, seed=seed, run=run)
 
 
 def _interrupted(few: ImageData, out: Path, at: int = 9) -> Path:
     """The state of a training that was stopped after step `at`."""
     with pytest.raises(Interrupted):
-        _train(replace(few, images=_Disturbed(few.images, at, _raise_signal(signal.SIGTERM))), out)
+        _train(replace(few, images=DisturbedImages(few.images, at, raise_signal(signal.SIGTERM))), out)
     return out.with_suffix(".state")
 
 
-def _records(out: Path) -> list[Record]:
-    return [json.loads(line) for line in out.with_suffix(".jsonl").read_text().splitlines()]
-
-
-def _without_times(records: list[Record]) -> list[Record]:
+def _without_times(records: list[dict[str, Any]]) -> list[dict[str, Any]]:
     times = ("seconds", "images_per_second")
     return [{name: value for name, value in record.items() if name not in times} for record in records]
 
 
-def _steps(records: list[Record], kind: str) -> list[int]:
+def _steps(records: list[dict[str, Any]], kind: str) -> list[int]:
     return [record["steps"] for record in records if record["kind"] == kind]
 
 
@@ -131,7 +97,7 @@ def _assert_same_training(found: Path, expected: Path) -> None:
             tensors, wanted = map(safetensors.torch.load_file, paths)
             assert tensors.keys() == wanted.keys()
             assert all(torch.equal(tensors[name], wanted[name]) for name in wanted), suffix
-    assert _without_times(_records(found)) == _without_times(_records(expected))
+    assert _without_times(log_records(found)) == _without_times(log_records(expected))
     assert not list(found.parent.glob("*.state"))
 
 
@@ -140,6 +106,7 @@ def _invoke(*arguments: str) -> tuple[int, str, str]:
     return result.exit_code, result.stdout, result.stderr
 
 
+@pytest.mark.slow
 def test_a_training_killed_at_a_random_moment_goes_on_bit_for_bit(tmp_path: Path) -> None:
     seed = int.from_bytes(os.urandom(4), "little")
     print(f"seed {seed}")
@@ -157,7 +124,7 @@ def test_a_training_killed_at_a_random_moment_goes_on_bit_for_bit(tmp_path: Path
             assert process.poll() is None
             assert time.monotonic() < deadline
             time.sleep(0.01)
-        time.sleep(random.Random(seed).uniform(0, 2) * _records(killed)[0]["seconds"])
+        time.sleep(random.Random(seed).uniform(0, 2) * log_records(killed)[0]["seconds"])
     finally:
         process.kill()
     assert process.wait() in (-signal.SIGKILL, 0)  # 0: it became so fast that nothing is left to resume
@@ -167,56 +134,56 @@ def test_a_training_killed_at_a_random_moment_goes_on_bit_for_bit(tmp_path: Path
     assert "of 300 images" in stdout
     _invoke(*command, "--out", str(whole))
     _assert_same_training(killed, whole)
-    records = _records(killed)
+    records = log_records(killed)
     assert _steps(records, "step") == [50, 100]
     assert _steps(records, "epoch") == [29, 58, 87, 116, 145]
     assert [record["steps"] for record in records] == sorted(record["steps"] for record in records)
 
 
 @pytest.mark.parametrize(
-    ("options", "number", "at", "where"),
+    ("parameters", "augment", "number", "at", "where"),
     [
-        (["baseline", "--data", "digits", "--architecture", "digits_cnn"], signal.SIGTERM, 3, "epoch 1, step 3 of 6"),
-        (["heat", "--sigma", "0.25", "--kappa", "2", "--augment"], signal.SIGINT, 6, "epoch 1, step 6 of 6"),
-        (["heat", "--sigma", "0.25", "--kappa", "2", "--time-steps", "2"], signal.SIGTERM, 16, "epoch 1, step 4 of 6"),
-        (["average", "--sigma", "0.25", "--samples", "2"], signal.SIGINT, 9, "epoch 2, step 3 of 6"),
+        (None, True, signal.SIGTERM, 3, "epoch 1, step 3 of 6"),
+        (HeatParameters(sigma=0.25, kappa=2), True, signal.SIGINT, 6, "epoch 1, step 6 of 6"),
+        (HeatParameters(sigma=0.25, kappa=2, time_steps=2), False, signal.SIGTERM, 16, "epoch 1, step 4 of 6"),
+        (AverageParameters(sigma=0.25), False, signal.SIGINT, 9, "epoch 2, step 3 of 6"),
     ],
     ids=["baseline", "heat", "heat in time steps", "average"],
 )
 def test_a_signal_stops_after_the_step_and_resume_goes_on_bit_for_bit(
-    options: list[str],
+    parameters: Parameters | None,
+    augment: bool,
     number: signal.Signals,
     at: int,
     where: str,
     few: ImageData,
     baseline: Path,
     tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     stopped, whole = tmp_path / "stopped.safetensors", tmp_path / "whole.safetensors"
-    command = [*options, "--epochs", "2", "--batch-size", "16"]
-    if options[0] != "baseline":
-        command += ["--from", str(baseline)]
+    optimisation = replace(QUICK, augment=augment)
     handler = signal.getsignal(number)
 
-    def run(out: Path, *more: str, at: int = 0) -> tuple[int, str, list[int]]:
-        images = _Disturbed(few.images, at, _raise_signal(number))
-        splits = {"train": replace(few, images=images), "test": few}
-        monkeypatch.setattr("heatserve.training.data.splits.load_data", lambda _name, split, _root: splits[split])
-        code, _, stderr = _invoke(*command, "--out", str(out), *more)
-        return code, stderr, images.handed_out
+    def train(out: Path, images: Images, run: Run | None = None) -> None:
+        data = replace(few, images=images)
+        if parameters is None:
+            _train(data, out, optimisation, run=run)
+        else:
+            train_from(baseline, data, parameters, out=out, optimisation=optimisation, run=run)
 
-    code, stderr, taken = run(stopped, at=at)
-    assert code == 130
-    assert f"interrupted after {where}: the state is in {stopped.with_suffix('.state')}" in stderr
-    assert "the same command with --resume goes on from it" in stderr
-    assert len(taken) == at
+    images = DisturbedImages(few.images, at, raise_signal(number))
+    with pytest.raises(Interrupted) as caught:
+        train(stopped, images)
+    assert str(caught.value) == (
+        f"interrupted after {where}: the state is in {stopped.with_suffix('.state')}; "
+        f"the same command with --resume goes on from it"
+    )
+    assert len(images.handed_out) == at
     assert signal.getsignal(number) is handler
-    code, stderr, taken_later = run(stopped, "--resume")
-    assert code == 0, stderr
-    code, _, taken_at_once = run(whole)
-    assert code == 0
-    assert len(taken) + len(taken_later) == len(taken_at_once)
+    rest, all_of_them = DisturbedImages(few.images), DisturbedImages(few.images)
+    train(stopped, rest, RESUMED)
+    train(whole, all_of_them)
+    assert at + len(rest.handed_out) == len(all_of_them.handed_out)
     _assert_same_training(stopped, whole)
 
 
@@ -235,7 +202,7 @@ def test_a_second_signal_ends_the_training_at_once(few: ImageData, tmp_path: Pat
         os.kill(os.getpid(), signal.SIGINT)
 
     handler = signal.getsignal(signal.SIGINT)
-    images = _Disturbed(few.images, 3, twice)
+    images = DisturbedImages(few.images, 3, twice)
     with pytest.raises(KeyboardInterrupt) as caught:
         _train(replace(few, images=images), tmp_path / "a.safetensors")
     assert not isinstance(caught.value, Interrupted)
@@ -248,13 +215,13 @@ def test_one_process_of_a_team_says_that_it_was_interrupted(
     rank: str, said: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv("RANK", rank)
-    with pytest.raises(typer.Exit) as exit_, _interruptible():
+    with pytest.raises(typer.Exit) as exit_, interruptible():
         raise Interrupted("interrupted: the state is in x")
     assert exit_.value.exit_code == 130
     assert capsys.readouterr().err == said
 
 
-def test_signals_are_left_alone_in_another_thread() -> None:
+def test_signal_handlers_are_not_touched_in_another_thread() -> None:
     """Python allows handlers in the main thread only: a training elsewhere goes on, and its owner stops it."""
     answers: list[bool] = []
     handlers = []
@@ -273,10 +240,10 @@ def test_signals_are_left_alone_in_another_thread() -> None:
 
 
 def test_a_training_without_a_file_says_that_nothing_is_kept(few: ImageData) -> None:
-    network = build_network("digits_cnn", num_classes=10, input_shape=(1, 8, 8), mean=(0.5,), std=(0.5,))
-    data = replace(few, images=_Disturbed(few.images, 2, _raise_signal(signal.SIGTERM)))
+    network = digits_network()
+    data = replace(few, images=DisturbedImages(few.images, 2, raise_signal(signal.SIGTERM)))
     with pytest.raises(Interrupted, match="interrupted after epoch 1, step 2 of 6: nothing is kept"):
-        fit(network, CrossEntropy(), data, QUICK, seed=0, on_epoch=lambda _: None, run=QUIET)
+        fit(network, CrossEntropy(), data, QUICK, seed=0, on_epoch=lambda _: None)
 
 
 def test_the_state_of_another_training_is_refused(few: ImageData, baseline: Path, tmp_path: Path) -> None:
@@ -293,6 +260,12 @@ def test_the_state_of_another_training_is_refused(few: ImageData, baseline: Path
             other()
     assert {path: path.read_bytes() for path in tmp_path.iterdir()} == before
     _train(few, out, run=RESUMED)
+
+
+def test_a_state_file_keeps_the_names_that_older_ones_have(few: ImageData, tmp_path: Path) -> None:
+    """In a Position they are `step_in_epoch` and `global_step`."""
+    position = torch.load(_interrupted(few, tmp_path / "a.safetensors", at=9))["position"]
+    assert (position["epoch"], position["step"], position["steps"]) == (2, 3, 9)
 
 
 def test_a_damaged_state_is_refused(few: ImageData, tmp_path: Path) -> None:
@@ -320,13 +293,13 @@ def test_resuming_what_is_finished_returns_at_once(few: ImageData, baseline: Pat
 
     train(few, RESUMED)
     before = {path: path.read_bytes() for path in tmp_path.iterdir()}
-    images = _Disturbed(few.images, 1, _crash)
+    images = DisturbedImages(few.images, 1, crash)
     first.with_suffix(".state").write_bytes(b"left by a kill after the last checkpoint")
     train(replace(few, images=images), RESUMED)
     assert images.handed_out == []
     assert {path: path.read_bytes() for path in tmp_path.iterdir()} == before
-    with pytest.raises(_Crash):
-        train(replace(few, images=images), QUIET)
+    with pytest.raises(Crash):
+        train(replace(few, images=images), Run())
 
 
 def _scalars(folder: Path) -> dict[str, list[tuple[int, float]]]:
@@ -340,20 +313,23 @@ def _scalars(folder: Path) -> dict[str, list[tuple[int, float]]]:
 def test_records_of_steps_that_a_crash_has_lost_are_written_once(few: ImageData, tmp_path: Path) -> None:
     """In the log and on TensorBoard: the crash comes after the record of step 50, the state is that of step 48."""
     crashed, whole, board = tmp_path / "crashed.safetensors", tmp_path / "whole.safetensors", tmp_path / "board"
-    with pytest.raises(_Crash):
+    with pytest.raises(Crash):
         _train(
-            replace(few, images=_Disturbed(few.images, 60, _crash)),
+            replace(few, images=DisturbedImages(few.images, 60, crash)),
             crashed,
             LONG,
-            run=replace(QUIET, tensorboard=board),
+            run=Run(tensorboard=board),
         )
-    assert [(record["kind"], record["steps"]) for record in _records(crashed)] == [("epoch", 48), ("step", LOG_EVERY)]
+    assert [(record["kind"], record["steps"]) for record in log_records(crashed)] == [
+        ("epoch", 48),
+        ("step", LOG_EVERY),
+    ]
     with crashed.with_suffix(".jsonl").open("a") as log:
         log.write('{"kind": "st')  # a line that the crash of a whole machine may leave
     _train(few, crashed, LONG, run=replace(RESUMED, tensorboard=board))
     _train(few, whole, LONG)
     _assert_same_training(crashed, whole)
-    records, scalars = _records(crashed), _scalars(board)
+    records, scalars = log_records(crashed), _scalars(board)
     assert _steps(records, "step") == [50, 100]
     assert _steps(records, "epoch") == [48, 96, 144]
     for kind in ("step", "epoch"):
@@ -365,94 +341,11 @@ def test_records_of_steps_that_a_crash_has_lost_are_written_once(few: ImageData,
     assert [step for step, _ in scalars["epoch/images_per_second"]] == [48, 96, 144]
 
 
-def test_the_command_writes_for_tensorboard_and_a_fresh_start_begins_a_new_log(
-    few: ImageData, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("heatserve.training.data.splits.load_data", lambda _name, _split, _root: few)
+def test_the_command_writes_for_tensorboard_and_a_fresh_start_begins_a_new_log(tmp_path: Path) -> None:
     out, board = tmp_path / "a.safetensors", tmp_path / "board"
     command = ["baseline", "--data", "digits", "--architecture", "digits_cnn", "--out", str(out), "--epochs", "1"]
     for _ in range(2):
-        code, _, stderr = _invoke(*command, "--tensorboard", str(board))
+        code, _, stderr = _invoke(*command, "--batch-size", "128", "--tensorboard", str(board))
         assert code == 0, stderr
-        assert [(record["kind"], record["steps"]) for record in _records(out)] == [("epoch", 3)]
-    assert _scalars(board)["epoch/loss"][-1][1] == pytest.approx(_records(out)[0]["loss"], rel=1e-6)
-
-
-@dataclass(frozen=True)
-class _MeanLabel:
-    """A loss whose mean over any images is known: their labels' mean."""
-
-    def __call__(self, network: nn.Module, images: Tensor, labels: Tensor, generator: torch.Generator) -> Terms:  # noqa: ARG002
-        backward(0 * network(images).sum())
-        return {"loss": labels.float().mean(), "square": labels.square().float().mean()}
-
-
-@pytest.mark.parametrize("at", [0, 4], ids=["at once", "interrupted"])
-def test_metrics_are_means_over_the_images_of_an_epoch(few: ImageData, tmp_path: Path, at: int) -> None:
-    """Each image counts once, though 95 images make batches of 15 and of 16; an interruption changes nothing."""
-    data = replace(few, images=few.images.subset(range(95)))
-    labels = data.arrays()[1]
-    out = tmp_path / "a.safetensors"
-    epochs: list[EpochMetrics] = []
-
-    def train(images: Images, run: Run) -> list[EpochMetrics]:
-        network = build_network("digits_cnn", num_classes=10, input_shape=(1, 8, 8), mean=(0.5,), std=(0.5,))
-        return fit(
-            network, _MeanLabel(), replace(data, images=images), QUICK, seed=0, on_epoch=epochs.append, run=run, out=out
-        )
-
-    images = _Disturbed(data.images, at, _raise_signal(signal.SIGTERM))
-    if at:
-        with pytest.raises(Interrupted):
-            train(images, QUIET)
-        assert images.handed_out == [16] * at
-    history = train(data.images, RESUMED)
-    assert history == epochs
-    assert [metrics.epoch for metrics in history] == [1, 2]
-    for metrics in history:
-        assert metrics.loss == pytest.approx(labels.mean(), rel=1e-6)
-        assert metrics.terms["square"] == pytest.approx((labels**2).mean(), rel=1e-6)
-        assert metrics.images_per_second * metrics.seconds == pytest.approx(95)
-    for record, metrics in zip(_records(out), history, strict=True):
-        assert (record["epoch"], record["loss"], record["square"]) == (
-            metrics.epoch,
-            metrics.loss,
-            metrics.terms["square"],
-        )
-
-
-@dataclass(frozen=True)
-class _Explodes:
-    """Cross entropy, 10⁶ times as large from one step on."""
-
-    steps: list[int] = field(default_factory=list)
-
-    def __call__(self, network: nn.Module, images: Tensor, labels: Tensor, generator: torch.Generator) -> Terms:  # noqa: ARG002
-        self.steps.append(1)
-        logits = network(images)
-        factor = 1e6 if len(self.steps) > 100 else 1.0
-        return backward(factor * nn.functional.cross_entropy(logits, labels), accuracy=accuracy(logits, labels))
-
-
-def test_a_loss_that_explodes_without_being_infinite_stops_the_training(
-    few: ImageData, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    out, method = tmp_path / "a.safetensors", _Explodes()
-    monkeypatch.setattr(recipes, "CrossEntropy", lambda: method)
-    with pytest.raises(TrainingError, match=r"epoch 3: expected a loss of the order of its first steps, at most [1-9]"):
-        _train(few, out, LONG)
-    assert 101 < len(method.steps) < 110
-    found = load_checkpoint(out)
-    assert found.metadata.epochs == 2
-    assert all(torch.isfinite(tensor).all() for tensor in found.network.state_dict().values())
-
-
-@pytest.mark.parametrize("label", [10, 255, -1])
-def test_a_label_outside_the_classes_is_named(few: ImageData, tmp_path: Path, label: int) -> None:
-    assert isinstance(few.images, TensorImages)
-    labels = few.images.labels.clone()
-    labels[5] = label
-    wrong = replace(few, images=replace(few.images, labels=labels))
-    with pytest.raises(DataError, match=f"^labels: expected 0 to 9, got {label}$"):
-        _train(wrong, tmp_path / "a.safetensors")
-    assert not (tmp_path / "a.safetensors").exists()
+        assert [(record["kind"], record["steps"]) for record in log_records(out)] == [("epoch", 8)]
+    assert _scalars(board)["epoch/loss"][-1][1] == pytest.approx(log_records(out)[0]["loss"], rel=1e-6)

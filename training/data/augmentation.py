@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from heatserve.training.methods.method import Method, Terms
+from heatserve.training.methods.protocol import Method, Terms
 
 
 @dataclass(frozen=True)

@@ -14,17 +14,14 @@ import numpy as np
 import numpy.typing as npt
 
 from heatserve.certification.files import write_atomically
-from heatserve.training._torchvision import import_torchvision
 from heatserve.training.data.images import DataError, common_size, list_folder, read_rgb
+from heatserve.training.torchvision_import import import_torchvision
 
 CIFAR10_CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
 
-Pixels = npt.NDArray[np.uint8]
-Labels = npt.NDArray[np.int64]
-
 
 @lru_cache(maxsize=2)  # `train` and `calibration` are cut from the same 50 000 images
-def read_cifar10(root: Path, part: str) -> tuple[Pixels, Labels]:
+def read_cifar10(root: Path, part: str) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.int64]]:
     """The official `part` ("train" or "test"): uint8 [N, 3, 32, 32] and int64 [N].
 
     Raises:
@@ -42,7 +39,7 @@ def read_cifar10(root: Path, part: str) -> tuple[Pixels, Labels]:
     return _decode_once(root / f".heatserve-{part}.npz", paths), np.asarray(labels, np.int64)
 
 
-def _read_batches(root: Path, part: str) -> tuple[Pixels, Labels]:
+def _read_batches(root: Path, part: str) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.int64]]:
     try:
         found = import_torchvision("datasets").CIFAR10(str(root), train=part == "train")
     except (RuntimeError, OSError) as error:
@@ -50,7 +47,7 @@ def _read_batches(root: Path, part: str) -> tuple[Pixels, Labels]:
     return np.ascontiguousarray(found.data.transpose(0, 3, 1, 2)), np.asarray(found.targets, np.int64)
 
 
-def _decode_once(cache: Path, paths: Sequence[Path]) -> Pixels:
+def _decode_once(cache: Path, paths: Sequence[Path]) -> npt.NDArray[np.uint8]:
     """Decode all files, or read what an earlier call decoded; 50 000 small files take a quarter of a minute."""
     fingerprint = _fingerprint(paths)
     try:

@@ -1,4 +1,4 @@
-"""Two ways of holding images: all of them in memory, or one file each, decoded when asked for."""
+"""Two ways of holding images: all of them in memory, or one file for each, decoded when it is asked for."""
 
 from __future__ import annotations
 
@@ -19,6 +19,9 @@ from heatserve.certification.errors import HeatserveError
 
 Batch = tuple[Tensor, Tensor]
 """float32 images [N, C, H, W] in [0,1], and int64 labels [N]."""
+
+ImageShape = tuple[int, int, int]
+"""C, H, W of one image."""
 
 
 class DataError(HeatserveError):
@@ -90,7 +93,7 @@ class FileImages:
 
     def batches(self, index_batches: Sequence[Tensor]) -> Iterator[Batch]:
         waiting: deque[list[Future[tuple[Tensor, int]]]] = deque()
-        with ThreadPoolExecutor() as pool:  # decoding leaves Python's lock alone
+        with ThreadPoolExecutor() as pool:  # decoding releases Python's lock
             for indices in index_batches:
                 waiting.append([pool.submit(self.__getitem__, index) for index in indices.tolist()])
                 if len(waiting) > _BATCHES_AHEAD:
@@ -147,7 +150,7 @@ def list_folder(folder: Path) -> tuple[tuple[str, ...], tuple[Path, ...], tuple[
 
 
 def common_size(paths: Sequence[Path]) -> tuple[int, int]:
-    """(height, width) of all files, read from their headers alone.
+    """The (height, width) that all files share; only their headers are read.
 
     Raises:
         DataError: an unreadable file, or one whose size differs from the first file's.

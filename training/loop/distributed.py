@@ -55,14 +55,14 @@ class Team:
         return mean, total
 
     def average_statistics(self, network: nn.Module) -> None:
-        """Bring the running statistics of BatchNorm to their mean over all processes."""
+        """Replace the running statistics of BatchNorm by their mean over all processes."""
         for buffer in network.buffers():
             if self.size > 1 and buffer.is_floating_point():
                 dist.all_reduce(buffer)
                 buffer /= self.size
 
     def gather(self, value: Any) -> list[Any]:
-        """`value` of every process, by rank."""
+        """The `value` of every process, in the order of their ranks."""
         if self.size == 1:
             return [value]
         values: list[Any] = [None] * self.size
@@ -81,5 +81,5 @@ def join(device: torch.device) -> Team:
 
 
 def leads() -> bool:
-    """Whether this process reports to the user: it is alone, or the first of those that `torchrun` started."""
+    """Whether this process reports to the user: it is the only one, or the first of those that `torchrun` started."""
     return os.environ.get("RANK", "0") == "0"

@@ -11,7 +11,11 @@ from types import FrameType
 
 @contextmanager
 def stop_signals() -> Iterator[Callable[[], bool]]:
-    """Whether SIGINT or SIGTERM came; a second one ends the process as ever. Only the main thread hears them."""
+    """Yields a function that says whether SIGINT or SIGTERM came.
+
+    A second signal ends the process as if this were not here. In another than the main thread, where Python allows no
+    signal handlers, the function says always no.
+    """
     came: list[int] = []
     if threading.current_thread() is not threading.main_thread():
         yield lambda: False

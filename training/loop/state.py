@@ -24,10 +24,10 @@ class Position:
 
     epoch: int = 1
     """The epoch under way, from 1."""
-    step: int = 0
+    step_in_epoch: int = 0
     """Steps of this epoch that are done."""
-    steps: int = 0
-    """Steps that are done in all."""
+    global_step: int = 0
+    """Steps of all epochs that are done."""
     images: int = 0
     seconds: float = 0.0
     """Images and seconds of this epoch."""
@@ -39,11 +39,20 @@ class Position:
     history: list[dict[str, Any]] = field(default_factory=list)
     """Metrics of the epochs that are done."""
 
+    def begin_next_epoch(self) -> None:
+        """Nothing of the next epoch is done yet."""
+        self.epoch += 1
+        self.step_in_epoch, self.images, self.seconds, self.sums = 0, 0, 0.0, {}
+
+
+_NAMES_IN_FILE = {"step_in_epoch": "step", "global_step": "steps"}
+"""Fields of a Position that a state file calls otherwise: states that were written long ago must still be read."""
+
 
 def write_state(path: Path, recipe: str, position: Position, tensors: dict[str, Any]) -> None:
     """Write everything atomically. `recipe` is a text that decides the training; `tensors` nested state dicts."""
     content = io.BytesIO()
-    torch.save({"recipe": recipe, "position": vars(position), "tensors": tensors}, content)
+    torch.save({"recipe": recipe, "position": _to_file(position), "tensors": tensors}, content)
     write_atomically(path, content.getvalue())
 
 
@@ -55,7 +64,7 @@ def read_state(path: Path, recipe: str) -> tuple[Position, dict[str, Any]]:
     """
     try:
         found = torch.load(path, map_location="cpu", weights_only=True)
-        wrote, position, tensors = found["recipe"], Position(**found["position"]), found["tensors"]
+        wrote, position, tensors = found["recipe"], _from_file(found["position"]), found["tensors"]
     except (OSError, RuntimeError, pickle.UnpicklingError, LookupError, TypeError, ValueError, EOFError) as error:
         raise StateError(f"{path}: expected the state of a training, but it cannot be read: {error}") from None
     if wrote != recipe:
@@ -64,3 +73,12 @@ def read_state(path: Path, recipe: str) -> tuple[Position, dict[str, Any]]:
             f"without --resume. Expected {recipe}, found {wrote}"
         )
     return position, tensors
+
+
+def _to_file(position: Position) -> dict[str, Any]:
+    return {_NAMES_IN_FILE.get(name, name): value for name, value in vars(position).items()}
+
+
+def _from_file(values: dict[str, Any]) -> Position:
+    names = {in_file: name for name, in_file in _NAMES_IN_FILE.items()}
+    return Position(**{names.get(name, name): value for name, value in values.items()})

@@ -16,8 +16,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from heatserve.training.methods.method import Terms, accuracy, backward
 from heatserve.training.methods.noise import gaussian
+from heatserve.training.methods.protocol import Terms, backward, batch_accuracy
 
 
 @dataclass(frozen=True)
@@ -42,7 +42,7 @@ class AdversarialLoss:
             attacked = l2_pgd(averaged_loss, images, epsilon=self.epsilon, steps=self.steps)
         logits = network((attacked + noise).flatten(0, 1))
         labels = labels.repeat(self.samples)
-        return backward(functional.cross_entropy(logits, labels), accuracy=accuracy(logits, labels))
+        return backward(functional.cross_entropy(logits, labels), accuracy=batch_accuracy(logits, labels))
 
 
 def l2_pgd(loss: Callable[[Tensor], Tensor], x: Tensor, *, epsilon: float, steps: int) -> Tensor:

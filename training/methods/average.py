@@ -6,37 +6,19 @@ noisy answers is heat smoothing at finite σ. v is served, f is what Monte Carlo
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from types import MappingProxyType
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
-from heatserve.training.methods.method import Terms, accuracy
-from heatserve.training.methods.noise import clean_answers, noisy_logits, noisy_loss
+from heatserve.training.methods.choices import DISTANCES, TARGETS
+from heatserve.training.methods.noise import clean_answers, logits_under_noise, noisy_loss
 from heatserve.training.methods.parameters import AverageParameters
-
-TARGETS: Mapping[str, Callable[[Tensor], Tensor]] = MappingProxyType(
-    {
-        "probabilities": lambda logits: logits.softmax(-1),
-        "votes": lambda logits: functional.one_hot(logits.argmax(-1), logits.shape[-1]).to(logits.dtype),
-    }
-)
-"""What of f's noisy logits [m, N, K] is averaged: E softmax(f), as Theorem 3, or P(argmax f = k), as Certify."""
-
-DISTANCES: Mapping[str, Callable[[Tensor, Tensor], Tensor]] = MappingProxyType(
-    {
-        "cross-entropy": functional.cross_entropy,
-        "squared": lambda logits, mean: 0.5 * (logits.softmax(1) - mean).square().sum(1).mean(),
-    }
-)
-"""From v's logits [N, K] and the average [N, K] to the loss."""
+from heatserve.training.methods.protocol import Terms, batch_accuracy
 
 
 class Pair(nn.Module):
-    """f and v, trained side by side."""
+    """The networks f (`base`) and v (`single_pass`), which are trained side by side."""
 
     def __init__(self, base: nn.Module, single_pass: nn.Module) -> None:
         super().__init__()
@@ -62,15 +44,15 @@ class AverageLoss:
         terms: dict[str, Tensor] = {}
         if p.frozen_base:
             with torch.no_grad():
-                answers = noisy_logits(self.start, images, p.sigma, p.samples, generator)
+                answers = logits_under_noise(self.start, images, p.sigma, p.samples, generator)
         else:
-            answers = noisy_logits(network.base, images, p.sigma, p.samples, generator)
+            answers = logits_under_noise(network.base, images, p.sigma, p.samples, generator)
             terms["base_loss"] = noisy_loss(answers, clean_answers(self.start, images), p.consistency)
             terms["base_loss"].backward()  # type: ignore[no-untyped-call]
         mean = TARGETS[p.target](answers.detach()).mean(0)
         logits = network.single_pass(images)
         terms["single_pass_loss"] = DISTANCES[p.distance](logits, mean)
-        terms["agreement"] = accuracy(logits, mean)
+        terms["agreement"] = batch_accuracy(logits, mean)
         terms["single_pass_loss"].backward()  # type: ignore[no-untyped-call]
         loss = terms["single_pass_loss"] + terms.get("base_loss", 0.0)
         return {name: term.detach() for name, term in {"loss": loss, **terms}.items()}

@@ -17,27 +17,17 @@ All of them penalise the gradient of the logits (B the identity).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from types import MappingProxyType
 
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from heatserve.training.methods.method import Terms
+from heatserve.training.methods.choices import HEAT_OUTPUTS, NORMALISATIONS
 from heatserve.training.methods.parameters import HeatParameters
-
-OUTPUTS: Mapping[str, Callable[[Tensor], Tensor]] = MappingProxyType(
-    {"logits": lambda logits: logits, "probabilities": lambda logits: logits.softmax(1)}
-)
-"""What is compared, and what is differentiated: functions of the logits [N, K]."""
-
-NORMALISATIONS: Mapping[str, Callable[[int, int], float]] = MappingProxyType(
-    {"paper": lambda _kappa, _classes: 1.0, "unbiased": lambda kappa, classes: classes / kappa}
-)
-"""Factor on the sum over κ draws in (16), from κ and K."""
+from heatserve.training.methods.protocol import Terms
 
 
 @dataclass(frozen=True)
@@ -55,7 +45,7 @@ class HeatLoss:
         network once, in the end: the gradient of the whole loss, in the memory of one displaced batch.
         """
         p = self.parameters
-        compared = OUTPUTS[p.distance]
+        compared = HEAT_OUTPUTS[p.distance]
         with torch.no_grad():
             target = compared(self.base(images))
         x = add_noise(images, sigma=p.sigma, share=p.noisy_share, generator=generator)
@@ -100,7 +90,7 @@ def squared_slopes(
     Yields:
         [draws at once, N], until there have been κ draws.
     """
-    penalised = OUTPUTS[p.penalty]
+    penalised = HEAT_OUTPUTS[p.penalty]
     outputs = penalised(logits)
     factor = _factor(p, pixels=x[0].numel(), classes=outputs.shape[1])
     w = torch.randn((p.kappa, *outputs.shape), generator=generator, device=x.device) / outputs.shape[1] ** 0.5  # (17)
@@ -118,7 +108,7 @@ def squared_slopes(
 
 
 def _factor(p: HeatParameters, *, pixels: int, classes: int) -> float:
-    """What brings the sum over κ draws to the mean that the normalisation promises."""
+    """Factor on the sum over κ draws, which gives it the mean that the normalisation promises."""
     return pixels / p.kappa if p.estimator == "displacements" else NORMALISATIONS[p.normalisation](p.kappa, classes)
 
 
@@ -131,7 +121,7 @@ def _direction(outputs: Tensor, x: Tensor, w: Tensor) -> Tensor:
 
 @contextmanager
 def frozen_statistics(network: nn.Module) -> Iterator[None]:
-    """BatchNorm keeps normalising as it does, but leaves its running statistics alone.
+    """While this is open, BatchNorm normalises as before, but does not update its running statistics.
 
     One step runs the network κ + 1 times; only the first, at x, may count for what the network uses in eval mode.
     """

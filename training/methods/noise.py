@@ -13,8 +13,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from heatserve.training.methods.method import Terms, accuracy, backward
 from heatserve.training.methods.parameters import NoiseParameters
+from heatserve.training.methods.protocol import Terms, backward, batch_accuracy
 
 
 @dataclass(frozen=True)
@@ -27,12 +27,14 @@ class NoiseLoss:
     def __call__(self, network: nn.Module, images: Tensor, labels: Tensor, generator: torch.Generator) -> Terms:
         p = self.parameters
         goal = clean_answers(self.start, images) if p.label_free else labels
-        logits = noisy_logits(network, images, p.sigma, p.samples, generator)
+        logits = logits_under_noise(network, images, p.sigma, p.samples, generator)
         loss = noisy_loss(logits, goal, p.consistency)
-        return backward(loss, accuracy=accuracy(logits.flatten(0, 1), _repeat(goal, p.samples)))
+        return backward(loss, accuracy=batch_accuracy(logits.flatten(0, 1), _repeat(goal, p.samples)))
 
 
-def noisy_logits(network: nn.Module, images: Tensor, sigma: float, samples: int, generator: torch.Generator) -> Tensor:
+def logits_under_noise(
+    network: nn.Module, images: Tensor, sigma: float, samples: int, generator: torch.Generator
+) -> Tensor:
     """network(x + η) [m, N, K] for m draws of η ~ N(0, σ²I) for each of N images."""
     copies = _repeat(images, samples)
     logits: Tensor = network(copies + sigma * gaussian(copies, generator))
@@ -40,9 +42,10 @@ def noisy_logits(network: nn.Module, images: Tensor, sigma: float, samples: int,
 
 
 def noisy_loss(logits: Tensor, goal: Tensor, consistency: float) -> Tensor:
-    """Mean cross entropy from `goal`, labels [N] or probabilities [N, K], to noisy logits [m, N, K], plus
+    """Mean cross entropy from `goal`, labels [N] or probabilities [N, K], to noisy logits [m, N, K], plus consistency.
 
-    λ·mean KL(p̄ ‖ p_j), λ the `consistency`, p̄ the mean of an image's m answers p_j (Jeong and Shin 2020, equation (8)).
+    The consistency term is λ·mean KL(p̄ ‖ p_j), with λ the `consistency` and p̄ the mean of an image's m answers p_j
+    (Jeong and Shin 2020, equation (8)).
     """
     loss = functional.cross_entropy(logits.flatten(0, 1), _repeat(goal, len(logits)))
     if not consistency:

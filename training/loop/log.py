@@ -18,21 +18,21 @@ if TYPE_CHECKING:
 class Log:
     """Writes one record every few steps and one an epoch; a resumed training continues it without repetition."""
 
-    def __init__(self, path: Path | None, tensorboard: Path | None, *, steps: int) -> None:
+    def __init__(self, path: Path | None, tensorboard: Path | None, *, global_step: int) -> None:
         """Open the log.
 
         Args:
             path: of the JSON lines; None writes none.
             tensorboard: folder of TensorBoard's event files; None writes none.
-            steps: how many steps are done; records of later ones, from a run that was killed, are dropped.
+            global_step: how many steps are done; records of later ones, from a run that was killed, are dropped.
         """
         self._lines = None
         if path is not None:
-            old = path.read_text().splitlines() if steps and path.is_file() else []
-            kept = [line for line in old if _steps(line) <= steps]
+            old = path.read_text().splitlines() if global_step and path.is_file() else []
+            kept = [line for line in old if _global_step(line) <= global_step]
             write_atomically(path, "".join(f"{line}\n" for line in kept).encode())
             self._lines = path.open("a", buffering=1)
-        self._board = _summary_writer(tensorboard, steps) if tensorboard is not None else None
+        self._board = _summary_writer(tensorboard, global_step) if tensorboard is not None else None
 
     def __enter__(self) -> Log:
         """The log itself."""
@@ -47,17 +47,17 @@ class Log:
         if self._board is not None:
             self._board.close()  # type: ignore[no-untyped-call]
 
-    def write(self, kind: str, *, steps: int, **values: Any) -> None:
-        """One record: `kind` is "step" or "epoch", `steps` how many steps are done."""
+    def write(self, kind: str, *, global_step: int, **values: Any) -> None:
+        """One record: `kind` is "step" or "epoch", `global_step` how many steps are done; in the file it is `steps`."""
         if self._lines is not None:
-            self._lines.write(json.dumps({"kind": kind, "steps": steps, **values}) + "\n")
+            self._lines.write(json.dumps({"kind": kind, "steps": global_step, **values}) + "\n")
         if self._board is not None:
             for name, value in _numbers(values):
-                self._board.add_scalar(f"{kind}/{name}", value, steps)  # type: ignore[no-untyped-call]
+                self._board.add_scalar(f"{kind}/{name}", value, global_step)  # type: ignore[no-untyped-call]
 
 
-def _steps(line: str) -> float:
-    """`steps` of a record; infinite for a line that a crash has left unfinished."""
+def _global_step(line: str) -> float:
+    """How many steps were done when a record was written; infinite for a line that a crash has left unfinished."""
     try:
         return float(json.loads(line)["steps"])
     except (ValueError, LookupError, TypeError):
@@ -68,7 +68,7 @@ def _numbers(values: Mapping[str, Any]) -> list[tuple[str, float]]:
     return [(name, float(value)) for name, value in values.items() if isinstance(value, int | float)]
 
 
-def _summary_writer(folder: Path, steps: int) -> SummaryWriter:
+def _summary_writer(folder: Path, global_step: int) -> SummaryWriter:
     from torch.utils.tensorboard.writer import SummaryWriter
 
-    return SummaryWriter(str(folder), purge_step=steps + 1 if steps else None)  # type: ignore[no-untyped-call]
+    return SummaryWriter(str(folder), purge_step=global_step + 1 if global_step else None)  # type: ignore[no-untyped-call]

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Protocol
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
 Terms = Mapping[str, Tensor]
 """Detached scalars for the log, means over the batch: "loss", the sum that is minimised, then its parts."""
@@ -31,16 +29,7 @@ def backward(loss: Tensor, **parts: Tensor) -> Terms:
     return {"loss": loss.detach(), **{name: part.detach() for name, part in parts.items()}}
 
 
-@dataclass(frozen=True)
-class CrossEntropy:
-    """The undefended baseline: −log softmax(f(x))_y."""
-
-    def __call__(self, network: nn.Module, images: Tensor, labels: Tensor, generator: torch.Generator) -> Terms:  # noqa: ARG002
-        logits = network(images)
-        return backward(functional.cross_entropy(logits, labels), accuracy=accuracy(logits, labels))
-
-
-def accuracy(logits: Tensor, labels: Tensor) -> Tensor:
+def batch_accuracy(logits: Tensor, labels: Tensor) -> Tensor:
     """Share of logits [N, K] whose largest is at the label [N], or at the largest of the probabilities [N, K]."""
     classes = labels.argmax(1) if labels.dim() == 2 else labels
     return (logits.argmax(1) == classes).float().mean()

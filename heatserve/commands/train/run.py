@@ -1,0 +1,99 @@
+"""What all of `heatserve train` does with its options. Heavy imports stay inside the functions: `--help` is quick."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import typer
+from rich.console import Console
+
+if TYPE_CHECKING:
+    from heatserve.training.loop import Run
+    from heatserve.training.methods import Parameters
+
+
+def fine_tune(
+    checkpoint: Path,
+    parameters: Parameters,
+    recipe: Mapping[str, Any],
+    *,
+    out: Path,
+    data: str | None,
+    root: Path | None,
+    seed: int,
+    run: Run,
+) -> None:
+    """Train `checkpoint` by the method of `parameters`, and print how well the result does on the test split.
+
+    `recipe` has the fields of the optimisation that were given; `data` None are the images the network was trained on.
+    """
+    from heatserve.training import fine_tuning, load_checkpoint, train_from
+    from heatserve.training.data import load_data
+
+    parent = load_checkpoint(checkpoint)
+    name = data or parent.metadata.dataset
+    optimisation = replace(fine_tuning(parameters.method, name), **recipe)
+    images = load_data(name, "train", root)
+    with interruptible():
+        train_from(parent, images, parameters, out=out, optimisation=optimisation, seed=seed, run=run)
+    summarise(out, name, root)
+
+
+def run_on(device: str | None, *, resume: bool, tensorboard: Path | None) -> Run:
+    """How a command trains: on the device that was asked for, or on a GPU if there is one, behind a progress bar."""
+    from heatserve.training.loop import Run, training_bar
+
+    return Run(device=_device(device), resume=resume, tensorboard=tensorboard, progress=training_bar)
+
+
+@contextmanager
+def interruptible() -> Iterator[None]:
+    """Say how to go on with a training that was interrupted, and exit with 130."""
+    from heatserve.training.loop import Interrupted, leads
+
+    try:
+        yield
+    except Interrupted as interrupted:
+        if leads():
+            Console(stderr=True, highlight=False).print(str(interrupted), soft_wrap=True)
+        raise typer.Exit(130) from None
+
+
+def _device(asked: str | None) -> str:
+    """The device that was asked for, or a GPU if there is one."""
+    import torch
+
+    from heatserve.training.loop import TrainingError
+
+    name = asked or ("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        torch.empty(0, device=name)
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).splitlines()[0]
+        raise TrainingError(f"device: expected cpu or a CUDA device of this machine, got {name!r}: {reason}") from None
+    return name
+
+
+def summarise(out: Path, data: str, root: Path | None) -> None:
+    """Print what one pass of the new checkpoint gets right on the test split."""
+    from heatserve.training import accuracy, load_base, load_checkpoint
+    from heatserve.training.data import load_data
+    from heatserve.training.loop import leads
+
+    if not leads():
+        return
+
+    checkpoint, images = load_checkpoint(out), load_data(data, "test", root)
+    sigma, has_base = checkpoint.metadata.sigma, checkpoint.metadata.base_sha256 is not None
+    console = Console(highlight=False)
+    console.print(f"checkpoint               {out}", soft_wrap=True)
+    console.print(f"test accuracy            {accuracy(checkpoint.network, images):.2%} of {len(images)} images")
+    if sigma is not None:
+        certified = load_base(checkpoint) if has_base else checkpoint
+        console.print(f"under noise N(0, {sigma:g}²)  {accuracy(certified.network, images, sigma=sigma):.2%}")
+    if sigma is not None and has_base:
+        console.print(f"  answered by            {certified.path}", soft_wrap=True)

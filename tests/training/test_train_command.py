@@ -1,0 +1,197 @@
+"""`heatserve train`: every parameter has its option, every option is heard, and the result is reported."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import fields, replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import typer
+from small_training import few_digits
+from typer.core import TyperGroup, TyperOption
+from typer.testing import CliRunner
+
+from heatserve.cli import app
+from heatserve.commands.train import train
+from heatserve.training import base_path, load_checkpoint, train_baseline, train_from
+from heatserve.training.data import ImageData
+from heatserve.training.loop import Optimisation, TrainingError
+from heatserve.training.methods import METHODS, HeatParameters, NoiseParameters, heat_preset
+
+QUICK = Optimisation(epochs=1, batch_size=32, lr=0.05, cpu_threads=1)
+
+
+RUN = {"out", "data", "root", "seed", "device", "resume", "tensorboard"}
+
+
+WITHOUT_OPTION = {"momentum", "cpu_threads"}
+"""0.9 in every paper, and a matter of the machine that the recipes know."""
+
+
+@pytest.fixture(scope="module")
+def few() -> ImageData:
+    return few_digits()
+
+
+@pytest.fixture(scope="module")
+def baseline(few: ImageData, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("runs") / "baseline.safetensors"
+    return train_baseline(few, "digits_cnn", out=out, optimisation=QUICK)
+
+
+@pytest.fixture(scope="module")
+def noise(few: ImageData, baseline: Path) -> Path:
+    """A base that `average --frozen-base` can keep."""
+    out = baseline.with_name("noise.safetensors")
+    return train_from(baseline, few, NoiseParameters(sigma=0.25), out=out, optimisation=QUICK)
+
+
+def _names(kind: type[Any]) -> set[str]:
+    return {field.name for field in fields(kind)}
+
+
+def _options(command: str) -> dict[str, TyperOption]:
+    group = typer.main.get_command(train)
+    assert isinstance(group, TyperGroup)
+    options = {option.name: option for option in group.commands[command].params if isinstance(option, TyperOption)}
+    return {name: option for name, option in options.items() if name is not None}
+
+
+@pytest.mark.parametrize("kind", [*METHODS.values(), Optimisation])
+def test_every_field_is_documented_and_nothing_else_is(kind: type[Any]) -> None:
+    documented = re.findall(r"^        (\w+): ", kind.__doc__ or "", re.MULTILINE)
+    assert sorted(documented) == sorted(_names(kind))
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_a_method_has_an_option_for_every_parameter_and_no_other(method: str) -> None:
+    options, parameters = _options(method), _names(METHODS[method])
+    more = {"checkpoint", "preset"} if method == "heat" else {"checkpoint"}
+    assert set(options) == parameters | (_names(Optimisation) - WITHOUT_OPTION) | RUN | more
+    for name, option in options.items():
+        assert option.help, name
+        assert option.opts == ["--from" if name == "checkpoint" else f"--{name.replace('_', '-')}"]
+    for field in fields(METHODS[method]):
+        option = options[field.name]
+        if option.required:
+            assert field.name == "sigma"
+        elif method == "heat":  # a preset may decide it
+            assert option.default is None
+            assert field.default in (None, False) or f"[by default {field.default}]" in str(option.help)
+        else:
+            assert option.default == field.default
+
+
+def test_the_baseline_has_an_option_for_everything_that_decides_it() -> None:
+    options = _options("baseline")
+    assert set(options) == (_names(Optimisation) - WITHOUT_OPTION) | RUN | {"architecture"}
+    assert all(option.help for option in options.values())
+
+
+RECIPE = {
+    "epochs": 1,
+    "batch_size": 128,
+    "lr": 0.002,
+    "decay": "constant",
+    "weight_decay": 0.001,
+    "clip": 0.5,
+    "precision": "bfloat16",
+    "augment": False,
+}
+CHOSEN: dict[str, dict[str, str | float | bool]] = {
+    "heat": {
+        "sigma": 0.25,
+        "kappa": 2,
+        "delta": 0.2,
+        "estimator": "displacements",
+        "distance": "logits",
+        "penalty": "probabilities",
+        "noisy_share": 0.25,
+        "normalisation": "paper",
+        "coefficient": 0.01,
+        "time_steps": 2,
+        "reinitialise": True,
+        "draws_at_once": 2,
+    },
+    "noise": {"sigma": 0.25, "label_free": True, "samples": 2, "consistency": 1.5},
+    "smoothadv": {"sigma": 0.25, "epsilon": 0.25, "steps": 1, "samples": 2},
+    "madry": {"epsilon": 0.1, "steps": 1},
+    "average": {
+        "sigma": 0.25,
+        "samples": 3,
+        "target": "probabilities",
+        "distance": "squared",
+        "consistency": 2.0,
+        "frozen_base": True,
+    },
+}
+"""A value for every parameter of every method that is not its default."""
+
+
+def _arguments(values: dict[str, Any]) -> list[str]:
+    arguments: list[str] = []
+    for name, value in values.items():
+        option = name.replace("_", "-")
+        if isinstance(value, bool):
+            arguments.append(f"--{option}" if value else f"--no-{option}")
+        else:
+            arguments += [f"--{option}", str(value)]
+    return arguments
+
+
+def _invoke(*arguments: str) -> str:
+    result = CliRunner().invoke(app, ["train", *arguments, "--device", "cpu"], catch_exceptions=False)
+    assert result.exit_code == 0, result.output
+    return result.stdout
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_every_option_reaches_the_training(method: str, baseline: Path, noise: Path, tmp_path: Path) -> None:
+    chosen, out = CHOSEN[method], tmp_path / "out.safetensors"
+    defaults = {field.name: field.default for field in fields(METHODS[method])}
+    assert set(chosen) == set(defaults)
+    assert all(chosen[name] != default for name, default in defaults.items())
+    start = noise if method == "average" else baseline
+    stdout = _invoke(method, "--from", str(start), "--out", str(out), "--seed", "7", *_arguments(chosen | RECIPE))
+    found = load_checkpoint(out).metadata
+    assert {name: found.hyperparameters[name] for name in chosen | RECIPE} == chosen | RECIPE
+    assert (found.method, found.seed, found.sigma) == (method, 7, chosen.get("sigma"))
+    assert "of 300 images" in stdout
+    assert ("under noise N(0, 0.25²)" in stdout) == (method != "madry")
+    assert (str(base_path(out)) in stdout) == base_path(out).exists() == (method == "average")
+
+
+def test_options_that_are_given_win_over_the_preset(baseline: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out.safetensors"
+    preset = ["--preset", "paper-imagenet", "--sigma", "0.5", "--kappa", "1"]
+    _invoke("heat", "--from", str(baseline), "--out", str(out), *preset, "--epochs", "1", "--batch-size", "128")
+    found, expected = load_checkpoint(out), replace(heat_preset("paper-imagenet", 0.5), kappa=1)
+    assert found.metadata.parent_sha256 == load_checkpoint(baseline).sha256
+    assert found.metadata.hyperparameters.items() >= expected.hyperparameters.items()
+    assert expected != HeatParameters(sigma=0.5, kappa=1)
+
+
+def test_the_baseline_is_trained_by_the_recipe_that_was_given_and_reported(tmp_path: Path) -> None:
+    out = tmp_path / "out.safetensors"
+    what = ["--data", "digits", "--architecture", "digits_cnn", "--out", str(out), "--seed", "7"]
+    stdout = _invoke("baseline", *what, *_arguments(RECIPE))
+    metadata = load_checkpoint(out).metadata
+    assert {name: metadata.hyperparameters[name] for name in RECIPE} == RECIPE
+    assert (metadata.method, metadata.seed, metadata.sigma) == ("baseline", 7, None)
+    assert "of 300 images" in stdout
+    assert "under noise" not in stdout
+
+
+def test_an_unknown_device_is_explained() -> None:
+    arguments = ["train", "baseline", "--data", "digits", "--architecture", "digits_cnn", "--out", "a"]
+    with pytest.raises(TrainingError, match="device: expected cpu or a CUDA device"):
+        CliRunner().invoke(app, [*arguments, "--device", "gpu"], catch_exceptions=False)
+
+
+@pytest.mark.parametrize("command", [["train", "baseline"], *(["train", name] for name in METHODS), ["import-weights"]])
+def test_help_shows_an_example(command: list[str]) -> None:
+    result = CliRunner().invoke(app, [*command, "--help"], env={"COLUMNS": "200"})
+    assert result.exit_code == 0
+    assert f"Example: heatserve {' '.join(command)}" in result.stdout

@@ -1,0 +1,204 @@
+"""From a data set to a baseline checkpoint, and from any checkpoint to one that another method has trained."""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import asdict
+from pathlib import Path
+
+import torch
+
+from heatserve.certification.provenance import now, versions
+from heatserve.training.channels import channel_statistics
+from heatserve.training.checkpoint import Checkpoint, CheckpointMetadata, load_checkpoint
+from heatserve.training.data.augmentation import Augmentation, Augmented
+from heatserve.training.data.images import DataError
+from heatserve.training.data.splits import ImageData
+from heatserve.training.loop.fitting import Run, fit
+from heatserve.training.loop.optimisation import Optimisation
+from heatserve.training.loop.trainer import EpochMetrics
+from heatserve.training.methods.cross_entropy import CrossEntropy
+from heatserve.training.methods.parameters import Parameters
+from heatserve.training.methods.protocol import Method
+from heatserve.training.recipes import AUGMENTATIONS, baseline_optimisation, fine_tuning
+from heatserve.training.students import OneNetwork, Student, fresh_network
+
+
+def train_baseline(
+    data: ImageData,
+    architecture: str,
+    *,
+    out: Path,
+    optimisation: Optimisation | None = None,
+    seed: int = 0,
+    run: Run | None = None,
+) -> Path:
+    """Train an undefended network with cross entropy and write it to `out`, after every epoch.
+
+    Args:
+        data: a `train` split.
+        architecture: one of `ARCHITECTURES`.
+        out: of the checkpoint; state and log are written beside it (see `fit`).
+        optimisation: by default `baseline_optimisation(data.name)`.
+        seed: decides the initial weights, the order of the images and their augmentation.
+        run: how it is run.
+
+    Returns:
+        `out`.
+    """
+    optimisation = optimisation or baseline_optimisation(data.name)
+    metadata = _baseline_metadata(data, architecture, optimisation, seed)
+    network = fresh_network(metadata, seed)
+    student, run = OneNetwork(network, network), run or Run()
+    return _train(student, CrossEntropy(), data, optimisation=optimisation, metadata=metadata, out=out, run=run)
+
+
+def train_from(
+    parent: Checkpoint | Path,
+    data: ImageData,
+    parameters: Parameters,
+    *,
+    out: Path,
+    optimisation: Optimisation | None = None,
+    seed: int = 0,
+    run: Run | None = None,
+) -> Path:
+    """Go on from a trained network with another method, and write the result to `out`, after every epoch.
+
+    `average` writes two networks: v to `out` and, if it trains f, f to `base_path(out)`. Heat smoothing in n_T time
+    steps writes the first n_T − 1 to `step_path(out, 1)`, ….
+
+    Args:
+        parent: the network to start from; for the label-free methods, also what they learn from.
+        data: a `train` split of images of the network's shape and classes.
+        parameters: of the method, one of `METHODS`.
+        out: of the checkpoint; state and log are written beside it (see `fit`).
+        optimisation: by default `fine_tuning(method, data.name)`; `epochs` are those of one time step.
+        seed: decides the order of the images and all that is drawn at random.
+        run: how it is run.
+
+    Raises:
+        DataError: the data does not fit the network.
+        ParameterError: a frozen base that was not trained under this σ.
+
+    Returns:
+        `out`.
+    """
+    parent = load_checkpoint(parent) if isinstance(parent, Path) else parent
+    run = run or Run()
+    _check_fits(parent, data)
+    optimisation = optimisation or fine_tuning(parameters.method, data.name)
+    for time_step in range(1, parameters.trainings):
+        earlier = step_path(out, time_step)
+        _train_once(parent, data, parameters, out=earlier, optimisation=optimisation, seed=seed, run=run)
+        parent = load_checkpoint(earlier)
+    return _train_once(parent, data, parameters, out=out, optimisation=optimisation, seed=seed, run=run)
+
+
+def step_path(out: Path, time_step: int) -> Path:
+    """Where heat smoothing in several time steps writes the network after `time_step`, one that is not the last."""
+    return out.with_name(f"{out.stem}.step{time_step}{out.suffix}")
+
+
+def _train_once(
+    parent: Checkpoint,
+    data: ImageData,
+    parameters: Parameters,
+    *,
+    out: Path,
+    optimisation: Optimisation,
+    seed: int,
+    run: Run,
+) -> Path:
+    metadata = parent.metadata.model_copy(
+        update={
+            "method": parameters.method,
+            "sigma": parameters.smoothed_for,
+            "dataset": data.name,
+            "seed": seed,
+            "hyperparameters": asdict(optimisation) | parameters.hyperparameters,
+            "parent_sha256": parent.sha256,
+            "base_sha256": None,
+            "versions": versions("torch", "numpy"),
+        }
+    )
+    student = parameters.student(parent, seed)
+    start = copy.deepcopy(student.start).to(run.device).eval().requires_grad_(False)
+    start.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    method = parameters.loss(start)
+    return _train(student, method, data, optimisation=optimisation, metadata=metadata, out=out, run=run)
+
+
+def _train(
+    student: Student,
+    method: Method,
+    data: ImageData,
+    *,
+    optimisation: Optimisation,
+    metadata: CheckpointMetadata,
+    out: Path,
+    run: Run,
+) -> Path:
+    recipe = _recipe(metadata.model_copy(update={"epochs": optimisation.epochs}))
+    if run.resume and _is_done(out, recipe):
+        out.with_suffix(".state").unlink(missing_ok=True)  # left by a kill after the last checkpoint
+        return out
+
+    def save(metrics: EpochMetrics) -> None:
+        student.save(out, metadata.model_copy(update={"epochs": metrics.epoch, "date": now()}))
+
+    if optimisation.augment:
+        method = Augmented(method, AUGMENTATIONS.get(data.name, Augmentation()))
+    fit(
+        student.network.to(run.device),
+        method,
+        data,
+        optimisation,
+        seed=metadata.seed,
+        on_epoch=save,
+        run=run,
+        out=out,
+        recipe=recipe,
+    )
+    return out
+
+
+def _is_done(out: Path, recipe: str) -> bool:
+    """Whether `out` is the checkpoint that a training by `recipe` ends with."""
+    return out.is_file() and _recipe(load_checkpoint(out).metadata) == recipe
+
+
+def _recipe(metadata: CheckpointMetadata) -> str:
+    """What decides a training, as text: the metadata without its date and without f, which follows from the rest."""
+    return metadata.model_copy(update={"date": "", "base_sha256": None}).model_dump_json()
+
+
+def _baseline_metadata(data: ImageData, architecture: str, optimisation: Optimisation, seed: int) -> CheckpointMetadata:
+    mean, std = channel_statistics(data.input_shape)
+    return CheckpointMetadata(
+        architecture=architecture,
+        num_classes=len(data.class_names),
+        class_names=data.class_names,
+        input_shape=data.input_shape,
+        mean=mean,
+        std=std,
+        method="baseline",
+        sigma=None,
+        dataset=data.name,
+        seed=seed,
+        epochs=0,
+        hyperparameters=asdict(optimisation),
+        parent_sha256=None,
+        versions=versions("torch", "numpy"),
+        date=now(),
+    )
+
+
+def _check_fits(parent: Checkpoint, data: ImageData) -> None:
+    expected, found = parent.metadata, data
+    if expected.input_shape != found.input_shape:
+        raise DataError(
+            f"{parent.path}: expects images {expected.input_shape}, but {data.name} has {found.input_shape}"
+        )
+    if expected.class_names != found.class_names:
+        raise DataError(f"{parent.path}: its {expected.num_classes} classes are not those of {data.name}")
