@@ -1,4 +1,4 @@
-"""The pages keep their word: links lead somewhere, commands parse, Python compiles, files that are named exist."""
+"""Of every page: links lead to files and headings, commands parse, Python compiles, and what is named exists."""
 
 from __future__ import annotations
 
@@ -52,6 +52,8 @@ def _pages() -> list[Path]:
 
 
 PAGES = _pages()
+CURRENT = [page for page in PAGES if page.name != "CHANGELOG.md"]
+"""Those that speak of what is, not of what was."""
 
 
 def _named(path: Path) -> str:
@@ -133,9 +135,21 @@ def _parse(given: _Command) -> None:
     if given.complete and not hasattr(command, "commands"):
         command.make_context(name, arguments)
     else:
-        known = {option for parameter in command.params for option in (*parameter.opts, *parameter.secondary_opts)}
-        unknown = {word for word in arguments if word.startswith("-")} - known - {"--help"}
+        unknown = {word for word in arguments if word.startswith("-")} - _options(command) - {"--help"}
         assert not unknown, f"{name}: no option {', '.join(sorted(unknown))}"
+
+
+def _options(command: Any) -> set[str]:
+    """Every option of a command and of those below it."""
+    own = {option for parameter in command.params for option in (*parameter.opts, *parameter.secondary_opts)}
+    return own.union(*(_options(below) for below in getattr(command, "commands", {}).values()))
+
+
+def _unknown_options(text: str) -> list[str]:
+    """Options that are named in the text, `--so`, and that no command has."""
+    known = _options(typer.main.get_command(app)) | {"--help"}
+    named = [word for span in _SPAN.findall(_prose(text)) if span.startswith("--") for word in span.split()]
+    return [word for word in named if word.startswith("--") and word not in known]
 
 
 def _missing_paths(text: str) -> list[str]:
@@ -169,7 +183,7 @@ def test_every_link_leads_to_a_file_and_a_heading(page: Path) -> None:
     assert _broken_links(page) == []
 
 
-@pytest.mark.parametrize("page", [page for page in PAGES if page.name != "CHANGELOG.md"], ids=_named)
+@pytest.mark.parametrize("page", CURRENT, ids=_named)
 def test_every_command_parses(page: Path) -> None:
     failed = []
     for command in _commands(page.read_text()):
@@ -180,7 +194,12 @@ def test_every_command_parses(page: Path) -> None:
     assert failed == []
 
 
-@pytest.mark.parametrize("page", [page for page in PAGES if page.name != "CHANGELOG.md"], ids=_named)
+@pytest.mark.parametrize("page", CURRENT, ids=_named)
+def test_every_option_that_is_named_exists(page: Path) -> None:
+    assert _unknown_options(page.read_text()) == []
+
+
+@pytest.mark.parametrize("page", CURRENT, ids=_named)
 def test_every_file_and_function_that_is_named_exists(page: Path) -> None:
     assert _missing_paths(page.read_text()) == []
 
@@ -261,6 +280,12 @@ torchrun -n 2 -m heatserve train heat …
         ("heatserve train heat …", False),
         ("heatserve tune", False),
     ]
+
+
+def test_a_wrong_option_is_found() -> None:
+    assert _unknown_options(
+        "`--alpha 0.1 --alhpa` and `--no-augment`, but not `tritonserver --model-repository=x`"
+    ) == ["--alhpa"]
 
 
 def test_a_missing_file_or_function_is_found() -> None:
