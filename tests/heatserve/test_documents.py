@@ -10,6 +10,7 @@ import shlex
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cache
 from itertools import takewhile
 from pathlib import Path
 from typing import Any
@@ -127,8 +128,7 @@ def _of_heatserve(line: str) -> Iterator[list[str]]:
 
 def _parse(given: _Command) -> None:
     """Have the command line read the arguments, and run nothing. Of an incomplete command, what is there must exist."""
-    command: Any = typer.main.get_command(app)
-    name, arguments = "heatserve", given.arguments
+    command, name, arguments = _heatserve(), "heatserve", given.arguments
     while hasattr(command, "commands") and arguments and arguments[0] not in (_REST, "--help"):
         assert arguments[0] in command.commands, f"{name}: no command {arguments[0]}"
         command, name, arguments = command.commands[arguments[0]], f"{name} {arguments[0]}", arguments[1:]
@@ -139,6 +139,12 @@ def _parse(given: _Command) -> None:
         assert not unknown, f"{name}: no option {', '.join(sorted(unknown))}"
 
 
+@cache
+def _heatserve() -> Any:
+    """The command line."""
+    return typer.main.get_command(app)
+
+
 def _options(command: Any) -> set[str]:
     """Every option of a command and of those below it."""
     own = {option for parameter in command.params for option in (*parameter.opts, *parameter.secondary_opts)}
@@ -147,7 +153,7 @@ def _options(command: Any) -> set[str]:
 
 def _unknown_options(text: str) -> list[str]:
     """Options that are named in the text, `--so`, and that no command has."""
-    known = _options(typer.main.get_command(app)) | {"--help"}
+    known = _options(_heatserve()) | {"--help"}
     named = [word for span in _SPAN.findall(_prose(text)) if span.startswith("--") for word in span.split()]
     return [word for word in named if word.startswith("--") and word not in known]
 
