@@ -16,7 +16,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from heatserve.benchmarks.attack.spoofing import Penalty, Victim, logits_under_noise, score
+from heatserve.benchmarks.attack.spoofing import Penalty, Victim, score, victim_logits
 
 Statistic = Callable[[Tensor, Tensor], Tensor]
 """From images [N, C, H, W] and v's classes [N] to float64 [N]."""
@@ -93,10 +93,10 @@ def _votes(victim: Victim, k: int, noise: torch.Generator) -> Check:
 
     def against(images: Tensor, labels: Tensor) -> Tensor:
         with torch.no_grad():
-            return (logits_under_noise(victim, images, k, noise).argmax(-1) != labels).double().mean(0)
+            return (victim_logits(victim, images, k, noise).argmax(-1) != labels).double().mean(0)
 
     def penalty(images: Tensor, labels: Tensor) -> Tensor:
-        return aim - score(logits_under_noise(victim, images, _ADVERSARYS_SAMPLES, noise), labels)
+        return aim - score(victim_logits(victim, images, _ADVERSARYS_SAMPLES, noise), labels)
 
     return Check(f"{k} noisy votes of f agree", k, against, penalty, 0.0)
 
@@ -106,7 +106,7 @@ def _average(victim: Victim, k: int, noise: torch.Generator) -> Check:
 
     def excess(draws: int, images: Tensor, labels: Tensor) -> Tensor:
         logits, _ = victim.served(images)
-        return score(logits[None], labels) - score(logits_under_noise(victim, images, draws, noise), labels)
+        return score(logits[None], labels) - score(victim_logits(victim, images, draws, noise), labels)
 
     return Check(
         f"v is near f's average over {k} draws",

@@ -98,7 +98,7 @@ def score(logits: Tensor, classes: Tensor) -> Tensor:
     return torch.where(p < rest, torch.special.ndtri(p.clamp_max(0.6)), -torch.special.ndtri(rest.clamp_max(0.6)))
 
 
-def logits_under_noise(victim: Victim, point: Tensor, samples: int, generator: torch.Generator) -> Tensor:
+def victim_logits(victim: Victim, point: Tensor, samples: int, generator: torch.Generator) -> Tensor:
     """f(x + η) for m fresh draws of η, [m, N, K]."""
     noise = torch.randn((samples, *point.shape), generator=generator)
     logits = victim.base((point + victim.sigma * noise).flatten(0, 1))
@@ -110,7 +110,7 @@ def _evaluate(
 ) -> tuple[Tensor, Tensor]:
     """What is climbed, and the gap seen at the point, both [N]; the gap is −inf where there is nothing to spoof."""
     logits, radius = victim.served(point)
-    noisy = logits_under_noise(victim, point, samples, generator)
+    noisy = victim_logits(victim, point, samples, generator)
     objective = radius / victim.sigma + score(logits[None], target) - score(noisy, target)
     label = logits.argmax(1)
     gap = torch.where(radius > 0, radius / victim.sigma - score(noisy, label), -torch.inf)

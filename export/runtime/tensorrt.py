@@ -57,7 +57,7 @@ def build_plan(graph: bytes, *, batches: tuple[int, int, int], tf32: bool, timin
 
     cache = str(timing_cache) if timing_cache else None
     config = PostprocessConfig(builder_config(graph, batches=batches, tf32=tf32, timing_cache=cache), _keep_nans)
-    with explained("graph"):
+    with tensorrt_errors_explained("graph"):
         return bytes(EngineBytesFromNetwork(parsed_network(graph), config, save_timing_cache=cache)())
 
 
@@ -130,12 +130,12 @@ def open_plan(plan: bytes, part: Plan) -> Runner:
             f"{PLAN_NAME}: expected TensorRT {part.tensorrt} and a GPU {part.gpu}, which built it, found TensorRT "
             f"{found[0]} and {found[1]}; export and calibrate the model again here"
         )
-    with explained(PLAN_NAME):
+    with tensorrt_errors_explained(PLAN_NAME):
         runner = TrtRunner(engine_from_bytes(plan))
         runner.activate()
 
     def infer(batch: NDArray[Any]) -> dict[str, NDArray[Any]]:
-        with explained(PLAN_NAME):
+        with tensorrt_errors_explained(PLAN_NAME):
             outputs = runner.infer({"image": batch})
         return {name: np.array(value) for name, value in outputs.items()}  # the next batch overwrites them
 
@@ -181,7 +181,7 @@ def gpu_name() -> str:
 
 
 @contextmanager
-def explained(what: str) -> Iterator[None]:
+def tensorrt_errors_explained(what: str) -> Iterator[None]:
     """What polygraphy and TensorRT refuse in here, as an error of ours.
 
     TensorRT says in its log what is wrong (a parser's error names the node and its operator), and polygraphy only that

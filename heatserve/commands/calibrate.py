@@ -20,6 +20,7 @@ from heatserve.commands.options import (
     Seed,
     deliver,
     line,
+    tell_page,
 )
 
 Votes = Annotated[
@@ -152,3 +153,4 @@ def calibrate_variant(
         as_json=as_json,
         out=out,
     )
+    tell_page(out, "calibration")

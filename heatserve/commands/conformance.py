@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from heatserve.commands.options import Json, Out, deliver
+from heatserve.commands.options import Json, Out, deliver, tell_page
 
 BROKEN = 3
 """Exit code of an engine that does not mean what the certificate says; 1 and 2 are errors."""
@@ -46,5 +46,6 @@ def conformance(
         "absent": absent,
     }
     deliver(results, lambda: conformance_table(findings, absent), as_json=as_json, out=out)
+    tell_page(out, "conformance")
     if not all(found.passed for found in findings.values()):
         raise typer.Exit(BROKEN)

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from heatserve.commands.options import REPOSITORY, BackendDirectory, Json, Out, Repository, deliver
+from heatserve.commands.options import REPOSITORY, BackendDirectory, Json, Out, Repository, deliver, tell_page
 
 
 def tune(
@@ -47,4 +47,5 @@ def tune(
     tuned = tuning.tune(model, target=p99, seconds=seconds, backend_directory=backend_directory, progress=progress_bar)
     results = {**provenance("onnxruntime", "tritonclient", "nvidia-pytriton"), "seconds": seconds, **asdict(tuned)}
     deliver(results, lambda: tuning_table(tuned), as_json=as_json, out=out)
+    tell_page(out, "cost")
     Console(stderr=True, highlight=False).print(f"wrote   {tuning.write_choice(model, tuned)}", soft_wrap=True)

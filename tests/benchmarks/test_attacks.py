@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from heatserve.benchmarks.attack.defences import checks
 from heatserve.benchmarks.attack.pgd_ddn import DDN, PGD, NoiseAveraged, TopKMisclassification
 from heatserve.benchmarks.attack.settings import Search
-from heatserve.benchmarks.attack.spoofing import Victim, logits_under_noise, project, score, spoof
+from heatserve.benchmarks.attack.spoofing import Victim, project, score, spoof, victim_logits
 
 SIGMA = 0.25
 
@@ -102,7 +102,7 @@ def test_spoofing_finds_the_direction_in_which_the_single_pass_lies() -> None:
 
     def gap(points: Tensor) -> Tensor:
         logits, radius = victim.served(points)
-        return radius / SIGMA - score(logits_under_noise(victim, points, 2000, generator), logits.argmax(1))
+        return radius / SIGMA - score(victim_logits(victim, points, 2000, generator), logits.argmax(1))
 
     assert (gap(found) > gap(x) + 0.1)[:2].all()
 

@@ -37,10 +37,10 @@ from heatserve.export.runtime.tensorrt import (
     TensorRTError,
     build_plan,
     builder_config,
-    explained,
     nan_flag,
     open_plan,
     parsed_network,
+    tensorrt_errors_explained,
 )
 from heatserve.serving.triton.installation import find_triton
 from heatserve.training.architectures import build_network
@@ -184,7 +184,7 @@ def test_what_tensorrt_refuses_is_told_in_its_own_words() -> None:
         logger.error("In node 3 with name: y and operator: Einsum (UNSUPPORTED_NODE)")
         logger.critical("Could not parse ONNX correctly")
 
-    with pytest.raises(TensorRTError) as refused, explained("graph"):
+    with pytest.raises(TensorRTError) as refused, tensorrt_errors_explained("graph"):
         parse()
     assert str(refused.value) == (
         "graph: TensorRT refuses it: In node 3 with name: y and operator: Einsum (UNSUPPORTED_NODE); "

@@ -295,5 +295,5 @@ def test_a_wrong_option_is_found() -> None:
 
 
 def test_a_missing_file_or_function_is_found() -> None:
-    page = "`training/gone.py` `training/recipes.py` `training/recipes.py::train_from` `training/recipes.py::gone`"
-    assert _missing_paths(page) == ["training/gone.py", "training/recipes.py::gone"]
+    page = "`training/gone.py` `training/train.py` `training/train.py::train_from` `training/train.py::gone`"
+    assert _missing_paths(page) == ["training/gone.py", "training/train.py::gone"]
