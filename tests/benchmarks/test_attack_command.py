@@ -261,6 +261,7 @@ def test_the_served_radius_has_the_slope_of_its_steps(tmp_path: Path) -> None:
     assert (higher > radius.detach().numpy())[inside.numpy()].all()
 
 
+@pytest.mark.slow
 def test_one_radius_alone_is_attacked_too_and_by_certify(tmp_path: Path) -> None:
     write_tiny_model(tmp_path)
     calibrated = calibrate_model(

@@ -33,6 +33,7 @@ def test_every_way_to_answer_an_image_is_timed(tmp_path: Path) -> None:
     assert p50["plain"] < p50["stochastic"]
 
 
+@pytest.mark.slow
 def test_every_variant_is_timed_and_absent_engines_are_named(tmp_path: Path) -> None:
     out = tmp_path / "export.json"
     arguments = ["bench", "export", "digits", "--variant", "fp32", "--variant", "uint8", "--batch", "2"]

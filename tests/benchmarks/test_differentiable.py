@@ -20,6 +20,7 @@ from heatserve.training.architectures import build_network
 OUTPUTS = ("label", "probabilities", "top_k", "l_bound", "certified_radius", "nominal_radius")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("architecture", "shape"),
     [("digits_cnn", (1, 8, 8)), ("cifar_resnet20", (3, 32, 32)), ("resnet18", (3, 32, 32))],

@@ -48,6 +48,7 @@ def usefulness(radius_map: RadiusMap, radius: float) -> float:
     return float(((served >= radius) & ~POPULATION.overclaims(served)).mean())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("marginal", "problems"), [(False, 1000), (True, 200)])
 def test_the_bound_holds_with_the_stated_confidence(marginal: bool, problems: int) -> None:
     alpha, delta = 0.1, 0.1

@@ -199,6 +199,7 @@ def test_images_that_cannot_be_certified_are_refused(model: ModelVersion, tmp_pa
         )
 
 
+@pytest.mark.slow
 def test_a_cluster_that_loses_a_worker_gives_the_same_results(
     model: ModelVersion, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

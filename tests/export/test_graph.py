@@ -85,6 +85,7 @@ def model(exported: Path, tmp_path: Path) -> ModelVersion:
     return open_model(tmp_path / "models", "digits")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("architecture", "shape", "classes"),
     [("digits_cnn", (1, 8, 8), 10), ("cifar_resnet20", (3, 32, 32), 10), ("resnet18", (3, 64, 64), 1000)],

@@ -30,7 +30,10 @@ from heatserve.serving.tuning.closed_loop import LoadResult, closed_loop
 from heatserve.serving.tuning.settings import TUNED, ServerSetting
 from heatserve.serving.tuning.tune import TuningTrial, best_of, climb
 
-pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="Triton runs on Linux only")
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(sys.platform != "linux", reason="Triton runs on Linux only"),
+]
 
 
 @pytest.fixture(scope="module")

@@ -110,6 +110,7 @@ def test_native_backend_is_used_as_it_is(tmp_path: Path) -> None:
     assert triton.backends == tmp_path
 
 
+@pytest.mark.slow
 def test_servers_side_by_side(triton: TritonServer, tiny_repository: Path) -> None:
     with TritonServer(tiny_repository, models=["uncalibrated"], endpoints=FREE_PORTS) as other:
         assert [model.name for model in other.models] == ["uncalibrated"]
@@ -147,6 +148,7 @@ def serve_command(repository: Path, temporary: Path) -> Iterator[tuple[subproces
             process.kill()
 
 
+@pytest.mark.slow
 def test_the_server_runs_nothing_from_the_folder_it_was_started_in(tiny_repository: Path, tmp_path: Path) -> None:
     """The program `heatserve` does not look for modules there; nor does what it starts."""
     for name in ("json", "math", "numpy", "onnxruntime", "heatserve", "export"):
@@ -160,6 +162,7 @@ def test_the_server_runs_nothing_from_the_folder_it_was_started_in(tiny_reposito
     assert (done.returncode, done.stdout) == (0, "['tiny']\n"), done.stderr
 
 
+@pytest.mark.slow
 def test_the_server_runs_the_package_that_this_process_does(tiny_repository: Path, tmp_path: Path) -> None:
     """A copy of the package that PYTHONPATH names, with a backend that refuses to load."""
     copy = tmp_path / "copy"
@@ -201,6 +204,7 @@ def wait_until_gone(pids: set[int], *, seconds: float) -> None:
         time.sleep(0.05)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_signal_drains_and_leaves_nothing(tiny_repository: Path, tmp_path: Path, number: signal.Signals) -> None:
     with serve_command(tiny_repository, tmp_path) as (process, url), ThreadPoolExecutor(1) as pool:
@@ -217,6 +221,7 @@ def test_signal_drains_and_leaves_nothing(tiny_repository: Path, tmp_path: Path,
         assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.slow
 def test_killed_command_takes_triton_along(tiny_repository: Path, tmp_path: Path) -> None:
     with serve_command(tiny_repository, tmp_path) as (process, _):
         processes = descendants(process.pid)

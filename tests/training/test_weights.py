@@ -24,6 +24,7 @@ def _shared(*parts: str) -> Path:
     return path
 
 
+@pytest.mark.slow
 def test_resnet20_classifies_91_73_percent_of_the_cifar10_test_set(tmp_path: Path) -> None:
     weights, images = _shared("weights", "cifar10_resnet20.safetensors"), _shared("cifar10", "test.tar")
     out = tmp_path / "resnet20.safetensors"
