@@ -31,6 +31,7 @@ from heatserve.export.contract import OUTPUT_TENSORS
 from heatserve.export.graph.certificate import NOT_CALIBRATED, serves_map
 from heatserve.export.repository.settings import (
     WARM_UP_PATH,
+    check_settings,
     default_settings,
     read_config,
     set_warm_up,
@@ -162,10 +163,11 @@ def set_engine(config: pb.ModelConfig, card: Card) -> None:
 def served_config(model: ModelVersion) -> pb.ModelConfig:
     """The `config.pbtxt` of a model, where that and `labels.txt` are of this model.
 
-    Its settings belong to the operator; name, backend, tensors and names of classes must be those of the card.
+    Its settings belong to the operator, who may not have Triton load other files; name, backend, tensors and names of
+    classes must be those of the card.
 
     Raises:
-        HeatserveError: `config.pbtxt` is missing, or no configuration of Triton.
+        HeatserveError: `config.pbtxt` is missing, no configuration of Triton, or names something else to load.
         CardError: it, or `labels.txt`, is not what the card says; names the file.
     """
     path, labels = (model.path.parent / name for name in (CONFIG_NAME, LABELS_NAME))
@@ -173,6 +175,7 @@ def served_config(model: ModelVersion) -> pb.ModelConfig:
     for field in ("name", "backend", "input", "output"):
         if getattr(config, field) != getattr(expected, field):
             raise CardError(f"{path}: expected the {field} of model {model.name!r} as on its card; export it again")
+    check_settings(config, path.parent)
     found = labels.read_text(errors="replace").splitlines() if labels.is_file() else None
     if found != list(model.card.class_names):
         what = "no such file" if found is None else f"{len(found)} lines, {found[:3]}"

@@ -21,6 +21,12 @@ THREADS = "intra_op_thread_count"
 WARM_UP_PATH = Path("warmup", "image")
 """In a model's folder: the bytes of the image that Triton has each instance classify before it serves."""
 
+_FIELDS = frozenset(
+    {"name", "backend", "max_batch_size", "input", "output", "parameters"}  # of the model
+    | {"version_policy", "instance_group", "optimization", "dynamic_batching", "model_warmup"}  # of the operator
+    | {"response_cache", "metric_tags", "model_metrics"}
+)
+_RUN_PARAMETERS = frozenset({"EXECUTION_ENV_PATH"})  # a folder or archive, whose `bin/activate` Triton's stub runs
 _WARM_UP = "one image"
 _ANY_SIZE = 256
 
@@ -56,6 +62,27 @@ def default_settings(max_batch_size: int) -> pb.ModelConfig:
     settings.parameters[THREADS].string_value = "0"
     settings.dynamic_batching.preferred_batch_size.append(max_batch_size)
     return settings
+
+
+def check_settings(config: pb.ModelConfig, model_dir: Path) -> None:
+    """Do nothing where a configuration only says how a model is run, and has Triton read and run nothing but that.
+
+    Raises:
+        HeatserveError: it names other files to load or run than those of the model, or a field that no certified model
+            has. Says which.
+    """
+    found = {field.name for field, _ in config.ListFields()} - _FIELDS
+    found |= {f"the parameter {name}" for name in _RUN_PARAMETERS & set(config.parameters)}
+    folder = (model_dir / WARM_UP_PATH.parent).resolve()
+    for sample in config.model_warmup:
+        for tensor in sample.inputs.values():
+            if not (folder / tensor.input_data_file).resolve().is_relative_to(folder):
+                found.add(f"the image {tensor.input_data_file} outside {WARM_UP_PATH.parent}/")
+    if found:
+        raise HeatserveError(
+            f"{model_dir / 'config.pbtxt'}: expected settings of how the model is run, found "
+            f"{', '.join(sorted(found))}; remove it"
+        )
 
 
 def with_settings(model: pb.ModelConfig, settings: pb.ModelConfig) -> pb.ModelConfig:

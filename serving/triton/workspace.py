@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 _BACKEND = """\
 import sys
 
-sys.path[:] = {path!r} + [folder for folder in sys.path if folder]
+sys.path[:] = {path!a} + [folder for folder in sys.path if folder]
 
 from heatserve.serving.backend.model import TritonPythonModel
 """
@@ -86,18 +86,27 @@ def _offer(triton: Triton, model: ModelVersion, link: Path) -> None:
     set_engine(config, model.card)
     if not triton.has_native_onnxruntime:
         config.max_batch_size = 2**31 - 1
-    link_model(link, model.path.parent.resolve(), config)
+    link_model(link, model, config)
 
 
-def link_model(link: Path, model_dir: Path, config: pb.ModelConfig) -> None:
-    """Make the folder `link`: links to all that is in the folder of a model, but with another configuration."""
-    from heatserve.export.repository.layout import CONFIG_NAME
-    from heatserve.export.repository.settings import write_config
+def link_model(link: Path, model: ModelVersion, config: pb.ModelConfig) -> None:
+    """Make the folder `link`: links to the files of one model version and its warm-up, and a configuration.
 
-    link.mkdir()
-    for path in model_dir.iterdir():
-        if path.name != CONFIG_NAME and not path.name.startswith("."):
-            (link / path.name).symlink_to(path)
+    Nothing else of the model's folder, where Triton would run what it finds: a `libtriton_onnxruntime.so` beside a
+    graph takes the place of the backend.
+    """
+    from heatserve.export.card import BASE_NAME, CARD_NAME, GRAPH_NAME, PLAN_NAME
+    from heatserve.export.repository.layout import CONFIG_NAME, LABELS_NAME
+    from heatserve.export.repository.settings import WARM_UP_PATH, write_config
+
+    version = link / str(model.version)
+    version.mkdir(parents=True)
+    for name in (GRAPH_NAME, BASE_NAME, PLAN_NAME, CARD_NAME):
+        if (model.path / name).exists():
+            (version / name).symlink_to((model.path / name).resolve())
+    for name in (LABELS_NAME, WARM_UP_PATH.parent.name):
+        if (model.path.parent / name).exists():
+            (link / name).symlink_to((model.path.parent / name).resolve())
     write_config(link / CONFIG_NAME, config)
 
 
@@ -117,8 +126,8 @@ def _our_backend(triton: Triton, folder: Path) -> Path:
 
 
 def _module_folders() -> list[str]:
-    """`sys.path`, with the folders that it names from the current one made absolute; what is no folder stays."""
-    return [os.path.abspath(entry) if not entry or os.path.exists(entry) else entry for entry in sys.path]
+    """The folders and archives of `sys.path` that are there, as absolute paths: the server runs in another folder."""
+    return [os.path.abspath(entry) for entry in sys.path if os.path.exists(entry or os.curdir)]
 
 
 def _environment(triton: Triton, folder: Path) -> dict[str, str]:

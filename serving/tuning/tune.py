@@ -166,15 +166,14 @@ def _running(
     model: ModelVersion, setting: ServerSetting, seconds: float, backend_directory: Path | None
 ) -> Iterator[UnderLoad]:
     """A Triton that serves `model` with `setting`, from a folder of its own: the model's is not written."""
-    from heatserve.export.repository.layout import CONFIG_NAME
-    from heatserve.export.repository.settings import read_config
+    from heatserve.export.repository.layout import served_config
 
-    config = read_config(model.path.parent / CONFIG_NAME)
+    config = served_config(model)
     setting.apply(config)
     image = _random_image(model.card)
     with TemporaryDirectory(prefix="heatserve-tune-") as folder:
         repository = Path(folder)
-        link_model(repository / model.name, model.path.parent.resolve(), config)
+        link_model(repository / model.name, model, config)
         with TritonServer(
             repository, models=[model.name], endpoints=FREE_PORTS, backend_directory=backend_directory
         ) as server:

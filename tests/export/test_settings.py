@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -10,7 +11,7 @@ from tritonclient.grpc import model_config_pb2 as pb
 
 from heatserve.certification.errors import HeatserveError
 from heatserve.export.card import Card, read_card
-from heatserve.export.repository.layout import CONFIG_NAME, open_model, republish, write_model_config
+from heatserve.export.repository.layout import CONFIG_NAME, open_model, republish, served_config, write_model_config
 from heatserve.export.repository.settings import THREADS, WARM_UP_PATH, read_config, write_config
 
 
@@ -118,3 +119,75 @@ def test_a_model_under_another_name_takes_its_warm_up_image_along(version_dir: P
     copy = republish(open_model(tmp_path, "tiny"), tmp_path / "elsewhere", "copy")
     assert (copy.path.parent / WARM_UP_PATH).read_bytes() == image.read_bytes()
     assert not black(read_config(copy.path.parent / CONFIG_NAME))
+
+
+def run_env(config: pb.ModelConfig) -> None:
+    config.parameters["EXECUTION_ENV_PATH"].string_value = "$$TRITON_MODEL_DIRECTORY/environment"
+
+
+def another_graph(config: pb.ModelConfig) -> None:
+    config.default_model_filename = "base.onnx"
+
+
+def a_library(config: pb.ModelConfig) -> None:
+    config.model_operations.op_library_filename.append("operations.so")
+
+
+def an_agent(config: pb.ModelConfig) -> None:
+    config.model_repository_agents.agents.add(name="theirs")
+
+
+def a_runtime(config: pb.ModelConfig) -> None:
+    config.runtime = "libtriton_theirs.so"
+
+
+def an_image_outside(config: pb.ModelConfig) -> None:
+    config.model_warmup[0].inputs["image"].input_data_file = "../1/model.onnx"
+
+
+@pytest.mark.parametrize(
+    ("change", "named"),
+    [
+        (run_env, "the parameter EXECUTION_ENV_PATH"),
+        (another_graph, "default_model_filename"),
+        (a_library, "model_operations"),
+        (an_agent, "model_repository_agents"),
+        (a_runtime, "runtime"),
+        (an_image_outside, "the image ../1/model.onnx outside warmup/"),
+    ],
+)
+def test_settings_that_load_or_run_something_else_are_not_served(
+    version_dir: Path, change: Callable[[pb.ModelConfig], None], named: str
+) -> None:
+    path = config_path(version_dir)
+    config = read_config(path)
+    change(config)
+    write_config(path, config)
+    with pytest.raises(HeatserveError) as caught:
+        served_config(open_model(path.parents[1], "tiny"))
+    assert str(caught.value) == f"{path}: expected settings of how the model is run, found {named}; remove it"
+
+
+def test_a_warm_up_image_that_is_a_link_to_elsewhere_is_not_served(version_dir: Path) -> None:
+    image = version_dir.parent / WARM_UP_PATH
+    image.parent.mkdir()
+    image.write_bytes(random_images(1).tobytes())
+    publish_again(version_dir)
+    assert served_config(open_model(version_dir.parents[1], "tiny")).model_warmup
+    image.rename(version_dir.parents[1] / "elsewhere")
+    image.symlink_to(version_dir.parents[1] / "elsewhere")
+    with pytest.raises(HeatserveError, match="found the image image outside warmup/"):
+        served_config(open_model(version_dir.parents[1], "tiny"))
+
+
+def test_settings_of_how_the_model_is_run_are_served(version_dir: Path) -> None:
+    path = config_path(version_dir)
+    config = read_config(path)
+    config.version_policy.all.SetInParent()
+    config.instance_group[0].count = 2
+    config.optimization.graph.level = 1
+    config.parameters["theirs"].string_value = "kept"
+    config.metric_tags["team"] = "vision"
+    config.dynamic_batching.max_queue_delay_microseconds = 700
+    write_config(path, config)
+    assert served_config(open_model(path.parents[1], "tiny")) == config

@@ -16,11 +16,16 @@ from pathlib import Path
 
 import onnx
 import pytest
+import tritonclient.grpc
+import tritonclient.http
 from tiny_model import random_images, write_tiny_card, write_tiny_model
+from tritonclient.utils import InferenceServerException
 
 import heatserve
 from heatserve import FREE_PORTS, Client, Endpoints, ServingError, TritonServer
 from heatserve.export.card import GRAPH_NAME, CardError
+from heatserve.export.repository.layout import CONFIG_NAME
+from heatserve.export.repository.settings import read_config, write_config
 from heatserve.serving.triton.installation import Triton, find_triton
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="Triton runs on Linux only")
@@ -160,6 +165,49 @@ def test_the_server_runs_nothing_from_the_folder_it_was_started_in(tiny_reposito
     )
     done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=False)
     assert (done.returncode, done.stdout) == (0, "['tiny']\n"), done.stderr
+
+
+@pytest.mark.slow
+def test_the_server_gets_nothing_but_what_the_card_is_about(tmp_path: Path) -> None:
+    """Triton would load a library that lies beside a graph, and a version that no card was verified of."""
+    version_dir = write_tiny_model(tmp_path)
+    shutil.copytree(version_dir, version_dir.parent / "2")
+    config = read_config(version_dir.parent / CONFIG_NAME)
+    config.version_policy.all.SetInParent()
+    write_config(version_dir.parent / CONFIG_NAME, config)
+    for folder in (version_dir, version_dir.parent / "2", version_dir.parent):
+        (folder / "libtriton_onnxruntime.so").write_bytes(b"not a library")
+        (folder / "model.py").write_text("raise SystemExit('model.py of the repository was run')\n")
+    with TritonServer(tmp_path, endpoints=FREE_PORTS) as server:
+        connection = tritonclient.http.InferenceServerClient(server.endpoints.http_url.removeprefix("http://"))
+        assert connection.get_model_metadata("tiny")["versions"] == ["2"]
+        connection.close()
+
+
+def status(port: int, path: str, name: str, value: str) -> str:
+    """What HTTP answers who sends one header as it is given: the code, or nothing where the header is no header."""
+    with socket.create_connection(("127.0.0.1", port)) as http:
+        http.sendall(f"GET {path} HTTP/1.1\r\nHost: this\r\n{name}: {value}\r\nConnection: close\r\n\r\n".encode())
+        return http.recv(100).decode()[9:12]
+
+
+def test_who_reads_the_list_of_processes_opens_no_closed_api(triton: TritonServer) -> None:
+    commands = (Path(f"/proc/{pid}/cmdline").read_text().split("\0") for pid in descendants(os.getpid()))
+    (command,) = (command for command in commands if f"--http-port={triton.endpoints.http}" in command)
+    headers = {word.split(":")[1] for word in command if "-restricted-" in word}
+    assert len(headers) == 1
+    name, value = headers.pop().split("=")
+    sendable = value.strip()
+    assert status(triton.endpoints.http, "/v2", name, sendable) == "200"
+    assert status(triton.endpoints.http, "/v2/logging", name, sendable) == "403"
+    for sent in (value, f"{sendable} ", f"{sendable}\r\n "):
+        assert status(triton.endpoints.http, "/v2/logging", name, sent) in ("403", "")
+    grpc = tritonclient.grpc.InferenceServerClient(triton.endpoints.grpc_url.removeprefix("grpc://"))
+    for key in (name, name.lower()):
+        for sent in (value, sendable):
+            with pytest.raises(InferenceServerException, match=r"restricted|Illegal header|Invalid metadata"):
+                grpc.get_log_settings(headers={f"triton-grpc-protocol-{key}": sent})
+    grpc.close()
 
 
 @pytest.mark.slow
