@@ -33,8 +33,10 @@ _CRASHED = (
     "says why; started again, it may say it"
 )
 # Shared memory lets a caller name the memory that Triton reads and writes; the others load models, or change what is
-# logged where. Triton closes an API to callers that lack a key, and this key is told to nobody.
+# logged where. Triton closes an API to callers that lack a header. Whoever is on this machine may read the header in
+# the list of processes, so nobody can send it: HTTP/2 has no capitals in names, HTTP/1 no line break in values.
 _CLOSED_APIS = "shared-memory,model-repository,trace,logging"
+_HEADER = "NOBODY={secret}\n"
 
 
 class TritonServer:
@@ -138,9 +140,9 @@ class TritonServer:
         for service in ("http", "grpc", "metrics"):
             yield f"--{service}-address={self.endpoints.host}"
             yield f"--{service}-port={getattr(self.endpoints, service)}"
-        key = secrets.token_hex()
-        yield f"--http-restricted-api={_CLOSED_APIS}:key={key}"
-        yield f"--grpc-restricted-protocol={_CLOSED_APIS}:key={key}"
+        header = _HEADER.format(secret=secrets.token_hex())
+        yield f"--http-restricted-api={_CLOSED_APIS}:{header}"
+        yield f"--grpc-restricted-protocol={_CLOSED_APIS}:{header}"
 
     def _wait_until_ready(self) -> None:
         deadline = time.monotonic() + self._startup_timeout
@@ -170,7 +172,8 @@ class TritonServer:
                 os.killpg(self._process.pid, signal.SIGKILL)
             self._process.wait()
             for region in Path("/dev/shm").glob(f"{shared_memory}*"):
-                region.unlink(missing_ok=True)
+                with suppress(OSError):  # another user's, of the same name
+                    region.unlink()
         if not self._failed:
             self.log.unlink(missing_ok=True)
 
