@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable, Mapping, Sequence
 from typing import NoReturn
 
 import typer
 from rich.console import Console
 from rich.markup import escape
+from typer.core import TyperGroup
 
 from heatserve.certification.errors import HeatserveError
 from heatserve.commands.attack import attack
@@ -25,7 +27,30 @@ from heatserve.commands.serve import serve
 from heatserve.commands.train import train
 from heatserve.commands.tune import tune
 
+_PANELS: Mapping[str, Sequence[Callable[..., None] | typer.Typer]] = {
+    "Start here": (quickstart,),
+    "Your own model": (train, import_weights, export, calibrate, calibrate_variant, audit, certify_dataset),
+    "Serve": (serve, predict, tune),
+    "Measure": (conformance, attack, bench, experiment),
+}
+"""The parts of the front page, and the commands and groups of commands in each."""
+_ORDER = [
+    command.info.name if isinstance(command, typer.Typer) else command.__name__.replace("_", "-")
+    for commands in _PANELS.values()
+    for command in commands
+]
+
+
+class _InOrder(TyperGroup):
+    """Lists commands in the order of `_PANELS`; typer's own group lists groups of commands last."""
+
+    def list_commands(self, ctx: typer.Context) -> list[str]:  # type: ignore[override]
+        """The names of the commands."""
+        return sorted(super().list_commands(ctx), key=_ORDER.index)
+
+
 app = typer.Typer(
+    cls=_InOrder,
     no_args_is_help=True,
     rich_markup_mode="markdown",
     pretty_exceptions_enable=False,
@@ -37,24 +62,12 @@ app = typer.Typer(
         "`serve` → `predict`."
     ),
 )
-app.command()(quickstart)
-app.add_typer(train, name="train")
-for command in (
-    import_weights,
-    export,
-    calibrate,
-    calibrate_variant,
-    audit,
-    certify_dataset,
-    serve,
-    predict,
-    tune,
-    conformance,
-    attack,
-):
-    app.command()(command)
-app.add_typer(bench, name="bench")
-app.add_typer(experiment, name="experiment")
+for panel, commands in _PANELS.items():
+    for command in commands:
+        if isinstance(command, typer.Typer):
+            app.add_typer(command, rich_help_panel=panel)
+        else:
+            app.command(rich_help_panel=panel)(command)
 
 
 def main() -> None:

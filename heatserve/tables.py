@@ -64,7 +64,7 @@ def predictions_table(rows: Iterable[tuple[str, Prediction, float]]) -> Table:
         show_lines=any("\n" in image for image, *_ in rows),
         caption=(
             "\nA change of smaller L2 norm than the certified radius (pixels in [0,1]) does not change the smoothed "
-            "classifier's class, as often as the model's card promises. The nominal radius is the formula alone."
+            "classifier's class, as often as the model's card promises. The nominal radius is only the formula."
         ),
         caption_justify="left",
         caption_style="italic",

@@ -40,10 +40,12 @@ def attack(
     repository: Repository = REPOSITORY,
     images: Annotated[int, typer.Option(min=1, help="Test images to attack.")] = 100,
     top_k: Annotated[int, typer.Option(min=1, help="PGD and DDN succeed when the class is not among the k best.")] = 1,
-    steps: Annotated[int, typer.Option(min=1, help="Of PGD, DDN and the search for spoofed certificates.")] = 20,
+    steps: Annotated[int, typer.Option(min=1, help="Steps of PGD, DDN and the search for spoofed certificates.")] = 20,
     limit: Annotated[float, typer.Option(help="Largest L2 distance of PGD and DDN, pixels in [0,1].")] = 4.0,
     noise_samples: _NoiseSamples = 100,
-    votes: Annotated[int, typer.Option(min=10, help="That decide whether the smoothed class changed.")] = 1000,
+    votes: Annotated[
+        int, typer.Option(min=10, help="Noisy answers that decide whether the smoothed class changed.")
+    ] = 1000,
     epsilon: _Epsilons = None,
     spoof_samples: _SpoofSamples = 16,
     targets: Annotated[int, typer.Option(min=1, help="Classes that v is driven to, one search each.")] = 2,

@@ -29,7 +29,7 @@ def audit(
     seed: Annotated[
         int | None,
         typer.Option(
-            min=0, help="Decides the noise of Certify, and which images; by default one that the card has not."
+            min=0, help="Decides the noise of Certify, and which images; by default one that the card does not name."
         ),
     ] = None,
     out: Annotated[

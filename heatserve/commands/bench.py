@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 R = TypeVar("R", "LatencyRecord", "EngineRecord", "HeatStepRecord")
 
-bench = typer.Typer(no_args_is_help=True, help="Measure, print, and write what was measured as JSON.")
+bench = typer.Typer(name="bench", no_args_is_help=True, help="Measure, print, and write what was measured as JSON.")
 
 _COST = "cost"  # the page of everything but calibration
 _REQUESTS = "Counted requests each way, after warm-up; as few as one in ten of those which take longer than 20 ms."

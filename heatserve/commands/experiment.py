@@ -15,10 +15,14 @@ _Systems = Annotated[
 ]
 _Results = Annotated[Path, typer.Option(help="JSON file of the rows; a figure for each σ is drawn beside it.")]
 _Publish = Annotated[
-    str | None, typer.Option(help="Serve the last system at the last σ under this name, from model_repository/.")
+    str | None, typer.Option(help="Also publish the last system at the last σ in model_repository/, under this name.")
 ]
 
-experiment = typer.Typer(no_args_is_help=True, help="Train and measure all systems of the paper; hours, and resumable.")
+experiment = typer.Typer(
+    name="experiment",
+    no_args_is_help=True,
+    help="Train and measure all systems of the paper. It takes hours, and goes on where it was interrupted.",
+)
 
 
 @experiment.callback()
@@ -33,10 +37,12 @@ def cifar10(
     sigma: Annotated[list[float] | None, typer.Option(help="σ; once for each, by default 0.1 and 0.25.")] = None,
     images: Annotated[int, typer.Option(min=1, help="Test images to certify.")] = 500,
     n: Annotated[int, typer.Option(min=1, help="n of Certify on them.")] = 1000,
-    folder: Annotated[Path, typer.Option(help="Of checkpoints and graphs, to go on from.")] = Path("runs/cifar10"),
+    folder: Annotated[Path, typer.Option(help="Folder of checkpoints and graphs, to go on from.")] = Path(
+        "runs/cifar10"
+    ),
     results: _Results = Path("benchmarks/results/cifar10.json"),
     publish: _Publish = None,
-    seed: Annotated[int, typer.Option(help="Decides everything.")] = 0,
+    seed: Annotated[int, typer.Option(help="Decides the images, all noise and all training.")] = 0,
     device: Annotated[str, typer.Option(help="`cpu`, `cuda`, ….")] = "cpu",
     as_json: Json = False,
 ) -> None:

@@ -9,20 +9,25 @@ import typer
 from rich.console import Console
 
 from heatserve.commands.options import Root
-from heatserve.commands.train.options import CheckpointOut, TrainingData
+from heatserve.commands.train.options import TrainingData
 from heatserve.training.channels import IMAGENET_MEAN, IMAGENET_STD
 
 
 def import_weights(
     file: Annotated[Path, typer.Argument(help="A state dict as safetensors, without heatserve's header.")],
-    architecture: Annotated[str, typer.Option(help="What the tensors belong to: `cifar_resnet20`, …, `resnet50`.")],
+    architecture: Annotated[
+        str, typer.Option(help="Network that the tensors belong to: `cifar_resnet20`, …, `resnet50`.")
+    ],
     data: TrainingData,
-    out: CheckpointOut,
+    out: Annotated[Path, typer.Option(help="Where to write the checkpoint (safetensors).")],
     root: Root = None,
     mean: Annotated[
-        tuple[float, float, float], typer.Option(help="Of each channel, subtracted first.")
+        tuple[float, float, float], typer.Option(help="Mean of each channel, which is subtracted from pixels in [0,1].")
     ] = IMAGENET_MEAN,
-    std: Annotated[tuple[float, float, float], typer.Option(help="Of each channel, divided by.")] = IMAGENET_STD,
+    std: Annotated[
+        tuple[float, float, float],
+        typer.Option(help="Standard deviation of each channel, by which the difference is divided."),
+    ] = IMAGENET_STD,
 ) -> None:
     """Turn somebody else's trained weights into a checkpoint that `train heat` and `export` can start from.
 

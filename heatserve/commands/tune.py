@@ -9,6 +9,7 @@ import typer
 from rich.console import Console
 
 from heatserve.commands.options import REPOSITORY, BackendDirectory, Json, Out, Repository, deliver, tell_page
+from heatserve.serving.tuning.settings import DEFAULT_MULTIPLE
 
 
 def tune(
@@ -17,8 +18,8 @@ def tune(
         float | None,
         typer.Option(
             min=0.001,
-            help="Target in milliseconds for the 99th percentile; by default 5 times what one request to an idle "
-            "server takes.",
+            help=f"Target in milliseconds for the 99th percentile; by default {DEFAULT_MULTIPLE} times what one "
+            "request to an idle server takes.",
         ),
     ] = None,
     repository: Repository = REPOSITORY,

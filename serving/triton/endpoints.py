@@ -57,10 +57,10 @@ class Endpoints:
 
 
 STANDARD_PORTS = Endpoints()
-"""Triton's own ports, for this machine alone."""
+"""Triton's own ports, reachable from this machine only."""
 
 FREE_PORTS = Endpoints(http=0, grpc=0, metrics=0)
-"""Any free ports, for this machine alone."""
+"""Any free ports, reachable from this machine only."""
 
 
 def _bind(listener: socket.socket, host: str, port: int, option: str) -> int:

@@ -128,7 +128,7 @@ class TritonServer:
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=subprocess.STDOUT,
-                start_new_session=True,  # a Ctrl-C in the terminal reaches us alone, and we let Triton drain
+                start_new_session=True,  # a Ctrl-C in the terminal reaches only us, and we let Triton drain
             )
 
     def _options(self, *, shared_memory: str) -> Iterator[str]:

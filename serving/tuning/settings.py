@@ -12,6 +12,9 @@ if TYPE_CHECKING:
 TUNED = "tuned"
 """Parameter of `config.pbtxt` that says what its settings were chosen for, where and when."""
 
+DEFAULT_MULTIPLE = 5
+"""The 99th percentile may take so many times what one request to an idle server takes (median), by default."""
+
 
 @dataclass(frozen=True)
 class ServerSetting:

@@ -21,15 +21,12 @@ from heatserve.serving.triton.endpoints import FREE_PORTS
 from heatserve.serving.triton.server import TritonServer
 from heatserve.serving.triton.workspace import link_model
 from heatserve.serving.tuning.closed_loop import LoadResult, closed_loop
-from heatserve.serving.tuning.settings import TUNED, ServerSetting, even_splits
+from heatserve.serving.tuning.settings import DEFAULT_MULTIPLE, TUNED, ServerSetting, even_splits
 
 if TYPE_CHECKING:
     from heatserve.export.card import Card
     from heatserve.export.repository.layout import ModelVersion
     from heatserve.serving.pixels import Pixels
-
-DEFAULT_MULTIPLE = 5
-"""The 99th percentile may take so many times what one request to an idle server takes (median), by default."""
 
 _CALLERS = (1, 2, 4, 8, 16, 32, 64)
 _BATCHES = (1, 4, 16)

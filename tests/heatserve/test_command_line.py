@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -50,6 +51,23 @@ def test_the_front_page_says_where_to_start() -> None:
     result = CliRunner().invoke(app, ["--help"], env={"COLUMNS": "200"})
     assert "heatserve quickstart" in result.output
     assert "train heat or train average → export → calibrate → audit → serve → predict" in result.output
+
+
+def test_the_front_page_lists_commands_in_the_order_of_work() -> None:
+    output = CliRunner().invoke(app, ["--help"], env={"COLUMNS": "200"}).output
+    panels = re.findall("─ (Start here|Your own model|Serve|Measure) ─", output)
+    assert panels == ["Start here", "Your own model", "Serve", "Measure"]
+    listed = re.findall(r"^│ ([a-z][a-z-]+) ", output, re.MULTILINE)
+    assert sorted(listed) == sorted({command[0] for command in COMMANDS})
+    assert listed[0] == "quickstart"
+    steps = [listed.index(name) for name in ("train", "export", "calibrate", "audit", "serve", "predict", "bench")]
+    assert steps == sorted(steps)
+
+
+def test_import_weights_writes_no_log() -> None:
+    output = CliRunner().invoke(app, ["import-weights", "--help"], env={"COLUMNS": "200"}).output
+    assert "Where to write the checkpoint (safetensors)." in output
+    assert "epoch" not in output
 
 
 def test_the_command_line_of_a_client_needs_no_heavy_library() -> None:

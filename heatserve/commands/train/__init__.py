@@ -8,7 +8,9 @@ from heatserve.commands.train.baseline import baseline
 from heatserve.commands.train.methods import average, heat, madry, noise, smoothadv
 
 train = typer.Typer(
-    no_args_is_help=True, help="Train a baseline; smooth a trained network, or harden it in one of the other ways."
+    name="train",
+    no_args_is_help=True,
+    help="Train a baseline; smooth a trained network, or harden it in one of the other ways.",
 )
 for command in (baseline, heat, noise, smoothadv, madry, average):
     train.command()(command)

@@ -31,7 +31,9 @@ TrainingSeed = Annotated[
 ]
 Preset = Annotated[
     str | None,
-    typer.Option(help="`paper-cifar10` or `paper-imagenet`: start from the paper's formula; options given still win."),
+    typer.Option(
+        help="`paper-cifar10` or `paper-imagenet`: start from the paper's formula; options given replace its own."
+    ),
 ]
 Sigma = Annotated[float, typer.Option(help="σ: standard deviation of the Gaussian noise, pixels in [0,1].")]
 
