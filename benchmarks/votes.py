@@ -117,18 +117,15 @@ def votes_to_decide(
     base = classifier(open_session(model.path / BASE_NAME))
     samplings = {}
     for name, noise in SOURCES.items():
-        common: dict[str, Any] = {
-            "sigma": model.card.sigma,
-            "n0": n0,
-            "alpha": VOTE_ALPHA,
-            "seed": seed,
-            "noise": noise,
-        }
-        images, count = data.images, len(data.images)
+        sigma, images, count = model.card.sigma, data.images, len(data.images)
+        deciding = decide(
+            base, images, radius=radius, sigma=sigma, n0=n0, n=n, alpha=VOTE_ALPHA, seed=seed, noise=noise
+        )
+        certifying = certify(base, images, sigma=sigma, n0=n0, n=certify_n, alpha=VOTE_ALPHA, seed=seed, noise=noise)
         start = time.perf_counter()
-        decisions = list(progress(decide(base, images, radius=radius, n=n, **common), count, f"{name}: decide"))
+        decisions = list(progress(deciding, count, f"{name}: decide"))
         decided = time.perf_counter()
-        certificates = list(progress(certify(base, images, n=certify_n, **common), count, f"{name}: Certify"))
+        certificates = list(progress(certifying, count, f"{name}: Certify"))
         seconds = (decided - start, time.perf_counter() - decided)
         samplings[name] = SamplingVotes(
             decide=_decisions(decisions, n0 + n, seconds[0]),
@@ -191,14 +188,17 @@ def _ways(passes: int, seed: int) -> dict[str, VoteWay]:
 
     def ours(noise: NoiseSource) -> VoteWay:
         def way(batch_size: int) -> float:
-            settings: dict[str, Any] = {
-                "sigma": BENCHMARK_SIGMA,
-                "n0": n0,
-                "n": n,
-                "alpha": VOTE_ALPHA,
-                "noise": noise,
-            }
-            return next(certify(base, image[None], batch_size=batch_size, **settings)).radius
+            proven = certify(
+                base,
+                image[None],
+                sigma=BENCHMARK_SIGMA,
+                n0=n0,
+                n=n,
+                alpha=VOTE_ALPHA,
+                noise=noise,
+                batch_size=batch_size,
+            )
+            return next(proven).radius
 
         return way
 

@@ -12,7 +12,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import Any
 
 from heatserve.benchmarks.cifar10.systems import ARCHITECTURE, BASELINE, SYSTEMS, System
 from heatserve.benchmarks.records.cifar10 import Cifar10Record, Cifar10Row
@@ -158,14 +157,14 @@ class Experiment:
         """What the training since the baseline was and took, and the accuracy of one pass on all clean test images."""
         checkpoint = load_checkpoint(self.checkpoint(system, sigma))
         parts = [part for stage in _stages(system) for part in _parts(self.checkpoint(stage, sigma))]
-        logged = [metrics for part in parts for metrics in _epochs(part)]
+        seconds = [value for part in parts for value in _epoch_seconds(part)]
         return _Trained(
             labels=system.labels,
             method=checkpoint.metadata.method,
             start=None if system.parameters is None else system.start,
             hyperparameters=checkpoint.metadata.hyperparameters,
             epochs=sum(load_checkpoint(part).metadata.epochs for part in parts),
-            training_seconds=round(sum(metrics["seconds"] for metrics in logged), 1) if logged else None,
+            training_seconds=round(sum(seconds), 1) if seconds else None,
             clean_accuracy=accuracy(checkpoint.network, _load("test", self.root)),
         )
 
@@ -212,10 +211,11 @@ def _parts(checkpoint: Path) -> list[Path]:
     return [*sorted(checkpoint.parent.glob(f"{checkpoint.stem}.step*{checkpoint.suffix}")), checkpoint]
 
 
-def _epochs(checkpoint: Path) -> list[dict[str, Any]]:
+def _epoch_seconds(checkpoint: Path) -> list[float]:
+    """Of each epoch in the log beside a checkpoint; none where no log was kept."""
     log = checkpoint.with_suffix(".jsonl")
     records = [json.loads(line) for line in log.read_text().splitlines()] if log.is_file() else []
-    return [record for record in records if record["kind"] == "epoch"]
+    return [float(record["seconds"]) for record in records if record["kind"] == "epoch"]
 
 
 @cache

@@ -5,14 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from math import sqrt
-from typing import Any
 
 from pydantic import TypeAdapter
 
 from heatserve.benchmarks.cifar10.systems import FINE_TUNING, SYSTEMS
 from heatserve.benchmarks.cifar10.tables import ordered_rows, row_name, table_cells
 from heatserve.benchmarks.pages.kept import KeptResults
-from heatserve.benchmarks.records.calibration import CalibrationRecord, PromisedRow
+from heatserve.benchmarks.records.calibration import CalibrationRecord, PromisedRow, RefusedRow
 from heatserve.benchmarks.records.cifar10 import Cifar10Record, Cifar10Row
 from heatserve.benchmarks.records.record import Record
 from heatserve.benchmarks.records.speed import EngineRecord, EngineRow
@@ -84,7 +83,7 @@ def _at(row: Cifar10Row, radius: float, way: str) -> float:
     return share
 
 
-def cifar10_page(kept: KeptResults) -> dict[str, Any]:
+def cifar10_page(kept: KeptResults) -> dict[str, object]:
     """Tables by σ, and what the text around them says."""
     record = kept.cifar10
     view = Cifar10View(record)
@@ -114,7 +113,7 @@ def cifar10_page(kept: KeptResults) -> dict[str, Any]:
     }
 
 
-def readme_table(kept: KeptResults) -> dict[str, Any]:
+def readme_table(kept: KeptResults) -> dict[str, object]:
     """A few systems at one σ."""
     view = Cifar10View(kept.cifar10)
     rows = [view.row(name, README_SIGMA) for name in README_SYSTEMS]
@@ -131,7 +130,7 @@ def readme_table(kept: KeptResults) -> dict[str, Any]:
     }
 
 
-def calibration_page(kept: KeptResults) -> dict[str, Any]:
+def calibration_page(kept: KeptResults) -> dict[str, object]:
     """Every way to calibrate under every promise, and the variants of the committed model."""
     record = kept.calibration
     index = {radius: record.radii.index(radius) for radius in SHOWN_RADII}
@@ -159,15 +158,15 @@ def calibration_page(kept: KeptResults) -> dict[str, Any]:
     }
 
 
-def _promise_cells(row: Any, record: CalibrationRecord, shown: Sequence[int]) -> list[str]:
+def _promise_cells(row: PromisedRow | RefusedRow, record: CalibrationRecord, shown: Sequence[int]) -> list[str]:
     start = [row.promise, f"{row.alpha:g}", row.way]
-    if not isinstance(row, PromisedRow):
+    if isinstance(row, RefusedRow):
         return [*start, *["–"] * len(shown), f"refused: {row.refused}"]
     gaps = [f"{100 * (row.single_pass[i] - record.certify[i]):+.1f}" if row.single_pass[i] else "–" for i in shown]
     return [*start, *gaps, f"{row.overclaims} of {row.positive}"]
 
 
-def _variants(kept: KeptResults) -> dict[str, Any]:
+def _variants(kept: KeptResults) -> dict[str, object]:
     found = {
         "UINT8 input": kept.variant_uint8,
         "INT8, UINT8 input": kept.variant_int8,
@@ -198,7 +197,7 @@ def _variants(kept: KeptResults) -> dict[str, Any]:
     }
 
 
-def cost_page(kept: KeptResults) -> dict[str, Any]:
+def cost_page(kept: KeptResults) -> dict[str, object]:
     """Latency, engines, votes, training steps and Triton's settings."""
     latency, votes = kept.latency, kept.certify
     training = [kept.training, kept.training_resnet50]
@@ -240,7 +239,7 @@ def _engine_cells(engines: EngineRecord) -> Iterator[list[str]]:
             yield [f"`{name}`", engine, variant, *slower, *faster]
 
 
-def attack_page(kept: KeptResults) -> dict[str, Any]:
+def attack_page(kept: KeptResults) -> dict[str, object]:
     """Both committed models under the same attacks."""
     records = [kept.attack_digits, kept.attack_cifar10]
     return {
@@ -253,7 +252,7 @@ def attack_page(kept: KeptResults) -> dict[str, Any]:
     }
 
 
-def conformance_page(kept: KeptResults) -> dict[str, Any]:
+def conformance_page(kept: KeptResults) -> dict[str, object]:
     """How often each engine kept each promise."""
     record = kept.conformance
     return {"record": record, "promises": list(next(iter(record.engines.values())).promises)}

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
@@ -23,7 +22,7 @@ README = Path("README.md")
 BEGIN, END = "<!-- results -->\n", "<!-- /results -->\n"
 """What the README's table of results stands between."""
 
-_CONTENTS: Mapping[str, Callable[[KeptResults], Mapping[str, Any]]] = MappingProxyType(
+_CONTENTS: Mapping[str, Callable[[KeptResults], Mapping[str, object]]] = MappingProxyType(
     {
         "cifar10": contents.cifar10_page,
         "calibration": contents.calibration_page,
@@ -85,7 +84,7 @@ def write_pages(root: Path) -> list[Path]:
     return list(texts)
 
 
-def _render(template: str, values: Mapping[str, Any]) -> str:
+def _render(template: str, values: Mapping[str, object]) -> str:
     environment = Environment(
         loader=FileSystemLoader(Path(__file__).parent),
         undefined=StrictUndefined,

@@ -52,20 +52,7 @@ def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def wheel(source: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    out = tmp_path_factory.mktemp("wheel")
-    build = [
-        "-m",
-        "pip",
-        "wheel",
-        "--quiet",
-        "--disable-pip-version-check",
-        "--no-deps",
-        "--no-build-isolation",
-        "--wheel-dir",
-    ]
-    run(sys.executable, *build, str(out), str(source), folder=out)
-    (path,) = out.glob("heatserve-*.whl")
-    return path
+    return built(source, tmp_path_factory.mktemp("wheel"))
 
 
 @pytest.fixture(scope="module")
@@ -108,19 +95,7 @@ def test_the_source_distribution_gives_the_same_wheel(source: Path, wheel: Path,
     code = "import sys; from setuptools.build_meta import build_sdist; print(build_sdist(sys.argv[1]))"
     run(sys.executable, "-c", code, str(tmp_path), folder=source)
     (archive,) = tmp_path.glob("heatserve-*.tar.gz")
-    build = [
-        "-m",
-        "pip",
-        "wheel",
-        "--quiet",
-        "--disable-pip-version-check",
-        "--no-deps",
-        "--no-build-isolation",
-        "--wheel-dir",
-    ]
-    run(sys.executable, *build, str(tmp_path), str(archive), folder=tmp_path)
-    (again,) = tmp_path.glob("heatserve-*.whl")
-    with zipfile.ZipFile(wheel) as first, zipfile.ZipFile(again) as second:
+    with zipfile.ZipFile(wheel) as first, zipfile.ZipFile(built(archive, tmp_path)) as second:
         for name in first.namelist():
             if not name.endswith("RECORD"):
                 assert first.read(name) == second.read(name), name
