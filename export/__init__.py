@@ -13,8 +13,8 @@
     )
 
 What is calibrated and audited is what is served, byte for byte. Only `export_checkpoint` and the two functions that
-load a data set, `sample` and `sample_for`, need torch. Rooms within: `graph`, `repository`, `runtime`, `calibration`
-and `audit`.
+load a data set, `sample` and `sample_for`, need torch. The packages within, each of which imports only those before it:
+`graph`, `repository`, `runtime`, `calibration` and `audit`.
 """
 
 from __future__ import annotations

@@ -17,7 +17,7 @@ from onnx import TensorProto, helper
 
 from heatserve.certification.errors import HeatserveError
 from heatserve.certification.radius import Float32Array
-from heatserve.export.runtime.session import start_onnxruntime
+from heatserve.export.onnxruntime_start import start_onnxruntime
 
 
 def to_fp16(logits: onnx.ModelProto) -> onnx.ModelProto:

@@ -1,7 +1,7 @@
 """`python -m heatserve.export.graph.quantise GRAPH OUT IMAGES`: ONNX Runtime's quantiser, as a process of its own.
 
 The quantiser opens sessions with thread pools of their own, which a process with one shared pool
-(`heatserve.export.runtime.session`) does not allow.
+(`heatserve.export.onnxruntime_start`) does not allow.
 """
 
 from __future__ import annotations
