@@ -11,17 +11,18 @@ import torch
 from heatserve.certification.provenance import now, versions
 from heatserve.training.channels import channel_statistics
 from heatserve.training.checkpoint import Checkpoint, CheckpointMetadata, load_checkpoint
-from heatserve.training.data.augmentation import Augmentation, Augmented
+from heatserve.training.data.augmentation import Augmentation
 from heatserve.training.data.images import DataError
 from heatserve.training.data.splits import ImageData
 from heatserve.training.loop.fitting import Run, fit
 from heatserve.training.loop.optimisation import Optimisation
 from heatserve.training.loop.trainer import EpochMetrics
+from heatserve.training.methods.augmented import Augmented
 from heatserve.training.methods.cross_entropy import CrossEntropy
 from heatserve.training.methods.parameters import Parameters
 from heatserve.training.methods.protocol import Method
+from heatserve.training.methods.students import OneNetwork, Student, fresh_network
 from heatserve.training.recipes import AUGMENTATIONS, baseline_optimisation, fine_tuning
-from heatserve.training.students import OneNetwork, Student, fresh_network
 
 
 def train_baseline(

@@ -5,10 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional
-
-from heatserve.training.methods.protocol import Method, Terms
 
 
 @dataclass(frozen=True)
@@ -26,17 +24,6 @@ class Augmentation:
             mirrored = torch.rand(len(images), generator=generator, device=images.device) < 0.5
             images = torch.where(mirrored[:, None, None, None], images.flip(3), images)
         return images
-
-
-@dataclass(frozen=True)
-class Augmented:
-    """`method` on augmented images: a method again."""
-
-    method: Method
-    augmentation: Augmentation
-
-    def __call__(self, network: nn.Module, images: Tensor, labels: Tensor, generator: torch.Generator) -> Terms:
-        return self.method(network, self.augmentation(images, generator), labels, generator)
 
 
 def _shift(images: Tensor, padding: int, generator: torch.Generator) -> Tensor:

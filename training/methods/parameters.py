@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from heatserve.training.checkpoint import Checkpoint, Hyperparameter
     from heatserve.training.methods.protocol import Method
-    from heatserve.training.students import Student
+    from heatserve.training.methods.students import Student
 
 
 class ParameterError(HeatserveError):
@@ -46,7 +46,7 @@ class Parameters(ABC):
 
     def student(self, parent: Checkpoint, seed: int) -> Student:  # noqa: ARG002
         """What is trained: a copy of the network of `parent`, unless the method says otherwise."""
-        from heatserve.training.students import copy_of
+        from heatserve.training.methods.students import copy_of
 
         return copy_of(parent)
 
@@ -159,7 +159,7 @@ class HeatParameters(SmoothingParameters):
 
     def student(self, parent: Checkpoint, seed: int) -> Student:
         """A copy of the network of `parent`, or a fresh one of its architecture."""
-        from heatserve.training.students import fresh_like
+        from heatserve.training.methods.students import fresh_like
 
         return fresh_like(parent, seed) if self.reinitialise else super().student(parent, seed)
 
@@ -284,7 +284,7 @@ class AverageParameters(SmoothingParameters):
 
     def student(self, parent: Checkpoint, seed: int) -> Student:  # noqa: ARG002
         """The pair of f and v: v is a copy of the network of `parent`; so is f, unless it is frozen."""
-        from heatserve.training.students import pair_of
+        from heatserve.training.methods.students import pair_of
 
         return pair_of(parent, self)
 
