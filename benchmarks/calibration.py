@@ -29,7 +29,7 @@ from heatserve.certification.calibration import (
     Reference,
     calibrate,
     count_overclaims,
-    first_to_last,
+    fixed_sequence_test,
     servable,
 )
 from heatserve.certification.monte_carlo import largest_provable
@@ -93,7 +93,7 @@ def _constant_shift(problem: CalibrationProblem) -> RadiusMap:
     maps = [
         RadiusMap(weights, tuple((shift + radii / problem.sigma).tolist()), tuple(radii.tolist())) for shift in shifts
     ]
-    return first_to_last(
+    return fixed_sequence_test(
         maps, problem.fit, problem.check, alpha=problem.alpha, delta=problem.delta, marginal=problem.marginal
     ).radius_map
 

@@ -7,8 +7,9 @@ answers with a positive radius is at most α, with confidence 1 − δ over the 
 1. On the images `fit`, a score and the probability that Certify proves each of a grid of radii at that score: ordinal
    logistic regression (proportional odds) on the fractions of the tails q, p₍₁₎, p₍₂₎.
 2. From these, one map for each price λ of an overclaim: at each score the radius with the largest expected value.
-3. On the images `check`, the maps are tested from the highest price to the lowest until the first that fails: split
-   fixed-sequence testing with exact binomial p-values. Whatever steps 1 and 2 did, the promise rests on this step.
+3. On the images `check`, the maps are tested in the order of falling prices, beginning at one that `fit` finds
+   promising, until the first that fails: split fixed-sequence testing with exact binomial p-values. Whatever steps 1
+   and 2 did, the promise rests on this step.
 
 References:
     McCullagh (1980), Regression models for ordinal data.
@@ -138,10 +139,10 @@ def calibrate(
     _check_arguments(fit, check, alpha, delta)
     model = _Model.fitted(fit, radii)
     maps = model.maps(_values(model.radii, target), 0.0 if marginal else alpha)
-    return first_to_last(maps, fit, check, alpha=alpha, delta=delta, marginal=marginal)
+    return fixed_sequence_test(maps, fit, check, alpha=alpha, delta=delta, marginal=marginal)
 
 
-def first_to_last(
+def fixed_sequence_test(
     maps: Sequence[RadiusMap], fit: Reference, check: Reference, *, alpha: float, delta: float, marginal: bool = False
 ) -> Calibrated:
     """The last map that passes, of a sequence from few expected overclaims to many; see `calibrate`.
