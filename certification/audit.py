@@ -81,6 +81,17 @@ def rate(happened: NDArray[np.bool_], *, delta: float) -> Rate:
     return Rate(count, total, *bounds)
 
 
+def check_promise(*, alpha: float, delta: float) -> None:
+    """Refuse a promise that says nothing, or more than data can tell.
+
+    Raises:
+        AuditError: α or δ outside (0, 1).
+    """
+    for name, share in (("alpha", alpha), ("delta", delta)):
+        if not 0 < share < 1:
+            raise AuditError(f"{name}: expected a promise with a number between 0 and 1, got {share}")
+
+
 def judge_promise(count: int, positive: int, *, alpha: float, delta: float) -> Verdict:
     """Fail the promise "the rate is at most α, with confidence 1 − δ" on `count` overclaims of `positive` radii.
 
@@ -90,9 +101,7 @@ def judge_promise(count: int, positive: int, *, alpha: float, delta: float) -> V
     Raises:
         AuditError: α or δ outside (0, 1).
     """
-    for name, share in (("alpha", alpha), ("delta", delta)):
-        if not 0 < share < 1:
-            raise AuditError(f"{name}: expected a promise with a number between 0 and 1, got {share}")
+    check_promise(alpha=alpha, delta=delta)
     needed = images_needed(alpha, delta)
     fails_from = _fails_from(positive, alpha, delta)
     reasons = []

@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 from pydantic import TypeAdapter
 
 from heatserve.certification.audit import (
@@ -22,7 +21,7 @@ from heatserve.certification.audit import (
     Rate,
     Verdict,
     by_radius,
-    certified_accuracy,
+    check_promise,
     judge_promise,
     look_at_groups,
     rate,
@@ -31,7 +30,12 @@ from heatserve.certification.monte_carlo import largest_provable
 from heatserve.certification.progress import Progress, unseen
 from heatserve.certification.provenance import provenance
 from heatserve.export.calibration.certifier import Certifier
-from heatserve.export.calibration.evaluate import ComparedAnswers, as_judged, compare_with_certify
+from heatserve.export.calibration.evaluate import (
+    ComparedAnswers,
+    accuracy_over_radius,
+    as_judged,
+    compare_with_certify,
+)
 from heatserve.export.card import Calibration, Card, CertifiedAccuracy, MonteCarlo, Split
 from heatserve.export.images import Sampled, SampledImages
 from heatserve.export.repository.layout import ModelVersion
@@ -134,9 +138,7 @@ def audit_model(
     if seed in _used_seeds(model.card):
         raise AuditError(f"seed: expected noise that the card was not made with, got its seed {seed}")
     delta = 1 - calibration.confidence
-    judge_promise(
-        0, 0, alpha=calibration.alpha, delta=delta
-    )  # a promise that cannot be audited is refused before the work
+    check_promise(alpha=calibration.alpha, delta=delta)  # before Certify takes its time
     monte_carlo = calibration.monte_carlo.model_copy(update={"seed": seed})
     images = model_images(model, data)
     certifier = Certifier(monte_carlo, folder=folder, progress=progress)
@@ -191,7 +193,7 @@ def _measure(
         agreement=rate(compared.smoothed_label == outputs["label"], delta=delta),
         clean_accuracy=rate(outputs["label"] == data.labels, delta=delta),
         smoothed_accuracy=rate(compared.smoothed_label == data.labels, delta=delta),
-        certified_accuracy=_accuracy_over_radius(compared, data.labels, sigma, monte_carlo),
+        certified_accuracy=accuracy_over_radius(compared, data.labels, _radii(sigma, monte_carlo)),
         groups=look_at_groups(partitions, positive, overclaims, alpha=calibration.alpha, delta=delta),
         answers=Answers(
             truth=tuple(data.labels.tolist()),
@@ -204,21 +206,7 @@ def _measure(
     )
 
 
-def _accuracy_over_radius(
-    compared: ComparedAnswers, truth: NDArray[np.int64], sigma: float, monte_carlo: MonteCarlo
-) -> CertifiedAccuracy:
-    """Certified accuracy in steps of `RADIUS_STEP`·σ, up to what Certify can prove."""
+def _radii(sigma: float, monte_carlo: MonteCarlo) -> tuple[float, ...]:
+    """From 0 in steps of `RADIUS_STEP`·σ up to what Certify can prove (L2, pixels in [0,1])."""
     steps = math.ceil(largest_provable(n=monte_carlo.n, alpha=monte_carlo.alpha) / RADIUS_STEP)
-    radii = tuple(round(step * RADIUS_STEP * sigma, 9) for step in range(steps + 1))
-
-    def accuracy(radius: str) -> tuple[float, ...]:
-        outputs = compared.outputs
-        return certified_accuracy(outputs["label"] == truth, outputs[radius].astype(np.float64), radii)
-
-    return CertifiedAccuracy(
-        radii=radii,
-        single_pass=accuracy("certified_radius"),
-        l_bound=accuracy("l_bound"),
-        nominal=accuracy("nominal_radius"),
-        monte_carlo=certified_accuracy(compared.proven_label == truth, compared.proven_radius, radii),
-    )
+    return tuple(round(step * RADIUS_STEP * sigma, 9) for step in range(steps + 1))

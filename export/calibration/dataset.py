@@ -9,6 +9,9 @@ from functools import partial
 from itertools import islice
 from typing import Any
 
+import numpy as np
+
+from heatserve.certification.audit import certified_accuracy
 from heatserve.certification.errors import HeatserveError
 from heatserve.certification.monte_carlo import ABSTAIN
 from heatserve.export.calibration.certifier import Certifier, CertifyExecutor, certify_chunk, chunks
@@ -43,16 +46,15 @@ def certify_dataset(model: ModelVersion, data: SampledImages, certifier: Certifi
 
 def _summary(recipe: CertifyRecipe, entries: list[LedgerEntry]) -> dict[str, Any]:
     """Certified accuracy at `SUMMARY_RADII` (right, and a positive radius of at least r), and what it was made from."""
-    count = max(len(entries), 1)
+    radius = np.array([entry.radius for entry in entries])
+    right = np.array([entry.right for entry in entries])
     return {
         "recipe": asdict(recipe),
         "images": len(entries),
         "abstained": sum(entry.predicted == ABSTAIN for entry in entries),
-        "mean_radius": sum(entry.radius for entry in entries) / count,
+        "mean_radius": float(radius.mean()),
         "radii": SUMMARY_RADII,
-        "certified_accuracy": [
-            sum(entry.right and entry.radius >= r for entry in entries) / count for r in SUMMARY_RADII
-        ],
+        "certified_accuracy": list(certified_accuracy(right, radius, SUMMARY_RADII)),
     }
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -75,31 +76,42 @@ def evaluate(
     Bounds on overclaim rates hold with confidence 1 − delta each.
     """
     compared = compare_with_certify(model, runner, data, certifier)
-    outputs = compared.outputs
-    right = outputs["label"] == data.labels
+    label = compared.outputs["label"]
 
     def rate(name: str) -> OverclaimRate:
-        radius = as_judged(outputs[name], certifier.monte_carlo)
+        radius = as_judged(compared.outputs[name], certifier.monte_carlo)
         return overclaim_rate(count_overclaims(compared.reference, radius, delta=delta))
-
-    def accuracy(name: str) -> tuple[float, ...]:
-        return certified_accuracy(right, outputs[name].astype(np.float64), CARD_RADII)
 
     return Evaluation(
         data=data.source(len(compared)),
         monte_carlo=certifier.monte_carlo,
-        clean_accuracy=float(right.mean()),
+        clean_accuracy=float((label == data.labels).mean()),
         smoothed_accuracy=float((compared.smoothed_label == data.labels).mean()),
-        agreement=float((compared.smoothed_label == outputs["label"]).mean()),
+        agreement=float((compared.smoothed_label == label).mean()),
         calibrated=rate("certified_radius"),
         nominal=rate("nominal_radius"),
-        certified_accuracy=CertifiedAccuracy(
-            radii=CARD_RADII,
-            single_pass=accuracy("certified_radius"),
-            l_bound=accuracy("l_bound"),
-            nominal=accuracy("nominal_radius"),
-            monte_carlo=certified_accuracy(compared.proven_label == data.labels, compared.proven_radius, CARD_RADII),
-        ),
+        certified_accuracy=accuracy_over_radius(compared, data.labels, CARD_RADII),
+    )
+
+
+def accuracy_over_radius(
+    compared: ComparedAnswers, truth: NDArray[np.int64], radii: Sequence[float]
+) -> CertifiedAccuracy:
+    """Certified accuracy of what is answered, and of Certify, at each of `radii` (L2, pixels in [0,1]).
+
+    `truth` [N] are the true classes.
+    """
+    right = compared.outputs["label"] == truth
+
+    def served(name: str) -> tuple[float, ...]:
+        return certified_accuracy(right, compared.outputs[name].astype(np.float64), radii)
+
+    return CertifiedAccuracy(
+        radii=tuple(radii),
+        single_pass=served("certified_radius"),
+        l_bound=served("l_bound"),
+        nominal=served("nominal_radius"),
+        monte_carlo=certified_accuracy(compared.proven_label == truth, compared.proven_radius, radii),
     )
 
 
