@@ -27,6 +27,8 @@ Precision = Literal["fp32", "fp16", "int8"]
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 Share = Annotated[float, Field(ge=0, le=1)]
 Count = Annotated[int, Field(ge=0)]
+Training = dict[str, str | int | float | bool | None]
+"""How the network was trained: data set, method, its hyperparameters and the files that it came from, by name."""
 
 
 class CardError(HeatserveError):
@@ -196,7 +198,7 @@ class Card(_Part):
     centre. Radii are about the image that is cut out."""
     precision: Precision = "fp32"
     """Precision of the served network. The base graph is always FP32, and so is the certificate."""
-    training: dict[str, str | int | float | bool | None]
+    training: Training
     calibration: Calibration | None
     evaluation: Evaluation | None
     attack: Attack | None = None
@@ -206,6 +208,11 @@ class Card(_Part):
     """What ONNX Runtime serves the graph with: its CUDA or TensorRT provider; None: the CPU."""
     versions: dict[str, str]
     date: str
+
+    @property
+    def trained_on(self) -> str:
+        """Name of the data set that the network was trained on."""
+        return str(self.training["dataset"])
 
     def with_graph(self, graph_sha256: str, plan: Plan | None) -> Card:
         """The card of the same network in another graph, which promises nothing yet, and of its plan, if any."""

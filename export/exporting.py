@@ -12,7 +12,7 @@ import onnx
 
 from heatserve.certification.errors import HeatserveError
 from heatserve.certification.provenance import now, versions
-from heatserve.export.card import Card, InputType, Plan, Precision
+from heatserve.export.card import Card, InputType, Plan, Precision, Training
 from heatserve.export.graph.build import certified_graph, logits_graph, uint8_input
 from heatserve.export.graph.precision import to_fp16, to_int8
 from heatserve.export.images import LabelledImages
@@ -20,8 +20,6 @@ from heatserve.export.repository.layout import TENSORRT_BATCHES, TIMING_CACHE_NA
 from heatserve.export.runtime.tensorrt import build_plan, plan_part, require_tensorrt
 from heatserve.training import Checkpoint, CheckpointError, load_base, load_checkpoint
 
-Training = dict[str, str | int | float | bool | None]
-"""`Card.training`."""
 _NAME = re.compile(r"\w[\w.-]*", re.ASCII)
 Backend = Literal["auto", "onnxruntime-cuda", "onnxruntime-tensorrt", "tensorrt"]
 """What serves the graph: Triton's `onnxruntime`, NVIDIA's or ours, on the CPU; NVIDIA's with its CUDA or TensorRT

@@ -87,7 +87,7 @@ def attack(
         seed=seed,
     )
     settings.check(classes=len(model.card.class_names))
-    data = data or str(model.card.training["dataset"])
+    data = data or model.card.trained_on
     attacked = sample(data, "test", root=root, count=images, seed=seed)
     held_out = sample(data, "calibration", root=root, count=2 * images, seed=seed)
     torch.set_num_threads(cpu_threads or (1 if attacked.images[0].size < _TINY else torch.get_num_threads()))

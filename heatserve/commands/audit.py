@@ -55,7 +55,7 @@ def audit(
 
     as_written = _audit_format(out)
     model = open_model(repository, name)
-    data = data or str(model.card.training["dataset"])
+    data = data or model.card.trained_on
     seed = unused_seed(model.card) if seed is None else seed
     check_classes(model.card, data, root=root)
     audited = audit_model(

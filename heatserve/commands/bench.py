@@ -257,7 +257,7 @@ def calibration(
     from heatserve.export.repository.layout import open_model
 
     model = open_model(repository, name)
-    data = data or str(model.card.training["dataset"])
+    data = data or model.card.trained_on
     certify = MonteCarlo(n0=100, n=n, alpha=0.001, seed=seed)
     record = compare_calibrations(
         model,

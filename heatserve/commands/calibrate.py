@@ -75,7 +75,7 @@ def calibrate(
     from heatserve.export.repository.layout import open_model
 
     if alone and radius is None:
-        raise typer.BadParameter("expected the radius that is served alone", param_hint="--radius")
+        raise typer.BadParameter("expected the only radius that is to be served", param_hint="--radius")
     monte_carlo = MonteCarlo(
         n0=n0,
         n=n or (10_000 if alone else 1000),
@@ -85,7 +85,7 @@ def calibrate(
         decides=float(servable(radius)) if alone and radius else None,
     )
     model = open_model(repository, name)
-    data = data or str(model.card.training["dataset"])
+    data = data or model.card.trained_on
     calibrated = calibrate_model(
         model,
         sample_for(model, data, "calibration", root=root, count=images, seed=seed),

@@ -58,7 +58,7 @@ def certify_dataset(
     model = open_model(repository, name)
     summary = run(
         model,
-        sample_for(model, data or str(model.card.training["dataset"]), "test", root=root, count=images, seed=seed),
+        sample_for(model, data or model.card.trained_on, "test", root=root, count=images, seed=seed),
         Certifier(
             MonteCarlo(n0=n0, n=n, alpha=alpha, seed=seed, sampling=source_of(sampling).key),
             file=results or Path("runs") / f"{name}.certify.jsonl",

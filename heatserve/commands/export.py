@@ -87,7 +87,7 @@ def export(
         backend=backend,
         tf32=tf32,
     )
-    where = " --root FOLDER" if model.card.training["dataset"] in ("cifar10", "imagenet") else ""
+    where = " --root FOLDER" if model.card.trained_on in ("cifar10", "imagenet") else ""
     deliver(
         model.card.model_dump_json(indent=2),
         lambda: Group(
