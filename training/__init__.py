@@ -1,15 +1,14 @@
 """Data, architectures, methods and loops: from images to a checkpoint.
 
-    from heatserve.training import train_baseline, train_from
-    from heatserve.training.data import load_data
-    from heatserve.training.methods import HeatParameters
+    from heatserve.training import HeatParameters, load_data, train_baseline, train_from
 
     digits = load_data("digits", "train")
     baseline = train_baseline(digits, "digits_cnn", out=Path("baseline.safetensors"))
     smoothed = train_from(baseline, digits, HeatParameters(sigma=0.25), out=Path("heat.safetensors"))
 
-`data` has the images and their splits, `methods` the losses and their parameters, `loop` the optimisation. What is
-trained here is a checkpoint: one safetensors file that says how to rebuild the network and how it came to be.
+`data` has the images and their splits, `methods` the losses and their parameters, `loop` the optimisation; what most
+users need of them is here, too. What is trained here is a checkpoint: one safetensors file that says how to rebuild the
+network and how it came to be.
 
 Importing this package needs no torch: the command line of a machine that only serves imports it.
 """
@@ -31,7 +30,17 @@ if TYPE_CHECKING:
         load_checkpoint,
         save_checkpoint,
     )
+    from heatserve.training.data.splits import ImageData, load_data
     from heatserve.training.evaluate import accuracy
+    from heatserve.training.loop.fitting import Run
+    from heatserve.training.loop.optimisation import Optimisation
+    from heatserve.training.methods.parameters import (
+        AverageParameters,
+        HeatParameters,
+        MadryParameters,
+        NoiseParameters,
+        SmoothAdvParameters,
+    )
     from heatserve.training.recipes import baseline_optimisation, fine_tuning
     from heatserve.training.train import train_baseline, train_from
     from heatserve.training.weights import import_weights
@@ -39,10 +48,18 @@ if TYPE_CHECKING:
 __all__ = [
     "ARCHITECTURES",
     "ArchitectureError",
+    "AverageParameters",
     "Checkpoint",
     "CheckpointError",
     "CheckpointMetadata",
+    "HeatParameters",
     "ImageClassifier",
+    "ImageData",
+    "MadryParameters",
+    "NoiseParameters",
+    "Optimisation",
+    "Run",
+    "SmoothAdvParameters",
     "accuracy",
     "base_path",
     "baseline_optimisation",
@@ -51,6 +68,7 @@ __all__ = [
     "import_weights",
     "load_base",
     "load_checkpoint",
+    "load_data",
     "save_checkpoint",
     "train_baseline",
     "train_from",
@@ -61,10 +79,18 @@ __getattr__, __dir__ = lazy_names(
     {
         "ARCHITECTURES": "heatserve.training.architectures",
         "ArchitectureError": "heatserve.training.architectures",
+        "AverageParameters": "heatserve.training.methods.parameters",
         "Checkpoint": "heatserve.training.checkpoint",
         "CheckpointError": "heatserve.training.checkpoint",
         "CheckpointMetadata": "heatserve.training.checkpoint",
+        "HeatParameters": "heatserve.training.methods.parameters",
         "ImageClassifier": "heatserve.training.architectures",
+        "ImageData": "heatserve.training.data.splits",
+        "MadryParameters": "heatserve.training.methods.parameters",
+        "NoiseParameters": "heatserve.training.methods.parameters",
+        "Optimisation": "heatserve.training.loop.optimisation",
+        "Run": "heatserve.training.loop.fitting",
+        "SmoothAdvParameters": "heatserve.training.methods.parameters",
         "accuracy": "heatserve.training.evaluate",
         "base_path": "heatserve.training.checkpoint",
         "baseline_optimisation": "heatserve.training.recipes",
@@ -73,6 +99,7 @@ __getattr__, __dir__ = lazy_names(
         "import_weights": "heatserve.training.weights",
         "load_base": "heatserve.training.checkpoint",
         "load_checkpoint": "heatserve.training.checkpoint",
+        "load_data": "heatserve.training.data.splits",
         "save_checkpoint": "heatserve.training.checkpoint",
         "train_baseline": "heatserve.training.train",
         "train_from": "heatserve.training.train",
