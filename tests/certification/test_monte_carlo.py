@@ -6,24 +6,12 @@ from typing import Any
 
 import numpy as np
 import pytest
+from known_classifiers import SIGMA, at, five_classes, linear
 from numpy.typing import NDArray
 from scipy.stats import binom, norm
 
 from heatserve.certification.monte_carlo import ABSTAIN, certify, largest_provable, predict
 from heatserve.certification.voting import MonteCarloError
-
-SIGMA = 0.5
-DIRECTION = np.array([3.0, 4.0]) / 5
-
-
-def linear(images: NDArray[np.float32]) -> NDArray[Any]:
-    """Two classes; the boundary is the line through 0 across DIRECTION, so the true radius is |DIRECTION·x|."""
-    side = images.reshape(len(images), -1) @ DIRECTION
-    return np.stack([side, -side], axis=1)
-
-
-def at(distance: float, count: int = 1) -> NDArray[np.float32]:
-    return np.tile((DIRECTION * distance).astype(np.float32).reshape(1, 1, 2), (count, 1, 1, 1))
 
 
 def test_certified_radii_exceed_the_truth_no_more_often_than_alpha() -> None:
@@ -69,12 +57,6 @@ def test_the_same_seed_gives_the_same_answer_whatever_the_batch_size() -> None:
     assert all(run == runs[0] for run in runs)
     other = list(certify(linear, images, sigma=SIGMA, n=999, seed=6))
     assert other != runs[0]
-
-
-def five_classes(images: NDArray[np.float32]) -> NDArray[Any]:
-    """Votes for the nearest of the angles 0°, 72°, … around the point (1, 0); the first coordinate is 0.4 at first."""
-    angles = np.arange(5) * 2 * np.pi / 5
-    return np.asarray((images.reshape(len(images), 2) - [1.0, 0.0]) @ np.stack([np.cos(angles), np.sin(angles)]))
 
 
 def test_an_image_has_the_same_certificate_in_any_subset_and_order() -> None:

@@ -7,10 +7,10 @@ from typing import Any
 
 import numpy as np
 import pytest
+from known_classifiers import SIGMA, at, five_classes, linear
 from scipy.integrate import quad
 from scipy.special import logsumexp
 from scipy.stats import binom, norm
-from test_monte_carlo import SIGMA, at, five_classes, linear
 
 from heatserve.certification.martingale import evidence_above, evidence_below
 from heatserve.certification.monte_carlo import ABSTAIN, certify
