@@ -198,7 +198,7 @@ def _table(sigma: float) -> _Table:
     reach = math.ceil(_CUT * LEVELS * sigma) + 1
     if not 0 < reach <= np.iinfo(np.int16).max - LEVELS:
         raise NoiseError(f"sigma: expected a number above 0 and at most 13, got {sigma}")
-    exact = mpmath.MPContext()  # of our own: the precision of mpmath's global one is anybody's
+    exact = mpmath.MPContext()  # of our own: anybody may change the precision of mpmath's global context
     exact.dps = 50
     steps = (exact.ncdf((j + exact.mpf(0.5)) / (LEVELS * exact.mpf(sigma))) for j in range(reach))  # Φ((j + ½)/s)
     above = [min(int(exact.nint(p * 2**64)), 2**64 - 1) for p in steps]

@@ -68,9 +68,10 @@ class LedgerEntry:
 
 
 def ledger_in(folder: Path, recipe: CertifyRecipe, data: ModelImages) -> Path:
-    """The ledger of a recipe and of these images, or of more or fewer of the same, in a folder of many.
+    """The path of the ledger of a recipe and of these images, or of more or fewer of the same, in a folder of many.
 
-    Where there is one by the name that the recipe's former header gives, it is that.
+    Its name is a hash of the ledger's first line and the first image. Where the folder has a ledger that is named by
+    the first line as it was written formerly, that one is continued.
     """
     first = digest(data.images[0]) if len(data) else ""
     keys = [hashlib.sha256((header + first).encode()).hexdigest()[:16] for header in _headers(recipe)]

@@ -85,7 +85,7 @@ def test_a_target_gets_what_the_other_radii_would_have_got() -> None:
 
 
 def test_what_the_runner_up_tells_is_used() -> None:
-    """Certify's radius hangs on p₍₂₎ too, here: a score of p₍₁₎ alone could not know."""
+    """Here Certify's radius depends on p₍₂₎ too, which a score of p₍₁₎ only does not know."""
     rng = np.random.default_rng(3)
 
     def two_kinds(count: int) -> Reference:

@@ -30,7 +30,7 @@ MAP = shifted_map(0.4, 2.5)
 
 @lru_cache
 def certificate(classes: int, radius_map: RadiusMap | None = MAP) -> onnxruntime.InferenceSession:
-    """The certificate alone, as a graph from `image` and `logits`."""
+    """The certificate without a network, as a graph from `image` and `logits`."""
     model = helper.make_model(
         certificate_graph(num_classes=classes, sigma=SIGMA),
         opset_imports=[helper.make_opsetid("", OPSET)],
@@ -54,7 +54,7 @@ def certify(
 
 
 def adversarial_logits(count: int, classes: int, rng: np.random.Generator) -> NDArray[np.float64]:
-    """Random at every temperature, ties, one dominant class up to ±120, nearly uniform, two classes alone."""
+    """Random at every temperature, ties, one dominant class up to ±120, nearly uniform, only two classes."""
     logits = rng.standard_normal((count, classes)) * np.exp(rng.uniform(-7, 4, (count, 1)))
     kind = rng.integers(0, 5, count)
     logits[kind == 1, 0] = logits[kind == 1, 1]

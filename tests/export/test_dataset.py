@@ -204,8 +204,8 @@ def test_a_cluster_that_loses_a_worker_gives_the_same_results(
     model: ModelVersion, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pytest.importorskip("ray")
-    data, alone, cluster = some_images(6 * CHUNK), tmp_path / "alone.jsonl", tmp_path / "cluster.jsonl"
-    summary = certify_dataset(model, data, Certifier(MONTE_CARLO, file=alone))
+    data, here, cluster = some_images(6 * CHUNK), tmp_path / "here.jsonl", tmp_path / "cluster.jsonl"
+    summary = certify_dataset(model, data, Certifier(MONTE_CARLO, file=here))
     died = tmp_path / "died"
 
     def dies_once(
@@ -220,7 +220,7 @@ def test_a_cluster_that_loses_a_worker_gives_the_same_results(
     certify_dataset(model, some_images(CHUNK + 1), Certifier(MONTE_CARLO, file=cluster))  # where an earlier run stopped
     found = certify_dataset(model, data, Certifier(MONTE_CARLO, file=cluster, executor=on_ray("local")))
     assert died.exists()
-    assert written(cluster) == written(alone)
+    assert written(cluster) == written(here)
     assert found == summary
 
 
