@@ -106,6 +106,16 @@ def test_what_the_runner_up_tells_is_used() -> None:
     assert test.overclaims(knows).sum() < 0.06 * (knows > 0).sum()
 
 
+def test_a_larger_score_never_has_a_smaller_radius() -> None:
+    """Even where the expected values ask for it, as at the last of these scores."""
+    from heatserve.certification.calibration import _Model  # values that the fit of a real problem hardly gives
+
+    model = _Model(np.zeros((3, 8)), offsets=np.zeros(2), radii=np.array([0.5, 1.0]), scores=np.zeros(1))
+    gain = np.array([[-1.0, -1.0], [1.0, 2.0], [2.0, 1.0]])
+    found = model._steps(np.array([0.0, 1.0, 2.0]), gain)
+    assert (found.thresholds, found.radii) == ((1.0,), (1.0,))
+
+
 def test_too_few_images_says_how_many_are_needed() -> None:
     assert images_needed(0.01, 0.05) == 299
     rng = np.random.default_rng(2)
@@ -165,12 +175,13 @@ def test_a_radius_by_itself_is_rounded_as_those_of_the_grid(radius: float) -> No
 
 
 def test_what_counts_as_an_overclaim() -> None:
-    agrees = np.array([True, True, False, False])
-    reference = Reference(np.full((4, 2), 0.5), agrees, np.array([2, 0.5, 2, 0]))
-    radius = np.array([1.0, 1.0, 1.0, 0.0])  # backed; too large; another class; nothing claimed
+    agrees = np.array([True, True, True, False, False])
+    reference = Reference(np.full((5, 2), 0.5), agrees, np.array([2, 1, 0.5, 2, 0]))
+    radius = np.array([1.0, 1.0, 1.0, 1.0, 0.0])  # backed; just backed; too large; another class; nothing claimed
+    assert reference.overclaims(radius).tolist() == [False, False, True, True, False]
     seen = count_overclaims(reference, radius, delta=0.05)
-    assert (seen.images, seen.positive, seen.count) == (4, 3, 2)
-    assert seen.upper_bound == pytest.approx(float(upper_bound(2, 3, alpha=0.05)))
+    assert (seen.images, seen.positive, seen.count) == (5, 4, 2)
+    assert seen.upper_bound == pytest.approx(float(upper_bound(2, 4, alpha=0.05)))
 
 
 @pytest.mark.parametrize("probability", [0.001, 0.3, 0.97])

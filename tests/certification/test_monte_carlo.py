@@ -42,6 +42,15 @@ def test_abstains_on_the_boundary_and_is_finite_when_all_votes_agree() -> None:
     assert certain.radius == pytest.approx(SIGMA * norm.ppf(0.001 ** (1 / 1000)))
 
 
+def test_certify_guesses_by_all_votes() -> None:
+    """The one vote that names the class to certify is often for the wrong one: then Certify abstains."""
+    found = list(certify(linear, at(0.3, 40), sigma=SIGMA, n0=1, n=2000))
+    misled = [certificate for certificate in found if certificate.classes[0] != 0]
+    assert 0 < len(misled) < 40
+    assert all(certificate.label == ABSTAIN for certificate in misled)
+    assert [certificate.guess for certificate in found] == [0] * 40
+
+
 def test_predict_is_wrong_no_more_often_than_alpha_and_abstains_on_the_boundary() -> None:
     alpha, runs = 0.05, 1000
     answers = np.array(list(predict(linear, at(0.1, runs), sigma=SIGMA, n=100, alpha=alpha, seed=2)))

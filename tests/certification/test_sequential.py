@@ -148,6 +148,15 @@ def test_predict_early_names_the_class_that_is_ahead_of_four_others() -> None:
     assert found.label == votes.argmax()
 
 
+def test_predict_early_shares_alpha_among_the_other_classes() -> None:
+    """16 votes that all agree are evidence enough for one comparison at this alpha, and not for each of four."""
+    alpha = 1.5 * float(np.exp(-evidence_above(16, 0, p=0.5)))
+    (of_two,) = predict_early(linear, at(100.0), sigma=SIGMA, alpha=alpha)
+    (of_five,) = predict_early(five_classes, np.array([[[[100.0, 0.0]]]], np.float32), sigma=SIGMA, alpha=alpha)
+    assert (of_two.samples, of_five.samples) == (16, 32)
+    assert of_two.label == of_five.label == 0
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
