@@ -15,11 +15,6 @@ RESIDUES = np.array([0.13575963, 0.37229764, 0.66681525, 1.08010537, 1.79456254,
 
 
 def fractions(m: NDArray[np.float64]) -> NDArray[np.float64]:
-    """w/(w + aⱼ), each in [0,1), float64 [..., 8], for 0 < m ≤ ½ [...]."""
+    """w/(w + aⱼ), each in [0,1), float64 [..., 8], for 0 < m ≤ ½ [...]; times `RESIDUES`, they sum to −Φ⁻¹(m)."""
     w = -np.log(2 * m)[..., None]
     return np.asarray(w / (w + POLES))
-
-
-def quantile(m: NDArray[np.float64]) -> NDArray[np.float64]:
-    """−Φ⁻¹(m), float64 [...], for 0 < m ≤ ½ [...]."""
-    return np.asarray(fractions(m) @ RESIDUES)

@@ -18,7 +18,7 @@ from scipy.optimize import nnls
 from scipy.special import erf, log_ndtr, ndtri
 from tiny_model import shifted_map
 
-from heatserve.certification.quantile import quantile
+from heatserve.certification.quantile import RESIDUES, fractions
 from heatserve.certification.radius import RadiusMap, certified_l_bound, nominal_radius, score_fractions
 from heatserve.export.graph.build import IR_VERSION, OPSET, with_map
 from heatserve.export.graph.certificate import certificate_graph, map_tensors
@@ -83,6 +83,16 @@ def test_no_radius_is_above_its_float64_value(classes: int) -> None:
     assert (out["certified_radius"] == exact["certified_radius"]).mean() > 0.95
 
 
+def test_the_tail_is_large_enough_in_the_worst_order_of_summation() -> None:
+    """998 probabilities below half a unit in the last place of the 999th are all lost when they are added to it."""
+    graph = certificate_graph(num_classes=1000, sigma=SIGMA)
+    (pick,) = (numpy_helper.to_array(tensor)[0, 0] for tensor in graph.initializer if tensor.name == "pick_tails")
+    p = np.array([0.7, 0.25, *[0.99 * 2.0**-26] * 998], np.float32)
+    exact = 2 * p[1:].astype(np.float64).sum()
+    assert np.cumsum(2 * p[1:], dtype=np.float32)[-1] < exact * (1 - 2e-5)
+    assert np.cumsum((pick * p)[1:], dtype=np.float32)[-1] >= exact
+
+
 def test_a_score_may_have_weights_of_any_sign_and_size() -> None:
     rng = np.random.default_rng(7)
     p = certify(adversarial_logits(5000, 10, rng), radius_map=None)["probabilities"].astype(np.float64)
@@ -122,9 +132,10 @@ def test_a_map_that_is_none_is_refused(change: dict[str, Any]) -> None:
 
 def test_the_quantile_formula_is_as_accurate_as_it_says() -> None:
     m = np.concatenate([np.geomspace(1.2e-38, 0.5, 20_000)[:-1], 0.5 - np.geomspace(1e-9, 0.4, 20_000)])
-    assert np.abs(quantile(m) / -ndtri(m) - 1).max() < 2e-8
+    quantile = fractions(m) @ RESIDUES
+    assert np.abs(quantile / -ndtri(m) - 1).max() < 2e-8
     middle = m < 0.499  # closer to ½, ndtri itself loses digits
-    assert np.abs(quantile(m[middle]) / -ndtri(m[middle]) - 1).max() < 6e-9
+    assert np.abs(quantile[middle] / -ndtri(m[middle]) - 1).max() < 6e-9
 
 
 def test_the_quantile_is_a_positive_sum_to_the_last_digits() -> None:
@@ -170,7 +181,7 @@ BELOW_0, ABOVE_1 = np.nextafter(np.float32(0), np.float32(-1)), np.nextafter(np.
     pixel=st.integers(0, 11),
     strength=st.floats(0, 100),
 )
-def test_invalid_images_fail_closed_and_alone(value: float, row: int, pixel: int, strength: float) -> None:
+def test_only_invalid_images_fail_closed(value: float, row: int, pixel: int, strength: float) -> None:
     image = np.random.default_rng(0).random((4, 3, 2, 2), dtype=np.float32)
     image[0, 0, 0, 0], image[1, 0, 0, 0] = 0.0, 1.0  # the edges are valid
     image.reshape(4, -1)[row, pixel] = value
