@@ -1,4 +1,4 @@
-"""The figures of an audit: certified accuracy over radius, and served against proven radii. Needs matplotlib."""
+"""The figures of an audit: certified accuracy over radius, and served over proven radii. Needs matplotlib."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """Calibration of what is served: its answers are compared with Certify, and the radii that Certify backs are kept.
 
 `calibrate` publishes the next version of a model with a promise; `certifier` runs Certify on the images of a data set;
-`ledger` keeps what it found for each; `evaluate` makes the figures of the card; `compare` weighs a variant against its
+`ledger` keeps what it found for each; `evaluate` makes the figures of the card; `compare` compares a variant with its
 model; `dataset` certifies a whole data set, here or on a cluster; `sampling` chooses the images; `report` prints.
 """
 

@@ -26,7 +26,7 @@ class Comparison:
 
     Attributes:
         names: of the two.
-        evaluations: on the same images, against the same Certify.
+        evaluations: of both on the same images, compared with the same Certify.
         milliseconds: of one image, medians, on the threads of this process.
         provenance: how it was measured.
     """

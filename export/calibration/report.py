@@ -47,10 +47,10 @@ def card_report(card: Card) -> Group:
 
 
 def comparison_report(found: Comparison) -> Table:
-    """What a variant wins and loses against the model that it is a variant of."""
+    """What a variant wins and loses, compared with its model."""
     ours, other = found.evaluations
     table = Table(
-        title=f"{' against '.join(found.names)}, on the same {ours.data.images} test images", title_justify="left"
+        title=f"{' compared with '.join(found.names)}, on the same {ours.data.images} test images", title_justify="left"
     )
     for heading in ("", *found.names, "difference"):
         table.add_column(heading, justify="right")

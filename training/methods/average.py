@@ -33,7 +33,7 @@ class Pair(nn.Module):
 
 @dataclass(frozen=True)
 class AverageLoss:
-    """The loss of f at x + η, unless it is frozen, plus the loss of v at x against the average of f's answers."""
+    """The loss of f at x + η, unless it is frozen, plus the distance of v at x from the average of f's answers."""
 
     start: nn.Module
     parameters: AverageParameters

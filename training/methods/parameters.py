@@ -35,7 +35,7 @@ def require(name: str, value: object, holds: bool, expected: str) -> None:
 
 @dataclass(frozen=True, kw_only=True)
 class Parameters(ABC):
-    """The parameters of one method, and all that the rest of the room has to know of the method."""
+    """The parameters of one method, and all that the rest of `heatserve.training` has to know of it."""
 
     method: ClassVar[str]
     """Its name in `METHODS`, on the command line and in checkpoints."""
