@@ -77,9 +77,16 @@ def test_a_broken_loss_stops_before_the_step(few: ImageData, spoil: Callable[[Te
 
 def test_each_epoch_is_measured(few: ImageData) -> None:
     epochs: list[EpochMetrics] = []
-    threads = torch.get_num_threads()
-    _fit(digits_network(), CrossEntropy(), few, epochs.append)
+    modes: list[bool] = []
+    network, threads = digits_network(), torch.get_num_threads()
+
+    def seen(metrics: EpochMetrics) -> None:
+        epochs.append(metrics)
+        modes.append(network.training)
+
+    _fit(network, CrossEntropy(), few, seen)
     assert torch.get_num_threads() == threads
+    assert modes == [False] * 3  # a checkpoint may be measured as it is written
     assert [metrics.epoch for metrics in epochs] == [1, 2, 3]
     assert epochs[-1].loss < epochs[0].loss
     assert epochs[-1].terms["accuracy"] > epochs[0].terms["accuracy"]
