@@ -4,44 +4,53 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from io import BytesIO
-from itertools import compress
+from itertools import compress, product
 from pathlib import Path
 
 from heatserve.benchmarks.cifar10.systems import ARCHITECTURE
-from heatserve.benchmarks.cifar10.tables import ordered_rows, shown_radii
+from heatserve.benchmarks.cifar10.tables import ordered_rows, row_name, shown_radii
 from heatserve.benchmarks.records.cifar10 import Cifar10Row
 from heatserve.certification.files import write_atomically
 
 
 def draw_cifar10(rows: Sequence[Cifar10Row], sigma: float, path: Path) -> None:
-    """Write a figure (SVG) of one σ: what Certify proves of every system, and what a calibrated single pass serves."""
+    """Write a figure (SVG) of one σ: what Certify proves of every system, and what a calibrated single pass serves.
+
+    A system has one colour and marker; with another n of Certify its line is broken.
+    """
     import matplotlib
 
     matplotlib.use("svg")
     matplotlib.rcParams["svg.hashsalt"] = "heatserve"  # the same rows give the same file
     from matplotlib import pyplot
 
-    figure, (left, right) = pyplot.subplots(1, 2, figsize=(11, 4), sharey=True)
+    figure, (left, right) = pyplot.subplots(1, 2, figsize=(9.5, 4.2), sharey=True, layout="constrained")
     chosen = ordered_rows(rows, sigma)
     shown = shown_radii(chosen)
-    for axes in (left, right):
-        axes.set_prop_cycle(color=pyplot.get_cmap("tab20")(range(20)))
+    systems = list(dict.fromkeys(row.system for row in chosen))
+    styles = dict(zip(systems, product("os^", pyplot.get_cmap("tab10")(range(10))), strict=False))
+    drawn = set()
     for row in chosen:
         found = row.evaluation.certified_accuracy
         radii, certify, one_pass = (
             list(compress(values, shown)) for values in (found.radii, found.monte_carlo, found.single_pass)
         )
-        name = f"{row.system} (n = {row.n:,})"
-        left.plot(radii, certify, marker=".", label=name)
-        right.plot(radii, one_pass, marker=".", label=name)
-    left.set(title=f"Certify, {ARCHITECTURE}, σ = {sigma:g}", xlabel="L2 radius", ylabel="certified accuracy")
-    right.set(title=f"single pass, calibrated at α = {_alpha(rows):g}", xlabel="L2 radius")
-    left.set_ylim(0, 1)
+        marker, color = styles[row.system]
+        further = row.system in drawn  # with another n of Certify, which changes nothing about the single pass
+        line, size = ("--" if further else "-"), 4
+        left.plot(radii, certify, line, marker=marker, color=color, markersize=size, label=row_name(row))
+        if not further:
+            right.plot(radii, one_pass, line, marker=marker, color=color, markersize=size)
+        drawn.add(row.system)
+    left.set(title=f"Certify, {ARCHITECTURE}, σ = {sigma:g}", ylabel="certified accuracy", ylim=(0, 1))
+    right.set(title=f"single pass, calibrated at α = {_alpha(rows):g}")
     for axes in (left, right):
-        axes.set_xticks(radii)
-    right.legend(fontsize="x-small", loc="upper left", bbox_to_anchor=(1, 1))
+        axes.set(xlabel="L2 radius (pixels in [0,1])", xticks=radii, xticklabels=[f"{radius:g}" for radius in radii])
+        axes.tick_params(axis="x", labelsize="small")
+        axes.grid(alpha=0.3)
+    figure.legend(loc="outside lower center", ncols=4, fontsize="small", frameon=False)
     content = BytesIO()
-    figure.savefig(content, format="svg", metadata={"Date": None}, bbox_inches="tight")
+    figure.savefig(content, format="svg", metadata={"Date": None})
     pyplot.close(figure)
     write_atomically(path, content.getvalue())
 
