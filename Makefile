@@ -10,8 +10,13 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 
+ifneq ($(words $(VENV)),1)
+$(error VENV: expected one path without spaces, got '$(VENV)'; make $(or $(MAKECMDGOALS),serve) VENV=.venv)
+endif
+
 .PHONY: serve test test-fast clean
 .DELETE_ON_ERROR:
+.NOTPARALLEL: # all install into one environment
 
 serve: $(VENV)/train.installed
 	$(BIN)/heatserve quickstart
@@ -26,11 +31,11 @@ test: $(VENV)/dev.installed
 test-fast: $(VENV)/dev.installed
 	$(BIN)/python -m pytest -m "not slow"
 
-# Of what pip says, only what it downloads in megabytes is shown.
+# Of pip's output, errors and the downloads of a megabyte or more are shown.
 $(VENV)/%.installed: pyproject.toml constraints.txt
-	@$(PYTHON) -c 'import sys; v = sys.version_info[:2]; (3, 10) <= v < (3, 13) or sys.exit("heatserve needs Python 3.10 to 3.12, this is %d.%d: make PYTHON=python3.12 ..." % v)'
-	@echo "Installing heatserve[$*] into $(VENV): PyTorch, ONNX Runtime, Triton and what they need. This takes some minutes:"
-	@echo "about 0.5 GB to download and 2 GB on disk; 3 GB and 7 GB where pip takes PyTorch's CUDA build. The large parts:"
+	@$(PYTHON) -c 'import sys; v = sys.version_info[:2]; (3, 10) <= v < (3, 13) or sys.exit("heatserve needs Python 3.10 to 3.12, this is %d.%d: make $(or $(MAKECMDGOALS),serve) PYTHON=python3.12" % v)'
+	@echo "Installing heatserve[$*] into $(VENV): PyTorch, ONNX Runtime, Triton and what they need. This takes some minutes,"
+	@echo "0.5 GB of downloads and 2 GB on disk (3 GB and 7 GB if pip takes PyTorch's CUDA build). The largest downloads:"
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	@$(PIP) install --constraint constraints.txt --editable '.[$*]' | { grep --line-buffered -E '^ *(Downloading|Processing) .*(MB|torch-)' || true; }
 	@echo "Installed: $$(du -sh $(VENV) | cut -f1) in $(VENV)."

@@ -77,7 +77,7 @@ def _calibrate(model: ModelVersion, console: Console) -> ModelVersion:
     """The next version of the model, with the radii that its calibration supports; prints its card."""
     from heatserve.export.calibration.sampling import sample
 
-    with _step(console, f"certify  Monte Carlo, n = {MONTE_CARLO.n}, for the calibration of the single pass"):
+    with _step(console, f"certify  with Monte Carlo, n = {MONTE_CARLO.n}, and calibrate the single pass"):
         calibrated = calibrate_model(
             model,
             sample("digits", "calibration", seed=SEED),

@@ -64,14 +64,15 @@ def predictions_table(rows: Iterable[tuple[str, Prediction, float]]) -> Table:
         show_lines=any("\n" in image for image, *_ in rows),
         caption=(
             "\nA change of smaller L2 norm than the certified radius (pixels in [0,1]) does not change the smoothed "
-            "classifier's class, as often as the model's card promises. The nominal radius is only the formula."
+            "classifier's class, as often as the model's card promises. The nominal radius is the paper's formula, "
+            "uncorrected: no promise comes with it."
         ),
         caption_justify="left",
         caption_style="italic",
     )
     table.add_column("\nimage", overflow="fold", min_width=8)
     table.add_column("\nclass", overflow="fold", min_width=5)
-    table.add_column("\nprobability", justify="right", no_wrap=True)
+    table.add_column("proba-\nbility", justify="right", no_wrap=True)
     table.add_column("certified\nradius", justify="right", no_wrap=True, style="bold")
     for heading in ("\nL-bound", "nominal\nradius", "\nms"):
         table.add_column(heading, justify="right", no_wrap=True)

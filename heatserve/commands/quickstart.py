@@ -32,6 +32,7 @@ def quickstart(
 
     console = Console(highlight=False)
     model = steps.make_model(repository, runs, console)
+    console.print("serve    with Triton")
     endpoints = Endpoints(host=host, http=http_port, grpc=grpc_port, metrics=metrics_port)
     run_server(
         console,

@@ -49,6 +49,8 @@ def _refusal(url: str, status: str, message: str) -> ServingError:
         return _unreachable(url, message)
     if "DEADLINE_EXCEEDED" in status:
         return _too_late(url)
+    if message.startswith("Request for unknown model"):
+        return ServingError(f"{url}: {message}; `heatserve serve` prints the names of the models that it serves")
     return ServingError(message)
 
 

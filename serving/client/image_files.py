@@ -7,7 +7,7 @@ from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 
 from heatserve.serving.client.image_batch import as_batch
 from heatserve.serving.errors import ServingError
@@ -37,7 +37,11 @@ def read_images(path: Path, input_shape: tuple[int, int, int], input_type: Liter
             return as_batch(np.load(path, allow_pickle=False), input_shape, input_type)
         with Image.open(path) as image:
             return as_batch(_pixels(image, input_shape), input_shape, input_type)
-    except (OSError, ValueError) as error:
+    except UnidentifiedImageError:
+        raise ServingError(f"{path}: expected an image file or an .npy array, found neither") from None
+    except OSError as error:
+        raise ServingError(f"{path}: expected an image file or an .npy array: {error.strerror or error}") from None
+    except ValueError as error:
         raise ServingError(f"{path}: {error}") from None
 
 

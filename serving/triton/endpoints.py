@@ -74,5 +74,9 @@ def _bind(listener: socket.socket, host: str, port: int, option: str) -> int:
                 f"{option} {port}: expected a free port, found that something listens on {host}:{port} already; "
                 f"stop it, or pass another port ({option} 0 takes any free one)"
             ) from None
+        if getattr(error, "errno", None) == errno.EADDRNOTAVAIL:
+            raise ServingError(
+                f"--host {host}: expected an address of this machine (0.0.0.0: all of them): {error}"
+            ) from None
         raise ServingError(f"{option} {port}: expected a port to listen on at {host}: {error}") from None
     return int(listener.getsockname()[1])

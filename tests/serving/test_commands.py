@@ -101,8 +101,11 @@ def test_colour_and_grey_become_each_other(picture: Path) -> None:
 
 
 def test_file_that_is_no_image(tmp_path: Path) -> None:
-    with pytest.raises(ServingError, match=r"no\.png: .*No such file"):
+    with pytest.raises(ServingError, match=r"no\.png: expected an image file or an \.npy array: No such file"):
         read_images(tmp_path / "no.png", (1, 8, 8))
+    (tmp_path / "page.png").write_text("no picture")
+    with pytest.raises(ServingError, match=r"page\.png: expected an image file or an \.npy array, found neither"):
+        read_images(tmp_path / "page.png", (1, 8, 8))
     np.save(tmp_path / "nan.npy", np.full((1, 8, 8), np.nan, np.float32))
     with pytest.raises(ServingError, match=r"nan\.npy: image: expected finite values .* 64 NaN"):
         read_images(tmp_path / "nan.npy", (1, 8, 8))

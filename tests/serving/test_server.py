@@ -84,7 +84,7 @@ def test_port_that_is_taken(tiny_repository: Path, service: str) -> None:
     [
         (Endpoints(http=70000), "--http-port 70000: expected a port to listen on"),
         (Endpoints(host="no.such.host.invalid"), "--host no.such.host.invalid: expected an IPv4 address"),
-        (Endpoints(host="192.0.2.1"), "--http-port 8000: expected a port to listen on at 192.0.2.1"),
+        (Endpoints(host="192.0.2.1"), "--host 192.0.2.1: expected an address of this machine"),
     ],
 )
 def test_impossible_endpoints(endpoints: Endpoints, message: str) -> None:

@@ -11,7 +11,7 @@ from contextlib import AbstractContextManager, contextmanager
 from typing import TYPE_CHECKING, Protocol
 
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 if TYPE_CHECKING:
     from heatserve.training.loop.trainer import EpochMetrics
@@ -34,7 +34,7 @@ def unseen_training(total: int, done: int) -> Iterator[Callable[[EpochMetrics], 
 @contextmanager
 def training_bar(total: int, done: int) -> Iterator[Callable[[EpochMetrics], None]]:
     """A bar on stderr with the loss, its parts and the images per second of the epoch so far."""
-    columns = BarColumn(6), TaskProgressColumn(), TimeRemainingColumn(), TextColumn("{task.description}")
+    columns = BarColumn(8), TimeRemainingColumn(), TextColumn("{task.description}")
     with Progress(*columns, console=Console(stderr=True)) as bar:
         task = bar.add_task("", total=total, completed=done)
         yield lambda metrics: bar.update(task, advance=1, description=_describe(metrics))
