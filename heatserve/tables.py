@@ -65,7 +65,7 @@ def predictions_table(rows: Iterable[tuple[str, Prediction, float]]) -> Table:
         caption=(
             "\nA change of smaller L2 norm than the certified radius (pixels in [0,1]) does not change the smoothed "
             "classifier's class, as often as the model's card promises. The nominal radius is the paper's formula, "
-            "uncorrected: no promise comes with it."
+            "uncorrected, without a promise."
         ),
         caption_justify="left",
         caption_style="italic",
