@@ -80,6 +80,10 @@ def main() -> None:
         app()
     except HeatserveError as error:
         _fail(str(error))
+    except OSError as error:
+        if error.filename is None or error.strerror is None:
+            raise
+        _fail(f"{error.filename}: {error.strerror}")
     except ModuleNotFoundError as error:  # every other library comes with an extra
         _fail(
             f"this command needs the package {error.name!r}, which is not installed: pip install 'heatserve[train]' "

@@ -17,6 +17,7 @@ from heatserve.commands.options import (
     Seed,
     TestImages,
     deliver,
+    line,
 )
 
 
@@ -46,6 +47,8 @@ def certify_dataset(
 
     **Example:** `heatserve certify-dataset digits --n 1000`
     """
+    from rich.console import Group
+
     from heatserve.certification.noise import source_of
     from heatserve.export.calibration.certifier import Certifier
     from heatserve.export.calibration.dataset import certify_dataset as run
@@ -55,16 +58,16 @@ def certify_dataset(
     from heatserve.export.card import MonteCarlo
     from heatserve.export.repository.layout import open_model
 
-    model = open_model(repository, name)
+    model, file = open_model(repository, name), results or Path("runs") / f"{name}.certify.jsonl"
     summary = run(
         model,
         sample_for(model, data or model.card.trained_on, "test", root=root, count=images, seed=seed),
         Certifier(
             MonteCarlo(n0=n0, n=n, alpha=alpha, seed=seed, sampling=source_of(sampling).key),
-            file=results or Path("runs") / f"{name}.certify.jsonl",
+            file=file,
             top_k=top_k,
             executor=on_ray(ray) if ray else None,
             progress=progress_bar,
         ),
     )
-    deliver(summary, lambda: dataset_report(summary), as_json=as_json)
+    deliver(summary, lambda: Group(line("wrote", file), dataset_report(summary)), as_json=as_json)

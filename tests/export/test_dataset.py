@@ -231,6 +231,7 @@ def test_the_command_shows_certified_accuracy(tmp_path: Path) -> None:
     shown = CliRunner().invoke(app, arguments, env={"COLUMNS": "150"}, catch_exceptions=False)
     assert shown.exit_code == 0
     assert "Certify, top 3, σ = 0.25, n = 100: certified accuracy" in shown.stdout
+    assert f"wrote   {tmp_path / 'results.jsonl'}" in shown.stdout
     assert "5 images, digits" in shown.stdout
     assert "63.8" in shown.stdout  # 0.25 in grey levels
     printed = CliRunner().invoke(app, [*arguments, "--json"], catch_exceptions=False)

@@ -115,3 +115,14 @@ def test_a_missing_package_is_explained(tmp_path: Path) -> None:
     assert done.returncode == 1
     assert "needs the package 'onnx', which is not installed: pip install 'heatserve[train]'" in done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_a_folder_that_cannot_be_written_is_explained(tmp_path: Path) -> None:
+    (tmp_path / "runs").touch()
+    arguments = ["train", "baseline", "--data", "digits", "--architecture", "digits_cnn", "--out", "runs/a.safetensors"]
+    done = subprocess.run(
+        [sys.executable, "-m", "heatserve", *arguments], capture_output=True, text=True, check=False, cwd=tmp_path
+    )
+    assert done.returncode == 1
+    assert done.stderr.splitlines()[-1] == "error: runs: File exists"
+    assert "Traceback" not in done.stderr
