@@ -57,7 +57,9 @@ def build_network(
     if architecture != "digits_cnn" and channels != 3:
         raise ArchitectureError(f"{architecture}: expected images of 3 channels, got {channels}")
     if len(mean) != channels or len(std) != channels or min(std) <= 0:
-        raise ArchitectureError(f"mean, std: expected {channels} numbers each, std > 0, got {mean} and {std}")
+        raise ArchitectureError(
+            f"mean, std: expected one number a channel ({channels}) each, std > 0, got {mean} and {std}"
+        )
     return ImageClassifier(ARCHITECTURES[architecture](num_classes, channels), mean, std)
 
 

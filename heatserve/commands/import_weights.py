@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
+from heatserve.certification.errors import HeatserveError
 from heatserve.commands.options import Root
 from heatserve.commands.train.options import TrainingData
 from heatserve.training.channels import IMAGENET_MEAN, IMAGENET_STD
@@ -22,16 +23,23 @@ def import_weights(
     out: Annotated[Path, typer.Option(help="Where to write the checkpoint (safetensors).")],
     root: Root = None,
     mean: Annotated[
-        tuple[float, float, float], typer.Option(help="Mean of each channel, which is subtracted from pixels in [0,1].")
-    ] = IMAGENET_MEAN,
+        str,
+        typer.Option(
+            metavar="NUMBERS", help="Means of the channels, with commas between; subtracted from pixels in [0,1]."
+        ),
+    ] = ",".join(map(str, IMAGENET_MEAN)),
     std: Annotated[
-        tuple[float, float, float],
-        typer.Option(help="Standard deviation of each channel, by which the difference is divided."),
-    ] = IMAGENET_STD,
+        str,
+        typer.Option(
+            metavar="NUMBERS",
+            help="Standard deviations of the channels, likewise, by which the differences are divided.",
+        ),
+    ] = ",".join(map(str, IMAGENET_STD)),
 ) -> None:
     """Turn somebody else's trained weights into a checkpoint that `train heat` and `export` can start from.
 
-    Mean and std are ImageNet's by default; they must be those that the network was trained with.
+    Mean and std are ImageNet's by default; they must be those that the network was trained with. Grey images have one
+    channel: `--mean 0 --std 1`.
 
     **Example:** `heatserve import-weights resnet20.safetensors --architecture cifar_resnet20 --data cifar10 --out
     runs/resnet20.safetensors`
@@ -41,6 +49,21 @@ def import_weights(
 
     class_names, input_shape = describe_data(data, root)
     weights.import_weights(
-        file, architecture, dataset=data, class_names=class_names, input_shape=input_shape, mean=mean, std=std, out=out
+        file,
+        architecture,
+        dataset=data,
+        class_names=class_names,
+        input_shape=input_shape,
+        mean=_numbers("mean", mean),
+        std=_numbers("std", std),
+        out=out,
     )
     Console(stderr=True).print(f"{out}: {architecture}, {len(class_names)} classes, images {list(input_shape)}")
+
+
+def _numbers(name: str, text: str) -> tuple[float, ...]:
+    """What an option with commas holds."""
+    try:
+        return tuple(float(number) for number in text.split(","))
+    except ValueError:
+        raise HeatserveError(f"{name}: expected numbers with commas between them, got {text!r}") from None

@@ -190,7 +190,7 @@ def test_normalisation_is_inside() -> None:
     [
         ("vgg", 1, (1.0,), "expected one of digits_cnn, .*, got 'vgg'"),
         ("resnet18", 1, (1.0,), "resnet18: expected images of 3 channels, got 1"),
-        ("digits_cnn", 1, (1.0, 1.0), "expected 1 numbers each"),
+        ("digits_cnn", 1, (1.0, 1.0), r"expected one number a channel \(1\) each"),
         ("digits_cnn", 1, (0.0,), "std > 0"),
     ],
 )

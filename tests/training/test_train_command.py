@@ -9,10 +9,12 @@ from typing import Any
 
 import pytest
 import typer
+from safetensors.torch import save_file
 from small_training import few_digits
 from typer.core import TyperGroup, TyperOption
 from typer.testing import CliRunner
 
+from heatserve.certification.errors import HeatserveError
 from heatserve.cli import app
 from heatserve.commands.train import train
 from heatserve.training import base_path, load_checkpoint, train_baseline, train_from
@@ -195,3 +197,17 @@ def test_help_shows_an_example(command: list[str]) -> None:
     result = CliRunner().invoke(app, [*command, "--help"], env={"COLUMNS": "200"})
     assert result.exit_code == 0
     assert f"Example: heatserve {' '.join(command)}" in result.stdout
+
+
+def test_weights_of_grey_images_are_imported(baseline: Path, tmp_path: Path) -> None:
+    bare, out = tmp_path / "bare.safetensors", tmp_path / "imported.safetensors"
+    save_file(load_checkpoint(baseline).network.backbone.state_dict(), bare)
+    arguments = ["import-weights", str(bare), "--architecture", "digits_cnn", "--data", "digits", "--out", str(out)]
+    with pytest.raises(HeatserveError, match=r"mean, std: expected one number a channel \(1\) each"):
+        CliRunner().invoke(app, arguments, catch_exceptions=False)
+    with pytest.raises(HeatserveError, match="std: expected numbers with commas between them, got '1;2'"):
+        CliRunner().invoke(app, [*arguments, "--mean", "0.25", "--std", "1;2"], catch_exceptions=False)
+    result = CliRunner().invoke(app, [*arguments, "--mean", "0.25", "--std", "0.5"], catch_exceptions=False)
+    assert result.exit_code == 0
+    metadata = load_checkpoint(out).metadata
+    assert (metadata.mean, metadata.std, metadata.method) == ((0.25,), (0.5,), "imported")
