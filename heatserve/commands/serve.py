@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 import shutil
 import signal
 import sys
@@ -113,7 +114,7 @@ def examples(model: ModelVersion, urls: Endpoints, picture: Path) -> str:
     size = "any size" if model.card.resize else f"{width}×{height} pixels"
     return f"""\
 # From the shell, with a picture of {size}:
-{_program("heatserve")} predict {picture} --url {urls.grpc_url} --model {model.name}
+{_program("heatserve")} predict {shlex.quote(str(picture))} --url {urls.grpc_url} --model {model.name}
 
 # From Python ({_program("python")}), with images {dtype} [N, {shape}]{values}; here a grey one:
 import numpy as np
@@ -128,6 +129,6 @@ python3 -c 'import json; print(json.dumps({{"inputs": [{{"name": "image", "datat
 
 
 def _program(name: str) -> str:
-    """What to type for a program of this Python's environment: its name if the shell finds it, else its path."""
+    """What to type for a program of this Python's environment: its name if the shell finds it, else its quoted path."""
     path = Path(sys.executable).parent / name
-    return name if shutil.which(name) == str(path) else os.path.relpath(path)
+    return name if shutil.which(name) == str(path) else shlex.quote(os.path.relpath(path))

@@ -115,6 +115,7 @@ def test_the_examples_that_serve_prints_can_be_copied_and_run(
     triton: TritonServer, picture: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(picture.parent)
+    picture = picture.rename(picture.with_name("a picture.png"))
     shell, python, anywhere = examples(triton.models[0], triton.endpoints, picture).split("\n\n")
     for command in (["bash", "-c", shell], [sys.executable, "-c", python]):
         done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
