@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import struct
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -73,10 +74,45 @@ def read_spec(answer: Mapping[str, Any]) -> ModelSpec:
     )
 
 
-def read_outputs(answer: InferResult) -> dict[str, NDArray[Any]]:
-    """All outputs of one request, with the shapes of the contract: Triton sends one number per image as [N, 1]."""
-    outputs = {tensor: answer.as_numpy(tensor.name) for tensor in OUTPUT_TENSORS}
-    return {tensor.name: value if tensor.axes else value[:, 0] for tensor, value in outputs.items()}
+def read_outputs(answer: InferResult, *, images: int, classes: int) -> dict[str, NDArray[Any]]:
+    """All outputs of one request, with the shapes of the contract: Triton sends one number per image as [N, 1].
+
+    Args:
+        answer: to a request for all outputs.
+        images: N, how many were sent.
+        classes: K of the model.
+
+    Raises:
+        ServingError: an output is missing, or not of the type and shape of the contract; names it.
+    """
+    outputs = {}
+    for tensor in OUTPUT_TENSORS:
+        value = _tensor(answer, tensor.name)
+        shape = (images, *(tensor.shape(classes) or (1,)))
+        if value.shape != shape or value.dtype != tensor.dtype:
+            raise ServingError(
+                f"{tensor.name}: expected {tensor.datatype} {list(shape)} from the server, "
+                f"found {value.dtype} {list(value.shape)}"
+            )
+        outputs[tensor.name] = value if tensor.axes else value[:, 0]
+    return outputs
+
+
+def _tensor(answer: InferResult, name: str) -> NDArray[Any]:
+    """One output as the server sent it.
+
+    Raises:
+        ServingError: it is not there, or its bytes do not fit its type and shape.
+    """
+    try:
+        value = answer.as_numpy(name)
+    except (ValueError, TypeError, LookupError, struct.error) as error:
+        raise ServingError(
+            f"{name}: expected a tensor from the server, found one that cannot be read: {error}"
+        ) from None
+    if value is None:
+        raise ServingError(f"{name}: expected this output from the server, found an answer without it")
+    return value
 
 
 def read_predictions(outputs: Outputs, names: Mapping[int, str]) -> list[Prediction]:
@@ -105,6 +141,17 @@ def black_image(spec: ModelSpec) -> Pixels:
 
 
 def read_class_names(answer: InferResult) -> dict[int, str]:
-    """Class names by label, from a ranking of all classes: entries `probability:label:name` of any image."""
-    entries = (entry.decode().split(":", 2) for entry in answer.as_numpy("probabilities").ravel())
-    return {int(entry[1]): entry[2] for entry in entries if len(entry) == 3}
+    """Class names by label, from a ranking of all classes: entries `probability:label:name` of any image.
+
+    Raises:
+        ServingError: the answer holds no such ranking.
+    """
+    ranking = _tensor(answer, "probabilities")
+    try:
+        entries = [entry.decode().split(":", 2) for entry in ranking.ravel().tolist()]
+        return {int(entry[1]): entry[2] for entry in entries if len(entry) == 3}
+    except (AttributeError, ValueError):
+        raise ServingError(
+            f"probabilities: expected a ranking of the classes from the server, found {ranking.dtype} "
+            f"{list(ranking.shape)}"
+        ) from None

@@ -87,11 +87,13 @@ class Client:
 
         Raises:
             OverloadedError: the server has more requests than it can answer; ask again later.
-            ServingError: the images are not what the model takes, or the server's own message.
+            ServingError: the images are not what the model takes, the server's own message, or its answer is not that
+                of a certified model.
         """
         described, found = self._described(), list[Prediction]()
         for batch in described.requests(images):
-            found += read_predictions(self._connection.infer(self._model, batch), described.class_names)
+            outputs = self._connection.infer(self._model, batch, classes=described.spec.classes)
+            found += read_predictions(outputs, described.class_names)
         return found
 
     def _described(self) -> _Described:
@@ -132,7 +134,8 @@ class AsyncClient:
         """See `Client.predict`."""
         described, found = await self._described(), list[Prediction]()
         for batch in described.requests(images):
-            found += read_predictions(await self._connection.infer(self._model, batch), described.class_names)
+            outputs = await self._connection.infer(self._model, batch, classes=described.spec.classes)
+            found += read_predictions(outputs, described.class_names)
         return found
 
     async def _described(self) -> _Described:

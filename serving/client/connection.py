@@ -54,18 +54,18 @@ class Connection:
         """Class names by label, for which Triton ranks all classes of a black image.
 
         Raises:
-            ServingError: the server's message.
+            ServingError: the server's message, or its answer is not such a ranking.
         """
         images = black_image(spec)
         return read_class_names(self._infer(model, images, ["probabilities"], class_count=spec.classes))
 
-    def infer(self, model: str, images: Pixels) -> dict[str, NDArray[Any]]:
-        """All outputs of a batch FP32 [N, C, H, W] or UINT8 [N, H, W, C], as `read_outputs` gives them.
+    def infer(self, model: str, images: Pixels, *, classes: int) -> dict[str, NDArray[Any]]:
+        """All outputs of a batch FP32 [N, C, H, W] or UINT8 [N, H, W, C] of K classes, as `read_outputs` gives them.
 
         Raises:
-            ServingError: the server's message.
+            ServingError: the server's message, or its answer is not that of a certified model.
         """
-        return read_outputs(self._infer(model, images, OUTPUT_NAMES))
+        return read_outputs(self._infer(model, images, OUTPUT_NAMES), images=len(images), classes=classes)
 
     def _infer(self, model: str, images: Pixels, names: Sequence[str], *, class_count: int = 0) -> InferResult:
         inputs, outputs = self._transport.inputs(images), self._transport.outputs(names, class_count=class_count)
@@ -96,9 +96,9 @@ class AsyncConnection:
         images = black_image(spec)
         return read_class_names(await self._infer(model, images, ["probabilities"], class_count=spec.classes))
 
-    async def infer(self, model: str, images: Pixels) -> dict[str, NDArray[Any]]:
+    async def infer(self, model: str, images: Pixels, *, classes: int) -> dict[str, NDArray[Any]]:
         """See `Connection.infer`."""
-        return read_outputs(await self._infer(model, images, OUTPUT_NAMES))
+        return read_outputs(await self._infer(model, images, OUTPUT_NAMES), images=len(images), classes=classes)
 
     async def _infer(self, model: str, images: Pixels, names: Sequence[str], *, class_count: int = 0) -> InferResult:
         inputs, outputs = self._transport.inputs(images), self._transport.outputs(names, class_count=class_count)

@@ -22,8 +22,8 @@ from heatserve.serving.pixels import Pixels
 class InferResult(Protocol):
     """tritonclient's answer to one request."""
 
-    def as_numpy(self, name: str) -> NDArray[Any]:
-        """The output tensor of that name, which must have been requested."""
+    def as_numpy(self, name: str) -> NDArray[Any] | None:
+        """The output tensor of that name; None where the answer has none."""
         ...
 
 

@@ -53,7 +53,7 @@ def triton_engine(probe: Probe) -> Iterator[Runner]:
 
         def answer(images: NDArray[Any]) -> dict[str, NDArray[Any]]:
             try:
-                return connection.infer(_NAME, images)
+                return connection.infer(_NAME, images, classes=probe.classes)
             except ServingError as error:
                 if not str(error).startswith(_REFUSALS):
                     raise

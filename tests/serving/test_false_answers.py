@@ -1,0 +1,127 @@
+"""What the client makes of an answer that is not the contract's: an error that names the tensor."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import grpc
+import pytest
+from test_client import CLIENTS, Predict
+from tiny_model import random_images
+from tritonclient.grpc import service_pb2, service_pb2_grpc
+
+from heatserve import ServingError, TritonServer
+
+Change = Callable[[service_pb2.ModelInferResponse], object]
+
+
+class ChangingProxy(service_pb2_grpc.GRPCInferenceServiceServicer):  # type: ignore[misc]  # untyped
+    """Passes requests on to a real Triton, and changes what that answers."""
+
+    def __init__(self, triton: grpc.Channel) -> None:
+        self._triton = service_pb2_grpc.GRPCInferenceServiceStub(triton)
+        self.change_outputs: Change = id
+        self.change_ranking: Change = id
+
+    def ModelConfig(self, request: Any, _context: object) -> Any:
+        return self._triton.ModelConfig(request)
+
+    def ModelInfer(self, request: Any, _context: object) -> Any:
+        answer = self._triton.ModelInfer(request)
+        change = self.change_ranking if len(request.outputs) == 1 else self.change_outputs
+        change(answer)
+        return answer
+
+
+@pytest.fixture
+def proxy(triton: TritonServer) -> Iterator[tuple[str, ChangingProxy]]:
+    with (
+        grpc.insecure_channel(triton.endpoints.grpc_url.removeprefix("grpc://")) as channel,
+        ThreadPoolExecutor(2) as pool,
+    ):
+        proxy, server = ChangingProxy(channel), grpc.server(pool)
+        service_pb2_grpc.add_GRPCInferenceServiceServicer_to_server(proxy, server)
+        port = server.add_insecure_port("127.0.0.1:0")
+        server.start()
+        yield f"grpc://127.0.0.1:{port}", proxy
+        server.stop(None).wait()
+
+
+def remove_all(answer: service_pb2.ModelInferResponse) -> None:
+    del answer.outputs[:], answer.raw_output_contents[:]
+
+
+def remove(name: str) -> Change:
+    def change(answer: service_pb2.ModelInferResponse) -> None:
+        index = [output.name for output in answer.outputs].index(name)
+        del answer.outputs[index], answer.raw_output_contents[index]
+
+    return change
+
+
+def replace(name: str, datatype: str, shape: list[int], size: int) -> Change:
+    """Send `size` bytes of 0 as an output."""
+
+    def change(answer: service_pb2.ModelInferResponse) -> None:
+        index = [output.name for output in answer.outputs].index(name)
+        answer.outputs[index].datatype = datatype
+        answer.outputs[index].shape[:] = shape
+        answer.raw_output_contents[index] = bytes(size)
+
+    return change
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (remove_all, "label: expected this output from the server, found an answer without it"),
+        (remove("l_bound"), "l_bound: expected this output from the server, found an answer without it"),
+        (replace("label", "INT32", [2, 1], 8), "label: expected INT64 [2, 1] from the server, found int32 [2, 1]"),
+        (replace("label", "INT64", [1, 1], 8), "label: expected INT64 [2, 1] from the server, found int64 [1, 1]"),
+        (replace("label", "INT64", [2], 16), "label: expected INT64 [2, 1] from the server, found int64 [2]"),
+        (replace("top_k", "INT64", [2, 3], 48), "top_k: expected INT64 [2, 5] from the server, found int64 [2, 3]"),
+        (
+            replace("probabilities", "FP32", [2, 9], 72),
+            "probabilities: expected FP32 [2, 10] from the server, found float32 [2, 9]",
+        ),
+        (
+            replace("certified_radius", "FP64", [2, 1], 16),
+            "certified_radius: expected FP32 [2, 1] from the server, found float64 [2, 1]",
+        ),
+        (replace("nominal_radius", "FP32", [2, 1], 4), "nominal_radius: expected a tensor from the server, found one"),
+        (replace("l_bound", "FP99", [2, 1], 8), "l_bound: expected"),
+    ],
+)
+@CLIENTS
+def test_a_false_output_is_refused(
+    proxy: tuple[str, ChangingProxy], change: Change, message: str, predict: Predict
+) -> None:
+    url, changes = proxy
+    assert len(predict(url, "tiny", random_images(2))) == 2
+    changes.change_outputs = change
+    with pytest.raises(ServingError, match=re.escape(message)):
+        predict(url, "tiny", random_images(2))
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (remove_all, "probabilities: expected this output from the server, found an answer without it"),
+        (
+            replace("probabilities", "FP32", [1, 10], 40),
+            "probabilities: expected a ranking of the classes from the server, found float32 [1, 10]",
+        ),
+        (replace("probabilities", "BYTES", [1, 10], 3), "probabilities: expected a tensor from the server, found one"),
+    ],
+)
+@CLIENTS
+def test_a_false_ranking_is_refused(
+    proxy: tuple[str, ChangingProxy], change: Change, message: str, predict: Predict
+) -> None:
+    url, changes = proxy
+    changes.change_ranking = change
+    with pytest.raises(ServingError, match=re.escape(message)):
+        predict(url, "tiny", random_images(2))
