@@ -1,4 +1,4 @@
-"""The pixels of a request: their type, and what the server and the client say of pixels that are not valid."""
+"""The pixels of a request: type, shape and values, and what the server and the client say of those not valid."""
 
 from __future__ import annotations
 
@@ -8,7 +8,38 @@ from numpy.typing import NDArray
 Pixels = NDArray[np.float32] | NDArray[np.uint8]
 """A batch FP32 [N, C, H, W] in [0,1] or UINT8 [N, H, W, C], as the model takes it."""
 
+IMPOSSIBLE_SHAPE = (0,)
+"""Stands for a shape that no array has (see `heatserve.serving.backend.shapes`)."""
+
+_LONGEST_SIDE = 10  # times the shorter one: a picture 1×65536 has 64 KB, and 51 GB with its shorter side at 256
 _DESCRIBED = 3  # images described one by one before the message only counts the rest
+
+
+def explain_shape(found: tuple[int, ...], dims: tuple[int, ...], *, limit: int) -> str | None:
+    """Say what is wrong with the shape of a request's tensor `image`, or None where it is [N, *dims], 1 ≤ N ≤ limit.
+
+    Args:
+        found: as Triton's core hands it over. The core takes N modulo 2³², and where that is 0 (N = 0, 2³², 2⁶², with
+            the bytes of one image) it drops the axis.
+        dims: of one image; −1 where the model takes pictures of any size, which then have at least one pixel and
+            sides that differ at most tenfold, for the graph enlarges them until the shorter one fits.
+        limit: the most images of one request.
+    """
+    expected = f"[N,{','.join('any' if size < 0 else str(size) for size in dims)}]"
+    if len(found) == len(dims):
+        return f"image: expected {expected} with N = 1 to {limit} images, found N = 0 (N is read modulo 2³²)"
+    if len(found) != len(dims) + 1 or not all(e in (-1, f) for e, f in zip(dims, found[1:], strict=True)):
+        came = f"[{','.join(map(str, found))}]" if found != IMPOSSIBLE_SHAPE else "sizes that are negative or too large"
+        return f"image: expected {expected}, found {came}"
+    if found[0] > limit:
+        return f"image: expected a batch of at most {limit} images, found {found[0]}"
+    sides = [f for e, f in zip(dims, found[1:], strict=True) if e < 0]
+    if sides and not 0 < max(sides) <= _LONGEST_SIDE * min(sides):
+        return (
+            f"image: expected pictures whose longer side is at most {_LONGEST_SIDE} times the shorter one, "
+            f"found {'×'.join(map(str, sides))} pixels"
+        )
+    return None
 
 
 def explain_pixels(images: Pixels) -> str | None:

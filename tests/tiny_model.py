@@ -10,7 +10,7 @@ from onnx import numpy_helper, parser
 
 from heatserve.certification.radius import PLAIN_WEIGHTS, RadiusMap
 from heatserve.export.card import BASE_NAME, GRAPH_NAME, Calibration, Card, MonteCarlo, OverclaimRate, Split, sha256_of
-from heatserve.export.graph.build import certified_graph, with_map
+from heatserve.export.graph.build import certified_graph, uint8_input, with_map
 from heatserve.export.repository.layout import CONFIG_NAME, write_model_config
 
 SHAPE = (1, 8, 8)
@@ -77,6 +77,17 @@ def write_tiny_card(version_dir: Path, *, calibration: Calibration | None = _CAL
         evaluation=None,
         versions={},
         date="2026-01-01",
+    )
+    card.write(version_dir)
+    write_model_config(version_dir.parents[1], card)
+
+
+def take_uint8(version_dir: Path, *, resize: int | None) -> None:
+    """Have an uncalibrated tiny model take UINT8: of 8×8 pixels, or pictures of any size that it resizes."""
+    graph = certified_graph(uint8_input(onnx.load(version_dir / BASE_NAME), resize=resize), sigma=SIGMA)
+    onnx.save(graph, version_dir / GRAPH_NAME)
+    card = Card.model_validate_json((version_dir / "certificate.json").read_bytes()).model_copy(
+        update={"input_type": "UINT8", "resize": resize, "graph_sha256": sha256_of(version_dir / GRAPH_NAME)}
     )
     card.write(version_dir)
     write_model_config(version_dir.parents[1], card)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import traceback
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -20,8 +21,9 @@ from numpy.typing import NDArray
 
 from heatserve.export.card import GRAPH_NAME, verify_card
 from heatserve.export.contract import INVALID_LABEL
+from heatserve.serving.backend.shapes import survive_impossible_shapes
 from heatserve.serving.batching import batch_limit, groups
-from heatserve.serving.pixels import explain_pixels
+from heatserve.serving.pixels import explain_pixels, explain_shape
 
 Array = NDArray[Any]
 
@@ -41,6 +43,9 @@ class TritonPythonModel:
         options = ort.SessionOptions()
         config = json.loads(args["model_config"])
         self._limit = batch_limit(config)
+        self._image_dims = tuple(map(int, config["input"][0]["dims"]))
+        if -1 in self._image_dims:
+            survive_impossible_shapes(lambda: triton.Tensor("image", np.zeros(1, np.uint8)))
         threads = config["parameters"].get("intra_op_thread_count")
         if threads:  # the parameter of the native backend
             options.intra_op_num_threads = int(threads["string_value"])
@@ -59,8 +64,10 @@ class TritonPythonModel:
             image = _sample_image(sample["inputs"]["image"], model_dir)
         except (KeyError, OSError, ValueError):
             return  # there is no such image, which Triton says itself, and before there is a thread
+        count = min(sample["batch_size"], self._limit)
         try:
-            answers = self._answers([image] * sample["batch_size"], [["label"]] * sample["batch_size"])
+            refusal = self._refusal(image)
+            answers = [refusal] if refusal else self._run([image] * count, [["label"]] * count)
             errors = [answer.error().message() for answer in answers if answer.has_error()]
             if errors:
                 raise ValueError("; ".join(errors))
@@ -70,22 +77,41 @@ class TritonPythonModel:
     def execute(self, requests: list[Any]) -> list[Any]:
         """Answer the requests that dynamic batching hands over together, in runs of at most as many images as allowed.
 
-        A request with an invalid image, or with too many of them, is answered with an error; the others are answered
+        A request that is not valid, or that cannot be answered, is answered with an error; the others are answered
         as if it were absent.
         """
         images = [triton.get_input_tensor_by_name(request, "image").as_numpy() for request in requests]
         wanted = [request.requested_output_names() for request in requests]
-        return self._answers(images, wanted)
-
-    def _answers(self, images: list[Array], wanted: list[list[str]]) -> list[Any]:
-        responses = [_too_large(image, self._limit) if len(image) > self._limit else None for image in images]
-        for group in groups([len(image) for image in images], self._limit):
-            answers = self._answer([images[i] for i in group], [wanted[i] for i in group])
-            for i, answer in zip(group, answers, strict=True):
+        responses = [self._refusal(image) for image in images]
+        valid = [i for i, refusal in enumerate(responses) if refusal is None]
+        for group in groups([len(images[i]) for i in valid], self._limit):
+            together = [valid[j] for j in group]
+            answers = self._answer([images[i] for i in together], [wanted[i] for i in together])
+            for i, answer in zip(together, answers, strict=True):
                 responses[i] = answer
         return responses
 
-    def _answer(self, images: list[Array], wanted: list[list[str]]) -> Iterator[Any]:
+    def _refusal(self, image: Array) -> Any | None:
+        problem = explain_shape(image.shape, self._image_dims, limit=self._limit)
+        return _error(problem, triton.TritonError.INVALID_ARG) if problem else None
+
+    def _answer(self, images: list[Array], wanted: list[list[str]]) -> list[Any]:
+        """Run the requests together or, where that fails, each by itself, so that only those at fault fail.
+
+        Why a request failed is for the server's log; a caller could read paths of the server in it.
+        """
+        try:
+            return list(self._run(images, wanted))
+        except Exception:
+            if len(images) > 1:
+                return [self._answer([image], [names])[0] for image, names in zip(images, wanted, strict=True)]
+            triton.Logger.log_error(f"image {list(images[0].shape)}: {traceback.format_exc()}")
+            message = (
+                "image: expected an answer of the model, found that it fails on this request; see the server's log"
+            )
+            return [_error(message, triton.TritonError.INTERNAL)]
+
+    def _run(self, images: list[Array], wanted: list[list[str]]) -> Iterator[Any]:
         names = list({"label", *(name for names in wanted for name in names)})
         batch = images[0] if len(images) == 1 else np.concatenate(images)
         outputs = dict(zip(names, self._session.run(names, {"image": batch}), strict=True))
@@ -107,9 +133,8 @@ def _sample_image(tensor: Mapping[str, Any], model_dir: Path) -> Array:
     return np.frombuffer(data, dtype).reshape(shape)
 
 
-def _too_large(image: Array, limit: int) -> Any:
-    message = f"image: expected a batch of at most {limit} images, found {len(image)}"
-    return triton.InferenceResponse(error=triton.TritonError(message, triton.TritonError.INVALID_ARG))
+def _error(message: str, code: int) -> Any:
+    return triton.InferenceResponse(error=triton.TritonError(message, code))
 
 
 def _rows(images: Iterable[Array]) -> Iterator[slice]:
@@ -127,8 +152,8 @@ def _response(outputs: dict[str, Array], image: Array, label: Array) -> Any:
         return triton.InferenceResponse([triton.Tensor(name, values) for name, values in outputs.items()])
     pixels = explain_pixels(image)
     if pixels:
-        return triton.InferenceResponse(error=triton.TritonError(pixels, triton.TritonError.INVALID_ARG))
+        return _error(pixels, triton.TritonError.INVALID_ARG)
     network = (
         f"probabilities: expected numbers, found NaN for image {invalid[0]} of {len(image)}, whose pixels are valid"
     )
-    return triton.InferenceResponse(error=triton.TritonError(network, triton.TritonError.INTERNAL))
+    return _error(network, triton.TritonError.INTERNAL)

@@ -9,18 +9,16 @@ from pathlib import Path
 from typing import overload
 
 import numpy as np
-import onnx
 import pytest
-from tiny_model import SHAPE, SIGMA, write_tiny_model
+from tiny_model import SHAPE, take_uint8, write_tiny_model
 
 from heatserve.certification.errors import HeatserveError
 from heatserve.export.calibration.calibrate import calibrate_model
 from heatserve.export.calibration.certifier import Certifier
 from heatserve.export.calibration.sampling import sample, sample_for
-from heatserve.export.card import BASE_NAME, GRAPH_NAME, Card, MonteCarlo, sha256_of
-from heatserve.export.graph.build import certified_graph, uint8_input
+from heatserve.export.card import MonteCarlo
 from heatserve.export.images import LabelledImages, LabelledPictures, Picture
-from heatserve.export.repository.layout import ModelVersion, open_model, write_model_config
+from heatserve.export.repository.layout import ModelVersion, open_model
 from heatserve.export.runtime.answers import answers, model_images
 from heatserve.export.runtime.served import open_served
 
@@ -58,20 +56,8 @@ def labelled(decoder: Decoder, split: str = "any") -> LabelledPictures:
 
 def tiny(folder: Path, *, resize: int | None) -> ModelVersion:
     """The tiny model on UINT8, of 8×8 pixels or of pictures that it resizes."""
-    version_dir = write_tiny_model(folder, calibrated=False)
-    logits = onnx.load(version_dir / BASE_NAME)
-    graph = certified_graph(uint8_input(logits, resize=resize), sigma=SIGMA)
-    (version_dir / GRAPH_NAME).write_bytes(graph.SerializeToString())
-    card = open_card(version_dir).model_copy(
-        update={"input_type": "UINT8", "resize": resize, "graph_sha256": sha256_of(version_dir / GRAPH_NAME)}
-    )
-    card.write(version_dir)
-    write_model_config(folder, card)
+    take_uint8(write_tiny_model(folder, calibrated=False), resize=resize)
     return open_model(folder, "tiny")
-
-
-def open_card(version_dir: Path) -> Card:
-    return Card.model_validate_json((version_dir / "certificate.json").read_bytes())
 
 
 @pytest.fixture
