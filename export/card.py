@@ -6,21 +6,27 @@ Export and calibration write it, the server reads it; nothing here needs torch.
 from __future__ import annotations
 
 import hashlib
+import math
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
+from heatserve.certification.binomial import upper_bound
 from heatserve.certification.errors import HeatserveError
 from heatserve.certification.files import write_atomically
 from heatserve.certification.noise import FLOAT32, FORMER_KEYS, source_of
 from heatserve.certification.provenance import now, versions
 from heatserve.certification.radius import RadiusMap
+from heatserve.export.digest import DIGEST, digest_of, read_json, with_digest
 
 CARD_NAME = "certificate.json"
 GRAPH_NAME = "model.onnx"
 BASE_NAME = "base.onnx"
 PLAN_NAME = "model.plan"
+
+_BOUND_TOLERANCE = 1e-6
+"""Relative: what versions of scipy may differ by in an exact bound."""
 
 InputType = Literal["FP32", "UINT8"]
 Precision = Literal["fp32", "fp16", "int8"]
@@ -32,18 +38,18 @@ Training = dict[str, str | int | float | bool | None]
 
 
 class CardError(HeatserveError):
-    """A certificate card is missing, malformed, or belongs to another graph."""
+    """A certificate card is missing, malformed, changed after it was written, or belongs to another graph."""
 
 
 class _Part(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, revalidate_instances="always")
 
 
 class MonteCarlo(_Part):
     """How the reference was run on the base classifier's votes: Certify of Cohen et al. (2019), or one decision."""
 
-    n0: int
-    n: int
+    n0: Count
+    n: Count
     alpha: Share
     seed: int
     sampling: str = FLOAT32.key
@@ -89,6 +95,35 @@ class OverclaimRate(_Part):
     upper_bound: Share
     """Exact (Clopper-Pearson) upper confidence bound on the rate given a positive radius."""
 
+    @model_validator(mode="after")
+    def _counts(self) -> OverclaimRate:
+        _check_count("overclaims", self.overclaims, self.positive, "answers with a positive radius")
+        _check_count("positive", self.positive, self.images, "images")
+        return self
+
+    def check_bound(self, name: str, confidence: float) -> None:
+        """Raise ValueError, which says `name`, unless `upper_bound` is that of the counts at this confidence."""
+        _check_bound(f"{name}.upper_bound", self.upper_bound, self.overclaims, self.positive, confidence)
+
+
+def _check_count(name: str, found: int, largest: int, what: str) -> None:
+    if found > largest:
+        raise ValueError(f"{name}: expected at most the {largest} {what}, got {found}")
+
+
+def _check_images(name: str, rate: OverclaimRate, data: Split) -> None:
+    if rate.images != data.images:
+        raise ValueError(f"{name}.images: expected the {data.images} of its split {data.split!r}, got {rate.images}")
+
+
+def _check_bound(name: str, found: float, count: int, trials: int, confidence: float) -> None:
+    expected = float(upper_bound(count, trials, alpha=1 - confidence))
+    if not math.isclose(found, expected, rel_tol=_BOUND_TOLERANCE):
+        raise ValueError(
+            f"{name}: expected {expected:.6g}, the exact bound for {count} of {trials} at confidence {confidence:g}, "
+            f"got {found:.6g}"
+        )
+
 
 class CertifiedAccuracy(_Part):
     """Share of images whose class is right and whose radius is at least each of `radii` (L2, pixels in [0,1])."""
@@ -98,6 +133,17 @@ class CertifiedAccuracy(_Part):
     l_bound: tuple[Share, ...]
     nominal: tuple[Share, ...]
     monte_carlo: tuple[Share, ...]
+
+    @model_validator(mode="after")
+    def _curves(self) -> CertifiedAccuracy:
+        """More images have a small radius than a large one."""
+        if sorted(set(self.radii)) != list(self.radii):
+            raise ValueError(f"radii: expected increasing numbers, got {self.radii}")
+        for name in ("single_pass", "l_bound", "nominal", "monte_carlo"):
+            shares = getattr(self, name)
+            if len(shares) != len(self.radii) or sorted(shares, reverse=True) != list(shares):
+                raise ValueError(f"{name}: expected {len(self.radii)} shares that do not increase, got {shares}")
+        return self
 
 
 class Split(_Part):
@@ -114,7 +160,8 @@ class Calibration(_Part):
 
     promise: str
     method: str
-    alpha: Share
+    alpha: Annotated[float, Field(gt=0, le=1)]
+    """1 promises nothing."""
     confidence: Share
     target: Annotated[float, Field(gt=0)] | None
     """The radius that the map was made for; None: all of them."""
@@ -123,6 +170,17 @@ class Calibration(_Part):
     check: Split
     monte_carlo: MonteCarlo
     overclaim: OverclaimRate
+
+    @model_validator(mode="after")
+    def _supported(self) -> Calibration:
+        """The promise is what the counts on the images of `check` support."""
+        _check_images("overclaim", self.overclaim, self.check)
+        self.overclaim.check_bound("overclaim", self.confidence)
+        if self.overclaim.upper_bound > self.alpha:
+            raise ValueError(
+                f"overclaim.upper_bound: expected at most alpha, {self.alpha:g}, got {self.overclaim.upper_bound:.6g}"
+            )
+        return self
 
 
 class Evaluation(_Part):
@@ -138,6 +196,12 @@ class Evaluation(_Part):
     calibrated: OverclaimRate
     nominal: OverclaimRate
     certified_accuracy: CertifiedAccuracy
+
+    @model_validator(mode="after")
+    def _of_one_split(self) -> Evaluation:
+        _check_images("calibrated", self.calibrated, self.data)
+        _check_images("nominal", self.nominal, self.data)
+        return self
 
 
 class Spoofed(_Part):
@@ -164,6 +228,20 @@ class Attack(_Part):
     """Attacks that changed the smoothed class within a proven radius, of `proven_tested`: errors of Certify."""
     spoofed: tuple[Spoofed, ...]
     date: str
+
+    @model_validator(mode="after")
+    def _counts(self) -> Attack:
+        served = "images with a positive radius"
+        _check_count("served_positive", self.served_positive, self.data.images, "images")
+        _check_count("changed_within_served", self.changed_within_served, self.served_positive, served)
+        _check_count("changed_within_proven", self.changed_within_proven, self.proven_tested, "attacks")
+        for i, row in enumerate(self.spoofed):
+            name, seen = f"spoofed.{i}.overclaim", row.overclaim
+            _check_images(name, seen, self.data)
+            seen.check_bound(name, self.confidence)
+            bound = row.upper_bound_of_all
+            _check_bound(f"spoofed.{i}.upper_bound_of_all", bound, seen.overclaims, seen.images, self.confidence)
+        return self
 
 
 class Plan(_Part):
@@ -209,10 +287,26 @@ class Card(_Part):
     versions: dict[str, str]
     date: str
 
+    @model_validator(mode="after")
+    def _evaluated(self) -> Card:
+        """The bounds of the evaluation have the confidence of the calibration."""
+        if self.calibration and self.evaluation:
+            self.evaluation.calibrated.check_bound("evaluation.calibrated", self.calibration.confidence)
+            self.evaluation.nominal.check_bound("evaluation.nominal", self.calibration.confidence)
+        return self
+
     @property
     def trained_on(self) -> str:
         """Name of the data set that the network was trained on."""
         return str(self.training["dataset"])
+
+    def renamed(self, model: str) -> Card:
+        """The card of the same graphs under another name."""
+        return self._changed(model=model)
+
+    def attacked(self, attack: Attack) -> Card:
+        """The card with what an attack found on what it serves."""
+        return self._changed(attack=attack)
 
     def with_graph(self, graph_sha256: str, plan: Plan | None) -> Card:
         """The card of the same network in another graph, which promises nothing yet, and of its plan, if any."""
@@ -234,9 +328,9 @@ class Card(_Part):
         return Card.model_validate({**dict(self), **fields})
 
     def write(self, version_dir: Path) -> Path:
-        """Write `certificate.json` into `version_dir`, atomically."""
+        """Write `certificate.json` with its digest into `version_dir`, atomically."""
         path = version_dir / CARD_NAME
-        write_atomically(path, (self.model_dump_json(indent=2) + "\n").encode())
+        write_atomically(path, with_digest(self.model_dump(mode="json")))
         return path
 
 
@@ -249,23 +343,45 @@ def read_card(version_dir: Path) -> Card:
     """Read the card of one model version.
 
     Raises:
-        CardError: no card, or not a card of this format. Says which file and what is wrong with it.
+        CardError: no card, not a card of this format, or one that was changed after it was written. Says which file
+            and what is wrong with it.
     """
     path = version_dir / CARD_NAME
     try:
-        return Card.model_validate_json(path.read_bytes())
+        content = read_json(path.read_bytes())
     except FileNotFoundError:
         raise CardError(f"{path}: no certificate card; export the model again with `heatserve export`") from None
+    except (ValueError, RecursionError) as error:  # no JSON, no text, or nested too deeply
+        raise CardError(f"{path}: not a valid certificate card: {error}") from None
+    _check_digest(path, content)
+    try:
+        return Card.model_validate({name: value for name, value in content.items() if name != DIGEST})
     except ValidationError as error:
         problems = "; ".join(f"{'.'.join(map(str, e['loc'])) or 'file'}: {e['msg']}" for e in error.errors())
         raise CardError(f"{path}: not a valid certificate card: {problems}") from None
+
+
+def _check_digest(path: Path, content: object) -> None:
+    if not isinstance(content, dict):
+        raise CardError(f"{path}: not a valid certificate card: expected fields, got {type(content).__name__}")
+    if DIGEST not in content:
+        raise CardError(
+            f"{path}: digest: expected one, got none: the card is of an earlier version, or the field was removed; "
+            "make the model again with `heatserve export` and `heatserve calibrate`"
+        )
+    stated, found = content[DIGEST], digest_of(content)
+    if stated != found:
+        raise CardError(
+            f"{path}: the card was changed after it was written: expected digest {stated}, got {found}; restore it, or "
+            "export and calibrate the model again"
+        )
 
 
 def verify_card(version_dir: Path) -> Card:
     """Read the card and check that it belongs to the graphs beside it, and the plan, by hash.
 
     Raises:
-        CardError: no card, a malformed one, a missing graph, or a graph with another hash.
+        CardError: no card, a malformed or changed one, a missing graph, or a graph with another hash.
     """
     card = read_card(version_dir)
     files = {GRAPH_NAME: card.graph_sha256, BASE_NAME: card.base_sha256}

@@ -2,14 +2,30 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
 from onnx import numpy_helper, parser
 
+from heatserve.certification.binomial import upper_bound
 from heatserve.certification.radius import PLAIN_WEIGHTS, RadiusMap
-from heatserve.export.card import BASE_NAME, GRAPH_NAME, Calibration, Card, MonteCarlo, OverclaimRate, Split, sha256_of
+from heatserve.export.card import (
+    BASE_NAME,
+    CARD_NAME,
+    GRAPH_NAME,
+    Calibration,
+    Card,
+    MonteCarlo,
+    OverclaimRate,
+    Split,
+    read_card,
+    sha256_of,
+)
+from heatserve.export.digest import with_digest
 from heatserve.export.graph.build import certified_graph, uint8_input, with_map
 from heatserve.export.repository.layout import CONFIG_NAME, write_model_config
 
@@ -32,18 +48,21 @@ linear (float[N,1,8,8] image) => (float[N,10] logits) {
     logits = MatMul(flat, weights)
 }
 """
-_SPLIT = Split(dataset="digits", split="test", images=100, seed=0)
+_SPLIT = Split(dataset="digits", split="test", images=500, seed=0)
+_ALPHA, _CONFIDENCE = 0.01, 0.99
 _CALIBRATION = Calibration(
     promise="overclaims at most 1 %",
     method="shift",
-    alpha=0.01,
-    confidence=0.99,
+    alpha=_ALPHA,
+    confidence=_CONFIDENCE,
     target=None,
     radius_map=shifted_map(0.05, 3.0),
     fit=_SPLIT,
     check=_SPLIT,
     monte_carlo=MonteCarlo(n0=100, n=1000, alpha=0.001, seed=0),
-    overclaim=OverclaimRate(images=100, positive=90, overclaims=0, upper_bound=0.05),
+    overclaim=OverclaimRate(
+        images=500, positive=490, overclaims=0, upper_bound=float(upper_bound(0, 490, alpha=1 - _CONFIDENCE))
+    ),
 )
 
 
@@ -86,11 +105,19 @@ def take_uint8(version_dir: Path, *, resize: int | None) -> None:
     """Have an uncalibrated tiny model take UINT8: of 8×8 pixels, or pictures of any size that it resizes."""
     graph = certified_graph(uint8_input(onnx.load(version_dir / BASE_NAME), resize=resize), sigma=SIGMA)
     onnx.save(graph, version_dir / GRAPH_NAME)
-    card = Card.model_validate_json((version_dir / "certificate.json").read_bytes()).model_copy(
+    card = read_card(version_dir).model_copy(
         update={"input_type": "UINT8", "resize": resize, "graph_sha256": sha256_of(version_dir / GRAPH_NAME)}
     )
     card.write(version_dir)
     write_model_config(version_dir.parents[1], card)
+
+
+def edit_card(version_dir: Path, change: Callable[[dict[str, Any]], object]) -> None:
+    """Change the JSON of a card and compute its digest again, as somebody who means it would."""
+    path = version_dir / CARD_NAME
+    content = json.loads(path.read_bytes())
+    change(content)
+    path.write_bytes(with_digest(content))
 
 
 def delay_batches(version_dir: Path, *, microseconds: int) -> None:

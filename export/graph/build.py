@@ -15,7 +15,7 @@ from onnx import helper, parser
 from onnx.utils import Extractor
 
 from heatserve.certification.radius import RadiusMap
-from heatserve.export.graph.certificate import certificate_graph, map_tensors
+from heatserve.export.graph.certificate import certificate_graph, constants_of, map_tensors
 
 if TYPE_CHECKING:
     from torch import nn
@@ -123,6 +123,25 @@ def takes_uint8(model: onnx.ModelProto) -> bool:
     return bool(model.graph.input[0].type.tensor_type.elem_type == onnx.TensorProto.UINT8)
 
 
+def image_fields(served: onnx.ModelProto) -> dict[str, object]:
+    """`input_type`, `input_shape` and `resize` as the card of a served graph must state them, read from the graph.
+
+    Raises:
+        ValueError: not a certified graph.
+    """
+    if not served.graph.input:
+        raise ValueError("expected an input 'image': not a certified graph")
+    tensor = served.graph.input[0].type.tensor_type
+    sizes = tuple(dim.dim_value for dim in tensor.shape.dim[1:])  # 0 where any size will do
+    if not takes_uint8(served):
+        return {"input_type": "FP32", "input_shape": sizes, "resize": None}
+    *window, channels = sizes
+    if all(window):
+        return {"input_type": "UINT8", "input_shape": (channels, *window), "resize": None}
+    window, shorter = (constant.tolist() for constant in constants_of(served.graph, "window", "shorter"))
+    return {"input_type": "UINT8", "input_shape": (channels, *window), "resize": shorter[0]}
+
+
 def plain_graph(logits: onnx.ModelProto) -> onnx.ModelProto:
     """`image` → `probabilities` FP32 [N, K], without a certificate: what benchmarks compare the served graph with."""
     model = onnx.ModelProto()
@@ -164,15 +183,19 @@ def with_map(certified: onnx.ModelProto, radius_map: RadiusMap) -> onnx.ModelPro
     model = onnx.ModelProto()
     model.CopyFrom(certified)
     initializers = {tensor.name: tensor for tensor in model.graph.initializer}
-    for tensor in map_tensors(radius_map, num_classes=_served_classes(model)):
+    for tensor in map_tensors(radius_map, num_classes=served_classes(model)):
         if tensor.name not in initializers:
             raise ValueError(f"expected an initializer {tensor.name!r}: not a certified graph")
         initializers[tensor.name].CopyFrom(tensor)
     return model
 
 
-def _served_classes(certified: onnx.ModelProto) -> int:
-    """K, from the graph's output `probabilities` [N, K]."""
+def served_classes(certified: onnx.ModelProto) -> int:
+    """K, from the graph's output `probabilities` [N, K].
+
+    Raises:
+        ValueError: not a certified graph.
+    """
     outputs = {output.name: output for output in certified.graph.output}
     if "probabilities" not in outputs:
         raise ValueError("expected an output 'probabilities': not a certified graph")

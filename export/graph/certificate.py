@@ -57,6 +57,8 @@ class Margins:
 
 
 FLOAT32_MARGINS = Margins()
+SIGMA_TOLERANCE = 1e-6
+"""Relative: more than the constants of a graph lose of σ in float32, and less than their margins give away."""
 
 
 _TEMPLATE = """
@@ -169,6 +171,34 @@ def map_tensors(
     return [numpy_helper.from_array(value, name) for name, value in tensors.items()]
 
 
+def served_sigma(graph: onnx.GraphProto) -> float:
+    """σ that the constants of a served graph are made for, as exactly as float32 tells.
+
+    Raises:
+        ValueError: not a certified graph, or its constants are not those of one σ.
+    """
+    (from_erf,) = constants_of(graph, "from_erf")
+    sigma = float(from_erf) / (np.sqrt(np.pi / 2) * (1 - FLOAT32_MARGINS.relative))
+    expected = _sigma_constants(sigma, FLOAT32_MARGINS)
+    for value, found in zip(expected.values(), constants_of(graph, *expected), strict=True):
+        if value.shape != found.shape or not np.allclose(found, value, rtol=SIGMA_TOLERANCE, atol=0):
+            raise ValueError(f"sigma: expected {', '.join(expected)} of one σ, got constants of several")
+    return float(sigma)
+
+
+def constants_of(graph: onnx.GraphProto, *names: str) -> list[NDArray[Any]]:
+    """The initializers of these names.
+
+    Raises:
+        ValueError: there is none of one of the names.
+    """
+    tensors = {tensor.name: tensor for tensor in graph.initializer}
+    missing = [name for name in names if name not in tensors]
+    if missing:
+        raise ValueError(f"expected an initializer {missing[0]!r}: not a certified graph")
+    return [numpy_helper.to_array(tensors[name]) for name in names]
+
+
 def serves_map(graph: onnx.GraphProto, radius_map: RadiusMap, *, num_classes: int) -> bool:
     """Whether the certified radii of `graph` are exactly those of `radius_map`."""
     served = {tensor.name: numpy_helper.to_array(tensor) for tensor in graph.initializer}
@@ -197,6 +227,13 @@ def _constants(num_classes: int, sigma: float, margins: Margins) -> dict[str, ND
         "smallest_tail": np.float32(2 * _TINY).reshape(()),
         "pick_tails": _pick_tails(num_classes, margins),
         "poles": np.append(POLES, 1e-30).astype(np.float32),
+        **_sigma_constants(sigma, margins),
+    }
+
+
+def _sigma_constants(sigma: float, margins: Margins) -> dict[str, Float32Array]:
+    """The constants that σ enters: of the nominal radius, and of the L-bound from radius to erf and back."""
+    return {
         "nominal_weights": _nominal_weights(sigma, margins),
         "to_z": _down(np.array(1 / (sigma * np.sqrt(2)) * (1 - margins.relative))),
         "from_erf": _down(np.array(sigma * np.sqrt(np.pi / 2) * (1 - margins.relative))),

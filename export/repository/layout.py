@@ -14,6 +14,7 @@ Export writes it, the server reads it; nothing here needs torch.
 
 from __future__ import annotations
 
+import math
 import os
 import shutil
 import tempfile
@@ -26,9 +27,10 @@ from google.protobuf.message import DecodeError
 from tritonclient.grpc import model_config_pb2 as pb
 
 from heatserve.certification.files import write_atomically
-from heatserve.export.card import BASE_NAME, GRAPH_NAME, PLAN_NAME, Attack, Card, CardError, verify_card
+from heatserve.export.card import BASE_NAME, CARD_NAME, GRAPH_NAME, PLAN_NAME, Attack, Card, CardError, verify_card
 from heatserve.export.contract import OUTPUT_TENSORS
-from heatserve.export.graph.certificate import NOT_CALIBRATED, serves_map
+from heatserve.export.graph.build import image_fields, served_classes
+from heatserve.export.graph.certificate import NOT_CALIBRATED, SIGMA_TOLERANCE, served_sigma, serves_map
 from heatserve.export.repository.settings import (
     WARM_UP_PATH,
     check_settings,
@@ -75,7 +77,7 @@ def open_model(repository: Path, name: str) -> ModelVersion:
     """The newest version of a model, its card verified.
 
     Raises:
-        CardError: no such model, no version, or a card that does not match its graphs by hash and calibration.
+        CardError: no such model, no version, or a card that does not match its graphs by hash and constants.
     """
     versions = version_dirs(repository / name)
     if not versions:
@@ -84,23 +86,42 @@ def open_model(repository: Path, name: str) -> ModelVersion:
             f"{', '.join(model_names(repository)) or 'none'}"
         )
     path = versions[-1]
-    card = verify_card(path)
+    card = _verified(path)
     if card.model != name:
         raise CardError(f"{path}: the card is for model {card.model!r}, the folder is named {name!r}")
-    _check_constants(path, card)
     return ModelVersion(name=name, version=int(path.name), path=path, card=card)
 
 
-def _check_constants(path: Path, card: Card) -> None:
-    """Check that the graph holds the radii of its card, even where the hashes agree: both may be wrong together."""
-    calibrated = card.calibration
-    radius_map = calibrated.radius_map if calibrated else NOT_CALIBRATED
+def _verified(path: Path) -> Card:
+    """The card of a version, verified by hash and then by what the graph holds: both files may be wrong together."""
+    card = verify_card(path)
     try:
-        graph = onnx.load(path / GRAPH_NAME, load_external_data=False).graph
+        model = onnx.load(path / GRAPH_NAME, load_external_data=False)
     except DecodeError as error:
         raise CardError(f"{path / GRAPH_NAME}: expected an ONNX graph: {error}") from None
-    if not serves_map(graph, radius_map, num_classes=len(card.class_names)):
-        raise CardError(f"{path / GRAPH_NAME}: expected the thresholds and radii of its card, found others")
+    try:
+        wrong = _disagreement(model, card)
+    except ValueError as error:  # not a certified graph, or not a map
+        raise CardError(f"{path / GRAPH_NAME}: {error}") from None
+    if wrong:
+        raise CardError(f"{path / CARD_NAME}: the card belongs to another graph: {wrong}")
+    return card
+
+
+def _disagreement(model: onnx.ModelProto, card: Card) -> str | None:
+    """The first thing that the card says otherwise than its graph, of what is in the graph."""
+    sigma, classes, named = served_sigma(model.graph), served_classes(model), len(card.class_names)
+    if not math.isclose(sigma, card.sigma, rel_tol=SIGMA_TOLERANCE):
+        return f"sigma: expected {sigma:.7g}, which the graph's constants are made for, got {card.sigma}"
+    if classes != named:
+        return f"class_names: expected {classes}, one for each class of the graph, got {named}"
+    for field, expected in image_fields(model).items():
+        if getattr(card, field) != expected:
+            return f"{field}: expected {expected}, which the graph takes, got {getattr(card, field)}"
+    radius_map = card.calibration.radius_map if card.calibration else NOT_CALIBRATED
+    if not serves_map(model.graph, radius_map, num_classes=classes):
+        return "radius_map: expected the thresholds and radii of the graph, got others"
+    return None
 
 
 def open_models(repository: Path) -> Iterator[ModelVersion]:
@@ -237,7 +258,7 @@ def publish(
         if plan is not None:
             write_atomically(temporary / PLAN_NAME, plan)
         card.write(temporary)
-        verify_card(temporary)
+        _verified(temporary)
         temporary.chmod(0o755)
         number = max((int(p.name) for p in version_dirs(model_dir)), default=0) + 1
         os.rename(temporary, model_dir / str(number))
@@ -253,7 +274,7 @@ def republish(model: ModelVersion, repository: Path, name: str) -> ModelVersion:
     Raises:
         CardError: a graph is no longer the one that its card belongs to.
     """
-    card = verify_card(model.path).model_copy(update={"model": name})
+    card = verify_card(model.path).renamed(name)
     graph, base = ((model.path / file).read_bytes() for file in (GRAPH_NAME, BASE_NAME))
     plan = (model.path / PLAN_NAME).read_bytes() if card.plan else None
     warm_up = model.path.parent / WARM_UP_PATH
@@ -276,5 +297,5 @@ def record_attack(model: ModelVersion, attack: Attack) -> ModelVersion:
     card = verify_card(model.path)
     if (card.graph_sha256, card.base_sha256) != (model.card.graph_sha256, model.card.base_sha256):
         raise CardError(f"{model.path}: other graphs than those that were attacked; attack the model again")
-    card.model_copy(update={"attack": attack}).write(model.path)
+    card.attacked(attack).write(model.path)
     return ModelVersion(model.name, model.version, model.path, verify_card(model.path))

@@ -12,7 +12,7 @@ import onnx
 import pytest
 import torch
 from onnx import numpy_helper
-from tiny_model import CLASS_NAMES, random_images, write_tiny_card, write_tiny_model
+from tiny_model import CLASS_NAMES, edit_card, random_images, write_tiny_card, write_tiny_model
 from typer.testing import CliRunner
 
 import heatserve.benchmarks.attack.target as attack_target
@@ -31,7 +31,6 @@ from heatserve.export.calibration.certifier import Certifier
 from heatserve.export.calibration.report import progress_bar
 from heatserve.export.card import (
     BASE_NAME,
-    CARD_NAME,
     GRAPH_NAME,
     Attack,
     CardError,
@@ -203,9 +202,7 @@ def test_the_command_writes_results_a_figure_and_on_request_the_card(tmp_path: P
 
 def test_a_card_without_an_attack_still_reads_and_an_attack_is_bound_to_its_graphs(tmp_path: Path) -> None:
     version_dir = write_tiny_model(tmp_path)
-    content = json.loads((version_dir / CARD_NAME).read_text())
-    del content["attack"]
-    (version_dir / CARD_NAME).write_text(json.dumps(content))
+    edit_card(version_dir, lambda card: card.pop("attack"))
     model = open_model(tmp_path, "tiny")
     assert model.card.attack is None
     assert record_attack(model, FOUND).card.attack == FOUND

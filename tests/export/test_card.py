@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 from pydantic import ValidationError
-from tiny_model import write_tiny_model
+from tiny_model import edit_card, write_tiny_model
 
 from heatserve.certification.noise import GRID, SOURCES
 from heatserve.export.card import CARD_NAME, CardError, MonteCarlo, read_card
@@ -51,14 +51,12 @@ def test_a_card_says_the_key_and_reads_back(tmp_path: Path) -> None:
 
 
 def test_noise_that_nobody_knows_is_refused_by_name(tmp_path: Path) -> None:
-    path = write_tiny_model(tmp_path) / CARD_NAME
-    card = json.loads(path.read_bytes())
-    card["calibration"]["monte_carlo"]["sampling"] = "dice"
-    path.write_text(json.dumps(card))
+    version_dir = write_tiny_model(tmp_path)
+    edit_card(version_dir, lambda card: card["calibration"]["monte_carlo"].update(sampling="dice"))
     with pytest.raises(
         CardError, match=r"calibration\.monte_carlo\.sampling: .*sampling: expected one of float32, grid, got dice"
     ):
-        read_card(path.parent)
+        read_card(version_dir)
 
 
 @pytest.mark.parametrize("extra", [{"classifier": "logits"}, {"votes": 3}])

@@ -14,7 +14,7 @@ import onnx
 import pytest
 import torch
 from google.protobuf import text_format
-from tiny_model import shifted_map
+from tiny_model import edit_card, shifted_map
 from tritonclient.grpc import model_config_pb2
 
 import heatserve.export.calibration.calibrate as calibrating
@@ -23,7 +23,7 @@ from heatserve.certification.errors import HeatserveError
 from heatserve.certification.noise import GRID, NoiseError
 from heatserve.export.calibration.calibrate import calibrate_model
 from heatserve.export.calibration.certifier import Certifier
-from heatserve.export.card import BASE_NAME, GRAPH_NAME, CardError, MonteCarlo, read_card
+from heatserve.export.card import BASE_NAME, CARD_NAME, GRAPH_NAME, CardError, MonteCarlo, read_card
 from heatserve.export.exporting import export_checkpoint
 from heatserve.export.graph.build import certified_graph, logits_graph, plain_graph, with_map
 from heatserve.export.images import LabelledImages
@@ -172,11 +172,10 @@ def test_versions_count_up_and_the_newest_is_opened(model: ModelVersion, tmp_pat
 
 
 def test_a_card_that_is_no_card_is_refused(model: ModelVersion, tmp_path: Path) -> None:
-    card = model.path / "certificate.json"
-    card.write_text(card.read_text().replace('"sigma": 0.25', '"sigma": -1'))
+    edit_card(model.path, lambda card: card.update(sigma=-1))
     with pytest.raises(CardError, match="not a valid certificate card: sigma: Input should be greater than 0"):
         open_model(tmp_path / "models", "digits")
-    card.unlink()
+    (model.path / CARD_NAME).unlink()
     with pytest.raises(CardError, match="no certificate card"):
         open_model(tmp_path / "models", "digits")
     with pytest.raises(CardError, match=r"no model version here; models in .*: digits"):
@@ -187,7 +186,7 @@ def test_a_radius_that_the_card_did_not_calibrate_is_refused(model: ModelVersion
     graph = with_map(onnx.load(model.path / GRAPH_NAME), shifted_map(0.0, 2.0)).SerializeToString()
     (model.path / GRAPH_NAME).write_bytes(graph)
     model.card.model_copy(update={"graph_sha256": hashlib.sha256(graph).hexdigest()}).write(model.path)
-    with pytest.raises(CardError, match="expected the thresholds and radii of its card"):
+    with pytest.raises(CardError, match="radius_map: expected the thresholds and radii of the graph"):
         open_model(tmp_path / "models", "digits")
 
 

@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
-from tiny_model import write_tiny_model
+from tiny_model import edit_card, write_tiny_model
 
 from heatserve import FREE_PORTS, ServingError, TritonServer
 from heatserve.certification.errors import HeatserveError
@@ -49,6 +49,14 @@ def take_that_of_another_model(path: Path) -> None:
     shutil.copy(model_dir / path.relative_to(repository / "tiny"), path)
 
 
+def claim_another_sigma(path: Path) -> None:
+    path.write_text(path.read_text().replace('"sigma": 0.25', '"sigma": 1.0'))
+
+
+def mean_another_sigma(path: Path) -> None:
+    edit_card(path.parent, lambda card: card.update(sigma=1.0))
+
+
 def start(repository: Path) -> None:
     if sys.platform != "linux":
         pytest.skip("Triton runs on Linux only")
@@ -73,6 +81,8 @@ def start(repository: Path) -> None:
         (CARD_NAME, truncate, CARD_NAME, "not a valid certificate card"),
         (CARD_NAME, empty, CARD_NAME, "not a valid certificate card"),
         (CARD_NAME, Path.unlink, CARD_NAME, "no certificate card"),
+        (CARD_NAME, claim_another_sigma, CARD_NAME, "the card was changed after it was written: expected digest"),
+        (CARD_NAME, mean_another_sigma, CARD_NAME, "the card belongs to another graph: sigma: expected 0.25"),
     ],
 )
 def test_a_graph_or_card_that_is_not_the_models(
