@@ -15,6 +15,8 @@ from tritonclient.grpc import service_pb2, service_pb2_grpc
 
 from heatserve import ServingError, TritonServer
 
+pytestmark = pytest.mark.slow
+
 Change = Callable[[service_pb2.ModelInferResponse], object]
 
 

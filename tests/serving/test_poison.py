@@ -23,6 +23,8 @@ from heatserve import FREE_PORTS, TritonServer
 from heatserve.export.card import BASE_NAME, GRAPH_NAME
 from heatserve.export.graph.build import certified_graph
 
+pytestmark = pytest.mark.slow
+
 HONEST, POISONERS, ROUNDS = 6, 3, 15
 ONE = random_images(1).tobytes()
 INSIDE_OF_THE_SERVER = re.compile(r"/|\\|\.py|\bline \d|Traceback|At:|heatserve-|shared memory|ONNXRuntime|_0_0")
