@@ -76,12 +76,12 @@ def measure_engines(
     """One row for each batch, engine and variant.
 
     Args:
-        name: of the classifier, in `CLASSIFIERS`.
+        name: the classifier's name in `CLASSIFIERS`.
         engines: names in `PROVIDERS`, present here.
         variants: names in `GRAPH_VARIANTS`. All of them, on all engines, are interleaved in one run for each batch.
         batches: images in a request.
         rounds: counted blocks each way (`heatserve.export.runtime.timing`).
-        seed: of the weights, the images and the order of the ways.
+        seed: decides the weights, the images and the order of the ways.
         progress: shows the rounds of each batch.
     """
     shape = CLASSIFIERS[name]

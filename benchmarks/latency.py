@@ -41,9 +41,9 @@ def measure_latency(name: str, *, rounds: int, seed: int, progress: Progress = u
     """Milliseconds of a request for one image, each way, and their ratios.
 
     Args:
-        name: of the classifier, in `CLASSIFIERS`.
+        name: the classifier's name in `CLASSIFIERS`.
         rounds: counted blocks each way (`heatserve.export.runtime.timing`).
-        seed: of the weights, the image, the noise and the order of the ways.
+        seed: decides the weights, the image, the noise and the order of the ways.
         progress: shows the rounds.
     """
     shape, n0 = CLASSIFIERS[name], N0[name]

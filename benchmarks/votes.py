@@ -65,7 +65,7 @@ def measure_votes(*, rounds: int, passes: int, seed: int, progress: Progress = u
     Args:
         rounds: runs of each.
         passes: n₀ + n, votes of one image.
-        seed: of the weights, the image and the noise.
+        seed: decides the weights, the image and the noise.
         progress: shows the runs.
     """
     ways = _ways(passes, seed)
@@ -111,7 +111,7 @@ def votes_to_decide(
         n0: n₀ of both.
         n: most votes of a decision.
         certify_n: n of the Certify whose radii are compared.
-        seed: of the noise.
+        seed: decides the noise.
         progress: shows the images.
     """
     base = classifier(open_session(model.path / BASE_NAME))

@@ -210,4 +210,4 @@ def _table(sigma: float) -> _Table:
 
 
 _CUT = 9.2
-"""In units of σ: 2·Φ(−9.2) < 2⁻⁶⁴."""
+"""The cut in units of σ: 2·Φ(−9.2) < 2⁻⁶⁴."""

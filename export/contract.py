@@ -44,11 +44,11 @@ class OutputTensor:
 
     @property
     def dtype(self) -> np.dtype[Any]:
-        """As numpy names it."""
+        """The type as numpy names it."""
         return np.dtype({"INT64": np.int64, "FP32": np.float32}[self.datatype])
 
     def shape(self, num_classes: int) -> tuple[int, ...]:
-        """Of one image's row, for K classes: [], [K] or [k]."""
+        """The shape of one image's row, for K classes: [], [K] or [k]."""
         sizes = {"K": num_classes, "k": top_k_of(num_classes)}
         return tuple(sizes[axis] for axis in self.axes)
 
@@ -61,7 +61,7 @@ OUTPUT_TENSORS = (
     OutputTensor("certified_radius", "FP32"),
     OutputTensor("nominal_radius", "FP32"),
 )
-"""In the order of the graph's outputs."""
+"""The outputs, in the order of the graph."""
 
 OUTPUT_NAMES = tuple(tensor.name for tensor in OUTPUT_TENSORS)
 

@@ -92,13 +92,13 @@ def export_checkpoint(
     """Write the next version of `<repository>/<name>`: certified graph, graph of the base classifier, card, config.
 
     Args:
-        checkpoint: of the single-pass model v.
+        checkpoint: the file of the single-pass model v.
         repository: a Triton model repository; made if absent.
-        name: of the served model.
+        name: the name of the served model.
         base: checkpoint of the base classifier f, whose Gaussian average is certified. None: v itself, as the paper
             certifies its HeatSmoothing model, or what `train average` wrote beside v.
         sigma: σ of the smoothing noise, pixels in [0,1]. None: the σ that v was smoothed for.
-        variant: of the served graph; None: FP32 throughout. The base is FP32 in any case.
+        variant: the form of the served graph; None: FP32 throughout. The base is FP32 in any case.
         backend: what is to serve it; the TensorRT ones need a GPU to calibrate on, a plan also to be built on.
         tf32: see `tensorrt.build_plan`.
 

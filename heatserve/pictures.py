@@ -19,7 +19,7 @@ def terminal_svg(printed: RenderableType, *, title: str) -> str:
 
     Args:
         printed: what `rich.console.Console.print` takes.
-        title: of the terminal's window.
+        title: the title of the terminal's window.
     """
     console = Console(record=True, file=StringIO(), highlight=False, width=_WIDEST)
     framed = Padding(printed, (1, 2))

@@ -21,8 +21,8 @@ def explain_shape(found: tuple[int, ...], dims: tuple[int, ...], *, limit: int) 
     Args:
         found: as Triton's core hands it over. The core takes N modulo 2³², and where that is 0 (N = 0, 2³², 2⁶², with
             the bytes of one image) it drops the axis.
-        dims: of one image; −1 where the model takes pictures of any size, which then have at least one pixel and
-            sides that differ at most tenfold, for the graph enlarges them until the shorter one fits.
+        dims: the dimensions of one image; −1 where the model takes pictures of any size, which then have at least one
+            pixel and sides that differ at most tenfold, for the graph enlarges them until the shorter one fits.
         limit: the most images of one request.
     """
     expected = f"[N,{','.join('any' if size < 0 else str(size) for size in dims)}]"

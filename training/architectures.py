@@ -45,8 +45,8 @@ def build_network(
         architecture: one of `ARCHITECTURES`.
         num_classes: K, the length of the logits.
         input_shape: C, H, W of one image.
-        mean: of each channel, subtracted first.
-        std: of each channel, divided by.
+        mean: the mean of each channel, subtracted first.
+        std: the standard deviation of each channel, divided by.
 
     Raises:
         ArchitectureError: an unknown name, colour images expected, or mean and std of another length than C.

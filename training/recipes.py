@@ -24,7 +24,7 @@ FINE_TUNINGS = {
     (None, "cifar10"): Optimisation(epochs=2, batch_size=64, lr=0.05),
     (None, None): Optimisation(epochs=1, batch_size=128, lr=0.01),
 }
-"""By method and data set; None: any other."""
+"""Recipes by method and data set; None: any other data set."""
 
 
 def baseline_optimisation(dataset: str) -> Optimisation:

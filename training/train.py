@@ -39,7 +39,7 @@ def train_baseline(
     Args:
         data: a `train` split.
         architecture: one of `ARCHITECTURES`.
-        out: of the checkpoint; state and log are written beside it (see `fit`).
+        out: the file of the checkpoint; state and log are written beside it (see `fit`).
         optimisation: by default `baseline_optimisation(data.name)`.
         seed: decides the initial weights, the order of the images and their augmentation.
         run: how it is run.
@@ -72,8 +72,8 @@ def train_from(
     Args:
         parent: the network to start from; for the label-free methods, also what they learn from.
         data: a `train` split of images of the network's shape and classes.
-        parameters: of the method, one of `METHODS`.
-        out: of the checkpoint; state and log are written beside it (see `fit`).
+        parameters: the parameters of the method, one of `METHODS`.
+        out: the file of the checkpoint; state and log are written beside it (see `fit`).
         optimisation: by default `fine_tuning(method, data.name)`; `epochs` are those of one time step.
         seed: decides the order of the images and all that is drawn at random.
         run: how it is run.

@@ -37,8 +37,8 @@ def import_weights(
         dataset: what the network was trained on.
         class_names: in the order of the logits.
         input_shape: C, H, W of one image.
-        mean: of each channel, as the network was trained with; pixels in [0,1].
-        std: of each channel, likewise.
+        mean: the mean of each channel, as the network was trained with; pixels in [0,1].
+        std: the standard deviation of each channel, likewise.
         out: where to write the checkpoint.
 
     Returns:

@@ -64,7 +64,7 @@ def checks(
         images: clean images [N, C, H, W] in [0,1] that nothing else is measured on.
         samples: k, noisy passes of f, for the checks that make any.
         lost: share of those of `images` with a positive radius that a threshold without a natural value refuses.
-        seed: of the noise.
+        seed: decides the noise.
     """
     noise = torch.Generator().manual_seed(seed)
     found = [_agreement(victim)]

@@ -22,7 +22,7 @@ from heatserve.export.images import LabelledImages
 CERTIFIED_AT = (0.0, 0.1, 0.25)
 """Radii at which the cost of a defence is shown."""
 DISCOUNTS = (0.25, 0.5, 1.0)
-"""In units of σ."""
+"""It is in units of σ."""
 
 
 def search_overclaims(

@@ -41,7 +41,7 @@ class AttackSettings:
     defence_samples: tuple[int, ...] = (4, 16)
     """Noisy passes of the defences that make any."""
     confidence: float = 0.95
-    """Of each upper bound."""
+    """The confidence of each upper bound."""
     seed: int = 0
 
     def check(self, *, classes: int) -> None:

@@ -58,9 +58,10 @@ def spoof(
         victim: see `Victim`.
         x: images in [0,1], [N, C, H, W].
         epsilon: ε, L2.
-        generator: of the noise.
+        generator: draws the noise.
         search: see `Search`.
-        penalty: of a defence that the adversary knows; a point that it refuses is kept only where there is no other.
+        penalty: above 0 where a defence that the adversary knows refuses a point; such a point is kept only where there
+            is no other.
 
     Returns:
         Images [N, C, H, W] in [0,1], float32: for each the worst point found, or x itself where none was worse.

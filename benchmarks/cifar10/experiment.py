@@ -44,10 +44,10 @@ class Experiment:
 
     Args:
         root: folder of CIFAR-10.
-        folder: of checkpoints and graphs, which a later run goes on from.
+        folder: the folder of checkpoints and graphs, which a later run goes on from.
         results: JSON file that the rows are written to, each as soon as it is known.
         images: test images, drawn by `seed`, that every figure but the clean accuracy is measured on.
-        n: of Certify on the test images.
+        n: the n of Certify on the test images.
         seed: decides everything.
         device: that networks are trained on.
         progress: shows the images that Certify runs on.
@@ -212,7 +212,7 @@ def _parts(checkpoint: Path) -> list[Path]:
 
 
 def _epoch_seconds(checkpoint: Path) -> list[float]:
-    """Of each epoch in the log beside a checkpoint; none where no log was kept."""
+    """The seconds of each epoch, from the log beside a checkpoint; none where no log was kept."""
     log = checkpoint.with_suffix(".jsonl")
     records = [json.loads(line) for line in log.read_text().splitlines()] if log.is_file() else []
     return [float(record["seconds"]) for record in records if record["kind"] == "epoch"]

@@ -42,7 +42,7 @@ def ordered_rows(rows: Sequence[Cifar10Row], sigma: float) -> list[Cifar10Row]:
 
 
 def shown_radii(rows: Sequence[Cifar10Row]) -> list[bool]:
-    """At which radii Certify or the single pass certifies any image of any row: overclaims are never hidden."""
+    """The radii at which Certify or the single pass certifies any image of any row: overclaims are never hidden."""
     found = [row.evaluation.certified_accuracy for row in rows]
     shown: list[bool] = np.any(
         [way for shares in found for way in (shares.monte_carlo, shares.single_pass)], 0

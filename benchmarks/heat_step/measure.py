@@ -54,7 +54,7 @@ def measure_heat_step(
     """Milliseconds and memory of each variant, the floor, and whether the variants compute the same.
 
     Args:
-        name: of the classifier, in `CLASSIFIERS`.
+        name: the classifier's name in `CLASSIFIERS`.
         batch_size: images in one step.
         settings: how to measure.
         progress: shows the variants whose memory is known, the rounds of timing, and the estimates of ‖∇v‖².

@@ -35,7 +35,7 @@ class HeatStepSettings:
         kappa: κ, draws in one step.
         repeats: counted runs of each variant and of each part of the floor; medians are reported.
         variance_draws: estimates of ‖∇v‖² by each estimator, whose spread is reported.
-        seed: of the weights, the images and all draws.
+        seed: decides the weights, the images and all draws.
         device: "cpu", "cuda", ….
     """
 
@@ -60,7 +60,7 @@ class HeatStepSettings:
         return replace(heat_preset("paper-imagenet", BENCHMARK_SIGMA), kappa=self.kappa)
 
     def generator(self) -> torch.Generator:
-        """Of the draws of one step: the same ones every time."""
+        """The generator of the draws of one step: they are the same every time."""
         return torch.Generator(self.device).manual_seed(self.seed)
 
     @property

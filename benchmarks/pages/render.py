@@ -63,7 +63,7 @@ def write_pages(root: Path) -> list[Path]:
     """Render all pages, and the README's table where the README has the marks for it, from the kept results.
 
     Args:
-        root: of the repository.
+        root: the root of the repository.
 
     Returns:
         What was written.

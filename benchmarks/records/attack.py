@@ -20,7 +20,7 @@ class DistanceRow:
     median: float | None
     """Distance to another answer; None where most images have none within the limit."""
     mean: float
-    """Where there is none, the limit counts."""
+    """Where there is no distance, the limit counts as one."""
     median_misclassified: float | None
     """Distance to a wrong answer, 0 where it is wrong to begin with."""
     mean_misclassified: float
@@ -92,7 +92,7 @@ class DefenceRow:
     """L2 distance of the search."""
     certified_at: tuple[float, ...]
     certified_accuracy: tuple[float, ...]
-    """Of the images as they are, at the radii `certified_at`."""
+    """The certified accuracy on the images as they are, at the radii `certified_at`."""
     unaware: OverclaimCount
     """Where the search attacked the undefended graph."""
     adaptive: OverclaimCount

@@ -51,9 +51,9 @@ class Cifar10Row:
     epochs: int
     """After the baseline; of the baseline its own."""
     training_seconds: float | None
-    """Of those epochs; None where no log was kept, as for the baseline."""
+    """The seconds that those epochs took; None where no log was kept, as for the baseline."""
     clean_accuracy: float
-    """Of one pass, on all 10,000 test images."""
+    """The accuracy of one pass on all 10,000 test images."""
     evaluation: Evaluation
     calibration: Calibration | ShiftCalibration | None
     """None: no radius could be promised, and the single pass serves radius 0."""

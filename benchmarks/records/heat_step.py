@@ -13,7 +13,7 @@ from heatserve.benchmarks.records.record import Record
 
 @dataclass(frozen=True, kw_only=True)
 class StepMilliseconds:
-    """Of the counted runs."""
+    """What the counted runs took."""
 
     median: float
     min: float
@@ -30,7 +30,7 @@ class StepCost:
     """Over Algorithm 1 as it is printed."""
     ratio_to_floor: float
     peak_mib: float | None
-    """On top of weights and images; None where the system does not tell."""
+    """The peak on top of weights and images; None where the system does not tell."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,7 +56,7 @@ class GradientDifferences:
     """‖g − g′‖/‖g‖ of whole gradients, from the same weights, images and draws."""
 
     heat_and_naive: Annotated[float, Field(validation_alias=AliasChoices("heat_and_naive", "heat and naive"))]
-    """In one memory layout: what the order of the work changes. Older files have the key "heat and naive"."""
+    """What the order of the work changes in one memory layout. Older files have the key "heat and naive"."""
     naive_in_both_layouts: Annotated[
         float, Field(validation_alias=AliasChoices("naive_in_both_layouts", "naive in both layouts"))
     ]

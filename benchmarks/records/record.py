@@ -29,11 +29,12 @@ class Machine:
 
     processor: str
     cores: int
-    """That the process may use."""
+    """How many the process may use."""
     system: str
     load_average: float | None = None
-    """Of the last minute before the measurement. Well above 0, what is timed is noisy. None: not noted, as by `tune`
-    and `conformance`, and in the files of `bench training` and the rows of CIFAR-10 that are older than the field."""
+    """The average of the last minute before the measurement. Well above 0, what is timed is noisy. None: not noted, as
+    by `tune` and `conformance`, and in the files of `bench training` and the rows of CIFAR-10 that are older than the
+    field."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,11 +46,12 @@ class Record:
     command: str
     machine: Machine
     versions: Mapping[str, str]
-    """Of heatserve, Python and the packages that matter to the result."""
+    """The versions of heatserve, Python and the packages that matter to the result."""
     date: str
     """UTC, ISO 8601."""
     seed: int | None = None
-    """Of all random numbers; None where a command draws none that matters (`tune`, `calibrate-variant`)."""
+    """What all random numbers are drawn from; None where a command draws none that matters (`tune`,
+    `calibrate-variant`)."""
 
 
 def made_now(*packages: str, seed: int) -> Record:
@@ -57,7 +59,7 @@ def made_now(*packages: str, seed: int) -> Record:
 
     Args:
         packages: whose versions matter, besides those that every benchmark names.
-        seed: of all random numbers.
+        seed: what all random numbers are drawn from.
     """
     found = TypeAdapter(Record).validate_python({**provenance(*_PACKAGES, *packages), "seed": seed})
     return replace(found, machine=replace(found.machine, load_average=os.getloadavg()[0]))

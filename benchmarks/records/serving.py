@@ -18,7 +18,7 @@ class TuneRecord(Record, TuningResult):
     """What settings of Triton answered on one machine."""
 
     seconds: float
-    """Of each measurement, at least."""
+    """The least length of each measurement."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,7 +29,7 @@ class ConformanceRecord(Record):
     """The file also has each engine's totals, which `Findings` computes."""
 
     examples: int
-    """Of each kind of logits and image."""
+    """How many of each kind of logits and image."""
     engines: Mapping[str, Findings]
     absent: Mapping[str, str]
     """Why an engine could not be asked, by its name."""

@@ -20,7 +20,7 @@ class VoteSpeed:
     """n₀ + n: votes of one image."""
     torch_threads: int
     passes_per_second: Mapping[str, Mapping[int, float]]
-    """By way and batch size."""
+    """Votes a second, by way and batch size."""
     ratios: Mapping[str, float]
     """By "way / other way", each at its fastest batch size."""
 
@@ -49,7 +49,7 @@ class CertifySummary:
     """L2, pixels in [0,1]; 0 where it abstained."""
     mean_radius_grey_levels: float
     certified_accuracy: float
-    """At the radius that was decided."""
+    """The certified accuracy at the radius that was decided."""
     passes_per_second: float
 
 

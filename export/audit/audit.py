@@ -117,7 +117,7 @@ def audit_model(
         model: as `open_model` verified it. Without a calibration it fails at once: it promises nothing.
         data: images of a test split, drawn like the requests to come.
         seed: decides the noise of Certify; not one that the card was made with.
-        folder: of ledgers, as for `Certifier`: an interrupted audit goes on from them.
+        folder: the folder of ledgers, as for `Certifier`: an interrupted audit goes on from them.
         progress: see `Progress`.
 
     Raises:

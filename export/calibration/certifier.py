@@ -39,8 +39,8 @@ class Certifier:
 
     Attributes:
         monte_carlo: n₀, n, α, seed and noise of Certify; or of the decision on one radius.
-        folder: of ledgers, one for each recipe and set of images: interrupted work goes on from them, and models of one
-            base share them. None: nothing is kept, unless there is a `file`.
+        folder: the folder of ledgers, one for each recipe and set of images: interrupted work goes on from them, and
+            models of one base share them. None: nothing is kept, unless there is a `file`.
         file: the ledger itself, where it is to be this one; made if absent.
         top_k: k, as in `monte_carlo.certify`.
         executor: who certifies; None: this process, image by image.

@@ -25,9 +25,9 @@ class Comparison:
     """A calibrated variant and the model that it is a variant of, in this order.
 
     Attributes:
-        names: of the two.
-        evaluations: of both on the same images, compared with the same Certify.
-        milliseconds: of one image, medians, on the threads of this process.
+        names: the names of the two.
+        evaluations: the evaluations of both on the same images, compared with the same Certify.
+        milliseconds: what one image takes, medians, on the threads of this process.
         provenance: how it was measured.
     """
 
@@ -63,8 +63,8 @@ def check_loss(found: Evaluation, expected: Evaluation, *, target: float | None,
     """Refuse a variant whose certificates have become useless.
 
     Args:
-        found: of the variant.
-        expected: of the model.
+        found: the evaluation of the variant.
+        expected: the evaluation of the model.
         target: the radius that counts, or the one measured below it; None: that which loses most.
         max_loss: the largest loss, as a share of the test images.
 

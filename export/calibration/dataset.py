@@ -62,7 +62,7 @@ def on_ray(address: str) -> CertifyExecutor:
     """A Ray cluster as executor; a task whose worker dies is run again, `RETRIES` times at most.
 
     Args:
-        address: of a running cluster, or `local` to start one here.
+        address: the address of a running cluster, or `local` to start one here.
     """
     return partial(_on_ray, address)
 

@@ -51,9 +51,10 @@ class Margins:
     roundoff: float = 2.0**-24
     """Relative error of one operation: half a unit in the last of float32's 24 bits."""
     relative: float = 40 * 2.0**-24
-    """Of a radius or score: 27 terms summed in any order, their weights, the quotients and the logarithms."""
+    """The relative margin of a radius or score: 27 terms summed in any order, their weights, the quotients and the
+    logarithms."""
     absolute: float = 4e-7
-    """Of a logarithm near 1, where fast implementations are accurate in absolute terms only."""
+    """The absolute margin of a logarithm near 1, where fast implementations are accurate in absolute terms only."""
 
 
 FLOAT32_MARGINS = Margins()

@@ -51,7 +51,7 @@ def open_session(
     Args:
         graph: ONNX.
         accelerator: the provider that runs what it can of the graph. None: the CPU runs all of it.
-        options: of that provider.
+        options: the options of that provider.
         optimised: let ONNX Runtime rewrite the graph before it runs; otherwise it runs as it is written.
 
     Raises:

@@ -41,9 +41,9 @@ def interleave(
     Args:
         ways: by name.
         rounds: how many count; one more, before them, warms up.
-        seed: of the orders.
+        seed: decides the orders.
         progress: shows how many rounds are done, the first included.
-        description: of what is timed, for `progress`.
+        description: what is timed, in a few words, for `progress`.
     """
     random, names = np.random.default_rng(seed), list(ways)
     times: dict[Name, Times] = {name: [] for name in names}

@@ -42,7 +42,7 @@ def latency(
         ),
     ] = None,
     requests: Annotated[int, typer.Option(min=1, help=_REQUESTS)] = 200,
-    seed: Annotated[int, typer.Option(help="Of the random weights, the image and the noise.")] = 0,
+    seed: Annotated[int, typer.Option(help="Decides the random weights, the image and the noise.")] = 0,
     out: Out = None,
     as_json: Json = False,
 ) -> None:
@@ -74,7 +74,8 @@ def latency(
 @bench.command()
 def export(
     shapes: Annotated[
-        list[str] | None, typer.Argument(metavar="SHAPE", help="As of `bench latency`; none: all but `digits`.")
+        list[str] | None,
+        typer.Argument(metavar="SHAPE", help="The same as for `bench latency`; none: all but `digits`."),
     ] = None,
     variants: Annotated[
         list[str] | None, typer.Option("--variant", help="`fp32`, `uint8`, `fp16` or `int8`; once for each. None: all.")
@@ -83,7 +84,7 @@ def export(
         list[int] | None, typer.Option("--batch", min=1, help="Images in a request; once for each. None: 1, 8, 32.")
     ] = None,
     requests: Annotated[int, typer.Option(min=1, help=_REQUESTS)] = 100,
-    seed: Annotated[int, typer.Option(help="Of the random weights, the images and the order of the ways.")] = 0,
+    seed: Annotated[int, typer.Option(help="Decides the random weights, the images and the order of the ways.")] = 0,
     out: Out = None,
     as_json: Json = False,
 ) -> None:
@@ -142,7 +143,7 @@ def training(
         int, typer.Option(min=2, help="Estimates of ‖∇v‖² by each estimator, for their spread.")
     ] = 20,
     device: Annotated[str, typer.Option(help="`cpu`, `cuda`, ….")] = "cpu",
-    seed: Annotated[int, typer.Option(help="Of the random weights, the images and all draws.")] = 0,
+    seed: Annotated[int, typer.Option(help="Decides the random weights, the images and all draws.")] = 0,
     out: Out = None,
     as_json: Json = False,
 ) -> None:
@@ -184,7 +185,7 @@ def certify(
     n0: Annotated[int, typer.Option(min=1, help="n₀ of decide and of Certify.")] = 100,
     n: Annotated[int, typer.Option(min=1, help="Votes after which decide gives up; what Certify would take.")] = 10_000,
     certify_n: Annotated[int, typer.Option(min=1, help="n of the Certify whose radii are compared.")] = 500,
-    seed: Annotated[int, typer.Option(help="Of the weights, the images and the noise.")] = 0,
+    seed: Annotated[int, typer.Option(help="Decides the weights, the images and the noise.")] = 0,
     out: Out = None,
     as_json: Json = False,
 ) -> None:
@@ -235,7 +236,7 @@ def calibration(
     decision_n: Annotated[int, typer.Option(min=1, help="Most votes for a decision.")] = 10_000,
     test_n: Annotated[int, typer.Option(min=1, help="n of Certify on the test images.")] = 1000,
     delta: Annotated[float, typer.Option(help="δ: each promise holds with confidence 1 − δ.")] = 0.05,
-    seed: Annotated[int, typer.Option(help="Of the images and of the noise.")] = 0,
+    seed: Annotated[int, typer.Option(help="Decides the images and the noise.")] = 0,
     kept: Kept = KEPT,
     out: Out = None,
     as_json: Json = False,
@@ -275,7 +276,7 @@ def calibration(
 
 @bench.command()
 def pages(
-    root: Annotated[Path, typer.Option(help="Of the repository: with benchmarks/results/ and docs/.")] = Path(),
+    root: Annotated[Path, typer.Option(help="Root of the repository, with benchmarks/results/ and docs/.")] = Path(),
 ) -> None:
     """Render docs/results/*.md, and the README's table of results, from what is kept in benchmarks/results/.
 

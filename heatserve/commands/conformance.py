@@ -18,7 +18,7 @@ def conformance(
         typer.Option("--engine", help="One of those in the table; several times for several; by default all."),
     ] = None,
     examples: Annotated[int, typer.Option(min=1, help="Hard cases for each of the graphs.")] = 1000,
-    seed: Annotated[int, typer.Option(min=0, help="Of the cases.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, help="Decides the hard cases.")] = 0,
     out: Out = None,
     as_json: Json = False,
 ) -> None:

@@ -54,7 +54,7 @@ def export(
     resize: Resize = None,
     precision: Annotated[
         Literal["fp32", "fp16", "int8"],
-        typer.Option(help="Of the network; fp16 is for GPUs, int8 for CPUs. The certificate is FP32 always."),
+        typer.Option(help="Precision of the network; fp16 is for GPUs, int8 for CPUs. The certificate is FP32 always."),
     ] = "fp32",
     root: Annotated[
         Path | None, typer.Option(help="Folder of the data set that v was trained on; int8 finds its ranges there.")

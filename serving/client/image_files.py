@@ -26,7 +26,7 @@ def read_images(path: Path, input_shape: tuple[int, int, int], input_type: Liter
     Args:
         path: a file that Pillow reads, or an .npy file with an array that `as_batch` takes.
         input_shape: C, H, W of the model.
-        input_type: of the model.
+        input_type: the input type of the model.
 
     Raises:
         ServingError: no such file, not an image, more than 8 bits a channel, transparency, another size, or values

@@ -112,7 +112,7 @@ class Transport:
         """The output tensors that a request asks for.
 
         Args:
-            names: of the tensors.
+            names: the names of the tensors.
             class_count: where positive, ask for that many entries `value:index:class name` in place of the numbers.
         """
         return [self._tensors.InferRequestedOutput(name, class_count=class_count) for name in names]

@@ -45,7 +45,7 @@ def conform_all(
     Args:
         engines: by name.
         examples: hard cases for each probe.
-        seed: of the cases.
+        seed: decides the hard cases.
         progress: is told of the probes of each engine.
 
     Raises:
@@ -69,7 +69,7 @@ def conform(engine: Engine, probes: Iterable[Probe], *, examples: int, seed: int
         engine: what answers.
         probes: the graphs that it answers with.
         examples: hard cases for each of them, beside the invalid ones.
-        seed: of the cases.
+        seed: decides the hard cases.
 
     Raises:
         EngineMissingError: this machine cannot run the engine.

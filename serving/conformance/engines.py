@@ -96,7 +96,7 @@ ALL_ENGINES: dict[str, Engine] = {
     "tensorrt": with_plan(),
     "triton": triton_engine,
 }
-"""By name. An engine that is added here is examined by `heatserve conformance` like the others."""
+"""All engines, by name. One that is added here is examined by `heatserve conformance` like the others."""
 
 
 def engines_named(names: Sequence[str] | None) -> Mapping[str, Engine]:

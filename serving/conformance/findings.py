@@ -36,7 +36,7 @@ class Findings:
     positive: int = 0
     """Answers whose certified radius is positive in float64."""
     lower: int = 0
-    """Of these, answers with a lower radius: their score is within float32 of a threshold, as in many of the cases."""
+    """How many of these have a lower radius: their score is within float32 of a threshold, as in many hard cases."""
 
     @property
     def cases(self) -> int:

@@ -22,7 +22,7 @@ class ServerSetting:
 
     instances: int
     threads: int
-    """Of each instance."""
+    """The threads of each instance."""
     preferred_batch: int
     queue_delay_us: int = 0
     """How long a request waits for such a batch, in microseconds; 0: it goes as soon as an instance is idle."""

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 _CALLERS = (1, 2, 4, 8, 16, 32, 64)
 _BATCHES = (1, 4, 16)
 _DELAY_SHARE = 0.1
-"""Of the target, that a request may wait for others to share its batch."""
+"""The share of the target that a request may wait for others to share its batch."""
 _GAIN = 1.05
 """What replaces something simpler answers at least so many times as much; less is noise."""
 
@@ -52,7 +52,7 @@ class TuningResult:
     model: str
     version: int
     target: float
-    """For the 99th percentile, in milliseconds."""
+    """The target for the 99th percentile, in milliseconds."""
     single: LoadResult
     """One caller, one instance, a thread for each core."""
     trials: tuple[TuningTrial, ...]
@@ -78,7 +78,7 @@ def tune(
     Args:
         model: its configuration is where each setting starts from; it is not written.
         target: milliseconds; None: `DEFAULT_MULTIPLE` times the median of one request to an idle server.
-        seconds: of each measurement, at least.
+        seconds: the least length of each measurement.
         backend_directory: Triton's backends, where they are not beside it.
         progress: follows the settings.
 
@@ -149,7 +149,7 @@ def climb(under_load: UnderLoad, setting: ServerSetting, target: float) -> list[
 
 
 def best_of(trials: Sequence[TuningTrial]) -> TuningTrial | None:
-    """Of those within the target, in the order in which they were tried, each that answers clearly more."""
+    """The best trial within the target: one that was tried later wins only if it answers clearly more."""
     best: TuningTrial | None = None
     for trial in trials:
         enough = _GAIN * best.load.images_per_second if best else 0.0

@@ -22,7 +22,7 @@ class Log:
         """Open the log.
 
         Args:
-            path: of the JSON lines; None writes none.
+            path: the file of the JSON lines; None writes none.
             tensorboard: folder of TensorBoard's event files; None writes none.
             global_step: how many steps are done; records of later ones, from a run that was killed, are dropped.
         """

@@ -18,7 +18,7 @@ class Optimisation:
         batch_size: images in one step, of all processes together.
         lr: the learning rate at the start.
         decay: "cosine" takes the learning rate to 0 over all steps, "constant" leaves it.
-        momentum: of SGD.
+        momentum: the momentum of SGD.
         weight_decay: L2 penalty on all weights.
         clip: largest L2 norm of the gradient over all weights; longer ones are scaled down. The heat loss starts with
             gradients that destroy a network in a few steps otherwise.

@@ -85,7 +85,7 @@ def squared_slopes(
         logits: v(x), computed from x, with its graph.
         at_x: v(x) to subtract, cut off from x: the terms are differentiable in it and in the weights of `network`.
         p: κ, δ, the estimator, its normalisation, B, and how many draws are taken at once.
-        generator: of the draws.
+        generator: makes the draws.
 
     Yields:
         [draws at once, N], until there have been κ draws.

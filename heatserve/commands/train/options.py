@@ -62,7 +62,7 @@ Estimator = Annotated[
     str | None,
     typer.Option(
         rich_help_panel=LOSS,
-        help="Of ‖∇v‖²: `projections` as (16), or `displacements` in random directions. "
+        help="Estimator of ‖∇v‖²: `projections` as (16), or `displacements` in random directions. "
         f"[by default {HeatParameters.estimator}]",
     ),
 ]
