@@ -41,6 +41,9 @@ def streams(
             f"indices: expected {len(images)} numbers from 0, one an image, got {len(indices)}, the least "
             f"{min(indices, default=0)}"
         )
+    for name, number in (("seed", seed), ("indices", max(indices, default=0))):
+        if not 0 <= number < 2**32:  # a stream is drawn from both, in words of 32 bits: larger ones would share streams
+            raise MonteCarloError(f"{name}: expected at most 2³² − 1 and at least 0, got {number}")
     for index, image in zip(indices, np.asarray(images, dtype=np.float32), strict=True):
         yield noise.copies(image, sigma=sigma, seed=seed, index=int(index))
 

@@ -70,7 +70,7 @@ def calibrate(
     from heatserve.export.calibration.calibrate import calibrate_model
     from heatserve.export.calibration.certifier import Certifier
     from heatserve.export.calibration.report import card_report, progress_bar
-    from heatserve.export.calibration.sampling import sample_for
+    from heatserve.export.calibration.sampling import check_classes, sample_for
     from heatserve.export.card import MonteCarlo
     from heatserve.export.repository.layout import open_model
 
@@ -86,6 +86,7 @@ def calibrate(
     )
     model = open_model(repository, name)
     data = data or model.card.trained_on
+    check_classes(model.card, data, root=root)
     calibrated = calibrate_model(
         model,
         sample_for(model, data, "calibration", root=root, count=images, seed=seed),

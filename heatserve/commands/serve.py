@@ -90,10 +90,12 @@ def _print_served(console: Console, server: TritonServer, picture: Path) -> None
     from heatserve.tables import models_table
 
     urls = server.endpoints
+    local = urls.http_host not in (None, urls.host)
+    only_here = "  (for this machine only: see `--host` in docs/guide/serve.md)" if local else ""
     console.print(models_table(server.models))
     console.print(
-        f"\ngRPC     {urls.grpc_url}\nHTTP     {urls.http_url}\nmetrics  {urls.metrics_url}\nlog      {server.log}\n\n"
-        f"{examples(server.models[0], urls, picture)}\n\nCtrl-C stops the server.",
+        f"\ngRPC     {urls.grpc_url}\nHTTP     {urls.http_url}{only_here}\nmetrics  {urls.metrics_url}\n"
+        f"log      {server.log}\n\n{examples(server.models[0], urls, picture)}\n\nCtrl-C stops the server.",
         markup=False,
         soft_wrap=True,
     )

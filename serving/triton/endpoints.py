@@ -9,6 +9,8 @@ from dataclasses import dataclass, replace
 
 from heatserve.serving.errors import ServingError
 
+_LOOPBACK = "127.0.0.1"
+
 
 @dataclass(frozen=True)
 class Endpoints:
@@ -18,11 +20,13 @@ class Endpoints:
     http: int = 8000
     grpc: int = 8001
     metrics: int = 8002
+    http_host: str | None = None
+    """Where HTTP listens, if not where gRPC and metrics do."""
 
     @property
     def http_url(self) -> str:
         """Where this machine reaches HTTP."""
-        return f"http://{self._reachable}:{self.http}"
+        return f"http://{self.http_host or self._reachable}:{self.http}"
 
     @property
     def grpc_url(self) -> str:
@@ -36,7 +40,11 @@ class Endpoints:
 
     @property
     def _reachable(self) -> str:
-        return "127.0.0.1" if self.host == "0.0.0.0" else self.host
+        return _LOOPBACK if self.host == "0.0.0.0" else self.host
+
+    def with_local_http(self) -> Endpoints:
+        """The same endpoints, but with HTTP for this machine only."""
+        return replace(self, http_host=_LOOPBACK)
 
     def bound(self) -> Endpoints:
         """The same endpoints with the host resolved and each port 0 replaced by a free port.
@@ -50,10 +58,10 @@ class Endpoints:
             raise ServingError(f"--host {self.host}: expected an IPv4 address or a host name: {error}") from None
         with ExitStack() as held:  # all three at once, so that no two get the same free port
             ports = {
-                name: _bind(held.enter_context(socket.socket()), host, getattr(self, name), f"--{name}-port")
-                for name in ("http", "grpc", "metrics")
+                name: _bind(held.enter_context(socket.socket()), where, getattr(self, name), f"--{name}-port")
+                for name, where in (("http", self.http_host or host), ("grpc", host), ("metrics", host))
             }
-        return replace(self, host=host, **ports)
+        return replace(self, host=host, http=ports["http"], grpc=ports["grpc"], metrics=ports["metrics"])
 
 
 STANDARD_PORTS = Endpoints()

@@ -92,7 +92,8 @@ class TritonServer:
         """
         self.models = _verified_models(self._repository, self._names)
         triton = find_triton(backend_directory=self._backend_directory)
-        self.endpoints = self._wanted.bound()
+        # Triton 2.51 ends at single malformed HTTP requests (a shape of 2³² images will do); its gRPC side stood.
+        self.endpoints = (self._wanted.with_local_http() if triton.is_of_wheel else self._wanted).bound()
         with ExitStack() as cleanup:
             folder = Path(cleanup.enter_context(tempfile.TemporaryDirectory(prefix="heatserve-")))
             self._workspace = prepare(triton, self.models, folder)
@@ -138,7 +139,8 @@ class TritonServer:
         yield "--disable-auto-complete-config"  # the exporter wrote all of it; guessing takes a second per model
         yield f"--exit-timeout-secs={self._exit_timeout}"
         for service in ("http", "grpc", "metrics"):
-            yield f"--{service}-address={self.endpoints.host}"
+            host = self.endpoints.http_host if service == "http" else None
+            yield f"--{service}-address={host or self.endpoints.host}"
             yield f"--{service}-port={getattr(self.endpoints, service)}"
         header = _HEADER.format(secret=secrets.token_hex())
         yield f"--http-restricted-api={_CLOSED_APIS}:{header}"

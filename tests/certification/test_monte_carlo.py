@@ -125,6 +125,9 @@ def test_a_radius_can_be_stated_in_grey_levels() -> None:
         ({"batch_size": 0}, "batch_size: expected at least 1, got 0"),
         ({"alpha": 0.0}, "alpha: expected a number between 0 and 1, got 0"),
         ({"indices": [1, 2]}, "indices: expected 1 numbers from 0, one an image, got 2, the least 1"),
+        ({"indices": [2**32]}, "indices: expected at most 2³² − 1 and at least 0, got 4294967296"),
+        ({"seed": 2**32}, "seed: expected at most 2³² − 1 and at least 0, got 4294967296"),
+        ({"seed": -1}, "seed: expected at most 2³² − 1 and at least 0, got -1"),
         ({"indices": [-1]}, "indices: expected 1 numbers from 0, one an image, got 1, the least -1"),
     ],
 )

@@ -174,6 +174,12 @@ def test_images_and_classes_that_are_not_the_models_are_refused(tiny: ModelVersi
         check_classes(shorter, "digits")
 
 
+def test_calibrate_refuses_images_of_other_classes(tiny: ModelVersion) -> None:
+    arguments = ["calibrate", "tiny", "--repository", str(tiny.path.parents[1]), "--data", "digits"]
+    with pytest.raises(HeatserveError, match="class 0 is 'zero' there, '0' here"):
+        CliRunner().invoke(app, arguments, catch_exceptions=False)
+
+
 def test_a_graph_that_was_changed_after_it_was_verified_is_refused(tmp_path: Path) -> None:
     version_dir = write_tiny_model(tmp_path)
     model = open_model(tmp_path, "tiny")
