@@ -145,7 +145,7 @@ def test_only_the_bar_that_is_asked_for_shows_the_loss_and_its_parts(
     _train(few, out, run=Run(progress=training_bar))
     shown = capsys.readouterr()
     assert shown.out == ""
-    for part in ("100%", "epoch 2", f"loss {log_records(out)[-1]['loss']:.3g}", "accuracy", "img/s"):
+    for part in ("━━━━━━━━ 0:00:00", "epoch 2", f"loss {log_records(out)[-1]['loss']:.3g}", "accuracy", "img/s"):
         assert part in shown.err
     _train(few, tmp_path / "b.safetensors")
     assert capsys.readouterr() == ("", "")
