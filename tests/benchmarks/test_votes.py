@@ -62,6 +62,7 @@ def test_everything_is_measured_and_shown(root: Path, tmp_path: Path) -> None:
         assert f"│ {name} " in result.output
 
 
+@pytest.mark.slow
 def test_the_peers_certify_what_we_certify() -> None:
     """A random network votes for one class: every way proves the most that its votes can prove."""
     ways = _ways(100, seed=0)

@@ -197,6 +197,7 @@ def test_publishing_is_all_or_nothing(model: ModelVersion, tmp_path: Path) -> No
     assert not list((tmp_path / "models" / "digits").glob(".new-*"))
 
 
+@pytest.mark.slow
 def test_a_base_of_its_own_is_what_certify_will_run(tmp_path: Path) -> None:
     single_pass, base = checkpoint(tmp_path), checkpoint(tmp_path, seed=1)
     model = export_checkpoint(single_pass, repository=tmp_path / "models", name="pair", base=base)

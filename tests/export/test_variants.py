@@ -249,6 +249,7 @@ def test_a_resize_that_means_nothing_is_refused(tmp_path: Path, variant: Variant
         export_checkpoint(checkpoint(tmp_path), repository=tmp_path, name="x", variant=variant)
 
 
+@pytest.mark.slow
 def test_an_attack_needs_an_input_that_moves_continuously(repository: Path) -> None:
     torch.manual_seed(0)
     with pytest.raises(HeatserveError, match="bytes: expected a model of FP32 images"):

@@ -117,6 +117,7 @@ def test_a_missing_package_is_explained(tmp_path: Path) -> None:
     assert "Traceback" not in done.stderr
 
 
+@pytest.mark.slow
 def test_a_folder_that_cannot_be_written_is_explained(tmp_path: Path) -> None:
     (tmp_path / "runs").touch()
     arguments = ["train", "baseline", "--data", "digits", "--architecture", "digits_cnn", "--out", "runs/a.safetensors"]

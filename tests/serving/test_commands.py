@@ -111,6 +111,7 @@ def test_file_that_is_no_image(tmp_path: Path) -> None:
         read_images(tmp_path / "nan.npy", (1, 8, 8))
 
 
+@pytest.mark.slow
 def test_the_examples_that_serve_prints_can_be_copied_and_run(
     triton: TritonServer, picture: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -141,6 +141,7 @@ def test_a_configuration_of_something_else(tmp_path: Path, old: str, new: str, f
         start(tmp_path / "models")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", [GRAPH_NAME, BASE_NAME])
 def test_a_graph_that_changes_before_triton_reads_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str

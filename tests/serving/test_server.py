@@ -50,6 +50,7 @@ def test_truncated_graph_is_refused_before_triton_starts(tmp_path: Path) -> None
         start(tmp_path)
 
 
+@pytest.mark.slow
 def test_graph_that_onnx_runtime_refuses_is_explained(tmp_path: Path) -> None:
     version_dir = write_tiny_model(tmp_path)
     graph = version_dir / GRAPH_NAME
@@ -291,6 +292,7 @@ def test_killed_command_takes_triton_along(tiny_repository: Path, tmp_path: Path
         wait_until_gone(processes, seconds=20)
 
 
+@pytest.mark.slow
 def test_triton_that_ends_by_itself_is_explained(tiny_repository: Path, tmp_path: Path) -> None:
     with serve_command(tiny_repository, tmp_path) as (process, _):
         processes = descendants(process.pid)
