@@ -69,7 +69,7 @@ def test_the_card_carries_the_promise_and_what_it_was_measured_on(first_start: t
     assert card.evaluation.clean_accuracy > 0.93
     assert card.evaluation.calibrated.positive > 50
     rate = card.evaluation.calibrated.overclaims / card.evaluation.calibrated.positive
-    assert rate < 2 * card.calibration.alpha  # the promise has its confidence, and these are 300 images
+    assert rate < 2 * card.calibration.alpha  # the promise has its confidence, and these are 400 images
     assert card.evaluation.nominal.overclaims > card.evaluation.calibrated.overclaims
 
 

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 import shutil
+from collections.abc import Iterable
+from itertools import combinations
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +13,9 @@ import numpy.typing as npt
 import pytest
 import torch
 from PIL import Image
+from sklearn.datasets import load_digits
 
+from heatserve.certification.pixels import pixel_digest
 from heatserve.training.data import cifar10
 from heatserve.training.data.augmentation import Augmentation
 from heatserve.training.data.images import DataError
@@ -42,20 +47,44 @@ def _keys(name: str, split: str, root: Path | None = None) -> set[bytes]:
     return {image.tobytes() for image in load_data(name, split, root).arrays()[0]}
 
 
-def test_digits_are_cut_into_three_splits_that_share_no_image() -> None:
-    keys = [_keys("digits", split) for split in SPLITS]
-    assert [len(part) for part in keys] == [897, 600, 300]
-    assert len(set.union(*keys)) == 1797
+def test_digits_are_cut_into_three_splits_of_which_no_two_share_pixels() -> None:
+    splits = {split: load_data("digits", split).arrays()[0] for split in SPLITS}
+    assert {split: len(images) for split, images in splits.items()} == {"train": 900, "calibration": 497, "test": 400}
+    digests = {split: {pixel_digest(image) for image in images} for split, images in splits.items()}
+    for first, second in combinations(SPLITS, 2):
+        assert not digests[first] & digests[second], f"{first} and {second}"
+    assert sum(map(len, digests.values())) == 1797
+
+
+def _by_hash(images: Iterable[bytes], purpose: str) -> list[bytes]:
+    return sorted(images, key=lambda image: hashlib.sha256(f"heatserve {purpose}".encode() + image).digest())
+
+
+def test_digits_that_recipes_were_compared_on_are_trained_on_and_no_others() -> None:
+    """What was the test split of 300 digits and the calibration split of 600 of the others, by the pixels alone."""
+    by_hash = _by_hash((image.tobytes() for image in load_digits().data.astype(np.uint8)), "digits test")
+    compared = {*by_hash[:300], *_by_hash(by_hash[300:], "calibration")[:600]}
+    images, _ = load_data("digits", "train").arrays()
+    assert {np.rint(image * 16).astype(np.uint8).tobytes() for image in images} == compared
+
+
+def test_digits_are_cut_by_content_so_their_order_changes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    before = [load_data("digits", split).arrays() for split in SPLITS]
+    values, targets = load_digits(return_X_y=True)
+    other = np.random.default_rng(1).permutation(len(targets))
+    monkeypatch.setattr("sklearn.datasets.load_digits", lambda **_: (values[other], targets[other]))
+    for split, (images, labels) in zip(SPLITS, before, strict=True):
+        found, found_labels = load_data("digits", split).arrays()
+        np.testing.assert_array_equal(found, images)
+        np.testing.assert_array_equal(found_labels, labels)
 
 
 def test_digits_are_scaled_to_the_unit_interval_and_keep_their_labels() -> None:
-    from sklearn.datasets import load_digits
-
     values, targets = load_digits(return_X_y=True)
     label_of = {(image / 16).astype(np.float32).tobytes(): int(t) for image, t in zip(values, targets, strict=True)}
     images, labels = load_data("digits", "test").arrays()
     assert images.dtype == np.float32
-    assert images.shape == (300, 1, 8, 8)
+    assert images.shape == (400, 1, 8, 8)
     assert images.max() == 1
     assert [label_of[image.tobytes()] for image in images] == labels.tolist()
 
@@ -78,7 +107,7 @@ def test_the_first_images_of_a_split_are_a_random_subset() -> None:
 def test_shuffled_batches_hold_every_image_once_and_none_is_tiny() -> None:
     data = load_data("digits", "train")
     batches = [images for images, _ in data.batches(32, generator=torch.Generator().manual_seed(3))]
-    assert {len(images) for images in batches} == {30, 31}
+    assert {len(images) for images in batches} == {31, 32}
     assert {image.numpy().tobytes() for image in torch.cat(batches)} == _keys("digits", "train")
     assert not torch.equal(batches[0], next(data.batches(32))[0])
 

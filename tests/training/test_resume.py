@@ -131,7 +131,7 @@ def test_a_training_killed_at_a_random_moment_goes_on_bit_for_bit(tmp_path: Path
     assert load_checkpoint(killed).metadata.epochs >= 1
     code, stdout, stderr = _invoke(*command, "--out", str(killed), "--resume")
     assert code == 0, stderr
-    assert "of 300 images" in stdout
+    assert "of 400 images" in stdout
     _invoke(*command, "--out", str(whole))
     _assert_same_training(killed, whole)
     records = log_records(killed)

@@ -160,7 +160,7 @@ def test_every_option_reaches_the_training(method: str, baseline: Path, noise: P
     found = load_checkpoint(out).metadata
     assert {name: found.hyperparameters[name] for name in chosen | RECIPE} == chosen | RECIPE
     assert (found.method, found.seed, found.sigma) == (method, 7, chosen.get("sigma"))
-    assert "of 300 images" in stdout
+    assert "of 400 images" in stdout
     assert ("under noise N(0, 0.25²)" in stdout) == (method != "madry")
     assert (str(base_path(out)) in stdout) == base_path(out).exists() == (method == "average")
 
@@ -182,7 +182,7 @@ def test_the_baseline_is_trained_by_the_recipe_that_was_given_and_reported(tmp_p
     metadata = load_checkpoint(out).metadata
     assert {name: metadata.hyperparameters[name] for name in RECIPE} == RECIPE
     assert (metadata.method, metadata.seed, metadata.sigma) == ("baseline", 7, None)
-    assert "of 300 images" in stdout
+    assert "of 400 images" in stdout
     assert "under noise" not in stdout
 
 
