@@ -11,7 +11,7 @@ LEVELS = np.random.default_rng(0).integers(0, 256, (3, 5, 4), dtype=np.uint8)
 
 def test_floating_point_and_eight_bits_are_one_image() -> None:
     for dtype in (np.float32, np.float64):
-        assert pixel_digest(LEVELS.astype(dtype) / 255) == pixel_digest(LEVELS)
+        assert pixel_digest((LEVELS / 255).astype(dtype)) == pixel_digest(LEVELS)
 
 
 def test_grey_in_three_channels_is_the_grey_image() -> None:
