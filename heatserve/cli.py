@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from typing import NoReturn
@@ -34,6 +35,20 @@ _PANELS: Mapping[str, Sequence[Callable[..., None] | typer.Typer]] = {
     "Measure": (conformance, attack, bench, experiment),
 }
 """The parts of the front page, and the commands and groups of commands in each."""
+_NO_ROOM = "room to write"
+_EXPECTED: Mapping[int | None, str] = {
+    errno.ENOSPC: _NO_ROOM,
+    errno.EDQUOT: _NO_ROOM,
+    errno.EFBIG: _NO_ROOM,
+    errno.EROFS: "a place that can be written",
+    errno.EACCES: "permission to read or write it",
+    errno.EPERM: "permission to read or write it",
+    errno.ENOENT: "a file or folder that is there",
+    errno.EEXIST: "a folder, or none yet",
+    errno.ENOTDIR: "a folder",
+    errno.EISDIR: "a file",
+}
+"""What was expected where the system refused to read or write a file, by the number of its error."""
 _ORDER = [
     command.info.name if isinstance(command, typer.Typer) else command.__name__.replace("_", "-")
     for commands in _PANELS.values()
@@ -81,9 +96,11 @@ def main() -> None:
     except HeatserveError as error:
         _fail(str(error))
     except OSError as error:
-        if error.filename is None or error.strerror is None:
+        expected = _EXPECTED.get(error.errno, "to be able to read or write it" if error.filename else None)
+        if expected is None or error.strerror is None:  # not about a file
             raise
-        _fail(f"{error.filename}: {error.strerror}")
+        name = f"{error.filename}: " if error.filename else ""
+        _fail(f"{name}expected {expected}, got: {error.strerror}")
     except ModuleNotFoundError as error:  # every other library comes with an extra
         _fail(
             f"this command needs the package {error.name!r}, which is not installed: pip install 'heatserve[train]' "

@@ -19,6 +19,7 @@ import os
 import shutil
 import tempfile
 from collections.abc import Iterator
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -248,11 +249,12 @@ def publish(
         HeatserveError: the model's `config.pbtxt` cannot be read.
     """
     model_dir = repository / card.model
-    if warm_up is not None:
-        write_atomically(model_dir / WARM_UP_PATH, warm_up)
-    write_model_config(repository, card)
-    temporary = Path(tempfile.mkdtemp(dir=model_dir, prefix=".new-"))
-    try:
+    with ExitStack() as undo:
+        if not model_dir.exists():
+            undo.callback(_discard_without_version, model_dir)
+        model_dir.mkdir(parents=True, exist_ok=True)
+        temporary = Path(tempfile.mkdtemp(dir=model_dir, prefix=".new-"))
+        undo.callback(shutil.rmtree, temporary, ignore_errors=True)
         write_atomically(temporary / GRAPH_NAME, graph)
         write_atomically(temporary / BASE_NAME, base)
         if plan is not None:
@@ -260,12 +262,19 @@ def publish(
         card.write(temporary)
         _verified(temporary)
         temporary.chmod(0o755)
+        # Last, since what is served already should keep its settings where the disk has no room for the graphs.
+        if warm_up is not None:
+            write_atomically(model_dir / WARM_UP_PATH, warm_up)
+        write_model_config(repository, card)
         number = max((int(p.name) for p in version_dirs(model_dir)), default=0) + 1
         os.rename(temporary, model_dir / str(number))
-    except BaseException:
-        shutil.rmtree(temporary, ignore_errors=True)
-        raise
+        undo.pop_all()
     return open_model(repository, card.model)
+
+
+def _discard_without_version(model_dir: Path) -> None:
+    if not version_dirs(model_dir):  # none that another process published meanwhile
+        shutil.rmtree(model_dir, ignore_errors=True)
 
 
 def republish(model: ModelVersion, repository: Path, name: str) -> ModelVersion:

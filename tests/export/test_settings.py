@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import resource
 from collections.abc import Callable
 from pathlib import Path
 
@@ -10,8 +11,15 @@ from tiny_model import SHAPE, random_images, write_tiny_model
 from tritonclient.grpc import model_config_pb2 as pb
 
 from heatserve.certification.errors import HeatserveError
-from heatserve.export.card import Card, read_card
-from heatserve.export.repository.layout import CONFIG_NAME, open_model, republish, served_config, write_model_config
+from heatserve.export.card import GRAPH_NAME, Card, read_card
+from heatserve.export.repository.layout import (
+    CONFIG_NAME,
+    open_model,
+    publish,
+    republish,
+    served_config,
+    write_model_config,
+)
 from heatserve.export.repository.settings import THREADS, WARM_UP_PATH, read_config, write_config
 
 
@@ -22,6 +30,22 @@ def version_dir(tmp_path: Path) -> Path:
 
 def config_path(version_dir: Path) -> Path:
     return version_dir.parent / CONFIG_NAME
+
+
+def test_a_disk_without_room_for_a_version_leaves_the_repository_as_it_was(tmp_path: Path) -> None:
+    model = open_model(tmp_path, write_tiny_model(tmp_path).parent.name)
+    before = {path: path.read_bytes() for path in sorted(tmp_path.rglob("*")) if path.is_file()}
+    uncalibrated = model.card.model_copy(update={"calibration": None})
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (3000, hard))
+    try:
+        for repository, card in ((tmp_path, uncalibrated), (tmp_path / "new", uncalibrated)):
+            with pytest.raises(OSError, match=r"File too large: '.*model\.onnx'"):
+                publish(repository, card, graph=(model.path / GRAPH_NAME).read_bytes(), base=b"")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert {path: path.read_bytes() for path in sorted(tmp_path.rglob("*")) if path.is_file()} == before
+    assert not list((tmp_path / "new").iterdir())
 
 
 def publish_again(version_dir: Path, card: Card | None = None) -> pb.ModelConfig:

@@ -125,5 +125,20 @@ def test_a_folder_that_cannot_be_written_is_explained(tmp_path: Path) -> None:
         [sys.executable, "-m", "heatserve", *arguments], capture_output=True, text=True, check=False, cwd=tmp_path
     )
     assert done.returncode == 1
-    assert done.stderr.splitlines()[-1] == "error: runs: File exists"
+    assert done.stderr.splitlines()[-1] == "error: runs: expected a folder, or none yet, got: File exists"
     assert "Traceback" not in done.stderr
+
+
+@pytest.mark.slow
+def test_a_full_disk_is_explained_and_leaves_no_half_written_file(tmp_path: Path) -> None:
+    code = (
+        "import resource, sys; resource.setrlimit(resource.RLIMIT_FSIZE, (2000, 2000))\n"
+        "sys.argv = 'heatserve train baseline --data digits --architecture digits_cnn --epochs 1'.split()\n"
+        "sys.argv += ['--out', 'runs/a.safetensors']\n"
+        "from heatserve.cli import main; main()"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert done.stderr.splitlines()[-1] == "error: runs/a.safetensors: expected room to write, got: File too large"
+    assert "Traceback" not in done.stderr
+    assert [path.name for path in (tmp_path / "runs").iterdir()] == ["a.jsonl"]
