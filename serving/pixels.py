@@ -16,14 +16,14 @@ _DESCRIBED = 3  # images described one by one before the message only counts the
 
 
 def explain_shape(found: tuple[int, ...], dims: tuple[int, ...], *, limit: int) -> str | None:
-    """Say what is wrong with the shape of a request's tensor `image`, or None where it is [N, *dims], 1 ≤ N ≤ limit.
+    """Say what is wrong with the shape of a request's tensor `image`, or None where it is [N, *dims] with N ≥ 1.
 
     Args:
         found: as Triton's core hands it over. The core takes N modulo 2³², and where that is 0 (N = 0, 2³², 2⁶², with
             the bytes of one image) it drops the axis.
         dims: the dimensions of one image; −1 where the model takes pictures of any size, which then have at least one
             pixel and sides that differ at most tenfold, for the graph enlarges them until the shorter one fits.
-        limit: the most images of one request.
+        limit: the most images of one request, for the message: Triton's core refuses more.
     """
     expected = f"[N,{','.join('any' if size < 0 else str(size) for size in dims)}]"
     if len(found) == len(dims):
@@ -31,8 +31,6 @@ def explain_shape(found: tuple[int, ...], dims: tuple[int, ...], *, limit: int) 
     if len(found) != len(dims) + 1 or not all(e in (-1, f) for e, f in zip(dims, found[1:], strict=True)):
         came = f"[{','.join(map(str, found))}]" if found != IMPOSSIBLE_SHAPE else "sizes that are negative or too large"
         return f"image: expected {expected}, found {came}"
-    if found[0] > limit:
-        return f"image: expected a batch of at most {limit} images, found {found[0]}"
     sides = [f for e, f in zip(dims, found[1:], strict=True) if e < 0]
     if sides and not 0 < max(sides) <= _LONGEST_SIDE * min(sides):
         return (

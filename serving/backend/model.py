@@ -22,8 +22,8 @@ from numpy.typing import NDArray
 from heatserve.export.card import GRAPH_NAME, verify_card
 from heatserve.export.contract import INVALID_LABEL
 from heatserve.serving.backend.shapes import survive_impossible_shapes
-from heatserve.serving.batching import batch_limit, groups
-from heatserve.serving.pixels import explain_pixels, explain_shape
+from heatserve.serving.batching import batch_limit, groups, request_bytes
+from heatserve.serving.pixels import IMPOSSIBLE_SHAPE, explain_pixels, explain_shape
 
 Array = NDArray[Any]
 
@@ -44,6 +44,8 @@ class TritonPythonModel:
         config = json.loads(args["model_config"])
         self._limit = batch_limit(config)
         self._image_dims = tuple(map(int, config["input"][0]["dims"]))
+        image_type = np.dtype(triton.triton_string_to_numpy(config["input"][0]["data_type"]))
+        self._most_bytes = request_bytes(self._image_dims, item_bytes=image_type.itemsize, limit=self._limit)
         if -1 in self._image_dims:
             survive_impossible_shapes(lambda: triton.Tensor("image", np.zeros(1, np.uint8)))
         threads = config["parameters"].get("intra_op_thread_count")
@@ -75,24 +77,34 @@ class TritonPythonModel:
             raise RuntimeError(f"failed to run warmup sample '{sample['name']}': {error}") from None
 
     def execute(self, requests: list[Any]) -> list[Any]:
-        """Answer the requests that dynamic batching hands over together, in runs of at most as many images as allowed.
+        """Answer the requests that dynamic batching hands over together, in runs of at most the bytes of one request.
 
         A request that is not valid, or that cannot be answered, is answered with an error; the others are answered
         as if it were absent.
         """
-        images = [triton.get_input_tensor_by_name(request, "image").as_numpy() for request in requests]
+        images = [self._image(request) for request in requests]
         wanted = [request.requested_output_names() for request in requests]
         responses = [self._refusal(image) for image in images]
         valid = [i for i, refusal in enumerate(responses) if refusal is None]
-        for group in groups([len(images[i]) for i in valid], self._limit):
+        for group in groups([images[i].nbytes for i in valid], self._most_bytes):
             together = [valid[j] for j in group]
             answers = self._answer([images[i] for i in together], [wanted[i] for i in together])
             for i, answer in zip(together, answers, strict=True):
                 responses[i] = answer
         return responses
 
+    def _image(self, request: Any) -> Array:
+        """The tensor of a request without the axis that the workspace puts in front of an image's own."""
+        image: Array = triton.get_input_tensor_by_name(request, "image").as_numpy()
+        if image.shape == IMPOSSIBLE_SHAPE:
+            return image
+        axis = image.ndim - len(self._image_dims) - 1
+        return image.reshape(image.shape[:axis] + image.shape[axis + 1 :])
+
     def _refusal(self, image: Array) -> Any | None:
         problem = explain_shape(image.shape, self._image_dims, limit=self._limit)
+        if not problem and image.nbytes > self._most_bytes:
+            problem = f"image: expected at most {self._most_bytes} bytes in one request, found {image.nbytes}"
         return _error(problem, triton.TritonError.INVALID_ARG) if problem else None
 
     def _answer(self, images: list[Array], wanted: list[list[str]]) -> list[Any]:

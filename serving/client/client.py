@@ -14,6 +14,7 @@ from types import TracebackType
 
 from numpy.typing import ArrayLike
 
+from heatserve.serving.batching import PICTURES_BYTES
 from heatserve.serving.client.answers import ModelSpec, Prediction, read_predictions
 from heatserve.serving.client.connection import AsyncConnection, Connection
 from heatserve.serving.client.image_batch import as_batch
@@ -34,8 +35,11 @@ class _Described:
             ServingError: the images are not what the model takes; before the first batch.
         """
         batch = as_batch(images, self.spec.input_shape, self.spec.input_type)
-        for start in range(0, len(batch), self.spec.max_batch_size):
-            yield batch[start : start + self.spec.max_batch_size]
+        count = self.spec.max_batch_size
+        if -1 in self.spec.input_shape:
+            count = max(1, min(count, PICTURES_BYTES // max(1, batch[:1].nbytes)))
+        for start in range(0, len(batch), count):
+            yield batch[start : start + count]
 
 
 class Client:

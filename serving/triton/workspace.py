@@ -5,11 +5,12 @@ from __future__ import annotations
 import os
 import shutil
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from heatserve.serving.batching import request_bytes
 from heatserve.serving.errors import ServingError
 from heatserve.serving.triton.installation import Triton, find_libpython
 
@@ -28,6 +29,11 @@ sys.path[:] = {path!a} + [folder for folder in sys.path if folder]
 
 from heatserve.serving.backend.model import TritonPythonModel
 """
+_ANSWER_BYTES_OF_CLASS = 32  # more than the six outputs of one image take, for any number of classes
+# Triton's allocator leaves gaps. Where pictures of any size are taken, it is also how many full requests may meet.
+_REGION_FACTOR = 4
+_REGION_SLACK = 16 * 2**20
+_SHARED_MEMORY = Path("/dev/shm")
 
 
 @dataclass(frozen=True)
@@ -38,9 +44,11 @@ class Workspace:
     """Links to exactly the verified models, so that Triton sees no others."""
     backends: Path
     environment: dict[str, str]
+    file_bytes: int
+    """The largest file that Triton may write, and so the largest region of shared memory; 0: any size."""
 
 
-def prepare(triton: Triton, models: Iterable[ModelVersion], folder: Path) -> Workspace:
+def prepare(triton: Triton, models: Sequence[ModelVersion], folder: Path) -> Workspace:
     """Fill the empty `folder` with what `triton` needs to serve `models`.
 
     Raises:
@@ -54,8 +62,11 @@ def prepare(triton: Triton, models: Iterable[ModelVersion], folder: Path) -> Wor
     repository.mkdir()
     for model in models:
         _offer(triton, model, repository / model.name)
-    backends = triton.backends if triton.has_native_onnxruntime else _our_backend(triton, folder)
-    return Workspace(repository, backends, _environment(triton, folder))
+    if triton.has_native_onnxruntime:
+        return Workspace(repository, triton.backends, _environment(triton, folder), file_bytes=0)
+    _check_shared_memory(models)
+    file_bytes = _REGION_FACTOR * max(map(_batch_bytes, models)) + _REGION_SLACK
+    return Workspace(repository, _our_backend(triton, folder), _environment(triton, folder), file_bytes)
 
 
 def _check_engine(triton: Triton, model: ModelVersion) -> None:
@@ -77,16 +88,41 @@ def _check_engine(triton: Triton, model: ModelVersion) -> None:
 def _offer(triton: Triton, model: ModelVersion, link: Path) -> None:
     """Link a model, configured for the device that it was calibrated on.
 
-    Where our backend serves, Triton's core passes it batches of any size, for it can say what is wrong with a large
-    one: the core's own refusal names neither the tensor nor the batch that came.
+    Where our backend serves, an image gets one more axis in front. Triton's core takes N = 0 for one image without the
+    axis N, and Triton's python backend adds up the first axes of a batch, of which that image's would be its height.
     """
     from heatserve.export.repository.layout import served_config, set_engine
 
     config = served_config(model)
     set_engine(config, model.card)
     if not triton.has_native_onnxruntime:
-        config.max_batch_size = 2**31 - 1
+        config.input[0].reshape.shape.extend([1, *config.input[0].dims])
     link_model(link, model, config)
+
+
+def _check_shared_memory(models: Iterable[ModelVersion]) -> None:
+    """Refuse to start where a full batch would find no shared memory: Triton answers that with the region's name."""
+    from heatserve.export.repository.layout import served_config
+
+    needed = sum(
+        max(1, group.count) * _batch_bytes(model) for model in models for group in served_config(model).instance_group
+    )
+    free = shutil.disk_usage(_SHARED_MEMORY).free
+    if free < needed:
+        raise ServingError(
+            f"{_SHARED_MEMORY}: expected {-(-needed // 2**20)} MiB free for one full batch of each model instance, "
+            f"found {free // 2**20} MiB; give it more (docker run --shm-size), or serve fewer models or instances"
+        )
+
+
+def _batch_bytes(model: ModelVersion) -> int:
+    """What one full request and its answer take of an instance's region of shared memory."""
+    from heatserve.export.repository.layout import MAX_BATCH_SIZE, triton_config
+
+    image = triton_config(model.card).input[0]
+    item_bytes = 1 if model.card.input_type == "UINT8" else 4
+    requests = request_bytes(image.dims, item_bytes=item_bytes, limit=MAX_BATCH_SIZE)
+    return requests + MAX_BATCH_SIZE * _ANSWER_BYTES_OF_CLASS * len(model.card.class_names)
 
 
 def link_model(link: Path, model: ModelVersion, config: pb.ModelConfig) -> None:

@@ -65,7 +65,7 @@ def with_pixel(value: float) -> NDArray[np.float32]:
         (np.zeros((2, 1, 8, 8), np.uint8), ["'image' data-type is 'UINT8'", "expects 'FP32'"]),
         (np.zeros((2, 1, 9, 8), np.float32), ["'image'", "Expected [-1,1,8,8], got [2,1,9,8]"]),
         (np.zeros((1, 8, 8), np.float32), ["'image'", "Expected [-1,1,8,8], got [1,8,8]"]),
-        (random_images(65), ["image: expected a batch of at most 64 images, found 65"]),
+        (random_images(65), ["batch-size must be <= 64 for 'tiny'"]),
         (random_images(0), ["'image'", "Expected 256, got 0"]),
     ],
 )
