@@ -94,7 +94,7 @@ def _print_served(console: Console, server: TritonServer, picture: Path) -> None
     only_here = "  (for this machine only: see `--host` in docs/guide/serve.md)" if local else ""
     console.print(models_table(server.models))
     console.print(
-        f"\ngRPC     {urls.grpc_url}\nHTTP     {urls.http_url}{only_here}\nmetrics  {urls.metrics_url}\n"
+        f"\ngRPC     {urls.grpc_url}\nHTTP     {urls.http_url}{only_here}\nmetrics  {urls.metrics_url}{only_here}\n"
         f"log      {server.log}\n\n{examples(server.models[0], urls, picture)}\n\nCtrl-C stops the server.",
         markup=False,
         soft_wrap=True,

@@ -8,6 +8,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass, replace
 
 from heatserve.serving.errors import ServingError
+from heatserve.serving.triton.sockets import listener
 
 _LOOPBACK = "127.0.0.1"
 
@@ -21,7 +22,7 @@ class Endpoints:
     grpc: int = 8001
     metrics: int = 8002
     http_host: str | None = None
-    """Where HTTP listens, if not where gRPC and metrics do."""
+    """Where HTTP and metrics, which is HTTP too, listen, if not where gRPC does."""
 
     @property
     def http_url(self) -> str:
@@ -36,14 +37,14 @@ class Endpoints:
     @property
     def metrics_url(self) -> str:
         """Where this machine reads Prometheus metrics."""
-        return f"http://{self._reachable}:{self.metrics}/metrics"
+        return f"http://{self.http_host or self._reachable}:{self.metrics}/metrics"
 
     @property
     def _reachable(self) -> str:
         return _LOOPBACK if self.host == "0.0.0.0" else self.host
 
     def with_local_http(self) -> Endpoints:
-        """The same endpoints, but with HTTP for this machine only."""
+        """The same endpoints, but with HTTP and metrics for this machine only."""
         return replace(self, http_host=_LOOPBACK)
 
     def bound(self) -> Endpoints:
@@ -56,10 +57,11 @@ class Endpoints:
             host = socket.gethostbyname(self.host)
         except OSError as error:
             raise ServingError(f"--host {self.host}: expected an IPv4 address or a host name: {error}") from None
+        http_host = self.http_host or host
         with ExitStack() as held:  # all three at once, so that no two get the same free port
             ports = {
                 name: _bind(held.enter_context(socket.socket()), where, getattr(self, name), f"--{name}-port")
-                for name, where in (("http", self.http_host or host), ("grpc", host), ("metrics", host))
+                for name, where in (("http", http_host), ("grpc", host), ("metrics", http_host))
             }
         return replace(self, host=host, http=ports["http"], grpc=ports["grpc"], metrics=ports["metrics"])
 
@@ -71,20 +73,20 @@ FREE_PORTS = Endpoints(http=0, grpc=0, metrics=0)
 """Any free ports, reachable from this machine only."""
 
 
-def _bind(listener: socket.socket, host: str, port: int, option: str) -> int:
-    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # a port in TIME_WAIT is free for Triton, too
+def _bind(listening: socket.socket, host: str, port: int, option: str) -> int:
+    listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # a port in TIME_WAIT is free for Triton, too
     try:
-        listener.bind((host, port))
-        listener.listen()
+        listening.bind((host, port))
+        listening.listen()
     except (OSError, OverflowError) as error:
         if getattr(error, "errno", None) == errno.EADDRINUSE:
             raise ServingError(
-                f"{option} {port}: expected a free port, found that something listens on {host}:{port} already; "
-                f"stop it, or pass another port ({option} 0 takes any free one)"
+                f"{option} {port}: expected a free port, found that {listener(port) or 'something'} listens on "
+                f"{host}:{port} already; stop it, or pass another port ({option} 0 takes any free one)"
             ) from None
         if getattr(error, "errno", None) == errno.EADDRNOTAVAIL:
             raise ServingError(
                 f"--host {host}: expected an address of this machine (0.0.0.0: all of them): {error}"
             ) from None
         raise ServingError(f"{option} {port}: expected a port to listen on at {host}: {error}") from None
-    return int(listener.getsockname()[1])
+    return int(listening.getsockname()[1])

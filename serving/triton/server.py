@@ -8,7 +8,6 @@ import secrets
 import signal
 import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, suppress
@@ -18,9 +17,12 @@ from typing import TYPE_CHECKING
 
 from heatserve.serving.errors import ServingError
 from heatserve.serving.triton import guarded_exec
+from heatserve.serving.triton.bounded_log import BoundedLog
+from heatserve.serving.triton.debris import explained_writes, log_of, seal_regions, server_folder
 from heatserve.serving.triton.endpoints import STANDARD_PORTS, Endpoints
 from heatserve.serving.triton.installation import find_triton
 from heatserve.serving.triton.log import explain
+from heatserve.serving.triton.sockets import listens
 from heatserve.serving.triton.workspace import prepare
 
 if TYPE_CHECKING:
@@ -28,6 +30,17 @@ if TYPE_CHECKING:
 
 _POLL_SECONDS = 0.02
 _KILL_AFTER_SECONDS = 5.0  # past the time that Triton was given to drain
+_SETTLE_SECONDS = 2.0  # the last lines of Triton's model instances, which end after it
+# A caller that answers no ping is closed after 60 + 20 s; each connection is replaced after ten minutes, and what runs
+# on it then has a minute more. Clients of gRPC connect again by themselves.
+_CONNECTION_LIMITS = (
+    "--grpc-keepalive-time=60000",
+    "--grpc-keepalive-timeout=20000",
+    "--grpc-keepalive-permit-without-calls=true",
+    "--grpc-http2-max-pings-without-data=0",
+    "--grpc-max-connection-age=600000",
+    "--grpc-max-connection-age-grace=60000",
+)
 _CRASHED = (
     "\n  a segmentation fault: where a warm-up fails (`model_warmup` in config.pbtxt), Triton may die so before it "
     "says why; started again, it may say it"
@@ -47,7 +60,7 @@ class TritonServer:
     Attributes:
         models: the versions served, cards verified.
         endpoints: where they are served, free ports filled in.
-        log: the file that Triton writes; removed at the end, unless Triton failed.
+        log: the newest of what Triton writes, at most 8 MiB; removed at the end, unless Triton failed.
     """
 
     models: tuple[ModelVersion, ...]
@@ -95,11 +108,13 @@ class TritonServer:
         # Triton 2.51 ends at single malformed HTTP requests (a shape of 2³² images will do); its gRPC side stood.
         self.endpoints = (self._wanted.with_local_http() if triton.is_of_wheel else self._wanted).bound()
         with ExitStack() as cleanup:
-            folder = Path(cleanup.enter_context(tempfile.TemporaryDirectory(prefix="heatserve-")))
-            self._workspace = prepare(triton, self.models, folder)
-            self._start([str(triton.binary), *self._options(shared_memory=folder.name)])
-            cleanup.callback(self._stop, shared_memory=folder.name)
-            self._wait_until_ready()
+            folder, lock = cleanup.enter_context(server_folder())
+            with explained_writes():
+                self._workspace = prepare(triton, self.models, folder)
+                self._log = BoundedLog(log_of(folder))
+            self._start([str(triton.binary), *self._options(shared_memory=folder.name)], lock)
+            cleanup.callback(self._stop)
+            self._wait_until_ready(shared_memory=folder.name)
             self._cleanup = cleanup.pop_all()
         return self
 
@@ -118,17 +133,18 @@ class TritonServer:
         self._process.wait()
         raise self._failure("ended by itself")
 
-    def _start(self, command: list[str]) -> None:
-        descriptor, name = tempfile.mkstemp(prefix="heatserve-triton-", suffix=".log")
-        self.log = Path(name)
-        with os.fdopen(descriptor, "wb") as log:
+    def _start(self, command: list[str], lock: int) -> None:
+        self.log = self._log.path
+        limits = [str(os.getpid()), str(self._workspace.file_bytes)]
+        with self._log.writer as log:
             self._process = subprocess.Popen(
-                [sys.executable, "-IS", guarded_exec.__file__, str(os.getpid()), *command],
+                [sys.executable, "-IS", guarded_exec.__file__, *limits, *command],
                 env=self._workspace.environment,
                 cwd=self._workspace.repository,  # nothing there can be taken for a module
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=subprocess.STDOUT,
+                pass_fds=[lock],
                 start_new_session=True,  # a Ctrl-C in the terminal reaches only us, and we let Triton drain
             )
 
@@ -139,31 +155,39 @@ class TritonServer:
         yield "--disable-auto-complete-config"  # the exporter wrote all of it; guessing takes a second per model
         yield f"--exit-timeout-secs={self._exit_timeout}"
         for service in ("http", "grpc", "metrics"):
-            host = self.endpoints.http_host if service == "http" else None
+            host = self.endpoints.http_host if service != "grpc" else None
             yield f"--{service}-address={host or self.endpoints.host}"
             yield f"--{service}-port={getattr(self.endpoints, service)}"
+        yield from _CONNECTION_LIMITS
         header = _HEADER.format(secret=secrets.token_hex())
         yield f"--http-restricted-api={_CLOSED_APIS}:{header}"
         yield f"--grpc-restricted-protocol={_CLOSED_APIS}:{header}"
 
-    def _wait_until_ready(self) -> None:
+    def _wait_until_ready(self, *, shared_memory: str) -> None:
         deadline = time.monotonic() + self._startup_timeout
-        while not _is_ready(self.endpoints):
+        ports = (self.endpoints.http, self.endpoints.grpc, self.endpoints.metrics)
+        # All three: a server beside ours that took a port first may be what answers.
+        while not (_is_ready(self.endpoints) and all(listens(self._process.pid, port) for port in ports)):
+            seal_regions(shared_memory)
             if self._process.poll() is not None:
+                self.endpoints.bound()  # where a port was taken meanwhile, say so
                 crashed = self._process.returncode == -signal.SIGSEGV
                 raise self._failure("did not start", advice=_CRASHED if crashed else "")
             if time.monotonic() > deadline:
                 raise self._failure(f"was not ready after {self._startup_timeout:g} s")
             time.sleep(_POLL_SECONDS)
+        seal_regions(shared_memory)
 
     def _failure(self, what: str, *, advice: str = "") -> ServingError:
         self._failed = True
         code = self._process.poll()
+        if code is not None:
+            self._log.settle(seconds=_SETTLE_SECONDS)
         ending = "" if code is None else f" (exit code {code})"
         reasons = explain(self.log).replace(str(self._workspace.repository), str(self._repository))
         return ServingError(f"Triton {what}{ending}; its log {self.log} says:\n{reasons}{advice}")
 
-    def _stop(self, *, shared_memory: str) -> None:
+    def _stop(self) -> None:
         self._process.terminate()
         try:
             self._process.wait(self._exit_timeout + _KILL_AFTER_SECONDS)
@@ -173,9 +197,7 @@ class TritonServer:
             with suppress(ProcessLookupError):
                 os.killpg(self._process.pid, signal.SIGKILL)
             self._process.wait()
-            for region in Path("/dev/shm").glob(f"{shared_memory}*"):
-                with suppress(OSError):  # another user's, of the same name
-                    region.unlink()
+            self._log.settle(seconds=_SETTLE_SECONDS)
         if not self._failed:
             self.log.unlink(missing_ok=True)
 
