@@ -16,6 +16,7 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import grpc
+import numpy as np
 import pytest
 from test_poison import infer_request, refusal
 from test_server import descendants, is_running, serve_command, wait_until_gone
@@ -108,6 +109,15 @@ def test_a_request_of_pictures_is_limited_in_bytes_and_so_is_shared_memory(tmp_p
         assert message == f"image: expected at most {PICTURES_BYTES} bytes in one request, found {side * side}"
         stub.ModelInfer(infer_request("pictures", (1, 20, 20, 1), bytes(400)), timeout=30)
         assert all(region.st_size <= most for region in regions(folder_of(server)).values())
+
+
+def test_the_client_splits_large_pictures(tmp_path: Path) -> None:
+    take_uint8(write_tiny_model(tmp_path, "pictures", calibrated=False), resize=12)
+    with (
+        TritonServer(tmp_path, endpoints=FREE_PORTS) as server,
+        Client(server.endpoints.grpc_url, model="pictures") as client,
+    ):
+        assert len(client.predict(np.zeros((3, 10_000, 10_000, 1), np.uint8))) == 3
 
 
 def test_shared_memory_without_room_for_a_full_batch_is_explained(tmp_path: Path) -> None:
