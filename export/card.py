@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from scipy.stats import binom
 
 from heatserve.certification.binomial import upper_bound
 from heatserve.certification.errors import HeatserveError
@@ -86,20 +87,25 @@ class MonteCarlo(_Part):
         return f"a sequential test of the radius {self.decides:g} ({settings})"
 
 
-class OverclaimRate(_Part):
+class OverclaimCount(_Part):
     """`overclaims` of `positive` answers with a positive radius, out of `images` answers in all."""
 
     images: Count
     positive: Count
     overclaims: Count
-    upper_bound: Share
-    """Exact (Clopper-Pearson) upper confidence bound on the rate given a positive radius."""
 
     @model_validator(mode="after")
-    def _counts(self) -> OverclaimRate:
+    def _counts(self) -> OverclaimCount:
         _check_count("overclaims", self.overclaims, self.positive, "answers with a positive radius")
         _check_count("positive", self.positive, self.images, "images")
         return self
+
+
+class OverclaimRate(OverclaimCount):
+    """Such counts on images that chose nothing, with a bound on the rate."""
+
+    upper_bound: Share
+    """Exact (Clopper-Pearson) upper confidence bound on the rate given a positive radius."""
 
     def check_bound(self, name: str, confidence: float) -> None:
         """Raise ValueError, which says `name`, unless `upper_bound` is that of the counts at this confidence."""
@@ -111,7 +117,7 @@ def _check_count(name: str, found: int, largest: int, what: str) -> None:
         raise ValueError(f"{name}: expected at most the {largest} {what}, got {found}")
 
 
-def _check_images(name: str, rate: OverclaimRate, data: Split) -> None:
+def _check_images(name: str, rate: OverclaimCount, data: Split) -> None:
     if rate.images != data.images:
         raise ValueError(f"{name}.images: expected the {data.images} of its split {data.split!r}, got {rate.images}")
 
@@ -130,17 +136,22 @@ class CertifiedAccuracy(_Part):
 
     radii: tuple[float, ...]
     single_pass: tuple[Share, ...]
+    """Served radii; an overclaim whose class is right counts as certified."""
     l_bound: tuple[Share, ...]
     nominal: tuple[Share, ...]
     monte_carlo: tuple[Share, ...]
+    backed: tuple[Share, ...] | None = None
+    """As `single_pass`, and no overclaim counts; None: not measured, in results from before it was."""
 
     @model_validator(mode="after")
     def _curves(self) -> CertifiedAccuracy:
         """More images have a small radius than a large one."""
         if sorted(set(self.radii)) != list(self.radii):
             raise ValueError(f"radii: expected increasing numbers, got {self.radii}")
-        for name in ("single_pass", "l_bound", "nominal", "monte_carlo"):
+        for name in ("single_pass", "l_bound", "nominal", "monte_carlo", "backed"):
             shares = getattr(self, name)
+            if shares is None:
+                continue
             if len(shares) != len(self.radii) or sorted(shares, reverse=True) != list(shares):
                 raise ValueError(f"{name}: expected {len(self.radii)} shares that do not increase, got {shares}")
         return self
@@ -153,6 +164,9 @@ class Split(_Part):
     split: str
     images: Count
     seed: int
+    """Of the permutation of the split that they were taken from."""
+    first: Count = 0
+    """How many images of the permutation come before them."""
 
 
 class Calibration(_Part):
@@ -163,24 +177,59 @@ class Calibration(_Part):
     alpha: Annotated[float, Field(gt=0, le=1)]
     """1 promises nothing."""
     confidence: Share
+    """That the rate is at most α for the map on this card, and for that of every other attempt up to this one."""
+    looks: Annotated[int, Field(ge=1)]
+    """Attempts, this one included, that tested a map on images of which at least one is among those of `check`: by any
+    network, whether a map passed or not."""
+    spent: Share
+    """The sum of the levels that the earlier ones of these attempts were tested at."""
+    level: Annotated[float, Field(gt=0, le=1)]
+    """The level that this attempt's maps were tested at: the probability that one with a larger rate than α passes."""
     target: Annotated[float, Field(gt=0)] | None
     """The radius that the map was made for; None: all of them."""
     radius_map: RadiusMap
     fit: Split
     check: Split
     monte_carlo: MonteCarlo
-    overclaim: OverclaimRate
+    overclaim: OverclaimCount
+    """Counted on the images of `check`. They chose the map, so no bound on its rate but α can be stated from them."""
 
     @model_validator(mode="after")
     def _supported(self) -> Calibration:
-        """The promise is what the counts on the images of `check` support."""
+        """The promise is what the counts on the images of `check` support, and what was spent before leaves of δ."""
         _check_images("overclaim", self.overclaim, self.check)
-        self.overclaim.check_bound("overclaim", self.confidence)
-        if self.overclaim.upper_bound > self.alpha:
+        chance = float(binom.cdf(self.overclaim.overclaims, self.overclaim.positive, self.alpha))
+        if chance > self.level * (1 + _BOUND_TOLERANCE):
             raise ValueError(
-                f"overclaim.upper_bound: expected at most alpha, {self.alpha:g}, got {self.overclaim.upper_bound:.6g}"
+                f"overclaim: expected counts whose exact p-value for a rate above alpha = {self.alpha:g} is at most "
+                f"level, {self.level:g}, got {chance:.6g}"
             )
+        if self.spent + self.level > 1 - self.confidence + _BOUND_TOLERANCE:
+            raise ValueError(
+                f"confidence: expected at most 1 - spent - level, {1 - self.spent - self.level:g}, got "
+                f"{self.confidence:g}"
+            )
+        if (self.looks == 1) != (self.spent == 0):
+            raise ValueError(f"spent: expected 0 for the first look only, got {self.spent:g} and looks {self.looks}")
         return self
+
+
+class RadiusBin(_Part):
+    """Overclaims among the served radii above `above` and at most `up_to` (L2, pixels in [0,1])."""
+
+    above: Annotated[float, Field(ge=0)]
+    up_to: Annotated[float, Field(gt=0)]
+    positive: Count
+    overclaims: Count
+
+
+class OtherInputs(OverclaimCount):
+    """What test images are answered after a change that the calibration images did not have; no promise is about them."""
+
+    kind: str
+    """What was done to the images, such as `inverted`."""
+    refused: Count
+    """Answered with radius 0 since they are unlike the calibration images, whatever the single pass says."""
 
 
 class Evaluation(_Part):
@@ -195,6 +244,10 @@ class Evaluation(_Part):
     """Share of images on which the single pass names the class that is the most frequent of all votes."""
     calibrated: OverclaimRate
     nominal: OverclaimRate
+    by_radius: tuple[RadiusBin, ...] = ()
+    """The counts of `calibrated` by served radius: the promise is about all of them together, not about each."""
+    other_inputs: tuple[OtherInputs, ...] = ()
+    """What inputs that the card was not made for are answered; none: not measured."""
     certified_accuracy: CertifiedAccuracy
 
     @model_validator(mode="after")
@@ -261,7 +314,7 @@ class Plan(_Part):
 class Card(_Part):
     """What is promised about one graph, and all that the promise rests on. Without `calibration` it serves 0."""
 
-    format: Literal[3] = 3
+    format: Literal[4] = 4
     model: str
     graph_sha256: Sha256
     base_sha256: Sha256
