@@ -20,6 +20,7 @@ from heatserve.certification.noise import FLOAT32, FORMER_KEYS, source_of
 from heatserve.certification.provenance import now, versions
 from heatserve.certification.radius import RadiusMap
 from heatserve.export.digest import DIGEST, digest_of, read_json, with_digest
+from heatserve.export.promise import promise_text
 
 CARD_NAME = "certificate.json"
 GRAPH_NAME = "model.onnx"
@@ -173,14 +174,15 @@ class Calibration(_Part):
     """The promise, the constants in the graph that carry it, and the data it was fitted on."""
 
     promise: str
+    """`promised`, which a card cannot say otherwise."""
     method: str
     alpha: Annotated[float, Field(gt=0, le=1)]
     """1 promises nothing."""
     confidence: Share
-    """That the rate is at most α for the map on this card, and for that of every other attempt up to this one."""
+    """That the rate is at most α for the map on this card, and for that of every other attempt among `looks`."""
     looks: Annotated[int, Field(ge=1)]
-    """Attempts, this one included, that tested a map on images of which at least one is among those of `check`: by any
-    network, whether a map passed or not."""
+    """Attempts that count, this one included: those that used an image of `check`, by any network, whether a map passed
+    or not, and those of this network that failed on other images of the same split (see `calibration.attempts`)."""
     spent: Share
     """The sum of the levels that the earlier ones of these attempts were tested at."""
     level: Annotated[float, Field(gt=0, le=1)]
@@ -213,6 +215,17 @@ class Calibration(_Part):
             raise ValueError(f"spent: expected 0 for the first look only, got {self.spent:g} and looks {self.looks}")
         return self
 
+    def promised(self, sigma: float) -> str:
+        """The promise in words, for a smoothed classifier of σ = `sigma`."""
+        return promise_text(
+            sigma=sigma,
+            alpha=self.alpha,
+            confidence=self.confidence,
+            looks=self.looks,
+            reference=self.monte_carlo.described,
+            error=self.monte_carlo.alpha,
+        )
+
 
 class RadiusBin(_Part):
     """Overclaims among the served radii above `above` and at most `up_to` (L2, pixels in [0,1])."""
@@ -224,7 +237,7 @@ class RadiusBin(_Part):
 
 
 class OtherInputs(OverclaimCount):
-    """What test images are answered after a change that the calibration images did not have; no promise is about them."""
+    """What test images are answered after a change that calibration images did not have; no promise is about them."""
 
     kind: str
     """What was done to the images, such as `inverted`."""
@@ -237,6 +250,8 @@ class Evaluation(_Part):
 
     data: Split
     monte_carlo: MonteCarlo
+    confidence: Annotated[float, Field(gt=0, lt=1)] = 0.95
+    """Of each bound, for itself. Results from before it was stated have 0.95."""
     clean_accuracy: Share
     smoothed_accuracy: Share
     """Accuracy of the smoothed classifier, whose class is taken to be the one with the most votes."""
@@ -254,6 +269,8 @@ class Evaluation(_Part):
     def _of_one_split(self) -> Evaluation:
         _check_images("calibrated", self.calibrated, self.data)
         _check_images("nominal", self.nominal, self.data)
+        self.calibrated.check_bound("calibrated", self.confidence)
+        self.nominal.check_bound("nominal", self.confidence)
         return self
 
 
@@ -341,11 +358,13 @@ class Card(_Part):
     date: str
 
     @model_validator(mode="after")
-    def _evaluated(self) -> Card:
-        """The bounds of the evaluation have the confidence of the calibration."""
-        if self.calibration and self.evaluation:
-            self.evaluation.calibrated.check_bound("evaluation.calibrated", self.calibration.confidence)
-            self.evaluation.nominal.check_bound("evaluation.nominal", self.calibration.confidence)
+    def _promised(self) -> Card:
+        """The promise says what the numbers say."""
+        if self.calibration and self.calibration.promise != self.calibration.promised(self.sigma):
+            raise ValueError(
+                f"calibration.promise: expected the text that its numbers make, "
+                f"{self.calibration.promised(self.sigma)!r}, got {self.calibration.promise!r}"
+            )
         return self
 
     @property
@@ -407,6 +426,11 @@ def read_card(version_dir: Path) -> Card:
     except (ValueError, RecursionError) as error:  # no JSON, no text, or nested too deeply
         raise CardError(f"{path}: not a valid certificate card: {error}") from None
     _check_digest(path, content)
+    if content.get("format") == 3:
+        raise CardError(
+            f"{path}: format: expected 4, got 3, whose confidence does not count how often the calibration images "
+            "were used before; make the model again with `heatserve export` and `heatserve calibrate`"
+        )
     try:
         return Card.model_validate({name: value for name, value in content.items() if name != DIGEST})
     except ValidationError as error:

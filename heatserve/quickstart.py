@@ -75,13 +75,13 @@ def _smooth(repository: Path, runs: Path, console: Console) -> ModelVersion:
 
 def _calibrate(model: ModelVersion, console: Console) -> ModelVersion:
     """The next version of the model, with the radii that its calibration supports; prints its card."""
-    from heatserve.export.calibration.sampling import sample
+    from heatserve.export.calibration.sampling import FIGURES_SHARE, sample
 
     with _step(console, f"certify  with Monte Carlo, n = {MONTE_CARLO.n}, and calibrate the single pass"):
         calibrated = calibrate_model(
             model,
             sample("digits", "calibration", seed=SEED),
-            sample("digits", "test", seed=SEED),
+            sample("digits", "test", seed=SEED, largest_share=FIGURES_SHARE),
             alpha=ALPHA,
             delta=DELTA,
             certifier=Certifier(MONTE_CARLO, progress=progress_bar),

@@ -85,6 +85,7 @@ def evaluate(
     return Evaluation(
         data=data.source(len(compared)),
         monte_carlo=certifier.monte_carlo,
+        confidence=1 - delta,
         clean_accuracy=float((label == data.labels).mean()),
         smoothed_accuracy=float((compared.smoothed_label == data.labels).mean()),
         agreement=float((compared.smoothed_label == label).mean()),

@@ -34,7 +34,7 @@ def card_report(card: Card) -> Group:
         Text(f"promise {card.calibration.promise}"),
         Text(
             f"map     {_steps(card.calibration.radius_map)}, checked on {seen.images} images of split "
-            f"{card.calibration.check.split!r}: {_rate(seen)}"
+            f"{card.calibration.check.split!r}: {seen.overclaims} of {seen.positive} positive radii overclaim"
         ),
         Text(""),
         _accuracy_table(evaluation),
