@@ -194,13 +194,14 @@ def fixed_sequence_test(
     _check_probabilities("check", check)
     needed = images_needed(alpha, delta) * len(fit) / len(check)
     start = _promising(*_counts(fit, maps, marginal=marginal), needed, alpha)
-    passed = binom.cdf(*_counts(check, maps[start:], marginal=marginal), alpha) <= delta
+    overclaims, trials = _counts(check, maps[start:], marginal=marginal)
+    passed = binom.cdf(overclaims, trials, alpha) <= delta
     accepted = passed.size if passed.all() else int(passed.argmin())  # up to the first test that fails
     if accepted == 0:
         raise CalibrationError(
             f"no map keeps overclaims at most {alpha:g} of the positive radii, tested at level {delta:g} on "
-            f"{len(check)} images: {_best(check, maps)}; use more calibration images, a larger α, or a single "
-            f"pass that is closer to its Gaussian average"
+            f"{len(check)} images: of the first that was tested, {overclaims[0]} of {trials[0]} overclaim; use more "
+            f"calibration images, a larger α, or a single pass that is closer to its Gaussian average"
         )
     chosen = maps[start + accepted - 1]
     return Calibrated(chosen, counted(check, chosen.steps(check.fractions)))
@@ -359,9 +360,3 @@ def _check_probabilities(name: str, part: Reference) -> None:
     broken = ~np.isfinite(part.fractions).all((1, 2))
     if broken.any():
         raise CalibrationError(f"{name}: expected probabilities, got {broken.sum()} rows that are none")
-
-
-def _best(reference: Reference, maps: Sequence[RadiusMap]) -> str:
-    seen = [counted(reference, found.steps(reference.fractions)) for found in maps]
-    best = min((s for s in seen if s.positive), key=lambda s: s.count / s.positive, default=seen[0])
-    return f"at best {best.count} of {best.positive} overclaim"

@@ -183,7 +183,7 @@ class Calibration(_Part):
     looks: Annotated[int, Field(ge=1)]
     """Attempts that count, this one included: those that used an image of `check`, by any network, whether a map passed
     or not, and those of this network that failed on other images of the same split (see `calibration.attempts`)."""
-    spent: Share
+    spent: Annotated[float, Field(ge=0)]
     """The sum of the levels that the earlier ones of these attempts were tested at."""
     level: Annotated[float, Field(gt=0, le=1)]
     """The level that this attempt's maps were tested at: the probability that one with a larger rate than α passes."""
@@ -206,11 +206,9 @@ class Calibration(_Part):
                 f"overclaim: expected counts whose exact p-value for a rate above alpha = {self.alpha:g} is at most "
                 f"level, {self.level:g}, got {chance:.6g}"
             )
-        if self.spent + self.level > 1 - self.confidence + _BOUND_TOLERANCE:
-            raise ValueError(
-                f"confidence: expected at most 1 - spent - level, {1 - self.spent - self.level:g}, got "
-                f"{self.confidence:g}"
-            )
+        left = max(0.0, 1 - self.spent - self.level)
+        if self.confidence > left + _BOUND_TOLERANCE:
+            raise ValueError(f"confidence: expected at most 1 - spent - level, {left:g}, got {self.confidence:g}")
         if (self.looks == 1) != (self.spent == 0):
             raise ValueError(f"spent: expected 0 for the first look only, got {self.spent:g} and looks {self.looks}")
         return self

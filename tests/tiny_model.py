@@ -51,7 +51,7 @@ linear (float[N,1,8,8] image) => (float[N,10] logits) {
 _SPLIT = Split(dataset="digits", split="test", images=500, seed=0)
 _ALPHA, _CONFIDENCE = 0.01, 0.99
 _MONTE_CARLO = MonteCarlo(n0=100, n=1000, alpha=0.001, seed=0)
-_CALIBRATION = Calibration(
+CALIBRATION = Calibration(
     promise=promise_text(
         sigma=SIGMA, alpha=_ALPHA, confidence=_CONFIDENCE, looks=1, reference=_MONTE_CARLO.described, error=0.001
     ),
@@ -77,16 +77,16 @@ def write_tiny_model(repository: Path, name: str = "tiny", *, calibrated: bool =
     logits.graph.initializer.append(numpy_helper.from_array(weights, "weights"))
     graph = certified_graph(logits, sigma=SIGMA)
     if calibrated:
-        graph = with_map(graph, _CALIBRATION.radius_map)
+        graph = with_map(graph, CALIBRATION.radius_map)
     version_dir = repository / name / "1"
     version_dir.mkdir(parents=True)
     onnx.save(graph, version_dir / GRAPH_NAME)
     onnx.save(logits, version_dir / BASE_NAME)
-    write_tiny_card(version_dir, calibration=_CALIBRATION if calibrated else None)
+    write_tiny_card(version_dir, calibration=CALIBRATION if calibrated else None)
     return version_dir
 
 
-def write_tiny_card(version_dir: Path, *, calibration: Calibration | None = _CALIBRATION) -> None:
+def write_tiny_card(version_dir: Path, *, calibration: Calibration | None = CALIBRATION) -> None:
     """Write a card that matches the graphs in `version_dir`, whatever they hold, and the model's configuration."""
     card = Card(
         model=version_dir.parent.name,

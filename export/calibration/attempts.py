@@ -279,8 +279,8 @@ def terms_of(asked: Asked, attempts: Attempts) -> Terms:
     level = (asked.delta - spent) / 2 if asked.level is None else asked.level
     if level <= 0:
         raise AttemptsError(
-            f"delta: expected more than the {spent:g} that {len(counting)} earlier attempts have spent, of model "
-            f"{', '.join(sorted({earlier.model for earlier in counting}))}, got {asked.delta:g}; calibrate on images "
+            f"delta: expected more than the {spent:g} that earlier attempts have spent ({len(counting)}, of "
+            f"{', '.join(sorted({earlier.model for earlier in counting}))}), got {asked.delta:g}; calibrate on images "
             "that no attempt has used (--skip, --data), another network where this one failed, or with a larger δ"
         )
     require_images(asked.check.images, alpha=asked.alpha, delta=level)
@@ -316,6 +316,6 @@ def further_attempt(repository: Path, asked: Asked, split_size: int | None) -> s
     if split_size is not None and unused < split_size:
         left += f" (--skip {unused}), and there another network has all of δ"
     return (
-        f"{len(counting)} attempts have spent {spent:g} of δ = {asked.delta:g}, so a further one on these images, or "
-        f"of this network, is tested at level {level:g}{left}"
+        f"{spent:g} of δ = {asked.delta:g} is spent (attempts that count: {len(counting)}), so a further one on these "
+        f"images, or of this network, is tested at level {level:g}{left}"
     )
