@@ -81,14 +81,14 @@ class Attempt(_Line):
     test_pixels: tuple[str, ...]
 
 
-class Outcome(_Line):
+class AttemptOutcome(_Line):
     """How the attempt of that key ended."""
 
     passed: bool
 
 
 @dataclass(frozen=True)
-class Terms:
+class AttemptTerms:
     """What an attempt is tested at, and what the earlier ones that count have spent."""
 
     level: float
@@ -101,7 +101,7 @@ class Terms:
 class Attempts:
     """All attempts of a repository, in the order of their files and lines."""
 
-    lines: tuple[Attempt | Outcome, ...]
+    lines: tuple[Attempt | AttemptOutcome, ...]
 
     @cached_property
     def made(self) -> dict[str, Attempt]:
@@ -115,7 +115,7 @@ class Attempts:
     @cached_property
     def passed(self) -> frozenset[str]:
         """Keys of the attempts that passed; one that was interrupted did not."""
-        return frozenset(line.key for line in self.lines if isinstance(line, Outcome) and line.passed)
+        return frozenset(line.key for line in self.lines if isinstance(line, AttemptOutcome) and line.passed)
 
     @cached_property
     def pixels(self) -> frozenset[str]:
@@ -187,14 +187,14 @@ def read_attempts(repository: Path) -> Attempts:
     return Attempts(tuple(line for file in files for line in _read(file)))
 
 
-def _read(path: Path) -> Iterable[Attempt | Outcome]:
+def _read(path: Path) -> Iterable[Attempt | AttemptOutcome]:
     keys = set[str]()
     for number, text in enumerate(path.read_bytes().decode(errors="replace").splitlines(keepends=True), start=1):
         try:
             line = _LINE.validate_json(text)
         except ValidationError:
             line = None
-        if line is None or not text.endswith("\n") or (isinstance(line, Outcome) and line.key not in keys):
+        if line is None or not text.endswith("\n") or (isinstance(line, AttemptOutcome) and line.key not in keys):
             raise AttemptsError(
                 f"{path}, line {number}: expected the record of an attempt to calibrate, got {text[:60]!r}; restore "
                 "the file from a copy: what was spent of δ cannot be known without it"
@@ -203,7 +203,7 @@ def _read(path: Path) -> Iterable[Attempt | Outcome]:
         yield line
 
 
-_LINE: TypeAdapter[Attempt | Outcome] = TypeAdapter(Attempt | Outcome)
+_LINE: TypeAdapter[Attempt | AttemptOutcome] = TypeAdapter(Attempt | AttemptOutcome)
 
 
 def ask(
@@ -263,7 +263,7 @@ def network_sha256(graph: bytes) -> str:
     return hashlib.sha256(bare.SerializeToString(deterministic=True)).hexdigest()
 
 
-def terms_of(asked: Asked, attempts: Attempts) -> Terms:
+def terms_of(asked: Asked, attempts: Attempts) -> AttemptTerms:
     """What an attempt is tested at, after `attempts`. One that was made before is no new look: it keeps its terms.
 
     Raises:
@@ -273,7 +273,7 @@ def terms_of(asked: Asked, attempts: Attempts) -> Terms:
     require_shares(alpha=asked.alpha, delta=asked.delta)
     made = attempts.made.get(asked.key)
     if made:
-        return Terms(made.level, made.spent, made.looks)
+        return AttemptTerms(made.level, made.spent, made.looks)
     counting = attempts.counting(asked)
     spent = sum(earlier.level for earlier in counting)
     level = (asked.delta - spent) / 2 if asked.level is None else asked.level
@@ -284,10 +284,10 @@ def terms_of(asked: Asked, attempts: Attempts) -> Terms:
             "that no attempt has used (--skip, --data), another network where this one failed, or with a larger δ"
         )
     require_images(asked.check.images, alpha=asked.alpha, delta=level)
-    return Terms(level, spent, len(counting) + 1)
+    return AttemptTerms(level, spent, len(counting) + 1)
 
 
-def record_attempt(repository: Path, asked: Asked) -> Terms:
+def record_attempt(repository: Path, asked: Asked) -> AttemptTerms:
     """Write down an attempt that is about to be made, which spends its level, and give its terms; see `terms_of`."""
     with locked(repository):
         terms = terms_of(asked, read_attempts(repository))
@@ -300,7 +300,7 @@ def record_outcome(repository: Path, asked: Asked, *, passed: bool) -> None:
     """Write down how an attempt ended."""
     with locked(repository):
         read_attempts(repository)
-        line = Outcome(key=asked.key, date=now(), passed=passed)
+        line = AttemptOutcome(key=asked.key, date=now(), passed=passed)
         add_attempts(repository, asked.model, [line.model_dump_json()])
 
 

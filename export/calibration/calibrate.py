@@ -27,7 +27,7 @@ from heatserve.certification.radius import RadiusMap
 from heatserve.certification.sequential import provable
 from heatserve.export.calibration.attempts import (
     Asked,
-    Terms,
+    AttemptTerms,
     ask,
     further_attempt,
     read_attempts,
@@ -162,7 +162,7 @@ class _Passed:
     """An attempt that passed: what is to be served, its terms, and what was counted on the images of `check`."""
 
     candidate: _Candidate
-    terms: Terms
+    terms: AttemptTerms
     seen: Counted
 
 
@@ -198,7 +198,7 @@ def _with_map(model: ModelVersion, radius_map: RadiusMap) -> _Candidate:
 
 
 def _check(
-    candidate: _Candidate, images: ModelImages, compared: ComparedAnswers, asked: Asked, terms: Terms
+    candidate: _Candidate, images: ModelImages, compared: ComparedAnswers, asked: Asked, terms: AttemptTerms
 ) -> Counted:
     """The test that the map passed in float64, once more, on what the served bytes answer to the images of `check`."""
     served = answers(candidate.runner, images)
