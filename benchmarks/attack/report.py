@@ -11,7 +11,7 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from heatserve.benchmarks.records.attack import AttackRecord, DefenceRow, OverclaimCount, SearchedOverclaims
+from heatserve.benchmarks.records.attack import AttackRecord, CountedOverclaims, DefenceRow, SearchedOverclaims
 from heatserve.certification.files import write_atomically
 
 
@@ -146,7 +146,7 @@ def draw_attack(record: AttackRecord, path: Path) -> None:
     write_atomically(path, content.getvalue())
 
 
-def _rate(row: OverclaimCount) -> str:
+def _rate(row: CountedOverclaims) -> str:
     return f"{row.overclaims} of {row.positive} ({row.rate:.0%})"
 
 

@@ -34,6 +34,7 @@ from heatserve.certification.provenance import provenance
 from heatserve.export.calibration.attempts import read_attempts
 from heatserve.export.calibration.certifier import Certifier
 from heatserve.export.calibration.evaluate import (
+    BIN_WIDTH,
     ComparedAnswers,
     accuracy_over_radius,
     as_judged,
@@ -47,8 +48,6 @@ from heatserve.export.runtime.served import open_served
 
 RADIUS_STEP = 0.04
 """Distance of neighbouring radii at which certified accuracy is reported, in units of σ."""
-BIN_WIDTH = 0.5
-"""Width of the bins of served radii, in units of σ."""
 
 
 @dataclass(frozen=True)

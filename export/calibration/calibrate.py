@@ -61,6 +61,7 @@ def calibrate_model(
     certifier: Certifier,
     target: float | None = None,
     level: float | None = None,
+    other_images: int = 0,
     accept: Callable[[Evaluation], object] = lambda _: None,
 ) -> ModelVersion:
     """Publish the next version of `model`, whose certified radii carry the promise on its card.
@@ -81,6 +82,8 @@ def calibrate_model(
         target: the radius that matters most (L2, pixels in [0,1]); None: the larger, the better, or the one decided.
         level: what the maps are tested at, where many networks are compared and none is chosen by their cards; the
             confidence is then 1 less all that was spent. None: half of what earlier attempts left of δ.
+        other_images: how many of the test images, at most, are changed in each way of `other_inputs`, for the card to
+            say what such inputs are answered; 0: none.
         accept: raises where what was measured on the test images is not good enough to publish.
 
     Raises:
@@ -109,7 +112,12 @@ def calibrate_model(
     compared = compare_with_certify(model, open_served(model), images, certifier)
     attempt = _attempt(model, asked, images, compared, radii)
     evaluated = evaluate(
-        model, attempt.candidate.runner, tested_on, delta=delta, certifier=figures_certifier(certifier)
+        model,
+        attempt.candidate.runner,
+        tested_on,
+        delta=delta,
+        certifier=figures_certifier(certifier),
+        other_images=other_images,
     )
     accept(evaluated)
     card = attempt.candidate.card

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache, partial
 from pathlib import Path
@@ -75,12 +75,15 @@ class Certifier:
             decides=how.decides,
         )
 
-    def entries(self, model: ModelVersion, data: ModelImages) -> list[LedgerEntry]:
+    def entries(
+        self, model: ModelVersion, data: ModelImages, *, positions: Sequence[int] | None = None
+    ) -> list[LedgerEntry]:
         """An entry for each image, in order: those that the ledger holds are read, the others certified and appended.
 
         Args:
             model: its base classifier is certified.
             data: any part of a permutation; all of them share one ledger.
+            positions: those of the images in `data` that an entry is wanted for; None: all of them.
 
         Raises:
             LedgerError: the ledger holds another recipe or other images, or is damaged.
@@ -88,13 +91,13 @@ class Certifier:
         recipe = self.recipe(model, data)
         ledger = self.file or (ledger_in(self.folder, recipe, data) if self.folder else None)
         entries = open_ledger(ledger, recipe, data) if ledger else {}
-        every = range(data.first, data.first + len(data))
-        left = [index - data.first for index in every if index not in entries]
+        wanted = [data.first + position for position in (range(len(data)) if positions is None else positions)]
+        left = [index - data.first for index in wanted if index not in entries]
         base = (model.path / BASE_NAME).read_bytes()
         found = append_entries(ledger, (self.executor or certify_here)(base, data, left, recipe))
         for entry in self.progress(found, len(left), f"Certify, {data.split} images"):
             entries[entry.index] = entry
-        return [entries[index] for index in every]
+        return [entries[index] for index in wanted]
 
 
 def certify_here(base: bytes, data: ModelImages, positions: list[int], recipe: CertifyRecipe) -> Iterator[LedgerEntry]:

@@ -56,6 +56,10 @@ def calibrate(
         int, typer.Option(min=1, help="Test images that the card's figures are measured on, at most half of the split.")
     ] = 500,
     test_skip: Annotated[int, typer.Option(min=0, help="Test images to leave out.")] = 0,
+    other_images: Annotated[
+        int,
+        typer.Option(min=0, help="Test images to invert, blur, …, for the card to show what such inputs get; 0: none."),
+    ] = 100,
     n0: Annotated[int, typer.Option(min=1, help="n₀ of Certify: votes to guess the class.")] = 100,
     n: Votes = None,
     certify_alpha: Annotated[float, typer.Option(min=0, max=1, help="Error probability of each Certify.")] = 0.001,
@@ -113,6 +117,7 @@ def calibrate(
         delta=delta,
         certifier=Certifier(monte_carlo, folder=kept, progress=progress_bar),
         target=radius,
+        other_images=other_images,
     )
     deliver(
         calibrated.card.model_dump_json(indent=2),
@@ -164,6 +169,7 @@ def calibrate_variant(
         delta=1 - calibration.confidence,
         certifier=Certifier(calibration.monte_carlo, folder=kept, progress=progress_bar),
         target=calibration.target,
+        other_images=max((row.images for row in evaluation.other_inputs), default=0),
         accept=partial(check_loss, expected=evaluation, target=calibration.target, max_loss=max_loss),
     )
     found = compare_variant(calibrated, model)
