@@ -244,7 +244,7 @@ class OtherInputs(OverclaimCount):
 
 
 class Evaluation(_Part):
-    """Measured on images that neither training nor calibration saw."""
+    """Measured on test images, which chose no map."""
 
     data: Split
     monte_carlo: MonteCarlo

@@ -97,7 +97,7 @@ def _defence_table(rows: Sequence[DefenceRow]) -> Table:
     radii = rows[0].certified_at
     table = Table(
         title=f"Defences, each measured and none served; attack within L2 {rows[0].epsilon:g}",
-        caption="clean: certified accuracy of the images as they are; "
+        caption="clean: certified accuracy of the images as they are, where an overclaim of the right class counts; "
         "unaware: overclaims under the attack on the undefended graph; adaptive: under one that knows the defence; "
         "an adversary may use either",
         title_justify="left",

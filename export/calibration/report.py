@@ -29,7 +29,7 @@ def progress_bar(items: Iterable[T], total: int, description: str) -> Iterable[T
 
 
 def card_report(card: Card) -> Group:
-    """The promise, what it was tested on, and what was measured on images that neither training nor calibration saw."""
+    """The promise, what it was tested on, what was measured on test images, and what other inputs are answered."""
     calibration, evaluation = card.calibration, card.evaluation
     if calibration is None or evaluation is None:
         return Group(Text(f"{card.model}: not calibrated, every certified radius is 0", style="yellow"))

@@ -36,7 +36,7 @@ def audit(
     kept: Kept = KEPT,
     as_json: Json = False,
 ) -> None:
-    """Can this be deployed? Compare the served file with Certify, on test images that made neither network nor card.
+    """Can this be deployed? Compare the served file with Certify, on test images and with noise that made no map.
 
     They are those of the split `test` that no calibration of the repository used, not even for the figures of a card.
 
