@@ -29,6 +29,8 @@ SIGMA = 0.25
 ALPHA, DELTA = 0.05, 0.05
 MONTE_CARLO = MonteCarlo(n0=50, n=500, alpha=0.001, seed=0)
 SEED = 0
+CHANGED_IMAGES = 50
+"""Test images that are inverted, darkened, and so on, for the card to show what such inputs are answered."""
 SHOWN = 4
 """Test images that are sent over each protocol."""
 
@@ -85,6 +87,7 @@ def _calibrate(model: ModelVersion, console: Console) -> ModelVersion:
             alpha=ALPHA,
             delta=DELTA,
             certifier=Certifier(MONTE_CARLO, progress=progress_bar),
+            other_images=CHANGED_IMAGES,
         )
     console.print()
     console.print(card_report(calibrated.card))

@@ -22,6 +22,7 @@ from heatserve.export.calibration.attempts import read_attempts
 from heatserve.export.calibration.calibrate import calibrate_model, figures_certifier
 from heatserve.export.calibration.certifier import Certifier
 from heatserve.export.calibration.evaluate import evaluate
+from heatserve.export.calibration.other_inputs import OTHER_IMAGES
 from heatserve.export.calibration.sampling import sample
 from heatserve.export.card import Card, MonteCarlo
 from heatserve.export.exporting import export_checkpoint
@@ -181,6 +182,7 @@ class Experiment:
             alpha=CALIBRATED_ALPHA,
             delta=CALIBRATED_DELTA,
             certifier=self._certifier,
+            other_images=OTHER_IMAGES,
         )
 
     def _trained(self, system: System, sigma: float) -> _Trained:

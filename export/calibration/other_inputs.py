@@ -21,6 +21,9 @@ from heatserve.export.repository.layout import ModelVersion
 from heatserve.export.runtime.answers import ModelImages, answers, model_images
 from heatserve.export.runtime.session import Runner
 
+OTHER_IMAGES = 100
+"""How many images are changed in each way for a card that is published."""
+
 _UNLIKE = 4
 """`reason` of an answer whose image is unlike the calibration images."""
 _LEVELS = np.float32(255)

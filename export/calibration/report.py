@@ -37,8 +37,9 @@ def card_report(card: Card) -> Group:
     return Group(
         Text(f"promise {calibration.promise}"),
         Text(
-            f"looks   look {calibration.looks} on these calibration images, tested at level {calibration.level:.3g}; "
-            f"confidence {calibration.confidence:g} holds for all of them together"
+            f"looks   this is look {calibration.looks}, tested at level {calibration.level:.3g}; "
+            f"{calibration.spent:.3g} was spent on those before; confidence {calibration.confidence:g} holds for all "
+            "of them together"
         ),
         Text(
             f"map     {_steps(calibration.radius_map)}; it was chosen on {calibration.fit.images} images, and by the "
@@ -49,7 +50,8 @@ def card_report(card: Card) -> Group:
         _accuracy_table(evaluation),
         Text(
             f"overclaims on the {evaluation.data.images} images of split {evaluation.data.split!r}, which chose no "
-            f"map, with exact bounds: certified {_rate(evaluation.calibrated)}; nominal {_rate(evaluation.nominal)}"
+            f"map, with exact bounds (confidence {evaluation.confidence:g} each): "
+            f"certified {_rate(evaluation.calibrated)}; nominal {_rate(evaluation.nominal)}"
         ),
         *_radius_table(evaluation),
         *_other_table(evaluation),

@@ -13,18 +13,22 @@ import pytest
 from numpy.typing import NDArray
 from onnx import numpy_helper, parser
 from rich.console import Console
+from tiny_model import random_images, write_tiny_model
 
 from heatserve.certification.radius import PLAIN_WEIGHTS, RadiusMap
+from heatserve.export.audit.audit import audit_model
+from heatserve.export.audit.page import audit_page
+from heatserve.export.audit.report import ACCURACY_CAPTION, audit_report
 from heatserve.export.calibration.certifier import Certifier, certify_here
 from heatserve.export.calibration.evaluate import BIN_WIDTH, evaluate
 from heatserve.export.calibration.ledger import LedgerEntry
 from heatserve.export.calibration.other_inputs import changed_images, image_changes, measure_other_inputs
-from heatserve.export.calibration.report import _other_table, _radius_table
+from heatserve.export.calibration.report import _other_table, _radius_table, card_report
 from heatserve.export.card import BASE_NAME, GRAPH_NAME, Card, Evaluation, InputType, MonteCarlo, sha256_of
 from heatserve.export.contract import Outputs
 from heatserve.export.graph.build import certified_graph, uint8_input, with_map
 from heatserve.export.images import LabelledImages, LabelledPictures
-from heatserve.export.repository.layout import ModelVersion
+from heatserve.export.repository.layout import ModelVersion, open_model
 from heatserve.export.runtime.answers import ModelImages, model_images
 from heatserve.export.runtime.session import Runner, open_session, run
 
@@ -113,8 +117,7 @@ def test_the_table_is_what_the_known_distances_give(reddish: tuple[ModelVersion,
     for kind in kept:  # half of 0.849 is proven beyond 0.3, and 0.067 never is
         assert (rows[kind].positive, rows[kind].overclaims) == (4, 1), kind
     assert (rows["shifted by a quarter"].positive, rows["shifted by a quarter"].overclaims) == (4, 1)
-    mixed = rows["HWC read as CHW"]  # of one colour, a third of each plane has each of its numbers: on the boundary
-    assert mixed.overclaims == mixed.positive
+    assert rows["HWC read as CHW"].positive == 0, "a third of each plane has each number of one colour: on the boundary"
     noise = changed_images(model, data, "uniform noise", image_changes(model.card)["uniform noise"])
     assert noise is not None
     far = np.abs(distance(noise.images))
@@ -255,3 +258,43 @@ def test_the_card_prints_other_inputs_without_a_promise(evaluated: Evaluation) -
     assert "25.0%" in text
     for row in evaluated.other_inputs:
         assert row.kind in text
+
+
+def test_a_card_says_which_look_it_is_and_bounds_nothing_on_the_images_that_chose(
+    evaluated: Evaluation, tmp_path: Path
+) -> None:
+    write_tiny_model(tmp_path)
+    card = open_model(tmp_path, "tiny").card
+    assert card.calibration is not None
+    epochs = {"epochs": 8, "epochs_in_all": 29}
+    shown = card.calibrated(card.calibration, evaluated).model_copy(update={"training": epochs})
+    console = Console(width=1000, record=True)
+    console.print(card_report(shown))
+    lines = {line.split()[0]: line for line in console.export_text(clear=False).splitlines() if line.strip()}
+    assert f"look {card.calibration.looks}, tested at level {card.calibration.level:.3g}" in lines["looks"]
+    assert f"confidence {card.calibration.confidence:g} holds for all of them together" in lines["looks"]
+    assert "bound" not in lines["map"]
+    assert "8 in the last training, in all that led to this network: 29" in lines["trained"]
+    assert "which chose no map, with exact bounds" in console.export_text(clear=False)
+    console.print(card_report(shown.model_copy(update={"training": {"epochs": 8}})))
+    assert "in all that led to this network: not known" in console.export_text()
+
+
+def test_an_audit_shows_both_accuracies(tmp_path: Path) -> None:
+    write_tiny_model(tmp_path)
+    model = open_model(tmp_path, "tiny")
+    images = LabelledImages(random_images(40), RANDOM.integers(0, 10, 40), "noise", "test", 1)
+    audited = audit_model(model, images, seed=7)
+    assert audited.measured is not None
+    found = audited.measured.certified_accuracy
+    assert found.backed is not None
+    pairs = list(zip(found.backed, found.single_pass, strict=True))
+    assert all(backed <= served for backed, served in pairs)
+    overclaims = np.array(audited.measured.answers.overclaims)
+    right = np.array(audited.measured.answers.label) == images.labels
+    assert found.single_pass[0] - found.backed[0] == pytest.approx((overclaims & right).mean())
+    console = Console(width=200, record=True)
+    console.print(audit_report(audited))
+    for text in (console.export_text(), audit_page(audited)):
+        assert "backed" in text
+        assert ACCURACY_CAPTION in text
