@@ -16,15 +16,17 @@ from onnx import numpy_helper, parser
 from rich.console import Console
 from tiny_model import write_tiny_model
 
+from heatserve.certification.calibration import CalibrationError
 from heatserve.certification.radius import PLAIN_WEIGHTS, RadiusMap
 from heatserve.export.audit.audit import audit_model
 from heatserve.export.audit.page import audit_page
 from heatserve.export.audit.report import ACCURACY_CAPTION, audit_report
 from heatserve.export.calibration.certifier import Certifier, certify_here
+from heatserve.export.calibration.compare import Comparison, check_loss
 from heatserve.export.calibration.evaluate import BIN_WIDTH, evaluate
 from heatserve.export.calibration.ledger import LedgerEntry
 from heatserve.export.calibration.other_inputs import changed_images, image_changes, measure_other_inputs
-from heatserve.export.calibration.report import _other_table, _radius_table, card_report
+from heatserve.export.calibration.report import _other_table, _radius_table, card_report, comparison_report
 from heatserve.export.card import BASE_NAME, GRAPH_NAME, Card, Evaluation, InputType, MonteCarlo, sha256_of
 from heatserve.export.contract import Outputs
 from heatserve.export.graph.build import certified_graph, uint8_input, with_map
@@ -297,3 +299,17 @@ def test_an_audit_shows_both_accuracies(reddish: tuple[ModelVersion, Runner], tm
     for text in (console.export_text(), audit_page(audited)):
         assert "backed" in text
         assert ACCURACY_CAPTION in " ".join(text.split())
+
+
+def test_a_variant_that_keeps_its_radii_by_overclaims_is_refused(evaluated: Evaluation) -> None:
+    accuracy = evaluated.certified_accuracy
+    bold = accuracy.model_copy(update={"backed": (0.0,) * len(accuracy.radii)})
+    useless = evaluated.model_copy(update={"certified_accuracy": bold})
+    with pytest.raises(CalibrationError, match=r"at radius 0, got 50\.0% \(50\.0% before, 0\.0% now\)"):
+        check_loss(useless, evaluated, target=None, max_loss=0.4)
+    former = evaluated.model_copy(update={"certified_accuracy": accuracy.model_copy(update={"backed": None})})
+    check_loss(former, evaluated, target=0.2, max_loss=0.0)
+    compared = Comparison(("new", "old"), (former, evaluated), (1.0, 2.0), {})
+    assert {name for name, *_ in compared.accuracies} == {"single_pass"}
+    table = comparison_report(replace(compared, evaluations=(useless, evaluated)))
+    assert any("backed" in str(cell) for cell in table.columns[0].cells)
