@@ -54,6 +54,8 @@ class ChosenRow:
     """Networks that were calibrated on these images, with or without success."""
     promised: int
     """Those of them that a map could be promised for."""
+    alone: float
+    """The least confidence of those calibrations, each by itself."""
     confidence: float
     """1 minus the sum of δ over all that were tried."""
 
@@ -104,7 +106,8 @@ class Cifar10View:
         }
         tried = {row.system for row in former}
         delta = sum(1 - promises[name].confidence if name in promises else self.usual_delta for name in tried)
-        return ChosenRow(data.split, images, len(tried), len(promises), max(0.0, 1 - delta))
+        alone = min(promise.confidence for promise in promises.values())
+        return ChosenRow(data.split, images, len(tried), len(promises), alone, max(0.0, 1 - delta))
 
     @property
     def usual_delta(self) -> float:
