@@ -2,8 +2,8 @@
 
 `calibrate` publishes the next version of a model with a promise, and `attempts` keeps account of every attempt to do
 so; `certifier` runs Certify on the images of a data set; `ledger` keeps what it found for each; `evaluate` makes the
-figures of the card, `other_inputs` those of inputs that it was not made for; `compare` compares a variant with its model;
-`dataset` certifies a whole data set, here or on a cluster; `sampling` chooses the images; `report` prints.
+figures of the card, `other_inputs` those of inputs that it was not made for; `compare` compares a variant with its
+model; `dataset` certifies a whole data set, here or on a cluster; `sampling` chooses the images; `report` prints.
 """
 
 from __future__ import annotations
