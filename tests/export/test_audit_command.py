@@ -6,6 +6,7 @@ import base64
 import hashlib
 import json
 import re
+from html import unescape
 from pathlib import Path
 from xml.etree import ElementTree
 
@@ -253,7 +254,7 @@ def test_the_page_shows_figures_beside_tables_and_says_what_was_audited(
     card = calibrated.card
     assert card.calibration is not None
     for said in (card.graph_sha256, card.calibration.promise, "PASS: digits", "Bonferroni", "split “test” of digits"):
-        assert said in page
+        assert said in unescape(page)
 
 
 def test_the_page_escapes_what_a_card_says(tiny: ModelVersion) -> None:
