@@ -9,7 +9,8 @@ answers with a positive radius is at most α, with confidence 1 − δ over the 
 2. From these, one map for each price λ of an overclaim: at each score the radius with the largest expected value.
 3. On the images `check`, the maps are tested in the order of falling prices, beginning at one that `fit` finds
    promising, until the first that fails: split fixed-sequence testing with exact binomial p-values. Whatever steps 1
-   and 2 did, the promise rests on this step.
+   and 2 did, the promise rests on this step. No bound on the rate of the accepted map can be counted on the images of
+   `check` afterwards, since they chose it: what is known is that it is at most α.
 
 References:
     McCullagh (1980), Regression models for ordinal data.
@@ -79,33 +80,57 @@ class Reference:
 
 
 @dataclass(frozen=True)
-class Overclaims:
+class Counted:
     """`count` of `positive` answers with a positive radius, out of `images` answers in all, were overclaims."""
 
     images: int
     positive: int
     count: int
+
+    def supports(self, alpha: float, delta: float) -> bool:
+        """Whether the exact binomial test rejects "the rate given a positive radius is above α" at level δ."""
+        return bool(binom.cdf(self.count, self.positive, alpha) <= delta)
+
+
+@dataclass(frozen=True)
+class Overclaims(Counted):
+    """Such counts on images that chose neither the network nor the map."""
+
     upper_bound: float
     """Exact upper confidence bound on the rate given a positive radius."""
 
 
 @dataclass(frozen=True)
 class Calibrated:
-    """A map that passed, with what was seen on the images that tested it."""
+    """A map that passed, with what was seen on the images that tested it.
+
+    These images chose the map. So no bound follows from `seen` by itself: what is known of the map's rate is that it is
+    at most α, with confidence 1 − δ.
+    """
 
     radius_map: RadiusMap
-    seen: Overclaims
+    seen: Counted
+
+
+def counted(reference: Reference, radius: FloatArray) -> Counted:
+    """Overclaims among radii [N]."""
+    return Counted(len(reference), int((radius > 0).sum()), int(reference.overclaims(radius).sum()))
 
 
 def count_overclaims(reference: Reference, radius: FloatArray, *, delta: float) -> Overclaims:
-    """Overclaims among radii [N], with their exact (Clopper-Pearson) upper bound at confidence 1 − δ."""
-    positive = int((radius > 0).sum())
-    count = int(reference.overclaims(radius).sum())
-    return Overclaims(len(reference), positive, count, float(upper_bound(count, positive, alpha=delta)))
+    """Overclaims among radii [N], with their exact (Clopper-Pearson) upper bound at confidence 1 − δ.
+
+    The bound is exact where what answers was chosen without these images; among answers of a map that they chose, it is
+    none.
+    """
+    seen = counted(reference, radius)
+    return Overclaims(
+        seen.images, seen.positive, seen.count, float(upper_bound(seen.count, seen.positive, alpha=delta))
+    )
 
 
 def images_needed(alpha: float, delta: float) -> int:
-    """Fewest answers with a positive radius from which α can be promised at confidence 1 − δ, none overclaiming."""
+    """Fewest answers with a positive radius for a test of α at level δ to pass, none overclaiming."""
     return math.ceil(math.log(delta) / math.log1p(-alpha))
 
 
@@ -122,24 +147,37 @@ def calibrate(
     """A map that keeps the overclaim rate given a positive radius at most α, with confidence 1 − δ over `check`.
 
     The chance that any map accepted by the tests on `check` has a rate above α is at most δ: their order was fixed
-    without `check`, so there is no correction to pay.
+    without `check`, so there is no correction to pay. That is so for one attempt. Several on the same images share δ:
+    `heatserve.export.calibration.attempts` keeps account of them.
 
     Args:
         fit: images that choose the maps and their order; no promise rests on them.
         check: other images, drawn like the requests to come.
         radii: that may be served, increasing (L2, pixels in [0,1]); `radius_grid` makes them.
         alpha: α, bound on the overclaim rate.
-        delta: δ, probability that the bound fails over the draw of `check`.
+        delta: δ, the level of the tests: the probability that the bound fails over the draw of `check`.
         target: a radius that matters nine times as much as all others together; None: the larger, the better.
         marginal: bound the overclaims among all answers, which is weaker: abstaining always meets it.
 
     Raises:
         CalibrationError: α or δ outside (0, 1), too few images for them (says how many), or no map passes.
     """
-    _check_arguments(fit, check, alpha, delta)
-    model = _Model.fitted(fit, radii)
-    maps = model.maps(_values(model.radii, target), 0.0 if marginal else alpha)
+    require_images(len(check), alpha=alpha, delta=delta)
+    maps = candidate_maps(fit, radii=radii, alpha=alpha, target=target, marginal=marginal)
     return fixed_sequence_test(maps, fit, check, alpha=alpha, delta=delta, marginal=marginal)
+
+
+def candidate_maps(
+    fit: Reference, *, radii: Sequence[float], alpha: float, target: float | None = None, marginal: bool = False
+) -> list[RadiusMap]:
+    """The maps that `fixed_sequence_test` is to test, from few expected overclaims to many; see `calibrate`.
+
+    Raises:
+        CalibrationError: Certify backs too few of the images.
+    """
+    _check_probabilities("fit", fit)
+    model = _Model.fitted(fit, radii)
+    return model.maps(_values(model.radii, target), 0.0 if marginal else alpha)
 
 
 def fixed_sequence_test(
@@ -153,18 +191,20 @@ def fixed_sequence_test(
     Raises:
         CalibrationError: that map does not pass.
     """
+    _check_probabilities("check", check)
     needed = images_needed(alpha, delta) * len(fit) / len(check)
     start = _promising(*_counts(fit, maps, marginal=marginal), needed, alpha)
-    passed = binom.cdf(*_counts(check, maps[start:], marginal=marginal), alpha) <= delta
+    overclaims, trials = _counts(check, maps[start:], marginal=marginal)
+    passed = binom.cdf(overclaims, trials, alpha) <= delta
     accepted = passed.size if passed.all() else int(passed.argmin())  # up to the first test that fails
     if accepted == 0:
         raise CalibrationError(
-            f"no map keeps overclaims at most {alpha} of the positive radii with confidence {1 - delta}, on "
-            f"{len(check)} images: {_best(check, maps)}; use more calibration images, a larger α, or a single "
-            f"pass that is closer to its Gaussian average"
+            f"no map keeps overclaims at most {alpha:g} of the positive radii, tested at level {delta:g} on "
+            f"{len(check)} images: of the first that was tested, {overclaims[0]} of {trials[0]} overclaim; use more "
+            f"calibration images, a larger α, or a single pass that is closer to its Gaussian average"
         )
     chosen = maps[start + accepted - 1]
-    return Calibrated(chosen, count_overclaims(check, chosen.steps(check.fractions), delta=delta))
+    return Calibrated(chosen, counted(check, chosen.steps(check.fractions)))
 
 
 def radius_grid(*, sigma: float, cap: float, target: float | None = None) -> tuple[float, ...]:
@@ -290,32 +330,33 @@ def _promising(overclaims: NDArray[np.int64], trials: NDArray[np.int64], needed:
     return min(easiest, int(ample[0])) if ample.size else easiest
 
 
-def require_images(images: int, *, alpha: float, delta: float) -> None:
-    """Whether a promise of α at confidence 1 − δ could pass on so many images to check on, none overclaiming.
+def require_shares(*, alpha: float, delta: float) -> None:
+    """Refuse an α or a δ that is none.
 
     Raises:
-        CalibrationError: α or δ outside (0, 1), or it could not (says how many are needed).
+        CalibrationError: one of them is outside (0, 1).
     """
     for name, share in (("alpha", alpha), ("delta", delta)):
         if not 0 < share < 1:
             raise CalibrationError(f"{name}: expected a number between 0 and 1, got {share}")
+
+
+def require_images(images: int, *, alpha: float, delta: float) -> None:
+    """Whether a test of α at level δ could pass on so many images to check on, none overclaiming.
+
+    Raises:
+        CalibrationError: α or δ outside (0, 1), or it could not (says how many are needed).
+    """
+    require_shares(alpha=alpha, delta=delta)
     needed = images_needed(alpha, delta)
     if images < needed:
         raise CalibrationError(
-            f"too few calibration images: α = {alpha} at confidence {1 - delta} needs at least {needed} images with a "
-            f"positive radius to check on, got {images} images"
+            f"too few calibration images: a test of α = {alpha:g} at level {delta:g} needs at least {needed} images "
+            f"with a positive radius to check on, got {images} images"
         )
 
 
-def _check_arguments(fit: Reference, check: Reference, alpha: float, delta: float) -> None:
-    require_images(len(check), alpha=alpha, delta=delta)
-    for name, part in (("fit", fit), ("check", check)):
-        broken = ~np.isfinite(part.fractions).all((1, 2))
-        if broken.any():
-            raise CalibrationError(f"{name}: expected probabilities, got {broken.sum()} rows that are none")
-
-
-def _best(reference: Reference, maps: Sequence[RadiusMap]) -> str:
-    seen = [count_overclaims(reference, found.steps(reference.fractions), delta=0.5) for found in maps]
-    best = min((s for s in seen if s.positive), key=lambda s: s.count / s.positive, default=seen[0])
-    return f"at best {best.count} of {best.positive} overclaim"
+def _check_probabilities(name: str, part: Reference) -> None:
+    broken = ~np.isfinite(part.fractions).all((1, 2))
+    if broken.any():
+        raise CalibrationError(f"{name}: expected probabilities, got {broken.sum()} rows that are none")

@@ -6,7 +6,7 @@
     calibrated = calibrate_model(
         model,
         sample_for(model, "digits", "calibration"),
-        sample_for(model, "digits", "test"),
+        sample_for(model, "digits", "test", count=150),
         alpha=0.05,
         delta=0.05,
         certifier=Certifier(MonteCarlo(n0=100, n=1000, alpha=0.001, seed=0)),

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from scipy.stats import binom
 
 from heatserve.certification.binomial import upper_bound
 from heatserve.certification.errors import HeatserveError
@@ -19,6 +20,7 @@ from heatserve.certification.noise import FLOAT32, FORMER_KEYS, source_of
 from heatserve.certification.provenance import now, versions
 from heatserve.certification.radius import RadiusMap
 from heatserve.export.digest import DIGEST, digest_of, read_json, with_digest
+from heatserve.export.promise import promise_text
 
 CARD_NAME = "certificate.json"
 GRAPH_NAME = "model.onnx"
@@ -86,20 +88,25 @@ class MonteCarlo(_Part):
         return f"a sequential test of the radius {self.decides:g} ({settings})"
 
 
-class OverclaimRate(_Part):
+class OverclaimCount(_Part):
     """`overclaims` of `positive` answers with a positive radius, out of `images` answers in all."""
 
     images: Count
     positive: Count
     overclaims: Count
-    upper_bound: Share
-    """Exact (Clopper-Pearson) upper confidence bound on the rate given a positive radius."""
 
     @model_validator(mode="after")
-    def _counts(self) -> OverclaimRate:
+    def _counts(self) -> OverclaimCount:
         _check_count("overclaims", self.overclaims, self.positive, "answers with a positive radius")
         _check_count("positive", self.positive, self.images, "images")
         return self
+
+
+class OverclaimRate(OverclaimCount):
+    """Such counts on images that chose nothing, with a bound on the rate."""
+
+    upper_bound: Share
+    """Exact (Clopper-Pearson) upper confidence bound on the rate given a positive radius."""
 
     def check_bound(self, name: str, confidence: float) -> None:
         """Raise ValueError, which says `name`, unless `upper_bound` is that of the counts at this confidence."""
@@ -111,7 +118,7 @@ def _check_count(name: str, found: int, largest: int, what: str) -> None:
         raise ValueError(f"{name}: expected at most the {largest} {what}, got {found}")
 
 
-def _check_images(name: str, rate: OverclaimRate, data: Split) -> None:
+def _check_images(name: str, rate: OverclaimCount, data: Split) -> None:
     if rate.images != data.images:
         raise ValueError(f"{name}.images: expected the {data.images} of its split {data.split!r}, got {rate.images}")
 
@@ -130,17 +137,22 @@ class CertifiedAccuracy(_Part):
 
     radii: tuple[float, ...]
     single_pass: tuple[Share, ...]
+    """Served radii; an overclaim whose class is right counts as certified."""
     l_bound: tuple[Share, ...]
     nominal: tuple[Share, ...]
     monte_carlo: tuple[Share, ...]
+    backed: tuple[Share, ...] | None = None
+    """As `single_pass`, and no overclaim counts; None: not measured, in results from before it was."""
 
     @model_validator(mode="after")
     def _curves(self) -> CertifiedAccuracy:
         """More images have a small radius than a large one."""
         if sorted(set(self.radii)) != list(self.radii):
             raise ValueError(f"radii: expected increasing numbers, got {self.radii}")
-        for name in ("single_pass", "l_bound", "nominal", "monte_carlo"):
+        for name in ("single_pass", "l_bound", "nominal", "monte_carlo", "backed"):
             shares = getattr(self, name)
+            if shares is None:
+                continue
             if len(shares) != len(self.radii) or sorted(shares, reverse=True) != list(shares):
                 raise ValueError(f"{name}: expected {len(self.radii)} shares that do not increase, got {shares}")
         return self
@@ -153,41 +165,91 @@ class Split(_Part):
     split: str
     images: Count
     seed: int
+    """Of the permutation of the split that they were taken from."""
+    first: Count = 0
+    """How many images of the permutation come before them."""
 
 
 class Calibration(_Part):
     """The promise, the constants in the graph that carry it, and the data it was fitted on."""
 
     promise: str
+    """`promised`, which a card cannot say otherwise."""
     method: str
     alpha: Annotated[float, Field(gt=0, le=1)]
     """1 promises nothing."""
     confidence: Share
+    """That the rate is at most α for the map on this card, and for that of every other attempt among `looks`."""
+    looks: Annotated[int, Field(ge=1)]
+    """Attempts that count, this one included: those that used an image of `check`, by any network, whether a map passed
+    or not, and those of this network that failed on other images of the same split (see `calibration.attempts`)."""
+    spent: Annotated[float, Field(ge=0)]
+    """The sum of the levels that the earlier ones of these attempts were tested at."""
+    level: Annotated[float, Field(gt=0, le=1)]
+    """The level that this attempt's maps were tested at: the probability that one with a larger rate than α passes."""
     target: Annotated[float, Field(gt=0)] | None
     """The radius that the map was made for; None: all of them."""
     radius_map: RadiusMap
     fit: Split
     check: Split
     monte_carlo: MonteCarlo
-    overclaim: OverclaimRate
+    overclaim: OverclaimCount
+    """Counted on the images of `check`. They chose the map, so no bound on its rate but α can be stated from them."""
 
     @model_validator(mode="after")
     def _supported(self) -> Calibration:
-        """The promise is what the counts on the images of `check` support."""
+        """The promise is what the counts on the images of `check` support, and what was spent before leaves of δ."""
         _check_images("overclaim", self.overclaim, self.check)
-        self.overclaim.check_bound("overclaim", self.confidence)
-        if self.overclaim.upper_bound > self.alpha:
+        chance = float(binom.cdf(self.overclaim.overclaims, self.overclaim.positive, self.alpha))
+        if chance > self.level * (1 + _BOUND_TOLERANCE):
             raise ValueError(
-                f"overclaim.upper_bound: expected at most alpha, {self.alpha:g}, got {self.overclaim.upper_bound:.6g}"
+                f"overclaim: expected counts whose exact p-value for a rate above alpha = {self.alpha:g} is at most "
+                f"level, {self.level:g}, got {chance:.6g}"
             )
+        left = max(0.0, 1 - self.spent - self.level)
+        if self.confidence > left + _BOUND_TOLERANCE:
+            raise ValueError(f"confidence: expected at most 1 - spent - level, {left:g}, got {self.confidence:g}")
+        if (self.looks == 1) != (self.spent == 0):
+            raise ValueError(f"spent: expected 0 for the first look only, got {self.spent:g} and looks {self.looks}")
         return self
+
+    def promised(self, sigma: float) -> str:
+        """The promise in words, for a smoothed classifier of σ = `sigma`."""
+        return promise_text(
+            sigma=sigma,
+            alpha=self.alpha,
+            confidence=self.confidence,
+            looks=self.looks,
+            reference=self.monte_carlo.described,
+            error=self.monte_carlo.alpha,
+        )
+
+
+class RadiusBin(_Part):
+    """Overclaims among the served radii above `above` and at most `up_to` (L2, pixels in [0,1])."""
+
+    above: Annotated[float, Field(ge=0)]
+    up_to: Annotated[float, Field(gt=0)]
+    positive: Count
+    overclaims: Count
+
+
+class OtherInputs(OverclaimCount):
+    """What test images are answered after a change that calibration images did not have; no promise is about them."""
+
+    kind: str
+    """What was done to the images, such as `inverted`."""
+    refused: Count
+    """Answered with radius 0 since they are unlike the calibration images, whatever the single pass says."""
 
 
 class Evaluation(_Part):
-    """Measured on images that neither training nor calibration saw."""
+    """Measured on test images, which chose no map."""
 
     data: Split
     monte_carlo: MonteCarlo
+    confidence: Annotated[float, Field(gt=0, lt=1)] = 0.95
+    """Of each bound, for itself. Results from before it was stated have 0.95."""
     clean_accuracy: Share
     smoothed_accuracy: Share
     """Accuracy of the smoothed classifier, whose class is taken to be the one with the most votes."""
@@ -195,12 +257,18 @@ class Evaluation(_Part):
     """Share of images on which the single pass names the class that is the most frequent of all votes."""
     calibrated: OverclaimRate
     nominal: OverclaimRate
+    by_radius: tuple[RadiusBin, ...] = ()
+    """The counts of `calibrated` by served radius: the promise is about all of them together, not about each."""
+    other_inputs: tuple[OtherInputs, ...] = ()
+    """What inputs that the card was not made for are answered; none: not measured."""
     certified_accuracy: CertifiedAccuracy
 
     @model_validator(mode="after")
     def _of_one_split(self) -> Evaluation:
         _check_images("calibrated", self.calibrated, self.data)
         _check_images("nominal", self.nominal, self.data)
+        self.calibrated.check_bound("calibrated", self.confidence)
+        self.nominal.check_bound("nominal", self.confidence)
         return self
 
 
@@ -261,7 +329,7 @@ class Plan(_Part):
 class Card(_Part):
     """What is promised about one graph, and all that the promise rests on. Without `calibration` it serves 0."""
 
-    format: Literal[3] = 3
+    format: Literal[4] = 4
     model: str
     graph_sha256: Sha256
     base_sha256: Sha256
@@ -288,11 +356,13 @@ class Card(_Part):
     date: str
 
     @model_validator(mode="after")
-    def _evaluated(self) -> Card:
-        """The bounds of the evaluation have the confidence of the calibration."""
-        if self.calibration and self.evaluation:
-            self.evaluation.calibrated.check_bound("evaluation.calibrated", self.calibration.confidence)
-            self.evaluation.nominal.check_bound("evaluation.nominal", self.calibration.confidence)
+    def _promised(self) -> Card:
+        """The promise says what the numbers say."""
+        if self.calibration and self.calibration.promise != self.calibration.promised(self.sigma):
+            raise ValueError(
+                f"calibration.promise: expected the text that its numbers make, "
+                f"{self.calibration.promised(self.sigma)!r}, got {self.calibration.promise!r}"
+            )
         return self
 
     @property
@@ -354,6 +424,11 @@ def read_card(version_dir: Path) -> Card:
     except (ValueError, RecursionError) as error:  # no JSON, no text, or nested too deeply
         raise CardError(f"{path}: not a valid certificate card: {error}") from None
     _check_digest(path, content)
+    if content.get("format") == 3:
+        raise CardError(
+            f"{path}: format: expected 4, got 3, whose confidence does not count how often the calibration images "
+            "were used before; make the model again with `heatserve export` and `heatserve calibrate`"
+        )
     try:
         return Card.model_validate({name: value for name, value in content.items() if name != DIGEST})
     except ValidationError as error:

@@ -24,13 +24,17 @@ class Sampled:
     split: str
     seed: int
     """Seed of the permutation that drew them."""
+    first: int
+    """How many images of the permutation come before them: image i has the index first + i, and the noise of that."""
+    split_size: int | None
+    """Images that the split has in all; None: not known."""
 
     def __len__(self) -> int:
         return len(self.labels)
 
     def source(self, images: int) -> Split:
-        """`images` of them, as the card names them."""
-        return Split(dataset=self.dataset, split=self.split, images=images, seed=self.seed)
+        """The first `images` of them, as the card names them."""
+        return Split(dataset=self.dataset, split=self.split, images=images, seed=self.seed, first=self.first)
 
 
 @dataclass(frozen=True)
@@ -42,6 +46,8 @@ class LabelledImages(Sampled):
     dataset: str
     split: str
     seed: int
+    first: int = 0
+    split_size: int | None = None
 
 
 @dataclass(frozen=True)
@@ -56,6 +62,8 @@ class LabelledPictures(Sampled):
     dataset: str
     split: str
     seed: int
+    first: int = 0
+    split_size: int | None = None
 
 
 SampledImages = LabelledImages | LabelledPictures

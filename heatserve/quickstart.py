@@ -29,6 +29,8 @@ SIGMA = 0.25
 ALPHA, DELTA = 0.05, 0.05
 MONTE_CARLO = MonteCarlo(n0=50, n=500, alpha=0.001, seed=0)
 SEED = 0
+CHANGED_IMAGES = 50
+"""Test images that are inverted, darkened, and so on, for the card to show what such inputs are answered."""
 SHOWN = 4
 """Test images that are sent over each protocol."""
 
@@ -75,16 +77,17 @@ def _smooth(repository: Path, runs: Path, console: Console) -> ModelVersion:
 
 def _calibrate(model: ModelVersion, console: Console) -> ModelVersion:
     """The next version of the model, with the radii that its calibration supports; prints its card."""
-    from heatserve.export.calibration.sampling import sample
+    from heatserve.export.calibration.sampling import FIGURES_SHARE, sample
 
     with _step(console, f"certify  with Monte Carlo, n = {MONTE_CARLO.n}, and calibrate the single pass"):
         calibrated = calibrate_model(
             model,
             sample("digits", "calibration", seed=SEED),
-            sample("digits", "test", seed=SEED),
+            sample("digits", "test", seed=SEED, largest_share=FIGURES_SHARE),
             alpha=ALPHA,
             delta=DELTA,
             certifier=Certifier(MONTE_CARLO, progress=progress_bar),
+            other_images=CHANGED_IMAGES,
         )
     console.print()
     console.print(card_report(calibrated.card))

@@ -11,7 +11,6 @@ import numpy as np
 import onnx
 from onnx import numpy_helper, parser
 
-from heatserve.certification.binomial import upper_bound
 from heatserve.certification.radius import PLAIN_WEIGHTS, RadiusMap
 from heatserve.export.card import (
     BASE_NAME,
@@ -20,13 +19,14 @@ from heatserve.export.card import (
     Calibration,
     Card,
     MonteCarlo,
-    OverclaimRate,
+    OverclaimCount,
     Split,
     read_card,
     sha256_of,
 )
 from heatserve.export.digest import with_digest
 from heatserve.export.graph.build import certified_graph, uint8_input, with_map
+from heatserve.export.promise import promise_text
 from heatserve.export.repository.layout import CONFIG_NAME, write_model_config
 
 SHAPE = (1, 8, 8)
@@ -50,19 +50,23 @@ linear (float[N,1,8,8] image) => (float[N,10] logits) {
 """
 _SPLIT = Split(dataset="digits", split="test", images=500, seed=0)
 _ALPHA, _CONFIDENCE = 0.01, 0.99
-_CALIBRATION = Calibration(
-    promise="overclaims at most 1 %",
+_MONTE_CARLO = MonteCarlo(n0=100, n=1000, alpha=0.001, seed=0)
+CALIBRATION = Calibration(
+    promise=promise_text(
+        sigma=SIGMA, alpha=_ALPHA, confidence=_CONFIDENCE, looks=1, reference=_MONTE_CARLO.described, error=0.001
+    ),
     method="shift",
     alpha=_ALPHA,
     confidence=_CONFIDENCE,
+    looks=1,
+    spent=0,
+    level=1 - _CONFIDENCE,
     target=None,
     radius_map=shifted_map(0.05, 3.0),
     fit=_SPLIT,
     check=_SPLIT,
-    monte_carlo=MonteCarlo(n0=100, n=1000, alpha=0.001, seed=0),
-    overclaim=OverclaimRate(
-        images=500, positive=490, overclaims=0, upper_bound=float(upper_bound(0, 490, alpha=1 - _CONFIDENCE))
-    ),
+    monte_carlo=_MONTE_CARLO,
+    overclaim=OverclaimCount(images=500, positive=490, overclaims=0),
 )
 
 
@@ -73,16 +77,16 @@ def write_tiny_model(repository: Path, name: str = "tiny", *, calibrated: bool =
     logits.graph.initializer.append(numpy_helper.from_array(weights, "weights"))
     graph = certified_graph(logits, sigma=SIGMA)
     if calibrated:
-        graph = with_map(graph, _CALIBRATION.radius_map)
+        graph = with_map(graph, CALIBRATION.radius_map)
     version_dir = repository / name / "1"
     version_dir.mkdir(parents=True)
     onnx.save(graph, version_dir / GRAPH_NAME)
     onnx.save(logits, version_dir / BASE_NAME)
-    write_tiny_card(version_dir, calibration=_CALIBRATION if calibrated else None)
+    write_tiny_card(version_dir, calibration=CALIBRATION if calibrated else None)
     return version_dir
 
 
-def write_tiny_card(version_dir: Path, *, calibration: Calibration | None = _CALIBRATION) -> None:
+def write_tiny_card(version_dir: Path, *, calibration: Calibration | None = CALIBRATION) -> None:
     """Write a card that matches the graphs in `version_dir`, whatever they hold, and the model's configuration."""
     card = Card(
         model=version_dir.parent.name,

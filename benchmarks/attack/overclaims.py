@@ -9,7 +9,7 @@ from heatserve.benchmarks.attack.defences import Check, Discount, checks
 from heatserve.benchmarks.attack.settings import AttackSettings
 from heatserve.benchmarks.attack.spoofing import Penalty, spoof
 from heatserve.benchmarks.attack.target import Target, finite, prove, tensor_batches
-from heatserve.benchmarks.records.attack import DefenceRow, OverclaimCount
+from heatserve.benchmarks.records.attack import CountedOverclaims, DefenceRow
 from heatserve.certification.audit import certified_accuracy
 from heatserve.certification.binomial import upper_bound
 from heatserve.certification.calibration import Reference, count_overclaims
@@ -93,7 +93,7 @@ def _defended(target: Target, images: Float32Array, defence: Check | Discount | 
     return {**outputs, "certified_radius": radius}
 
 
-def count_served_overclaims(outputs: Outputs, proven: list[Certificate], settings: AttackSettings) -> OverclaimCount:
+def count_served_overclaims(outputs: Outputs, proven: list[Certificate], settings: AttackSettings) -> CountedOverclaims:
     """Overclaims as the card counts them, with exact upper bounds given a positive radius and over all answers."""
     radius = outputs["certified_radius"]
     limit = np.array([certificate.radius for certificate in proven])
@@ -101,7 +101,7 @@ def count_served_overclaims(outputs: Outputs, proven: list[Certificate], setting
     agrees = (labels == outputs["label"]) & (labels != ABSTAIN)
     delta, positive = 1 - settings.confidence, radius > 0
     seen = count_overclaims(Reference(outputs["probabilities"], agrees, limit), radius, delta=delta)
-    return OverclaimCount(
+    return CountedOverclaims(
         images=seen.images,
         positive=seen.positive,
         overclaims=seen.count,

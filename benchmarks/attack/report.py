@@ -11,7 +11,7 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from heatserve.benchmarks.records.attack import AttackRecord, DefenceRow, OverclaimCount, SearchedOverclaims
+from heatserve.benchmarks.records.attack import AttackRecord, CountedOverclaims, DefenceRow, SearchedOverclaims
 from heatserve.certification.files import write_atomically
 
 
@@ -97,7 +97,7 @@ def _defence_table(rows: Sequence[DefenceRow]) -> Table:
     radii = rows[0].certified_at
     table = Table(
         title=f"Defences, each measured and none served; attack within L2 {rows[0].epsilon:g}",
-        caption="clean: certified accuracy of the images as they are; "
+        caption="clean: certified accuracy of the images as they are, where an overclaim of the right class counts; "
         "unaware: overclaims under the attack on the undefended graph; adaptive: under one that knows the defence; "
         "an adversary may use either",
         title_justify="left",
@@ -146,7 +146,7 @@ def draw_attack(record: AttackRecord, path: Path) -> None:
     write_atomically(path, content.getvalue())
 
 
-def _rate(row: OverclaimCount) -> str:
+def _rate(row: CountedOverclaims) -> str:
     return f"{row.overclaims} of {row.positive} ({row.rate:.0%})"
 
 

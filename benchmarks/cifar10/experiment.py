@@ -18,13 +18,16 @@ from heatserve.benchmarks.records.cifar10 import Cifar10Record, Cifar10Row
 from heatserve.benchmarks.records.record import made_now, read_record, write_record
 from heatserve.certification.calibration import CalibrationError
 from heatserve.certification.progress import Progress, unseen
-from heatserve.export.calibration.calibrate import calibrate_model
+from heatserve.export.calibration.attempts import read_attempts
+from heatserve.export.calibration.calibrate import calibrate_model, figures_certifier
 from heatserve.export.calibration.certifier import Certifier
 from heatserve.export.calibration.evaluate import evaluate
+from heatserve.export.calibration.other_inputs import OTHER_IMAGES
 from heatserve.export.calibration.sampling import sample
 from heatserve.export.card import Card, MonteCarlo
 from heatserve.export.exporting import export_checkpoint
-from heatserve.export.repository.layout import ModelVersion, open_model
+from heatserve.export.images import LabelledImages
+from heatserve.export.repository.layout import ATTEMPTS_NAME, ModelVersion, carry_attempts
 from heatserve.export.runtime.answers import model_images
 from heatserve.export.runtime.served import open_served
 from heatserve.training import accuracy, load_checkpoint, train_baseline, train_from
@@ -32,10 +35,8 @@ from heatserve.training.data import ImageData, load_data
 from heatserve.training.loop import Run, training_bar
 
 CALIBRATED_ALPHA, CALIBRATED_DELTA = 0.1, 0.05
-"""α and δ of the promise of each single pass."""
+"""α and δ of the promise of each single pass, by itself: a card counts the attempts of the others against it."""
 CALIBRATION_IMAGES = 400
-CALIBRATION_CERTIFY = MonteCarlo(n0=100, n=500, alpha=0.001, seed=0)
-"""Certify on the calibration images; what it proves there only chooses the map."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,7 +48,7 @@ class Experiment:
         folder: the folder of checkpoints and graphs, which a later run goes on from.
         results: JSON file that the rows are written to, each as soon as it is known.
         images: test images, drawn by `seed`, that every figure but the clean accuracy is measured on.
-        n: the n of Certify on the test images.
+        n: the n of Certify, on calibration and test images.
         seed: decides everything.
         device: that networks are trained on.
         progress: shows the images that Certify runs on.
@@ -90,10 +91,6 @@ class Experiment:
     def _train(self) -> ImageData:
         return _load("train", self.root)
 
-    def model(self, system: System, sigma: float) -> ModelVersion:
-        """The graph of a system that was measured, with its calibration."""
-        return open_model(self._repository, _name(system, sigma))
-
     @property
     def _repository(self) -> Path:
         return self.folder / "model_repository"
@@ -127,21 +124,23 @@ class Experiment:
         write_record(self.results, Cifar10Record(rows=(*others, row)))
 
     def _certify(self, checkpoint: Path, name: str, sigma: float) -> Card:
-        """Export, calibrate and evaluate a network; where no map can be promised, its certified radii are 0."""
-        shutil.rmtree(self._repository / name, ignore_errors=True)
+        """Export, calibrate and evaluate a network; where no map can be promised, its certified radii are 0.
+
+        All systems are tested on the same images at δ, for their rows are compared; `publish` calibrates the one that
+        is chosen on others.
+        """
+        _remove_versions(self._repository / name)
         model = export_checkpoint(checkpoint, repository=self._repository, name=name, sigma=sigma)
-        test = sample("cifar10", "test", root=self.root, count=self.images, seed=self.seed)
-        certify = MonteCarlo(n0=100, n=self.n, alpha=0.001, seed=self.seed)
-        certifier = Certifier(CALIBRATION_CERTIFY, folder=self._kept, progress=self.progress)
+        test = self._sample("test", self.images)
         try:
             return calibrate_model(
                 model,
-                sample("cifar10", "calibration", root=self.root, count=CALIBRATION_IMAGES, seed=self.seed),
+                self._sample("calibration", CALIBRATION_IMAGES),
                 test,
                 alpha=CALIBRATED_ALPHA,
                 delta=CALIBRATED_DELTA,
-                certifier=certifier,
-                test_monte_carlo=certify,
+                level=CALIBRATED_DELTA,
+                certifier=self._certifier,
             ).card
         except CalibrationError:
             found = evaluate(
@@ -149,9 +148,42 @@ class Experiment:
                 open_served(model),
                 model_images(model, test),
                 delta=CALIBRATED_DELTA,
-                certifier=certifier.running(certify),
+                certifier=figures_certifier(self._certifier),
             )
             return model.card.model_copy(update={"evaluation": found})
+
+    @property
+    def _certifier(self) -> Certifier:
+        certify = MonteCarlo(n0=100, n=self.n, alpha=0.001, seed=self.seed)
+        return Certifier(certify, folder=self._kept, progress=self.progress)
+
+    def _sample(self, split: str, count: int, first: int = 0) -> LabelledImages:
+        return sample("cifar10", split, root=self.root, count=count, seed=self.seed, first=first)
+
+    def publish(self, system: System, sigma: float, *, repository: Path, name: str) -> ModelVersion:
+        """Export a system to a repository, and calibrate it there on images that chose no system.
+
+        They come after all that an attempt of the experiment used. What it used goes with the model, so that a later
+        audit or calibration there knows of it.
+
+        Raises:
+            CalibrationError: no map can be promised.
+            HeatserveError: no such images are left.
+        """
+        model = export_checkpoint(self.checkpoint(system, sigma), repository=repository, name=name, sigma=sigma)
+        for folder in sorted(self._repository.iterdir()):
+            carry_attempts(folder, repository, name)
+        attempts = read_attempts(self._repository)
+        used = {split: attempts.unused_from("cifar10", split, self.seed) for split in ("calibration", "test")}
+        return calibrate_model(
+            model,
+            self._sample("calibration", CALIBRATION_IMAGES, max(CALIBRATION_IMAGES, used["calibration"])),
+            self._sample("test", self.images, max(self.images, used["test"])),
+            alpha=CALIBRATED_ALPHA,
+            delta=CALIBRATED_DELTA,
+            certifier=self._certifier,
+            other_images=OTHER_IMAGES,
+        )
 
     def _trained(self, system: System, sigma: float) -> _Trained:
         """What the training since the baseline was and took, and the accuracy of one pass on all clean test images."""
@@ -180,6 +212,15 @@ class _Trained:
     epochs: int
     training_seconds: float | None
     clean_accuracy: float
+
+
+def _remove_versions(model_dir: Path) -> None:
+    """Remove a model that is measured anew, and keep its attempts: they have used images."""
+    for path in model_dir.iterdir() if model_dir.is_dir() else ():
+        if path.is_dir():
+            shutil.rmtree(path)
+        elif path.name != ATTEMPTS_NAME:
+            path.unlink()
 
 
 def _stages(system: System) -> list[System]:

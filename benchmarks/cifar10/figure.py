@@ -8,7 +8,7 @@ from itertools import compress, product
 from pathlib import Path
 
 from heatserve.benchmarks.cifar10.systems import ARCHITECTURE
-from heatserve.benchmarks.cifar10.tables import ordered_rows, row_name, shown_radii
+from heatserve.benchmarks.cifar10.tables import has_backed, ordered_rows, row_name, shown_radii
 from heatserve.benchmarks.records.cifar10 import Cifar10Row
 from heatserve.certification.files import write_atomically
 
@@ -16,7 +16,8 @@ from heatserve.certification.files import write_atomically
 def draw_cifar10(rows: Sequence[Cifar10Row], sigma: float, path: Path) -> None:
     """Write a figure (SVG) of one σ: what Certify proves of every system, and what a calibrated single pass serves.
 
-    A system has one colour and marker; with another n of Certify its line is broken.
+    A system has one colour and marker; with another n of Certify its line is broken. What Certify backs of the single
+    pass is a dotted line, in rows that say so; the other one counts overclaims of the right class.
     """
     import matplotlib
 
@@ -41,9 +42,12 @@ def draw_cifar10(rows: Sequence[Cifar10Row], sigma: float, path: Path) -> None:
         left.plot(radii, certify, line, marker=marker, color=color, markersize=size, label=row_name(row))
         if not further:
             right.plot(radii, one_pass, line, marker=marker, color=color, markersize=size)
+            if found.backed:
+                right.plot(radii, list(compress(found.backed, shown)), ":", color=color)
         drawn.add(row.system)
     left.set(title=f"Certify, {ARCHITECTURE}, σ = {sigma:g}", ylabel="certified accuracy", ylim=(0, 1))
-    right.set(title=f"single pass, calibrated at α = {_alpha(rows):g}")
+    dotted = " (dotted: without)" if has_backed(chosen) else ""
+    right.set(title=f"single pass at α = {_alpha(rows):g}, overclaims counted{dotted}")
     for axes in (left, right):
         axes.set(xlabel="L2 radius (pixels in [0,1])", xticks=radii, xticklabels=[f"{radius:g}" for radius in radii])
         axes.tick_params(axis="x", labelsize="small")

@@ -18,7 +18,13 @@ USUAL_N = 1000
 
 def cifar10_table(rows: Sequence[Cifar10Row], sigma: float) -> Table:
     """What the rows say, in percent, for one σ, for the terminal."""
-    table = Table(title=f"CIFAR-10, {ARCHITECTURE}, σ = {sigma:g}", title_justify="left")
+    table = Table(
+        title=f"CIFAR-10, {ARCHITECTURE}, σ = {sigma:g}",
+        caption="pass r: certified accuracy of the single pass, in which an overclaim of the right class counts; "
+        "backed r: no overclaim counts; overclaims: of all positive radii.",
+        title_justify="left",
+        caption_justify="left",
+    )
     headings, *lines = table_cells(rows, sigma)
     for heading in headings:
         table.add_column(heading, justify="left" if heading == "system" else "right")
@@ -30,8 +36,8 @@ def cifar10_table(rows: Sequence[Cifar10Row], sigma: float) -> Table:
 def table_cells(rows: Sequence[Cifar10Row], sigma: float) -> list[list[str]]:
     """The headings, then the cells of each row of one σ."""
     chosen = ordered_rows(rows, sigma)
-    shown = shown_radii(chosen)
-    cells = [list(_columns(row, shown)) for row in chosen]
+    shown, backed = shown_radii(chosen), has_backed(chosen)
+    cells = [list(_columns(row, shown, backed=backed)) for row in chosen]
     return [[heading for heading, _ in cells[0]], *([cell for _, cell in row] for row in cells)]
 
 
@@ -50,12 +56,17 @@ def shown_radii(rows: Sequence[Cifar10Row]) -> list[bool]:
     return shown
 
 
+def has_backed(rows: Sequence[Cifar10Row]) -> bool:
+    """Whether any row says what of the single pass's certified accuracy Certify backs; former ones do not."""
+    return any(row.evaluation.certified_accuracy.backed for row in rows)
+
+
 def row_name(row: Cifar10Row) -> str:
     """The system, with n of Certify where it is not the usual one."""
     return row.system + (f" (n = {row.n:,})" if row.n != USUAL_N else "")
 
 
-def _columns(row: Cifar10Row, shown: Sequence[bool]) -> Iterator[tuple[str, str]]:
+def _columns(row: Cifar10Row, shown: Sequence[bool], *, backed: bool) -> Iterator[tuple[str, str]]:
     found = row.evaluation
     accuracies, certify = found.certified_accuracy, found.monte_carlo
     yield "system", row_name(row)
@@ -70,6 +81,11 @@ def _columns(row: Cifar10Row, shown: Sequence[bool]) -> Iterator[tuple[str, str]
     yield "agree", _percent(found.agreement)
     for radius, share in compress(zip(accuracies.radii, accuracies.single_pass, strict=True), shown):
         yield f"pass {radius:g}", _percent(share)
+    if backed:
+        shares = accuracies.backed or [None] * len(accuracies.radii)
+        for radius, known in compress(zip(accuracies.radii, shares, strict=True), shown):
+            yield f"backed {radius:g}", "–" if known is None else _percent(known)
+    yield "overclaims", f"{found.calibrated.overclaims} of {found.calibrated.positive}"
 
 
 def _percent(share: float) -> str:

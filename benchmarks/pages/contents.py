@@ -9,13 +9,14 @@ from math import sqrt
 from pydantic import TypeAdapter
 
 from heatserve.benchmarks.cifar10.systems import FINE_TUNING, SYSTEMS
-from heatserve.benchmarks.cifar10.tables import ordered_rows, row_name, table_cells
+from heatserve.benchmarks.cifar10.tables import has_backed, ordered_rows, row_name, table_cells
 from heatserve.benchmarks.pages.kept import KeptResults
 from heatserve.benchmarks.records.calibration import CalibrationRecord, PromisedRow, RefusedRow
 from heatserve.benchmarks.records.cifar10 import Cifar10Record, Cifar10Row
 from heatserve.benchmarks.records.record import Record
 from heatserve.benchmarks.records.speed import EngineRecord, EngineRow
 from heatserve.certification.monte_carlo import largest_provable
+from heatserve.export.card import Calibration, CertifiedAccuracy
 
 SHOWN_RADII = (0.0, 0.1, 0.25, 0.5)
 """Columns of the tables of certified accuracy (L2, pixels in [0,1])."""
@@ -41,6 +42,22 @@ VOTES = {
     "art": "ART's votes",
 }
 """What the ways to take votes are, by the names in the results."""
+
+
+@dataclass(frozen=True)
+class ChosenRow:
+    """What a union bound leaves of the promise of a row that was chosen among others, calibrated on the same images."""
+
+    split: str
+    images: int
+    tried: int
+    """Networks that were calibrated on these images, with or without success."""
+    promised: int
+    """Those of them that a map could be promised for."""
+    alone: float
+    """The least confidence of those calibrations, each by itself."""
+    confidence: float
+    """1 minus the sum of δ over all that were tried."""
 
 
 @dataclass(frozen=True)
@@ -70,6 +87,33 @@ class Cifar10View:
     def sigmas(self) -> list[float]:
         """Largest first."""
         return sorted({row.sigma for row in self.record.rows}, reverse=True)
+
+    def backed(self, system: str, sigma: float, radius: float) -> float | None:
+        """As `one_pass`, where no overclaim counts; None: not measured."""
+        row = self.row(system, sigma)
+        return None if row.evaluation.certified_accuracy.backed is None else _at(row, radius, "backed")
+
+    def chosen(self, sigma: float) -> ChosenRow | None:
+        """What is left of the promise of a row that was chosen by the figures at one σ; None: its card says so."""
+        rows = [row for row in self.record.rows if row.sigma == sigma]
+        former = [row for row in rows if not isinstance(row.calibration, Calibration)]
+        promises = {row.system: row.calibration for row in former if row.calibration}
+        if not promises:
+            return None
+        ((data, images),) = {
+            (part.check.model_copy(update={"images": 0}), part.fit.images + part.check.images)
+            for part in promises.values()
+        }
+        tried = {row.system for row in former}
+        delta = sum(1 - promises[name].confidence if name in promises else self.usual_delta for name in tried)
+        alone = min(promise.confidence for promise in promises.values())
+        return ChosenRow(data.split, images, len(tried), len(promises), alone, max(0.0, 1 - delta))
+
+    @property
+    def usual_delta(self) -> float:
+        """δ of most calibrations: that of rows in which no map could be promised, which do not say it."""
+        found = [1 - row.calibration.confidence for row in self.record.rows if row.calibration]
+        return max(found, key=found.count)
 
     def unmeasured(self, sigma: float) -> list[str]:
         """Systems that the experiment trains by default, and that have no row at this σ."""
@@ -110,6 +154,7 @@ def cifar10_page(kept: KeptResults) -> dict[str, object]:
         "provable": largest_provable,
         "epochs": FINE_TUNING.epochs,
         "undecidable": sqrt(0.5 / first.images),
+        "has_backed": has_backed(record.rows),
     }
 
 
@@ -127,6 +172,8 @@ def readme_table(kept: KeptResults) -> dict[str, object]:
         "certify": certify,
         "passes": certify.n0 + certify.n,
         "calibration": next(row.calibration for row in rows if row.calibration),
+        "chosen": view.chosen(README_SIGMA),
+        "has_backed": has_backed(rows),
     }
 
 
@@ -162,7 +209,12 @@ def _promise_cells(row: PromisedRow | RefusedRow, record: CalibrationRecord, sho
     start = [row.promise, f"{row.alpha:g}", row.way]
     if isinstance(row, RefusedRow):
         return [*start, *["–"] * len(shown), f"refused: {row.refused}"]
-    gaps = [f"{100 * (row.single_pass[i] - record.certify[i]):+.1f}" if row.single_pass[i] else "–" for i in shown]
+    gaps = [
+        f"{100 * (row.single_pass[i] - record.certify[i]):+.1f} ({100 * (row.backed[i] - record.certify[i]):+.1f})"
+        if row.single_pass[i]
+        else "–"
+        for i in shown
+    ]
     return [*start, *gaps, f"{row.overclaims} of {row.positive}"]
 
 
@@ -181,20 +233,25 @@ def _variants(kept: KeptResults) -> dict[str, object]:
                 label,
                 f"{faster:.2f}",
                 f"{100 * evaluation.clean_accuracy:.1f}",
-                *(
-                    f"{100 * share:.1f}"
-                    for radius, share in zip(
-                        evaluation.certified_accuracy.radii, evaluation.certified_accuracy.single_pass, strict=True
-                    )
-                    if radius in SHOWN_RADII
-                ),
+                *_certified_cells(evaluation.certified_accuracy),
                 f"{evaluation.calibrated.overclaims} of {evaluation.calibrated.positive}",
             ]
             for label, faster, evaluation in rows
         ],
         "variant_images": committed.evaluations[0].data.images,
+        "variants_backed": any(evaluation.certified_accuracy.backed for *_, evaluation in rows),
         "comparisons_made": [TypeAdapter(Record).validate_python(one.provenance) for one in found.values()],
     }
+
+
+def _certified_cells(found: CertifiedAccuracy) -> list[str]:
+    """Certified accuracy of the single pass at `SHOWN_RADII`; in brackets where no overclaim counts, if known."""
+    backed = found.backed or [None] * len(found.radii)
+    return [
+        f"{100 * share:.1f}" + ("" if known is None else f" ({100 * known:.1f})")
+        for radius, share, known in zip(found.radii, found.single_pass, backed, strict=True)
+        if radius in SHOWN_RADII
+    ]
 
 
 def cost_page(kept: KeptResults) -> dict[str, object]:

@@ -53,7 +53,7 @@ class WithinProven:
 
 
 @dataclass(frozen=True, kw_only=True)
-class OverclaimCount:
+class CountedOverclaims:
     """Overclaims at some inputs, as a certificate card counts them."""
 
     images: int
@@ -74,7 +74,7 @@ class OverclaimCount:
 
 
 @dataclass(frozen=True, kw_only=True)
-class SearchedOverclaims(OverclaimCount):
+class SearchedOverclaims(CountedOverclaims):
     """Overclaims at the worst inputs that a search found within L2 distance `epsilon`; 0: the images as they are."""
 
     epsilon: float
@@ -93,9 +93,9 @@ class DefenceRow:
     certified_at: tuple[float, ...]
     certified_accuracy: tuple[float, ...]
     """The certified accuracy on the images as they are, at the radii `certified_at`."""
-    unaware: OverclaimCount
+    unaware: CountedOverclaims
     """Where the search attacked the undefended graph."""
-    adaptive: OverclaimCount
+    adaptive: CountedOverclaims
     """Where it knew the defence."""
 
 

@@ -9,6 +9,7 @@ from typing import ClassVar
 from pydantic import ConfigDict
 
 from heatserve.benchmarks.records.record import Record
+from heatserve.certification.radius import RadiusMap
 from heatserve.export.card import Calibration, Evaluation, MonteCarlo, OverclaimRate, Split
 
 
@@ -28,6 +29,33 @@ class ShiftCalibration:
     check: Split
     monte_carlo: MonteCarlo
     overclaim: OverclaimRate
+
+
+@dataclass(frozen=True, kw_only=True)
+class FormerCalibration:
+    """A calibration from before cards counted looks: its confidence is that of this calibration by itself.
+
+    All of δ was spent on its test, whatever else had been tested on the same images.
+    """
+
+    __pydantic_config__: ClassVar[ConfigDict] = ConfigDict(extra="forbid")
+
+    promise: str
+    method: str
+    alpha: float
+    confidence: float
+    target: float | None
+    """The radius that the map was made for; None: all of them."""
+    radius_map: RadiusMap
+    fit: Split
+    check: Split
+    monte_carlo: MonteCarlo
+    overclaim: OverclaimRate
+    """On the images of `check`, which chose the map: the bound is not one of this map by itself."""
+
+
+RowCalibration = Calibration | FormerCalibration | ShiftCalibration
+"""What a row may say of its calibration, newest first."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,7 +83,7 @@ class Cifar10Row:
     clean_accuracy: float
     """The accuracy of one pass on all 10,000 test images."""
     evaluation: Evaluation
-    calibration: Calibration | ShiftCalibration | None
+    calibration: RowCalibration | None
     """None: no radius could be promised, and the single pass serves radius 0."""
     provenance: Record
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from heatserve._lazy import lazy_names
 
 if TYPE_CHECKING:
-    from heatserve.export.audit.audit import Answers, Audit, Measured, audit_model, unused_seed
+    from heatserve.export.audit.audit import Answers, Audit, Measured, audit_model, unused_seed, unused_test_images
     from heatserve.export.audit.page import audit_page
     from heatserve.export.audit.report import audit_report
 
@@ -22,6 +22,7 @@ __all__ = [
     "audit_page",
     "audit_report",
     "unused_seed",
+    "unused_test_images",
 ]
 
 __getattr__, __dir__ = lazy_names(
@@ -34,5 +35,6 @@ __getattr__, __dir__ = lazy_names(
         "audit_page": "heatserve.export.audit.page",
         "audit_report": "heatserve.export.audit.report",
         "unused_seed": "heatserve.export.audit.audit",
+        "unused_test_images": "heatserve.export.audit.audit",
     },
 )

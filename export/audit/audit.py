@@ -1,13 +1,15 @@
 """An audit of a served graph by somebody who did not make it: its exact bytes, compared with Certify of its base.
 
 It judges the promise on the card, so Certify runs with the n₀, n and alpha that the promise names, but on images that
-neither training nor calibration saw and with noise of another seed. Needs no torch: images come as arrays.
+no calibration of the model's repository used, not even for figures, and with noise of another seed. Needs no torch:
+images come as arrays.
 """
 
 from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -29,8 +31,10 @@ from heatserve.certification.audit import (
 from heatserve.certification.monte_carlo import largest_provable
 from heatserve.certification.progress import Progress, unseen
 from heatserve.certification.provenance import provenance
+from heatserve.export.calibration.attempts import read_attempts
 from heatserve.export.calibration.certifier import Certifier
 from heatserve.export.calibration.evaluate import (
+    BIN_WIDTH,
     ComparedAnswers,
     accuracy_over_radius,
     as_judged,
@@ -44,8 +48,6 @@ from heatserve.export.runtime.served import open_served
 
 RADIUS_STEP = 0.04
 """Distance of neighbouring radii at which certified accuracy is reported, in units of σ."""
-BIN_WIDTH = 0.5
-"""Width of the bins of served radii, in units of σ."""
 
 
 @dataclass(frozen=True)
@@ -100,7 +102,33 @@ class Audit:
 
 def unused_seed(card: Card) -> int:
     """A seed of the noise that neither the calibration nor the figures of a card were made with."""
-    return max(_used_seeds(card), default=-1) + 1
+    return next(seed for seed in count() if seed not in _used_seeds(card))
+
+
+def unused_test_images(model: ModelVersion, dataset: str, *, root: Path | None = None) -> Split:
+    """The images of the split `test` of a data set that neither the card nor an attempt of its repository used.
+
+    They are the last ones of the permutation of the card's figures, where these are of that data set. Needs torch, to
+    load the data.
+
+    Raises:
+        AuditError: there are none.
+        AttemptsError: a record of attempts is damaged.
+        DataError: no such data set.
+    """
+    from heatserve.training.data import load_data
+
+    figures = model.card.evaluation
+    named = figures is not None and (figures.data.dataset, figures.data.split) == (dataset, "test")
+    begun = figures.data if figures and named else Split(dataset=dataset, split="test", images=0, seed=0)
+    unused_from = read_attempts(model.path.parents[1]).unused_from(dataset, "test", begun.seed)
+    first, size = max(unused_from, begun.first + begun.images), len(load_data(dataset, "test", root))
+    if first >= size:
+        raise AuditError(
+            f"{dataset}, split 'test': expected images that the figures of the card did not use, got none: it has "
+            f"{size}, and all were used; calibrate again with fewer --test-images, or audit on other images with --data"
+        )
+    return begun.model_copy(update={"images": size - first, "first": first})
 
 
 def audit_model(
@@ -121,8 +149,9 @@ def audit_model(
         progress: see `Progress`.
 
     Raises:
-        AuditError: images that calibration or training used, the seed of the card's noise, or a promise that cannot be
-            audited.
+        AuditError: images that training, calibration or the figures of the card used, the seed of its noise, or a
+            promise that cannot be audited.
+        AttemptsError: a record of attempts to calibrate is damaged.
         CardError: what is served has changed since the card was verified.
         HeatserveError: images of another shape than the model's, or what runs it is not here (`runtime.served`).
     """
@@ -141,6 +170,7 @@ def audit_model(
     check_promise(alpha=calibration.alpha, delta=delta)  # before Certify takes its time
     monte_carlo = calibration.monte_carlo.model_copy(update={"seed": seed})
     images = model_images(model, data)
+    _check_unused(model, images)
     certifier = Certifier(monte_carlo, folder=folder, progress=progress)
     compared = compare_with_certify(model, open_served(model), images, certifier)
     measured = _measure(model.card, calibration, images, monte_carlo, compared)
@@ -164,6 +194,28 @@ def _check_unseen(calibration: Calibration, data: Sampled) -> None:
             f"data: expected images that neither training nor calibration saw, a split 'test', got split "
             f"{data.split!r} of {data.dataset}; the card was calibrated on split {calibration.check.split!r} of "
             f"{calibration.check.dataset}"
+        )
+
+
+def _check_unused(model: ModelVersion, images: ModelImages) -> None:
+    """Refuse images that an attempt to calibrate used, in whichever data set they are, and those of the card's figures.
+
+    Where no attempt is recorded, as beside a version that was copied by itself, the card is all that is known.
+    """
+    attempts = read_attempts(model.path.parents[1])
+    used = sum(digest in attempts.pixels for digest in images.pixel_digests)
+    figures = model.card.evaluation.data if model.card.evaluation else None
+    if figures and (figures.dataset, figures.split) == (images.dataset, images.split):
+        last = min(figures.first + figures.images, images.first + len(images))
+        shared = last - max(figures.first, images.first) if figures.seed == images.seed else 0
+        if figures.seed != images.seed and not attempts.lines:
+            shared = len(images)
+        used = max(used, shared)
+    if used:
+        raise AuditError(
+            f"{images.dataset}, split {images.split!r}: expected images that neither a calibration nor the figures of "
+            f"a card in {model.path.parents[1]} used, got {used} of {len(images)} that one did, or may have; take "
+            "those after them (`heatserve audit` does), or others with --data"
         )
 
 

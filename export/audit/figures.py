@@ -28,16 +28,18 @@ _STYLE: dict[Any, Any] = {
 
 
 def accuracy_figure(found: CertifiedAccuracy, *, reference: str) -> bytes:
-    """Certified accuracy over L2 radius, SVG: served, proven by Certify, and nominal, which promises nothing."""
+    """Certified accuracy over L2 radius, SVG: served, what Certify backs of it, proven by Certify, and nominal."""
     with matplotlib.rc_context(_STYLE):
         figure, axes = _axes()
         for shares, name, style in (
             (found.monte_carlo, reference, {"color": "black", "linestyle": "--"}),
-            (found.single_pass, "single pass, served", {"color": "#0072b2", "linewidth": 2.2}),
+            (found.single_pass, "single pass, overclaims count", {"color": "#0072b2", "linewidth": 2.2}),
+            (found.backed, "single pass, backed by Certify", {"color": "#0072b2", "linestyle": (0, (4, 2))}),
             (found.l_bound, "its L-bound", {"color": "#009e73", "linestyle": "-."}),
             (found.nominal, "nominal, no promise", {"color": "#d55e00", "linestyle": ":"}),
         ):
-            axes.plot(found.radii, shares, label=name, **style)
+            if shares is not None:
+                axes.plot(found.radii, shares, label=name, **style)
         axes.set(xlabel="L2 radius, pixels in [0,1]", ylabel="certified accuracy", ylim=(0, 1), xlim=(0, None))
         axes.legend(frameon=False, fontsize="small")
         return _svg(figure)

@@ -11,7 +11,7 @@ from heatserve.certification.audit import POWER
 from heatserve.certification.noise import source_of
 from heatserve.export.audit.audit import Audit, Measured
 from heatserve.export.audit.figures import accuracy_figure, reliability_figure
-from heatserve.export.audit.report import accuracy_rows, findings, headline, percent, rates, share_of
+from heatserve.export.audit.report import ACCURACY_CAPTION, accuracy_rows, findings, headline, percent, rates, share_of
 
 _TEMPLATE = "page.html"
 
@@ -43,6 +43,7 @@ def _shown(measured: Measured | None) -> dict[str, object]:
         "rates": rates(measured),
         "sampling": source_of(measured.monte_carlo.sampling).described,
         "accuracy_rows": accuracy_rows(measured),
+        "accuracy_caption": ACCURACY_CAPTION,
         "accuracy_figure": _data_uri(
             accuracy_figure(measured.certified_accuracy, reference=measured.monte_carlo.heading)
         ),

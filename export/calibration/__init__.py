@@ -1,7 +1,8 @@
 """Calibration of what is served: its answers are compared with Certify, and the radii that Certify backs are kept.
 
-`calibrate` publishes the next version of a model with a promise; `certifier` runs Certify on the images of a data set;
-`ledger` keeps what it found for each; `evaluate` makes the figures of the card; `compare` compares a variant with its
+`calibrate` publishes the next version of a model with a promise, and `attempts` keeps account of every attempt to do
+so; `certifier` runs Certify on the images of a data set; `ledger` keeps what it found for each; `evaluate` makes the
+figures of the card, `other_inputs` those of inputs that it was not made for; `compare` compares a variant with its
 model; `dataset` certifies a whole data set, here or on a cluster; `sampling` chooses the images; `report` prints.
 """
 
@@ -12,6 +13,7 @@ from typing import TYPE_CHECKING
 from heatserve._lazy import lazy_names
 
 if TYPE_CHECKING:
+    from heatserve.export.calibration.attempts import Attempts, AttemptsError, read_attempts
     from heatserve.export.calibration.calibrate import calibrate_model, servable_radii
     from heatserve.export.calibration.certifier import Certifier, CertifyExecutor
     from heatserve.export.calibration.compare import Comparison, compare_variant
@@ -21,6 +23,8 @@ if TYPE_CHECKING:
     from heatserve.export.calibration.sampling import check_classes, sample, sample_for
 
 __all__ = [
+    "Attempts",
+    "AttemptsError",
     "Certifier",
     "CertifyExecutor",
     "CertifyRecipe",
@@ -34,6 +38,7 @@ __all__ = [
     "compare_variant",
     "compare_with_certify",
     "on_ray",
+    "read_attempts",
     "sample",
     "sample_for",
     "servable_radii",
@@ -42,6 +47,8 @@ __all__ = [
 __getattr__, __dir__ = lazy_names(
     __name__,
     {
+        "Attempts": "heatserve.export.calibration.attempts",
+        "AttemptsError": "heatserve.export.calibration.attempts",
         "Certifier": "heatserve.export.calibration.certifier",
         "CertifyExecutor": "heatserve.export.calibration.certifier",
         "CertifyRecipe": "heatserve.export.calibration.ledger",
@@ -55,6 +62,7 @@ __getattr__, __dir__ = lazy_names(
         "compare_variant": "heatserve.export.calibration.compare",
         "compare_with_certify": "heatserve.export.calibration.evaluate",
         "on_ray": "heatserve.export.calibration.dataset",
+        "read_attempts": "heatserve.export.calibration.attempts",
         "sample": "heatserve.export.calibration.sampling",
         "sample_for": "heatserve.export.calibration.sampling",
         "servable_radii": "heatserve.export.calibration.calibrate",

@@ -15,23 +15,29 @@ import onnx
 from heatserve.certification.calibration import (
     METHOD,
     CalibrationError,
-    calibrate,
-    count_overclaims,
+    Counted,
+    candidate_maps,
+    counted,
+    fixed_sequence_test,
     radius_grid,
-    require_images,
 )
 from heatserve.certification.errors import HeatserveError
 from heatserve.certification.monte_carlo import largest_provable
 from heatserve.certification.radius import RadiusMap
 from heatserve.certification.sequential import provable
-from heatserve.export.calibration.certifier import Certifier
-from heatserve.export.calibration.evaluate import (
-    ComparedAnswers,
-    compare_with_certify,
-    evaluate,
-    overclaim_rate,
+from heatserve.export.calibration.attempts import (
+    Asked,
+    AttemptTerms,
+    ask,
+    further_attempt,
+    read_attempts,
+    record_attempt,
+    record_outcome,
+    terms_of,
 )
-from heatserve.export.card import BASE_NAME, GRAPH_NAME, Calibration, Card, Evaluation, MonteCarlo, OverclaimRate
+from heatserve.export.calibration.certifier import Certifier
+from heatserve.export.calibration.evaluate import ComparedAnswers, compare_with_certify, evaluate
+from heatserve.export.card import BASE_NAME, GRAPH_NAME, Calibration, Card, Evaluation, MonteCarlo, OverclaimCount
 from heatserve.export.graph.build import with_map
 from heatserve.export.images import SampledImages
 from heatserve.export.repository.layout import CONFIG_NAME, TIMING_CACHE_NAME, ModelVersion, publish
@@ -53,48 +59,77 @@ def calibrate_model(
     alpha: float,
     delta: float,
     certifier: Certifier,
-    test_monte_carlo: MonteCarlo | None = None,
     target: float | None = None,
+    level: float | None = None,
+    other_images: int = 0,
     accept: Callable[[Evaluation], object] = lambda _: None,
 ) -> ModelVersion:
     """Publish the next version of `model`, whose certified radii carry the promise on its card.
+
+    The attempt is recorded in the model's folder before its maps are tested, and counts for all later ones of the
+    repository: see `heatserve.export.calibration.attempts`.
 
     Args:
         model: exported, calibrated before or not.
         calibration: images that training never saw; maps are fitted on the first third, and tested on the rest. The
             first of them is written beside the model, for Triton to warm up with.
-        test: images that neither training nor calibration saw; everything the card reports is measured on them.
+        test: images that neither training nor calibration saw; everything the card reports is measured on them, with
+            other noise (the next seed).
         alpha: α, bound on the overclaim rate given a positive radius.
-        delta: δ; the bound holds with confidence 1 − δ over the draw of the calibration images.
+        delta: δ; the bound holds with confidence 1 − δ over the draw of the calibration images, for whichever one is
+            chosen of the attempts on them so far.
         certifier: the Certify that all is compared with, or the decision on one radius, the only one served then.
-        test_monte_carlo: how Certify is run on the test images; None: as on the others.
         target: the radius that matters most (L2, pixels in [0,1]); None: the larger, the better, or the one decided.
+        level: what the maps are tested at, where many networks are compared and none is chosen by their cards; the
+            confidence is then 1 less all that was spent. None: half of what earlier attempts left of δ.
+        other_images: how many of the test images, at most, are changed in each way of `other_inputs`, for the card to
+            say what such inputs are answered; 0: none.
         accept: raises where what was measured on the test images is not good enough to publish.
 
     Raises:
-        CalibrationError: too few images, or no map can be promised.
+        AttemptsError: earlier attempts left nothing of δ, or their records are damaged.
+        CalibrationError: too few images, or no map can be promised; says what a further attempt costs.
         HeatserveError: images of another shape than the model's, a target that Certify cannot prove, a `config.pbtxt`
             that is none, or what runs the model is not here (see `heatserve.export.runtime.served`).
     """
     read_config(model.path.parent / CONFIG_NAME)  # its settings are to be kept: better to fail before the work
     check_images(model, test)
-    images = model_images(model, calibration)
-    wanted = _Wanted(alpha, delta, target, round(len(images) * FIT_SHARE))
+    images, tested_on = model_images(model, calibration), model_images(model, test)
     radii = servable_radii(model.card.sigma, certifier.monte_carlo, target)
-    require_images(len(images) - wanted.fit_images, alpha=alpha, delta=delta)  # before Certify takes its time
+    repository = model.path.parents[1]
+    asked = ask(
+        model,
+        images,
+        tested_on,
+        fit_images=round(len(images) * FIT_SHARE),
+        alpha=alpha,
+        delta=delta,
+        target=target,
+        monte_carlo=certifier.monte_carlo,
+        level=level,
+    )
+    terms_of(asked, read_attempts(repository))  # before Certify takes its time
     compared = compare_with_certify(model, open_served(model), images, certifier)
-    candidate = _with_map(model, _fit(compared, radii, wanted))
-    checked = _check(candidate, images, compared, wanted)
+    attempt = _attempt(model, asked, images, compared, radii)
     evaluated = evaluate(
         model,
-        candidate.runner,
-        model_images(model, test),
+        attempt.candidate.runner,
+        tested_on,
         delta=delta,
-        certifier=certifier.running(test_monte_carlo or certifier.monte_carlo),
+        certifier=figures_certifier(certifier),
+        other_images=other_images,
     )
     accept(evaluated)
-    part = _calibration(candidate, images, wanted, certifier.monte_carlo, checked)
-    return _publish(model, candidate, candidate.card.calibrated(part, evaluated), images)
+    card = attempt.candidate.card
+    return _publish(
+        model, attempt.candidate, card.calibrated(_calibration(asked, attempt, card.sigma), evaluated), images
+    )
+
+
+def figures_certifier(certifier: Certifier) -> Certifier:
+    """The Certify of a card's figures: that of its calibration, with noise of the next seed."""
+    monte_carlo = certifier.monte_carlo
+    return certifier.running(monte_carlo.model_copy(update={"seed": (monte_carlo.seed + 1) % 2**32}))
 
 
 def servable_radii(sigma: float, monte_carlo: MonteCarlo, target: float | None) -> tuple[float, ...]:
@@ -120,16 +155,6 @@ def servable_radii(sigma: float, monte_carlo: MonteCarlo, target: float | None) 
 
 
 @dataclass(frozen=True)
-class _Wanted:
-    """The promise that is asked for, and how many of the images a map may be fitted on."""
-
-    alpha: float
-    delta: float
-    target: float | None
-    fit_images: int
-
-
-@dataclass(frozen=True)
 class _Candidate:
     """What the next version serves, its card so far, and its answers."""
 
@@ -140,12 +165,32 @@ class _Candidate:
     runner: Runner
 
 
-def _fit(compared: ComparedAnswers, radii: tuple[float, ...], wanted: _Wanted) -> RadiusMap:
-    """The map that `calibrate` finds on the first of the images and tests on the others."""
-    fit, check = compared[: wanted.fit_images], compared[wanted.fit_images :]
-    return calibrate(
-        fit.reference, check.reference, radii=radii, alpha=wanted.alpha, delta=wanted.delta, target=wanted.target
-    ).radius_map
+@dataclass(frozen=True)
+class _Passed:
+    """An attempt that passed: what is to be served, its terms, and what was counted on the images of `check`."""
+
+    candidate: _Candidate
+    terms: AttemptTerms
+    seen: Counted
+
+
+def _attempt(
+    model: ModelVersion, asked: Asked, images: ModelImages, compared: ComparedAnswers, radii: tuple[float, ...]
+) -> _Passed:
+    """Fit maps on the first of the images, and test them on the others, once the attempt is recorded."""
+    repository, fit_images = model.path.parents[1], asked.fit.images
+    fit, check = compared[:fit_images].reference, compared[fit_images:].reference
+    maps = candidate_maps(fit, radii=radii, alpha=asked.alpha, target=asked.target)
+    terms = record_attempt(repository, asked)
+    try:
+        radius_map = fixed_sequence_test(maps, fit, check, alpha=asked.alpha, delta=terms.level).radius_map
+        candidate = _with_map(model, radius_map)
+        seen = _check(candidate, images[fit_images:], compared[fit_images:], asked, terms)
+    except CalibrationError as error:
+        record_outcome(repository, asked, passed=False)
+        raise CalibrationError(f"{error}; {further_attempt(repository, asked, images.split_size)}") from None
+    record_outcome(repository, asked, passed=True)
+    return _Passed(candidate, terms, seen)
 
 
 def _with_map(model: ModelVersion, radius_map: RadiusMap) -> _Candidate:
@@ -160,41 +205,40 @@ def _with_map(model: ModelVersion, radius_map: RadiusMap) -> _Candidate:
     return _Candidate(card, radius_map, graph, plan, open_bytes(card, graph, plan))
 
 
-def _check(candidate: _Candidate, images: ModelImages, compared: ComparedAnswers, wanted: _Wanted) -> OverclaimRate:
-    """The test that the map passed in float64, once more, on what the served bytes answer."""
-    served = answers(candidate.runner, images[wanted.fit_images :])
-    reference = replace(compared[wanted.fit_images :], outputs=served).reference
-    seen = count_overclaims(reference, served["certified_radius"], delta=wanted.delta)
-    if seen.upper_bound > wanted.alpha:
+def _check(
+    candidate: _Candidate, images: ModelImages, compared: ComparedAnswers, asked: Asked, terms: AttemptTerms
+) -> Counted:
+    """The test that the map passed in float64, once more, on what the served bytes answer to the images of `check`."""
+    served = answers(candidate.runner, images)
+    seen = counted(replace(compared, outputs=served).reference, served["certified_radius"])
+    if not seen.supports(asked.alpha, terms.level):
         raise CalibrationError(
-            f"served graph: expected overclaims of at most {wanted.alpha} with confidence {1 - wanted.delta}, as its "
+            f"served graph: expected overclaims of at most {asked.alpha:g}, tested at level {terms.level:g}, as its "
             f"map has them, got {seen.count} of {seen.positive} positive radii; use more calibration images"
         )
-    return overclaim_rate(seen)
+    return seen
 
 
-def _calibration(
-    candidate: _Candidate, images: ModelImages, wanted: _Wanted, monte_carlo: MonteCarlo, checked: OverclaimRate
-) -> Calibration:
-    """The part of the card that carries the promise."""
-    confidence, sigma = 1 - wanted.delta, candidate.card.sigma
-    return Calibration(
-        promise=(
-            f"With confidence {confidence:g} over the calibration draw, at most a share {wanted.alpha:g} of the "
-            f"requests answered with a positive radius have a radius above what {monte_carlo.described} proves at "
-            f"sigma = {sigma:g}, or another class than the smoothed classifier, for inputs drawn like the calibration "
-            f"images."
-        ),
+def _calibration(asked: Asked, attempt: _Passed, sigma: float) -> Calibration:
+    """The part of the card that carries the promise, for a smoothed classifier of σ = `sigma`."""
+    terms, seen = attempt.terms, attempt.seen
+    confidence = 1 - asked.delta if asked.level is None else max(0.0, 1 - terms.spent - terms.level)
+    part = Calibration(
+        promise="",
         method=METHOD,
-        alpha=wanted.alpha,
+        alpha=asked.alpha,
         confidence=confidence,
-        target=wanted.target,
-        radius_map=candidate.radius_map,
-        fit=images.source(wanted.fit_images),
-        check=images.source(len(images) - wanted.fit_images),
-        monte_carlo=monte_carlo,
-        overclaim=checked,
+        looks=terms.looks,
+        spent=terms.spent,
+        level=terms.level,
+        target=asked.target,
+        radius_map=attempt.candidate.radius_map,
+        fit=asked.fit,
+        check=asked.check,
+        monte_carlo=asked.monte_carlo,
+        overclaim=OverclaimCount(images=seen.images, positive=seen.positive, overclaims=seen.count),
     )
+    return part.model_copy(update={"promise": part.promised(sigma)})
 
 
 def _publish(model: ModelVersion, candidate: _Candidate, card: Card, images: ModelImages) -> ModelVersion:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache, partial
 from pathlib import Path
@@ -30,7 +30,7 @@ from heatserve.export.runtime.answers import ModelImages
 from heatserve.export.runtime.session import classifier, open_session
 
 CertifyExecutor = Callable[[bytes, ModelImages, list[int], CertifyRecipe], Iterable[LedgerEntry]]
-"""Who does the work: certifies the images at some indices with a base classifier (ONNX bytes), in any order."""
+"""Who does the work: certifies the images at some positions with a base classifier (ONNX bytes), in any order."""
 
 
 @dataclass(frozen=True)
@@ -75,12 +75,15 @@ class Certifier:
             decides=how.decides,
         )
 
-    def entries(self, model: ModelVersion, data: ModelImages) -> list[LedgerEntry]:
+    def entries(
+        self, model: ModelVersion, data: ModelImages, *, positions: Sequence[int] | None = None
+    ) -> list[LedgerEntry]:
         """An entry for each image, in order: those that the ledger holds are read, the others certified and appended.
 
         Args:
             model: its base classifier is certified.
-            data: more images than last time continue the same ledger, if they are the same images at first.
+            data: any part of a permutation; all of them share one ledger.
+            positions: those of the images in `data` that an entry is wanted for; None: all of them.
 
         Raises:
             LedgerError: the ledger holds another recipe or other images, or is damaged.
@@ -88,24 +91,25 @@ class Certifier:
         recipe = self.recipe(model, data)
         ledger = self.file or (ledger_in(self.folder, recipe, data) if self.folder else None)
         entries = open_ledger(ledger, recipe, data) if ledger else {}
-        left = [index for index in range(len(data)) if index not in entries]
+        wanted = [data.first + position for position in (range(len(data)) if positions is None else positions)]
+        left = [index - data.first for index in wanted if index not in entries]
         base = (model.path / BASE_NAME).read_bytes()
         found = append_entries(ledger, (self.executor or certify_here)(base, data, left, recipe))
         for entry in self.progress(found, len(left), f"Certify, {data.split} images"):
             entries[entry.index] = entry
-        return [entries[index] for index in range(len(data))]
+        return [entries[index] for index in wanted]
 
 
-def certify_here(base: bytes, data: ModelImages, indices: list[int], recipe: CertifyRecipe) -> Iterator[LedgerEntry]:
-    """The entries of the images at `indices`, one after the other."""
-    for chunk in chunks(data, indices, 1):
+def certify_here(base: bytes, data: ModelImages, positions: list[int], recipe: CertifyRecipe) -> Iterator[LedgerEntry]:
+    """The entries of the images at some positions in `data`, one after the other."""
+    for chunk in chunks(data, positions, 1):
         yield from certify_chunk(base, *chunk, recipe)
 
 
 def certify_chunk(
     base: bytes, images: Float32Array, labels: list[int], indices: list[int], recipe: CertifyRecipe
 ) -> list[LedgerEntry]:
-    """The entries of a few images [N, C, H, W], each certified by itself."""
+    """The entries of a few images [N, C, H, W], each certified by itself, with the noise of its index."""
     network = _classifier(base)
     return [
         _certify_image(network, image, label, index, recipe)
@@ -113,11 +117,11 @@ def certify_chunk(
     ]
 
 
-def chunks(data: ModelImages, indices: list[int], size: int) -> Iterator[tuple[Float32Array, list[int], list[int]]]:
-    """The images at `indices`, at most `size` at a time, as arguments of `certify_chunk`."""
-    for start in range(0, len(indices), size):
-        part = indices[start : start + size]
-        yield data.images[part], data.labels[part].tolist(), part
+def chunks(data: ModelImages, positions: list[int], size: int) -> Iterator[tuple[Float32Array, list[int], list[int]]]:
+    """The images at some positions in `data`, at most `size` at a time, as arguments of `certify_chunk`."""
+    for start in range(0, len(positions), size):
+        part = positions[start : start + size]
+        yield data.images[part], data.labels[part].tolist(), [data.first + position for position in part]
 
 
 @lru_cache(maxsize=1)

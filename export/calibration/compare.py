@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,7 +12,7 @@ from pydantic import TypeAdapter
 from heatserve.certification.calibration import CalibrationError
 from heatserve.certification.errors import HeatserveError
 from heatserve.certification.provenance import provenance
-from heatserve.export.card import GRAPH_NAME, Calibration, Evaluation
+from heatserve.export.card import GRAPH_NAME, Calibration, CertifiedAccuracy, Evaluation
 from heatserve.export.repository.layout import ModelVersion
 from heatserve.export.runtime.served import open_served
 from heatserve.export.runtime.session import as_input, open_session
@@ -35,6 +36,12 @@ class Comparison:
     evaluations: tuple[Evaluation, Evaluation]
     milliseconds: tuple[float, float]
     provenance: dict[str, Any]
+
+    @property
+    def accuracies(self) -> Iterator[tuple[str, float, float, float]]:
+        """Curve of `CertifiedAccuracy`, radius, and certified accuracy there of the variant and of the model."""
+        ours, other = (evaluation.certified_accuracy for evaluation in self.evaluations)
+        return _curves(ours, other)
 
     def to_json(self) -> str:
         """Both evaluations, the latencies and the provenance, as JSON."""
@@ -60,7 +67,7 @@ def calibrated_parts(model: ModelVersion, variant: ModelVersion) -> tuple[Calibr
 
 
 def check_loss(found: Evaluation, expected: Evaluation, *, target: float | None, max_loss: float) -> None:
-    """Refuse a variant whose certificates have become useless.
+    """Refuse a variant whose certificates have become useless, counted with overclaims or without.
 
     Args:
         found: the evaluation of the variant.
@@ -71,16 +78,25 @@ def check_loss(found: Evaluation, expected: Evaluation, *, target: float | None,
     Raises:
         CalibrationError: it loses more. Names the radius.
     """
-    accuracies = (expected.certified_accuracy.single_pass, found.certified_accuracy.single_pass)
-    rows = list(zip(expected.certified_accuracy.radii, *accuracies, strict=True))
+    rows = list(_curves(expected.certified_accuracy, found.certified_accuracy))
     if target is not None:
-        rows = [max(row for row in rows if row[0] <= target)]
-    radius, before, after = max(rows, key=lambda row: row[1] - row[2])
+        counted = max(radius for _, radius, _, _ in rows if radius <= target)
+        rows = [row for row in rows if row[1] == counted]
+    _, radius, before, after = max(rows, key=lambda row: row[2] - row[3])
     if before - after > max_loss:
         raise CalibrationError(
             f"variant: expected at most {max_loss:.1%} of the test images to lose their certificate at radius "
             f"{radius:g}, got {before - after:.1%} ({before:.1%} before, {after:.1%} now); nothing was published"
         )
+
+
+def _curves(one: CertifiedAccuracy, other: CertifiedAccuracy) -> Iterator[tuple[str, float, float, float]]:
+    """Name, radius and the certified accuracies of both: with overclaims, then without, where both were measured."""
+    for name in ("single_pass", "backed"):
+        first, second = getattr(one, name), getattr(other, name)
+        if first is not None and second is not None:
+            for row in zip(one.radii, first, second, strict=True):
+                yield name, *row
 
 
 def compare_variant(variant: ModelVersion, model: ModelVersion) -> Comparison:

@@ -68,7 +68,7 @@ def on_ray(address: str) -> CertifyExecutor:
 
 
 def _on_ray(
-    address: str, base: bytes, data: ModelImages, indices: list[int], recipe: CertifyRecipe
+    address: str, base: bytes, data: ModelImages, positions: list[int], recipe: CertifyRecipe
 ) -> Iterator[LedgerEntry]:
     """Entries as tasks of a cluster finish; twice as many tasks are submitted as it has processors."""
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
@@ -81,7 +81,7 @@ def _on_ray(
     with cluster:
         task, shared = ray.remote(max_retries=RETRIES)(certify_chunk), ray.put(base)
         processors = int(ray.cluster_resources().get("CPU", 1))  # type: ignore[no-untyped-call]
-        waiting, running = chunks(data, indices, CHUNK), list[Any]()
+        waiting, running = chunks(data, positions, CHUNK), list[Any]()
         while True:
             for chunk in islice(waiting, 2 * max(1, processors) - len(running)):
                 running.append(task.remote(shared, *chunk, recipe))

@@ -9,12 +9,13 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import NDArray
 
-from heatserve.certification.audit import certified_accuracy
+from heatserve.certification.audit import by_radius, certified_accuracy
 from heatserve.certification.calibration import Overclaims, Reference, count_overclaims
 from heatserve.certification.monte_carlo import ABSTAIN
 from heatserve.certification.radius import Float64Array, FloatArray
 from heatserve.export.calibration.certifier import Certifier
-from heatserve.export.card import CertifiedAccuracy, Evaluation, MonteCarlo, OverclaimRate
+from heatserve.export.calibration.other_inputs import measure_other_inputs
+from heatserve.export.card import CertifiedAccuracy, Evaluation, MonteCarlo, OverclaimRate, RadiusBin
 from heatserve.export.contract import Outputs
 from heatserve.export.repository.layout import ModelVersion
 from heatserve.export.runtime.answers import ModelImages, answers
@@ -22,6 +23,8 @@ from heatserve.export.runtime.session import Runner
 
 CARD_RADII = (0.0, 0.05, 0.1, 0.15, 0.2, 0.25, 0.3, 0.5)
 """Radii at which a card states certified accuracy (L2, pixels in [0,1])."""
+BIN_WIDTH = 0.5
+"""Width of the bins of served radii that overclaims are counted in, in units of σ."""
 
 
 @dataclass(frozen=True)
@@ -69,11 +72,18 @@ def compare_with_certify(
 
 
 def evaluate(
-    model: ModelVersion, runner: Runner, data: ModelImages, *, delta: float, certifier: Certifier
+    model: ModelVersion,
+    runner: Runner,
+    data: ModelImages,
+    *,
+    delta: float,
+    certifier: Certifier,
+    other_images: int = 0,
 ) -> Evaluation:
     """The figures of what `model` answers, or of what its next version would, compared with Certify on `data`.
 
-    Bounds on overclaim rates hold with confidence 1 − delta each.
+    Bounds on overclaim rates hold with confidence 1 − delta each. `other_images` of the images, at most, are changed
+    into inputs of other kinds (`other_inputs`); 0: those are not measured.
     """
     compared = compare_with_certify(model, runner, data, certifier)
     label = compared.outputs["label"]
@@ -85,11 +95,18 @@ def evaluate(
     return Evaluation(
         data=data.source(len(compared)),
         monte_carlo=certifier.monte_carlo,
+        confidence=1 - delta,
         clean_accuracy=float((label == data.labels).mean()),
         smoothed_accuracy=float((compared.smoothed_label == data.labels).mean()),
         agreement=float((compared.smoothed_label == label).mean()),
         calibrated=rate("certified_radius"),
         nominal=rate("nominal_radius"),
+        by_radius=overclaims_by_radius(
+            compared.reference,
+            as_judged(compared.outputs["certified_radius"], certifier.monte_carlo),
+            width=BIN_WIDTH * model.card.sigma,
+        ),
+        other_inputs=measure_other_inputs(model, runner, data[:other_images], certifier),
         certified_accuracy=accuracy_over_radius(compared, data.labels, CARD_RADII),
     )
 
@@ -101,7 +118,7 @@ def accuracy_over_radius(
 
     `truth` [N] are the true classes.
     """
-    right = compared.outputs["label"] == truth
+    right, radius = compared.outputs["label"] == truth, compared.outputs["certified_radius"].astype(np.float64)
 
     def served(name: str) -> tuple[float, ...]:
         return certified_accuracy(right, compared.outputs[name].astype(np.float64), radii)
@@ -112,6 +129,21 @@ def accuracy_over_radius(
         l_bound=served("l_bound"),
         nominal=served("nominal_radius"),
         monte_carlo=certified_accuracy(compared.proven_label == truth, compared.proven_radius, radii),
+        backed=certified_accuracy(right & compared.reference.backs(radius), radius, radii),
+    )
+
+
+def overclaims_by_radius(reference: Reference, radius: FloatArray, *, width: float) -> tuple[RadiusBin, ...]:
+    """Overclaims among the radii [N] in (0, width], (width, 2·width], … (L2, pixels in [0,1]); no bin is empty."""
+    members, overclaims = by_radius(radius.astype(np.float64), width=width).members, reference.overclaims(radius)
+    return tuple(
+        RadiusBin(
+            above=width * index,
+            up_to=width * (index + 1),
+            positive=int((members == index).sum()),
+            overclaims=int(overclaims[members == index].sum()),
+        )
+        for index in np.unique(members[members >= 0]).tolist()
     )
 
 

@@ -6,6 +6,7 @@ depends on nothing but the recipe and the image: its noise has a stream of its o
 
 from __future__ import annotations
 
+import glob
 import hashlib
 import json
 import os
@@ -49,7 +50,7 @@ class LedgerEntry:
     """What Certify found at one image, see `monte_carlo.Certificate`; or a decision, whose radius is all or nothing."""
 
     index: int
-    """Index of the image in the data set as it was sampled; its noise has the stream of this number."""
+    """Index of the image in the permutation that drew it; its noise has the stream of this number."""
     image: str
     """The first 16 hex digits of the SHA-256 of the image's float32 bytes."""
     label: int
@@ -68,15 +69,41 @@ class LedgerEntry:
 
 
 def ledger_in(folder: Path, recipe: CertifyRecipe, data: ModelImages) -> Path:
-    """The path of the ledger of a recipe and of these images, or of more or fewer of the same, in a folder of many.
+    """The path of the ledger of a recipe and of these images, in a folder of many.
 
-    Its name is a hash of the ledger's first line and the first image. Where the folder has a ledger that is named by
-    the first line as it was written formerly, that one is continued.
+    It is the one that is named by a hash of the ledger's first line, as it is or was formerly written, and of the first
+    of these images; or another one of the recipe, whose images are other parts of the same permutation: none of its
+    entries is about another image at the same index. So all parts of one permutation share a ledger.
     """
     first = digest(data.images[0]) if len(data) else ""
-    keys = [hashlib.sha256((header + first).encode()).hexdigest()[:16] for header in _headers(recipe)]
+    headers = _headers(recipe)
+    keys = [hashlib.sha256((header + first).encode()).hexdigest()[:16] for header in headers]
     path, *former = (folder / f"{data.split}-{key}.jsonl" for key in keys)
-    return next((other for other in former if other.exists()), path)
+    named = next((other for other in (*former, path) if other.exists()), None)
+    return named or next((other for other in _of_recipe(folder, headers, data) if _agrees(other, data)), path)
+
+
+def _of_recipe(folder: Path, headers: list[str], data: ModelImages) -> Iterator[Path]:
+    """The ledgers of a folder that have one of some first lines."""
+    for path in sorted(folder.glob(f"{glob.escape(data.split)}-*.jsonl")):
+        with path.open(errors="replace") as file:
+            if file.readline() in headers:
+                yield path
+
+
+def _agrees(path: Path, data: ModelImages) -> bool:
+    """Whether no entry is about another image than that of `data` at its index; a torn last line says nothing."""
+    lines = [line for line in path.read_text(errors="replace").splitlines(keepends=True)[1:] if line.endswith("\n")]
+    entries = (_parse(path, number, line) for number, line in enumerate(lines, start=2))
+    return all(
+        entry.image == digest(data.images[at]) for entry in entries if (at := _position(entry, data)) is not None
+    )
+
+
+def _position(entry: LedgerEntry, data: ModelImages) -> int | None:
+    """Where `data` has the image of an entry; None: it has not."""
+    position = entry.index - data.first
+    return position if 0 <= position < len(data) else None
 
 
 def open_ledger(path: Path, recipe: CertifyRecipe, data: ModelImages) -> dict[int, LedgerEntry]:
@@ -101,11 +128,12 @@ def open_ledger(path: Path, recipe: CertifyRecipe, data: ModelImages) -> dict[in
     entries: dict[int, LedgerEntry] = {}
     for number, line in enumerate(lines, start=2):
         entry = _parse(path, number, line)
-        if entry.index >= len(data):
+        position = _position(entry, data)
+        if position is None:
             continue
         if entries.setdefault(entry.index, entry) != entry:
             raise LedgerError(f"{path}, line {number}: expected one result for image {entry.index}, got another one")
-        if (entry.image, entry.label) != (digest(data.images[entry.index]), data.labels[entry.index]):
+        if (entry.image, entry.label) != (digest(data.images[position]), data.labels[position]):
             raise LedgerError(
                 f"{path}, line {number}: holds the result of another image {entry.index}; name another file"
             )

@@ -13,9 +13,12 @@ from rich.text import Text
 from heatserve.certification.noise import grey_levels
 from heatserve.certification.radius import RadiusMap
 from heatserve.export.calibration.compare import Comparison
-from heatserve.export.card import Card, Evaluation, OverclaimRate
+from heatserve.export.card import Card, Evaluation, OverclaimCount, OverclaimRate
 
 T = TypeVar("T")
+
+_COMPARED = {"single_pass": "certified, overclaims count", "backed": "certified, backed by Certify"}
+"""What a comparison calls the curves of `CertifiedAccuracy`."""
 
 
 def progress_bar(items: Iterable[T], total: int, description: str) -> Iterable[T]:
@@ -26,24 +29,42 @@ def progress_bar(items: Iterable[T], total: int, description: str) -> Iterable[T
 
 
 def card_report(card: Card) -> Group:
-    """The promise, what it was tested on, and what was measured on images that neither training nor calibration saw."""
-    if card.calibration is None or card.evaluation is None:
+    """The promise, what it was tested on, what was measured on test images, and what other inputs are answered."""
+    calibration, evaluation = card.calibration, card.evaluation
+    if calibration is None or evaluation is None:
         return Group(Text(f"{card.model}: not calibrated, every certified radius is 0", style="yellow"))
-    seen, evaluation = card.calibration.overclaim, card.evaluation
+    seen = calibration.overclaim
     return Group(
-        Text(f"promise {card.calibration.promise}"),
+        Text(f"promise {calibration.promise}"),
         Text(
-            f"map     {_steps(card.calibration.radius_map)}, checked on {seen.images} images of split "
-            f"{card.calibration.check.split!r}: {_rate(seen)}"
+            f"looks   this is look {calibration.looks}, tested at level {calibration.level:.3g}; "
+            f"{calibration.spent:.3g} was spent on those before; confidence {calibration.confidence:g} holds for all "
+            "of them together"
         ),
+        Text(
+            f"map     {_steps(calibration.radius_map)}; it was chosen on {calibration.fit.images} images, and by the "
+            f"test on {seen.images} others of split {calibration.check.split!r}, where {_count(seen)}"
+        ),
+        *_training_line(card),
         Text(""),
         _accuracy_table(evaluation),
         Text(
-            f"overclaims on the {evaluation.data.images} images of split {evaluation.data.split!r}: "
+            f"overclaims on the {evaluation.data.images} images of split {evaluation.data.split!r}, which chose no "
+            f"map, with exact bounds (confidence {evaluation.confidence:g} each): "
             f"certified {_rate(evaluation.calibrated)}; nominal {_rate(evaluation.nominal)}"
         ),
+        *_radius_table(evaluation),
+        *_other_table(evaluation),
         *_attack_lines(card),
     )
+
+
+def _training_line(card: Card) -> Iterable[Text]:
+    """Epochs of the last training, and of all that led to the network where that is known."""
+    last, all_of_them = (card.training.get(name) for name in ("epochs", "epochs_in_all"))
+    if last is not None:
+        known = "not known" if all_of_them is None else all_of_them
+        yield Text(f"trained epochs: {last} in the last training, in all that led to this network: {known}")
 
 
 def comparison_report(found: Comparison) -> Table:
@@ -56,10 +77,9 @@ def comparison_report(found: Comparison) -> Table:
         table.add_column(heading, justify="right")
     fast, slow = found.milliseconds
     table.add_row("ms for one image", f"{fast:.3f}", f"{slow:.3f}", f"{slow / fast:.2f} times as fast")
-    accuracies = (ours.certified_accuracy.single_pass, other.certified_accuracy.single_pass)
     rows = [("accuracy", ours.clean_accuracy, other.clean_accuracy)]
-    for radius, after, before in zip(ours.certified_accuracy.radii, *accuracies, strict=True):
-        rows.append((f"certified, r ≥ {radius:g}", after, before))
+    for name, radius, after, before in found.accuracies:
+        rows.append((f"{_COMPARED[name]}, r ≥ {radius:g}", after, before))
     for name, after, before in rows:
         table.add_row(name, f"{after:.1%}", f"{before:.1%}", f"{100 * (after - before):+.1f} points")
     return table
@@ -76,8 +96,12 @@ def _attack_lines(card: Card) -> Iterable[Text]:
         yield Text(found, style="yellow")
 
 
+def _count(seen: OverclaimCount) -> str:
+    return f"{seen.overclaims} of {seen.positive} positive radii overclaim"
+
+
 def _rate(rate: OverclaimRate) -> str:
-    return f"{rate.overclaims} of {rate.positive} positive radii overclaim (bound {rate.upper_bound:.1%})"
+    return f"{_count(rate)} (bound {rate.upper_bound:.1%})"
 
 
 def _accuracy_table(evaluation: Evaluation) -> Table:
@@ -86,18 +110,62 @@ def _accuracy_table(evaluation: Evaluation) -> Table:
         title=f"certified accuracy at L2 radius r ([0,1] pixels), {data.images} {data.split} images, {data.dataset}",
         caption=(
             f"accuracy {evaluation.clean_accuracy:.1%}, of the smoothed classifier {evaluation.smoothed_accuracy:.1%}; "
-            f"they agree on {evaluation.agreement:.1%}. An overclaim of the right class counts as certified."
+            f"they agree on {evaluation.agreement:.1%}. Under 'single pass' an overclaim of the right class counts as "
+            "certified, under 'backed' none does: Certify proves the class within the radius that is served."
         ),
         title_justify="left",
         caption_justify="left",
     )
+    columns = {
+        "single pass": accuracy.single_pass,
+        "backed": accuracy.backed,
+        "its L-bound": accuracy.l_bound,
+        "nominal (no promise)": accuracy.nominal,
+        evaluation.monte_carlo.heading: accuracy.monte_carlo,
+    }
     table.add_column("r ≥", justify="right")
-    for heading in ("single pass", "its L-bound", "nominal (no promise)", evaluation.monte_carlo.heading):
+    for heading in columns:
         table.add_column(heading, justify="right")
-    columns = (accuracy.single_pass, accuracy.l_bound, accuracy.nominal, accuracy.monte_carlo)
-    for radius, *shares in zip(accuracy.radii, *columns, strict=True):
-        table.add_row(f"{radius:g}", *(f"{share:.1%}" for share in shares))
+    for index, radius in enumerate(accuracy.radii):
+        table.add_row(f"{radius:g}", *(f"{shares[index]:.1%}" if shares else "–" for shares in columns.values()))
     return table
+
+
+def _radius_table(evaluation: Evaluation) -> Iterable[Table]:
+    """Overclaims by served radius, where they were counted."""
+    if not evaluation.by_radius:
+        return
+    table = Table(
+        title="overclaims by served radius",
+        caption="α bounds the rate over all radii and classes together: one bin, or one class, may have more.",
+        title_justify="left",
+        caption_justify="left",
+    )
+    for heading in ("radius", "overclaims", "share"):
+        table.add_column(heading, justify="right")
+    for part in evaluation.by_radius:
+        share = f"{part.overclaims / part.positive:.1%}" if part.positive else "–"
+        table.add_row(f"({part.above:g}, {part.up_to:g}]", f"{part.overclaims} of {part.positive}", share)
+    yield table
+
+
+def _other_table(evaluation: Evaluation) -> Iterable[Table]:
+    """What other inputs are answered, where that was measured."""
+    if not evaluation.other_inputs:
+        return
+    table = Table(
+        title=f"inputs that the card was not made for: {evaluation.data.split} images of {evaluation.data.dataset}, "
+        "changed",
+        caption="No promise is about these inputs, nor about any other that is not drawn like the calibration images. "
+        "Refused: radius 0, since the image is unlike the calibration images.",
+        title_justify="left",
+        caption_justify="left",
+    )
+    for heading in ("change", "images", "radius > 0", "overclaims of these", "refused"):
+        table.add_column(heading, justify="left" if heading == "change" else "right")
+    for row in evaluation.other_inputs:
+        table.add_row(row.kind, str(row.images), str(row.positive), str(row.overclaims), str(row.refused))
+    yield table
 
 
 def dataset_report(summary: dict[str, Any]) -> Group:

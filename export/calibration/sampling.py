@@ -20,19 +20,40 @@ if TYPE_CHECKING:
     from heatserve.training.data import FileImages, TensorImages
 
 
+FIGURES_SHARE = 0.5
+"""Largest share of a test split that a card's figures are measured on: an audit needs images that they did not use."""
+
+
 def sample(
-    dataset: str, split: str, *, root: Path | None = None, count: int | None = None, seed: int = 0
+    dataset: str,
+    split: str,
+    *,
+    root: Path | None = None,
+    count: int | None = None,
+    seed: int = 0,
+    first: int = 0,
+    largest_share: float = 1.0,
 ) -> LabelledImages:
-    """At most `count` images of a split, by a permutation that `seed` decides. Needs torch, to load the data.
+    """Images of a split, by a permutation that `seed` decides. Needs torch, to load the data.
+
+    Args:
+        dataset: see `heatserve.training.data.load_data`.
+        split: `train`, `calibration` or `test`.
+        root: folder of the data set, for those that have one.
+        count: at most so many images; None: all.
+        seed: decides the permutation.
+        first: how many images of the permutation are left out before them.
+        largest_share: at most this share of the split's images.
 
     Raises:
         DataError: no such data set or split.
+        HeatserveError: no image comes after the first `first`.
     """
     from heatserve.training.data import load_data
 
     data = load_data(dataset, split, root)
-    chosen = _chosen(len(data), count, seed)
-    return LabelledImages(*data.arrays(chosen.tolist()), dataset=dataset, split=split, seed=seed)
+    chosen = _chosen(f"{dataset}, split {split!r}", len(data), count, seed, first, largest_share)
+    return LabelledImages(*data.arrays(chosen.tolist()), dataset, split, seed, first, len(data))
 
 
 def sample_for(
@@ -43,27 +64,36 @@ def sample_for(
     root: Path | None = None,
     count: int | None = None,
     seed: int = 0,
+    first: int = 0,
+    largest_share: float = 1.0,
 ) -> SampledImages:
-    """The same images in the form that a model takes: those of a model that resizes are pictures, not decoded yet.
+    """What `sample` draws, in the form that a model takes: those of a model that resizes are pictures, not decoded yet.
 
     Raises:
         DataError: no such data set or split.
-        HeatserveError: a data set whose pictures are not known as they are stored.
+        HeatserveError: no image comes after the first `first`, or a data set whose pictures are not known as they are
+            stored.
     """
     if not model.card.resize:
-        return sample(dataset, split, root=root, count=count, seed=seed)
+        return sample(dataset, split, root=root, count=count, seed=seed, first=first, largest_share=largest_share)
     from heatserve.training.data import FileImages, TensorImages, load_data
 
     images = load_data(dataset, split, root).images
     if not isinstance(images, FileImages | TensorImages):
         raise HeatserveError(f"{dataset}: expected pictures for a model that resizes them, got images only")
-    chosen = _chosen(len(images), count, seed)
+    chosen = _chosen(f"{dataset}, split {split!r}", len(images), count, seed, first, largest_share)
     labels = np.asarray(images.labels, dtype=np.int64)[chosen]
-    return LabelledPictures(_Stored(images, chosen), labels, dataset, split, seed)
+    return LabelledPictures(_Stored(images, chosen), labels, dataset, split, seed, first, len(images))
 
 
-def _chosen(images: int, count: int | None, seed: int) -> NDArray[np.int64]:
-    return np.random.default_rng(seed).permutation(images)[:count]
+def _chosen(
+    named: str, images: int, count: int | None, seed: int, first: int, largest_share: float
+) -> NDArray[np.int64]:
+    """Indices of the images drawn, out of `images`."""
+    if not 0 <= first < images:
+        raise HeatserveError(f"{named}: expected fewer images to leave out than the {images} that it has, got {first}")
+    largest = int(largest_share * images)
+    return np.random.default_rng(seed).permutation(images)[first:][: largest if count is None else min(count, largest)]
 
 
 @dataclass(frozen=True)

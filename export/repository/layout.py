@@ -4,6 +4,7 @@
                         labels.txt
                         warmup/image             what Triton asks each instance for before it serves
                         timing.cache             what TensorRT measured of its kernels, of models with a plan
+                        attempts.jsonl           every attempt to calibrate it (`heatserve.export.calibration.attempts`)
                         <version>/model.plan         the TensorRT plan that is served instead of the graph, if any
                                   model.onnx         the certified graph that is served
                                   base.onnx          logits of the base classifier, which Certify runs
@@ -14,12 +15,13 @@ Export writes it, the server reads it; nothing here needs torch.
 
 from __future__ import annotations
 
+import fcntl
 import math
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator
-from contextlib import ExitStack
+from collections.abc import Iterable, Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -45,6 +47,7 @@ from heatserve.export.repository.settings import (
 CONFIG_NAME = "config.pbtxt"
 LABELS_NAME = "labels.txt"
 TIMING_CACHE_NAME = "timing.cache"
+ATTEMPTS_NAME = "attempts.jsonl"
 MAX_BATCH_SIZE = 64
 TENSORRT_BATCHES = (1, 8, MAX_BATCH_SIZE)
 """Smallest batch, the one that TensorRT chooses its kernels for, and largest."""
@@ -277,8 +280,38 @@ def _discard_without_version(model_dir: Path) -> None:
         shutil.rmtree(model_dir, ignore_errors=True)
 
 
+@contextmanager
+def locked(repository: Path) -> Iterator[None]:
+    """Hold the lock of a repository, which is made if absent: one process at a time reads and adds attempts."""
+    repository.mkdir(parents=True, exist_ok=True)
+    folder = os.open(repository, os.O_RDONLY)
+    try:
+        fcntl.flock(folder, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(folder)
+
+
+def add_attempts(repository: Path, name: str, lines: Iterable[str]) -> None:
+    """Add the lines to the attempts of a model, those that are there already left out; the lock must be held."""
+    path = repository / name / ATTEMPTS_NAME
+    known = path.read_text().splitlines() if path.exists() else []
+    new = [line for line in lines if line not in known]
+    write_atomically(path, "".join(f"{line}\n" for line in [*known, *new]).encode())
+
+
+def carry_attempts(source: Path, repository: Path, name: str) -> None:
+    """Add the attempts that a model's folder `source` holds, if any, to those of a model of another repository."""
+    path = source / ATTEMPTS_NAME
+    if path.exists():
+        with locked(repository):
+            add_attempts(repository, name, path.read_text().splitlines())
+
+
 def republish(model: ModelVersion, repository: Path, name: str) -> ModelVersion:
     """Add a model version under another name, in this or another repository: the same graphs, so the same card.
+
+    The attempts to calibrate the model go with it.
 
     Raises:
         CardError: a graph is no longer the one that its card belongs to.
@@ -287,6 +320,7 @@ def republish(model: ModelVersion, repository: Path, name: str) -> ModelVersion:
     graph, base = ((model.path / file).read_bytes() for file in (GRAPH_NAME, BASE_NAME))
     plan = (model.path / PLAN_NAME).read_bytes() if card.plan else None
     warm_up = model.path.parent / WARM_UP_PATH
+    carry_attempts(model.path.parent, repository, name)
     return publish(
         repository,
         card,

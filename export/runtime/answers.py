@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -10,6 +11,7 @@ import onnx
 from numpy.typing import NDArray
 
 from heatserve.certification.errors import HeatserveError
+from heatserve.certification.pixels import pixel_digest
 from heatserve.certification.radius import Float32Array
 from heatserve.export.card import GRAPH_NAME
 from heatserve.export.contract import Outputs
@@ -36,9 +38,25 @@ class ModelImages(Sampled):
     dataset: str
     split: str
     seed: int
+    first: int = 0
+    split_size: int | None = None
 
     def __getitem__(self, part: slice) -> ModelImages:
-        return replace(self, sent=self.sent[part], images=self.images[part], labels=self.labels[part])
+        """The images from `part.start` to `part.stop`, one after the other."""
+        start, _, _ = part.indices(len(self))
+        return replace(
+            self,
+            sent=self.sent[part],
+            images=self.images[part],
+            labels=self.labels[part],
+            first=self.first + start,
+        )
+
+    @cached_property
+    def pixel_digests(self) -> tuple[str, ...]:
+        """The `pixel_digest` of each image as it was given, [N]: a picture's before it is cut out."""
+        uint8 = not isinstance(self.sent, np.ndarray) or self.sent.dtype == np.uint8
+        return tuple(pixel_digest(image.transpose(2, 0, 1) if uint8 else image) for image in self.sent)
 
 
 def model_images(model: ModelVersion, data: SampledImages) -> ModelImages:
@@ -50,15 +68,16 @@ def model_images(model: ModelVersion, data: SampledImages) -> ModelImages:
         HeatserveError: see `check_images`.
     """
     check_images(model, data)
+    where = (data.labels, data.dataset, data.split, data.seed, data.first, data.split_size)
     if isinstance(data, LabelledPictures):
         pictures = tuple(data.pictures)
-        return ModelImages(pictures, _cut_out(model, pictures), data.labels, data.dataset, data.split, data.seed)
+        return ModelImages(pictures, _cut_out(model, pictures), *where)
     images: Float32Array = data.images
     sent: NDArray[Any] = images
     if model.card.input_type == "UINT8":
         images = np.rint(images * np.float32(255)) / np.float32(255)
         sent = as_levels(images)
-    return ModelImages(sent, images, data.labels, data.dataset, data.split, data.seed)
+    return ModelImages(sent, images, *where)
 
 
 def check_images(model: ModelVersion, data: SampledImages) -> None:

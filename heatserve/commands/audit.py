@@ -28,9 +28,7 @@ def audit(
     images: TestImages = 1000,
     seed: Annotated[
         int | None,
-        typer.Option(
-            min=0, help="Decides the noise of Certify, and which images; by default one that the card does not name."
-        ),
+        typer.Option(min=0, help="Decides the noise of Certify; by default one that the card does not name."),
     ] = None,
     out: Annotated[
         Path | None, typer.Option(help="Write the audit there: `.html`, one page with figures, or `.json`, all of it.")
@@ -38,7 +36,9 @@ def audit(
     kept: Kept = KEPT,
     as_json: Json = False,
 ) -> None:
-    """Can this be deployed? Compare the served file with Certify, on test images that made neither network nor card.
+    """Can this be deployed? Compare the served file with Certify, on test images and with noise that made no map.
+
+    They are those of the split `test` that no calibration of the repository used, not even for the figures of a card.
 
     Judges the promise on the card, with the card's n₀, n and alpha of Certify: PASS, unless the data speak against it
     or are too few to. A model that is not calibrated promises nothing, and fails.
@@ -47,7 +47,7 @@ def audit(
 
     **Example:** `heatserve audit digits --out audit.html`
     """
-    from heatserve.export.audit.audit import audit_model, unused_seed
+    from heatserve.export.audit.audit import audit_model, unused_seed, unused_test_images
     from heatserve.export.audit.report import audit_report
     from heatserve.export.calibration.report import progress_bar
     from heatserve.export.calibration.sampling import check_classes, sample_for
@@ -56,12 +56,12 @@ def audit(
     as_written = _audit_format(out)
     model = open_model(repository, name)
     data = data or model.card.trained_on
-    seed = unused_seed(model.card) if seed is None else seed
     check_classes(model.card, data, root=root)
+    unused = unused_test_images(model, data, root=root)
     audited = audit_model(
         model,
-        sample_for(model, data, "test", root=root, count=images, seed=seed),
-        seed=seed,
+        sample_for(model, data, "test", root=root, count=images, seed=unused.seed, first=unused.first),
+        seed=unused_seed(model.card) if seed is None else seed,
         folder=kept,
         progress=progress_bar,
     )

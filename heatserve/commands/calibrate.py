@@ -46,9 +46,20 @@ def calibrate(
     root: Root = None,
     repository: Repository = REPOSITORY,
     alpha: Annotated[float, typer.Option(help="α: largest overclaim rate, given a positive radius.")] = 0.01,
-    delta: Annotated[float, typer.Option(help="δ: the bound holds with confidence 1 − δ.")] = 0.05,
+    delta: Annotated[
+        float,
+        typer.Option(help="δ: the bound holds with confidence 1 − δ, for all attempts on the same images together."),
+    ] = 0.05,
     images: Annotated[int, typer.Option(min=1, help="Calibration images, at most what the split has.")] = 2000,
-    test_images: Annotated[int, typer.Option(min=1, help="Test images that the card's figures are measured on.")] = 500,
+    skip: Annotated[int, typer.Option(min=0, help="Calibration images to leave out, since attempts used them.")] = 0,
+    test_images: Annotated[
+        int, typer.Option(min=1, help="Test images that the card's figures are measured on, at most half of the split.")
+    ] = 500,
+    test_skip: Annotated[int, typer.Option(min=0, help="Test images to leave out.")] = 0,
+    other_images: Annotated[
+        int,
+        typer.Option(min=0, help="Test images to invert, blur, …, for the card to show what such inputs get; 0: none."),
+    ] = 100,
     n0: Annotated[int, typer.Option(min=1, help="n₀ of Certify: votes to guess the class.")] = 100,
     n: Votes = None,
     certify_alpha: Annotated[float, typer.Option(min=0, max=1, help="Error probability of each Certify.")] = 0.001,
@@ -61,7 +72,9 @@ def calibrate(
 ) -> None:
     """Give a served graph the radii that it can back: compare it with Certify on images that training never saw.
 
-    Writes the next version of the model: the same network, calibrated constants, and a card with the promise.
+    Writes the next version of the model: the same network, calibrated constants, and a card with the promise. Each
+    attempt on the same images, of whichever model of the repository, is tested at half of what the earlier ones left of
+    δ; they are kept in `attempts.jsonl` in the models' folders.
 
     **Example:** `heatserve calibrate digits --alpha 0.05`
     """
@@ -70,7 +83,7 @@ def calibrate(
     from heatserve.export.calibration.calibrate import calibrate_model
     from heatserve.export.calibration.certifier import Certifier
     from heatserve.export.calibration.report import card_report, progress_bar
-    from heatserve.export.calibration.sampling import check_classes, sample_for
+    from heatserve.export.calibration.sampling import FIGURES_SHARE, check_classes, sample_for
     from heatserve.export.card import MonteCarlo
     from heatserve.export.repository.layout import open_model
 
@@ -89,12 +102,22 @@ def calibrate(
     check_classes(model.card, data, root=root)
     calibrated = calibrate_model(
         model,
-        sample_for(model, data, "calibration", root=root, count=images, seed=seed),
-        sample_for(model, data, "test", root=root, count=test_images, seed=seed),
+        sample_for(model, data, "calibration", root=root, count=images, seed=seed, first=skip),
+        sample_for(
+            model,
+            data,
+            "test",
+            root=root,
+            count=test_images,
+            seed=seed,
+            first=test_skip,
+            largest_share=FIGURES_SHARE,
+        ),
         alpha=alpha,
         delta=delta,
         certifier=Certifier(monte_carlo, folder=kept, progress=progress_bar),
         target=radius,
+        other_images=other_images,
     )
     deliver(
         calibrated.card.model_dump_json(indent=2),
@@ -134,17 +157,19 @@ def calibrate_variant(
 
     model, other = open_model(repository, name), open_model(repository, variant)
     calibration, evaluation = calibrated_parts(model, other)
-    checked, tested = calibration.check, evaluation.data
-    images = calibration.fit.images + checked.images
+    fitted, tested = calibration.fit, evaluation.data
+    images = fitted.images + calibration.check.images
     calibrated = calibrate_model(
         other,
-        sample_for(other, checked.dataset, checked.split, root=root, count=images, seed=checked.seed),
-        sample_for(other, tested.dataset, tested.split, root=root, count=tested.images, seed=tested.seed),
+        sample_for(other, fitted.dataset, fitted.split, root=root, count=images, seed=fitted.seed, first=fitted.first),
+        sample_for(
+            other, tested.dataset, tested.split, root=root, count=tested.images, seed=tested.seed, first=tested.first
+        ),
         alpha=calibration.alpha,
         delta=1 - calibration.confidence,
         certifier=Certifier(calibration.monte_carlo, folder=kept, progress=progress_bar),
-        test_monte_carlo=evaluation.monte_carlo,
         target=calibration.target,
+        other_images=max((row.images for row in evaluation.other_inputs), default=0),
         accept=partial(check_loss, expected=evaluation, target=calibration.target, max_loss=max_loss),
     )
     found = compare_variant(calibrated, model)

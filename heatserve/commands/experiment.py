@@ -8,14 +8,18 @@ from typing import Annotated
 import typer
 from rich.console import Console, Group
 
-from heatserve.commands.options import Json, deliver, tell_page
+from heatserve.commands.options import REPOSITORY, Json, deliver, tell_page
 
 _Systems = Annotated[
     list[str] | None, typer.Option(help="`baseline`, `noise`, `average`, …; once for each, by default all.")
 ]
 _Results = Annotated[Path, typer.Option(help="JSON file of the rows; a figure for each σ is drawn beside it.")]
 _Publish = Annotated[
-    str | None, typer.Option(help="Also publish the last system at the last σ in model_repository/, under this name.")
+    str | None,
+    typer.Option(
+        help="Also export the last system at the last σ to model_repository/, under this name, and calibrate it there "
+        "on images that no system was measured on."
+    ),
 ]
 
 experiment = typer.Typer(
@@ -36,7 +40,7 @@ def cifar10(
     system: _Systems = None,
     sigma: Annotated[list[float] | None, typer.Option(help="σ; once for each, by default 0.1 and 0.25.")] = None,
     images: Annotated[int, typer.Option(min=1, help="Test images to certify.")] = 500,
-    n: Annotated[int, typer.Option(min=1, help="n of Certify on them.")] = 1000,
+    n: Annotated[int, typer.Option(min=1, help="n of Certify.")] = 1000,
     folder: Annotated[Path, typer.Option(help="Folder of checkpoints and graphs, to go on from.")] = Path(
         "runs/cifar10"
     ),
@@ -60,7 +64,6 @@ def cifar10(
     from heatserve.benchmarks.cifar10.tables import cifar10_table
     from heatserve.benchmarks.records.record import to_json
     from heatserve.export.calibration.report import progress_bar
-    from heatserve.export.repository.layout import republish
     from heatserve.training.loop import Interrupted
     from heatserve.training.methods.parameters import require
 
@@ -82,7 +85,7 @@ def cifar10(
     for value in measured:
         draw_cifar10(record.rows, value, results.with_name(f"{results.stem}-{value:g}.svg"))
     if publish:
-        republish(runner.model(SYSTEMS[chosen[-1]], sigmas[-1]), Path("model_repository"), publish)
+        runner.publish(SYSTEMS[chosen[-1]], sigmas[-1], repository=REPOSITORY, name=publish)
     deliver(
         to_json(record),
         lambda: Group(*(cifar10_table(record.rows, value) for value in measured)),

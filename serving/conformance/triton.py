@@ -13,8 +13,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from heatserve.certification.provenance import now, versions
-from heatserve.export.card import Calibration, Card, MonteCarlo, OverclaimRate, Split
+from heatserve.export.card import Calibration, Card, MonteCarlo, OverclaimCount, Split
 from heatserve.export.contract import INVALID_LABEL, OUTPUT_NAMES, RADIUS_NAMES, top_k_of
+from heatserve.export.promise import NOTHING
 from heatserve.export.repository.layout import publish
 from heatserve.export.runtime.session import Runner
 from heatserve.serving.client.connection import Connection
@@ -78,16 +79,19 @@ def _refused(classes: int) -> dict[str, NDArray[Any]]:
 def _card(probe: Probe, base: bytes) -> Card:
     """A card that lets the server start, and promises nothing."""
     calibration = Calibration(
-        promise="nothing: this model only shows what Triton answers",
+        promise=NOTHING,
         method="none",
         alpha=1,
         confidence=0,
+        looks=1,
+        spent=0,
+        level=1,
         target=None,
         radius_map=probe.radius_map,
         fit=_NO_IMAGES,
         check=_NO_IMAGES,
         monte_carlo=MonteCarlo(n0=0, n=0, alpha=1, seed=0),
-        overclaim=OverclaimRate(images=0, positive=0, overclaims=0, upper_bound=1),
+        overclaim=OverclaimCount(images=0, positive=0, overclaims=0),
     )
     return Card(
         model=_NAME,

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 from PIL import Image
+from pydantic import ValidationError
 from typer.testing import CliRunner
 
 import heatserve.benchmarks.cifar10.experiment as cifar10
@@ -17,10 +18,11 @@ import heatserve.benchmarks.cifar10.systems as cifar10_systems
 from heatserve.benchmarks.cifar10.figure import draw_cifar10
 from heatserve.benchmarks.cifar10.systems import SYSTEMS
 from heatserve.benchmarks.cifar10.tables import table_cells
-from heatserve.benchmarks.records.cifar10 import Cifar10Record, Cifar10Row
+from heatserve.benchmarks.records.cifar10 import Cifar10Record, Cifar10Row, FormerCalibration, ShiftCalibration
 from heatserve.benchmarks.records.record import read_record
 from heatserve.certification.errors import HeatserveError
 from heatserve.cli import app
+from heatserve.export.card import Calibration
 from heatserve.export.repository.layout import open_model
 from heatserve.training.checkpoint import load_checkpoint
 from heatserve.training.data.cifar10 import CIFAR10_CLASSES
@@ -118,14 +120,48 @@ def test_the_table_leaves_out_radii_where_nothing_is_certified() -> None:
 
     rows = [row(1000, [0.6, 0.5, 0.0, 0.0]), row(10_000, [0.6, 0.5, 0.4, 0.0])]
     heading, few, many = table_cells(rows, 0.1)
-    assert heading[-6:] == ["Certify 0.2", "Certify 0.25", "agree", "pass 0", "pass 0.2", "pass 0.25"]
-    assert few == ["heat", "yes", "2", "2", "80.0", "70.0", "60.0", "50.0", "–", "90.0", "50.0", "25.0", "0.0"], (
+    assert heading[-7:] == ["Certify 0.2", "Certify 0.25", "agree", "pass 0", "pass 0.2", "pass 0.25", "overclaims"]
+    assert few[:-1] == ["heat", "yes", "2", "2", "80.0", "70.0", "60.0", "50.0", "–", "90.0", "50.0", "25.0", "0.0"], (
         "1,000 votes prove no more than 0.246, whatever the network"
     )
+    seen = kept.evaluation.calibrated
+    assert few[-1] == many[-1] == f"{seen.overclaims} of {seen.positive}"
     assert many[6:10] == ["60.0", "50.0", "40.0", "90.0"]
     assert not any("0.25" in column for column in table_cells(rows[:1], 0.1)[0])
     overclaiming = row(1000, [0.6, 0.5, 0.0, 0.0], served=0.1)
     assert "Certify 0.25" in table_cells([overclaiming], 0.1)[0]
+
+
+def with_backed(row: Cifar10Row) -> Cifar10Row:
+    """The row as it is measured now, half of it backed."""
+    accuracy = row.evaluation.certified_accuracy
+    backed = accuracy.model_copy(update={"backed": tuple(share / 2 for share in accuracy.single_pass)})
+    return replace(row, evaluation=row.evaluation.model_copy(update={"certified_accuracy": backed}))
+
+
+def test_what_certify_backs_stands_beside_what_counts_overclaims(tmp_path: Path) -> None:
+    rows = [row for row in read_record(KEPT, Cifar10Record).rows if row.system == "average" and row.sigma == 0.25]
+    former, measured = rows[0], replace(with_backed(rows[0]), n=2000)
+    heading, without, with_it = table_cells([former, measured], 0.25)
+    cells = dict(zip(heading, with_it, strict=True))
+    assert float(cells["backed 0"]) == pytest.approx(float(cells["pass 0"]) / 2, abs=0.05)
+    assert dict(zip(heading, without, strict=True))["backed 0"] == "–"
+    assert not any("backed" in column for column in table_cells([former], 0.25)[0]), "a column of dashes"
+    draw_cifar10([former], 0.25, tmp_path / "former.svg")
+    draw_cifar10([former, with_backed(replace(former, system="heat"))], 0.25, tmp_path / "both.svg")
+    texts = [(tmp_path / name).read_text() for name in ("former.svg", "both.svg")]
+    assert "overclaims counted" in texts[0]
+    assert ["dotted: without" in text for text in texts] == [False, True]
+
+
+def test_former_calibrations_are_read_as_such() -> None:
+    rows = read_record(KEPT, Cifar10Record).rows
+    kinds = {type(row.calibration) for row in rows}
+    assert kinds <= {FormerCalibration, ShiftCalibration, Calibration, type(None)}
+    former = [row.calibration for row in rows if isinstance(row.calibration, FormerCalibration)]
+    assert {one.confidence for one in former} == {0.95}
+    with pytest.raises(ValidationError):  # the card's own class is as strict as ever
+        Calibration.model_validate(vars(former[0]))
 
 
 def test_an_unknown_system_is_named(root: Path) -> None:

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
+from heatserve.benchmarks.pages.contents import Cifar10View
 from heatserve.benchmarks.pages.render import (
     BEGIN,
     END,
@@ -20,9 +21,11 @@ from heatserve.benchmarks.pages.render import (
     render_readme_table,
     with_readme_table,
 )
-from heatserve.benchmarks.records.record import RecordError
+from heatserve.benchmarks.records.cifar10 import Cifar10Record
+from heatserve.benchmarks.records.record import RecordError, read_record
 from heatserve.certification.errors import HeatserveError
 from heatserve.cli import app
+from heatserve.export.card import Calibration
 
 ROOT = Path(__file__).parents[2]
 
@@ -79,6 +82,49 @@ def test_other_results_give_other_pages(tmp_path: Path, pages: dict[str, str]) -
     path.unlink()
     with pytest.raises(RecordError, match=r"attack-digits\.json: expected the results of a benchmark, found no file"):
         render_pages(tmp_path / RESULTS)
+
+
+def test_a_union_bound_is_computed_from_the_rows() -> None:
+    record = read_record(ROOT / RESULTS / "cifar10.json", Cifar10Record)
+    chosen = Cifar10View(record).chosen(0.25)
+    tried = {row.system for row in record.rows if row.sigma == 0.25 and not isinstance(row.calibration, Calibration)}
+    assert chosen is not None
+    assert (chosen.images, chosen.tried) == (400, len(tried))
+    assert chosen.confidence == pytest.approx(max(0, 1 - 0.05 * len(tried)))
+    two = [row for row in record.rows if (row.system, row.sigma) in (("heat", 0.25), ("noise", 0.25))]
+    few = Cifar10View(Cifar10Record(rows=tuple(two))).chosen(0.25)
+    assert few is not None
+    assert (few.tried, few.promised) == (2, 1), "what found no map was tried, too"
+    assert few.confidence == pytest.approx(0.9)
+    assert Cifar10View(Cifar10Record(rows=())).chosen(0.25) is None
+
+
+def test_pages_say_what_a_promise_is_worth_after_a_choice(pages: dict[str, str]) -> None:
+    text = " ".join(pages["cifar10.md"].split())
+    for sigma in (0.25, 0.1):
+        chosen = Cifar10View(read_record(ROOT / RESULTS / "cifar10.json", Cifar10Record)).chosen(sigma)
+        assert chosen is not None
+        assert f"{chosen.tried} networks were calibrated on the same {chosen.images} images" in text
+        assert f"leaves {chosen.confidence:.2f}" in text
+        assert f"leaves confidence {chosen.confidence:.2f}" in render_readme_table(ROOT / RESULTS) or sigma != 0.25
+
+
+def test_rows_with_backed_get_a_column(tmp_path: Path) -> None:
+    shutil.copytree(ROOT / RESULTS, tmp_path / RESULTS, ignore=shutil.ignore_patterns("*.svg", "*.html", "*.safe*"))
+    path = tmp_path / RESULTS / "cifar10.json"
+    content = json.loads(path.read_text())
+    for row in content["rows"]:
+        if row["system"] == "average-longest":
+            found = row["evaluation"]["certified_accuracy"]
+            found["backed"] = [share / 2 for share in found["single_pass"]]
+            expected = f"{100 * found['backed'][found['radii'].index(0.25)]:.1f}"
+    path.write_text(json.dumps(content))
+    readme = render_readme_table(tmp_path / RESULTS)
+    lines = {line.split("|")[1].strip(): line.split("|")[-3].strip() for line in readme.splitlines() if "|" in line}
+    assert lines["trained by"] == "backed"
+    assert lines["`average`"] == "–"
+    assert lines["`average-longest` (served)"] == expected
+    assert "| backed r |" in render_pages(tmp_path / RESULTS)["cifar10.md"]
 
 
 def test_the_command_writes_the_pages_and_only_its_part_of_the_readme(tmp_path: Path, pages: dict[str, str]) -> None:

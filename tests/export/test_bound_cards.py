@@ -13,13 +13,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
-from tiny_model import SIGMA, edit_card, write_tiny_model
+from tiny_model import CALIBRATION, SIGMA, edit_card, write_tiny_model
 
 from heatserve.export.card import (
     BASE_NAME,
     CARD_NAME,
     GRAPH_NAME,
     PLAN_NAME,
+    Card,
     CardError,
     Plan,
     read_card,
@@ -144,11 +145,16 @@ def test_a_file_that_says_nothing_or_two_things_is_refused(tmp_path: Path, text:
         read_card(tmp_path)
 
 
+def with_sigma(sigma: float) -> dict[str, Any]:
+    """Fields of a tiny card of another σ, with the promise that follows from it."""
+    return {"sigma": sigma, "calibration": {**CALIBRATION.model_dump(), "promise": CALIBRATION.promised(sigma)}}
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"sigma": 1.0}, rf"sigma: expected {SIGMA}\d*, which the graph's constants are made for, got 1\.0"),
-        ({"sigma": SIGMA * (1 + 1e-5)}, "sigma: expected"),
+        (with_sigma(1.0), rf"sigma: expected {SIGMA}\d*, which the graph's constants are made for, got 1\.0"),
+        (with_sigma(SIGMA * (1 + 1e-5)), "sigma: expected"),
         ({"class_names": list("012345678")}, "class_names: expected 10, one for each class of the graph, got 9"),
         ({"class_names": list("0123456789A")}, "class_names: expected 10, one for each class of the graph, got 11"),
         ({"input_shape": [1, 8, 9]}, r"input_shape: expected \(1, 8, 8\), which the graph takes, got \(1, 8, 9\)"),
@@ -196,7 +202,7 @@ def test_sigma_of_a_plan_is_that_of_the_graph_beside_it(tmp_path: Path) -> None:
     plan = Plan(sha256=sha256, tensorrt="10.8.0", gpu="NVIDIA Some GPU", tf32=False, batches=TENSORRT_BATCHES)
     edit_card(version_dir, lambda card: card.update(plan=plan.model_dump(mode="json")))
     assert open_model(tmp_path, "tiny").card.plan == plan
-    edit_card(version_dir, lambda card: card.update(sigma=1.0))
+    edit_card(version_dir, lambda card: card.update(with_sigma(1.0)))
     with pytest.raises(CardError, match=r"sigma: expected 0\.25\d*, which the graph's constants are made for, got 1"):
         open_model(tmp_path, "tiny")
 
@@ -231,17 +237,24 @@ def changed(part: str, **fields: object) -> Change:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (changed("calibration.overclaim", upper_bound=0.01), "overclaim.upper_bound: expected 0.0499629, the exact"),
-        (changed("calibration.overclaim", overclaims=0), "overclaim.upper_bound: expected"),
+        (changed("calibration.overclaim", upper_bound=0.01), "overclaim.upper_bound: Extra inputs are not permitted"),
+        (changed("calibration.overclaim", overclaims=100), "overclaim: expected counts whose exact p-value for a rate"),
         (changed("calibration.overclaim", overclaims=372), "overclaims: expected at most the 371 answers with a pos"),
         (changed("calibration.overclaim", positive=401), "positive: expected at most the 400 images, got 401"),
         (changed("calibration.check", images=4000), "overclaim.images: expected the 4000 of its split 'calibration'"),
-        (changed("calibration", confidence=0.999), "overclaim.upper_bound: expected"),
-        (changed("calibration", alpha=0.01), "overclaim.upper_bound: expected at most alpha, 0.01, got 0.0499629"),
+        (changed("calibration", confidence=0.999), r"confidence: expected at most 1 - spent - level, .* got 0\.999"),
+        (changed("calibration", confidence=0.9), r"calibration\.promise: expected the text that its numbers make"),
+        (changed("calibration", promise="No radius overclaims."), r"promise: expected the text .* got 'No radius over"),
+        (changed("calibration", looks=3, spent=0.0), "spent: expected 0 for the first look only, got 0 and looks 3"),
+        (changed("calibration", looks=1, spent=0.001), "spent: expected 0 for the first look only, got 0.001 and"),
+        (changed("calibration", looks=100), r"calibration\.promise: expected the text that its numbers make"),
+        (changed("calibration", level=1e-9), "overclaim: expected counts whose exact p-value .* at most level, 1e-09"),
+        (changed("calibration", alpha=0.01), r"expected counts whose exact p-value for a rate above alpha = 0\.01"),
         (changed("calibration", alpha=0), "alpha: Input should be greater than 0"),
         (changed("calibration.radius_map", radii=[0.2, 0.1] * 8), "expected .* rising thresholds and radii"),
-        (changed("evaluation.calibrated", overclaims=0), "evaluation.calibrated.upper_bound: expected"),
-        (changed("evaluation.nominal", upper_bound=0.5), "evaluation.nominal.upper_bound: expected 0.979466"),
+        (changed("evaluation.calibrated", overclaims=0), "evaluation: .*calibrated.upper_bound: expected"),
+        (changed("evaluation.nominal", upper_bound=0.5), "evaluation: .*nominal.upper_bound: expected 0.979466"),
+        (changed("evaluation", confidence=0.9), "evaluation: .*calibrated.upper_bound: expected"),
         (changed("evaluation.data", images=301), "calibrated.images: expected the 301 of its split 'test', got 300"),
         (changed("evaluation.certified_accuracy", radii=[0.1] * 8), "radii: expected increasing numbers"),
         (changed("evaluation.certified_accuracy", nominal=[0.1, 0.2] * 4), "nominal: expected 8 shares that do not"),
@@ -271,7 +284,7 @@ def test_a_card_of_another_sigma_is_not_published(tmp_path: Path) -> None:
     model = open_model(write_tiny_model(tmp_path).parents[1], "tiny")
     graph, base = ((model.path / name).read_bytes() for name in (GRAPH_NAME, BASE_NAME))
     with pytest.raises(CardError, match="sigma: expected"):
-        publish(tmp_path, model.card.model_copy(update={"sigma": 1.0}), graph=graph, base=base)
+        publish(tmp_path, Card.model_validate({**dict(model.card), **with_sigma(1.0)}), graph=graph, base=base)
     assert version_dirs(tmp_path / "tiny") == [model.path]
 
 

@@ -15,24 +15,6 @@ from heatserve.export.card import CARD_NAME, CardError, MonteCarlo, read_card
 COMMITTED = Path(__file__).parents[2] / "model_repository"
 
 
-@pytest.mark.parametrize("name", ["digits", "cifar10"])
-def test_a_committed_card_names_its_noise_by_a_sentence_and_is_read_by_its_key(name: str) -> None:
-    folder = COMMITTED / name / "2"
-    written = json.loads((folder / CARD_NAME).read_bytes())["calibration"]["monte_carlo"]
-    assert written["sampling"].startswith("float32 Gaussian noise; ")
-    assert written["classifier"] == "votes"
-    card = read_card(folder)
-    assert card.calibration is not None
-    assert card.calibration.monte_carlo.model_dump() == {
-        "n0": written["n0"],
-        "n": written["n"],
-        "alpha": written["alpha"],
-        "seed": written["seed"],
-        "sampling": "float32",
-        "decides": None,
-    }
-
-
 def test_every_sentence_of_an_earlier_card_has_its_key() -> None:
     """The sentences are written out: how a source is described today may change, and files must still be read."""
     for sentence, key in (

@@ -292,7 +292,7 @@ def test_a_plan_that_is_not_the_cards_is_refused(tmp_path: Path) -> None:
 
 @without_tensorrt
 def test_a_plan_is_never_calibrated_by_its_graph(tmp_path: Path) -> None:
-    images = LabelledImages(random_images(40), np.zeros(40, np.int64), "noise", "test", 0)
+    images = LabelledImages(random_images(60), np.zeros(60, np.int64), "noise", "test", 0)
     settings = MonteCarlo(n0=1, n=10, alpha=0.1, seed=0)
     with pytest.raises(TensorRTError, match="found no tensorrt"):
         calibrate_model(with_plan(tmp_path), images, images, alpha=0.1, delta=0.1, certifier=Certifier(settings))

@@ -1,0 +1,36 @@
+"""The promise of a card in words: what a radius means, what is bounded, how surely, and for which images."""
+
+from __future__ import annotations
+
+NOTHING = "Nothing is promised about these radii."
+
+
+def promise_text(*, sigma: float, alpha: float, confidence: float, looks: int, reference: str, error: float) -> str:
+    """The promise that the numbers of a card make, in whole sentences.
+
+    Args:
+        sigma: σ of the smoothed classifier, pixels in [0,1].
+        alpha: α, the largest rate of overclaims; 1 promises nothing.
+        confidence: that the rate is at most α; 0 promises nothing.
+        looks: attempts that the confidence counts.
+        reference: what an overclaim is judged by, such as `Certify (n0 = 100, n = 1000, alpha = 0.001)`.
+        error: the probability with which that is wrong at an image.
+    """
+    if alpha >= 1 or confidence <= 0:
+        return NOTHING
+    chosen = (
+        "; no earlier attempt of its model repository counts against it"
+        if looks == 1
+        else f", for whichever model is chosen of the {looks} attempts that count: those of its model repository on "
+        "the same images, and failed ones of this network"
+    )
+    return (
+        "A radius r is about the smoothed classifier, which answers the class that the base network votes for most "
+        f"often under Gaussian noise of sigma = {sigma:g}: it answers the class that is served for every image within "
+        "L2 distance r (pixels in [0,1]). The class that the single pass serves may itself change within r. "
+        f"At most a share {alpha:g} of the answers with a positive radius overclaim, counted over all radii and "
+        f"classes together, not for each: their radius is above what {reference} proves at that image, or their class "
+        f"is another than it names; it is itself wrong with probability at most {error:g} for each image. "
+        f"This holds with confidence {confidence:g} over the draw of the calibration images{chosen}. "
+        "It holds for images drawn like the calibration images only, and for no adversary's."
+    )

@@ -1,0 +1,448 @@
+"""The attempts to calibrate: what each spends of δ, which ones count, and that none is lost or overlooked."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+from numpy.typing import NDArray
+from onnx import numpy_helper
+from scipy.stats import binom
+from tiny_model import random_images, take_uint8, write_tiny_card, write_tiny_model
+from typer.testing import CliRunner
+
+from heatserve.certification.audit import AuditError
+from heatserve.certification.calibration import CalibrationError
+from heatserve.cli import app
+from heatserve.export.audit.audit import audit_model
+from heatserve.export.calibration.attempts import (
+    Asked,
+    Attempt,
+    Attempts,
+    AttemptsError,
+    ask,
+    network_sha256,
+    read_attempts,
+    record_attempt,
+    record_outcome,
+    terms_of,
+)
+from heatserve.export.calibration.calibrate import calibrate_model
+from heatserve.export.calibration.certifier import Certifier
+from heatserve.export.calibration.sampling import sample
+from heatserve.export.card import BASE_NAME, CARD_NAME, GRAPH_NAME, Calibration, CardError, MonteCarlo, read_card
+from heatserve.export.digest import with_digest
+from heatserve.export.images import LabelledImages
+from heatserve.export.repository.layout import ATTEMPTS_NAME, ModelVersion, locked, open_model, republish
+from heatserve.export.runtime.answers import model_images
+
+CERTIFY = MonteCarlo(n0=10, n=100, alpha=0.01, seed=0)
+ALPHA, DELTA = 0.2, 0.2
+
+
+def some(
+    count: int, *, seed: int = 0, first: int = 0, split: str = "calibration", name: str = "noise"
+) -> LabelledImages:
+    """Part of a permutation of 400 images of noise, from the index `first`."""
+    images = random_images(400, seed=seed)[first : first + count]
+    return LabelledImages(images, np.zeros(len(images), np.int64), name, split, seed, first, 400)
+
+
+@pytest.fixture
+def model(tmp_path: Path) -> ModelVersion:
+    write_tiny_model(tmp_path, calibrated=False)
+    return open_model(tmp_path, "tiny")
+
+
+def another(repository: Path, name: str) -> ModelVersion:
+    """A model whose network is another one."""
+    version_dir = write_tiny_model(repository, name, calibrated=False)
+    for file in (GRAPH_NAME, BASE_NAME):
+        graph = onnx.load(version_dir / file)
+        (weights,) = (tensor for tensor in graph.graph.initializer if tensor.name == "weights")
+        weights.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(weights) * np.float32(1.01), "weights"))
+        onnx.save(graph, version_dir / file)
+    write_tiny_card(version_dir, calibration=None)
+    return open_model(repository, name)
+
+
+def calibrated(model: ModelVersion, images: LabelledImages, **options: Any) -> Calibration:
+    """The part of the card that a calibration writes, on figures that are measured elsewhere."""
+    fields: dict[str, Any] = {"alpha": ALPHA, "delta": DELTA, "certifier": Certifier(CERTIFY), **options}
+    part = calibrate_model(model, images, some(30, seed=9, split="test"), **fields).card.calibration
+    assert part is not None
+    return part
+
+
+def asked(model: ModelVersion, images: LabelledImages, **options: Any) -> Asked:
+    """What `calibrate_model` is going to record."""
+    fields = {"alpha": ALPHA, "delta": DELTA, "target": None, "monte_carlo": CERTIFY, "level": None} | options
+    taken, test = model_images(model, images), model_images(model, some(30, seed=9, split="test"))
+    return ask(model, taken, test, fit_images=len(taken) // 3, **fields)
+
+
+# What it is for: a true rate just above α, and somebody who tries again.
+
+
+def retried(levels: NDArray[np.float64], *, nested: bool, alpha: float, rate: float, runs: int) -> int:
+    """Runs of which at least one attempt passes: the k-th on 200·k images, or on 200 new ones, at the k-th level."""
+    found = np.random.default_rng(0).binomial(200, rate, (runs, len(levels)))
+    images = 200 * np.arange(1, len(levels) + 1) if nested else np.full(len(levels), 200)
+    counts = found.cumsum(1) if nested else found
+    return int((binom.cdf(counts, images, alpha) <= levels).any(1).sum())
+
+
+def granted(model: ModelVersion, attempts: int, *, nested: bool, delta: float) -> NDArray[np.float64]:
+    """The levels that are granted one after the other to attempts that fail, α = 0.9: five images would do."""
+    made, levels = list[Attempt](), list[float]()
+    for k in range(attempts):
+        images = some(150 + k) if nested else some(150, seed=100 + k)
+        terms = terms_of(asked(model, images, alpha=0.9, delta=delta), Attempts(tuple(made)))
+        fields = vars(asked(model, images, alpha=0.9, delta=delta)) | vars(terms)
+        made.append(Attempt(**fields, date="2026-01-01"))
+        levels.append(terms.level)
+    return np.array(levels)
+
+
+@pytest.mark.parametrize("nested", [True, False])
+def test_fifty_retries_pass_falsely_no_more_often_than_delta(model: ModelVersion, nested: bool) -> None:
+    alpha, delta, runs = 0.1, 0.05, 3000
+    levels = granted(model, 50, nested=nested, delta=delta)
+    np.testing.assert_allclose(levels, delta / 2.0 ** np.arange(1, 51), atol=1e-15)
+    assert levels.sum() <= delta
+
+    def broken(levels: NDArray[np.float64]) -> int:
+        return retried(levels, nested=nested, alpha=alpha, rate=0.1001, runs=runs)
+
+    assert binom.sf(broken(levels) - 1, runs, delta) > 0.001
+    each_at_delta = np.full(50, delta)
+    assert binom.sf(broken(each_at_delta[:7]) - 1, runs, delta) < 1e-9
+    assert broken(each_at_delta) / runs > (0.2 if nested else 0.8)
+
+
+# The terms, as calibrations get them.
+
+
+@pytest.mark.slow
+def test_each_attempt_on_the_same_images_gets_half_of_what_is_left(model: ModelVersion) -> None:
+    first = calibrated(model, some(200))
+    assert (first.looks, first.spent, first.level, first.confidence) == (1, 0, DELTA / 2, 1 - DELTA)
+    assert "no earlier attempt of its model repository counts against it" in first.promise
+    second = calibrated(model, some(250))
+    assert (second.looks, second.spent, second.level) == (2, DELTA / 2, DELTA / 4)
+    assert second.confidence == 1 - DELTA
+    assert "for whichever model is chosen of the 2 attempts that count" in second.promise
+    other = calibrated(another(model.path.parents[1], "other"), some(200))
+    assert other.looks == 3
+    assert other.level == pytest.approx(DELTA / 8)
+    assert {attempt.model for attempt in read_attempts(model.path.parents[1]).made.values()} == {"tiny", "other"}
+
+
+@pytest.mark.slow
+def test_the_same_attempt_again_is_no_new_look(model: ModelVersion) -> None:
+    once = calibrate_model(
+        model, some(200), some(30, seed=9, split="test"), alpha=ALPHA, delta=DELTA, certifier=Certifier(CERTIFY)
+    )
+    assert once.card.calibration is not None
+    assert network_sha256((once.path / GRAPH_NAME).read_bytes()) == network_sha256(
+        (model.path / GRAPH_NAME).read_bytes()
+    ), "a network is the same with any map"
+    assert calibrated(once, some(200)) == once.card.calibration
+    copy = republish(model, model.path.parents[1], "copy")
+    assert calibrated(copy, some(200)) == once.card.calibration
+    assert len(read_attempts(model.path.parents[1]).made) == 1
+    for other in ({"alpha": 0.3}, {"target": 0.1}, {"certifier": Certifier(CERTIFY.model_copy(update={"seed": 5}))}):
+        assert calibrated(model, some(200), **other).looks > 1
+
+
+@pytest.mark.slow
+def test_images_are_compared_by_pixels_whatever_they_are_called(model: ModelVersion) -> None:
+    calibrated(model, some(200, name="imagefolder:here"))
+    other = another(model.path.parents[1], "other")
+    renamed = some(200, first=199, name="imagefolder:there")
+    assert calibrated(other, renamed).looks == 1, "one image is shared, and only fits the maps"
+    both = replace(renamed, images=renamed.images[::-1].copy())
+    with pytest.raises(AttemptsError, match=r"\(2, of other, tiny\), got 0\.2"):  # now it is tested on; δ/2 each
+        calibrated(other, both)
+    assert calibrated(other, some(200, seed=1)).looks == 1
+
+
+def test_images_in_another_form_count_where_they_are_of_one_split(model: ModelVersion, tmp_path: Path) -> None:
+    pictures = tmp_path / "pictures"
+    take_uint8(write_tiny_model(pictures, calibrated=False), resize=12)
+    resizing = open_model(pictures, "tiny")
+    plain = asked(model, some(200))
+    made = Attempts((Attempt(**vars(plain) | vars(terms_of(plain, Attempts(()))), date="2026-01-01"),))
+    taken = asked(another(tmp_path, "other"), some(200, seed=1))
+    assert terms_of(taken, made).looks == 1
+    assert resizing.card.resize == 12
+    assert terms_of(replace(taken, form="pictures"), made).looks == 2
+    elsewhere = taken.check.model_copy(update={"split": "elsewhere"})
+    assert terms_of(replace(taken, form="pictures", check=elsewhere), made).looks == 1
+
+
+def test_an_attempt_that_failed_counts_on_other_images_of_its_network(model: ModelVersion) -> None:
+    repository = model.path.parents[1]
+    hopeless = {"alpha": 0.03, "certifier": Certifier(MonteCarlo(n0=10, n=40, alpha=0.001, seed=0))}
+    with pytest.raises(CalibrationError) as failed:
+        calibrated(model, some(300), **hopeless)
+    for said in (
+        "tested at level 0.1 on 200 images",
+        "0.1 of δ = 0.2 is spent (attempts that count: 1), so a further one on these images, or of this network",
+        "is tested at level 0.05; 100 images",
+        "100 images of split 'calibration' of noise are unused (--skip 300), and there another network has all of δ",
+    ):
+        assert said in str(failed.value)
+    assert [line.passed for line in read_attempts(repository).lines if not isinstance(line, Attempt)] == [False]
+    assert calibrated(model, some(200, seed=1)).level == DELTA / 4
+    assert calibrated(another(repository, "other"), some(200, seed=2)).level == DELTA / 2
+    assert calibrated(model, some(200, seed=3)).looks == 2, "the one that passed on other images does not count"
+
+
+def test_an_attempt_is_spent_before_its_test(model: ModelVersion) -> None:
+    """What a process leaves that is killed in between: a line without an outcome."""
+    repository = model.path.parents[1]
+    work = asked(model, some(200))
+    assert record_attempt(repository, work).level == DELTA / 2
+    assert terms_of(asked(model, some(210)), read_attempts(repository)).level == DELTA / 4
+    assert terms_of(asked(model, some(200, seed=1)), read_attempts(repository)).level == DELTA / 4
+    assert terms_of(work, read_attempts(repository)).level == DELTA / 2, "it may be made again"
+    record_outcome(repository, work, passed=True)
+    assert terms_of(asked(model, some(200, seed=1)), read_attempts(repository)).level == DELTA / 2
+
+
+def test_what_is_interrupted_in_certify_is_no_attempt(model: ModelVersion) -> None:
+    def interrupted(*_: object) -> Any:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        calibrated(model, some(200), certifier=Certifier(CERTIFY, progress=interrupted))
+    assert read_attempts(model.path.parents[1]).lines == ()
+
+
+def test_what_is_spent_is_refused_before_the_work(model: ModelVersion, tmp_path: Path) -> None:
+    assert calibrated(model, some(200), level=DELTA).confidence == pytest.approx(1 - DELTA)
+    kept = tmp_path / "kept"
+    with pytest.raises(
+        AttemptsError,
+        match=r"delta: expected more than the 0\.2 that earlier attempts have spent \(1, of tiny\), got 0\.2; .*--skip",
+    ):
+        calibrated(another(tmp_path, "other"), some(200), certifier=Certifier(CERTIFY, folder=kept))
+    assert not kept.exists()
+    larger = calibrated(another(tmp_path, "third"), some(200), delta=0.5)
+    assert larger.level == pytest.approx(0.15)
+    assert larger.confidence == 0.5
+
+
+def test_too_few_images_at_what_is_left_are_told_before_the_work(model: ModelVersion) -> None:
+    calibrated(model, some(200))
+    with pytest.raises(CalibrationError, match=r"α = 0\.03 at level 0\.05 needs at least 99 images .* got 67 images"):
+        calibrated(model, some(100), alpha=0.03)
+    assert len(read_attempts(model.path.parents[1]).made) == 1
+
+
+def test_a_level_of_its_own_is_counted_and_its_confidence_is_what_is_left(model: ModelVersion) -> None:
+    found = [calibrated(model, some(200 + k), level=0.4) for k in range(3)]
+    assert [part.looks for part in found] == [1, 2, 3]
+    assert [part.confidence for part in found] == [pytest.approx(0.6), pytest.approx(0.2), 0]
+    assert found[2].promise == "Nothing is promised about these radii."
+
+
+# The file.
+
+
+@pytest.mark.parametrize(
+    ("damage", "number"),
+    [
+        (lambda text: text[:-20], 2),
+        (lambda text: text[:-1], 2),
+        (lambda text: text + "\n", 3),
+        (lambda text: text.replace('"level"', '"lever"'), 1),
+        (lambda text: text.splitlines(keepends=True)[1], 1),
+        (lambda text: text + '{"key":"0","date":"","passed":true}\n', 3),
+    ],
+)
+def test_a_damaged_file_is_an_error_that_names_the_line(model: ModelVersion, damage: Any, number: int) -> None:
+    calibrated(model, some(200))
+    path = model.path.parent / ATTEMPTS_NAME
+    written = damage(path.read_text())
+    path.write_text(written)
+    with pytest.raises(AttemptsError, match=rf"tiny/attempts\.jsonl, line {number}: expected the record of an attempt"):
+        calibrated(another(model.path.parents[1], "other"), some(200))
+    assert path.read_text() == written
+
+
+def test_attempts_at_once_share_delta(model: ModelVersion) -> None:
+    repository = model.path.parents[1]
+    work = [asked(model, some(200 + k)) for k in range(8)]
+    with ThreadPoolExecutor(8) as pool:
+        terms = list(pool.map(lambda one: record_attempt(repository, one), work))
+    assert sorted(one.level for one in terms) == pytest.approx([DELTA / 2**k for k in range(8, 0, -1)])
+    assert sorted(one.looks for one in terms) == list(range(1, 9))
+
+
+def test_an_attempt_waits_for_the_lock(model: ModelVersion) -> None:
+    repository = model.path.parents[1]
+    with ThreadPoolExecutor(1) as pool:
+        with locked(repository):
+            waiting = pool.submit(record_attempt, repository, asked(model, some(200)))
+            with pytest.raises(TimeoutError):
+                waiting.result(timeout=0.3)
+            assert read_attempts(repository).lines == ()
+        assert waiting.result(timeout=10).looks == 1
+
+
+@pytest.mark.slow
+def test_attempts_go_with_a_model_that_is_published_elsewhere(model: ModelVersion, tmp_path: Path) -> None:
+    calibrated(model, some(200))
+    newest = open_model(tmp_path, "tiny")
+    copy = republish(newest, tmp_path / "elsewhere", "copy")
+    assert (copy.path.parent / ATTEMPTS_NAME).read_text() == (newest.path.parent / ATTEMPTS_NAME).read_text()
+    assert calibrated(copy, some(210)).looks == 2
+    again = republish(newest, tmp_path / "elsewhere", "copy")
+    assert calibrated(again, some(220)).looks == 3, "what was there stays"
+    moved = shutil.copytree(model.path.parent, tmp_path / "third" / "tiny")
+    assert calibrated(open_model(moved.parent, "tiny"), some(210)).looks == 2
+
+
+# Cards, commands and audits.
+
+
+def test_a_card_of_format_3_is_refused_with_what_it_did_not_count(tmp_path: Path) -> None:
+    path = write_tiny_model(tmp_path) / CARD_NAME
+    content = json.loads(path.read_bytes()) | {"format": 3}
+    path.write_bytes(with_digest(content))
+    with pytest.raises(
+        CardError, match=r"format: expected 4, got 3, whose confidence does not count .* were used before"
+    ):
+        read_card(path.parent)
+
+
+def test_parts_of_one_permutation_share_a_ledger_and_their_noise(model: ModelVersion, tmp_path: Path) -> None:
+    kept, left = tmp_path / "kept", list[int]()
+
+    def watched(rows: Any, total: int, _: str) -> Any:
+        left.append(total)
+        return rows
+
+    certifier = Certifier(CERTIFY, folder=kept, progress=watched)
+    later = certifier.entries(model, model_images(model, some(20, first=30)))
+    assert [entry.index for entry in later] == list(range(30, 50))
+    whole = certifier.entries(model, model_images(model, some(60)))
+    assert whole[30:50] == later
+    assert certifier.entries(model, model_images(model, some(60))[10:40]) == whole[10:40]
+    assert left == [20, 40, 0]
+    (ledger,) = kept.iterdir()
+    assert whole == Certifier(CERTIFY).entries(model, model_images(model, some(60)))
+    ledger.rename(ledger.with_name("calibration-0000000000000000.jsonl"))  # as an earlier first image would name it
+    assert certifier.entries(model, model_images(model, some(10, first=55)))[:5] == whole[55:]
+    assert left[-1] == 5
+    strangers = some(20, first=30)
+    strangers = replace(strangers, images=strangers.images[::-1].copy())
+    certifier.entries(model, model_images(model, strangers))
+    assert (left[-1], len(list(kept.iterdir()))) == (20, 2), "another image at an index: another ledger"
+
+
+@pytest.fixture(scope="module")
+def digits(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A repository of the tiny model on digits, calibrated by the command on the first 300 of 600 images."""
+    repository = tmp_path_factory.mktemp("digits")
+    version_dir = write_tiny_model(repository, calibrated=False)
+    card = read_card(version_dir)
+    card.model_copy(update={"class_names": tuple("0123456789")}).write(version_dir)
+    (repository / "tiny" / "labels.txt").write_text("\n".join("0123456789") + "\n")
+    result = calibrate(repository)
+    assert result.exit_code == 0, result.output
+    return repository
+
+
+def calibrate(repository: Path, *arguments: str) -> Any:
+    options = ["--repository", str(repository), "--data", "digits", "--certificates", str(repository / "kept")]
+    options += ["--alpha", "0.2", "--delta", "0.2", "--n0", "10", "--n", "50", "--images", "300", *arguments]
+    return CliRunner().invoke(app, ["calibrate", "tiny", *options])
+
+
+def test_the_figures_have_other_noise_and_at_most_half_of_the_test_images(digits: Path) -> None:
+    card = open_model(digits, "tiny").card
+    assert card.calibration is not None
+    assert card.evaluation is not None
+    assert card.evaluation.data.images == len(sample("digits", "test")) // 2
+    found, expected = card.evaluation.monte_carlo, card.calibration.monte_carlo
+    assert found == expected.model_copy(update={"seed": expected.seed + 1})
+    assert len(list((digits / "kept").glob("calibration-*"))) == 1
+
+
+def test_images_that_are_left_out_are_a_first_look_again(digits: Path, tmp_path: Path) -> None:
+    repository = shutil.copytree(digits, tmp_path / "copy")
+    result = calibrate(repository, "--skip", "300", "--test-skip", "10", "--json")
+    card = json.loads(result.stdout)
+    assert (card["calibration"]["looks"], card["calibration"]["fit"]["first"]) == (1, 300)
+    assert (card["calibration"]["check"]["first"], card["evaluation"]["data"]["first"]) == (400, 10)
+    assert len(list((repository / "kept").glob("calibration-*"))) == 1, "one ledger of one permutation"
+    both = calibrate(repository, "--skip", "100")
+    assert "delta: expected more than the 0.2 that earlier attempts have spent (2, of tiny)" in str(both.exception)
+    refused = calibrate(repository, "--skip", "600")
+    assert refused.exit_code == 1
+    assert "digits, split 'calibration': expected fewer images to leave out than the 600 that it has" in str(
+        refused.exception
+    )
+
+
+def test_an_audit_takes_images_that_nothing_used(digits: Path) -> None:
+    arguments = ["audit", "tiny", "--repository", str(digits), "--data", "digits", "--json"]
+    result = CliRunner().invoke(app, [*arguments, "--certificates", str(digits / "kept")], catch_exceptions=False)
+    measured = json.loads(result.stdout)["measured"]
+    half = len(sample("digits", "test")) // 2
+    assert measured["data"] == {
+        "dataset": "digits",
+        "split": "test",
+        "images": len(sample("digits", "test")) - half,
+        "seed": 0,
+        "first": half,
+    }
+    assert measured["monte_carlo"]["seed"] == 2
+
+
+def test_an_audit_refuses_images_that_a_calibration_used(digits: Path) -> None:
+    model = open_model(digits, "tiny")
+    half = len(sample("digits", "test")) // 2
+    shared = sample("digits", "test", first=half - 3, count=10)
+    with pytest.raises(AuditError, match=r"digits, split 'test': expected images that neither .* used, got 3 of 10"):
+        audit_model(model, shared, seed=5)
+    for split, used in (("test", half), ("calibration", 300)):
+        pixels = np.rint(sample("digits", split).images * 255).astype(np.float32) / 255
+        files = LabelledImages(pixels, np.zeros(len(pixels), np.int64), "imagefolder:the/same", "test", 0)
+        with pytest.raises(AuditError, match=f"the/same, split 'test': .* got {used} of {len(pixels)} that one did"):
+            audit_model(model, files, seed=5)
+    other_permutation = sample("digits", "test", seed=7, count=100)
+    with pytest.raises(AuditError, match=r"got \d\d of 100 that one did"):
+        audit_model(model, other_permutation, seed=5)
+
+
+def test_an_audit_says_so_where_no_image_is_left(digits: Path, tmp_path: Path) -> None:
+    repository = shutil.copytree(digits, tmp_path / "copy")
+    size = len(sample("digits", "test"))
+    calibrate(repository, "--skip", "300", "--test-skip", str(size // 2))
+    result = CliRunner().invoke(app, ["audit", "tiny", "--repository", str(repository), "--data", "digits"])
+    assert f"split 'test': expected images that the figures of the card did not use, got none: it has {size}" in str(
+        result.exception
+    )
+
+
+def test_without_its_attempts_a_card_is_compared_by_its_own_figures(digits: Path, tmp_path: Path) -> None:
+    repository = shutil.copytree(digits, tmp_path / "copy")
+    (repository / "tiny" / ATTEMPTS_NAME).unlink()
+    model = open_model(repository, "tiny")
+    half = len(sample("digits", "test")) // 2
+    with pytest.raises(AuditError, match="got 3 of 10"):
+        audit_model(model, sample("digits", "test", first=half - 3, count=10), seed=5)
+    with pytest.raises(AuditError, match="got 5 of 5 that one did, or may have"):
+        audit_model(model, sample("digits", "test", seed=7, count=5), seed=5)
+    assert audit_model(model, sample("digits", "test", first=half, count=10), seed=5).measured is not None
