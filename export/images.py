@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import overload
 
 import numpy as np
 from numpy.typing import NDArray
@@ -43,6 +44,10 @@ class LabelledImages(Sampled):
     split: str
     seed: int
 
+    def at(self, indices: Sequence[int]) -> LabelledImages:
+        """The images at `indices`, in that order."""
+        return replace(self, images=self.images[list(indices)], labels=self.labels[list(indices)])
+
 
 @dataclass(frozen=True)
 class LabelledPictures(Sampled):
@@ -56,6 +61,32 @@ class LabelledPictures(Sampled):
     dataset: str
     split: str
     seed: int
+
+    def at(self, indices: Sequence[int]) -> LabelledPictures:
+        """The pictures at `indices`, in that order; none is decoded."""
+        return replace(self, pictures=_PicturesAt(self.pictures, tuple(indices)), labels=self.labels[list(indices)])
+
+
+@dataclass(frozen=True)
+class _PicturesAt(Sequence[Picture]):
+    """Some of a sequence of pictures, each asked for when it is needed."""
+
+    pictures: Sequence[Picture]
+    indices: tuple[int, ...]
+
+    def __len__(self) -> int:
+        return len(self.indices)
+
+    @overload
+    def __getitem__(self, index: int) -> Picture: ...
+
+    @overload
+    def __getitem__(self, index: slice) -> Sequence[Picture]: ...
+
+    def __getitem__(self, index: int | slice) -> Picture | Sequence[Picture]:
+        if isinstance(index, slice):
+            return _PicturesAt(self.pictures, self.indices[index])
+        return self.pictures[self.indices[index]]
 
 
 SampledImages = LabelledImages | LabelledPictures

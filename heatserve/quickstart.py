@@ -29,6 +29,8 @@ SIGMA = 0.25
 ALPHA, DELTA = 0.05, 0.05
 MONTE_CARLO = MonteCarlo(n0=50, n=500, alpha=0.001, seed=0)
 SEED = 0
+IMAGES, TEST_IMAGES = 600, 300
+"""All digits of the splits `calibration` and `test`."""
 SHOWN = 4
 """Test images that are sent over each protocol."""
 
@@ -75,13 +77,12 @@ def _smooth(repository: Path, runs: Path, console: Console) -> ModelVersion:
 
 def _calibrate(model: ModelVersion, console: Console) -> ModelVersion:
     """The next version of the model, with the radii that its calibration supports; prints its card."""
-    from heatserve.export.calibration.sampling import sample
+    from heatserve.export.calibration.held_out import held_out
 
     with _step(console, f"certify  with Monte Carlo, n = {MONTE_CARLO.n}, and calibrate the single pass"):
         calibrated = calibrate_model(
             model,
-            sample("digits", "calibration", seed=SEED),
-            sample("digits", "test", seed=SEED),
+            *held_out(model).parts("digits", images=IMAGES, test_images=TEST_IMAGES, seed=SEED),
             alpha=ALPHA,
             delta=DELTA,
             certifier=Certifier(MONTE_CARLO, progress=progress_bar),

@@ -21,7 +21,7 @@ from heatserve.certification.progress import Progress, unseen
 from heatserve.export.calibration.calibrate import calibrate_model
 from heatserve.export.calibration.certifier import Certifier
 from heatserve.export.calibration.evaluate import evaluate
-from heatserve.export.calibration.sampling import sample
+from heatserve.export.calibration.held_out import held_out
 from heatserve.export.card import Card, MonteCarlo
 from heatserve.export.exporting import export_checkpoint
 from heatserve.export.repository.layout import ModelVersion, open_model
@@ -130,13 +130,14 @@ class Experiment:
         """Export, calibrate and evaluate a network; where no map can be promised, its certified radii are 0."""
         shutil.rmtree(self._repository / name, ignore_errors=True)
         model = export_checkpoint(checkpoint, repository=self._repository, name=name, sigma=sigma)
-        test = sample("cifar10", "test", root=self.root, count=self.images, seed=self.seed)
+        source = held_out(model, root=self.root, progress=self.progress)
+        images, test = source.parts("cifar10", images=CALIBRATION_IMAGES, test_images=self.images, seed=self.seed)
         certify = MonteCarlo(n0=100, n=self.n, alpha=0.001, seed=self.seed)
         certifier = Certifier(CALIBRATION_CERTIFY, folder=self._kept, progress=self.progress)
         try:
             return calibrate_model(
                 model,
-                sample("cifar10", "calibration", root=self.root, count=CALIBRATION_IMAGES, seed=self.seed),
+                images,
                 test,
                 alpha=CALIBRATED_ALPHA,
                 delta=CALIBRATED_DELTA,

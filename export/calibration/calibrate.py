@@ -43,6 +43,8 @@ from heatserve.export.runtime.tensorrt import build_plan, plan_part
 
 FIT_SHARE = 1 / 3
 """Share of the calibration images that a sequence of maps is fitted on; the rest test it."""
+VOUCHED = " That no training saw these images is the word of the user who calibrated the model; it is not known."
+"""What the promise says where a user vouches for the calibration images."""
 
 
 def calibrate_model(
@@ -55,6 +57,7 @@ def calibrate_model(
     certifier: Certifier,
     test_monte_carlo: MonteCarlo | None = None,
     target: float | None = None,
+    vouched: bool = False,
     accept: Callable[[Evaluation], object] = lambda _: None,
 ) -> ModelVersion:
     """Publish the next version of `model`, whose certified radii carry the promise on its card.
@@ -69,6 +72,7 @@ def calibrate_model(
         certifier: the Certify that all is compared with, or the decision on one radius, the only one served then.
         test_monte_carlo: how Certify is run on the test images; None: as on the others.
         target: the radius that matters most (L2, pixels in [0,1]); None: the larger, the better, or the one decided.
+        vouched: whether it is only the user's word that training never saw these images, which the card then says.
         accept: raises where what was measured on the test images is not good enough to publish.
 
     Raises:
@@ -79,7 +83,7 @@ def calibrate_model(
     read_config(model.path.parent / CONFIG_NAME)  # its settings are to be kept: better to fail before the work
     check_images(model, test)
     images = model_images(model, calibration)
-    wanted = _Wanted(alpha, delta, target, round(len(images) * FIT_SHARE))
+    wanted = _Wanted(alpha, delta, target, round(len(images) * FIT_SHARE), vouched)
     radii = servable_radii(model.card.sigma, certifier.monte_carlo, target)
     require_images(len(images) - wanted.fit_images, alpha=alpha, delta=delta)  # before Certify takes its time
     compared = compare_with_certify(model, open_served(model), images, certifier)
@@ -121,12 +125,14 @@ def servable_radii(sigma: float, monte_carlo: MonteCarlo, target: float | None) 
 
 @dataclass(frozen=True)
 class _Wanted:
-    """The promise that is asked for, and how many of the images a map may be fitted on."""
+    """The promise that is asked for, how many of the images a map may be fitted on, and whether a user vouches for
+    them."""
 
     alpha: float
     delta: float
     target: float | None
     fit_images: int
+    vouched: bool
 
 
 @dataclass(frozen=True)
@@ -183,7 +189,7 @@ def _calibration(
             f"With confidence {confidence:g} over the calibration draw, at most a share {wanted.alpha:g} of the "
             f"requests answered with a positive radius have a radius above what {monte_carlo.described} proves at "
             f"sigma = {sigma:g}, or another class than the smoothed classifier, for inputs drawn like the calibration "
-            f"images."
+            f"images.{VOUCHED if wanted.vouched else ''}"
         ),
         method=METHOD,
         alpha=wanted.alpha,
@@ -192,6 +198,7 @@ def _calibration(
         radius_map=candidate.radius_map,
         fit=images.source(wanted.fit_images),
         check=images.source(len(images) - wanted.fit_images),
+        vouched=wanted.vouched,
         monte_carlo=monte_carlo,
         overclaim=checked,
     )

@@ -13,7 +13,7 @@ from rich.text import Text
 from heatserve.certification.noise import grey_levels
 from heatserve.certification.radius import RadiusMap
 from heatserve.export.calibration.compare import Comparison
-from heatserve.export.card import Card, Evaluation, OverclaimRate
+from heatserve.export.card import Calibration, Card, Evaluation, OverclaimRate
 
 T = TypeVar("T")
 
@@ -36,6 +36,7 @@ def card_report(card: Card) -> Group:
             f"map     {_steps(card.calibration.radius_map)}, checked on {seen.images} images of split "
             f"{card.calibration.check.split!r}: {_rate(seen)}"
         ),
+        *_vouched_line(card.calibration),
         Text(""),
         _accuracy_table(evaluation),
         Text(
@@ -44,6 +45,13 @@ def card_report(card: Card) -> Group:
         ),
         *_attack_lines(card),
     )
+
+
+def _vouched_line(calibration: Calibration) -> Iterable[Text]:
+    """A warning where it is not known that training never saw the calibration images."""
+    if calibration.vouched:
+        data = calibration.check
+        yield Text(f"vouched that no training saw these images of {data.dataset}: a user's word", style="yellow")
 
 
 def comparison_report(found: Comparison) -> Table:
