@@ -31,6 +31,7 @@ from heatserve.export.calibration.evaluate import (
     evaluate,
     overclaim_rate,
 )
+from heatserve.export.calibration.held_out import check_recorded
 from heatserve.export.card import BASE_NAME, GRAPH_NAME, Calibration, Card, Evaluation, MonteCarlo, OverclaimRate
 from heatserve.export.graph.build import with_map
 from heatserve.export.images import SampledImages
@@ -77,9 +78,12 @@ def calibrate_model(
 
     Raises:
         CalibrationError: too few images, or no map can be promised.
-        HeatserveError: images of another shape than the model's, a target that Certify cannot prove, a `config.pbtxt`
-            that is none, or what runs the model is not here (see `heatserve.export.runtime.served`).
+        HeatserveError: nobody vouches, and a network of the lineage was imported or is unknown; images of another shape
+            than the model's, a target that Certify cannot prove, a `config.pbtxt` that is none, or what runs the model
+            is not here (see `heatserve.export.runtime.served`).
     """
+    if model.card.lineage and not vouched:
+        check_recorded(model.card)
     read_config(model.path.parent / CONFIG_NAME)  # its settings are to be kept: better to fail before the work
     check_images(model, test)
     images = model_images(model, calibration)

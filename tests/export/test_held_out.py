@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 import pytest
@@ -16,12 +17,15 @@ from tiny_model import CLASS_NAMES, take_uint8, write_tiny_model
 from heatserve.certification.errors import HeatserveError
 from heatserve.certification.lineage import Ancestor
 from heatserve.certification.pixels import pixel_digest
+from heatserve.export.calibration.calibrate import calibrate_model
+from heatserve.export.calibration.certifier import Certifier
 from heatserve.export.calibration.held_out import held_out
-from heatserve.export.card import Calibration, Evaluation
+from heatserve.export.card import Calibration, Evaluation, MonteCarlo
 from heatserve.export.images import LabelledImages, SampledImages
 from heatserve.export.repository.layout import ModelVersion, open_model
 from heatserve.training.data.splits import load_data
 
+T = TypeVar("T")
 ON_DIGITS = Ancestor("baseline", "digits", 3, "1" * 64)
 
 
@@ -198,3 +202,15 @@ def test_a_card_that_hides_who_vouched_is_refused(tmp_path: Path) -> None:
     vouched = card.calibration.model_copy(update={"vouched": True})
     kept = type(card).model_validate({**dict(card), "lineage": (imported,), "calibration": vouched})
     assert kept.networks == (imported,)
+
+
+def test_a_calibration_by_hand_is_refused_before_the_work(tmp_path: Path) -> None:
+    model = trained_on(tmp_path, replace(ON_DIGITS, method="imported"))
+    images = LabelledImages(noise(60, 1), np.zeros(60, np.int64), "noise", "calibration", 0)
+    certifier = Certifier(MonteCarlo(n0=10, n=10, alpha=0.1, seed=0), progress=_never)
+    with pytest.raises(HeatserveError, match=r"got the ancestor 1{12} \(imported, digits\)"):
+        calibrate_model(model, images, images, alpha=0.5, delta=0.5, certifier=certifier)
+
+
+def _never(items: Iterable[T], total: int, description: str) -> Iterable[T]:  # noqa: ARG001
+    raise AssertionError("Certify was begun")
