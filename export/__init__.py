@@ -5,7 +5,7 @@
     model = open_model(Path("model_repository"), "digits")
     calibrated = calibrate_model(
         model,
-        *held_out(model).parts("digits", images=600, test_images=300),
+        *held_out(model).parts("digits", images=400, test_images=400),
         alpha=0.05,
         delta=0.05,
         certifier=Certifier(MonteCarlo(n0=100, n=1000, alpha=0.001, seed=0)),

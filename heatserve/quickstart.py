@@ -29,8 +29,8 @@ SIGMA = 0.25
 ALPHA, DELTA = 0.05, 0.05
 MONTE_CARLO = MonteCarlo(n0=50, n=500, alpha=0.001, seed=0)
 SEED = 0
-IMAGES, TEST_IMAGES = 600, 300
-"""All digits of the splits `calibration` and `test`."""
+ALL = 1000
+"""More images than the splits `calibration` and `test` of the digits have."""
 SHOWN = 4
 """Test images that are sent over each protocol."""
 
@@ -82,7 +82,7 @@ def _calibrate(model: ModelVersion, console: Console) -> ModelVersion:
     with _step(console, f"certify  with Monte Carlo, n = {MONTE_CARLO.n}, and calibrate the single pass"):
         calibrated = calibrate_model(
             model,
-            *held_out(model).parts("digits", images=IMAGES, test_images=TEST_IMAGES, seed=SEED),
+            *held_out(model).parts("digits", images=ALL, test_images=ALL, seed=SEED),
             alpha=ALPHA,
             delta=DELTA,
             certifier=Certifier(MONTE_CARLO, progress=progress_bar),

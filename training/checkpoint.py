@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from heatserve.certification.errors import HeatserveError
 from heatserve.certification.files import write_atomically
-from heatserve.certification.lineage import IMPORTED, Ancestor, line_of
+from heatserve.certification.lineage import IMPORTED, UNKNOWN, Ancestor, line_of
 from heatserve.training.architectures import ArchitectureError, ImageClassifier, build_network
 
 HEADER_KEY = "heatserve"
@@ -71,7 +71,8 @@ class Checkpoint:
         """Its ancestors and itself, the oldest first."""
         known = self.metadata
         epochs = None if known.method == IMPORTED else known.epochs
-        own = Ancestor(known.method, known.dataset, epochs, self.sha256)
+        cut_otherwise = known.ancestors is None and known.dataset == "digits"  # their splits were others formerly
+        own = Ancestor(UNKNOWN if cut_otherwise else known.method, known.dataset, epochs, self.sha256)
         return line_of(known.ancestors, own, known.parent_sha256)
 
 

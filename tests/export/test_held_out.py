@@ -141,7 +141,7 @@ def test_weights_from_elsewhere_need_a_user_who_vouches(tmp_path: Path) -> None:
 def test_a_vouched_data_set_that_is_too_small_is_shared_out_in_proportion(tmp_path: Path) -> None:
     source = held_out(trained_on(tmp_path, ON_DIGITS), vouched=True)
     calibration, test = source.parts("digits", images=2000, test_images=500)
-    assert (len(calibration), len(test)) == (240, 60)
+    assert (len(calibration), len(test)) == (320, 80)
 
 
 def test_a_vouched_data_set_is_compared_with_all_official_training_images_of_what_was_imported(tmp_path: Path) -> None:

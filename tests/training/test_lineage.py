@@ -59,10 +59,11 @@ def imported(baseline: Checkpoint, folder: Path) -> Checkpoint:
     return load_checkpoint(out)
 
 
-def forgetful(checkpoint: Checkpoint) -> Checkpoint:
-    """The checkpoint as it was written before ancestors were."""
+def forgetful(checkpoint: Checkpoint, *, dataset: str | None = None) -> Checkpoint:
+    """The checkpoint as it was written before ancestors were, trained on `dataset`, if given."""
     tensors, header = parse(checkpoint.path, checkpoint.path.read_bytes())
-    text = checkpoint.metadata.model_dump_json(exclude={"ancestors"})
+    metadata = checkpoint.metadata.model_copy(update={} if dataset is None else {"dataset": dataset})
+    text = metadata.model_dump_json(exclude={"ancestors"})
     path = checkpoint.path.with_name(f"old_{checkpoint.path.name}")
     safetensors.torch.save_file(tensors, path, {**header, "heatserve": text})
     return load_checkpoint(path)
@@ -150,14 +151,21 @@ def test_what_comes_from_imported_weights_says_so_for_ever(
 def test_a_checkpoint_of_before_has_an_unknown_ancestor_unless_it_had_no_parent(
     few: ImageData, baseline: Checkpoint, tmp_path: Path
 ) -> None:
-    first = forgetful(baseline)
+    first = forgetful(baseline, dataset="imagefolder:elsewhere")
     assert first.metadata.ancestors is None
-    assert first.lineage == (Ancestor("baseline", "digits", 3, first.sha256),)
+    assert first.lineage == (Ancestor("baseline", "imagefolder:elsewhere", 3, first.sha256),)
     heat = train_from(
-        first, few, HeatParameters(sigma=SIGMA, kappa=1), out=tmp_path / "heat.safetensors", optimisation=QUICK
+        first,
+        elsewhere(few),
+        HeatParameters(sigma=SIGMA, kappa=1),
+        out=tmp_path / "heat.safetensors",
+        optimisation=QUICK,
     )
     old = forgetful(load_checkpoint(heat))
-    assert old.lineage == (Ancestor("unknown", None, None, first.sha256), Ancestor("heat", "digits", 1, old.sha256))
+    assert old.lineage == (
+        Ancestor("unknown", None, None, first.sha256),
+        Ancestor("heat", "imagefolder:elsewhere", 1, old.sha256),
+    )
     later = load_checkpoint(
         train_from(old, few, NoiseParameters(sigma=SIGMA), out=tmp_path / "later.safetensors", optimisation=QUICK)
     )
@@ -166,6 +174,12 @@ def test_a_checkpoint_of_before_has_an_unknown_ancestor_unless_it_had_no_parent(
     before = imported(baseline, tmp_path)
     assert forgetful(before).lineage[0].method == "imported"
     assert len(forgetful(before).lineage) == 1, "its parent is the file of tensors"
+
+
+def test_a_checkpoint_of_before_may_have_seen_any_digit(baseline: Checkpoint) -> None:
+    """What were training images of the digits then are calibration and test images now."""
+    old = forgetful(baseline)
+    assert old.lineage == (Ancestor("unknown", "digits", 3, old.sha256),)
 
 
 def test_a_finished_training_of_before_is_not_done_again(few: ImageData, baseline: Checkpoint, tmp_path: Path) -> None:
