@@ -1,20 +1,19 @@
 """From a checkpoint to a model version that Triton serves, with a certificate card: export, calibration, audit.
 
-    from heatserve.export import Certifier, MonteCarlo, calibrate_model, open_model, sample_for
+    from heatserve.export import Certifier, MonteCarlo, calibrate_model, held_out, open_model
 
     model = open_model(Path("model_repository"), "digits")
     calibrated = calibrate_model(
         model,
-        sample_for(model, "digits", "calibration"),
-        sample_for(model, "digits", "test", count=150),
+        *held_out(model).parts("digits", images=497, test_images=200),
         alpha=0.05,
         delta=0.05,
         certifier=Certifier(MonteCarlo(n0=100, n=1000, alpha=0.001, seed=0)),
     )
 
-What is calibrated and audited is what is served, byte for byte. Only `export_checkpoint` and the two functions that
-load a data set, `sample` and `sample_for`, need torch. The packages within, each of which imports only those before it:
-`graph`, `repository`, `runtime`, `calibration` and `audit`.
+What is calibrated and audited is what is served, byte for byte. Only `export_checkpoint` and the functions that load
+a data set, `sample`, `sample_for` and `held_out`, need torch. The packages within, each of which imports only those
+before it: `graph`, `repository`, `runtime`, `calibration` and `audit`.
 """
 
 from __future__ import annotations
@@ -29,6 +28,7 @@ if TYPE_CHECKING:
     from heatserve.export.calibration.calibrate import calibrate_model
     from heatserve.export.calibration.certifier import Certifier
     from heatserve.export.calibration.dataset import certify_dataset, on_ray
+    from heatserve.export.calibration.held_out import HeldOut, held_out
     from heatserve.export.calibration.sampling import sample, sample_for
     from heatserve.export.card import Card, CardError, MonteCarlo, read_card, verify_card
     from heatserve.export.exporting import Variant, export_checkpoint
@@ -41,6 +41,7 @@ __all__ = [
     "Card",
     "CardError",
     "Certifier",
+    "HeldOut",
     "LabelledImages",
     "LabelledPictures",
     "ModelVersion",
@@ -52,6 +53,7 @@ __all__ = [
     "calibrate_model",
     "certify_dataset",
     "export_checkpoint",
+    "held_out",
     "on_ray",
     "open_model",
     "open_models",
@@ -70,6 +72,7 @@ __getattr__, __dir__ = lazy_names(
         "Card": "heatserve.export.card",
         "CardError": "heatserve.export.card",
         "Certifier": "heatserve.export.calibration.certifier",
+        "HeldOut": "heatserve.export.calibration.held_out",
         "LabelledImages": "heatserve.export.images",
         "LabelledPictures": "heatserve.export.images",
         "ModelVersion": "heatserve.export.repository.layout",
@@ -81,6 +84,7 @@ __getattr__, __dir__ = lazy_names(
         "calibrate_model": "heatserve.export.calibration.calibrate",
         "certify_dataset": "heatserve.export.calibration.dataset",
         "export_checkpoint": "heatserve.export.exporting",
+        "held_out": "heatserve.export.calibration.held_out",
         "on_ray": "heatserve.export.calibration.dataset",
         "open_model": "heatserve.export.repository.layout",
         "open_models": "heatserve.export.repository.layout",

@@ -16,6 +16,7 @@ from scipy.stats import binom
 from heatserve.certification.binomial import upper_bound
 from heatserve.certification.errors import HeatserveError
 from heatserve.certification.files import write_atomically
+from heatserve.certification.lineage import UNKNOWN, Ancestor
 from heatserve.certification.noise import FLOAT32, FORMER_KEYS, source_of
 from heatserve.certification.provenance import now, versions
 from heatserve.certification.radius import RadiusMap
@@ -36,7 +37,10 @@ Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 Share = Annotated[float, Field(ge=0, le=1)]
 Count = Annotated[int, Field(ge=0)]
 Training = dict[str, str | int | float | bool | None]
-"""How the network was trained: data set, method, its hyperparameters and the files that it came from, by name."""
+"""How the network was trained: data set, method, its hyperparameters and the files that it came from, by name.
+
+`epochs` are those of its last training, `epochs_in_all` those of all in the line that led to it; None: not known.
+"""
 
 
 class CardError(HeatserveError):
@@ -168,6 +172,13 @@ class Split(_Part):
     """Of the permutation of the split that they were taken from."""
     first: Count = 0
     """How many images of the permutation come before them."""
+    passed_over: Count = 0
+    """Images of the permutation that come among them and were left out, since training saw them or they are repeats."""
+
+    @property
+    def end(self) -> int:
+        """The index of the first image of the permutation that comes after them."""
+        return self.first + self.images + self.passed_over
 
 
 class Calibration(_Part):
@@ -192,6 +203,8 @@ class Calibration(_Part):
     radius_map: RadiusMap
     fit: Split
     check: Split
+    vouched: bool = False
+    """Whether it is only the user's word that no training saw the images of `fit` and `check`."""
     monte_carlo: MonteCarlo
     overclaim: OverclaimCount
     """Counted on the images of `check`. They chose the map, so no bound on its rate but α can be stated from them."""
@@ -222,6 +235,7 @@ class Calibration(_Part):
             looks=self.looks,
             reference=self.monte_carlo.described,
             error=self.monte_carlo.alpha,
+            vouched=self.vouched,
         )
 
 
@@ -345,6 +359,9 @@ class Card(_Part):
     precision: Precision = "fp32"
     """Precision of the served network. The base graph is always FP32, and so is the certificate."""
     training: Training
+    lineage: tuple[Ancestor, ...] | None = None
+    """All networks that the served one and its base came through, and these two, the served one last; None: not
+    recorded, as formerly."""
     calibration: Calibration | None
     evaluation: Evaluation | None
     attack: Attack | None = None
@@ -364,6 +381,24 @@ class Card(_Part):
                 f"{self.calibration.promised(self.sigma)!r}, got {self.calibration.promise!r}"
             )
         return self
+
+    @model_validator(mode="after")
+    def _held_out(self) -> Card:
+        """Where it is not known which images trained the network, the user vouches for those of the calibration."""
+        elsewhere = [ancestor for ancestor in self.lineage or () if not ancestor.recorded]
+        if elsewhere and self.calibration and not self.calibration.vouched:
+            raise ValueError(
+                f"calibration.vouched: expected true for what came from {elsewhere[0].described}, got false"
+            )
+        return self
+
+    @property
+    def networks(self) -> tuple[Ancestor, ...]:
+        """`lineage`, or where it was not recorded the served network as one of which nothing is known."""
+        if self.lineage is not None:
+            return self.lineage
+        dataset = self.training.get("dataset")
+        return (Ancestor(UNKNOWN, None if dataset is None else str(dataset), None, self.graph_sha256),)
 
     @property
     def trained_on(self) -> str:

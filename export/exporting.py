@@ -11,6 +11,7 @@ from typing import Literal
 import onnx
 
 from heatserve.certification.errors import HeatserveError
+from heatserve.certification.lineage import epochs_in_all
 from heatserve.certification.provenance import now, versions
 from heatserve.export.card import Card, InputType, Plan, Precision, Training
 from heatserve.export.graph.build import certified_graph, logits_graph, uint8_input
@@ -130,6 +131,7 @@ def export_checkpoint(
         resize=variant.resize,
         precision=variant.precision,
         training=_training(single_pass) | variant.provenance(),
+        lineage=tuple(dict.fromkeys((*certified.lineage, *single_pass.lineage))),
         calibration=None,
         evaluation=None,
         plan=part,
@@ -184,6 +186,7 @@ def _training(checkpoint: Checkpoint) -> Training:
         "method": metadata.method,
         "dataset": metadata.dataset,
         "epochs": metadata.epochs,
+        "epochs_in_all": epochs_in_all(checkpoint.lineage),
         "seed": metadata.seed,
         "checkpoint_sha256": checkpoint.sha256,
         "parent_sha256": metadata.parent_sha256,

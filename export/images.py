@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import overload
 
 import numpy as np
 from numpy.typing import NDArray
@@ -28,13 +29,27 @@ class Sampled:
     """How many images of the permutation come before them: image i has the index first + i, and the noise of that."""
     split_size: int | None
     """Images that the split has in all; None: not known."""
+    passed_over: int
+    """Images of the permutation that come among them and were left out."""
 
     def __len__(self) -> int:
         return len(self.labels)
 
+    def _place_of(self, indices: Sequence[int]) -> tuple[int, int]:
+        """`first` and `passed_over` of the images at rising `indices`."""
+        passed_over = self.passed_over if indices[-1] == len(self) - 1 else 0
+        return self.first + indices[0], passed_over + indices[-1] + 1 - indices[0] - len(indices)
+
     def source(self, images: int) -> Split:
         """The first `images` of them, as the card names them."""
-        return Split(dataset=self.dataset, split=self.split, images=images, seed=self.seed, first=self.first)
+        return Split(
+            dataset=self.dataset,
+            split=self.split,
+            images=images,
+            seed=self.seed,
+            first=self.first,
+            passed_over=self.passed_over if images == len(self) else 0,
+        )
 
 
 @dataclass(frozen=True)
@@ -48,6 +63,13 @@ class LabelledImages(Sampled):
     seed: int
     first: int = 0
     split_size: int | None = None
+    passed_over: int = 0
+
+    def at(self, indices: Sequence[int]) -> LabelledImages:
+        """The images at rising `indices`."""
+        first, passed_over = self._place_of(indices)
+        images, labels = self.images[list(indices)], self.labels[list(indices)]
+        return replace(self, images=images, labels=labels, first=first, passed_over=passed_over)
 
 
 @dataclass(frozen=True)
@@ -64,6 +86,35 @@ class LabelledPictures(Sampled):
     seed: int
     first: int = 0
     split_size: int | None = None
+    passed_over: int = 0
+
+    def at(self, indices: Sequence[int]) -> LabelledPictures:
+        """The pictures at rising `indices`; none is decoded."""
+        first, passed_over = self._place_of(indices)
+        pictures, labels = _PicturesAt(self.pictures, tuple(indices)), self.labels[list(indices)]
+        return replace(self, pictures=pictures, labels=labels, first=first, passed_over=passed_over)
+
+
+@dataclass(frozen=True)
+class _PicturesAt(Sequence[Picture]):
+    """Some of a sequence of pictures, each asked for when it is needed."""
+
+    pictures: Sequence[Picture]
+    indices: tuple[int, ...]
+
+    def __len__(self) -> int:
+        return len(self.indices)
+
+    @overload
+    def __getitem__(self, index: int) -> Picture: ...
+
+    @overload
+    def __getitem__(self, index: slice) -> Sequence[Picture]: ...
+
+    def __getitem__(self, index: int | slice) -> Picture | Sequence[Picture]:
+        if isinstance(index, slice):
+            return _PicturesAt(self.pictures, self.indices[index])
+        return self.pictures[self.indices[index]]
 
 
 SampledImages = LabelledImages | LabelledPictures

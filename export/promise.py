@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 NOTHING = "Nothing is promised about these radii."
+VOUCHED = " That no training saw these images is the word of the user who calibrated the model; it is not known."
 
 
-def promise_text(*, sigma: float, alpha: float, confidence: float, looks: int, reference: str, error: float) -> str:
+def promise_text(
+    *, sigma: float, alpha: float, confidence: float, looks: int, reference: str, error: float, vouched: bool = False
+) -> str:
     """The promise that the numbers of a card make, in whole sentences.
 
     Args:
@@ -15,6 +18,7 @@ def promise_text(*, sigma: float, alpha: float, confidence: float, looks: int, r
         looks: attempts that the confidence counts.
         reference: what an overclaim is judged by, such as `Certify (n0 = 100, n = 1000, alpha = 0.001)`.
         error: the probability with which that is wrong at an image.
+        vouched: whether it is only a user's word that no training saw the calibration images.
     """
     if alpha >= 1 or confidence <= 0:
         return NOTHING
@@ -33,4 +37,5 @@ def promise_text(*, sigma: float, alpha: float, confidence: float, looks: int, r
         f"is another than it names; it is itself wrong with probability at most {error:g} for each image. "
         f"This holds with confidence {confidence:g} over the draw of the calibration images{chosen}. "
         "It holds for images drawn like the calibration images only, and for no adversary's."
+        + (VOUCHED if vouched else "")
     )

@@ -31,6 +31,8 @@ MONTE_CARLO = MonteCarlo(n0=50, n=500, alpha=0.001, seed=0)
 SEED = 0
 CHANGED_IMAGES = 50
 """Test images that are inverted, darkened, and so on, for the card to show what such inputs are answered."""
+ALL = 1000
+"""More images than the splits `calibration` and `test` of the digits have."""
 SHOWN = 4
 """Test images that are sent over each protocol."""
 
@@ -77,13 +79,13 @@ def _smooth(repository: Path, runs: Path, console: Console) -> ModelVersion:
 
 def _calibrate(model: ModelVersion, console: Console) -> ModelVersion:
     """The next version of the model, with the radii that its calibration supports; prints its card."""
-    from heatserve.export.calibration.sampling import FIGURES_SHARE, sample
+    from heatserve.export.calibration.held_out import held_out
+    from heatserve.export.calibration.sampling import FIGURES_SHARE
 
     with _step(console, f"certify  with Monte Carlo, n = {MONTE_CARLO.n}, and calibrate the single pass"):
         calibrated = calibrate_model(
             model,
-            sample("digits", "calibration", seed=SEED),
-            sample("digits", "test", seed=SEED, largest_share=FIGURES_SHARE),
+            *held_out(model).parts("digits", images=ALL, test_images=ALL, seed=SEED, test_share=FIGURES_SHARE),
             alpha=ALPHA,
             delta=DELTA,
             certifier=Certifier(MONTE_CARLO, progress=progress_bar),

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from heatserve.certification.errors import HeatserveError
 from heatserve.certification.files import write_atomically
+from heatserve.certification.lineage import IMPORTED, UNKNOWN, Ancestor, line_of
 from heatserve.training.architectures import ArchitectureError, ImageClassifier, build_network
 
 HEADER_KEY = "heatserve"
@@ -49,6 +50,9 @@ class CheckpointMetadata(BaseModel):
     base_sha256: str | None = None
     """sha256 of the checkpoint file of f, where the network v was trained to be the Gaussian average of another network
     f; None where the network is its own f."""
+    ancestors: tuple[Ancestor, ...] | None = None
+    """The networks that this one came through, the oldest first; None: not recorded, as formerly. The f that `average`
+    trains beside v is none of them: both have the same ancestors, images and epochs."""
     versions: dict[str, str]
     date: str
 
@@ -61,6 +65,15 @@ class Checkpoint:
     metadata: CheckpointMetadata
     sha256: str
     path: Path
+
+    @property
+    def lineage(self) -> tuple[Ancestor, ...]:
+        """Its ancestors and itself, the oldest first."""
+        known = self.metadata
+        epochs = None if known.method == IMPORTED else known.epochs
+        cut_otherwise = known.ancestors is None and known.dataset == "digits"  # their splits were others formerly
+        own = Ancestor(UNKNOWN if cut_otherwise else known.method, known.dataset, epochs, self.sha256)
+        return line_of(known.ancestors, own, known.parent_sha256)
 
 
 def save_checkpoint(path: Path, network: ImageClassifier, metadata: CheckpointMetadata) -> None:

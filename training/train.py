@@ -120,6 +120,7 @@ def _train_once(
             "hyperparameters": asdict(optimisation) | parameters.hyperparameters,
             "parent_sha256": parent.sha256,
             "base_sha256": None,
+            "ancestors": parent.lineage,
             "versions": versions("torch", "numpy"),
         }
     )
@@ -170,8 +171,8 @@ def _is_done(out: Path, recipe: str) -> bool:
 
 
 def _recipe(metadata: CheckpointMetadata) -> str:
-    """What decides a training, as text: the metadata without its date and without f, which follows from the rest."""
-    return metadata.model_copy(update={"date": "", "base_sha256": None}).model_dump_json()
+    """What decides a training, as text: the metadata without its date, f and the ancestors; these follow from it."""
+    return metadata.model_copy(update={"date": "", "base_sha256": None}).model_dump_json(exclude={"ancestors"})
 
 
 def _baseline_metadata(data: ImageData, architecture: str, optimisation: Optimisation, seed: int) -> CheckpointMetadata:
@@ -190,6 +191,7 @@ def _baseline_metadata(data: ImageData, architecture: str, optimisation: Optimis
         epochs=0,
         hyperparameters=asdict(optimisation),
         parent_sha256=None,
+        ancestors=(),
         versions=versions("torch", "numpy"),
         date=now(),
     )

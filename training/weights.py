@@ -6,6 +6,7 @@ import hashlib
 from collections.abc import Sequence
 from pathlib import Path
 
+from heatserve.certification.lineage import IMPORTED
 from heatserve.certification.provenance import now, versions
 from heatserve.training.checkpoint import (
     CheckpointMetadata,
@@ -34,7 +35,8 @@ def import_weights(
     Args:
         path: the state dict; every tensor of the architecture under its name there, no more and no fewer.
         architecture: one of `ARCHITECTURES`.
-        dataset: what the network was trained on.
+        dataset: what the network was trained on, as far as is known; it is taken that it saw all images of the official
+            training set, those of `calibration` among them.
         class_names: in the order of the logits.
         input_shape: C, H, W of one image.
         mean: the mean of each channel, as the network was trained with; pixels in [0,1].
@@ -57,13 +59,14 @@ def import_weights(
         input_shape=input_shape,
         mean=tuple(mean),
         std=tuple(std),
-        method="imported",
+        method=IMPORTED,
         sigma=None,
         dataset=dataset,
         seed=0,
         epochs=0,
         hyperparameters={"file": path.name},
         parent_sha256=hashlib.sha256(content).hexdigest(),
+        ancestors=(),
         versions=versions("torch", "numpy"),
         date=now(),
     )

@@ -22,11 +22,11 @@ from heatserve.export.calibration.attempts import read_attempts
 from heatserve.export.calibration.calibrate import calibrate_model, figures_certifier
 from heatserve.export.calibration.certifier import Certifier
 from heatserve.export.calibration.evaluate import evaluate
+from heatserve.export.calibration.held_out import held_out
 from heatserve.export.calibration.other_inputs import OTHER_IMAGES
-from heatserve.export.calibration.sampling import sample
 from heatserve.export.card import Card, MonteCarlo
 from heatserve.export.exporting import export_checkpoint
-from heatserve.export.images import LabelledImages
+from heatserve.export.images import SampledImages
 from heatserve.export.repository.layout import ATTEMPTS_NAME, ModelVersion, carry_attempts
 from heatserve.export.runtime.answers import model_images
 from heatserve.export.runtime.served import open_served
@@ -131,11 +131,11 @@ class Experiment:
         """
         _remove_versions(self._repository / name)
         model = export_checkpoint(checkpoint, repository=self._repository, name=name, sigma=sigma)
-        test = self._sample("test", self.images)
+        images, test = self._parts(model)
         try:
             return calibrate_model(
                 model,
-                self._sample("calibration", CALIBRATION_IMAGES),
+                images,
                 test,
                 alpha=CALIBRATED_ALPHA,
                 delta=CALIBRATED_DELTA,
@@ -157,8 +157,16 @@ class Experiment:
         certify = MonteCarlo(n0=100, n=self.n, alpha=0.001, seed=self.seed)
         return Certifier(certify, folder=self._kept, progress=self.progress)
 
-    def _sample(self, split: str, count: int, first: int = 0) -> LabelledImages:
-        return sample("cifar10", split, root=self.root, count=count, seed=self.seed, first=first)
+    def _parts(self, model: ModelVersion, skip: int = 0, test_skip: int = 0) -> tuple[SampledImages, SampledImages]:
+        """Images that no training of the model saw, to calibrate and to measure on."""
+        return held_out(model, root=self.root, progress=self.progress).parts(
+            "cifar10",
+            images=CALIBRATION_IMAGES,
+            test_images=self.images,
+            seed=self.seed,
+            skip=skip,
+            test_skip=test_skip,
+        )
 
     def publish(self, system: System, sigma: float, *, repository: Path, name: str) -> ModelVersion:
         """Export a system to a repository, and calibrate it there on images that chose no system.
@@ -177,8 +185,7 @@ class Experiment:
         used = {split: attempts.unused_from("cifar10", split, self.seed) for split in ("calibration", "test")}
         return calibrate_model(
             model,
-            self._sample("calibration", CALIBRATION_IMAGES, max(CALIBRATION_IMAGES, used["calibration"])),
-            self._sample("test", self.images, max(self.images, used["test"])),
+            *self._parts(model, max(CALIBRATION_IMAGES, used["calibration"]), max(self.images, used["test"])),
             alpha=CALIBRATED_ALPHA,
             delta=CALIBRATED_DELTA,
             certifier=self._certifier,

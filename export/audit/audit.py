@@ -122,13 +122,13 @@ def unused_test_images(model: ModelVersion, dataset: str, *, root: Path | None =
     named = figures is not None and (figures.data.dataset, figures.data.split) == (dataset, "test")
     begun = figures.data if figures and named else Split(dataset=dataset, split="test", images=0, seed=0)
     unused_from = read_attempts(model.path.parents[1]).unused_from(dataset, "test", begun.seed)
-    first, size = max(unused_from, begun.first + begun.images), len(load_data(dataset, "test", root))
+    first, size = max(unused_from, begun.end), len(load_data(dataset, "test", root))
     if first >= size:
         raise AuditError(
             f"{dataset}, split 'test': expected images that the figures of the card did not use, got none: it has "
             f"{size}, and all were used; calibrate again with fewer --test-images, or audit on other images with --data"
         )
-    return begun.model_copy(update={"images": size - first, "first": first})
+    return begun.model_copy(update={"images": size - first, "first": first, "passed_over": 0})
 
 
 def audit_model(
@@ -206,7 +206,7 @@ def _check_unused(model: ModelVersion, images: ModelImages) -> None:
     used = sum(digest in attempts.pixels for digest in images.pixel_digests)
     figures = model.card.evaluation.data if model.card.evaluation else None
     if figures and (figures.dataset, figures.split) == (images.dataset, images.split):
-        last = min(figures.first + figures.images, images.first + len(images))
+        last = min(figures.end, images.first + len(images))
         shared = last - max(figures.first, images.first) if figures.seed == images.seed else 0
         if figures.seed != images.seed and not attempts.lines:
             shared = len(images)

@@ -130,7 +130,7 @@ class Attempts:
         every = (line for line in self.lines if isinstance(line, Attempt))
         parts = (part for a in every for part in (a.fit, a.check, a.test))
         named = (part for part in parts if (part.dataset, part.split, part.seed) == (dataset, split, seed))
-        return max((part.first + part.images for part in named), default=0)
+        return max((part.end for part in named), default=0)
 
     def counting(self, asked: Asked) -> list[Attempt]:
         """The earlier attempts that count against one that is to be made."""

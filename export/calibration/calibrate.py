@@ -37,6 +37,7 @@ from heatserve.export.calibration.attempts import (
 )
 from heatserve.export.calibration.certifier import Certifier
 from heatserve.export.calibration.evaluate import ComparedAnswers, compare_with_certify, evaluate
+from heatserve.export.calibration.held_out import check_recorded
 from heatserve.export.card import BASE_NAME, GRAPH_NAME, Calibration, Card, Evaluation, MonteCarlo, OverclaimCount
 from heatserve.export.graph.build import with_map
 from heatserve.export.images import SampledImages
@@ -62,6 +63,7 @@ def calibrate_model(
     target: float | None = None,
     level: float | None = None,
     other_images: int = 0,
+    vouched: bool = False,
     accept: Callable[[Evaluation], object] = lambda _: None,
 ) -> ModelVersion:
     """Publish the next version of `model`, whose certified radii carry the promise on its card.
@@ -84,14 +86,18 @@ def calibrate_model(
             confidence is then 1 less all that was spent. None: half of what earlier attempts left of δ.
         other_images: how many of the test images, at most, are changed in each way of `other_inputs`, for the card to
             say what such inputs are answered; 0: none.
+        vouched: whether it is only the user's word that training never saw these images, which the card then says.
         accept: raises where what was measured on the test images is not good enough to publish.
 
     Raises:
         AttemptsError: earlier attempts left nothing of δ, or their records are damaged.
         CalibrationError: too few images, or no map can be promised; says what a further attempt costs.
-        HeatserveError: images of another shape than the model's, a target that Certify cannot prove, a `config.pbtxt`
-            that is none, or what runs the model is not here (see `heatserve.export.runtime.served`).
+        HeatserveError: nobody vouches, and a network of the lineage was imported or is unknown; images of another shape
+            than the model's, a target that Certify cannot prove, a `config.pbtxt` that is none, or what runs the model
+            is not here (see `heatserve.export.runtime.served`).
     """
+    if model.card.lineage and not vouched:
+        check_recorded(model.card)
     read_config(model.path.parent / CONFIG_NAME)  # its settings are to be kept: better to fail before the work
     check_images(model, test)
     images, tested_on = model_images(model, calibration), model_images(model, test)
@@ -121,9 +127,8 @@ def calibrate_model(
     )
     accept(evaluated)
     card = attempt.candidate.card
-    return _publish(
-        model, attempt.candidate, card.calibrated(_calibration(asked, attempt, card.sigma), evaluated), images
-    )
+    part = _calibration(asked, attempt, sigma=card.sigma, vouched=vouched)
+    return _publish(model, attempt.candidate, card.calibrated(part, evaluated), images)
 
 
 def figures_certifier(certifier: Certifier) -> Certifier:
@@ -219,7 +224,7 @@ def _check(
     return seen
 
 
-def _calibration(asked: Asked, attempt: _Passed, sigma: float) -> Calibration:
+def _calibration(asked: Asked, attempt: _Passed, *, sigma: float, vouched: bool) -> Calibration:
     """The part of the card that carries the promise, for a smoothed classifier of σ = `sigma`."""
     terms, seen = attempt.terms, attempt.seen
     confidence = 1 - asked.delta if asked.level is None else max(0.0, 1 - terms.spent - terms.level)
@@ -235,6 +240,7 @@ def _calibration(asked: Asked, attempt: _Passed, sigma: float) -> Calibration:
         radius_map=attempt.candidate.radius_map,
         fit=asked.fit,
         check=asked.check,
+        vouched=vouched,
         monte_carlo=asked.monte_carlo,
         overclaim=OverclaimCount(images=seen.images, positive=seen.positive, overclaims=seen.count),
     )

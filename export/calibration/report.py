@@ -13,7 +13,7 @@ from rich.text import Text
 from heatserve.certification.noise import grey_levels
 from heatserve.certification.radius import RadiusMap
 from heatserve.export.calibration.compare import Comparison
-from heatserve.export.card import Card, Evaluation, OverclaimCount, OverclaimRate
+from heatserve.export.card import Calibration, Card, Evaluation, OverclaimCount, OverclaimRate
 
 T = TypeVar("T")
 
@@ -45,6 +45,7 @@ def card_report(card: Card) -> Group:
             f"map     {_steps(calibration.radius_map)}; it was chosen on {calibration.fit.images} images, and by the "
             f"test on {seen.images} others of split {calibration.check.split!r}, where {_count(seen)}"
         ),
+        *_vouched_line(calibration),
         *_training_line(card),
         Text(""),
         _accuracy_table(evaluation),
@@ -65,6 +66,13 @@ def _training_line(card: Card) -> Iterable[Text]:
     if last is not None:
         known = "not known" if all_of_them is None else all_of_them
         yield Text(f"trained epochs: {last} in the last training, in all that led to this network: {known}")
+
+
+def _vouched_line(calibration: Calibration) -> Iterable[Text]:
+    """A warning where it is not known that training never saw the calibration images."""
+    if calibration.vouched:
+        data = calibration.check
+        yield Text(f"vouched that no training saw these images of {data.dataset}: a user's word", style="yellow")
 
 
 def comparison_report(found: Comparison) -> Table:

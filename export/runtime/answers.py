@@ -40,16 +40,18 @@ class ModelImages(Sampled):
     seed: int
     first: int = 0
     split_size: int | None = None
+    passed_over: int = 0
 
     def __getitem__(self, part: slice) -> ModelImages:
         """The images from `part.start` to `part.stop`, one after the other."""
-        start, _, _ = part.indices(len(self))
+        start, stop, _ = part.indices(len(self))
         return replace(
             self,
             sent=self.sent[part],
             images=self.images[part],
             labels=self.labels[part],
             first=self.first + start,
+            passed_over=self.passed_over if stop == len(self) else 0,
         )
 
     @cached_property
@@ -68,7 +70,7 @@ def model_images(model: ModelVersion, data: SampledImages) -> ModelImages:
         HeatserveError: see `check_images`.
     """
     check_images(model, data)
-    where = (data.labels, data.dataset, data.split, data.seed, data.first, data.split_size)
+    where = (data.labels, data.dataset, data.split, data.seed, data.first, data.split_size, data.passed_over)
     if isinstance(data, LabelledPictures):
         pictures = tuple(data.pictures)
         return ModelImages(pictures, _cut_out(model, pictures), *where)

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Group
 
 from heatserve.commands.options import (
+    DATA_HELP,
     KEPT,
     REPOSITORY,
     Data,
@@ -22,6 +23,9 @@ from heatserve.commands.options import (
     line,
     tell_page,
 )
+
+if TYPE_CHECKING:
+    from heatserve.export.calibration.held_out import HeldOut
 
 Votes = Annotated[
     int | None,
@@ -38,11 +42,19 @@ Alone = Annotated[
         "few, so a high n costs little.",
     ),
 ]
+CalibrationData = Annotated[
+    str | None,
+    typer.Option(
+        help=f"{DATA_HELP}, if you vouch that no training of the network saw its test images: they calibrate and "
+        "measure. For networks that were trained elsewhere; the card says so.",
+    ),
+]
 
 
 def calibrate(
     name: Annotated[str, typer.Argument(help="Model in the repository; its newest version is calibrated.")],
     data: Data = None,
+    calibration_data: CalibrationData = None,
     root: Root = None,
     repository: Repository = REPOSITORY,
     alpha: Annotated[float, typer.Option(help="α: largest overclaim rate, given a positive radius.")] = 0.01,
@@ -82,13 +94,16 @@ def calibrate(
     from heatserve.certification.noise import source_of
     from heatserve.export.calibration.calibrate import calibrate_model
     from heatserve.export.calibration.certifier import Certifier
+    from heatserve.export.calibration.held_out import held_out
     from heatserve.export.calibration.report import card_report, progress_bar
-    from heatserve.export.calibration.sampling import FIGURES_SHARE, check_classes, sample_for
+    from heatserve.export.calibration.sampling import FIGURES_SHARE, check_classes
     from heatserve.export.card import MonteCarlo
     from heatserve.export.repository.layout import open_model
 
     if alone and radius is None:
         raise typer.BadParameter("expected the only radius that is to be served", param_hint="--radius")
+    if data and calibration_data:
+        raise typer.BadParameter("expected it or --data, got both", param_hint="--calibration-data")
     monte_carlo = MonteCarlo(
         n0=n0,
         n=n or (10_000 if alone else 1000),
@@ -98,32 +113,40 @@ def calibrate(
         decides=float(servable(radius)) if alone and radius else None,
     )
     model = open_model(repository, name)
-    data = data or model.card.trained_on
+    data = calibration_data or data or model.card.trained_on
     check_classes(model.card, data, root=root)
+    source = held_out(model, root=root, vouched=calibration_data is not None, progress=progress_bar)
+    parts = source.parts(
+        data,
+        images=images,
+        test_images=test_images,
+        seed=seed,
+        skip=skip,
+        test_skip=test_skip,
+        test_share=FIGURES_SHARE,
+    )
+    _tell(source)
     calibrated = calibrate_model(
         model,
-        sample_for(model, data, "calibration", root=root, count=images, seed=seed, first=skip),
-        sample_for(
-            model,
-            data,
-            "test",
-            root=root,
-            count=test_images,
-            seed=seed,
-            first=test_skip,
-            largest_share=FIGURES_SHARE,
-        ),
+        *parts,
         alpha=alpha,
         delta=delta,
         certifier=Certifier(monte_carlo, folder=kept, progress=progress_bar),
         target=radius,
         other_images=other_images,
+        vouched=source.vouched,
     )
     deliver(
         calibrated.card.model_dump_json(indent=2),
         lambda: Group(line("wrote", calibrated.path), card_report(calibrated.card)),
         as_json=as_json,
     )
+
+
+def _tell(source: HeldOut) -> None:
+    """Say on stderr which images were left out, and which training images could not be compared."""
+    for note in source.notes:
+        typer.echo(note, err=True)
 
 
 def calibrate_variant(
@@ -151,25 +174,24 @@ def calibrate_variant(
     from heatserve.export.calibration.calibrate import calibrate_model
     from heatserve.export.calibration.certifier import Certifier
     from heatserve.export.calibration.compare import calibrated_parts, check_loss, compare_variant
+    from heatserve.export.calibration.held_out import held_out
     from heatserve.export.calibration.report import card_report, comparison_report, progress_bar
-    from heatserve.export.calibration.sampling import sample_for
     from heatserve.export.repository.layout import open_model
 
     model, other = open_model(repository, name), open_model(repository, variant)
     calibration, evaluation = calibrated_parts(model, other)
-    fitted, tested = calibration.fit, evaluation.data
-    images = fitted.images + calibration.check.images
+    source = held_out(other, root=root, vouched=calibration.vouched, progress=progress_bar)
+    parts = source.again(calibration, evaluation)
+    _tell(source)
     calibrated = calibrate_model(
         other,
-        sample_for(other, fitted.dataset, fitted.split, root=root, count=images, seed=fitted.seed, first=fitted.first),
-        sample_for(
-            other, tested.dataset, tested.split, root=root, count=tested.images, seed=tested.seed, first=tested.first
-        ),
+        *parts,
         alpha=calibration.alpha,
         delta=1 - calibration.confidence,
         certifier=Certifier(calibration.monte_carlo, folder=kept, progress=progress_bar),
         target=calibration.target,
         other_images=max((row.images for row in evaluation.other_inputs), default=0),
+        vouched=source.vouched,
         accept=partial(check_loss, expected=evaluation, target=calibration.target, max_loss=max_loss),
     )
     found = compare_variant(calibrated, model)

@@ -59,6 +59,7 @@ def network_and_metadata(
         epochs=1,
         hyperparameters={"kappa": 10},
         parent_sha256=None,
+        ancestors=(),
         versions={},
         date="2020-01-01",
     )

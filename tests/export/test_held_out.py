@@ -1,0 +1,217 @@
+"""No image that training saw calibrates a model or measures it, whatever file or data set holds the image."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import TypeVar
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+from PIL import Image
+from pydantic import ValidationError
+from tiny_model import CLASS_NAMES, take_uint8, write_tiny_model
+
+from heatserve.certification.errors import HeatserveError
+from heatserve.certification.lineage import Ancestor
+from heatserve.certification.pixels import pixel_digest
+from heatserve.export.calibration.calibrate import calibrate_model
+from heatserve.export.calibration.certifier import Certifier
+from heatserve.export.calibration.held_out import held_out
+from heatserve.export.card import Calibration, Evaluation, MonteCarlo
+from heatserve.export.images import LabelledImages, SampledImages
+from heatserve.export.repository.layout import ModelVersion, open_model
+from heatserve.training.data.splits import load_data
+
+T = TypeVar("T")
+ON_DIGITS = Ancestor("baseline", "digits", 3, "1" * 64)
+
+
+def trained_on(folder: Path, *lineage: Ancestor, resize: int | None = None) -> ModelVersion:
+    """A tiny model with that lineage on its card."""
+    version_dir = write_tiny_model(folder, calibrated=False)
+    if resize:
+        take_uint8(version_dir, resize=resize)
+    model = open_model(folder, "tiny")
+    return replace(model, card=model.card.model_copy(update={"lineage": lineage}))
+
+
+def on_folder(folder: Path) -> Ancestor:
+    return Ancestor("baseline", f"imagefolder:{folder}", 1, "2" * 64)
+
+
+def write_images(folder: Path, part: str, images: NDArray[np.float32], *, prefix: str = "") -> None:
+    """Images [N, 1, 8, 8] in [0,1] as grey PNG files, in the ten classes in turn."""
+    for index, image in enumerate(images):
+        path = folder / part / CLASS_NAMES[index % 10] / f"{prefix}{index}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(np.rint(image[0] * 255).astype(np.uint8)).save(path)
+
+
+def noise(count: int, seed: int) -> NDArray[np.float32]:
+    return np.random.default_rng(seed).random((count, 1, 8, 8), dtype=np.float32)
+
+
+def digests(*parts: SampledImages) -> list[str]:
+    found: list[str] = []
+    for part in parts:
+        pixels: Sequence[NDArray[np.uint8]] | NDArray[np.float32]
+        pixels = part.images if isinstance(part, LabelledImages) else [p.transpose(2, 0, 1) for p in part.pictures]
+        found += [pixel_digest(image) for image in pixels]
+    return found
+
+
+def training_digests(dataset: str, split: str = "train") -> set[str]:
+    images, _ = load_data(dataset, split).arrays()
+    return {pixel_digest(image) for image in images}
+
+
+def test_images_of_a_data_set_with_its_own_splits_are_those_of_the_splits(tmp_path: Path) -> None:
+    source = held_out(trained_on(tmp_path, ON_DIGITS))
+    calibration, test = source.parts("digits", images=10_000, test_images=10_000, seed=3)
+    assert set(digests(calibration)) == training_digests("digits", "calibration")
+    assert set(digests(test)) == training_digests("digits", "test")
+    assert source.notes == ()
+
+
+@pytest.mark.parametrize("resize", [None, 8])
+def test_training_images_in_other_files_are_left_out_and_others_take_their_place(
+    tmp_path: Path, resize: int | None
+) -> None:
+    """A quarter of a folder's images are digits of the training split, stored as PNG."""
+    seen, _ = load_data("digits", "train").arrays(range(60))
+    folder = tmp_path / "folder"
+    for part, seed in (("train", 1), ("test", 2)):
+        write_images(folder, part, noise(150, seed))
+        write_images(folder, part, seen[:50], prefix="digit")
+    model = trained_on(tmp_path / "models", ON_DIGITS, resize=resize)
+    source = held_out(model)
+    calibration, test = source.parts(f"imagefolder:{folder}", images=12, test_images=100, seed=0)
+    found = digests(calibration, test)
+    assert len(calibration) == 12
+    assert len(test) == 100
+    assert not training_digests("digits") & set(found)
+    assert source.left_out > 0
+    assert source.notes == (f"left out {source.left_out} images that training saw, or that are there twice",)
+
+    everything = held_out(model)
+    everything.draw(f"imagefolder:{folder}", "test", 1000)
+    assert everything.left_out == 50
+
+
+@pytest.mark.parametrize("resize", [None, 8])
+def test_a_folder_of_nothing_but_training_images_is_refused(tmp_path: Path, resize: int | None) -> None:
+    seen, _ = load_data("digits", "train").arrays(range(100))
+    for part in ("train", "test"):
+        write_images(tmp_path / "folder", part, seen)
+    source = held_out(trained_on(tmp_path / "models", ON_DIGITS, resize=resize))
+    with pytest.raises(HeatserveError, match=r"no training of tiny saw, got none: the pixels of all 10 are those of"):
+        source.parts(f"imagefolder:{tmp_path / 'folder'}", images=5, test_images=5)
+
+
+def test_copies_within_a_data_set_are_drawn_once(tmp_path: Path) -> None:
+    """The training part has each image twice, and the test part has all of them again, beside 20 of its own."""
+    images = noise(100, 5)
+    for prefix in ("a", "b"):
+        write_images(tmp_path / "folder", "train", images, prefix=prefix)
+    write_images(tmp_path / "folder", "test", np.concatenate([images, noise(20, 6)]))
+    dataset = f"imagefolder:{tmp_path / 'folder'}"
+    source = held_out(trained_on(tmp_path / "models", on_folder(tmp_path / "folder")))
+    calibration, test = source.parts(dataset, images=200, test_images=200)
+    found = digests(calibration, test)
+    assert len(found) == len(set(found))
+    assert not training_digests(dataset) & set(found)
+    assert len(test) == 20
+    assert len(calibration) + len(test) + source.left_out == 20 + 120
+
+
+def test_weights_from_elsewhere_need_a_user_who_vouches(tmp_path: Path) -> None:
+    model = trained_on(tmp_path, Ancestor("imported", "digits", None, "a" * 64), ON_DIGITS)
+    with pytest.raises(HeatserveError, match=r"ancestor a{12} \(imported, digits\): .* --calibration-data"):
+        held_out(model)
+    calibration, test = held_out(model, vouched=True).parts("digits", images=100, test_images=50)
+    found = digests(calibration, test)
+    assert (len(calibration), len(test)) == (100, 50)
+    assert len(set(found)) == 150
+    assert set(found) < training_digests("digits", "test")
+
+
+def test_a_vouched_data_set_that_is_too_small_is_shared_out_in_proportion(tmp_path: Path) -> None:
+    source = held_out(trained_on(tmp_path, ON_DIGITS), vouched=True)
+    calibration, test = source.parts("digits", images=2000, test_images=500)
+    assert (len(calibration), len(test)) == (320, 80)
+
+
+def test_a_vouched_data_set_is_compared_with_all_official_training_images_of_what_was_imported(tmp_path: Path) -> None:
+    """The images of `calibration` are training images for a network that was trained elsewhere."""
+    held_back, _ = load_data("digits", "calibration").arrays(range(40))
+    write_images(tmp_path / "folder", "test", held_back)
+    dataset = f"imagefolder:{tmp_path / 'folder'}"
+    ours = held_out(trained_on(tmp_path / "ours", ON_DIGITS), vouched=True)
+    assert len(ours.draw(dataset, "test", 40)) == 40
+    theirs = held_out(trained_on(tmp_path / "theirs", replace(ON_DIGITS, method="imported")), vouched=True)
+    with pytest.raises(HeatserveError, match="expected images of split 'test' that no training of tiny saw, got none"):
+        theirs.draw(dataset, "test", 40)
+
+
+def test_training_images_that_cannot_be_read_are_an_error_or_a_note(tmp_path: Path) -> None:
+    model = trained_on(tmp_path, Ancestor("baseline", "cifar10", 1, "3" * 64), ON_DIGITS)
+    with pytest.raises(
+        HeatserveError, match=r"images of cifar10 cannot be read: root: .* --root, .*--calibration-data"
+    ):
+        held_out(model)
+    source = held_out(model, vouched=True)
+    assert [note.split(": root")[0] for note in source.notes] == [
+        "not compared: the training images of cifar10 cannot be read"
+    ]
+    assert training_digests("digits") <= source.seen
+
+
+def test_a_network_of_which_nothing_is_recorded_is_refused(tmp_path: Path) -> None:
+    write_tiny_model(tmp_path)
+    model = open_model(tmp_path, "tiny")
+    assert model.card.lineage is None
+    with pytest.raises(HeatserveError, match=r"\(unknown\): which images trained it is not recorded"):
+        held_out(model)
+
+
+@pytest.mark.parametrize("vouched", [False, True])
+def test_a_variant_gets_the_images_of_its_model(tmp_path: Path, vouched: bool) -> None:
+    seen, _ = load_data("digits", "train").arrays(range(30))
+    folder = tmp_path / "folder"
+    for part, seed in (("train", 1), ("test", 2)):
+        write_images(folder, part, noise(200, seed))
+        write_images(folder, part, seen, prefix="digit")
+    model = trained_on(tmp_path / "models", ON_DIGITS)
+    parts = held_out(model, vouched=vouched).parts(f"imagefolder:{folder}", images=15, test_images=90, seed=4)
+    calibration = Calibration.model_construct(fit=parts[0].source(5), check=parts[0].source(10))
+    evaluation = Evaluation.model_construct(data=parts[1].source(90))
+    again = held_out(model, vouched=vouched).again(calibration, evaluation)
+    assert digests(*again) == digests(*parts)
+
+
+def test_a_card_that_hides_who_vouched_is_refused(tmp_path: Path) -> None:
+    write_tiny_model(tmp_path)
+    card = open_model(tmp_path, "tiny").card
+    assert card.calibration is not None
+    imported = replace(ON_DIGITS, method="imported")
+    with pytest.raises(ValidationError, match=r"calibration.vouched: expected true for what came from 1{12}"):
+        type(card).model_validate({**dict(card), "lineage": (imported,)})
+    vouched = card.calibration.model_copy(update={"vouched": True})
+    vouched = vouched.model_copy(update={"promise": vouched.promised(card.sigma)})
+    kept = type(card).model_validate({**dict(card), "lineage": (imported,), "calibration": vouched})
+    assert kept.networks == (imported,)
+
+
+def test_a_calibration_by_hand_is_refused_before_the_work(tmp_path: Path) -> None:
+    model = trained_on(tmp_path, replace(ON_DIGITS, method="imported"))
+    images = LabelledImages(noise(60, 1), np.zeros(60, np.int64), "noise", "calibration", 0)
+    certifier = Certifier(MonteCarlo(n0=10, n=10, alpha=0.1, seed=0), progress=_never)
+    with pytest.raises(HeatserveError, match=r"got the ancestor 1{12} \(imported, digits\)"):
+        calibrate_model(model, images, images, alpha=0.5, delta=0.5, certifier=certifier)
+
+
+def _never(items: Iterable[T], total: int, description: str) -> Iterable[T]:  # noqa: ARG001
+    raise AssertionError("Certify was begun")
