@@ -155,7 +155,7 @@ def test_an_instance_that_triton_has_given_up_is_reported(
     monkeypatch.setattr(watch, "STOPPED_LOOKS", sys.maxsize)
     os.kill(instance_of(server, "tiny"), signal.SIGSTOP)
     start = time.monotonic()
-    with pytest.raises(ServingError, match="tiny: expected an answer to a valid image, found: .* is not healthy"):
+    with pytest.raises(ServingError, match=r"tiny: expected an answer to a valid image, found: .* is not healthy"):
         server.wait()
     assert time.monotonic() - start < TRUTH_SECONDS + 1
 
