@@ -25,7 +25,7 @@ from heatserve.serving.triton.installation import find_triton
 from heatserve.serving.triton.log import explain
 from heatserve.serving.triton.processes import ending
 from heatserve.serving.triton.sockets import listens
-from heatserve.serving.triton.watch import Watch, has_unloaded, probe_of
+from heatserve.serving.triton.watch import Watch, has_unloaded, question_of
 from heatserve.serving.triton.workspace import prepare
 
 if TYPE_CHECKING:
@@ -143,8 +143,8 @@ class TritonServer:
         raise self._failure(f"was ended: {self._problem}" if self._problem else "ended by itself")
 
     def _watching(self) -> Watch:
-        probes = [probe_of(model, self._workspace.repository / model.name) for model in self.models]
-        return Watch(self._process.pid, self.endpoints.grpc_url, probes, self._end)
+        questions = [question_of(model, self._workspace.repository / model.name) for model in self.models]
+        return Watch(self._process.pid, self.endpoints.grpc_url, questions, self._end)
 
     def _end(self, problem: str) -> None:
         """End Triton, which would go on to say that it is ready: new requests are refused at once."""

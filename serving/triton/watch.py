@@ -12,30 +12,31 @@ from collections.abc import Callable, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from heatserve.export.repository.layout import CONFIG_NAME, ModelVersion
-from heatserve.export.repository.settings import WARM_UP_PATH, read_config
 from heatserve.serving.client.connection import Connection
 from heatserve.serving.client.failures import GIVEN_UP, UNLOADED
 from heatserve.serving.errors import OverloadedError, ServingError, TooLateError, UnavailableError
 from heatserve.serving.pixels import Pixels
 from heatserve.serving.triton.processes import Process, ending, triton_and_instances
 
+if TYPE_CHECKING:
+    from heatserve.export.repository.layout import ModelVersion
+
 LOOK_SECONDS = 0.2
 STOPPED_LOOKS = 4  # in a row: a process is stopped for 0.6 to 0.8 s; at 1 s Triton gives it up
-PROBE_SECONDS = 1.0
-DEADLINE_SECONDS = 10.0
-_STRIKES = 2
+ASK_SECONDS = 1.0
+DEADLINE_SECONDS = 5.0
+STRIKES = 4  # in a row: a client that fills the shared memory once may take others' answers along
 _IDLE_SHARE = 0.01  # of a core: what waits for nothing but its turn gets more, and an idle process uses none
 _ANY_SIZE = 256  # pixels of a side, as that of the warm-up image of a model that takes pictures of any size
 
 
 @dataclass(frozen=True, eq=False)
-class Probe:
+class Question:
     """A question that a model must be able to answer: one valid image, as a batch, and the number of its classes."""
 
     model: str
@@ -43,20 +44,23 @@ class Probe:
     classes: int
 
 
-def probe_of(model: ModelVersion, model_dir: Path) -> Probe:
+def question_of(model: ModelVersion, model_dir: Path) -> Question:
     """The question for a model as Triton is configured for it: its warm-up image, or a black one.
 
     Args:
         model: which is served.
         model_dir: its folder, as Triton sees it.
     """
+    from heatserve.export.repository.layout import CONFIG_NAME
+    from heatserve.export.repository.settings import WARM_UP_PATH, read_config
+
     dims = read_config(model_dir / CONFIG_NAME).input[0].dims
     shape = (1, *(size if size > 0 else _ANY_SIZE for size in dims))
     pixels: NDArray[Any] = np.zeros(shape, np.uint8 if model.card.input_type == "UINT8" else np.float32)
     path = model_dir / WARM_UP_PATH
     if path.is_file() and path.stat().st_size == pixels.nbytes:
         pixels = np.frombuffer(path.read_bytes(), pixels.dtype).reshape(shape)
-    return Probe(model.name, pixels, len(model.card.class_names))
+    return Question(model.name, pixels, len(model.card.class_names))
 
 
 def has_unloaded(connection: Connection, model: str) -> bool:
@@ -73,13 +77,15 @@ def has_unloaded(connection: Connection, model: str) -> bool:
 class Watch:
     """Threads that look at the processes of a Triton, and ask its models, until something is wrong or it is stopped."""
 
-    def __init__(self, triton: int, url: str, probes: Sequence[Probe], on_problem: Callable[[str], object]) -> None:
+    def __init__(
+        self, triton: int, url: str, questions: Sequence[Question], on_problem: Callable[[str], object]
+    ) -> None:
         """Describe the watch of a Triton whose models are ready.
 
         Args:
             triton: its process.
             url: its gRPC address.
-            probes: one for each model.
+            questions: one for each model.
             on_problem: called at most once, from a thread, with what was expected and found.
         """
         self._processes = triton_and_instances(triton)
@@ -88,9 +94,9 @@ class Watch:
         self._ended = threading.Event()
         self._one_problem = threading.Lock()
         self._threads = [threading.Thread(target=self._look, name="heatserve-watch", daemon=True)]
-        for probe in probes:
-            name = f"heatserve-probe-{probe.model}"
-            self._threads.append(threading.Thread(target=self._ask, args=(probe,), name=name, daemon=True))
+        for question in questions:
+            name = f"heatserve-ask-{question.model}"
+            self._threads.append(threading.Thread(target=self._ask, args=(question,), name=name, daemon=True))
 
     def start(self) -> None:
         """Begin."""
@@ -122,22 +128,22 @@ class Watch:
                 elif stopped[process] >= STOPPED_LOOKS:
                     self._report(_problem(process, f"is stopped (state {look.state})"))
 
-    def _ask(self, probe: Probe) -> None:
+    def _ask(self, question: Question) -> None:
         strikes = 0
         with closing(Connection(self._url, timeout=DEADLINE_SECONDS)) as connection:
-            while not self._ended.wait(PROBE_SECONDS / (1 + strikes)):
-                found = self._fault(connection, probe)
+            while not self._ended.wait(ASK_SECONDS / (2 if strikes else 1)):
+                found = self._fault(connection, question)
                 strikes = strikes + 1 if found else 0
-                if strikes >= _STRIKES or GIVEN_UP in found:
-                    self._report(f"{probe.model}: expected an answer to a valid image, found: {found}")
+                if strikes >= STRIKES or GIVEN_UP in found:
+                    self._report(f"{question.model}: expected an answer to a valid image, found: {found}")
 
-    def _fault(self, connection: Connection, probe: Probe) -> str:
+    def _fault(self, connection: Connection, question: Question) -> str:
         """What is wrong with the answer to a question; nothing where the model is merely busy, or Triton ends."""
         triton, *instances = self._processes
-        runners = [process for process in instances if process.model == probe.model] or [triton]
+        runners = [process for process in instances if process.model == question.model] or [triton]
         before = [process.look() for process in runners]
         try:
-            connection.infer(probe.model, probe.image, classes=probe.classes)
+            connection.infer(question.model, question.image, classes=question.classes)
         except TooLateError:
             now = [process.look() for process in runners]
             used = sum(look.seconds for look in now) - sum(look.seconds for look in before)

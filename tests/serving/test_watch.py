@@ -28,7 +28,7 @@ from heatserve.export.card import BASE_NAME, GRAPH_NAME
 from heatserve.export.graph.build import certified_graph
 from heatserve.serving.triton import watch
 from heatserve.serving.triton.processes import triton_and_instances
-from heatserve.serving.triton.watch import Probe, Watch
+from heatserve.serving.triton.watch import Question, Watch
 
 pytestmark = [
     pytest.mark.slow,
@@ -195,11 +195,11 @@ def test_a_model_that_fails_on_a_valid_image_is_reported(
 ) -> None:
     """These questions stand for a model that fails on its own: it answers an error, or another number of classes."""
     problems = list[str]()
-    watching = Watch(os.getpid(), triton.endpoints.grpc_url, [Probe("tiny", image, classes)], problems.append)
+    watching = Watch(os.getpid(), triton.endpoints.grpc_url, [Question("tiny", image, classes)], problems.append)
     watching.start()
     seconds_until(lambda: bool(problems), at_most=TRUTH_SECONDS)
     assert "tiny: expected an answer to a valid image, " + message in problems[0]
-    time.sleep(2 * watch.PROBE_SECONDS)
+    time.sleep(2 * watch.ASK_SECONDS)
     assert len(problems) == 1
 
 
@@ -211,7 +211,7 @@ def test_a_model_that_does_nothing_is_reported(tmp_path: Path, monkeypatch: pyte
         start = time.monotonic()
         with pytest.raises(ServingError, match=r"tiny: expected an answer .* no answer in 1 s, in which its processes"):
             server.wait()
-        assert time.monotonic() - start < 2 * (watch.PROBE_SECONDS + watch.DEADLINE_SECONDS) + TRUTH_SECONDS
+        assert time.monotonic() - start < watch.STRIKES * (watch.ASK_SECONDS + watch.DEADLINE_SECONDS) + TRUTH_SECONDS
     server.log.unlink()
 
 
