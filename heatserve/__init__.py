@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from heatserve.certification.errors import HeatserveError
     from heatserve.serving.client.answers import ModelSpec, Prediction
     from heatserve.serving.client.client import AsyncClient, Client
-    from heatserve.serving.errors import OverloadedError, ServingError
+    from heatserve.serving.errors import OverloadedError, ServingError, UnavailableError
     from heatserve.serving.triton.endpoints import FREE_PORTS, Endpoints
     from heatserve.serving.triton.server import TritonServer
 
@@ -33,6 +33,7 @@ __all__ = [
     "Prediction",
     "ServingError",
     "TritonServer",
+    "UnavailableError",
 ]
 
 __getattr__, __dir__ = lazy_names(
@@ -48,5 +49,6 @@ __getattr__, __dir__ = lazy_names(
         "Prediction": "heatserve.serving.client.answers",
         "ServingError": "heatserve.serving.errors",
         "TritonServer": "heatserve.serving.triton.server",
+        "UnavailableError": "heatserve.serving.errors",
     },
 )

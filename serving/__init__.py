@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from heatserve.serving.client.answers import ModelSpec, Prediction
     from heatserve.serving.client.client import AsyncClient, Client
     from heatserve.serving.client.image_files import read_images
-    from heatserve.serving.errors import OverloadedError, ServingError
+    from heatserve.serving.errors import OverloadedError, ServingError, UnavailableError
     from heatserve.serving.triton.endpoints import FREE_PORTS, Endpoints
     from heatserve.serving.triton.server import TritonServer
     from heatserve.serving.tuning.tune import TuningResult, tune, write_choice
@@ -36,6 +36,7 @@ __all__ = [
     "ServingError",
     "TritonServer",
     "TuningResult",
+    "UnavailableError",
     "read_images",
     "tune",
     "write_choice",
@@ -54,6 +55,7 @@ __getattr__, __dir__ = lazy_names(
         "ServingError": "heatserve.serving.errors",
         "TritonServer": "heatserve.serving.triton.server",
         "TuningResult": "heatserve.serving.tuning.tune",
+        "UnavailableError": "heatserve.serving.errors",
         "read_images": "heatserve.serving.client.image_files",
         "tune": "heatserve.serving.tuning.tune",
         "write_choice": "heatserve.serving.tuning.tune",

@@ -9,5 +9,13 @@ class ServingError(HeatserveError):
     """The server cannot be started or reached, or it refused a request; holds its message."""
 
 
+class UnavailableError(ServingError):
+    """No server answers there, or it is ending: the same request may succeed elsewhere, or there once it is back."""
+
+
+class TooLateError(ServingError):
+    """The server did not answer within the client's timeout."""
+
+
 class OverloadedError(ServingError):
     """The server's queue was full, or the request waited in it for too long: the same request may succeed later."""

@@ -8,10 +8,23 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from http.client import HTTPException
 
-from heatserve.serving.errors import OverloadedError, ServingError
+from heatserve.serving.errors import OverloadedError, ServingError, TooLateError, UnavailableError
 
 OVERLOADED = ("Exceeds maximum queue size", "Request timeout expired")
 """What Triton says, over gRPC and over HTTP, of a request for which its queue has no room or no time."""
+
+UNLOADED = "has no available versions"
+"""What Triton says, with the status NOT_FOUND, of a model that it has unloaded since it ends."""
+
+GIVEN_UP = "is not healthy"
+"""What Triton says of an instance of a model whose process was silent for a second. It never takes it back."""
+
+ENDING = (UNLOADED, GIVEN_UP, "is not at ready state", "Server is stopping", "Server not ready", "Server exiting")
+"""What Triton says of any model, or of itself, while it ends; `TritonServer` ends one that has given up an instance.
+
+Our servers load all of their models before they are ready, and unload none before they end. A name that no model has is
+answered with other words, before and while Triton ends: `unknown model: 'NAME' is not found`.
+"""
 
 
 @contextmanager
@@ -45,6 +58,8 @@ def _refusal(url: str, status: str, message: str) -> ServingError:
             f"{url}: the server has more requests than it can answer and refused this one ({message}); ask again "
             "later, ask for less at a time, or serve the model with more instances or cores"
         )
+    if any(words in message for words in ENDING):
+        return UnavailableError(f"{url}: the server is ending ({message}); ask another one, or this one again later")
     if "UNAVAILABLE" in status:
         return _unreachable(url, message)
     if "DEADLINE_EXCEEDED" in status:
@@ -55,8 +70,8 @@ def _refusal(url: str, status: str, message: str) -> ServingError:
 
 
 def _too_late(url: str) -> ServingError:
-    return ServingError(f"{url}: no answer in time; give the client a larger timeout")
+    return TooLateError(f"{url}: no answer in time; give the client a larger timeout")
 
 
 def _unreachable(url: str, reason: str) -> ServingError:
-    return ServingError(f"{url}: no server answers here ({reason}); start one with `heatserve serve`")
+    return UnavailableError(f"{url}: no server answers here ({reason}); start one with `heatserve serve`")

@@ -1,4 +1,4 @@
-"""Triton's log, reduced to the lines that say why it did not start."""
+"""Triton's log, reduced to the lines that say why it failed."""
 
 from __future__ import annotations
 
@@ -6,16 +6,30 @@ import re
 from pathlib import Path
 
 _ERROR = re.compile(r'^E\d{4} [\d:.]+ \d+ \S+\] "(?P<message>.*)"$|^(?P<plain>error: .*|\[libprotobuf ERROR .*)$')
+_HINT = re.compile(r'^W\d{4} [\d:.]+ \d+ \S+\] "(?P<message>.*)"$|^(?P<plain>terminate called .*|  what\(\): .*)$')
 _NOISE = (
-    "CudaDriverHelper",  # a machine without a GPU
+    "CudaDriverHelper",  # a machine without a GPU, as in the next lines
+    "pinned system memory",
+    "DCGM unable to start",
     "Failed to create instance",  # comes again as "failed to load"
 )
 _LAST_LINES = 10
+_READ_BYTES = 2**20
 
 
 def explain(log: Path) -> str:
-    """The errors in Triton's log, one a line and without Python stacks; its last lines where it names none."""
-    lines = log.read_text(errors="replace").splitlines()
-    messages = (match["message"] or match["plain"] for match in map(_ERROR.match, lines) if match)
-    errors = [message.split(r"\n\nAt:")[0] for message in messages if not any(noise in message for noise in _NOISE)]
-    return "\n".join(f"  {line}" for line in errors or lines[-_LAST_LINES:])
+    """The last errors in Triton's log, one a line and without Python stacks; where it has none, its last warnings.
+
+    What it says at every start, and the addresses of a crash, are left out: they explain nothing.
+    """
+    with log.open("rb") as file:
+        file.seek(max(log.stat().st_size - _READ_BYTES, 0))
+        lines = file.read().decode(errors="replace").splitlines()
+    found = _messages(_ERROR, lines) or _messages(_HINT, lines) or ["no error and no warning"]
+    return "\n".join(f"  {line}" for line in found[-_LAST_LINES:])
+
+
+def _messages(kind: re.Pattern[str], lines: list[str]) -> list[str]:
+    matches = (kind.match(line) for line in lines)
+    messages = ((match["message"] or match["plain"]).strip() for match in matches if match)
+    return [message.split(r"\n\nAt:")[0] for message in messages if not any(noise in message for noise in _NOISE)]

@@ -10,11 +10,12 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack, closing, suppress
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING
 
+from heatserve.serving.client.connection import Connection
 from heatserve.serving.errors import ServingError
 from heatserve.serving.triton import guarded_exec
 from heatserve.serving.triton.bounded_log import BoundedLog
@@ -22,7 +23,9 @@ from heatserve.serving.triton.debris import explained_writes, log_of, seal_regio
 from heatserve.serving.triton.endpoints import STANDARD_PORTS, Endpoints
 from heatserve.serving.triton.installation import find_triton
 from heatserve.serving.triton.log import explain
+from heatserve.serving.triton.processes import ending
 from heatserve.serving.triton.sockets import listens
+from heatserve.serving.triton.watch import Watch, has_unloaded, question_of
 from heatserve.serving.triton.workspace import prepare
 
 if TYPE_CHECKING:
@@ -30,6 +33,8 @@ if TYPE_CHECKING:
 
 _POLL_SECONDS = 0.02
 _KILL_AFTER_SECONDS = 5.0  # past the time that Triton was given to drain
+_SEND_SECONDS = 0.1  # after its last request is answered, for the answer to leave
+_DOOMED_SECONDS = 1.0  # from a model that is found dead until Triton is killed: for answers of the others
 _SETTLE_SECONDS = 2.0  # the last lines of Triton's model instances, which end after it
 # A caller that answers no ping is closed after 60 + 20 s; each connection is replaced after ten minutes, and what runs
 # on it then has a minute more. Clients of gRPC connect again by themselves.
@@ -42,7 +47,7 @@ _CONNECTION_LIMITS = (
     "--grpc-max-connection-age-grace=60000",
 )
 _CRASHED = (
-    "\n  a segmentation fault: where a warm-up fails (`model_warmup` in config.pbtxt), Triton may die so before it "
+    "\n  where a warm-up fails (`model_warmup` in config.pbtxt), Triton may die so before it "
     "says why; started again, it may say it"
 )
 # Shared memory lets a caller name the memory that Triton reads and writes; the others load models, or change what is
@@ -94,6 +99,8 @@ class TritonServer:
         self._startup_timeout = startup_timeout
         self._exit_timeout = exit_timeout
         self._failed = False
+        self._problem = ""
+        self._watch: Watch | None = None
         self._cleanup = ExitStack()
 
     def __enter__(self) -> TritonServer:
@@ -115,6 +122,8 @@ class TritonServer:
             self._start([str(triton.binary), *self._options(shared_memory=folder.name)], lock)
             cleanup.callback(self._stop)
             self._wait_until_ready(shared_memory=folder.name)
+            self._watch = self._watching()
+            self._watch.start()
             self._cleanup = cleanup.pop_all()
         return self
 
@@ -125,13 +134,26 @@ class TritonServer:
         self._cleanup.close()
 
     def wait(self) -> None:
-        """Block until Triton ends by itself, which it should not.
+        """Block until Triton ends by itself, which it should not, or is ended since a model does not answer any more.
 
         Raises:
-            ServingError: it did. Names its log.
+            ServingError: it did. Says why, as far as that is known, and names its log.
         """
         self._process.wait()
-        raise self._failure("ended by itself")
+        raise self._failure(f"was ended: {self._problem}" if self._problem else "ended by itself")
+
+    def _watching(self) -> Watch:
+        questions = [question_of(model, self._workspace.repository / model.name) for model in self.models]
+        return Watch(self._process.pid, self.endpoints.grpc_url, questions, self._end)
+
+    def _end(self, problem: str) -> None:
+        """End Triton, which would go on to say that it is ready: new requests are refused at once."""
+        self._problem = problem
+        self._failed = True
+        self._process.terminate()
+        with suppress(subprocess.TimeoutExpired):
+            self._process.wait(_DOOMED_SECONDS)
+        self._kill()
 
     def _start(self, command: list[str], lock: int) -> None:
         self.log = self._log.path
@@ -183,23 +205,39 @@ class TritonServer:
         code = self._process.poll()
         if code is not None:
             self._log.settle(seconds=_SETTLE_SECONDS)
-        ending = "" if code is None else f" (exit code {code})"
+        how = "" if code is None or self._problem else f": it {ending(-code if code < 0 else code << 8)}"
         reasons = explain(self.log).replace(str(self._workspace.repository), str(self._repository))
-        return ServingError(f"Triton {what}{ending}; its log {self.log} says:\n{reasons}{advice}")
+        return ServingError(f"Triton {what}{how}; its log {self.log} says:\n{reasons}{advice}")
 
     def _stop(self) -> None:
-        self._process.terminate()
         try:
-            self._process.wait(self._exit_timeout + _KILL_AFTER_SECONDS)
-        except subprocess.TimeoutExpired:
-            pass
+            if self._watch is not None:
+                self._watch.stop()
+            self._drain()
         finally:  # also when a second Ctrl-C interrupts the wait
-            with suppress(ProcessLookupError):
-                os.killpg(self._process.pid, signal.SIGKILL)
+            self._kill()
             self._process.wait()
             self._log.settle(seconds=_SETTLE_SECONDS)
         if not self._failed:
             self.log.unlink(missing_ok=True)
+
+    def _drain(self) -> None:
+        """Let Triton end, until it has answered the requests in flight, or its time is over.
+
+        What it does then takes 2 to 3 s, in which it says of every model that there is none (NOT_FOUND).
+        """
+        self._process.terminate()
+        deadline = time.monotonic() + self._exit_timeout + _KILL_AFTER_SECONDS
+        with closing(Connection(self.endpoints.grpc_url, timeout=1)) as connection:
+            while self._process.poll() is None and time.monotonic() < deadline:
+                if has_unloaded(connection, self.models[0].name):
+                    time.sleep(_SEND_SECONDS)
+                    return
+                time.sleep(_POLL_SECONDS)
+
+    def _kill(self) -> None:
+        with suppress(ProcessLookupError):
+            os.killpg(self._process.pid, signal.SIGKILL)
 
 
 def _verified_models(repository: Path, names: Sequence[str]) -> tuple[ModelVersion, ...]:

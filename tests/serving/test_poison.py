@@ -190,9 +190,7 @@ def test_many_requests_of_no_image_do_not_fill_a_batch(stub: service_pb2_grpc.GR
 def test_what_the_graph_fails_on_fails_alone(stub: service_pb2_grpc.GRPCInferenceServiceStub) -> None:
     bright = random_images(1)
     bright[0, 0, 4, 4] = 1
-    warmed_up = executions_above(stub, 0)
     expected = probabilities(stub.ModelInfer(honest_request("fragile", 0), timeout=30))
-    before = executions_above(stub, warmed_up)
     calls = [
         stub.ModelInfer.future(request, timeout=30)
         for request in (
@@ -206,14 +204,14 @@ def test_what_the_graph_fails_on_fails_alone(stub: service_pb2_grpc.GRPCInferenc
     assert calls[1].code() == grpc.StatusCode.INTERNAL
     assert "expected an answer of the model, found that it fails on this request" in calls[1].details()
     assert not INSIDE_OF_THE_SERVER.search(calls[1].details())
-    assert executions_above(stub, before) == before + 1, "the requests did not meet in one batch"
+    assert largest_batch(stub, 5) >= 5, "the requests did not meet in one batch"
 
 
-def executions_above(stub: service_pb2_grpc.GRPCInferenceServiceStub, count: int) -> int:
-    """How often Triton has run `fragile`, once that is above `count`: a run is counted some time after its answer."""
+def largest_batch(stub: service_pb2_grpc.GRPCInferenceServiceStub, expected: int) -> int:
+    """The most images that Triton has run `fragile` on at once: a run is counted some time after its answer."""
     deadline = time.monotonic() + 10
-    found = count
-    while found <= count and time.monotonic() < deadline:
+    found = 0
+    while found < expected and time.monotonic() < deadline:
         statistics = stub.ModelStatistics(service_pb2.ModelStatisticsRequest(name="fragile"))
-        found = int(statistics.model_stats[0].execution_count)
+        found = max(int(batch.batch_size) for batch in statistics.model_stats[0].batch_stats)
     return found

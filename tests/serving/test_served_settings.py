@@ -121,7 +121,7 @@ def test_a_warm_up_that_fails_is_told(tmp_path: Path) -> None:
     write_warm_up(write_tiny_model(tmp_path), np.full((1, 8, 8), np.nan, np.float32))
     write_tiny_model(tmp_path, "black")
     message = failed_start(tmp_path)
-    assert "(exit code 1)" in message
+    assert "it ended with exit code 1;" in message
     assert "failed to load 'tiny' version 1: Internal: " in message
     assert "failed to run warmup sample 'one image': image: expected finite" in message
     assert "image 0 of 1 has 64 NaN" in message
