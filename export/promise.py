@@ -32,5 +32,5 @@ def promise_text(*, sigma: float, alpha: float, confidence: float, looks: int, r
         f"classes together, not for each: their radius is above what {reference} proves at that image, or their class "
         f"is another than it names; it is itself wrong with probability at most {error:g} for each image. "
         f"This holds with confidence {confidence:g} over the draw of the calibration images{chosen}. "
-        "It holds for images drawn like the calibration images only, and for no adversary's."
+        "It holds for images drawn like the calibration images only, and for none that an adversary makes."
     )
