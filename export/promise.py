@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 NOTHING = "Nothing is promised about these radii."
-VOUCHED = " That no training saw these images is the word of the user who calibrated the model; it is not known."
+VOUCHED = (
+    " That no training saw the calibration images is the word of the user who calibrated the model; it is not known."
+)
 
 
 def promise_text(
@@ -36,6 +38,6 @@ def promise_text(
         f"classes together, not for each: their radius is above what {reference} proves at that image, or their class "
         f"is another than it names; it is itself wrong with probability at most {error:g} for each image. "
         f"This holds with confidence {confidence:g} over the draw of the calibration images{chosen}. "
-        "It holds for images drawn like the calibration images only, and for no adversary's."
+        "It holds for images drawn like the calibration images only, and for none that an adversary makes."
         + (VOUCHED if vouched else "")
     )

@@ -124,6 +124,11 @@ def edit_card(version_dir: Path, change: Callable[[dict[str, Any]], object]) -> 
     path.write_bytes(with_digest(content))
 
 
+def with_sigma(sigma: float) -> dict[str, Any]:
+    """Fields of a tiny card of another σ, with the promise that follows from it."""
+    return {"sigma": sigma, "calibration": {**CALIBRATION.model_dump(), "promise": CALIBRATION.promised(sigma)}}
+
+
 def delay_batches(version_dir: Path, *, microseconds: int) -> None:
     """Have Triton hold requests for up to this time, to answer them together."""
     config = version_dir.parent / CONFIG_NAME

@@ -28,6 +28,7 @@ import json
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
+from io import StringIO
 from pathlib import Path
 from typing import Literal
 
@@ -188,8 +189,8 @@ def read_attempts(repository: Path) -> Attempts:
 
 
 def _read(path: Path) -> Iterable[Attempt | AttemptOutcome]:
-    keys = set[str]()
-    for number, text in enumerate(path.read_bytes().decode(errors="replace").splitlines(keepends=True), start=1):
+    keys, content = set[str](), path.read_bytes().decode(errors="replace")
+    for number, text in enumerate(StringIO(content, newline="\n") if content else [""], start=1):
         try:
             line = _LINE.validate_json(text)
         except ValidationError:
@@ -309,7 +310,8 @@ def further_attempt(repository: Path, asked: Asked, split_size: int | None) -> s
     attempts = read_attempts(repository)
     counting = [*attempts.counting(asked), attempts.made[asked.key]]
     spent = sum(earlier.level for earlier in counting)
-    level = max(0.0, (asked.delta - spent) / 2)
+    level = (asked.delta - spent) / 2
+    price = f"tested at level {level:g}" if level > 0 else "refused"
     split = f"split {asked.check.split!r} of {asked.check.dataset}"
     unused = attempts.unused_from(asked.check.dataset, asked.check.split, asked.check.seed)
     left = "" if split_size is None else f"; {max(0, split_size - unused)} images of {split} are unused"
@@ -317,5 +319,5 @@ def further_attempt(repository: Path, asked: Asked, split_size: int | None) -> s
         left += f" (--skip {unused}), and there another network has all of δ"
     return (
         f"{spent:g} of δ = {asked.delta:g} is spent (attempts that count: {len(counting)}), so a further one on these "
-        f"images, or of this network, is tested at level {level:g}{left}"
+        f"images, or of this network, is {price}{left}"
     )

@@ -295,7 +295,7 @@ def locked(repository: Path) -> Iterator[None]:
 def add_attempts(repository: Path, name: str, lines: Iterable[str]) -> None:
     """Add the lines to the attempts of a model, those that are there already left out; the lock must be held."""
     path = repository / name / ATTEMPTS_NAME
-    known = path.read_text().splitlines() if path.exists() else []
+    known = _lines(path) if path.exists() else []
     new = [line for line in lines if line not in known]
     write_atomically(path, "".join(f"{line}\n" for line in [*known, *new]).encode())
 
@@ -305,7 +305,12 @@ def carry_attempts(source: Path, repository: Path, name: str) -> None:
     path = source / ATTEMPTS_NAME
     if path.exists():
         with locked(repository):
-            add_attempts(repository, name, path.read_text().splitlines())
+            add_attempts(repository, name, _lines(path))
+
+
+def _lines(path: Path) -> list[str]:
+    """The lines of a file; a last one that was torn is one of them, for its reader to refuse."""
+    return path.read_bytes().decode().removesuffix("\n").split("\n")
 
 
 def republish(model: ModelVersion, repository: Path, name: str) -> ModelVersion:

@@ -71,9 +71,10 @@ def test_the_published_system_is_calibrated_anew(root: Path, tmp_path: Path) -> 
     assert {attempt.model for attempt in carried.made.values()} == {"baseline-0.25", "average-0.25", "served"}
     assert read_attempts(tmp_path / "runs" / "model_repository").pixels < carried.pixels
 
-    runs, results = tmp_path / "runs", tmp_path / "results.json"
-    again = cifar10.Experiment(root=root, folder=runs, results=results, images=TESTED + 1, n=30)
-    again.measure_system(SYSTEMS["baseline"], 0.25)  # measured anew
+    anew = cifar10.Experiment(
+        root=root, folder=tmp_path / "runs", results=tmp_path / "results.json", images=TESTED + 1, n=30
+    )
+    anew.measure_system(SYSTEMS["baseline"], 0.25)
     measured = tmp_path / "runs" / "model_repository"
     assert len((measured / "baseline-0.25" / ATTEMPTS_NAME).read_text().splitlines()) == 4, "two lines each time"
     assert len(read_attempts(measured).made) == 2, "the same attempt again, for other figures"

@@ -263,6 +263,7 @@ def test_a_level_of_its_own_is_counted_and_its_confidence_is_what_is_left(model:
     [
         (lambda text: text[:-20], 2),
         (lambda text: text[:-1], 2),
+        (lambda _: "", 1),
         (lambda text: text + "\n", 3),
         (lambda text: text.replace('"level"', '"lever"'), 1),
         (lambda text: text.splitlines(keepends=True)[1], 1),

@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
-from tiny_model import CALIBRATION, SIGMA, edit_card, write_tiny_model
+from tiny_model import SIGMA, edit_card, with_sigma, write_tiny_model
 
 from heatserve.export.card import (
     BASE_NAME,
@@ -143,11 +143,6 @@ def test_a_file_that_says_nothing_or_two_things_is_refused(tmp_path: Path, text:
     (tmp_path / CARD_NAME).write_bytes(text.encode(errors="surrogateescape"))
     with pytest.raises(CardError, match=message):
         read_card(tmp_path)
-
-
-def with_sigma(sigma: float) -> dict[str, Any]:
-    """Fields of a tiny card of another σ, with the promise that follows from it."""
-    return {"sigma": sigma, "calibration": {**CALIBRATION.model_dump(), "promise": CALIBRATION.promised(sigma)}}
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
-from tiny_model import edit_card, write_tiny_model
+from tiny_model import edit_card, with_sigma, write_tiny_model
 
 from heatserve import FREE_PORTS, ServingError, TritonServer
 from heatserve.certification.errors import HeatserveError
@@ -54,7 +54,7 @@ def claim_another_sigma(path: Path) -> None:
 
 
 def mean_another_sigma(path: Path) -> None:
-    edit_card(path.parent, lambda card: card.update(sigma=1.0))
+    edit_card(path.parent, lambda card: card.update(with_sigma(1.0)))
 
 
 def start(repository: Path) -> None:
