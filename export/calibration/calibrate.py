@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 import onnx
+from numpy.typing import NDArray
 
 from heatserve.certification.calibration import (
     METHOD,
@@ -21,6 +22,7 @@ from heatserve.certification.calibration import (
     require_images,
 )
 from heatserve.certification.errors import HeatserveError
+from heatserve.certification.guard import Guard, fit_guard
 from heatserve.certification.monte_carlo import largest_provable
 from heatserve.certification.radius import RadiusMap
 from heatserve.certification.sequential import provable
@@ -61,8 +63,8 @@ def calibrate_model(
 
     Args:
         model: exported, calibrated before or not.
-        calibration: images that training never saw; maps are fitted on the first third, and tested on the rest. The
-            first of them is written beside the model, for Triton to warm up with.
+        calibration: images that training never saw; the guard and the maps are fitted on the first third, and the maps
+            tested on the rest. The first of them is written beside the model, for Triton to warm up with.
         test: images that neither training nor calibration saw; everything the card reports is measured on them.
         alpha: α, bound on the overclaim rate given a positive radius.
         delta: δ; the bound holds with confidence 1 − δ over the draw of the calibration images.
@@ -83,7 +85,8 @@ def calibrate_model(
     radii = servable_radii(model.card.sigma, certifier.monte_carlo, target)
     require_images(len(images) - wanted.fit_images, alpha=alpha, delta=delta)  # before Certify takes its time
     compared = compare_with_certify(model, open_served(model), images, certifier)
-    candidate = _with_map(model, _fit(compared, radii, wanted))
+    guard = fit_guard(images.images[: wanted.fit_images])
+    candidate = _with_map(model, _fit(compared, guard.refuses(images.images), radii, wanted), guard)
     checked = _check(candidate, images, compared, wanted)
     evaluated = evaluate(
         model,
@@ -135,29 +138,33 @@ class _Candidate:
 
     card: Card
     radius_map: RadiusMap
+    guard: Guard
     graph: bytes
     plan: bytes | None
     runner: Runner
 
 
-def _fit(compared: ComparedAnswers, radii: tuple[float, ...], wanted: _Wanted) -> RadiusMap:
-    """The map that `calibrate` finds on the first of the images and tests on the others."""
-    fit, check = compared[: wanted.fit_images], compared[wanted.fit_images :]
-    return calibrate(
-        fit.reference, check.reference, radii=radii, alpha=wanted.alpha, delta=wanted.delta, target=wanted.target
-    ).radius_map
+def _fit(compared: ComparedAnswers, refused: NDArray[np.bool_], radii: tuple[float, ...], wanted: _Wanted) -> RadiusMap:
+    """The map that `calibrate` finds on the first of the images and tests on the others.
+
+    Images that the guard has `refused` [N] are answered with radius 0 whatever the map is, and are left out.
+    """
+    kept = np.flatnonzero(~refused)
+    fit, check = (compared.reference[part] for part in np.split(kept, [np.searchsorted(kept, wanted.fit_images)]))
+    return calibrate(fit, check, radii=radii, alpha=wanted.alpha, delta=wanted.delta, target=wanted.target).radius_map
 
 
-def _with_map(model: ModelVersion, radius_map: RadiusMap) -> _Candidate:
-    """The graph of `model` with another map, and its plan, if it has one, built again from that."""
-    graph = with_map(onnx.load_from_string((model.path / GRAPH_NAME).read_bytes()), radius_map).SerializeToString()
+def _with_map(model: ModelVersion, radius_map: RadiusMap, guard: Guard) -> _Candidate:
+    """The graph of `model` with another map and guard, and its plan, if it has one, built again from that."""
+    served = onnx.load_from_string((model.path / GRAPH_NAME).read_bytes())
+    graph = with_map(served, radius_map, guard).SerializeToString()
     plan, part = None, None
     if model.card.plan:
         batches, tf32 = model.card.plan.batches, model.card.plan.tf32
         plan = build_plan(graph, batches=batches, tf32=tf32, timing_cache=model.path.parent / TIMING_CACHE_NAME)
         part = plan_part(plan, batches=batches, tf32=tf32)
     card = model.card.with_graph(hashlib.sha256(graph).hexdigest(), part)
-    return _Candidate(card, radius_map, graph, plan, open_bytes(card, graph, plan))
+    return _Candidate(card, radius_map, guard, graph, plan, open_bytes(card, graph, plan))
 
 
 def _check(candidate: _Candidate, images: ModelImages, compared: ComparedAnswers, wanted: _Wanted) -> OverclaimRate:
@@ -190,6 +197,7 @@ def _calibration(
         confidence=confidence,
         target=wanted.target,
         radius_map=candidate.radius_map,
+        guard=candidate.guard,
         fit=images.source(wanted.fit_images),
         check=images.source(len(images) - wanted.fit_images),
         monte_carlo=monte_carlo,
