@@ -28,6 +28,7 @@ if TYPE_CHECKING:
         radius_grid,
     )
     from heatserve.certification.errors import HeatserveError
+    from heatserve.certification.guard import Guard, fit_guard
     from heatserve.certification.monte_carlo import ABSTAIN, Certificate, certify, largest_provable, predict
     from heatserve.certification.noise import FLOAT32, GRID, NoiseError, NoiseSource, grey_levels, source_of
     from heatserve.certification.progress import Progress, unseen
@@ -46,6 +47,7 @@ __all__ = [
     "EarlyPrediction",
     "FLOAT32",
     "GRID",
+    "Guard",
     "HeatserveError",
     "MonteCarloError",
     "NoiseError",
@@ -62,6 +64,7 @@ __all__ = [
     "certify",
     "count_overclaims",
     "decide",
+    "fit_guard",
     "grey_levels",
     "judge_promise",
     "l_bound",
@@ -91,6 +94,7 @@ __getattr__, __dir__ = lazy_names(
         "EarlyPrediction": "heatserve.certification.sequential",
         "FLOAT32": "heatserve.certification.noise",
         "GRID": "heatserve.certification.noise",
+        "Guard": "heatserve.certification.guard",
         "HeatserveError": "heatserve.certification.errors",
         "MonteCarloError": "heatserve.certification.voting",
         "NoiseError": "heatserve.certification.noise",
@@ -107,6 +111,7 @@ __getattr__, __dir__ = lazy_names(
         "certify": "heatserve.certification.monte_carlo",
         "count_overclaims": "heatserve.certification.calibration",
         "decide": "heatserve.certification.sequential",
+        "fit_guard": "heatserve.certification.guard",
         "grey_levels": "heatserve.certification.noise",
         "judge_promise": "heatserve.certification.audit",
         "l_bound": "heatserve.certification.radius",

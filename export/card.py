@@ -16,6 +16,7 @@ from scipy.stats import binom
 from heatserve.certification.binomial import upper_bound
 from heatserve.certification.errors import HeatserveError
 from heatserve.certification.files import write_atomically
+from heatserve.certification.guard import Guard
 from heatserve.certification.lineage import UNKNOWN, Ancestor
 from heatserve.certification.noise import FLOAT32, FORMER_KEYS, source_of
 from heatserve.certification.provenance import now, versions
@@ -201,6 +202,8 @@ class Calibration(_Part):
     target: Annotated[float, Field(gt=0)] | None
     """The radius that the map was made for; None: all of them."""
     radius_map: RadiusMap
+    guard: Guard | None = None
+    """Refuses images unlike those of `fit`, which it comes from; None: former cards have none."""
     fit: Split
     check: Split
     vouched: bool = False

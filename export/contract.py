@@ -1,4 +1,4 @@
-"""The contract of a served model: its six outputs in their order, with names, types and shapes (docs/served-graph.md).
+"""The contract of a served model: its outputs in their order, with names, types and shapes (docs/served-graph.md).
 
 The graph, the configuration of the repository, the client, the backend and the conformance suite take them from here.
 Needs numpy only, which is all that a client has.
@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from enum import IntEnum
 from typing import Any, Literal
 
 import numpy as np
@@ -20,6 +21,27 @@ INVALID_LABEL = -1
 """`label` of an image that is invalid, or to which the network answers NaN. All its radii are 0."""
 
 _LONGEST_TOP_K = 5
+
+
+class Reason(IntEnum):
+    """Why the certified radius of an image is what it is: `reason` of a served model."""
+
+    CALIBRATED = 0
+    NOT_CALIBRATED = 1
+    INVALID = 2
+    UNSURE = 3
+    UNLIKE = 4
+
+    @property
+    def explanation(self) -> str:
+        """The reason, for somebody who reads an answer."""
+        return {
+            Reason.CALIBRATED: "the radius is what the calibration supports",
+            Reason.NOT_CALIBRATED: "radius 0: the model is not calibrated",
+            Reason.INVALID: "radius 0: the image is invalid",
+            Reason.UNSURE: "radius 0: the single pass is not sure enough of the class",
+            Reason.UNLIKE: "radius 0: the image is unlike those that the model was calibrated on",
+        }[self]
 
 
 def top_k_of(num_classes: int) -> int:
@@ -60,6 +82,7 @@ OUTPUT_TENSORS = (
     OutputTensor("l_bound", "FP32"),
     OutputTensor("certified_radius", "FP32"),
     OutputTensor("nominal_radius", "FP32"),
+    OutputTensor("reason", "INT64"),
 )
 """The outputs, in the order of the graph."""
 

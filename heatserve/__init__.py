@@ -16,6 +16,7 @@ from heatserve._lazy import lazy_names
 
 if TYPE_CHECKING:
     from heatserve.certification.errors import HeatserveError
+    from heatserve.export.contract import Reason
     from heatserve.serving.client.answers import ModelSpec, Prediction
     from heatserve.serving.client.client import AsyncClient, Client
     from heatserve.serving.errors import OverloadedError, ServingError, UnavailableError
@@ -31,6 +32,7 @@ __all__ = [
     "ModelSpec",
     "OverloadedError",
     "Prediction",
+    "Reason",
     "ServingError",
     "TritonServer",
     "UnavailableError",
@@ -47,6 +49,7 @@ __getattr__, __dir__ = lazy_names(
         "ModelSpec": "heatserve.serving.client.answers",
         "OverloadedError": "heatserve.serving.errors",
         "Prediction": "heatserve.serving.client.answers",
+        "Reason": "heatserve.export.contract",
         "ServingError": "heatserve.serving.errors",
         "TritonServer": "heatserve.serving.triton.server",
         "UnavailableError": "heatserve.serving.errors",

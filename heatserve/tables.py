@@ -49,13 +49,17 @@ def _promise(model: ModelVersion) -> Text:
     )
 
 
-def predictions_table(rows: Iterable[tuple[str, Prediction, float]]) -> Table:
-    """One row per image: its class, and in bold the radius that is promised.
+def predictions_table(rows: Iterable[tuple[str, Prediction, float]], promise: str | None = None) -> Table:
+    """One row per image: its class, and in bold the radius that is promised. Below, why radii are 0, and the promise.
 
     Args:
         rows: the image's name or its `text_art`, its prediction, and the seconds that the request took.
+        promise: that of the model's card; None: it is not known.
     """
     rows = list(rows)
+    reasons = sorted({prediction.reason for _, prediction, _ in rows if prediction.reason})
+    notes = [f"({reason:d}) {reason.explanation}." for reason in reasons]
+    notes += [f"Promise of the card: {promise}"] if promise else []
     table = Table(
         box=SIMPLE,
         show_edge=False,
@@ -65,7 +69,7 @@ def predictions_table(rows: Iterable[tuple[str, Prediction, float]]) -> Table:
         caption=(
             "\nA change of smaller L2 norm than the certified radius (pixels in [0,1]) does not change the smoothed "
             "classifier's class, as often as the model's card promises. The nominal radius is the paper's formula, "
-            "uncorrected, without a promise."
+            "uncorrected, without a promise." + "".join(f"\n{note}" for note in notes)
         ),
         caption_justify="left",
         caption_style="italic",
@@ -81,7 +85,7 @@ def predictions_table(rows: Iterable[tuple[str, Prediction, float]]) -> Table:
             Text(image),
             Text(prediction.class_name or str(prediction.label)),
             f"{prediction.probability:.3f}",
-            f"{prediction.certified_radius:.4f}",
+            f"{prediction.certified_radius:.4f}" + (f" ({prediction.reason:d})" if prediction.reason else ""),
             f"{prediction.l_bound:.4f}",
             f"{prediction.nominal_radius:.4f}",
             f"{seconds * 1000:.1f}",

@@ -7,17 +7,19 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from tiny_model import delay_batches, write_tiny_model
+from tiny_model import delay_batches, random_images, write_tiny_model
 
 from heatserve import FREE_PORTS, TritonServer
+from heatserve.certification.guard import fit_guard
 
 
 @pytest.fixture(scope="session")
 def tiny_repository(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The models `tiny`, `uncalibrated`, and `patient`, which collects requests for a fifth of a second."""
+    """The models `tiny`, `uncalibrated`, `guarded`, and `patient`, which collects requests for a fifth of a second."""
     repository = tmp_path_factory.mktemp("repository")
     write_tiny_model(repository)
     write_tiny_model(repository, "uncalibrated", calibrated=False)
+    write_tiny_model(repository, "guarded", guard=fit_guard(random_images(400, seed=9)))
     delay_batches(write_tiny_model(repository, "patient"), microseconds=200_000)
     return repository
 

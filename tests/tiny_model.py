@@ -11,6 +11,7 @@ import numpy as np
 import onnx
 from onnx import numpy_helper, parser
 
+from heatserve.certification.guard import Guard
 from heatserve.certification.radius import PLAIN_WEIGHTS, RadiusMap
 from heatserve.export.card import (
     BASE_NAME,
@@ -70,19 +71,22 @@ CALIBRATION = Calibration(
 )
 
 
-def write_tiny_model(repository: Path, name: str = "tiny", *, calibrated: bool = True) -> Path:
+def write_tiny_model(
+    repository: Path, name: str = "tiny", *, calibrated: bool = True, guard: Guard | None = None
+) -> Path:
     """Write the model into a repository; returns the folder of its version."""
     logits = parser.parse_model(_LOGITS)
     weights = np.random.default_rng(0).normal(scale=0.5, size=(64, 10)).astype(np.float32)
     logits.graph.initializer.append(numpy_helper.from_array(weights, "weights"))
     graph = certified_graph(logits, sigma=SIGMA)
     if calibrated:
-        graph = with_map(graph, CALIBRATION.radius_map)
+        graph = with_map(graph, CALIBRATION.radius_map, guard)
     version_dir = repository / name / "1"
     version_dir.mkdir(parents=True)
     onnx.save(graph, version_dir / GRAPH_NAME)
     onnx.save(logits, version_dir / BASE_NAME)
-    write_tiny_card(version_dir, calibration=CALIBRATION if calibrated else None)
+    calibration = CALIBRATION.model_copy(update={"guard": guard})
+    write_tiny_card(version_dir, calibration=calibration if calibrated else None)
     return version_dir
 
 

@@ -22,6 +22,7 @@ from heatserve.certification.calibration import (
     radius_grid,
 )
 from heatserve.certification.errors import HeatserveError
+from heatserve.certification.guard import Guard, fit_guard
 from heatserve.certification.monte_carlo import largest_provable
 from heatserve.certification.radius import RadiusMap
 from heatserve.certification.sequential import provable
@@ -73,8 +74,8 @@ def calibrate_model(
 
     Args:
         model: exported, calibrated before or not.
-        calibration: images that training never saw; maps are fitted on the first third, and tested on the rest. The
-            first of them is written beside the model, for Triton to warm up with.
+        calibration: images that training never saw; the guard and the maps are fitted on the first third, and the maps
+            tested on the rest. The first of them is written beside the model, for Triton to warm up with.
         test: images that neither training nor calibration saw; everything the card reports is measured on them, with
             other noise (the next seed).
         alpha: α, bound on the overclaim rate given a positive radius.
@@ -165,6 +166,7 @@ class _Candidate:
 
     card: Card
     radius_map: RadiusMap
+    guard: Guard
     graph: bytes
     plan: bytes | None
     runner: Runner
@@ -182,14 +184,19 @@ class _Passed:
 def _attempt(
     model: ModelVersion, asked: Asked, images: ModelImages, compared: ComparedAnswers, radii: tuple[float, ...]
 ) -> _Passed:
-    """Fit maps on the first of the images, and test them on the others, once the attempt is recorded."""
+    """Fit guard and maps on the first of the images, and test the maps on the others, once the attempt is recorded.
+
+    Images that the guard refuses are answered 0 whatever the map is, and are left out.
+    """
     repository, fit_images = model.path.parents[1], asked.fit.images
-    fit, check = compared[:fit_images].reference, compared[fit_images:].reference
+    guard = fit_guard(images.images[:fit_images])
+    kept = np.flatnonzero(~guard.refuses(images.images))
+    fit, check = (compared.reference[part] for part in np.split(kept, [np.searchsorted(kept, fit_images)]))
     maps = candidate_maps(fit, radii=radii, alpha=asked.alpha, target=asked.target)
     terms = record_attempt(repository, asked)
     try:
         radius_map = fixed_sequence_test(maps, fit, check, alpha=asked.alpha, delta=terms.level).radius_map
-        candidate = _with_map(model, radius_map)
+        candidate = _with_map(model, radius_map, guard)
         seen = _check(candidate, images[fit_images:], compared[fit_images:], asked, terms)
     except CalibrationError as error:
         record_outcome(repository, asked, passed=False)
@@ -198,16 +205,17 @@ def _attempt(
     return _Passed(candidate, terms, seen)
 
 
-def _with_map(model: ModelVersion, radius_map: RadiusMap) -> _Candidate:
-    """The graph of `model` with another map, and its plan, if it has one, built again from that."""
-    graph = with_map(onnx.load_from_string((model.path / GRAPH_NAME).read_bytes()), radius_map).SerializeToString()
+def _with_map(model: ModelVersion, radius_map: RadiusMap, guard: Guard) -> _Candidate:
+    """The graph of `model` with another map and guard, and its plan, if it has one, built again from that."""
+    served = onnx.load_from_string((model.path / GRAPH_NAME).read_bytes())
+    graph = with_map(served, radius_map, guard).SerializeToString()
     plan, part = None, None
     if model.card.plan:
         batches, tf32 = model.card.plan.batches, model.card.plan.tf32
         plan = build_plan(graph, batches=batches, tf32=tf32, timing_cache=model.path.parent / TIMING_CACHE_NAME)
         part = plan_part(plan, batches=batches, tf32=tf32)
     card = model.card.with_graph(hashlib.sha256(graph).hexdigest(), part)
-    return _Candidate(card, radius_map, graph, plan, open_bytes(card, graph, plan))
+    return _Candidate(card, radius_map, guard, graph, plan, open_bytes(card, graph, plan))
 
 
 def _check(
@@ -238,6 +246,7 @@ def _calibration(asked: Asked, attempt: _Passed, *, sigma: float, vouched: bool)
         level=terms.level,
         target=asked.target,
         radius_map=attempt.candidate.radius_map,
+        guard=attempt.candidate.guard,
         fit=asked.fit,
         check=asked.check,
         vouched=vouched,

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from heatserve.certification.radius import Float32Array
 from heatserve.export.calibration.certifier import Certifier
 from heatserve.export.card import Card, OtherInputs
-from heatserve.export.contract import Outputs
+from heatserve.export.contract import Outputs, Reason
 from heatserve.export.images import LabelledImages, LabelledPictures, Picture
 from heatserve.export.repository.layout import ModelVersion
 from heatserve.export.runtime.answers import ModelImages, answers, model_images
@@ -24,8 +24,6 @@ from heatserve.export.runtime.session import Runner
 OTHER_IMAGES = 100
 """How many images are changed in each way for a card that is published."""
 
-_UNLIKE = 4
-"""`reason` of an answer whose image is unlike the calibration images."""
 _LEVELS = np.float32(255)
 
 ImageChange = Callable[[Float32Array, np.random.Generator], Float32Array]
@@ -126,6 +124,5 @@ def _measured(
 
 
 def _refused(outputs: Outputs, radius: NDArray[Any]) -> int:
-    """Answers with radius 0 since the image is unlike the calibration images; 0 where the graph does not say why."""
-    reason = outputs.get("reason")
-    return 0 if reason is None else int(((radius == 0) & (reason == _UNLIKE)).sum())
+    """Answers with radius 0 since the image is unlike the calibration images."""
+    return int(((radius == 0) & (outputs["reason"] == Reason.UNLIKE)).sum())

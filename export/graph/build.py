@@ -14,8 +14,15 @@ import onnx
 from onnx import helper, parser
 from onnx.utils import Extractor
 
+from heatserve.certification.guard import Guard
 from heatserve.certification.radius import RadiusMap
-from heatserve.export.graph.certificate import certificate_graph, constants_of, map_tensors
+from heatserve.export.graph.certificate import (
+    SIGMA_CONSTANTS,
+    certificate_graph,
+    constants_of,
+    map_tensors,
+    served_sigma,
+)
 
 if TYPE_CHECKING:
     from torch import nn
@@ -155,7 +162,7 @@ def plain_graph(logits: onnx.ModelProto) -> onnx.ModelProto:
 
 
 def certified_graph(logits: onnx.ModelProto, *, sigma: float) -> onnx.ModelProto:
-    """The served graph (docs/served-graph.md), from `image` to the six outputs; every certified radius is 0.
+    """The served graph (docs/served-graph.md), from `image` to its outputs; every certified radius is 0.
 
     Args:
         logits: on FP32 [N, C, H, W] in [0,1], which the graph will check, or on UINT8 [N, H, W, C].
@@ -174,19 +181,44 @@ def certified_graph(logits: onnx.ModelProto, *, sigma: float) -> onnx.ModelProto
     return model
 
 
-def with_map(certified: onnx.ModelProto, radius_map: RadiusMap) -> onnx.ModelProto:
-    """The same graph with the certified radii of `radius_map`: three initializers are replaced, and nothing else.
+def with_map(certified: onnx.ModelProto, radius_map: RadiusMap, guard: Guard | None = None) -> onnx.ModelProto:
+    """The same network and σ with the certified radii of `radius_map`, refused where `guard` refuses the image.
+
+    The certificate is written anew, so that a graph of a former version gets all outputs of the contract.
 
     Raises:
         ValueError: not a certified graph, or not a map.
     """
+    sigma, classes = served_sigma(certified.graph), served_classes(certified)
+    certificate = certificate_graph(
+        num_classes=classes, sigma=sigma, check_image=not takes_uint8(certified), guard=guard
+    )
+    initializers = {tensor.name: tensor for tensor in certificate.initializer}
+    for tensor in map_tensors(radius_map, num_classes=classes):
+        initializers[tensor.name].CopyFrom(tensor)
+    for tensor in certified.graph.initializer:
+        if tensor.name in SIGMA_CONSTANTS:  # as they are: σ in float32 does not give them back to the last digit
+            initializers[tensor.name].CopyFrom(tensor)
+    model = _network_of(certified)
+    model.graph.node.extend(certificate.node)
+    model.graph.initializer.extend(certificate.initializer)
+    model.graph.output.extend(certificate.output)
+    onnx.checker.check_model(model, full_check=True)
+    return model
+
+
+def _network_of(certified: onnx.ModelProto) -> onnx.ModelProto:
+    """What a certified graph computes `logits` with, without outputs."""
     model = onnx.ModelProto()
     model.CopyFrom(certified)
-    initializers = {tensor.name: tensor for tensor in model.graph.initializer}
-    for tensor in map_tensors(radius_map, num_classes=served_classes(model)):
-        if tensor.name not in initializers:
-            raise ValueError(f"expected an initializer {tensor.name!r}: not a certified graph")
-        initializers[tensor.name].CopyFrom(tensor)
+    graph, wanted, kept = model.graph, {"logits"}, list[onnx.NodeProto]()
+    for node in reversed(certified.graph.node):
+        if wanted & {*node.output}:
+            kept.append(node)
+            wanted |= {*node.input}
+    del graph.node[:], graph.initializer[:], graph.output[:], graph.value_info[:]
+    graph.node.extend(reversed(kept))
+    graph.initializer.extend(tensor for tensor in certified.graph.initializer if tensor.name in wanted)
     return model
 
 

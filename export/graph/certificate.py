@@ -1,7 +1,8 @@
 """The certificate, as ONNX operators that follow the network's logits inside the served graph (docs/served-graph.md).
 
 All arithmetic of a served radius is in `_TEMPLATE` and its constants: some 30 operators on a few numbers an image, all
-FP32 and deterministic. They are built on five ideas.
+FP32 and deterministic. They are built on five ideas. A calibrated graph also has a guard (`graph/guard.py`): where the
+image is unlike those of the calibration, or where that cannot be told, the certified radius and the L-bound are 0.
 
 **The check.** An engine may drop a NaN in a minimum, a maximum or a clip, and may take x − x for 0, but it keeps NaN in
 a sum; and every comparison with NaN is false. Three reductions read the image, and none of them writes another one.
@@ -34,9 +35,11 @@ import onnx
 from numpy.typing import NDArray
 from onnx import numpy_helper, parser
 
+from heatserve.certification.guard import Guard
 from heatserve.certification.quantile import POLES, RESIDUES, fractions
 from heatserve.certification.radius import PLAIN_WEIGHTS, Float32Array, Float64Array, RadiusMap
-from heatserve.export.contract import INVALID_LABEL, OUTPUT_TENSORS, top_k_of
+from heatserve.export.contract import INVALID_LABEL, OUTPUT_TENSORS, Reason, top_k_of
+from heatserve.export.graph.guard import guard_constants, guard_nodes, guard_tensors
 
 NOT_CALIBRATED = RadiusMap(weights=tuple(map(tuple, PLAIN_WEIGHTS.tolist())), thresholds=(), radii=())
 """The map of a graph without calibration: every certified radius is 0."""
@@ -58,6 +61,8 @@ class Margins:
 
 
 FLOAT32_MARGINS = Margins()
+SIGMA_CONSTANTS = ("nominal_weights", "to_z", "from_erf")
+"""The initializers that σ enters."""
 SIGMA_TOLERANCE = 1e-6
 """Relative: more than the constants of a graph lose of σ in float32, and less than their margins give away."""
 
@@ -87,7 +92,7 @@ certificate ({image} image, float[N,{classes}] logits) => ({outputs})
     score = ReduceSum<keepdims = 1>(score_terms, axes_02)
     reached = GreaterOrEqual(score, score_thresholds)
     steps = Where(reached, served_radii, zero)
-    certified_radius = ReduceMax<keepdims = 0>(steps, axes_02)
+    {radius}
     nominal_terms = Mul(fractions, nominal_weights)
     nominal_sum = ReduceSum<keepdims = 0>(nominal_terms, axes_02)
     nominal_radius = Relu(nominal_sum)
@@ -97,6 +102,20 @@ certificate ({image} image, float[N,{classes}] logits) => ({outputs})
 }}
 """
 
+_RADIUS = """
+    certified_radius = ReduceMax<keepdims = 0>(steps, axes_02)
+    positive = Greater(certified_radius, zero)
+    usual = Where(positive, reason_of_radius, reason_of_none)
+    reason = Where(valid, usual, reason_of_invalid)
+"""
+_GUARDED_RADIUS = """
+    mapped_radius = ReduceMax<keepdims = 0>(steps, axes_02)
+    certified_radius = Where(like, mapped_radius, zero)
+    positive = Greater(mapped_radius, zero)
+    usual = Where(positive, reason_of_radius, reason_of_none)
+    guarded = Where(like, usual, reason_of_unlike)
+    reason = Where(valid, guarded, reason_of_invalid)
+"""
 _FP32, _UINT8 = "float[N,C,H,W]", "uint8[N,H,W,C]"
 _CHECK_IMAGE_AND_NETWORK = """
     lowest = ReduceMin<keepdims = 0>(image, image_axes)
@@ -115,28 +134,36 @@ _CHECK_NETWORK = """
 
 
 def certificate_graph(
-    *, num_classes: int, sigma: float, check_image: bool = True, margins: Margins = FLOAT32_MARGINS
+    *,
+    num_classes: int,
+    sigma: float,
+    check_image: bool = True,
+    guard: Guard | None = None,
+    margins: Margins = FLOAT32_MARGINS,
 ) -> onnx.GraphProto:
-    """The operators from `image` and `logits` to the six outputs of a served model; every certified radius is 0.
+    """The operators from `image` and `logits` to the outputs of a served model; every certified radius is 0.
 
     Args:
         num_classes: K ≥ 2.
         sigma: σ of the smoothing noise, on the [0,1] pixel scale.
         check_image: `image` is FP32 [N, C, H, W], any value of which may be invalid. Otherwise it is UINT8 [N, H, W,
             C], every value of which is valid. That the network answers numbers is checked in both cases.
+        guard: compares what the network sees, `image` or, with UINT8, the value `pixels` of its graph; None: no guard.
         margins: what the constants give away; less than the default, and a radius may be above its float64 value.
     """
     if num_classes < 2:
         raise ValueError(f"num_classes: expected at least 2, got {num_classes}")
     image, check = (_FP32, _CHECK_IMAGE_AND_NETWORK) if check_image else (_UINT8, _CHECK_NETWORK)
+    radius = guard_nodes(guard, pixels="image" if check_image else "pixels") + _GUARDED_RADIUS if guard else _RADIUS
     graph = parser.parse_graph(
-        _TEMPLATE.format(image=image, check=check, classes=num_classes, outputs=_signature(num_classes))
+        _TEMPLATE.format(image=image, check=check, radius=radius, classes=num_classes, outputs=_signature(num_classes))
     )
     used = {name for node in graph.node for name in node.input}
-    for name, value in _constants(num_classes, sigma, margins).items():
+    for name, value in (_constants(num_classes, sigma, margins) | guard_constants()).items():
         if name in used:
             graph.initializer.append(numpy_helper.from_array(value, name))
     graph.initializer.extend(map_tensors(NOT_CALIBRATED, num_classes=num_classes, margins=margins))
+    graph.initializer.extend(guard_tensors(guard, roundoff=margins.roundoff) if guard else ())
     return graph
 
 
@@ -149,7 +176,7 @@ def _signature(num_classes: int) -> str:
 def map_tensors(
     radius_map: RadiusMap, *, num_classes: int, margins: Margins = FLOAT32_MARGINS
 ) -> list[onnx.TensorProto]:
-    """The initializers `score_weights`, `score_thresholds` and `served_radii`, which calibration replaces.
+    """The initializers `score_weights`, `score_thresholds`, `served_radii` and `reason_of_none`: the map of a graph.
 
     The ninth weight of q is a bonus that lifts any score with q < ½ above any with q ≥ ½, as the thresholds demand.
     """
@@ -164,10 +191,11 @@ def map_tensors(
     tail = 4 * (num_classes + 2) * margins.roundoff  # what q is off by, relative, with its inflation
     slopes = (np.abs(weights) / POLES).sum(1)  # of the terms, in a logarithm
     margin = margins.relative * (largest + bonus) + margins.absolute * slopes.sum() + tail * slopes[0]
-    tensors = {
+    tensors: dict[str, NDArray[Any]] = {
         "score_weights": np.column_stack([weights, [bonus, 0, 0]]).astype(np.float32)[:, None, :],
         "score_thresholds": _up(np.append(thresholds + bonus + margin, np.inf)),
         "served_radii": _down(np.append(radii, 0.0)),
+        "reason_of_none": np.array(int(Reason.UNSURE if len(radii) else Reason.NOT_CALIBRATED)),
     }
     return [numpy_helper.from_array(value, name) for name, value in tensors.items()]
 
@@ -201,10 +229,12 @@ def constants_of(graph: onnx.GraphProto, *names: str) -> list[NDArray[Any]]:
 
 
 def serves_map(graph: onnx.GraphProto, radius_map: RadiusMap, *, num_classes: int) -> bool:
-    """Whether the certified radii of `graph` are exactly those of `radius_map`."""
+    """Whether the certified radii of `graph` are exactly those of `radius_map`; former graphs give no reasons."""
     served = {tensor.name: numpy_helper.to_array(tensor) for tensor in graph.initializer}
     expected = {
-        tensor.name: numpy_helper.to_array(tensor) for tensor in map_tensors(radius_map, num_classes=num_classes)
+        tensor.name: numpy_helper.to_array(tensor)
+        for tensor in map_tensors(radius_map, num_classes=num_classes)
+        if tensor.name in served or tensor.name != "reason_of_none"
     }
     return all(np.array_equal(served.get(name, np.nan), value) for name, value in expected.items())
 
@@ -217,6 +247,9 @@ def _constants(num_classes: int, sigma: float, margins: Margins) -> dict[str, ND
         "largest": np.float32(np.finfo(np.float32).max).reshape(()),
         "uniform": np.float32(1 / num_classes).reshape(()),
         "invalid_label": np.array(INVALID_LABEL),
+        "reason_of_radius": np.array(int(Reason.CALIBRATED)),
+        "reason_of_invalid": np.array(int(Reason.INVALID)),
+        "reason_of_unlike": np.array(int(Reason.UNLIKE)),
         "index_0": np.array(0),
         "from_0": np.array([0]),
         "to_top": np.array([top_k_of(num_classes)]),

@@ -31,9 +31,16 @@ from tritonclient.grpc import model_config_pb2 as pb
 
 from heatserve.certification.files import write_atomically
 from heatserve.export.card import BASE_NAME, CARD_NAME, GRAPH_NAME, PLAN_NAME, Attack, Card, CardError, verify_card
-from heatserve.export.contract import OUTPUT_TENSORS
+from heatserve.export.contract import OUTPUT_NAMES, OUTPUT_TENSORS
 from heatserve.export.graph.build import image_fields, served_classes
-from heatserve.export.graph.certificate import NOT_CALIBRATED, SIGMA_TOLERANCE, served_sigma, serves_map
+from heatserve.export.graph.certificate import (
+    FLOAT32_MARGINS,
+    NOT_CALIBRATED,
+    SIGMA_TOLERANCE,
+    served_sigma,
+    serves_map,
+)
+from heatserve.export.graph.guard import serves_guard
 from heatserve.export.repository.settings import (
     WARM_UP_PATH,
     check_settings,
@@ -49,6 +56,8 @@ LABELS_NAME = "labels.txt"
 TIMING_CACHE_NAME = "timing.cache"
 ATTEMPTS_NAME = "attempts.jsonl"
 MAX_BATCH_SIZE = 64
+PROMISE = ("promise", "alpha", "confidence")
+"""Parameters of `config.pbtxt` that state the promise of the card."""
 TENSORRT_BATCHES = (1, 8, MAX_BATCH_SIZE)
 """Smallest batch, the one that TensorRT chooses its kernels for, and largest."""
 
@@ -125,6 +134,9 @@ def _disagreement(model: onnx.ModelProto, card: Card) -> str | None:
     radius_map = card.calibration.radius_map if card.calibration else NOT_CALIBRATED
     if not serves_map(model.graph, radius_map, num_classes=classes):
         return "radius_map: expected the thresholds and radii of the graph, got others"
+    guard = card.calibration.guard if card.calibration else None
+    if not serves_guard(model.graph, guard, roundoff=FLOAT32_MARGINS.roundoff):
+        return "guard: expected the center, whitening and threshold of the graph, got others"
     return None
 
 
@@ -139,6 +151,8 @@ def triton_config(card: Card) -> pb.ModelConfig:
     backend = "tensorrt" if card.plan else "onnxruntime"
     config = pb.ModelConfig(name=card.model, backend=backend, max_batch_size=MAX_BATCH_SIZE)
     config.parameters["max_batch_size"].string_value = str(MAX_BATCH_SIZE)  # see `heatserve.serving.batching`
+    for parameter, value in promise_parameters(card).items():
+        config.parameters[parameter].string_value = value
     data_type = pb.TYPE_UINT8 if card.input_type == "UINT8" else pb.TYPE_FP32
     config.input.add(name="image", data_type=data_type, dims=_image_dims(card))
     for tensor in OUTPUT_TENSORS:
@@ -149,6 +163,14 @@ def triton_config(card: Card) -> pb.ModelConfig:
         if tensor.name == "probabilities":
             output.label_filename = LABELS_NAME
     return config
+
+
+def promise_parameters(card: Card) -> dict[str, str]:
+    """The parameters `promise`, `alpha` and `confidence` of `config.pbtxt`, from which a client learns the promise."""
+    if card.calibration is None:
+        return {"promise": "none: the model is not calibrated, and every certified radius is 0"}
+    part = card.calibration
+    return {"promise": part.promise, "alpha": f"{part.alpha:g}", "confidence": f"{part.confidence:g}"}
 
 
 def _image_dims(card: Card) -> tuple[int, int, int]:
@@ -199,7 +221,15 @@ def served_config(model: ModelVersion) -> pb.ModelConfig:
     config, expected = read_config(path), triton_config(model.card)
     for field in ("name", "backend", "input", "output"):
         if getattr(config, field) != getattr(expected, field):
-            raise CardError(f"{path}: expected the {field} of model {model.name!r} as on its card; export it again")
+            raise CardError(
+                f"{path}: expected the {field} of model {model.name!r} as on its card; export or calibrate it again"
+            )
+    found_promise = {name: config.parameters[name].string_value for name in PROMISE if name in config.parameters}
+    if found_promise != promise_parameters(model.card):
+        raise CardError(
+            f"{path}: expected the parameters {', '.join(PROMISE)} of model {model.name!r} as on its card; export or "
+            f"calibrate it again"
+        )
     check_settings(config, path.parent)
     found = labels.read_text(errors="replace").splitlines() if labels.is_file() else None
     if found != list(model.card.class_names):
@@ -224,6 +254,8 @@ def write_model_config(repository: Path, card: Card) -> None:
     settings = read_config(path) if path.exists() else None
     if settings is None or settings.backend != model.backend:
         settings = default_settings(MAX_BATCH_SIZE)
+    for name in PROMISE:
+        settings.parameters.pop(name, None)  # of the version before
     config = with_settings(model, settings)
     set_engine(config, card)
     set_warm_up(config, model_dir)
@@ -248,7 +280,7 @@ def publish(
             there already, or a black one.
 
     Raises:
-        CardError: the card is not that of the graphs.
+        CardError: the card is not that of the graphs, or the graph has other outputs than the contract.
         HeatserveError: the model's `config.pbtxt` cannot be read.
     """
     model_dir = repository / card.model
@@ -264,6 +296,7 @@ def publish(
             write_atomically(temporary / PLAN_NAME, plan)
         card.write(temporary)
         _verified(temporary)
+        _check_outputs(temporary, card.model)
         temporary.chmod(0o755)
         # Last, since what is served already should keep its settings where the disk has no room for the graphs.
         if warm_up is not None:
@@ -311,6 +344,16 @@ def carry_attempts(source: Path, repository: Path, name: str) -> None:
 def _lines(path: Path) -> list[str]:
     """The lines of a file; a last one that was torn is one of them, for its reader to refuse."""
     return path.read_bytes().decode().removesuffix("\n").split("\n")
+
+
+def _check_outputs(path: Path, name: str) -> None:
+    """Refuse a graph of a former version, which answers less than `config.pbtxt` will say."""
+    outputs = [output.name for output in onnx.load(path / GRAPH_NAME, load_external_data=False).graph.output]
+    if outputs != [*OUTPUT_NAMES]:
+        raise CardError(
+            f"{name}: expected a graph with the outputs {', '.join(OUTPUT_NAMES)}, got {', '.join(outputs)}; "
+            "calibrate the model again"
+        )
 
 
 def republish(model: ModelVersion, repository: Path, name: str) -> ModelVersion:

@@ -35,7 +35,7 @@ def predict(
 
     rows: list[tuple[str, Prediction, float]] = []
     with Client(url, model=model) as client:
-        spec = client.spec()
+        spec, promise = client.spec(), client.promise()
         for path in images:
             pixels = read_images(path, spec.input_shape, spec.input_type)
             start = time.perf_counter()
@@ -43,9 +43,10 @@ def predict(
             seconds = time.perf_counter() - start
             rows.extend((str(path), prediction, seconds) for prediction in predictions)
     if svg:
-        picture = terminal_svg(predictions_table(rows), title=f"heatserve predict … --model {model}")
+        picture = terminal_svg(predictions_table(rows, promise), title=f"heatserve predict … --model {model}")
         write_atomically(svg, picture.encode())
-    deliver([_record(*row) for row in rows], lambda: predictions_table(rows), as_json=as_json)
+    records = [{**_record(*row), "promise": promise} for row in rows]
+    deliver(records, lambda: predictions_table(rows, promise), as_json=as_json)
 
 
 def _record(image: str, prediction: Prediction, seconds: float) -> dict[str, Any]:
@@ -56,5 +57,6 @@ def _record(image: str, prediction: Prediction, seconds: float) -> dict[str, Any
         **asdict(prediction),
         "probabilities": prediction.probabilities.tolist(),
         "top_k": prediction.top_k.tolist(),
+        "explanation": prediction.reason.explanation,
         "seconds": seconds,
     }

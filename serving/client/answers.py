@@ -10,7 +10,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from heatserve.export.contract import OUTPUT_NAMES, OUTPUT_TENSORS, Outputs
+from heatserve.export.contract import OUTPUT_NAMES, OUTPUT_TENSORS, Outputs, Reason
 from heatserve.serving.batching import batch_limit
 from heatserve.serving.client.transport import InferResult
 from heatserve.serving.errors import ServingError
@@ -22,13 +22,15 @@ class ModelSpec:
     """What the server tells about a model.
 
     C, H, W of an image (H and W are −1 where any will do), which is FP32 [C, H, W] or UINT8 [H, W, C]; the number K of
-    classes; the largest batch.
+    classes; the largest batch. `promise` is what the model's card promises about certified radii, as a sentence; None:
+    the server does not say.
     """
 
     input_shape: tuple[int, int, int]
     input_type: Literal["FP32", "UINT8"]
     classes: int
     max_batch_size: int
+    promise: str | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -36,7 +38,8 @@ class Prediction:
     """One image's class and certificate (docs/served-graph.md). Radii and bounds: L2, pixels in [0,1].
 
     `label` is the most probable class and `probability` its probability, `class_name` its name, where the server
-    knows it; `probabilities` is float32 [K], `top_k` int64 [k]: the k most probable classes.
+    knows it; `probabilities` is float32 [K], `top_k` int64 [k]: the k most probable classes; `reason` says why the
+    certified radius is what it is.
     """
 
     label: int
@@ -47,6 +50,7 @@ class Prediction:
     l_bound: float
     certified_radius: float
     nominal_radius: float
+    reason: Reason
 
 
 def read_spec(answer: Mapping[str, Any]) -> ModelSpec:
@@ -71,6 +75,7 @@ def read_spec(answer: Mapping[str, Any]) -> ModelSpec:
         input_type="UINT8" if is_uint8 else "FP32",
         classes=int(outputs["probabilities"]["dims"][0]),
         max_batch_size=batch_limit(config),
+        promise=config.get("parameters", {}).get("promise", {}).get("string_value"),
     )
 
 
@@ -95,6 +100,11 @@ def read_outputs(answer: InferResult, *, images: int, classes: int) -> dict[str,
                 f"found {value.dtype} {list(value.shape)}"
             )
         outputs[tensor.name] = value if tensor.axes else value[:, 0]
+    unknown = set(outputs["reason"].tolist()) - {*Reason}
+    if unknown:
+        raise ServingError(
+            f"reason: expected one of {', '.join(map(str, map(int, Reason)))} from the server, found {min(unknown)}"
+        )
     return outputs
 
 
@@ -127,6 +137,7 @@ def read_predictions(outputs: Outputs, names: Mapping[int, str]) -> list[Predict
             l_bound=float(outputs["l_bound"][index]),
             certified_radius=float(outputs["certified_radius"][index]),
             nominal_radius=float(outputs["nominal_radius"][index]),
+            reason=Reason(outputs["reason"][index]),
         )
         for index, label in enumerate(outputs["label"].tolist())
     ]

@@ -82,6 +82,14 @@ class Client:
         """
         return self._described().spec
 
+    def promise(self) -> str | None:
+        """What the model's card promises about certified radii, as a sentence; None: the server does not say.
+
+        Raises:
+            ServingError: see `spec`.
+        """
+        return self.spec().promise
+
     def predict(self, images: ArrayLike) -> list[Prediction]:
         """One prediction per image, in order; batches above the model's largest go as several requests.
 
@@ -133,6 +141,10 @@ class AsyncClient:
     async def spec(self) -> ModelSpec:
         """See `Client.spec`."""
         return (await self._described()).spec
+
+    async def promise(self) -> str | None:
+        """See `Client.promise`."""
+        return (await self.spec()).promise
 
     async def predict(self, images: ArrayLike) -> list[Prediction]:
         """See `Client.predict`."""

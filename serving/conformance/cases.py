@@ -1,5 +1,5 @@
 """Cases that are hard for a certificate: logits of every size, ties, logits one float32 step from where an answer
-changes, and logits and pixels that are no numbers."""
+changes, images one step from where a guard refuses them, and logits and pixels that are no numbers."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.special import softmax
 
+from heatserve.certification.guard import Guard
 from heatserve.certification.radius import Float32Array, Float64Array, RadiusMap, score_fractions
 from heatserve.serving.conformance.probe import REACH
 
@@ -54,6 +55,28 @@ def with_invalid_pixels(images: NDArray[Any], values: Sequence[float]) -> NDArra
     flat = spoiled.reshape(len(spoiled), images[0].size)
     flat[::2, 0] = flat[1::2, -1] = values
     return spoiled
+
+
+def around_guard(guard: Guard, images: Float32Array, rng: np.random.Generator) -> Float32Array:
+    """Images [N, C, H, W] on the way from accepted ones to refused ones, within a few steps of where that changes.
+
+    None where the images are all accepted or all refused, as a few may be.
+    """
+    refused = guard.refuses(images)
+    if refused.all() or not refused.any():
+        return images[:0]
+    near = images[rng.choice(np.flatnonzero(~refused), len(images))].astype(np.float64)
+    far = images[rng.choice(np.flatnonzero(refused), len(images))].astype(np.float64)
+    low, high = np.zeros(len(images)), np.ones(len(images))
+
+    def at(share: Float64Array) -> Float32Array:
+        return np.asarray(near + share[:, None, None, None] * (far - near), np.float32)
+
+    for _ in range(30):
+        middle = (low + high) / 2
+        out = guard.refuses(at(middle))
+        low, high = np.where(out, low, middle), np.where(out, middle, high)
+    return at(np.clip(high + (high - low) * rng.integers(-_STEPS, _STEPS + 1, len(images)), 0, 1))
 
 
 def signed_map(classes: int, rng: np.random.Generator) -> RadiusMap:

@@ -9,15 +9,22 @@ import numpy as np
 from numpy.typing import NDArray
 
 from heatserve.certification.errors import HeatserveError
+from heatserve.certification.guard import Guard, fit_guard
 from heatserve.certification.progress import Progress, unseen
 from heatserve.certification.radius import RadiusMap
 from heatserve.export.contract import Outputs
 from heatserve.export.graph.certificate import NOT_CALIBRATED
 from heatserve.export.runtime.session import Runner
-from heatserve.serving.conformance.cases import hard_logits, nonsense_logits, signed_map, with_invalid_pixels
+from heatserve.serving.conformance.cases import (
+    around_guard,
+    hard_logits,
+    nonsense_logits,
+    signed_map,
+    with_invalid_pixels,
+)
 from heatserve.serving.conformance.engine import Engine, EngineMissingError
 from heatserve.serving.conformance.findings import Findings
-from heatserve.serving.conformance.probe import FP16, FP32, UINT8, Probe, probe
+from heatserve.serving.conformance.probe import FP16, FP32, UINT8, Encoding, Probe, pixels_of, probe
 from heatserve.serving.conformance.promises import check_contract, check_promises, check_same, deviation, rows_of
 
 CLASSES = (2, 10, 1000)
@@ -27,14 +34,19 @@ _BY_THEMSELVES = 32  # images of a probe that are asked about one at a time, too
 
 
 def standard_probes(*, seed: int) -> list[Probe]:
-    """For each K: a map in steps of σ/10 as it is served, one with weights of any sign, and none. Then the variants."""
+    """For each K: a map in steps of σ/10 as it is served, one with weights of any sign, and none. Then the variants.
+
+    Each variant also comes with a guard.
+    """
     probes = []
     for classes in CLASSES:
         signed = signed_map(classes, np.random.default_rng((seed, classes)))
         for sigma, radius_map in ((0.25, _served_map(0.25)), (1.0, signed), (0.1, NOT_CALIBRATED)):
             probes.append(probe(FP32, classes=classes, sigma=sigma, radius_map=radius_map))
-    variants = (probe(encoding, classes=10, sigma=0.25, radius_map=_served_map(0.25)) for encoding in (UINT8, FP16))
-    return [*probes, *variants]
+    for encoding, guarded in ((UINT8, False), (FP16, False), (FP32, True), (UINT8, True), (FP16, True)):
+        guard = _guard(encoding, 10, np.random.default_rng((seed, 0))) if guarded else None
+        probes.append(probe(encoding, classes=10, sigma=0.25, radius_map=_served_map(0.25), guard=guard))
+    return probes
 
 
 def conform_all(
@@ -99,6 +111,8 @@ def examine(findings: Findings, runner: Runner, one: Probe, *, examples: int, rn
     """
     encode, decode = one.encoding.encode, one.encoding.decode
     images = encode(hard_logits(one.radius_map, classes=one.classes, count=examples, rng=rng))
+    if one.guard and one.encoding.input_type == "FP32":
+        images = np.concatenate([images, around_guard(one.guard, images, rng)])
     together = _ask(findings, runner, one, images, decode(images))
 
     chosen = rng.choice(len(images), min(_BY_THEMSELVES, len(images)), replace=False)
@@ -125,7 +139,7 @@ def _ask(
     for batch, part in zip(batches, parts, strict=True):
         check_contract(one, len(batch), part)
     outputs = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
-    for check in check_promises(one, logits, outputs):
+    for check in check_promises(one, images, logits, outputs):
         findings.add(check, one)
     findings.widen(deviation(one, logits, outputs))
     return outputs
@@ -135,6 +149,12 @@ def _served_map(sigma: float) -> RadiusMap:
     """σ·min(Φ⁻¹(p₍₁₎) − 0.4, 3), in steps of σ/10."""
     radii = (np.arange(1, 31) * sigma / 10).astype(np.float32).astype(float)
     return RadiusMap(NOT_CALIBRATED.weights, tuple((0.4 + radii / sigma).tolist()), tuple(radii.tolist()))
+
+
+def _guard(encoding: Encoding, classes: int, rng: np.random.Generator) -> Guard:
+    """A guard that refuses about one in ten of the images of a probe."""
+    logits = hard_logits(_served_map(0.25), classes=classes, count=400, rng=rng)
+    return fit_guard(pixels_of(encoding.encode(logits)), level=0.1)
 
 
 def _alternating(first: NDArray[Any], second: NDArray[Any]) -> NDArray[Any]:

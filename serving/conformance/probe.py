@@ -17,6 +17,7 @@ import onnx
 from numpy.typing import NDArray
 from onnx import parser
 
+from heatserve.certification.guard import Guard
 from heatserve.certification.radius import Float32Array, RadiusMap
 from heatserve.export.card import InputType
 from heatserve.export.graph.build import certified_graph, uint8_input, with_map
@@ -70,12 +71,20 @@ class Probe:
     radius_map: RadiusMap
     graph: bytes
     """Serialised ONNX."""
+    guard: Guard | None = None
 
 
-def probe(encoding: Encoding, *, classes: int, sigma: float, radius_map: RadiusMap) -> Probe:
+def probe(
+    encoding: Encoding, *, classes: int, sigma: float, radius_map: RadiusMap, guard: Guard | None = None
+) -> Probe:
     """The graph that `heatserve export` and `heatserve calibrate` would make of this network."""
-    graph = with_map(certified_graph(encoding.network(classes), sigma=sigma), radius_map)
-    return Probe(encoding, classes, sigma, radius_map, graph.SerializeToString())
+    graph = with_map(certified_graph(encoding.network(classes), sigma=sigma), radius_map, guard)
+    return Probe(encoding, classes, sigma, radius_map, graph.SerializeToString(), guard)
+
+
+def pixels_of(images: NDArray[Any]) -> NDArray[np.float32]:
+    """Images as a graph takes them, as the FP32 [N, C, H, W] that its network gets."""
+    return images.transpose(0, 3, 1, 2) / np.float32(255) if images.dtype == np.uint8 else images
 
 
 def _network(classes: int) -> onnx.ModelProto:
@@ -116,6 +125,6 @@ UINT8 = replace(
     input_type="UINT8",
     network=lambda classes: uint8_input(_network(classes)),
     encode=_encode_in_bytes,
-    decode=lambda images: _decode(images.transpose(0, 3, 1, 2) / np.float32(255)),
+    decode=lambda images: _decode(pixels_of(images)),
     invalid=(),
 )

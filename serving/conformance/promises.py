@@ -18,8 +18,10 @@ from scipy.special import erf, softmax
 from heatserve.certification.errors import HeatserveError
 from heatserve.certification.quantile import POLES
 from heatserve.certification.radius import Float64Array, RadiusMap, certified_l_bound, nominal_radius
-from heatserve.export.contract import INVALID_LABEL, OUTPUT_TENSORS, RADIUS_NAMES, Outputs
-from heatserve.serving.conformance.probe import Probe
+from heatserve.export.contract import INVALID_LABEL, OUTPUT_TENSORS, RADIUS_NAMES, Outputs, Reason
+from heatserve.export.graph.certificate import FLOAT32_MARGINS
+from heatserve.export.graph.guard import guard_margin
+from heatserve.serving.conformance.probe import Probe, pixels_of
 
 _TIE = 1e-6  # relative difference of two probabilities that float32 may order either way
 _REPEATED = 1e-6  # what a probability may change by with the rest of its batch
@@ -65,11 +67,14 @@ def check_contract(one: Probe, count: int, outputs: Outputs) -> None:
         raise ContractError(f"outputs: expected {promised}, got {found}")
 
 
-def check_promises(one: Probe, logits: NDArray[np.floating[Any]], outputs: Outputs) -> Iterator[PromiseCheck]:
+def check_promises(
+    one: Probe, images: NDArray[Any], logits: NDArray[np.floating[Any]], outputs: Outputs
+) -> Iterator[PromiseCheck]:
     """Every promise about the answers to one batch.
 
     Args:
         one: the graph.
+        images: as the graph takes them.
         logits: [N, K], what its network answers; NaN for an image that is invalid.
         outputs: what the engine answered.
     """
@@ -77,8 +82,13 @@ def check_promises(one: Probe, logits: NDArray[np.floating[Any]], outputs: Outpu
     valid = np.isfinite(expected).all(1)
     refused, answered = rows_of(outputs, ~valid), rows_of(outputs, valid)
     yield PromiseCheck("invalid input", _fails_closed(refused), refused)
-    for promise, kept in (*_of_classes(one, expected[valid], answered), *_of_radii(one, answered)):
-        yield PromiseCheck(promise, kept, answered)
+    kept = (
+        *_of_classes(one, expected[valid], answered),
+        *_of_radii(one, answered),
+        *_of_reasons(one, pixels_of(images)[valid], answered),
+    )
+    for promise, holds in kept:
+        yield PromiseCheck(promise, holds, answered)
 
 
 def check_same(promise: str, some: Outputs, others: Outputs) -> PromiseCheck:
@@ -88,7 +98,7 @@ def check_same(promise: str, some: Outputs, others: Outputs) -> PromiseCheck:
 
 
 def deviation(one: Probe, logits: NDArray[np.floating[Any]], outputs: Outputs) -> Deviation:
-    """How far the answers to the valid images of one batch are from float64; the arguments of `check_promises`."""
+    """How far the answers to the valid images of one batch are from float64; arguments as for `check_promises`."""
     expected = _probabilities(logits)
     valid = np.isfinite(expected).all(1)
     answered = rows_of(outputs, valid)
@@ -98,7 +108,7 @@ def deviation(one: Probe, logits: NDArray[np.floating[Any]], outputs: Outputs) -
         probability=_largest(np.abs(p - expected[valid])),
         nominal=_largest(nominal - answered["nominal_radius"]) / one.sigma,
         positive=int((certified > 0).sum()),
-        lower=int((answered["certified_radius"] < certified).sum()),
+        lower=int(((answered["certified_radius"] < certified) & (answered["reason"] != Reason.UNLIKE)).sum()),
     )
 
 
@@ -115,7 +125,8 @@ def _probabilities(logits: NDArray[np.floating[Any]]) -> Float64Array:
 
 def _fails_closed(out: Outputs) -> NDArray[np.bool_]:
     nothing = [out[name] == 0 for name in RADIUS_NAMES]
-    kept = [out["label"] == INVALID_LABEL, *nothing, np.isfinite(out["probabilities"]).all(1)]
+    says = [out["label"] == INVALID_LABEL, out["reason"] == Reason.INVALID]
+    kept = [*says, *nothing, np.isfinite(out["probabilities"]).all(1)]
     return np.asarray(np.all(kept, axis=0))
 
 
@@ -138,7 +149,8 @@ def _of_radii(one: Probe, out: Outputs) -> Iterator[tuple[str, NDArray[np.bool_]
     certified, nominal, bound = out["certified_radius"], out["nominal_radius"], out["l_bound"]
     table = np.append(np.array(one.radius_map.radii, np.float32), np.float32(0))
     yield "certified_radius", (certified <= one.radius_map(p)) & np.isin(certified, table)
-    yield "certified_radius of use", certified >= _certified_at_least(one, p)
+    refused = out["reason"] == Reason.UNLIKE  # whether rightly so, `_of_reasons` asks
+    yield "certified_radius of use", refused | (certified >= _certified_at_least(one, p))
     exact = nominal_radius(p, sigma=one.sigma)
     yield "nominal_radius", (nominal >= 0) & (nominal <= exact)
     yield "nominal_radius of use", nominal >= exact - 1e-5 * exact - (1e-5 + 1e-7 * one.classes) * one.sigma
@@ -146,6 +158,21 @@ def _of_radii(one: Probe, out: Outputs) -> Iterator[tuple[str, NDArray[np.bool_]
     yield "l_bound", (bound >= 0) & (bound <= largest) & (bound <= certified)
     own = one.sigma * np.sqrt(np.pi / 2) * erf(certified / (one.sigma * np.sqrt(2)))
     yield "l_bound of use", bound >= own * (1 - 2e-5)
+
+
+def _of_reasons(one: Probe, pixels: NDArray[np.float32], out: Outputs) -> Iterator[tuple[str, NDArray[np.bool_]]]:
+    """Refused images and reasons for valid images, compared with the guard in float64 and with the engine's radii."""
+    reason, positive = out["reason"], out["certified_radius"] > 0
+    unlike = reason == Reason.UNLIKE
+    nothing = Reason.UNSURE if one.radius_map.radii else Reason.NOT_CALIBRATED
+    yield "reason", np.where(positive, reason == Reason.CALIBRATED, unlike | (reason == nothing))
+    if one.guard is None:
+        yield "guard of use", ~unlike
+        return
+    distance = one.guard.distance(pixels)
+    lost = 2 * guard_margin(one.guard, roundoff=FLOAT32_MARGINS.roundoff) + 1e-5 * one.guard.threshold
+    yield "guard", unlike | (distance <= one.guard.threshold)
+    yield "guard of use", ~unlike | (distance > one.guard.threshold - lost)
 
 
 def _certified_at_least(one: Probe, p: Float64Array) -> NDArray[np.float32]:

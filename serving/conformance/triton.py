@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from heatserve.certification.provenance import now, versions
 from heatserve.export.card import Calibration, Card, MonteCarlo, OverclaimCount, Split
-from heatserve.export.contract import INVALID_LABEL, OUTPUT_NAMES, RADIUS_NAMES, top_k_of
+from heatserve.export.contract import INVALID_LABEL, OUTPUT_NAMES, RADIUS_NAMES, Reason, top_k_of
 from heatserve.export.promise import NOTHING
 from heatserve.export.repository.layout import publish
 from heatserve.export.runtime.session import Runner
@@ -73,6 +73,7 @@ def _refused(classes: int) -> dict[str, NDArray[Any]]:
         "probabilities": np.full((1, classes), 1 / classes, np.float32),
         "top_k": np.arange(top_k_of(classes))[None],
         **dict.fromkeys(RADIUS_NAMES, nothing),
+        "reason": np.array([int(Reason.INVALID)]),
     }
 
 
@@ -88,6 +89,7 @@ def _card(probe: Probe, base: bytes) -> Card:
         level=1,
         target=None,
         radius_map=probe.radius_map,
+        guard=probe.guard,
         fit=_NO_IMAGES,
         check=_NO_IMAGES,
         monte_carlo=MonteCarlo(n0=0, n=0, alpha=1, seed=0),

@@ -12,12 +12,14 @@ from onnx import helper
 from tiny_model import random_images, shifted_map, write_tiny_model
 
 from heatserve.benchmarks.attack.differentiable import Logits, TorchGraph
+from heatserve.certification.guard import fit_guard
 from heatserve.export.card import GRAPH_NAME
+from heatserve.export.contract import Reason
 from heatserve.export.graph.build import certified_graph, logits_graph, with_map
 from heatserve.export.runtime.session import GraphError, open_session, run
 from heatserve.training.architectures import build_network
 
-OUTPUTS = ("label", "probabilities", "top_k", "l_bound", "certified_radius", "nominal_radius")
+OUTPUTS = ("label", "probabilities", "top_k", "l_bound", "certified_radius", "nominal_radius", "reason")
 
 
 @pytest.mark.slow
@@ -32,10 +34,13 @@ def test_it_computes_what_onnx_runtime_serves(architecture: str, shape: tuple[in
         architecture, num_classes=10, input_shape=shape, mean=(0.5,) * channels, std=(0.2,) * channels
     )
     logits = logits_graph(network, input_shape=shape)
-    graph = with_map(certified_graph(logits, sigma=0.25), shifted_map(0.01, 2.0))
-    images = torch.rand(3, *shape)
+    guard = fit_guard(torch.rand(200, *shape).numpy())
+    graph = with_map(certified_graph(logits, sigma=0.25), shifted_map(0.01, 2.0), guard)
+    images = torch.rand(4, *shape)
     images[2, 0, 0, 0] = 1.5  # not an image
+    images[3] = 0  # unlike the others
     expected = run(open_session(graph.SerializeToString()), images.numpy())
+    assert expected["reason"].tolist()[2:] == [Reason.INVALID, Reason.UNLIKE]
     for name, found in zip(OUTPUTS, TorchGraph(graph, OUTPUTS)(images), strict=True):
         np.testing.assert_allclose(found.numpy(), expected[name], rtol=1e-4, atol=1e-5, err_msg=name)
     with torch.no_grad():

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +14,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
-from tiny_model import SIGMA, edit_card, with_sigma, write_tiny_model
+from tiny_model import SIGMA, edit_card, random_images, with_sigma, write_tiny_model
 
+from heatserve.certification.guard import Guard, fit_guard
 from heatserve.export.card import (
     BASE_NAME,
     CARD_NAME,
@@ -164,6 +166,19 @@ def test_what_a_card_says_is_compared_with_its_graph_though_its_digest_is_right(
     version_dir = write_tiny_model(tmp_path)
     edit_card(version_dir, lambda card: card.update(change))
     with pytest.raises(CardError, match=f"the card belongs to another graph: {message}"):
+        open_model(tmp_path, "tiny")
+
+
+@pytest.mark.parametrize("guard", [None, fit_guard(random_images(100, seed=1))])
+def test_the_guard_of_a_card_is_compared_with_its_graph(tmp_path: Path, guard: Guard | None) -> None:
+    version_dir = write_tiny_model(tmp_path, guard=guard)
+    card = open_model(tmp_path, "tiny").card
+    assert card.calibration is not None
+    assert card.calibration.guard == guard
+    other = fit_guard(random_images(100, seed=2)) if guard is None else replace(guard, threshold=guard.threshold * 1.01)
+    part = card.calibration.model_copy(update={"guard": other}).model_dump(mode="json")
+    edit_card(version_dir, lambda content: content.update(calibration=part))
+    with pytest.raises(CardError, match="guard: expected the center, whitening and threshold of the graph, got others"):
         open_model(tmp_path, "tiny")
 
 

@@ -53,7 +53,7 @@ def test_the_bytes_of_a_served_graph_are_those_of_the_committed_model() -> None:
     assert model.card.calibration is not None
     served = onnx.load(model.path / GRAPH_NAME)
     again = certified_graph(network_of(served), sigma=model.card.sigma)
-    again = with_map(again, model.card.calibration.radius_map)
+    again = with_map(again, model.card.calibration.radius_map, model.card.calibration.guard)
     assert again.SerializeToString() == (model.path / GRAPH_NAME).read_bytes()
 
 

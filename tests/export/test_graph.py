@@ -20,14 +20,24 @@ from tritonclient.grpc import model_config_pb2
 import heatserve.export.calibration.calibrate as calibrating
 from heatserve.certification.calibration import CalibrationError, servable
 from heatserve.certification.errors import HeatserveError
+from heatserve.certification.guard import fit_guard
 from heatserve.certification.noise import GRID, NoiseError
 from heatserve.export.calibration.calibrate import calibrate_model
 from heatserve.export.calibration.certifier import Certifier
-from heatserve.export.card import BASE_NAME, CARD_NAME, GRAPH_NAME, CardError, MonteCarlo, read_card
+from heatserve.export.card import BASE_NAME, CARD_NAME, GRAPH_NAME, CardError, MonteCarlo, read_card, sha256_of
+from heatserve.export.contract import Reason
 from heatserve.export.exporting import export_checkpoint
 from heatserve.export.graph.build import certified_graph, logits_graph, plain_graph, with_map
 from heatserve.export.images import LabelledImages
-from heatserve.export.repository.layout import CONFIG_NAME, ModelVersion, model_names, open_model, publish, version_dirs
+from heatserve.export.repository.layout import (
+    CONFIG_NAME,
+    ModelVersion,
+    model_names,
+    open_model,
+    publish,
+    republish,
+    version_dirs,
+)
 from heatserve.export.repository.settings import WARM_UP_PATH
 from heatserve.export.runtime.session import GraphError, open_session, run
 from heatserve.training.architectures import build_network
@@ -133,6 +143,7 @@ def test_the_graph_holds_the_contract_and_nothing_of_the_exporting_machine(model
         "l_bound": ("float32", [batch]),
         "certified_radius": ("float32", [batch]),
         "nominal_radius": ("float32", [batch]),
+        "reason": ("int64", [batch]),
     }
     assert isinstance(batch, str)
     assert str(Path(__file__).parents[2]).encode() not in graph.SerializeToString()
@@ -150,6 +161,7 @@ def test_the_repository_is_what_triton_reads(model: ModelVersion, tmp_path: Path
         "l_bound",
         "certified_radius",
         "nominal_radius",
+        "reason",
     ]
     assert (folder / "labels.txt").read_text().split() == list("0123456789")
     assert sorted(path.name for path in model.path.iterdir()) == ["base.onnx", "certificate.json", "model.onnx"]
@@ -189,6 +201,21 @@ def test_a_radius_that_the_card_did_not_calibrate_is_refused(model: ModelVersion
     model.card.model_copy(update={"graph_sha256": hashlib.sha256(graph).hexdigest()}).write(model.path)
     with pytest.raises(CardError, match="radius_map: expected the thresholds and radii of the graph"):
         open_model(tmp_path / "models", "digits")
+
+
+def test_a_graph_of_a_former_version_can_be_opened_and_is_not_published(model: ModelVersion, tmp_path: Path) -> None:
+    graph = onnx.load(model.path / GRAPH_NAME)
+    (last,) = (node for node in graph.graph.node if "reason" in node.output)
+    graph.graph.node.remove(last)
+    del graph.graph.output[-1]
+    onnx.save(graph, model.path / GRAPH_NAME)
+    edit_card(model.path, lambda card: card.update(graph_sha256=sha256_of(model.path / GRAPH_NAME)))
+    former = open_model(tmp_path / "models", "digits")  # so that it can be calibrated again
+    with pytest.raises(
+        CardError, match=r"again: expected a graph with the outputs label, .* calibrate the model again"
+    ):
+        republish(former, tmp_path / "models", "again")
+    assert not version_dirs(tmp_path / "models" / "again")
 
 
 def test_publishing_is_all_or_nothing(model: ModelVersion, tmp_path: Path) -> None:
@@ -252,6 +279,12 @@ def test_calibration_publishes_a_graph_whose_radii_certify_backs(model: ModelVer
     accuracy = card.evaluation.certified_accuracy
     assert all(low <= high for low, high in zip(accuracy.l_bound, accuracy.single_pass, strict=True))
     assert "At most a share 0.1 of the answers" in card.calibration.promise
+    guard = card.calibration.guard
+    assert guard is not None
+    assert (guard.images, guard.level) == (67, 1 / 68)
+    assert guard == fit_guard(steady_images(300, 1).images[:100])
+    black = run(open_session(calibrated.path / GRAPH_NAME), np.zeros((1, *SHAPE), np.float32))
+    assert (black["certified_radius"].item(), black["reason"].item()) == (0, Reason.UNLIKE)
     radii = run(open_session(calibrated.path / GRAPH_NAME), steady_images(100, 2).images)
     assert (radii["certified_radius"] > 0).sum() == seen.positive
     assert radii["certified_radius"].max() <= max(card.calibration.radius_map.radii)
@@ -320,7 +353,7 @@ def test_a_graph_that_serves_more_than_was_calibrated_is_not_published(
 ) -> None:
     """The defect is put where calibration calls with_map, which has no reason to be an argument of calibrate_model."""
     bold = shifted_map(-3.0, 2.0)
-    monkeypatch.setattr(calibrating, "with_map", lambda graph, _: with_map(graph, bold))
+    monkeypatch.setattr(calibrating, "with_map", lambda graph, _, guard: with_map(graph, bold, guard))
     images, settings = steady_images(300, 1), MonteCarlo(n0=20, n=200, alpha=0.01, seed=0)
     with pytest.raises(CalibrationError, match=r"served graph: expected overclaims of at most 0\.1, .* got"):
         calibrate_model(model, images, images, alpha=0.1, delta=0.1, certifier=Certifier(settings))

@@ -21,6 +21,7 @@ from tiny_model import CLASS_NAMES, random_images
 
 from heatserve import AsyncClient, Client, ModelSpec, Prediction, ServingError, TritonServer
 from heatserve.export.card import GRAPH_NAME
+from heatserve.export.contract import Reason
 from heatserve.export.runtime.session import open_session, run
 
 PROTOCOLS = pytest.mark.parametrize("protocol", ["grpc", "http"])
@@ -55,7 +56,7 @@ def in_process(tiny_repository: Path) -> Callable[[NDArray[np.float32]], dict[st
 
 def assert_same(predictions: list[Prediction], expected: dict[str, NDArray[Any]], *, rtol: float = 0.0) -> None:
     """Bit for bit, unless `rtol` is given: where Triton batches requests together, a product's last bits may differ."""
-    for name in ("label", "probabilities", "top_k", "l_bound", "certified_radius", "nominal_radius"):
+    for name in ("label", "probabilities", "top_k", "l_bound", "certified_radius", "nominal_radius", "reason"):
         found = [getattr(prediction, name) for prediction in predictions]
         np.testing.assert_allclose(found, expected[name], rtol=rtol, atol=rtol)
 
@@ -100,7 +101,7 @@ def test_threads_get_their_own_answers(triton: TritonServer, in_process: Any, pr
 @PROTOCOLS
 def test_the_specification_says_what_the_model_takes(triton: TritonServer, protocol: str) -> None:
     with Client(url_of(triton, protocol), model="tiny") as client:
-        assert client.spec() == ModelSpec(input_shape=(1, 8, 8), input_type="FP32", classes=10, max_batch_size=64)
+        assert client.spec() == ModelSpec((1, 8, 8), "FP32", 10, 64, "overclaims at most 1 %")
         assert client.spec() is client.spec()  # asked once
 
 
@@ -126,6 +127,37 @@ def test_uint8_images_are_channels_last(triton: TritonServer, in_process: Any, p
 def test_uncalibrated_model_certifies_nothing(triton: TritonServer, protocol: str, predict: Predict) -> None:
     for prediction in predict(url_of(triton, protocol), "uncalibrated", random_images(20)):
         assert prediction.certified_radius == prediction.l_bound == 0 < prediction.nominal_radius
+
+
+@CLIENTS
+@PROTOCOLS
+def test_an_answer_says_why_its_radius_is_what_it_is(triton: TritonServer, protocol: str, predict: Predict) -> None:
+    url, usual, black = url_of(triton, protocol), random_images(1), np.zeros((1, 1, 8, 8), np.float32)
+    for model, images, reason in (
+        ("guarded", usual, Reason.CALIBRATED),
+        ("guarded", black, Reason.UNLIKE),
+        ("tiny", black, Reason.UNSURE),
+        ("uncalibrated", usual, Reason.NOT_CALIBRATED),
+    ):
+        (answer,) = predict(url, model, images)
+        assert answer.reason is reason
+        assert (answer.certified_radius > 0) == (reason is Reason.CALIBRATED)
+
+
+@PROTOCOLS
+def test_the_server_tells_the_promise_of_the_card(triton: TritonServer, protocol: str) -> None:
+    for model, promise in (
+        ("tiny", "overclaims at most 1 %"),
+        ("uncalibrated", "none: the model is not calibrated, and every certified radius is 0"),
+    ):
+        with Client(url_of(triton, protocol), model=model) as client:
+            assert client.promise() == promise
+
+    async def ask() -> str | None:
+        async with AsyncClient(url_of(triton, protocol), model="tiny") as client:
+            return await client.promise()
+
+    assert asyncio.run(ask()) == "overclaims at most 1 %"
 
 
 @pytest.mark.parametrize(

@@ -19,6 +19,7 @@ from typer.testing import CliRunner
 from heatserve import Client, Prediction, ServingError, TritonServer
 from heatserve.cli import app
 from heatserve.commands.serve import examples
+from heatserve.export.contract import Reason
 from heatserve.pictures import terminal_svg
 from heatserve.serving.client.image_files import read_images
 from heatserve.tables import models_table, predictions_table, text_art
@@ -45,6 +46,9 @@ def test_predict_writes_json(triton: TritonServer, picture: Path, protocol: str)
     assert records[0]["label"] == expected.label
     assert records[0]["class_name"] == CLASS_NAMES[expected.label]
     assert records[0]["certified_radius"] == expected.certified_radius
+    assert records[0]["reason"] == expected.reason
+    assert records[0]["explanation"] == expected.reason.explanation
+    assert {record["promise"] for record in records} == {"overclaims at most 1 %"}
     assert records[0]["probabilities"] == expected.probabilities.tolist()
 
 
@@ -53,6 +57,13 @@ def test_predict_prints_a_table(triton: TritonServer, picture: Path) -> None:
     result = CliRunner().invoke(app, command, catch_exceptions=False, env={"COLUMNS": "200"})
     assert re.search(r"certified +nominal", result.stdout)
     assert "picture.png" in result.stdout
+    assert result.stdout.count("Promise of the card: overclaims at most 1 %") == 1
+    assert "radius 0:" not in result.stdout
+    Image.fromarray(np.zeros((8, 8), np.uint8)).save(picture)
+    command[-1] = "guarded"
+    result = CliRunner().invoke(app, command, catch_exceptions=False, env={"COLUMNS": "200"})
+    assert "0.0000 (4)" in result.stdout
+    assert "(4) radius 0: the image is unlike those that the model was calibrated on." in result.stdout
 
 
 def test_predict_draws_what_it_prints(triton: TritonServer, picture: Path, tmp_path: Path) -> None:
@@ -69,7 +80,7 @@ def test_predict_draws_what_it_prints(triton: TritonServer, picture: Path, tmp_p
 def test_a_picture_is_the_same_for_the_same_answer_and_loads_nothing() -> None:
     def draw() -> str:
         probabilities = np.array([0.25, 0.75], np.float32)
-        prediction = Prediction(1, "cat", 0.75, probabilities, np.array([1, 0]), 0.125, 0.25, 0.5)
+        prediction = Prediction(1, "cat", 0.75, probabilities, np.array([1, 0]), 0.125, 0.25, 0.5, Reason.CALIBRATED)
         return terminal_svg(predictions_table([("cat.png", prediction, 0.002)]), title="an answer")
 
     assert draw() == draw()

@@ -34,6 +34,7 @@ from heatserve.serving.conformance.promises import check_promises
 from heatserve.serving.conformance.report import conformance_table
 
 PROBES = standard_probes(seed=0)
+GUARDED = next(one for one in PROBES if one.guard)
 
 
 @pytest.mark.parametrize(
@@ -60,7 +61,7 @@ def test_no_logits_whatever_break_a_promise(data: st.DataObject, classes: int) -
     numbers = st.floats(-REACH, REACH, width=32)
     logits = data.draw(arrays.arrays(np.float32, st.tuples(st.integers(1, 5), st.just(classes)), elements=numbers))
     images = FP32.encode(logits)
-    checks = list(check_promises(one, FP32.decode(images), answer(images)))
+    checks = list(check_promises(one, images, FP32.decode(images), answer(images)))
     assert len(checks) > 5
     assert all(check.kept.all() for check in checks), checks
 
@@ -73,8 +74,8 @@ def test_images_encode_logits_exactly() -> None:
 
 @pytest.mark.slow
 def test_triton_means_the_same() -> None:
-    """The whole way over gRPC: FP32 with ten classes, and UINT8."""
-    chosen = [PROBES[3], next(one for one in PROBES if one.encoding is UINT8)]
+    """The whole way over gRPC: FP32 with ten classes, with a guard, and UINT8."""
+    chosen = [PROBES[3], GUARDED, next(one for one in PROBES if one.encoding is UINT8)]
     findings = conform(ALL_ENGINES["triton"], chosen, examples=100, seed=2)
     assert findings.passed, findings
     assert findings.promises["invalid input"].cases > 10
@@ -90,11 +91,13 @@ def tampered(change: Callable[[onnx.GraphProto, dict[str, onnx.TensorProto]], ob
         with ALL_ENGINES["onnxruntime"](replace(one, graph=model.SerializeToString())) as answer:
             yield answer
 
-    return conform(engine, PROBES[3:6], examples=400, seed=3)
+    return conform(engine, (*PROBES[3:6], GUARDED), examples=400, seed=3)
 
 
 def scaled(name: str, by: float) -> Callable[[onnx.GraphProto, dict[str, onnx.TensorProto]], object]:
     def change(_: onnx.GraphProto, tensors: dict[str, onnx.TensorProto]) -> None:
+        if name not in tensors:
+            return
         values = numpy_helper.to_array(tensors[name])
         tensors[name].CopyFrom(numpy_helper.from_array((values * by).astype(values.dtype), name))
 
@@ -131,6 +134,9 @@ def without_label_check(graph: onnx.GraphProto, _: dict[str, onnx.TensorProto]) 
         (scaled("from_erf", 1.01), "l_bound"),
         (scaled("nominal_weights", 0.99), "nominal_radius of use"),
         (scaled("score_thresholds", 1.01), "certified_radius of use"),
+        (scaled("guard_threshold", 1 + 1e-3), "guard"),
+        (scaled("guard_threshold", 0.5), "guard of use"),
+        (scaled("reason_of_none", 0), "reason"),
         (unchecked, "invalid input"),
         (without_label_check, "invalid input"),
         (replaced("And", "valid", "Or"), "invalid input"),

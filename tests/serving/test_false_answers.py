@@ -8,6 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import grpc
+import numpy as np
 import pytest
 from test_client import CLIENTS, Predict
 from tiny_model import random_images
@@ -76,6 +77,11 @@ def replace(name: str, datatype: str, shape: list[int], size: int) -> Change:
     return change
 
 
+def unknown_reason(answer: service_pb2.ModelInferResponse) -> None:
+    index = [output.name for output in answer.outputs].index("reason")
+    answer.raw_output_contents[index] = np.array([0, 9]).tobytes()
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
@@ -95,6 +101,7 @@ def replace(name: str, datatype: str, shape: list[int], size: int) -> Change:
         ),
         (replace("nominal_radius", "FP32", [2, 1], 4), "nominal_radius: expected a tensor from the server, found one"),
         (replace("l_bound", "FP99", [2, 1], 8), "l_bound: expected"),
+        (unknown_reason, "reason: expected one of 0, 1, 2, 3, 4 from the server, found 9"),
     ],
 )
 @CLIENTS

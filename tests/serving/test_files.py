@@ -15,6 +15,7 @@ from heatserve import FREE_PORTS, ServingError, TritonServer
 from heatserve.certification.errors import HeatserveError
 from heatserve.export.card import BASE_NAME, CARD_NAME, GRAPH_NAME, CardError
 from heatserve.export.repository.layout import CONFIG_NAME, LABELS_NAME, ModelVersion, open_model
+from heatserve.export.repository.settings import read_config, write_config
 from heatserve.serving.triton import server
 
 Damage = Callable[[Path], object]
@@ -138,6 +139,20 @@ def test_a_configuration_of_something_else(tmp_path: Path, old: str, new: str, f
     assert old in config.read_text()
     config.write_text(config.read_text().replace(old, new, 1))
     with pytest.raises(CardError, match=rf"config\.pbtxt: expected the {field} of model 'tiny' as on its card"):
+        start(tmp_path / "models")
+
+
+@pytest.mark.parametrize("name", ["promise", "alpha", "confidence"])
+@pytest.mark.parametrize("calibrated", [True, False])
+def test_a_configuration_that_promises_something_else(tmp_path: Path, name: str, calibrated: bool) -> None:
+    path = write_tiny_model(tmp_path / "models", calibrated=calibrated).parent / CONFIG_NAME
+    config = read_config(path)
+    assert {"promise", "alpha", "confidence"} & {*config.parameters} == (
+        {"promise", "alpha", "confidence"} if calibrated else {"promise"}
+    )
+    config.parameters[name].string_value = "1"
+    write_config(path, config)
+    with pytest.raises(CardError, match=r"config\.pbtxt: expected the parameters promise, alpha, confidence of model"):
         start(tmp_path / "models")
 
 
