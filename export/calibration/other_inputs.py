@@ -88,7 +88,10 @@ def measure_other_inputs(
 
 
 def changed_images(model: ModelVersion, data: ModelImages, kind: str, change: ImageChange) -> ModelImages | None:
-    """The images, each changed, as a split of its own; None where the model does not take images of their new shape."""
+    """The images, each changed, as a split of its own; None where the model does not take images of their new shape.
+
+    Images of 8 bits stay so.
+    """
     where = (data.labels, data.dataset, f"{data.split}, {kind}", data.seed, data.first)
     random = [np.random.default_rng((data.seed, data.first + index)) for index in range(len(data))]
     if not isinstance(data.sent, np.ndarray):
@@ -97,7 +100,15 @@ def changed_images(model: ModelVersion, data: ModelImages, kind: str, change: Im
     images = [change(*one) for one in zip(data.images, random, strict=True)]
     if images[0].shape != model.card.input_shape:
         return None
-    return model_images(model, LabelledImages(np.stack(images).astype(np.float32), *where))
+    stacked = np.stack(images).astype(np.float32)
+    if (_as_8_bits(data.images) == data.images).all():
+        stacked = _as_8_bits(stacked)
+    return model_images(model, LabelledImages(stacked, *where))
+
+
+def _as_8_bits(images: Float32Array) -> Float32Array:
+    """Rounded to multiples of 1/255."""
+    return np.rint(images * _LEVELS) / _LEVELS
 
 
 def _changed_picture(picture: Picture, random: np.random.Generator, change: ImageChange) -> Picture:

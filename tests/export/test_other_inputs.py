@@ -313,3 +313,13 @@ def test_a_variant_that_keeps_its_radii_by_overclaims_is_refused(evaluated: Eval
     assert {name for name, *_ in compared.accuracies} == {"single_pass"}
     table = comparison_report(replace(compared, evaluations=(useless, evaluated)))
     assert any("backed" in str(cell) for cell in table.columns[0].cells)
+
+
+def test_images_of_8_bits_stay_so(reddish: tuple[ModelVersion, Runner]) -> None:
+    """Sound noise takes no others."""
+    model, runner = reddish
+    rows = measure_other_inputs(
+        model, runner, images_for(model), Certifier(CERTIFY.model_copy(update={"sampling": "grid"}))
+    )
+    assert [row.kind for row in rows] == [*image_changes(model.card)]
+    assert {row.images for row in rows} == {len(PICTURES)}
