@@ -330,13 +330,13 @@ def _promising(overclaims: NDArray[np.int64], trials: NDArray[np.int64], needed:
     return min(easiest, int(ample[0])) if ample.size else easiest
 
 
-def require_shares(*, alpha: float, delta: float) -> None:
-    """Refuse an α or a δ that is none.
+def require_shares(**shares: float) -> None:
+    """Refuse an α, a δ or a level, by name, that is none.
 
     Raises:
         CalibrationError: one of them is outside (0, 1).
     """
-    for name, share in (("alpha", alpha), ("delta", delta)):
+    for name, share in shares.items():
         if not 0 < share < 1:
             raise CalibrationError(f"{name}: expected a number between 0 and 1, got {share}")
 

@@ -194,7 +194,7 @@ class Calibration(_Part):
     """That the rate is at most α for the map on this card, and for that of every other attempt among `looks`."""
     looks: Annotated[int, Field(ge=1)]
     """Attempts that count, this one included: those that used an image of `check`, by any network, whether a map passed
-    or not, and those of this network that failed on other images of the same split (see `calibration.attempts`)."""
+    or not, and those of this network, or of another beside its base, that failed (see `calibration.attempts`)."""
     spent: Annotated[float, Field(ge=0)]
     """The sum of the levels that the earlier ones of these attempts were tested at."""
     level: Annotated[float, Field(gt=0, le=1)]

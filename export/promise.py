@@ -28,7 +28,7 @@ def promise_text(
         "; no earlier attempt of its model repository counts against it"
         if looks == 1
         else f", for whichever model is chosen of the {looks} attempts that count: those of its model repository on "
-        "the same images, and failed ones of this network"
+        "the same images, and failed ones of this network or its base"
     )
     return (
         "A radius r is about the smoothed classifier, which answers the class that the base network votes for most "

@@ -7,34 +7,38 @@ repository count together.
 What is spent. The k-th attempt is tested at a level lₖ: a map whose rate of overclaims is above α passes it with
 probability at most lₖ over the draw of its images. An earlier attempt *counts* against a later one if
 
-- one of the images that the later one tests on was used by the earlier one, whatever network it was of; or
-- it was of the same network and data, and failed, on whichever images: who tries until a test passes must pay for each
-  try, and new images for each try would pass in the end with certainty.
+- one of the images that the later one tests on was used by the earlier one, to fit, to test or for the figures of its
+  card, whatever network it was of; or
+- it failed, and was of the same network or of another one beside the same base, on whichever images of whichever data
+  set: who tries until a test passes must pay for each try, and new images for each try would pass in the end with
+  certainty. Precision, input type and σ make no other base, and copies of images are new ones to a machine.
 
 With s the sum of the levels of the earlier ones that count, the later one is tested at l = (δ − s)/2: δ/2, δ/4, … where
 all ask for one δ. By the union bound, the probability that any of them passes although its rate is above α is at most
 the sum of the levels, hence at most δ, however many there are and whichever of their models is chosen.
 
-What that does not cover: networks, settings or images of a later attempt that were chosen by what an earlier one found
-on the images that both test on, other than by whether it passed (where a first failure leads to a second attempt that
-was fixed beforehand, the union bound holds); a choice by figures on test images; images that were used in another
-repository, or before attempts were recorded; attempts whose lines somebody removed.
+What that does not cover: which is chosen of attempts that passed on images of their own; networks, settings or images
+of a later attempt that were chosen by what an earlier one found on the images that both test on, other than by whether
+it passed (where a first failure leads to a second attempt that was fixed beforehand, the union bound holds); a choice
+by figures on test images; images that were used in another repository, or before attempts were recorded; attempts whose
+lines somebody removed.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
+import os
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
 from io import StringIO
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
 import numpy as np
 import onnx
-from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
 from heatserve.certification.calibration import METHOD, require_images, require_shares
 from heatserve.certification.errors import HeatserveError
@@ -48,6 +52,9 @@ from heatserve.export.runtime.answers import ModelImages
 
 class AttemptsError(HeatserveError):
     """δ is spent, or a file of attempts is damaged."""
+
+
+_Open = Annotated[float, Field(gt=0, lt=1)]
 
 
 class _Line(BaseModel):
@@ -70,13 +77,13 @@ class Attempt(_Line):
     check: Split
     test: Split
     """Images that the figures of the card are measured on."""
-    alpha: float
-    delta: float
+    alpha: _Open
+    delta: _Open
     target: float | None
     monte_carlo: MonteCarlo
-    level: float
-    spent: float
-    looks: int
+    level: _Open
+    spent: Annotated[float, Field(ge=0)]
+    looks: Annotated[int, Field(ge=1)]
     fit_pixels: tuple[str, ...]
     check_pixels: tuple[str, ...]
     test_pixels: tuple[str, ...]
@@ -105,12 +112,17 @@ class Attempts:
     lines: tuple[Attempt | AttemptOutcome, ...]
 
     @cached_property
+    def recorded(self) -> tuple[Attempt, ...]:
+        """The lines that record an attempt; one that was made again has several."""
+        return tuple(line for line in self.lines if isinstance(line, Attempt))
+
+    @cached_property
     def made(self) -> dict[str, Attempt]:
-        """Each attempt once, by key: the first of its lines."""
+        """Each attempt once, by key: the line with the largest level, where copies of a model were apart for a time."""
         found: dict[str, Attempt] = {}
-        for line in self.lines:
-            if isinstance(line, Attempt):
-                found.setdefault(line.key, line)
+        for line in self.recorded:
+            if line.key not in found or line.level > found[line.key].level:
+                found[line.key] = line
         return found
 
     @cached_property
@@ -121,15 +133,12 @@ class Attempts:
     @cached_property
     def pixels(self) -> frozenset[str]:
         """Digests of all images that an attempt used: to fit, to test, or for figures."""
-        every = (line for line in self.lines if isinstance(line, Attempt))
-        return frozenset(
-            digest for a in every for part in (a.fit_pixels, a.check_pixels, a.test_pixels) for digest in part
-        )
+        parts = (part for a in self.recorded for part in (a.fit_pixels, a.check_pixels, a.test_pixels))
+        return frozenset(digest for part in parts for digest in part)
 
     def unused_from(self, dataset: str, split: str, seed: int) -> int:
         """The first index of a permutation after which no attempt has used an image; 0 if none has used any."""
-        every = (line for line in self.lines if isinstance(line, Attempt))
-        parts = (part for a in every for part in (a.fit, a.check, a.test))
+        parts = (part for a in self.recorded for part in (a.fit, a.check, a.test))
         named = (part for part in parts if (part.dataset, part.split, part.seed) == (dataset, split, seed))
         return max((part.end for part in named), default=0)
 
@@ -138,9 +147,9 @@ class Attempts:
         return [a for a in self.made.values() if a.key != asked.key and (_shares(a, asked) or self._retries(a, asked))]
 
     def _retries(self, earlier: Attempt, asked: Asked) -> bool:
-        """Whether an attempt of the same network on the same data failed."""
-        same = [(of.network_sha256, of.base_sha256, of.check.dataset, of.check.split) for of in (earlier, asked)]
-        return same[0] == same[1] and earlier.key not in self.passed
+        """Whether an attempt of the same network, or of another form of it, failed: all forms have one base."""
+        same = earlier.base_sha256 == asked.base_sha256 or earlier.network_sha256 == asked.network_sha256
+        return same and earlier.key not in self.passed
 
 
 @dataclass(frozen=True)
@@ -167,12 +176,12 @@ class Asked:
 
 
 def _shares(earlier: Attempt, asked: Asked) -> bool:
-    """Whether an image that is tested on was used by an earlier attempt, to fit or to test.
+    """Whether an image that is tested on was used by an earlier attempt, to fit, to test, or for figures.
 
     Pictures of any size and images that were brought to one size cannot be compared by pixels: of one split they are
     taken to be the same.
     """
-    if not {*earlier.fit_pixels, *earlier.check_pixels}.isdisjoint(asked.check_pixels):
+    if not {*earlier.fit_pixels, *earlier.check_pixels, *earlier.test_pixels}.isdisjoint(asked.check_pixels):
         return True
     same_split = (earlier.check.dataset, earlier.check.split) == (asked.check.dataset, asked.check.split)
     return earlier.form != asked.form and same_split
@@ -184,12 +193,20 @@ def read_attempts(repository: Path) -> Attempts:
     Raises:
         AttemptsError: a file is damaged; names file and line.
     """
-    files = sorted(repository.glob(f"*/{ATTEMPTS_NAME}"))
-    return Attempts(tuple(line for file in files for line in _read(file)))
+    folders = sorted(repository.iterdir()) if repository.is_dir() else []
+    files = [folder / ATTEMPTS_NAME for folder in folders]
+    return Attempts(tuple(line for file in files if os.path.lexists(file) for line in _read(file)))
 
 
 def _read(path: Path) -> Iterable[Attempt | AttemptOutcome]:
-    keys, content = set[str](), path.read_bytes().decode(errors="replace")
+    try:
+        content = path.read_bytes().decode(errors="replace")
+    except OSError as error:
+        raise AttemptsError(
+            f"{path}: expected the attempts to calibrate a model, got a file that cannot be read ({error.strerror}); "
+            "what was spent of δ cannot be known without it"
+        ) from None
+    keys = set[str]()
     for number, text in enumerate(StringIO(content, newline="\n") if content else [""], start=1):
         try:
             line = _LINE.validate_json(text)
@@ -272,6 +289,8 @@ def terms_of(asked: Asked, attempts: Attempts) -> AttemptTerms:
         CalibrationError: α or δ outside (0, 1), or no count could pass on so few images at what is left.
     """
     require_shares(alpha=asked.alpha, delta=asked.delta)
+    if asked.level is not None:
+        require_shares(level=asked.level)
     made = attempts.made.get(asked.key)
     if made:
         return AttemptTerms(made.level, made.spent, made.looks)
@@ -282,7 +301,7 @@ def terms_of(asked: Asked, attempts: Attempts) -> AttemptTerms:
         raise AttemptsError(
             f"delta: expected more than the {spent:g} that earlier attempts have spent ({len(counting)}, of "
             f"{', '.join(sorted({earlier.model for earlier in counting}))}), got {asked.delta:g}; calibrate on images "
-            "that no attempt has used (--skip, --data), another network where this one failed, or with a larger δ"
+            "that no attempt has used (--skip, --data), another base where this one failed, or with a larger δ"
         )
     require_images(asked.check.images, alpha=asked.alpha, delta=level)
     return AttemptTerms(level, spent, len(counting) + 1)
@@ -312,12 +331,24 @@ def further_attempt(repository: Path, asked: Asked, split_size: int | None) -> s
     spent = sum(earlier.level for earlier in counting)
     level = (asked.delta - spent) / 2
     price = f"tested at level {level:g}" if level > 0 else "refused"
-    split = f"split {asked.check.split!r} of {asked.check.dataset}"
-    unused = attempts.unused_from(asked.check.dataset, asked.check.split, asked.check.seed)
-    left = "" if split_size is None else f"; {max(0, split_size - unused)} images of {split} are unused"
-    if split_size is not None and unused < split_size:
-        left += f" (--skip {unused}), and there another network has all of δ"
     return (
         f"{spent:g} of δ = {asked.delta:g} is spent (attempts that count: {len(counting)}), so a further one on these "
-        f"images, or of this network, is {price}{left}"
+        f"images, or of a network of this base, is {price}{_unused(asked.check, attempts, split_size)}"
     )
+
+
+def _unused(check: Split, attempts: Attempts, split_size: int | None) -> str:
+    """How many images of the split no attempt has used, as far as one permutation tells."""
+    if split_size is None:
+        return ""
+    parts = (part for a in attempts.recorded for part in (a.fit, a.check, a.test))
+    seeds = {part.seed for part in parts if (part.dataset, part.split) == (check.dataset, check.split)}
+    if seeds != {check.seed}:
+        return (
+            "; other attempts drew from this split with another --seed, so --skip cannot leave out all that they used"
+        )
+    unused = attempts.unused_from(check.dataset, check.split, check.seed)
+    left = f"; {max(0, split_size - unused)} images of split {check.split!r} of {check.dataset} are unused"
+    if unused < split_size:
+        left += f" (--skip {unused}), and there a network of another base has all of δ"
+    return left

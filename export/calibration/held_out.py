@@ -19,6 +19,7 @@ from heatserve.certification.errors import HeatserveError
 from heatserve.certification.lineage import UNKNOWN
 from heatserve.certification.pixels import pixel_digest
 from heatserve.certification.progress import Progress, unseen
+from heatserve.export.calibration.attempts import read_attempts
 from heatserve.export.calibration.sampling import sample_for
 from heatserve.export.card import Calibration, Card, Evaluation
 from heatserve.export.images import LabelledImages, SampledImages
@@ -39,8 +40,10 @@ class HeldOut:
         model: exported, with the lineage of its networks.
         root: the folder of data sets that need one.
         vouched: a user says that training never saw the `test` split of the data set that is drawn from.
-        seen: digests of all training images that could be read, and of all images drawn so far.
+        seen: digests of all training images that could be read, of what else is not to be drawn, and of all images
+            drawn so far.
         not_compared: why the training images of a data set could not be read, for each of which that is so.
+        used_by: what the images of `seen` were used by, for messages.
         left_out: images that were passed over, since they are among those of `seen`.
     """
 
@@ -49,12 +52,13 @@ class HeldOut:
     vouched: bool
     seen: set[str]
     not_compared: tuple[str, ...]
+    used_by: str = "training"
     left_out: int = 0
 
     @property
     def notes(self) -> tuple[str, ...]:
         """What a user has to know of what was drawn, a line each."""
-        left_out = f"left out {self.left_out} images that training saw, or that are there twice"
+        left_out = f"left out {self.left_out} images that {self.used_by} used, or that are there twice"
         return *([left_out] if self.left_out else []), *(f"not compared: {reason}" for reason in self.not_compared)
 
     def parts(
@@ -129,9 +133,9 @@ class HeldOut:
             asked *= 2
         if not new:
             raise HeatserveError(
-                f"{dataset}: expected images of split {split!r} that no training of {self.model.card.model} saw, got "
-                f"none: the pixels of all {len(sampled)} are those of training images, or of images that were drawn "
-                "already; name another data set"
+                f"{dataset}: expected images of split {split!r} that {self.used_by} of {self.model.card.model} did not "
+                f"use, got none: the pixels of all {len(sampled)} are those of images that it used, or of images that "
+                "were drawn already; name another data set"
             )
         looked_at = max(new.values()) + 1 if len(new) == count else len(sampled)
         self.left_out += looked_at - len(new)
@@ -172,6 +176,19 @@ def held_out(
         check_recorded(model.card)
     seen, not_compared = _seen_in_training(model.card, root, vouched, progress)
     return HeldOut(model, root, vouched, seen, not_compared)
+
+
+def held_out_of_all(model: ModelVersion, *, root: Path | None = None, progress: Progress = unseen) -> HeldOut:
+    """As `held_out`, for an audit: nor are images drawn that an attempt to calibrate in the model's repository used.
+
+    What can be read of the training images is compared, and `HeldOut.notes` says what could not be.
+
+    Raises:
+        AttemptsError: a record of attempts is damaged.
+    """
+    seen, not_compared = _seen_in_training(model.card, root, True, progress)
+    used = read_attempts(model.path.parents[1]).pixels
+    return HeldOut(model, root, True, seen | used, not_compared, "training or calibration")
 
 
 def check_recorded(card: Card) -> None:

@@ -108,7 +108,8 @@ def changed_images(model: ModelVersion, data: ModelImages, kind: str, change: Im
 
 def _as_8_bits(images: Float32Array) -> Float32Array:
     """Rounded to multiples of 1/255."""
-    return np.rint(images * _LEVELS) / _LEVELS
+    rounded: Float32Array = np.rint(images * _LEVELS) / _LEVELS
+    return rounded
 
 
 def _changed_picture(picture: Picture, random: np.random.Generator, change: ImageChange) -> Picture:

@@ -38,7 +38,8 @@ def audit(
 ) -> None:
     """Can this be deployed? Compare the served file with Certify, on test images and with noise that made no map.
 
-    They are those of the split `test` that no calibration of the repository used, not even for the figures of a card.
+    They are those of the split `test` whose pixels no training of the network saw and no calibration of the repository
+    used, not even for the figures of a card; each is taken once.
 
     Judges the promise on the card, with the card's n₀, n and alpha of Certify: PASS, unless the data speak against it
     or are too few to. A model that is not calibrated promises nothing, and fails.
@@ -49,8 +50,9 @@ def audit(
     """
     from heatserve.export.audit.audit import audit_model, unused_seed, unused_test_images
     from heatserve.export.audit.report import audit_report
+    from heatserve.export.calibration.held_out import held_out_of_all
     from heatserve.export.calibration.report import progress_bar
-    from heatserve.export.calibration.sampling import check_classes, sample_for
+    from heatserve.export.calibration.sampling import check_classes
     from heatserve.export.repository.layout import open_model
 
     as_written = _audit_format(out)
@@ -58,9 +60,13 @@ def audit(
     data = data or model.card.trained_on
     check_classes(model.card, data, root=root)
     unused = unused_test_images(model, data, root=root)
+    source = held_out_of_all(model, root=root, progress=progress_bar)
+    drawn = source.draw(data, "test", images, seed=unused.seed, first=unused.first)
+    for note in source.notes:
+        typer.echo(note, err=True)
     audited = audit_model(
         model,
-        sample_for(model, data, "test", root=root, count=images, seed=unused.seed, first=unused.first),
+        drawn,
         seed=unused_seed(model.card) if seed is None else seed,
         folder=kept,
         progress=progress_bar,

@@ -67,7 +67,8 @@ def doctored(calibrated: ModelVersion, tmp_path_factory: pytest.TempPathFactory)
     quick = model.card.calibration.monte_carlo.model_copy(update={"n0": 10, "n": 100})
     calibration = model.card.calibration.model_copy(update={"radius_map": shifted_map(0.0, 2.4), "monte_carlo": quick})
     calibration = calibration.model_copy(update={"promise": calibration.promised(model.card.sigma)})
-    graph = with_map(onnx.load(model.path / GRAPH_NAME), calibration.radius_map).SerializeToString()
+    served = onnx.load(model.path / GRAPH_NAME)
+    graph = with_map(served, calibration.radius_map, calibration.guard).SerializeToString()
     card = model.card.model_copy(update={"graph_sha256": hashlib.sha256(graph).hexdigest(), "calibration": calibration})
     repository = tmp_path_factory.mktemp("doctored")
     return publish(repository, card, graph=graph, base=(model.path / BASE_NAME).read_bytes())
@@ -95,7 +96,8 @@ def test_an_honest_model_passes(calibrated: ModelVersion, passed: tuple[Result, 
     assert found["verdict"]["detectable"] > card.calibration.alpha
     measured = found["measured"]
     assert measured["monte_carlo"] == {**card.calibration.monte_carlo.model_dump(), "seed": 2}
-    assert measured["data"] == {"dataset": "digits", "split": "test", "images": IMAGES, "seed": 0, "first": 150}
+    unused = {"dataset": "digits", "split": "test", "images": IMAGES, "seed": 0, "first": 200, "passed_over": 0}
+    assert measured["data"] == unused, "200 were used by the figures of the committed model"
     assert {"command", "machine", "versions", "date"} <= set(found["provenance"])
 
 

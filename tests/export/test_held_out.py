@@ -94,7 +94,7 @@ def test_training_images_in_other_files_are_left_out_and_others_take_their_place
     assert len(test) == 100
     assert not training_digests("digits") & set(found)
     assert source.left_out > 0
-    assert source.notes == (f"left out {source.left_out} images that training saw, or that are there twice",)
+    assert source.notes == (f"left out {source.left_out} images that training used, or that are there twice",)
 
     everything = held_out(model)
     everything.draw(f"imagefolder:{folder}", "test", 1000)
@@ -107,7 +107,7 @@ def test_a_folder_of_nothing_but_training_images_is_refused(tmp_path: Path, resi
     for part in ("train", "test"):
         write_images(tmp_path / "folder", part, seen)
     source = held_out(trained_on(tmp_path / "models", ON_DIGITS, resize=resize))
-    with pytest.raises(HeatserveError, match=r"no training of tiny saw, got none: the pixels of all 10 are those of"):
+    with pytest.raises(HeatserveError, match=r"training of tiny did not use, got none: the pixels of all 10 are"):
         source.parts(f"imagefolder:{tmp_path / 'folder'}", images=5, test_images=5)
 
 
@@ -152,7 +152,9 @@ def test_a_vouched_data_set_is_compared_with_all_official_training_images_of_wha
     ours = held_out(trained_on(tmp_path / "ours", ON_DIGITS), vouched=True)
     assert len(ours.draw(dataset, "test", 40)) == 40
     theirs = held_out(trained_on(tmp_path / "theirs", replace(ON_DIGITS, method="imported")), vouched=True)
-    with pytest.raises(HeatserveError, match="expected images of split 'test' that no training of tiny saw, got none"):
+    with pytest.raises(
+        HeatserveError, match="expected images of split 'test' that training of tiny did not use, got none"
+    ):
         theirs.draw(dataset, "test", 40)
 
 

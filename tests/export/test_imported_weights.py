@@ -102,7 +102,7 @@ def test_a_network_of_ours_needs_nobody_and_its_training_images_in_other_files_d
             Image.fromarray(np.rint(image[0] * 255).astype(np.uint8)).save(path)
     for option in ("--data", "--calibration-data"):
         with pytest.raises(
-            HeatserveError, match=r"that no training of ours saw, got none: .* those of training images"
+            HeatserveError, match=r"that training of ours did not use, got none: .* those of images that it used"
         ):
             calibrate("ours", tmp_path / "models", option, f"imagefolder:{tmp_path / 'folder'}")
 
