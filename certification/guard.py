@@ -103,13 +103,16 @@ def fit_guard(images: FloatArray, *, level: float = GUARD_LEVEL) -> Guard:
         level: probability with which an honest image may be refused, between 0 and 1.
 
     Raises:
-        HeatserveError: fewer than 10 images.
+        HeatserveError: fewer than 10 images, or pixels that are no numbers.
     """
     if len(images) < _FEWEST:
         raise HeatserveError(
             f"images: expected at least {_FEWEST} that others are compared with, got {len(images)}; use more "
             f"calibration images"
         )
+    broken = int((~np.isfinite(images)).any((1, 2, 3)).sum())
+    if broken:
+        raise HeatserveError(f"images: expected pixels that are numbers, got {broken} images with others")
     first, others = images[: len(images) // 3], images[len(images) // 3 :]
     known = statistics(first)
     covariance = np.atleast_2d(np.cov(known.T, bias=True))

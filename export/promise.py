@@ -2,10 +2,23 @@
 
 from __future__ import annotations
 
+from decimal import ROUND_CEILING, ROUND_FLOOR, Context
+
 NOTHING = "Nothing is promised about these radii."
 VOUCHED = (
     " That no training saw the calibration images is the word of the user who calibrated the model; it is not known."
 )
+
+
+def stated(share: float, *, up: bool) -> str:
+    """A share to six digits, rounded to the side that promises less: a confidence of 0.9999996 is not 1.
+
+    Args:
+        share: between 0 and 1.
+        up: whether a smaller share promises more.
+    """
+    digits = Context(prec=6, rounding=ROUND_CEILING if up else ROUND_FLOOR)
+    return f"{float(digits.create_decimal(f'{share:.15g}')):g}"
 
 
 def promise_text(
@@ -34,10 +47,11 @@ def promise_text(
         "A radius r is about the smoothed classifier, which answers the class that the base network votes for most "
         f"often under Gaussian noise of sigma = {sigma:g}: it answers the class that is served for every image within "
         "L2 distance r (pixels in [0,1]). The class that the single pass serves may itself change within r. "
-        f"At most a share {alpha:g} of the answers with a positive radius overclaim, counted over all radii and "
-        f"classes together, not for each: their radius is above what {reference} proves at that image, or their class "
-        f"is another than it names; it is itself wrong with probability at most {error:g} for each image. "
-        f"This holds with confidence {confidence:g} over the draw of the calibration images{chosen}. "
+        f"At most a share {stated(alpha, up=True)} of the answers with a positive radius overclaim, counted over all "
+        f"radii and classes together, not for each: their radius is above what {reference} proves at that image, or "
+        "their class is another than it names; it is itself wrong with probability at most "
+        f"{stated(error, up=True)} for each image. "
+        f"This holds with confidence {stated(confidence, up=False)} over the draw of the calibration images{chosen}. "
         "It holds for images drawn like the calibration images only, and for none that an adversary makes."
         + (VOUCHED if vouched else "")
     )

@@ -20,6 +20,7 @@ from heatserve.certification.calibration import (
     counted,
     fixed_sequence_test,
     radius_grid,
+    require_shares,
 )
 from heatserve.certification.errors import HeatserveError
 from heatserve.certification.guard import Guard, fit_guard
@@ -144,6 +145,7 @@ def servable_radii(sigma: float, monte_carlo: MonteCarlo, target: float | None) 
     Raises:
         HeatserveError: what is asked for cannot be proven.
     """
+    require_shares(certify_alpha=monte_carlo.alpha)
     if monte_carlo.decides is not None:
         if not provable(monte_carlo.decides, sigma=sigma, n=monte_carlo.n, alpha=monte_carlo.alpha):
             raise HeatserveError(

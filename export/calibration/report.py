@@ -14,6 +14,7 @@ from heatserve.certification.noise import grey_levels
 from heatserve.certification.radius import RadiusMap
 from heatserve.export.calibration.compare import Comparison
 from heatserve.export.card import Calibration, Card, Evaluation, OverclaimCount, OverclaimRate
+from heatserve.export.promise import stated
 
 T = TypeVar("T")
 
@@ -38,8 +39,8 @@ def card_report(card: Card) -> Group:
         Text(f"promise {calibration.promise}"),
         Text(
             f"looks   this is look {calibration.looks}, tested at level {calibration.level:.3g}; "
-            f"{calibration.spent:.3g} was spent on those before; confidence {calibration.confidence:g} holds for all "
-            "of them together"
+            f"{calibration.spent:.3g} was spent on those before; confidence "
+            f"{stated(calibration.confidence, up=False)} holds for all of them together"
         ),
         Text(
             f"map     {_steps(calibration.radius_map)}; it was chosen on {calibration.fit.images} images, and by the "

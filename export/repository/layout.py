@@ -41,6 +41,7 @@ from heatserve.export.graph.certificate import (
     serves_map,
 )
 from heatserve.export.graph.guard import serves_guard
+from heatserve.export.promise import stated
 from heatserve.export.repository.settings import (
     WARM_UP_PATH,
     check_settings,
@@ -170,7 +171,11 @@ def promise_parameters(card: Card) -> dict[str, str]:
     if card.calibration is None:
         return {"promise": "none: the model is not calibrated, and every certified radius is 0"}
     part = card.calibration
-    return {"promise": part.promise, "alpha": f"{part.alpha:g}", "confidence": f"{part.confidence:g}"}
+    return {
+        "promise": part.promise,
+        "alpha": stated(part.alpha, up=True),
+        "confidence": stated(part.confidence, up=False),
+    }
 
 
 def _image_dims(card: Card) -> tuple[int, int, int]:

@@ -117,6 +117,13 @@ def test_too_few_images_are_told() -> None:
         fit_guard(FITTED[:9])
 
 
+def test_pixels_that_are_no_numbers_are_told() -> None:
+    images = np.full((20, 1, 8, 8), 0.5, np.float32)
+    images[3, 0, 0, 0] = np.nan
+    with pytest.raises(HeatserveError, match="images: expected pixels that are numbers, got 1 images with others"):
+        fit_guard(images)
+
+
 def test_images_of_another_shape_are_told() -> None:
     with pytest.raises(ValueError, match=r"images: expected shape \[N, \*\[1, 8, 8\]\], got \[2, 1, 9, 8\]"):
         GUARD.refuses(np.zeros((2, 1, 9, 8), np.float32))
