@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 from rich.box import SIMPLE
+from rich.console import Group, RenderableType
+from rich.constrain import Constrain
 from rich.table import Table
 from rich.text import Text
 
 if TYPE_CHECKING:
+    from heatserve.export.contract import Reason
     from heatserve.export.repository.layout import ModelVersion
     from heatserve.serving.client.answers import Prediction
 
 _HALF_BLOCKS = " ▄▀█"
+_NOTE_WIDTH = 100
 
 
 def text_art(image: NDArray[np.float32]) -> str:
@@ -49,7 +53,7 @@ def _promise(model: ModelVersion) -> Text:
     )
 
 
-def predictions_table(rows: Iterable[tuple[str, Prediction, float]], promise: str | None = None) -> Table:
+def predictions_table(rows: Iterable[tuple[str, Prediction, float]], promise: str | None = None) -> Group:
     """One row per image: its class, and in bold the radius that is promised. Below, why radii are 0, and the promise.
 
     Args:
@@ -57,22 +61,12 @@ def predictions_table(rows: Iterable[tuple[str, Prediction, float]], promise: st
         promise: that of the model's card; None: it is not known.
     """
     rows = list(rows)
-    reasons = sorted({prediction.reason for _, prediction, _ in rows if prediction.reason})
-    notes = [f"({reason:d}) {reason.explanation}." for reason in reasons]
-    notes += [f"Promise of the card: {promise}"] if promise else []
     table = Table(
         box=SIMPLE,
         show_edge=False,
         pad_edge=False,
         collapse_padding=True,
         show_lines=any("\n" in image for image, *_ in rows),
-        caption=(
-            "\nA change of smaller L2 norm than the certified radius (pixels in [0,1]) does not change the smoothed "
-            "classifier's class, as often as the model's card promises. The nominal radius is the paper's formula, "
-            "uncorrected, without a promise." + "".join(f"\n{note}" for note in notes)
-        ),
-        caption_justify="left",
-        caption_style="italic",
     )
     table.add_column("\nimage", overflow="fold", min_width=8)
     table.add_column("\nclass", overflow="fold", min_width=5)
@@ -90,4 +84,18 @@ def predictions_table(rows: Iterable[tuple[str, Prediction, float]], promise: st
             f"{prediction.nominal_radius:.4f}",
             f"{seconds * 1000:.1f}",
         )
-    return table
+    reasons = {prediction.reason for _, prediction, _ in rows if prediction.reason}
+    return Group(table, *_notes(sorted(reasons), promise))
+
+
+def _notes(reasons: Iterable[Reason], promise: str | None) -> Iterator[RenderableType]:
+    """What stands below predictions: as wide as the terminal, up to what is easy to read, and not as the table."""
+    notes = [f"({reason:d}) {reason.explanation}." for reason in reasons]
+    notes.append(
+        "A change of smaller L2 norm than the certified radius (pixels in [0,1]) does not change the smoothed "
+        "classifier's class, as often as the model's card promises. The nominal radius is the paper's formula, "
+        "uncorrected, without a promise."
+    )
+    notes += [f"Promise of the card: {promise}"] if promise else []
+    for note in notes:
+        yield Constrain(Text(f"\n{note}", style="italic"), _NOTE_WIDTH)

@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 import tritonclient.grpc
 from numpy.typing import NDArray
-from tiny_model import CLASS_NAMES, random_images
+from tiny_model import CALIBRATION, CLASS_NAMES, random_images
 
 from heatserve import AsyncClient, Client, ModelSpec, Prediction, ServingError, TritonServer
 from heatserve.export.card import GRAPH_NAME
@@ -101,7 +101,7 @@ def test_threads_get_their_own_answers(triton: TritonServer, in_process: Any, pr
 @PROTOCOLS
 def test_the_specification_says_what_the_model_takes(triton: TritonServer, protocol: str) -> None:
     with Client(url_of(triton, protocol), model="tiny") as client:
-        assert client.spec() == ModelSpec((1, 8, 8), "FP32", 10, 64, "overclaims at most 1 %")
+        assert client.spec() == ModelSpec((1, 8, 8), "FP32", 10, 64, CALIBRATION.promise)
         assert client.spec() is client.spec()  # asked once
 
 
@@ -147,7 +147,7 @@ def test_an_answer_says_why_its_radius_is_what_it_is(triton: TritonServer, proto
 @PROTOCOLS
 def test_the_server_tells_the_promise_of_the_card(triton: TritonServer, protocol: str) -> None:
     for model, promise in (
-        ("tiny", "overclaims at most 1 %"),
+        ("tiny", CALIBRATION.promise),
         ("uncalibrated", "none: the model is not calibrated, and every certified radius is 0"),
     ):
         with Client(url_of(triton, protocol), model=model) as client:
@@ -157,7 +157,7 @@ def test_the_server_tells_the_promise_of_the_card(triton: TritonServer, protocol
         async with AsyncClient(url_of(triton, protocol), model="tiny") as client:
             return await client.promise()
 
-    assert asyncio.run(ask()) == "overclaims at most 1 %"
+    assert asyncio.run(ask()) == CALIBRATION.promise
 
 
 @pytest.mark.parametrize(
@@ -248,7 +248,7 @@ def test_a_task_that_gives_up_leaves_the_connection_usable(triton: TritonServer,
 
 def give_up_at_the_timeout(url: str) -> None:
     with pytest.raises(ServingError, match="no answer in time"):
-        predict_blocking(url, "patient", random_images(1), timeout=0.05)
+        predict_blocking(url, "patient", random_images(2), timeout=0.05)
 
 
 def give_up_by_cancelling_the_task(url: str) -> None:
@@ -258,7 +258,7 @@ def give_up_by_cancelling_the_task(url: str) -> None:
 
 async def predict_in_a_task(url: str) -> list[Prediction]:
     async with AsyncClient(url, model="patient") as client:
-        return await client.predict(random_images(1))
+        return await client.predict(random_images(2))
 
 
 @pytest.mark.parametrize("give_up", [give_up_at_the_timeout, give_up_by_cancelling_the_task])
@@ -269,9 +269,10 @@ def test_over_grpc_the_server_does_not_run_what_nobody_waits_for(
     statistics = tritonclient.grpc.InferenceServerClient(url.removeprefix("grpc://"))
 
     def counts() -> tuple[int, int]:
-        """Images that `patient` was run on, and requests to it that failed."""
+        """Batches of several images that `patient` was run on, unlike those of the watch, and requests that failed."""
         found = statistics.get_inference_statistics("patient").model_stats[0]
-        return found.inference_count, found.inference_stats.fail.count
+        several = sum(batch.compute_infer.count for batch in found.batch_stats if batch.batch_size > 1)
+        return several, found.inference_stats.fail.count
 
     run_before, failed_before = counts()
     deadline = time.monotonic() + 30

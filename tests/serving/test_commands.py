@@ -7,13 +7,15 @@ import re
 import shutil
 import subprocess
 import sys
+from io import StringIO
 from pathlib import Path
 from xml.etree import ElementTree
 
 import numpy as np
 import pytest
 from PIL import Image
-from tiny_model import CLASS_NAMES, random_images
+from rich.console import Console
+from tiny_model import CALIBRATION, CLASS_NAMES, random_images
 from typer.testing import CliRunner
 
 from heatserve import Client, Prediction, ServingError, TritonServer
@@ -48,7 +50,7 @@ def test_predict_writes_json(triton: TritonServer, picture: Path, protocol: str)
     assert records[0]["certified_radius"] == expected.certified_radius
     assert records[0]["reason"] == expected.reason
     assert records[0]["explanation"] == expected.reason.explanation
-    assert {record["promise"] for record in records} == {"overclaims at most 1 %"}
+    assert {record["promise"] for record in records} == {CALIBRATION.promise}
     assert records[0]["probabilities"] == expected.probabilities.tolist()
 
 
@@ -57,13 +59,23 @@ def test_predict_prints_a_table(triton: TritonServer, picture: Path) -> None:
     result = CliRunner().invoke(app, command, catch_exceptions=False, env={"COLUMNS": "200"})
     assert re.search(r"certified +nominal", result.stdout)
     assert "picture.png" in result.stdout
-    assert result.stdout.count("Promise of the card: overclaims at most 1 %") == 1
+    assert " ".join(result.stdout.split()).count(f"Promise of the card: {CALIBRATION.promise}") == 1
     assert "radius 0:" not in result.stdout
     Image.fromarray(np.zeros((8, 8), np.uint8)).save(picture)
     command[-1] = "guarded"
     result = CliRunner().invoke(app, command, catch_exceptions=False, env={"COLUMNS": "200"})
     assert "0.0000 (4)" in result.stdout
     assert "(4) radius 0: the image is unlike those that the model was calibrated on." in result.stdout
+
+
+@pytest.mark.parametrize(("columns", "widest"), [(70, 70), (200, 100)])
+def test_notes_below_a_narrow_table_are_as_wide_as_the_terminal(columns: int, widest: int) -> None:
+    prediction = Prediction(1, "cat", 0.75, np.ones(2, np.float32), np.array([1, 0]), 0.0, 0.0, 0.5, Reason.UNSURE)
+    console = Console(width=columns, file=StringIO(), record=True)
+    console.print(predictions_table([("cat.png", prediction, 0.002)], CALIBRATION.promise))
+    lines = console.export_text().splitlines()
+    assert max(map(len, lines[:3])) < 66, "the table has become wider than this test needs it"
+    assert widest - 10 < max(len(line.rstrip()) for line in lines) <= widest
 
 
 def test_predict_draws_what_it_prints(triton: TritonServer, picture: Path, tmp_path: Path) -> None:
