@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import fcntl
 import os
+import re
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -18,7 +19,8 @@ from heatserve.serving.errors import ServingError
 
 _PREFIX = "heatserve-"
 _LOCK_NAME = "alive.lock"
-_SHARED_MEMORY = Path("/dev/shm")
+SHARED_MEMORY = Path("/dev/shm")
+"""Where Linux keeps the regions of shared memory, as files."""
 
 
 @contextmanager
@@ -52,8 +54,8 @@ def explained_writes() -> Iterator[None]:
         yield
     except OSError as error:
         why = error.strerror or str(error)
-        if isinstance(error, shutil.Error):  # of `copytree`: source, copy and what went wrong, for each file
-            why = str(error.args[0][0][2])
+        if isinstance(error, shutil.Error):  # of `copytree`: source, copy and an `OSError` as text, for each file
+            why = re.sub(r"^\[Errno \d+\] |: '.*", "", str(error.args[0][0][2]))
         where = f"{tempfile.tempdir}: " if tempfile.tempdir else ""
         raise ServingError(
             f"{where}expected a temporary folder with room to write into, found: {why}; free some, or name another "
@@ -68,7 +70,7 @@ def log_of(folder: Path) -> Path:
 
 def seal_regions(prefix: str) -> None:
     """Close shared memory to other users: Triton makes its regions readable by all (0644), whatever the umask."""
-    for region in _SHARED_MEMORY.glob(f"{prefix}*"):
+    for region in SHARED_MEMORY.glob(f"{prefix}*"):
         with suppress(OSError):
             region.chmod(0o600)
 
@@ -99,7 +101,7 @@ def _locked(folder: Path) -> int:
 
 
 def _remove(folder: Path) -> None:
-    for region in _SHARED_MEMORY.glob(f"{folder.name}*"):
+    for region in SHARED_MEMORY.glob(f"{folder.name}*"):
         with suppress(OSError):  # another user's, of the same name
             region.unlink()
     shutil.rmtree(folder, ignore_errors=True)

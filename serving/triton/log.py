@@ -18,15 +18,20 @@ _READ_BYTES = 2**20
 
 
 def explain(log: Path) -> str:
-    """The last errors in Triton's log, one a line and without Python stacks; where it has none, its last warnings.
+    """What Triton's log says: its last errors, one a line and without Python stacks, or else its last warnings.
 
     What it says at every start, and the addresses of a crash, are left out: they explain nothing.
     """
-    with log.open("rb") as file:
-        file.seek(max(log.stat().st_size - _READ_BYTES, 0))
-        lines = file.read().decode(errors="replace").splitlines()
-    found = _messages(_ERROR, lines) or _messages(_HINT, lines) or ["no error and no warning"]
-    return "\n".join(f"  {line}" for line in found[-_LAST_LINES:])
+    try:
+        with log.open("rb") as file:
+            file.seek(max(log.stat().st_size - _READ_BYTES, 0))
+            lines = file.read().decode(errors="replace").splitlines()
+    except OSError as error:
+        return f"its log {log} cannot be read: {error.strerror}"
+    found = _messages(_ERROR, lines) or _messages(_HINT, lines)
+    if not found:
+        return f"its log {log} has no error and no warning"
+    return "\n".join([f"its log {log} says:", *(f"  {line}" for line in found[-_LAST_LINES:])])
 
 
 def _messages(kind: re.Pattern[str], lines: list[str]) -> list[str]:

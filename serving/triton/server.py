@@ -207,7 +207,7 @@ class TritonServer:
             self._log.settle(seconds=_SETTLE_SECONDS)
         how = "" if code is None or self._problem else f": it {ending(-code if code < 0 else code << 8)}"
         reasons = explain(self.log).replace(str(self._workspace.repository), str(self._repository))
-        return ServingError(f"Triton {what}{how}; its log {self.log} says:\n{reasons}{advice}")
+        return ServingError(f"Triton {what}{how}; {reasons}{advice}")
 
     def _stop(self) -> None:
         try:

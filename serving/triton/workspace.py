@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from heatserve.serving.batching import request_bytes
 from heatserve.serving.errors import ServingError
+from heatserve.serving.triton.debris import SHARED_MEMORY
 from heatserve.serving.triton.installation import Triton, find_libpython
 
 if TYPE_CHECKING:
@@ -29,11 +30,10 @@ sys.path[:] = {path!a} + [folder for folder in sys.path if folder]
 
 from heatserve.serving.backend.model import TritonPythonModel
 """
-_ANSWER_BYTES_OF_CLASS = 32  # more than the six outputs of one image take, for any number of classes
+_ANSWER_BYTES_OF_CLASS = 32  # more than all outputs of one image take, divided by its two classes or more
 # Triton's allocator leaves gaps. Where pictures of any size are taken, it is also how many full requests may meet.
 _REGION_FACTOR = 4
 _REGION_SLACK = 16 * 2**20
-_SHARED_MEMORY = Path("/dev/shm")
 
 
 @dataclass(frozen=True)
@@ -107,10 +107,10 @@ def _check_shared_memory(models: Iterable[ModelVersion]) -> None:
     needed = sum(
         max(1, group.count) * _batch_bytes(model) for model in models for group in served_config(model).instance_group
     )
-    free = shutil.disk_usage(_SHARED_MEMORY).free
+    free = shutil.disk_usage(SHARED_MEMORY).free
     if free < needed:
         raise ServingError(
-            f"{_SHARED_MEMORY}: expected {-(-needed // 2**20)} MiB free for one full batch of each model instance, "
+            f"{SHARED_MEMORY}: expected {-(-needed // 2**20)} MiB free for one full batch of each model instance, "
             f"found {free // 2**20} MiB; give it more (docker run --shm-size), or serve fewer models or instances"
         )
 

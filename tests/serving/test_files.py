@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
+from test_server import log_named_in
 from tiny_model import edit_card, with_sigma, write_tiny_model
 
 from heatserve import FREE_PORTS, ServingError, TritonServer
@@ -173,4 +174,4 @@ def test_a_graph_that_changes_before_triton_reads_it(
     monkeypatch.setattr(server, "_verified_models", then_damaged)
     with pytest.raises(ServingError, match=rf"{re.escape(name)}: the card belongs to another graph") as caught:
         start(tmp_path / "models")
-    Path(str(caught.value).split("its log ")[1].split(" says")[0]).unlink()
+    log_named_in(str(caught.value)).unlink()

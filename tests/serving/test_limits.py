@@ -325,4 +325,5 @@ def test_a_temporary_folder_without_room_is_explained(tiny_repository: Path, tmp
     assert done.stderr.startswith("error: ")
     assert "expected a temporary folder with room to write into, found: " in done.stderr
     assert "TMPDIR" in done.stderr
+    assert "->" not in done.stderr, "the files that were copied"
     assert not list(tmp_path.iterdir())

@@ -18,6 +18,7 @@ import numpy as np
 import pytest
 import tritonclient.grpc
 from numpy.typing import NDArray
+from test_server import log_named_in
 from tiny_model import delay_batches, random_images, write_tiny_model
 from typer.testing import CliRunner
 
@@ -112,7 +113,7 @@ def failed_start(repository: Path) -> str:
     with pytest.raises(ServingError, match="did not start") as caught:
         TritonServer(repository, endpoints=FREE_PORTS).__enter__()
     message = str(caught.value)
-    Path(message.split("its log ")[1].split(" says")[0]).unlink()
+    log_named_in(message).unlink()
     return message
 
 

@@ -64,7 +64,7 @@ def test_graph_that_onnx_runtime_refuses_is_explained(tmp_path: Path) -> None:
     assert "failed to load 'tiny' version 1" in message
     assert str(graph) in message
     assert "Nonsense" in message
-    log = Path(message.split("its log ")[1].split(" says")[0])
+    log = log_named_in(message)
     assert "Nonsense" in log.read_text()
     log.unlink()
 
@@ -249,6 +249,11 @@ def test_the_server_runs_the_package_that_this_process_does(tiny_repository: Pat
     assert "the copy was imported" in done.stderr
 
 
+def log_named_in(message: str) -> Path:
+    """The log of a Triton that failed, from the error that tells of it."""
+    return Path(message.split("its log ")[1].split(" ")[0])
+
+
 def descendants(pid: int) -> set[int]:
     children = {int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()}
     return children.union(*(descendants(child) for child in children))
@@ -295,6 +300,23 @@ def test_killed_command_takes_triton_along(tiny_repository: Path, tmp_path: Path
 
 
 @pytest.mark.slow
+def test_triton_that_ends_is_explained_though_somebody_removed_its_files(tiny_repository: Path, tmp_path: Path) -> None:
+    """As services do that clean temporary folders; a running Triton needs none of its files."""
+    with serve_command(tiny_repository, tmp_path) as (process, url):
+        processes = descendants(process.pid)
+        for path in tmp_path.iterdir():
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
+        with Client(url, model="patient") as client:
+            assert len(client.predict(random_images(2))) == 2
+        os.kill(min(processes), signal.SIGKILL)
+        _, errors = process.communicate(timeout=20)
+    assert process.returncode == 1
+    assert "Triton ended by itself: it was ended by SIGKILL" in errors
+    assert errors.rstrip().endswith(".log cannot be read: No such file or directory")
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.slow
 def test_triton_that_ends_by_itself_is_explained(tiny_repository: Path, tmp_path: Path) -> None:
     with serve_command(tiny_repository, tmp_path) as (process, _):
         processes = descendants(process.pid)
@@ -302,7 +324,7 @@ def test_triton_that_ends_by_itself_is_explained(tiny_repository: Path, tmp_path
         _, errors = process.communicate(timeout=20)
     assert process.returncode == 1
     assert "Triton ended by itself: it was ended by SIGKILL (by another process, or by the kernel for want of" in errors
-    assert errors.rstrip().endswith("says:\n  no error and no warning")
+    assert errors.rstrip().endswith(".log has no error and no warning")
     wait_until_gone(processes, seconds=1)
 
 
@@ -323,4 +345,4 @@ def test_a_crash_while_it_starts_is_told(tiny_repository: Path) -> None:
         crashed.result(timeout=1)
     message = str(caught.value)
     assert message.endswith("Triton may die so before it says why; started again, it may say it")
-    Path(message.split("its log ")[1].split(" says")[0]).unlink()
+    log_named_in(message).unlink()
