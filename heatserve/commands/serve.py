@@ -54,7 +54,7 @@ def run_server(
     stay: bool = True,
     picture: Path = Path("picture.png"),
 ) -> None:
-    """Serve until Ctrl-C or SIGTERM; with `stay` False, only as long as `on_ready` takes.
+    """Serve until Ctrl-C, SIGTERM or the end of the terminal; with `stay` False, only as long as `on_ready` takes.
 
     Args:
         console: told what is served and how to call it.
@@ -68,7 +68,7 @@ def run_server(
     """
     from heatserve.serving.triton.server import TritonServer
 
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # ends like a Ctrl-C, at any moment
+    _end_like_ctrl_c()
     try:
         with TritonServer(
             repository, models=models, endpoints=endpoints, backend_directory=backend_directory
@@ -84,6 +84,13 @@ def run_server(
     except KeyboardInterrupt:  # before it was ready, or again
         pass
     console.print("Stopped.")
+
+
+def _end_like_ctrl_c() -> None:
+    """Have SIGTERM, and a terminal that is closed, end this process in order, at any moment."""
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    if hasattr(signal, "SIGHUP") and signal.getsignal(signal.SIGHUP) is signal.SIG_DFL:  # `nohup` ignores it
+        signal.signal(signal.SIGHUP, signal.default_int_handler)
 
 
 def _print_served(console: Console, server: TritonServer, picture: Path) -> None:

@@ -151,8 +151,8 @@ def test_http_of_the_wheels_triton_is_for_this_machine_only(tiny_repository: Pat
 @contextmanager
 def serve_command(repository: Path, temporary: Path) -> Iterator[tuple[subprocess.Popen[str], str]]:
     """`heatserve serve` as a process of its own, its temporary files in `temporary`; and its gRPC URL."""
-    # A shell that starts us in the background has SIGINT ignored, for us and our children.
-    start = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler); "
+    # A shell that starts us in the background, or `nohup`, has a signal ignored, for us and our children.
+    start = "from signal import *; signal(SIGINT, default_int_handler); signal(SIGHUP, SIG_DFL); "
     code = start + "from heatserve.cli import main; main()"
     ports = ["--http-port", "0", "--grpc-port", "0", "--metrics-port", "0"]
     with subprocess.Popen(
@@ -275,7 +275,7 @@ def wait_until_gone(pids: set[int], *, seconds: float) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
 def test_signal_drains_and_leaves_nothing(tiny_repository: Path, tmp_path: Path, number: signal.Signals) -> None:
     with serve_command(tiny_repository, tmp_path) as (process, url), ThreadPoolExecutor(1) as pool:
         processes = descendants(process.pid)
