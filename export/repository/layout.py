@@ -235,7 +235,7 @@ def served_config(model: ModelVersion) -> pb.ModelConfig:
             f"{path}: expected the parameters {', '.join(PROMISE)} of model {model.name!r} as on its card; export or "
             f"calibrate it again"
         )
-    check_settings(config, path.parent)
+    check_settings(config, path.parent, largest_batch=expected.max_batch_size)
     found = labels.read_text(errors="replace").splitlines() if labels.is_file() else None
     if found != list(model.card.class_names):
         what = "no such file" if found is None else f"{len(found)} lines, {found[:3]}"

@@ -64,13 +64,19 @@ def default_settings(max_batch_size: int) -> pb.ModelConfig:
     return settings
 
 
-def check_settings(config: pb.ModelConfig, model_dir: Path) -> None:
+def check_settings(config: pb.ModelConfig, model_dir: Path, *, largest_batch: int) -> None:
     """Do nothing where a configuration only says how a model is run, and has Triton read and run nothing but that.
+
+    Args:
+        config: what is there.
+        model_dir: where it is.
+        largest_batch: the most images of one request that the exporter allows; shared memory is sized for it.
 
     Raises:
         HeatserveError: it names other files to load or run than those of the model, or a field that no certified model
-            has. Says which.
+            has, or a number is none or too large. Says which.
     """
+    _check_numbers(config, model_dir / "config.pbtxt", largest_batch)
     found = {field.name for field, _ in config.ListFields()} - _FIELDS
     found |= {f"the parameter {name}" for name in _RUN_PARAMETERS & set(config.parameters)}
     folder = (model_dir / WARM_UP_PATH.parent).resolve()
@@ -83,6 +89,19 @@ def check_settings(config: pb.ModelConfig, model_dir: Path) -> None:
             f"{model_dir / 'config.pbtxt'}: expected settings of how the model is run, found "
             f"{', '.join(sorted(found))}; remove it"
         )
+
+
+def _check_numbers(config: pb.ModelConfig, path: Path, largest_batch: int) -> None:
+    parameters = {name: parameter.string_value for name, parameter in config.parameters.items()}
+    limit, stated = config.max_batch_size, parameters.get("max_batch_size", str(config.max_batch_size))
+    if not 1 <= limit <= largest_batch or stated != str(limit):
+        raise HeatserveError(
+            f"{path}: expected the same max_batch_size from 1 to {largest_batch} as a field and as a parameter, found "
+            f"{limit} and {stated!r}"
+        )
+    threads = parameters.get(THREADS, "0")
+    if not threads.isdecimal():
+        raise HeatserveError(f"{path}: expected a number of threads as the parameter {THREADS}, found {threads!r}")
 
 
 def with_settings(model: pb.ModelConfig, settings: pb.ModelConfig) -> pb.ModelConfig:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import resource
 from collections.abc import Callable
 from pathlib import Path
@@ -215,3 +216,32 @@ def test_settings_of_how_the_model_is_run_are_served(version_dir: Path) -> None:
     config.dynamic_batching.max_queue_delay_microseconds = 700
     write_config(path, config)
     assert served_config(open_model(path.parents[1], "tiny")) == config
+
+
+@pytest.mark.parametrize(
+    ("field", "parameters", "message"),
+    [
+        (1000, {"max_batch_size": "1000"}, "the same max_batch_size from 1 to 64 .*, found 1000 and '1000'"),
+        (64, {"max_batch_size": "1000"}, "the same max_batch_size from 1 to 64 .*, found 64 and '1000'"),
+        (0, {"max_batch_size": "0"}, "the same max_batch_size from 1 to 64 .*, found 0 and '0'"),
+        (64, {THREADS: "many"}, f"a number of threads as the parameter {THREADS}, found 'many'"),
+        (64, {THREADS: "-3"}, f"a number of threads as the parameter {THREADS}, found '-3'"),
+        (8, {"max_batch_size": "8", THREADS: "2"}, None),
+    ],
+)
+def test_numbers_that_are_none_or_too_large_are_refused(
+    version_dir: Path, field: int, parameters: dict[str, str], message: str | None
+) -> None:
+    """Shared memory is sized for the largest batch, so a larger one would fail in Triton's words."""
+    path = config_path(version_dir)
+    config = read_config(path)
+    config.max_batch_size = field
+    for name, value in parameters.items():
+        config.parameters[name].string_value = value
+    write_config(path, config)
+    model = open_model(version_dir.parents[1], "tiny")
+    if message is None:
+        assert served_config(model) == config
+    else:
+        with pytest.raises(HeatserveError, match=rf"^{re.escape(str(path))}: expected {message}$"):
+            served_config(model)

@@ -19,7 +19,7 @@ import grpc
 import numpy as np
 import pytest
 from test_poison import infer_request, refusal
-from test_server import descendants, is_running, serve_command, wait_until_gone
+from test_server import descendants, is_running, serve_command, triton_process, wait_until_gone
 from tiny_model import random_images, take_uint8, write_tiny_model
 from tritonclient.grpc import service_pb2_grpc
 
@@ -34,13 +34,6 @@ pytestmark = [pytest.mark.slow, pytest.mark.skipif(sys.platform != "linux", reas
 
 SHARED_MEMORY = Path("/dev/shm")
 GREETING = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
-
-
-def command_of(server: TritonServer) -> int:
-    """The process of Triton."""
-    option = f"--http-port={server.endpoints.http}"
-    (pid,) = (pid for pid in descendants(os.getpid()) if option in Path(f"/proc/{pid}/cmdline").read_text())
-    return pid
 
 
 def regions(folder: str) -> dict[str, os.stat_result]:
@@ -76,7 +69,7 @@ def predicts(server: TritonServer) -> bool:
 
 
 def test_what_the_server_makes_is_for_its_user_only(triton: TritonServer) -> None:
-    status = Path(f"/proc/{command_of(triton)}/status").read_text()
+    status = Path(f"/proc/{triton_process(triton)}/status").read_text()
     assert "Umask:\t0077" in status
     assert triton.log.stat().st_mode & 0o777 == 0o600
     assert triton.log.with_suffix("").stat().st_mode & 0o777 == 0o700
@@ -99,7 +92,7 @@ def test_a_batch_too_large_is_refused_before_it_takes_shared_memory(triton: Trit
 def test_a_request_of_pictures_is_limited_in_bytes_and_so_is_shared_memory(tmp_path: Path) -> None:
     take_uint8(write_tiny_model(tmp_path, "pictures", calibrated=False), resize=12)
     with TritonServer(tmp_path, endpoints=FREE_PORTS) as server, triton_stub(server) as stub:
-        limits = Path(f"/proc/{command_of(server)}/limits").read_text()
+        limits = Path(f"/proc/{triton_process(server)}/limits").read_text()
         (most,) = (int(line.split()[3]) for line in limits.splitlines() if line.startswith("Max file size"))
         assert PICTURES_BYTES < most < 5 * PICTURES_BYTES
         side = 16_400

@@ -27,6 +27,7 @@ from heatserve.cli import app
 from heatserve.export.card import read_card
 from heatserve.export.repository.layout import CONFIG_NAME, write_model_config
 from heatserve.export.repository.settings import THREADS, WARM_UP_PATH, read_config, write_config
+from heatserve.serving.triton import watch
 from heatserve.serving.tuning.closed_loop import LoadResult, closed_loop
 from heatserve.serving.tuning.settings import TUNED, ServerSetting
 from heatserve.serving.tuning.tune import TuningTrial, best_of, climb
@@ -98,7 +99,8 @@ def write_warm_up(version_dir: Path, image: NDArray[np.float32]) -> None:
     write_model_config(version_dir.parents[1], read_card(version_dir))
 
 
-def test_the_model_has_warmed_up_before_the_first_request(tmp_path: Path) -> None:
+def test_the_model_has_warmed_up_before_the_first_request(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(watch, "ASK_SECONDS", 60.0)  # its requests are counted, too
     write_warm_up(write_tiny_model(tmp_path), random_images(1))
     write_tiny_model(tmp_path, "black")
     with TritonServer(tmp_path, endpoints=FREE_PORTS) as server:

@@ -259,6 +259,13 @@ def descendants(pid: int) -> set[int]:
     return children.union(*(descendants(child) for child in children))
 
 
+def triton_process(server: TritonServer) -> int:
+    """The process of Triton."""
+    option = f"--http-port={server.endpoints.http}"
+    (pid,) = (pid for pid in descendants(os.getpid()) if option in Path(f"/proc/{pid}/cmdline").read_text().split("\0"))
+    return pid
+
+
 def is_running(pid: int) -> bool:
     """Whether a process exists and is not merely waiting for an init that collects it late."""
     try:

@@ -19,7 +19,7 @@ import onnx
 import pytest
 import tritonclient.grpc
 from onnx import parser
-from test_server import descendants, is_running, serve_command, wait_until_gone
+from test_server import descendants, is_running, serve_command, triton_process, wait_until_gone
 from tiny_model import SIGMA, delay_batches, random_images, write_tiny_card, write_tiny_model
 from tritonclient.utils import InferenceServerException
 
@@ -67,12 +67,7 @@ def server(tiny_repository: Path) -> Iterator[TritonServer]:
 
 def instance_of(server: TritonServer, model: str) -> int:
     """The process of a model's one instance."""
-    (triton,) = (
-        pid
-        for pid in descendants(os.getpid())
-        if f"--http-port={server.endpoints.http}" in Path(f"/proc/{pid}/cmdline").read_text().split("\0")
-    )
-    (process,) = (process for process in triton_and_instances(triton) if process.model == model)
+    (process,) = (process for process in triton_and_instances(triton_process(server)) if process.model == model)
     return process.pid
 
 
