@@ -20,6 +20,8 @@ THREADS = "intra_op_thread_count"
 """Parameter of the backend `onnxruntime`, NVIDIA's and ours: threads of one instance; 0: one for each core."""
 WARM_UP_PATH = Path("warmup", "image")
 """In a model's folder: the bytes of the image that Triton has each instance classify before it serves."""
+WARM_UP_SIDE = 256
+"""Pixels of that image's sides where a model takes pictures of any size."""
 
 _FIELDS = frozenset(
     {"name", "backend", "max_batch_size", "input", "output", "parameters"}  # of the model
@@ -28,7 +30,6 @@ _FIELDS = frozenset(
 )
 _RUN_PARAMETERS = frozenset({"EXECUTION_ENV_PATH"})  # a folder or archive, whose `bin/activate` Triton's stub runs
 _WARM_UP = "one image"
-_ANY_SIZE = 256
 
 
 def read_config(path: Path) -> pb.ModelConfig:
@@ -146,7 +147,7 @@ def _fits(sample: pb.ModelWarmup, image: pb.ModelInput) -> bool:
 
 def _dims(image: pb.ModelInput) -> list[int]:
     """The dimensions of the image that warms up; where the model takes any size, a common one."""
-    return [size if size > 0 else _ANY_SIZE for size in image.dims]
+    return [size if size > 0 else WARM_UP_SIDE for size in image.dims]
 
 
 def _bytes_of(image: pb.ModelInput) -> int:

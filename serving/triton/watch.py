@@ -32,7 +32,6 @@ ASK_SECONDS = 1.0
 DEADLINE_SECONDS = 5.0
 STRIKES = 4  # in a row: a client that fills the shared memory once may take others' answers along
 _IDLE_SHARE = 0.01  # of a core: what waits for nothing but its turn gets more, and an idle process uses none
-_ANY_SIZE = 256  # pixels of a side, as that of the warm-up image of a model that takes pictures of any size
 
 
 @dataclass(frozen=True, eq=False)
@@ -52,10 +51,10 @@ def question_of(model: ModelVersion, model_dir: Path) -> Question:
         model_dir: its folder, as Triton sees it.
     """
     from heatserve.export.repository.layout import CONFIG_NAME
-    from heatserve.export.repository.settings import WARM_UP_PATH, read_config
+    from heatserve.export.repository.settings import WARM_UP_PATH, WARM_UP_SIDE, read_config
 
     dims = read_config(model_dir / CONFIG_NAME).input[0].dims
-    shape = (1, *(size if size > 0 else _ANY_SIZE for size in dims))
+    shape = (1, *(size if size > 0 else WARM_UP_SIDE for size in dims))
     pixels: NDArray[Any] = np.zeros(shape, np.uint8 if model.card.input_type == "UINT8" else np.float32)
     path = model_dir / WARM_UP_PATH
     if path.is_file() and path.stat().st_size == pixels.nbytes:
