@@ -37,7 +37,7 @@ from heatserve.certification.radius import PLAIN_WEIGHTS, RadiusMap, score_fract
 from heatserve.export.calibration.calibrate import FIT_SHARE, servable_radii
 from heatserve.export.calibration.certifier import Certifier
 from heatserve.export.calibration.evaluate import CARD_RADII, compare_with_certify
-from heatserve.export.card import MonteCarlo
+from heatserve.export.card_parts import MonteCarlo
 from heatserve.export.images import SampledImages
 from heatserve.export.repository.layout import ModelVersion
 from heatserve.export.runtime.answers import model_images

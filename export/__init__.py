@@ -30,7 +30,8 @@ if TYPE_CHECKING:
     from heatserve.export.calibration.dataset import certify_dataset, on_ray
     from heatserve.export.calibration.held_out import HeldOut, held_out
     from heatserve.export.calibration.sampling import sample, sample_for
-    from heatserve.export.card import Card, CardError, MonteCarlo, read_card, verify_card
+    from heatserve.export.card import Card, CardError, read_card, verify_card
+    from heatserve.export.card_parts import MonteCarlo
     from heatserve.export.exporting import Variant, export_checkpoint
     from heatserve.export.images import LabelledImages, LabelledPictures, SampledImages
     from heatserve.export.repository.layout import ModelVersion, open_model, open_models, publish
@@ -76,7 +77,7 @@ __getattr__, __dir__ = lazy_names(
         "LabelledImages": "heatserve.export.images",
         "LabelledPictures": "heatserve.export.images",
         "ModelVersion": "heatserve.export.repository.layout",
-        "MonteCarlo": "heatserve.export.card",
+        "MonteCarlo": "heatserve.export.card_parts",
         "SampledImages": "heatserve.export.images",
         "Variant": "heatserve.export.exporting",
         "audit_model": "heatserve.export.audit.audit",

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from heatserve.certification.radius import Float32Array
-from heatserve.export.card import Split
+from heatserve.export.card_parts import Split
 
 Picture = NDArray[np.uint8]
 """An image as it is stored, uint8 [H, W, C] of any height and width."""

@@ -17,7 +17,7 @@ from rich.console import Console
 from heatserve.export.calibration.calibrate import calibrate_model
 from heatserve.export.calibration.certifier import Certifier
 from heatserve.export.calibration.report import card_report, progress_bar
-from heatserve.export.card import MonteCarlo
+from heatserve.export.card_parts import MonteCarlo
 from heatserve.export.repository.layout import ModelVersion, open_model, version_dirs
 from heatserve.serving.client.answers import Prediction
 from heatserve.serving.client.client import Client

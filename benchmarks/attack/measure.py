@@ -19,7 +19,7 @@ from heatserve.benchmarks.records.record import made_now
 from heatserve.certification.errors import HeatserveError
 from heatserve.certification.progress import Progress, unseen
 from heatserve.certification.provenance import now
-from heatserve.export.card import Attack, OverclaimRate, Spoofed
+from heatserve.export.card_parts import Attack, OverclaimRate, Spoofed
 from heatserve.export.images import LabelledImages
 
 

@@ -25,7 +25,8 @@ from heatserve.certification.progress import Progress
 from heatserve.certification.quantile import POLES
 from heatserve.certification.radius import Float32Array, RadiusMap
 from heatserve.certification.voting import Classifier
-from heatserve.export.card import BASE_NAME, GRAPH_NAME, MonteCarlo
+from heatserve.export.card import BASE_NAME, GRAPH_NAME
+from heatserve.export.card_parts import MonteCarlo
 from heatserve.export.contract import Outputs
 from heatserve.export.images import LabelledImages
 from heatserve.export.repository.layout import ModelVersion

@@ -24,7 +24,8 @@ from heatserve.export.calibration.certifier import Certifier
 from heatserve.export.calibration.evaluate import evaluate
 from heatserve.export.calibration.held_out import held_out
 from heatserve.export.calibration.other_inputs import OTHER_IMAGES
-from heatserve.export.card import Card, MonteCarlo
+from heatserve.export.card import Card
+from heatserve.export.card_parts import MonteCarlo
 from heatserve.export.exporting import export_checkpoint
 from heatserve.export.images import SampledImages
 from heatserve.export.repository.layout import ATTEMPTS_NAME, ModelVersion, carry_attempts

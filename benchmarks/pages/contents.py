@@ -16,7 +16,7 @@ from heatserve.benchmarks.records.cifar10 import Cifar10Record, Cifar10Row
 from heatserve.benchmarks.records.record import Record
 from heatserve.benchmarks.records.speed import EngineRecord, EngineRow
 from heatserve.certification.monte_carlo import largest_provable
-from heatserve.export.card import Calibration, CertifiedAccuracy
+from heatserve.export.card_parts import Calibration, CertifiedAccuracy
 
 SHOWN_RADII = (0.0, 0.1, 0.25, 0.5)
 """Columns of the tables of certified accuracy (L2, pixels in [0,1])."""

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from heatserve.benchmarks.attack.settings import AttackSettings
 from heatserve.benchmarks.records.record import Record
-from heatserve.export.card import MonteCarlo, Split
+from heatserve.export.card_parts import MonteCarlo, Split
 
 
 @dataclass(frozen=True, kw_only=True)

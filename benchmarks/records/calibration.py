@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from heatserve.benchmarks.records.record import Record
-from heatserve.export.card import Count, MonteCarlo, Split
+from heatserve.export.card_parts import Count, MonteCarlo, Split
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -10,7 +10,7 @@ from pydantic import ConfigDict
 
 from heatserve.benchmarks.records.record import Record
 from heatserve.certification.radius import RadiusMap
-from heatserve.export.card import Calibration, Evaluation, MonteCarlo, OverclaimRate, Split
+from heatserve.export.card_parts import Calibration, Evaluation, MonteCarlo, OverclaimRate, Split
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from heatserve.benchmarks.records.record import Record
-from heatserve.export.card import Split
+from heatserve.export.card_parts import Split
 
 
 @dataclass(frozen=True, kw_only=True)

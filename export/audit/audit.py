@@ -40,7 +40,8 @@ from heatserve.export.calibration.evaluate import (
     as_judged,
     compare_with_certify,
 )
-from heatserve.export.card import Calibration, Card, CertifiedAccuracy, MonteCarlo, Split
+from heatserve.export.card import Card
+from heatserve.export.card_parts import Calibration, CertifiedAccuracy, MonteCarlo, Split
 from heatserve.export.images import Sampled, SampledImages
 from heatserve.export.repository.layout import ModelVersion
 from heatserve.export.runtime.answers import ModelImages, check_images, model_images

@@ -11,7 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from heatserve.export.audit.audit import Answers
-from heatserve.export.card import CertifiedAccuracy
+from heatserve.export.card_parts import CertifiedAccuracy
 
 _RASTER_FROM = 2000
 """As many points or more are drawn as one picture inside the SVG: a point each would make megabytes."""

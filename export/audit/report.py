@@ -11,7 +11,7 @@ from rich.text import Text
 
 from heatserve.certification.audit import POWER, Rate
 from heatserve.export.audit.audit import Audit, Measured
-from heatserve.export.card import Calibration, MonteCarlo
+from heatserve.export.card_parts import Calibration, MonteCarlo
 
 LISTED_RADII = 5
 """Every so many radii are in a table; the figure shows all of them."""

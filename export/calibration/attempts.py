@@ -43,7 +43,8 @@ from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 from heatserve.certification.calibration import METHOD, require_images, require_shares
 from heatserve.certification.errors import HeatserveError
 from heatserve.certification.provenance import now, versions
-from heatserve.export.card import GRAPH_NAME, MonteCarlo, Split
+from heatserve.export.card import GRAPH_NAME
+from heatserve.export.card_parts import MonteCarlo, Split
 from heatserve.export.graph.build import with_map
 from heatserve.export.graph.certificate import NOT_CALIBRATED
 from heatserve.export.repository.layout import ATTEMPTS_NAME, ModelVersion, add_attempts, locked

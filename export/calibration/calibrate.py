@@ -40,7 +40,8 @@ from heatserve.export.calibration.attempts import (
 from heatserve.export.calibration.certifier import Certifier
 from heatserve.export.calibration.evaluate import ComparedAnswers, compare_with_certify, evaluate
 from heatserve.export.calibration.held_out import check_recorded
-from heatserve.export.card import BASE_NAME, GRAPH_NAME, Calibration, Card, Evaluation, MonteCarlo, OverclaimCount
+from heatserve.export.card import BASE_NAME, GRAPH_NAME, Card
+from heatserve.export.card_parts import Calibration, Evaluation, MonteCarlo, OverclaimCount
 from heatserve.export.graph.build import with_map
 from heatserve.export.images import SampledImages
 from heatserve.export.repository.layout import CONFIG_NAME, TIMING_CACHE_NAME, ModelVersion, publish

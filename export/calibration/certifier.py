@@ -24,7 +24,8 @@ from heatserve.export.calibration.ledger import (
     ledger_in,
     open_ledger,
 )
-from heatserve.export.card import BASE_NAME, MonteCarlo
+from heatserve.export.card import BASE_NAME
+from heatserve.export.card_parts import MonteCarlo
 from heatserve.export.repository.layout import ModelVersion
 from heatserve.export.runtime.answers import ModelImages
 from heatserve.export.runtime.session import classifier, open_session

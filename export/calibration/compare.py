@@ -12,7 +12,8 @@ from pydantic import TypeAdapter
 from heatserve.certification.calibration import CalibrationError
 from heatserve.certification.errors import HeatserveError
 from heatserve.certification.provenance import provenance
-from heatserve.export.card import GRAPH_NAME, Calibration, CertifiedAccuracy, Evaluation
+from heatserve.export.card import GRAPH_NAME
+from heatserve.export.card_parts import Calibration, CertifiedAccuracy, Evaluation
 from heatserve.export.repository.layout import ModelVersion
 from heatserve.export.runtime.served import open_served
 from heatserve.export.runtime.session import as_input, open_session

@@ -15,7 +15,7 @@ from heatserve.certification.monte_carlo import ABSTAIN
 from heatserve.certification.radius import Float64Array, FloatArray
 from heatserve.export.calibration.certifier import Certifier
 from heatserve.export.calibration.other_inputs import measure_other_inputs
-from heatserve.export.card import CertifiedAccuracy, Evaluation, MonteCarlo, OverclaimRate, RadiusBin
+from heatserve.export.card_parts import CertifiedAccuracy, Evaluation, MonteCarlo, OverclaimRate, RadiusBin
 from heatserve.export.contract import Outputs
 from heatserve.export.repository.layout import ModelVersion
 from heatserve.export.runtime.answers import ModelImages, answers

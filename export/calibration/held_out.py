@@ -21,7 +21,8 @@ from heatserve.certification.pixels import pixel_digest
 from heatserve.certification.progress import Progress, unseen
 from heatserve.export.calibration.attempts import read_attempts
 from heatserve.export.calibration.sampling import sample_for
-from heatserve.export.card import Calibration, Card, Evaluation
+from heatserve.export.card import Card
+from heatserve.export.card_parts import Calibration, Evaluation
 from heatserve.export.images import LabelledImages, SampledImages
 from heatserve.export.repository.layout import ModelVersion
 

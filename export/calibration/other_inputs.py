@@ -14,7 +14,8 @@ from numpy.typing import NDArray
 
 from heatserve.certification.radius import Float32Array
 from heatserve.export.calibration.certifier import Certifier
-from heatserve.export.card import Card, OtherInputs
+from heatserve.export.card import Card
+from heatserve.export.card_parts import OtherInputs
 from heatserve.export.contract import Outputs, Reason
 from heatserve.export.images import LabelledImages, LabelledPictures, Picture
 from heatserve.export.repository.layout import ModelVersion

@@ -13,7 +13,8 @@ from rich.text import Text
 from heatserve.certification.noise import grey_levels
 from heatserve.certification.radius import RadiusMap
 from heatserve.export.calibration.compare import Comparison
-from heatserve.export.card import Calibration, Card, Evaluation, OverclaimCount, OverclaimRate
+from heatserve.export.card import Card
+from heatserve.export.card_parts import Calibration, Evaluation, OverclaimCount, OverclaimRate
 from heatserve.export.promise import stated
 
 T = TypeVar("T")

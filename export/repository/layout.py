@@ -30,7 +30,8 @@ from google.protobuf.message import DecodeError
 from tritonclient.grpc import model_config_pb2 as pb
 
 from heatserve.certification.files import write_atomically
-from heatserve.export.card import BASE_NAME, CARD_NAME, GRAPH_NAME, PLAN_NAME, Attack, Card, CardError, verify_card
+from heatserve.export.card import BASE_NAME, CARD_NAME, GRAPH_NAME, PLAN_NAME, Card, CardError, verify_card
+from heatserve.export.card_parts import Attack
 from heatserve.export.contract import OUTPUT_NAMES, OUTPUT_TENSORS
 from heatserve.export.graph.build import image_fields, served_classes
 from heatserve.export.graph.certificate import (

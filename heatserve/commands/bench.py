@@ -254,7 +254,7 @@ def calibration(
     from heatserve.export.calibration.certifier import Certifier
     from heatserve.export.calibration.report import progress_bar
     from heatserve.export.calibration.sampling import sample_for
-    from heatserve.export.card import MonteCarlo
+    from heatserve.export.card_parts import MonteCarlo
     from heatserve.export.repository.layout import open_model
 
     model = open_model(repository, name)

@@ -97,7 +97,7 @@ def calibrate(
     from heatserve.export.calibration.held_out import held_out
     from heatserve.export.calibration.report import card_report, progress_bar
     from heatserve.export.calibration.sampling import FIGURES_SHARE, check_classes
-    from heatserve.export.card import MonteCarlo
+    from heatserve.export.card_parts import MonteCarlo
     from heatserve.export.repository.layout import open_model
 
     if alone and radius is None:

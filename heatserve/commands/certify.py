@@ -55,7 +55,7 @@ def certify_dataset(
     from heatserve.export.calibration.dataset import on_ray
     from heatserve.export.calibration.report import dataset_report, progress_bar
     from heatserve.export.calibration.sampling import sample_for
-    from heatserve.export.card import MonteCarlo
+    from heatserve.export.card_parts import MonteCarlo
     from heatserve.export.repository.layout import open_model
 
     model, file = open_model(repository, name), results or Path("runs") / f"{name}.certify.jsonl"

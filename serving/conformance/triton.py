@@ -13,7 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from heatserve.certification.provenance import now, versions
-from heatserve.export.card import Calibration, Card, MonteCarlo, OverclaimCount, Split
+from heatserve.export.card import Card
+from heatserve.export.card_parts import Calibration, MonteCarlo, OverclaimCount, Split
 from heatserve.export.contract import INVALID_LABEL, OUTPUT_NAMES, RADIUS_NAMES, Reason, top_k_of
 from heatserve.export.promise import NOTHING
 from heatserve.export.repository.layout import publish

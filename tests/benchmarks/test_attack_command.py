@@ -29,16 +29,8 @@ from heatserve.cli import app
 from heatserve.export.calibration.calibrate import calibrate_model
 from heatserve.export.calibration.certifier import Certifier
 from heatserve.export.calibration.report import progress_bar
-from heatserve.export.card import (
-    BASE_NAME,
-    GRAPH_NAME,
-    Attack,
-    CardError,
-    MonteCarlo,
-    Split,
-    read_card,
-    sha256_of,
-)
+from heatserve.export.card import BASE_NAME, GRAPH_NAME, CardError, read_card, sha256_of
+from heatserve.export.card_parts import Attack, MonteCarlo, Split
 from heatserve.export.images import LabelledImages
 from heatserve.export.repository.layout import open_model, record_attack
 

@@ -22,7 +22,7 @@ from heatserve.benchmarks.records.cifar10 import Cifar10Record, Cifar10Row, Form
 from heatserve.benchmarks.records.record import read_record
 from heatserve.certification.errors import HeatserveError
 from heatserve.cli import app
-from heatserve.export.card import Calibration
+from heatserve.export.card_parts import Calibration
 from heatserve.training.checkpoint import load_checkpoint
 from heatserve.training.data.cifar10 import CIFAR10_CLASSES
 from heatserve.training.loop.optimisation import Optimisation

@@ -15,7 +15,7 @@ import heatserve.benchmarks.cifar10.systems as cifar10_systems
 from heatserve.benchmarks.cifar10.systems import SYSTEMS
 from heatserve.cli import app
 from heatserve.export.calibration.attempts import read_attempts
-from heatserve.export.card import Calibration, Split
+from heatserve.export.card_parts import Calibration, Split
 from heatserve.export.repository.layout import ATTEMPTS_NAME, open_model
 from heatserve.training.data.cifar10 import CIFAR10_CLASSES
 from heatserve.training.loop.optimisation import Optimisation

@@ -25,7 +25,7 @@ from heatserve.benchmarks.records.cifar10 import Cifar10Record
 from heatserve.benchmarks.records.record import RecordError, read_record
 from heatserve.certification.errors import HeatserveError
 from heatserve.cli import app
-from heatserve.export.card import Calibration
+from heatserve.export.card_parts import Calibration
 
 ROOT = Path(__file__).parents[2]
 

@@ -41,7 +41,8 @@ from heatserve.export.calibration.calibrate import calibrate_model
 from heatserve.export.calibration.certifier import Certifier
 from heatserve.export.calibration.held_out import held_out_of_all
 from heatserve.export.calibration.sampling import sample
-from heatserve.export.card import BASE_NAME, CARD_NAME, GRAPH_NAME, Calibration, CardError, MonteCarlo, read_card
+from heatserve.export.card import BASE_NAME, CARD_NAME, GRAPH_NAME, CardError, read_card
+from heatserve.export.card_parts import Calibration, MonteCarlo
 from heatserve.export.digest import with_digest
 from heatserve.export.images import LabelledImages
 from heatserve.export.repository.layout import ATTEMPTS_NAME, ModelVersion, locked, open_model, republish

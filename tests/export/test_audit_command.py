@@ -22,7 +22,8 @@ from heatserve.cli import app
 from heatserve.export.audit.audit import audit_model, unused_seed
 from heatserve.export.audit.page import audit_page
 from heatserve.export.calibration.sampling import check_classes, sample
-from heatserve.export.card import BASE_NAME, GRAPH_NAME, Calibration, Card, CardError
+from heatserve.export.card import BASE_NAME, GRAPH_NAME, Card, CardError
+from heatserve.export.card_parts import Calibration
 from heatserve.export.graph.build import with_map
 from heatserve.export.images import LabelledImages
 from heatserve.export.repository.layout import ModelVersion, open_model, publish, republish

@@ -10,7 +10,8 @@ from pydantic import ValidationError
 from tiny_model import edit_card, write_tiny_model
 
 from heatserve.certification.noise import GRID, SOURCES
-from heatserve.export.card import CARD_NAME, CardError, MonteCarlo, read_card
+from heatserve.export.card import CARD_NAME, CardError, read_card
+from heatserve.export.card_parts import MonteCarlo
 
 COMMITTED = Path(__file__).parents[2] / "model_repository"
 

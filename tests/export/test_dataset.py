@@ -25,7 +25,8 @@ from heatserve.cli import app
 from heatserve.export.calibration.certifier import Certifier, certify_chunk
 from heatserve.export.calibration.dataset import CHUNK, certify_dataset, on_ray
 from heatserve.export.calibration.ledger import CertifyRecipe, LedgerEntry, LedgerError, ledger_in
-from heatserve.export.card import BASE_NAME, MonteCarlo
+from heatserve.export.card import BASE_NAME
+from heatserve.export.card_parts import MonteCarlo
 from heatserve.export.images import LabelledImages
 from heatserve.export.repository.layout import ModelVersion, open_model
 from heatserve.export.runtime.answers import model_images

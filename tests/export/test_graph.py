@@ -24,7 +24,8 @@ from heatserve.certification.guard import fit_guard
 from heatserve.certification.noise import GRID, NoiseError
 from heatserve.export.calibration.calibrate import calibrate_model
 from heatserve.export.calibration.certifier import Certifier
-from heatserve.export.card import BASE_NAME, CARD_NAME, GRAPH_NAME, CardError, MonteCarlo, read_card, sha256_of
+from heatserve.export.card import BASE_NAME, CARD_NAME, GRAPH_NAME, CardError, read_card, sha256_of
+from heatserve.export.card_parts import MonteCarlo
 from heatserve.export.contract import Reason
 from heatserve.export.exporting import export_checkpoint
 from heatserve.export.graph.build import certified_graph, logits_graph, plain_graph, with_map

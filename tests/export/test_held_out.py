@@ -20,7 +20,7 @@ from heatserve.certification.pixels import pixel_digest
 from heatserve.export.calibration.calibrate import calibrate_model
 from heatserve.export.calibration.certifier import Certifier
 from heatserve.export.calibration.held_out import held_out
-from heatserve.export.card import Calibration, Evaluation, MonteCarlo
+from heatserve.export.card_parts import Calibration, Evaluation, MonteCarlo
 from heatserve.export.images import LabelledImages, SampledImages
 from heatserve.export.repository.layout import ModelVersion, open_model
 from heatserve.training.data.splits import load_data

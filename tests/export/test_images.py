@@ -16,7 +16,7 @@ from heatserve.certification.errors import HeatserveError
 from heatserve.export.calibration.calibrate import calibrate_model
 from heatserve.export.calibration.certifier import Certifier
 from heatserve.export.calibration.sampling import sample, sample_for
-from heatserve.export.card import MonteCarlo
+from heatserve.export.card_parts import MonteCarlo
 from heatserve.export.images import LabelledImages, LabelledPictures, Picture
 from heatserve.export.repository.layout import ModelVersion, open_model
 from heatserve.export.runtime.answers import answers, model_images

@@ -27,7 +27,8 @@ from heatserve.export.calibration.evaluate import BIN_WIDTH, evaluate
 from heatserve.export.calibration.ledger import LedgerEntry
 from heatserve.export.calibration.other_inputs import changed_images, image_changes, measure_other_inputs
 from heatserve.export.calibration.report import _other_table, _radius_table, card_report, comparison_report
-from heatserve.export.card import BASE_NAME, GRAPH_NAME, Card, Evaluation, InputType, MonteCarlo, sha256_of
+from heatserve.export.card import BASE_NAME, GRAPH_NAME, Card, InputType, sha256_of
+from heatserve.export.card_parts import Evaluation, MonteCarlo
 from heatserve.export.contract import Outputs
 from heatserve.export.graph.build import certified_graph, uint8_input, with_map
 from heatserve.export.images import LabelledImages, LabelledPictures

@@ -9,7 +9,7 @@ from tiny_model import CALIBRATION, write_tiny_model
 
 from heatserve.certification.calibration import CalibrationError
 from heatserve.export.calibration.calibrate import servable_radii
-from heatserve.export.card import MonteCarlo, OverclaimCount
+from heatserve.export.card_parts import MonteCarlo, OverclaimCount
 from heatserve.export.promise import stated
 from heatserve.export.repository.layout import open_model, promise_parameters
 

@@ -26,7 +26,8 @@ from heatserve import FREE_PORTS, ServingError, TritonServer
 from heatserve.cli import app
 from heatserve.export.calibration.calibrate import calibrate_model
 from heatserve.export.calibration.certifier import Certifier
-from heatserve.export.card import GRAPH_NAME, PLAN_NAME, CardError, MonteCarlo, Plan, read_card, sha256_of
+from heatserve.export.card import GRAPH_NAME, PLAN_NAME, CardError, Plan, read_card, sha256_of
+from heatserve.export.card_parts import MonteCarlo
 from heatserve.export.exporting import Variant
 from heatserve.export.graph.build import certified_graph, logits_graph
 from heatserve.export.images import LabelledImages

@@ -23,7 +23,7 @@ from heatserve.export.calibration.calibrate import calibrate_model
 from heatserve.export.calibration.certifier import Certifier
 from heatserve.export.calibration.compare import calibrated_parts, check_loss, compare_variant
 from heatserve.export.calibration.report import comparison_report
-from heatserve.export.card import MonteCarlo
+from heatserve.export.card_parts import MonteCarlo
 from heatserve.export.exporting import Variant, export_checkpoint
 from heatserve.export.graph.build import certified_graph, logits_graph, pixels_graph, takes_uint8, uint8_input
 from heatserve.export.images import LabelledImages, LabelledPictures, SampledImages
