@@ -21,6 +21,7 @@ from typer.testing import CliRunner
 
 from heatserve.certification.audit import AuditError
 from heatserve.certification.calibration import CalibrationError
+from heatserve.certification.guard import fit_guard
 from heatserve.certification.lineage import Ancestor
 from heatserve.certification.pixels import pixel_digest
 from heatserve.cli import app
@@ -198,8 +199,10 @@ def test_an_attempt_that_failed_counts_on_other_images_of_its_network(model: Mod
     hopeless = {"alpha": 0.03, "certifier": Certifier(MonteCarlo(n0=10, n=40, alpha=0.001, seed=0))}
     with pytest.raises(CalibrationError) as failed:
         calibrated(model, some(300), **hopeless)
+    images = some(300).images
+    kept = 200 - int(fit_guard(images[:100]).refuses(images[100:]).sum())
     for said in (
-        "tested at level 0.1 on 198 images",  # the guard refuses two of 200
+        f"tested at level 0.1 on {kept} images",
         "0.1 of δ = 0.2 is spent (attempts that count: 1), so a further one on these images, or ",
         "or of a network of this base, is tested at level",
         "is tested at level 0.05; 100 images",
@@ -473,14 +476,17 @@ def test_images_that_are_left_out_are_a_first_look_again(digits: Path, tmp_path:
     repository = shutil.copytree(digits, tmp_path / "copy")
     result = calibrate(repository, "--skip", "300", "--test-skip", "10", "--json")
     card = json.loads(result.stdout)
-    assert (card["calibration"]["looks"], card["calibration"]["fit"]["first"]) == (1, 300)
-    assert (card["calibration"]["check"]["first"], card["evaluation"]["data"]["first"]) == (366, 10)
+    size = len(sample("digits", "calibration"))
+    fit, check = card["calibration"]["fit"], card["calibration"]["check"]
+    assert (card["calibration"]["looks"], fit["first"], card["evaluation"]["data"]["first"]) == (1, 300, 10)
+    assert (fit["images"], check["first"]) == (round((size - 300) / 3), 300 + fit["images"])
+    assert check["first"] + check["images"] == size
     assert len(list((repository / "kept").glob("calibration-*"))) == 1, "one ledger of one permutation"
     both = calibrate(repository, "--skip", "100")
     assert "delta: expected more than the 0.2 that earlier attempts have spent (2, of tiny)" in str(both.exception)
-    refused = calibrate(repository, "--skip", "600")
+    refused = calibrate(repository, "--skip", str(size))
     assert refused.exit_code == 1
-    assert "digits, split 'calibration': expected fewer images to leave out than the 497 that it has" in str(
+    assert f"digits, split 'calibration': expected fewer images to leave out than the {size} that it has" in str(
         refused.exception
     )
 

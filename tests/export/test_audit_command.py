@@ -23,7 +23,7 @@ from heatserve.export.audit.audit import audit_model, unused_seed
 from heatserve.export.audit.page import audit_page
 from heatserve.export.calibration.sampling import check_classes, sample
 from heatserve.export.card import BASE_NAME, GRAPH_NAME, Card, CardError
-from heatserve.export.card_parts import Calibration
+from heatserve.export.card_parts import Calibration, Split
 from heatserve.export.graph.build import with_map
 from heatserve.export.images import LabelledImages
 from heatserve.export.repository.layout import ModelVersion, open_model, publish, republish
@@ -97,8 +97,10 @@ def test_an_honest_model_passes(calibrated: ModelVersion, passed: tuple[Result, 
     assert found["verdict"]["detectable"] > card.calibration.alpha
     measured = found["measured"]
     assert measured["monte_carlo"] == {**card.calibration.monte_carlo.model_dump(), "seed": 2}
-    unused = {"dataset": "digits", "split": "test", "images": IMAGES, "seed": 0, "first": 200, "passed_over": 0}
-    assert measured["data"] == unused, "200 were used by the figures of the committed model"
+    committed = open_model(COMMITTED, "digits").card.evaluation
+    assert committed is not None, "its attempts, and the images of its figures, came with the network"
+    expected = Split(dataset="digits", split="test", images=IMAGES, seed=0, first=committed.data.end)
+    assert measured["data"] == expected.model_dump()
     assert {"command", "machine", "versions", "date"} <= set(found["provenance"])
 
 
