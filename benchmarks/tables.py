@@ -143,7 +143,9 @@ def calibration_table(record: CalibrationRecord) -> Table:
         title="certified accuracy of the single pass minus that of Certify, in points, at L2 radius r; in brackets: "
         "where no overclaim counts",
         caption=f"Certify, n = {record.test_monte_carlo.n}: "
-        + ", ".join(f"{100 * record.certify[i]:.1f} % at {record.radii[i]:g}" for i in shown),
+        + ", ".join(f"{100 * record.certify[i]:.1f} % at {record.radii[i]:g}" for i in shown)
+        + f". Each row is tested by itself, at level {record.delta:g}, on images that all share; no attempt is "
+        "recorded, and no row is the promise of a card.",
         title_justify="left",
         caption_justify="left",
     )

@@ -38,11 +38,7 @@ def card_report(card: Card) -> Group:
     seen = calibration.overclaim
     return Group(
         Text(f"promise {calibration.promise}"),
-        Text(
-            f"looks   this is look {calibration.looks}, tested at level {calibration.level:.3g}; "
-            f"{calibration.spent:.3g} was spent on those before; confidence "
-            f"{stated(calibration.confidence, up=False)} holds for all of them together"
-        ),
+        _looks_line(calibration),
         Text(
             f"map     {_steps(calibration.radius_map)}; it was chosen on {calibration.fit.images} images, and by the "
             f"test on {seen.images} others of split {calibration.check.split!r}, where {_count(seen)}"
@@ -59,6 +55,20 @@ def card_report(card: Card) -> Group:
         *_radius_table(evaluation),
         *_other_table(evaluation),
         *_attack_lines(card),
+    )
+
+
+def _looks_line(calibration: Calibration) -> Text:
+    """Which attempt this is on its images, what it was tested at, and what is left for later ones."""
+    left = 1 - calibration.confidence - calibration.spent - calibration.level
+    rest = f"; later ones have the other {left:.3g}" if left > 1e-9 else ""
+    if calibration.looks == 1:
+        delta = f"of δ = {stated(1 - calibration.confidence, up=True)}"
+        return Text(f"looks   the first on these images, tested at level {calibration.level:.3g} {delta}{rest}")
+    return Text(
+        f"looks   this is look {calibration.looks}, tested at level {calibration.level:.3g}; "
+        f"{calibration.spent:.3g} was spent on those before; confidence "
+        f"{stated(calibration.confidence, up=False)} holds for all of them together"
     )
 
 

@@ -244,7 +244,8 @@ def calibration(
     """What a promise costs: certified accuracy of one pass minus that of Certify, for each way to calibrate.
 
     Under the promise of `heatserve calibrate` (overclaims among the positive radii), and under the weaker one of most
-    of the literature (overclaims among all answers).
+    of the literature (overclaims among all answers). These are comparisons: no attempt is recorded, and no row is the
+    promise of a card.
 
     **Example:** `heatserve bench calibration cifar10 --root data/cifar10 --out benchmarks/results/calibration.json`
     """

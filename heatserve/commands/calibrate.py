@@ -11,13 +11,13 @@ from heatserve.commands.options import (
     DATA_HELP,
     KEPT,
     REPOSITORY,
+    SAMPLING_HELP,
     Data,
     Json,
     Kept,
     Out,
     Repository,
     Root,
-    Sampling,
     Seed,
     deliver,
     line,
@@ -27,28 +27,88 @@ from heatserve.commands.options import (
 if TYPE_CHECKING:
     from heatserve.export.calibration.held_out import HeldOut
 
-Votes = Annotated[
-    int | None,
-    typer.Option(min=1, help="n of Certify: votes to bound its probability; by default 1000, with --alone 10000."),
+PROMISE, IMAGES, CERTIFY = "The promise", "Images", "Certify"
+"""Panels of the help."""
+
+CalibrationData = Annotated[
+    str | None,
+    typer.Option(
+        rich_help_panel=IMAGES,
+        help=f"In place of --data: {DATA_HELP}, if you vouch that no training of the network saw its test images: they "
+        "calibrate and measure. For networks that were trained elsewhere; the card says so.",
+    ),
 ]
-Target = Annotated[
-    float | None, typer.Option(min=0, help="The radius that matters most (L2, pixels in [0,1]); by default all do.")
+Alpha = Annotated[
+    float, typer.Option(rich_help_panel=PROMISE, help="α: largest overclaim rate, given a positive radius.")
+]
+Delta = Annotated[
+    float,
+    typer.Option(
+        rich_help_panel=PROMISE,
+        help="δ: the bound holds with confidence 1 − δ, for all attempts on the same images together.",
+    ),
+]
+Radius = Annotated[
+    float | None,
+    typer.Option(
+        min=0, rich_help_panel=PROMISE, help="The radius that matters most (L2, pixels in [0,1]); by default all do."
+    ),
 ]
 Alone = Annotated[
     bool,
     typer.Option(
         "--alone",
+        rich_help_panel=PROMISE,
         help="Serve --radius or nothing: votes stop as soon as they decide on it, at most n of them. Most images need "
         "few, so a high n costs little.",
     ),
 ]
-CalibrationData = Annotated[
-    str | None,
+Images = Annotated[
+    int, typer.Option(min=1, rich_help_panel=IMAGES, help="Calibration images, at most what the split has.")
+]
+Skip = Annotated[
+    int,
     typer.Option(
-        help=f"{DATA_HELP}, if you vouch that no training of the network saw its test images: they calibrate and "
-        "measure. For networks that were trained elsewhere; the card says so.",
+        min=0, rich_help_panel=IMAGES, help="Calibration images to pass over before them, such as those of attempts."
     ),
 ]
+CardImages = Annotated[
+    int,
+    typer.Option(
+        min=1,
+        rich_help_panel=IMAGES,
+        help="Test images that the card's figures are measured on, at most half of the split.",
+    ),
+]
+TestSkip = Annotated[
+    int,
+    typer.Option(
+        min=0,
+        rich_help_panel=IMAGES,
+        help="Test images to pass over before them; with --calibration-data they follow the calibration images.",
+    ),
+]
+OtherImages = Annotated[
+    int,
+    typer.Option(
+        min=0,
+        rich_help_panel=IMAGES,
+        help="Test images to invert, blur, …, for the card to show what such inputs get; 0: none.",
+    ),
+]
+GuessVotes = Annotated[int, typer.Option(min=1, rich_help_panel=CERTIFY, help="n₀: votes to guess the class.")]
+Votes = Annotated[
+    int | None,
+    typer.Option(
+        min=1,
+        rich_help_panel=CERTIFY,
+        help="n: votes to bound its probability; by default 1000, with --alone 10000.",
+    ),
+]
+CertifyAlpha = Annotated[
+    float, typer.Option(min=0, max=1, rich_help_panel=CERTIFY, help="Error probability at each image.")
+]
+Noise = Annotated[str, typer.Option(rich_help_panel=CERTIFY, help=SAMPLING_HELP)]
 
 
 def calibrate(
@@ -57,28 +117,20 @@ def calibrate(
     calibration_data: CalibrationData = None,
     root: Root = None,
     repository: Repository = REPOSITORY,
-    alpha: Annotated[float, typer.Option(help="α: largest overclaim rate, given a positive radius.")] = 0.01,
-    delta: Annotated[
-        float,
-        typer.Option(help="δ: the bound holds with confidence 1 − δ, for all attempts on the same images together."),
-    ] = 0.05,
-    images: Annotated[int, typer.Option(min=1, help="Calibration images, at most what the split has.")] = 2000,
-    skip: Annotated[int, typer.Option(min=0, help="Calibration images to leave out, since attempts used them.")] = 0,
-    test_images: Annotated[
-        int, typer.Option(min=1, help="Test images that the card's figures are measured on, at most half of the split.")
-    ] = 500,
-    test_skip: Annotated[int, typer.Option(min=0, help="Test images to leave out.")] = 0,
-    other_images: Annotated[
-        int,
-        typer.Option(min=0, help="Test images to invert, blur, …, for the card to show what such inputs get; 0: none."),
-    ] = 100,
-    n0: Annotated[int, typer.Option(min=1, help="n₀ of Certify: votes to guess the class.")] = 100,
-    n: Votes = None,
-    certify_alpha: Annotated[float, typer.Option(min=0, max=1, help="Error probability of each Certify.")] = 0.001,
-    radius: Target = None,
+    alpha: Alpha = 0.01,
+    delta: Delta = 0.05,
+    radius: Radius = None,
     alone: Alone = False,
+    images: Images = 2000,
+    skip: Skip = 0,
+    test_images: CardImages = 500,
+    test_skip: TestSkip = 0,
+    other_images: OtherImages = 100,
+    n0: GuessVotes = 100,
+    n: Votes = None,
+    certify_alpha: CertifyAlpha = 0.001,
+    sampling: Noise = "float32",
     seed: Seed = 0,
-    sampling: Sampling = "float32",
     kept: Kept = KEPT,
     as_json: Json = False,
 ) -> None:
@@ -104,6 +156,11 @@ def calibrate(
         raise typer.BadParameter("expected the only radius that is to be served", param_hint="--radius")
     if data and calibration_data:
         raise typer.BadParameter("expected it or --data, got both", param_hint="--calibration-data")
+    if calibration_data and test_skip:
+        raise typer.BadParameter(
+            f"expected 0 with --calibration-data, whose test images all come after --skip, got {test_skip}",
+            param_hint="--test-skip",
+        )
     monte_carlo = MonteCarlo(
         n0=n0,
         n=n or (10_000 if alone else 1000),

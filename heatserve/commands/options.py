@@ -23,10 +23,8 @@ TestImages = Annotated[int, typer.Option(min=1, help="Test images, at most what 
 Seed = Annotated[int, typer.Option(help="Decides the noise, and which images are taken.")]
 Out = Annotated[Path | None, typer.Option(help="Write the results there, as JSON.")]
 Json = Annotated[bool, typer.Option("--json", help="Write JSON to stdout, not a table.")]
-Sampling = Annotated[
-    str,
-    typer.Option(help="Noise of Certify: `float32`, or `grid`: sound, for 8-bit images only."),
-]
+SAMPLING_HELP = "Noise of Certify: `float32`, or `grid`: sound, for 8-bit images only."
+Sampling = Annotated[str, typer.Option(help=SAMPLING_HELP)]
 Kept = Annotated[
     Path,
     typer.Option(

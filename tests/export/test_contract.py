@@ -13,6 +13,7 @@ from onnx import helper
 from pydantic import BaseModel
 
 from heatserve.export import card as cards
+from heatserve.export import card_parts
 from heatserve.export.card import GRAPH_NAME
 from heatserve.export.contract import OUTPUT_TENSORS, top_k_of
 from heatserve.export.digest import DIGEST
@@ -89,10 +90,15 @@ def test_the_page_lists_the_outputs_of_the_contract() -> None:
 
 
 def test_the_page_lists_every_field_of_a_card() -> None:
-    parts = [part for part in vars(cards).values() if isinstance(part, type) and issubclass(part, BaseModel)]
+    parts = [
+        part
+        for part in (vars(cards) | vars(card_parts)).values()
+        if isinstance(part, type) and issubclass(part, BaseModel)
+    ]
     fields = {DIGEST}.union(*(part.model_fields for part in parts))
     listed = {name for row in table("The certificate card", "field") for name in re.findall(r"`(\w+)`", row[0])}
     assert {"promise", "spoofed", "tf32"} < fields
+    assert f"| `format` | version of this format: {cards.Card.model_fields['format'].default} |" in PAGE
     assert listed <= fields
     assert fields <= set(re.findall(r"`(\w+)`", PAGE))
 

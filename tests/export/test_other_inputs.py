@@ -14,7 +14,7 @@ import pytest
 from numpy.typing import NDArray
 from onnx import numpy_helper, parser
 from rich.console import Console
-from tiny_model import write_tiny_model
+from tiny_model import CALIBRATION, write_tiny_model
 
 from heatserve.certification.calibration import CalibrationError
 from heatserve.certification.radius import PLAIN_WEIGHTS, RadiusMap
@@ -26,7 +26,7 @@ from heatserve.export.calibration.compare import Comparison, check_loss
 from heatserve.export.calibration.evaluate import BIN_WIDTH, evaluate
 from heatserve.export.calibration.ledger import LedgerEntry
 from heatserve.export.calibration.other_inputs import changed_images, image_changes, measure_other_inputs
-from heatserve.export.calibration.report import _other_table, _radius_table, card_report, comparison_report
+from heatserve.export.calibration.report import _looks_line, _other_table, _radius_table, card_report, comparison_report
 from heatserve.export.card import BASE_NAME, GRAPH_NAME, Card, InputType, sha256_of
 from heatserve.export.card_parts import Evaluation, MonteCarlo
 from heatserve.export.contract import Outputs
@@ -275,13 +275,28 @@ def test_a_card_says_which_look_it_is_and_bounds_nothing_on_the_images_that_chos
     console = Console(width=1000, record=True)
     console.print(card_report(shown))
     lines = {line.split()[0]: line for line in console.export_text(clear=False).splitlines() if line.strip()}
-    assert f"look {card.calibration.looks}, tested at level {card.calibration.level:.3g}" in lines["looks"]
-    assert f"confidence {card.calibration.confidence:g} holds for all of them together" in lines["looks"]
+    assert lines["looks"].rstrip() == "looks   the first on these images, tested at level 0.01 of δ = 0.01"
     assert "bound" not in lines["map"]
     assert "8 in the last training, in all that led to this network: 29" in lines["trained"]
     assert "which chose no map, with exact bounds" in console.export_text(clear=False)
     console.print(card_report(shown.model_copy(update={"training": {"epochs": 8}})))
     assert "in all that led to this network: not known" in console.export_text()
+
+
+@pytest.mark.parametrize(
+    ("fields", "line"),
+    [
+        (
+            {"level": 0.005},
+            "looks   the first on these images, tested at level 0.005 of δ = 0.01; later ones have the ",
+        ),
+        ({"level": 0.0025, "looks": 2, "spent": 0.005}, "looks   this is look 2, tested at level 0.0025; 0.005 was"),
+    ],
+)
+def test_a_later_look_says_what_was_spent_before(fields: dict[str, Any], line: str) -> None:
+    part = CALIBRATION.model_copy(update=fields)
+    assert _looks_line(part).plain.startswith(line)
+    assert ("confidence 0.99 holds for all of them together" in _looks_line(part).plain) == (part.looks == 2)
 
 
 def test_an_audit_shows_both_accuracies(reddish: tuple[ModelVersion, Runner], tmp_path: Path) -> None:
