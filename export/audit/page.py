@@ -11,7 +11,8 @@ from heatserve.certification.audit import POWER
 from heatserve.certification.noise import source_of
 from heatserve.export.audit.audit import Audit, Measured
 from heatserve.export.audit.figures import accuracy_figure, reliability_figure
-from heatserve.export.audit.report import ACCURACY_CAPTION, accuracy_rows, findings, headline, percent, rates, share_of
+from heatserve.export.audit.report import accuracy_rows, findings, headline, percent, rates, share_of
+from heatserve.export.calibration.report import ACCURACY_CAPTION
 
 _TEMPLATE = "page.html"
 

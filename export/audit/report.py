@@ -11,15 +11,11 @@ from rich.text import Text
 
 from heatserve.certification.audit import POWER, Rate
 from heatserve.export.audit.audit import Audit, Measured
+from heatserve.export.calibration.report import ACCURACY_CAPTION
 from heatserve.export.card_parts import Calibration, MonteCarlo
 
 LISTED_RADII = 5
 """Every so many radii are in a table; the figure shows all of them."""
-
-ACCURACY_CAPTION = (
-    "Under “single pass” an overclaim of the right class counts as certified, under “backed” no overclaim counts."
-)
-"""What its columns count."""
 
 
 def headline(audit: Audit) -> str:

@@ -19,14 +19,19 @@ from heatserve.export.promise import stated
 
 T = TypeVar("T")
 
-_COMPARED = {"single_pass": "certified, overclaims count", "backed": "certified, backed by Certify"}
-"""What a comparison calls the curves of `CertifiedAccuracy`."""
+_COMPARED = {"single_pass": "single pass", "backed": "backed"}
+"""What the tables call two curves of `CertifiedAccuracy`."""
+ACCURACY_CAPTION = (
+    "Under “single pass” an overclaim of the right class counts as certified, under “backed” no overclaim counts."
+)
+"""What their columns count."""
 
 
 def progress_bar(items: Iterable[T], total: int, description: str) -> Iterable[T]:
-    """Pass items through, showing on stderr how many there are and how long the rest will take."""
+    """Pass items through; a terminal shows on stderr how many there are and how long the rest will take."""
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
+    console = Console(stderr=True)
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
         yield from progress.track(items, total=total, description=description)
 
 
@@ -91,9 +96,13 @@ def comparison_report(found: Comparison) -> Table:
     """What a variant wins and loses, compared with its model."""
     ours, other = found.evaluations
     table = Table(
-        title=f"{' compared with '.join(found.names)}, on the same {ours.data.images} test images", title_justify="left"
+        title=f"{' compared with '.join(found.names)}, on the same {ours.data.images} test images",
+        caption=ACCURACY_CAPTION,
+        title_justify="left",
+        caption_justify="left",
     )
-    for heading in ("", *found.names, "difference"):
+    table.add_column("", no_wrap=True)
+    for heading in (*found.names, "difference"):
         table.add_column(heading, justify="right")
     fast, slow = found.milliseconds
     table.add_row("ms for one image", f"{fast:.3f}", f"{slow:.3f}", f"{slow / fast:.2f} times as fast")
@@ -130,15 +139,14 @@ def _accuracy_table(evaluation: Evaluation) -> Table:
         title=f"certified accuracy at L2 radius r ([0,1] pixels), {data.images} {data.split} images, {data.dataset}",
         caption=(
             f"accuracy {evaluation.clean_accuracy:.1%}, of the smoothed classifier {evaluation.smoothed_accuracy:.1%}; "
-            f"they agree on {evaluation.agreement:.1%}. Under 'single pass' an overclaim of the right class counts as "
-            "certified, under 'backed' none does: Certify proves the class within the radius that is served."
+            f"they agree on {evaluation.agreement:.1%}. {ACCURACY_CAPTION}"
         ),
         title_justify="left",
         caption_justify="left",
     )
     columns = {
-        "single pass": accuracy.single_pass,
-        "backed": accuracy.backed,
+        _COMPARED["single_pass"]: accuracy.single_pass,
+        _COMPARED["backed"]: accuracy.backed,
         "its L-bound": accuracy.l_bound,
         "nominal (no promise)": accuracy.nominal,
         evaluation.monte_carlo.heading: accuracy.monte_carlo,

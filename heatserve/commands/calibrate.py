@@ -26,6 +26,7 @@ from heatserve.commands.options import (
 
 if TYPE_CHECKING:
     from heatserve.export.calibration.held_out import HeldOut
+    from heatserve.export.card_parts import MonteCarlo
 
 PROMISE, IMAGES, CERTIFY = "The promise", "Images", "Certify"
 """Panels of the help."""
@@ -142,33 +143,15 @@ def calibrate(
 
     **Example:** `heatserve calibrate digits --alpha 0.05`
     """
-    from heatserve.certification.calibration import servable
-    from heatserve.certification.noise import source_of
     from heatserve.export.calibration.calibrate import calibrate_model
     from heatserve.export.calibration.certifier import Certifier
     from heatserve.export.calibration.held_out import held_out
     from heatserve.export.calibration.report import card_report, progress_bar
     from heatserve.export.calibration.sampling import FIGURES_SHARE, check_classes
-    from heatserve.export.card_parts import MonteCarlo
     from heatserve.export.repository.layout import open_model
 
-    if alone and radius is None:
-        raise typer.BadParameter("expected the only radius that is to be served", param_hint="--radius")
-    if data and calibration_data:
-        raise typer.BadParameter("expected it or --data, got both", param_hint="--calibration-data")
-    if calibration_data and test_skip:
-        raise typer.BadParameter(
-            f"expected 0 with --calibration-data, whose test images all come after --skip, got {test_skip}",
-            param_hint="--test-skip",
-        )
-    monte_carlo = MonteCarlo(
-        n0=n0,
-        n=n or (10_000 if alone else 1000),
-        alpha=certify_alpha,
-        seed=seed,
-        sampling=source_of(sampling).key,
-        decides=float(servable(radius)) if alone and radius else None,
-    )
+    _check_together(data, calibration_data, test_skip)
+    monte_carlo = _monte_carlo(n0, n, certify_alpha, seed, sampling, radius, alone=alone)
     model = open_model(repository, name)
     data = calibration_data or data or model.card.trained_on
     check_classes(model.card, data, root=root)
@@ -197,6 +180,37 @@ def calibrate(
         calibrated.card.model_dump_json(indent=2),
         lambda: Group(line("wrote", calibrated.path), card_report(calibrated.card)),
         as_json=as_json,
+    )
+
+
+def _check_together(data: str | None, calibration_data: str | None, test_skip: int) -> None:
+    """Refuse options that leave one of them without a meaning."""
+    if data and calibration_data:
+        raise typer.BadParameter("expected it or --data, got both", param_hint="--calibration-data")
+    if calibration_data and test_skip:
+        raise typer.BadParameter(
+            f"expected 0 with --calibration-data, whose test images all come after --skip, got {test_skip}",
+            param_hint="--test-skip",
+        )
+
+
+def _monte_carlo(
+    n0: int, n: int | None, alpha: float, seed: int, sampling: str, radius: float | None, *, alone: bool
+) -> MonteCarlo:
+    """How Certify runs, or the decision on the one radius that is served."""
+    from heatserve.certification.calibration import servable
+    from heatserve.certification.noise import source_of
+    from heatserve.export.card_parts import MonteCarlo
+
+    if alone and radius is None:
+        raise typer.BadParameter("expected the only radius that is to be served", param_hint="--radius")
+    return MonteCarlo(
+        n0=n0,
+        n=n or (10_000 if alone else 1000),
+        alpha=alpha,
+        seed=seed,
+        sampling=source_of(sampling).key,
+        decides=float(servable(radius)) if alone and radius else None,
     )
 
 

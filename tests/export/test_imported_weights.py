@@ -88,6 +88,9 @@ def test_two_data_sets_at_once_are_refused(imported: Path) -> None:
     refused = calibrate("theirs", imported, "--data", "digits", "--calibration-data", "digits")
     assert refused.exit_code == 2
     assert "expected it or --data, got both" in refused.stderr
+    refused = calibrate("theirs", imported, "--calibration-data", "digits", "--test-skip", "5")
+    assert refused.exit_code == 2
+    assert "expected 0 with --calibration-data" in " ".join(refused.stderr.split())
 
 
 def test_a_network_of_ours_needs_nobody_and_its_training_images_in_other_files_do_not_calibrate_it(

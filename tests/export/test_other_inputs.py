@@ -20,13 +20,20 @@ from heatserve.certification.calibration import CalibrationError
 from heatserve.certification.radius import PLAIN_WEIGHTS, RadiusMap
 from heatserve.export.audit.audit import audit_model
 from heatserve.export.audit.page import audit_page
-from heatserve.export.audit.report import ACCURACY_CAPTION, audit_report
+from heatserve.export.audit.report import audit_report
 from heatserve.export.calibration.certifier import Certifier, certify_here
 from heatserve.export.calibration.compare import Comparison, check_loss
 from heatserve.export.calibration.evaluate import BIN_WIDTH, evaluate
 from heatserve.export.calibration.ledger import LedgerEntry
 from heatserve.export.calibration.other_inputs import changed_images, image_changes, measure_other_inputs
-from heatserve.export.calibration.report import _looks_line, _other_table, _radius_table, card_report, comparison_report
+from heatserve.export.calibration.report import (
+    ACCURACY_CAPTION,
+    _looks_line,
+    _other_table,
+    _radius_table,
+    card_report,
+    comparison_report,
+)
 from heatserve.export.card import BASE_NAME, GRAPH_NAME, Card, InputType, sha256_of
 from heatserve.export.card_parts import Evaluation, MonteCarlo
 from heatserve.export.contract import Outputs
@@ -325,10 +332,21 @@ def test_a_variant_that_keeps_its_radii_by_overclaims_is_refused(evaluated: Eval
         check_loss(useless, evaluated, target=None, max_loss=0.4)
     former = evaluated.model_copy(update={"certified_accuracy": accuracy.model_copy(update={"backed": None})})
     check_loss(former, evaluated, target=0.2, max_loss=0.0)
+    before, now = (replace_shares(evaluated, share) for share in (0.555, 0.505))
+    check_loss(now, before, target=None, max_loss=0.05)
+    with pytest.raises(CalibrationError, match=r"at most 4\.9%"):
+        check_loss(now, before, target=None, max_loss=0.049)
     compared = Comparison(("new", "old"), (former, evaluated), (1.0, 2.0), {})
     assert {name for name, *_ in compared.accuracies} == {"single_pass"}
     table = comparison_report(replace(compared, evaluations=(useless, evaluated)))
     assert any("backed" in str(cell) for cell in table.columns[0].cells)
+
+
+def replace_shares(evaluation: Evaluation, share: float) -> Evaluation:
+    """The same with one certified accuracy at all radii."""
+    accuracy = evaluation.certified_accuracy
+    same = {name: (share,) * len(accuracy.radii) for name in ("single_pass", "backed")}
+    return evaluation.model_copy(update={"certified_accuracy": accuracy.model_copy(update=same)})
 
 
 def test_images_of_8_bits_stay_so(reddish: tuple[ModelVersion, Runner]) -> None:

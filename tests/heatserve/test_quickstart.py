@@ -4,17 +4,22 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+from rich.console import Console
 
-from heatserve import FREE_PORTS, TritonServer
+from heatserve import FREE_PORTS, TritonServer, quickstart
+from heatserve.export.calibration.attempts import read_attempts
 from heatserve.export.card import CARD_NAME, CardError, verify_card
+from heatserve.export.repository.layout import ATTEMPTS_NAME, version_dirs
 
 pytestmark = pytest.mark.slow
 
+COMMITTED = Path(__file__).parents[2] / "model_repository"
 FREE = ("--http-port", "0", "--grpc-port", "0", "--metrics-port", "0")
 
 
@@ -79,6 +84,25 @@ def test_a_second_start_finds_the_model(first_start: tuple[Path, str]) -> None:
     assert done.returncode == 0, done.stderr
     assert "found" in done.stdout
     assert "train " not in done.stdout
+
+
+def test_another_network_of_the_quickstart_is_a_later_look_that_passes_once(
+    first_start: tuple[Path, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As one that another machine trained would be, beside the attempts of the committed model on the same images."""
+    repository = shutil.copytree(first_start[0] / "model_repository", tmp_path / "models")
+    (repository / "digits").mkdir()
+    shutil.copy(COMMITTED / "digits" / ATTEMPTS_NAME, repository / "digits")
+    earlier = read_attempts(repository).made.values()
+    monkeypatch.setattr(quickstart, "SEED", quickstart.SEED + 1)
+    for _ in range(2):  # the same attempt again is no new look
+        for version in version_dirs(repository / quickstart.NAME):
+            shutil.rmtree(version)
+        part = quickstart.make_model(repository, tmp_path / "runs", Console(quiet=True)).card.calibration
+        assert part is not None
+        assert part.looks == len(earlier) + 1 == len(read_attempts(repository).made)
+        assert part.spent == pytest.approx(sum(attempt.level for attempt in earlier))
+        assert part.level == pytest.approx((quickstart.DELTA - part.spent) / 2)
 
 
 def test_a_tampered_model_is_not_served(first_start: tuple[Path, str]) -> None:
