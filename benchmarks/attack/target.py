@@ -58,12 +58,17 @@ def open_target(model: ModelVersion, data: LabelledImages, *, seed: int) -> Targ
     """Open the graphs of a version for an attack on `data`.
 
     Raises:
-        HeatserveError: images of another shape, a graph that torch answers otherwise than ONNX Runtime does.
+        HeatserveError: images of another shape, a variant that takes UINT8 or has another precision, or a graph that
+            torch answers otherwise than ONNX Runtime does.
         GraphError: an operator that has no gradient here.
     """
     check_images(model, data)
-    if model.card.input_type != "FP32":
-        raise HeatserveError(f"{model.name}: expected a model of FP32 images: an attack moves them continuously")
+    if (model.card.input_type, model.card.precision) != ("FP32", "fp32"):
+        raise HeatserveError(
+            f"{model.name}: expected a model of FP32 images with an fp32 network, since an attack moves images "
+            f"continuously and follows gradients, got {model.card.input_type} and {model.card.precision}; attack the "
+            "model that it is a variant of"
+        )
     served, base = (onnx.load(model.path / name) for name in (GRAPH_NAME, BASE_NAME))
     calibration = model.card.calibration
     reference = calibration.monte_carlo if calibration else MonteCarlo(n0=100, n=1000, alpha=0.001, seed=seed)

@@ -269,3 +269,14 @@ def test_one_radius_alone_is_attacked_too_and_by_certify(tmp_path: Path) -> None
     assert set(radius.detach().numpy()) == {0.0, 0.03125}
     (slope,) = torch.autograd.grad(radius.sum(), x)
     assert (slope.abs().amax((1, 2, 3)) > 0).all()
+
+
+@pytest.mark.parametrize(
+    ("fields", "found"), [({"input_type": "UINT8"}, "UINT8 and fp32"), ({"precision": "int8"}, "FP32 and int8")]
+)
+def test_a_variant_is_refused_with_what_to_attack(tmp_path: Path, fields: dict[str, str], found: str) -> None:
+    version_dir = write_tiny_model(tmp_path)
+    model = open_model(tmp_path, "tiny")
+    variant = replace(model, card=read_card(version_dir).model_copy(update=fields))
+    with pytest.raises(HeatserveError, match=rf"got {found}; attack the model that it is a variant of"):
+        open_target(variant, images(), seed=0)
