@@ -40,7 +40,7 @@ def test_prints_certified_answers_over_both_protocols(first_start: tuple[Path, s
     _, printed = first_start
     for expected in ("train", "smooth", "export", "certify", "promise", "over gRPC, grpc://", "over HTTP, http://"):
         assert expected in printed
-    rows = re.findall(r" (\d) +([01]\.\d{3}) +(\d\.\d{4}) +(\d\.\d{4}) +(\d\.\d{4}) ", printed)
+    rows = re.findall(r" (\d) +([01]\.\d{3}) +(\d\.\d{4})(?: \(\d\))? +(\d\.\d{4}) +(\d\.\d{4}) ", printed)
     assert len(rows) == 8
     assert rows[:4] == rows[4:]  # gRPC and HTTP give one answer
     for _, _, certified, l_bound, nominal in rows:
