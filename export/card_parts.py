@@ -44,7 +44,7 @@ class MonteCarlo(Part):
     @model_validator(mode="before")
     @classmethod
     def _from_former_card(cls, fields: Any) -> Any:
-        """Former cards have a field `classifier`, which is always `votes`; it is ignored."""
+        """Former results have a field `classifier`, which is always `votes`; it is ignored."""
         if isinstance(fields, dict) and fields.get("classifier") == "votes":
             return {name: value for name, value in fields.items() if name != "classifier"}
         return fields
@@ -52,7 +52,7 @@ class MonteCarlo(Part):
     @field_validator("sampling")
     @classmethod
     def _key(cls, sampling: str) -> str:
-        """Former cards have a sentence in place of the key."""
+        """Former results have a sentence in place of the key."""
         return source_of(FORMER_KEYS.get(sampling, sampling)).key
 
     @property
@@ -179,7 +179,7 @@ class Calibration(Part):
     """The radius that the map was made for; None: all of them."""
     radius_map: RadiusMap
     guard: Guard | None = None
-    """Refuses images unlike those of `fit`, which it comes from; None: former cards have none."""
+    """Refuses images unlike those of `fit`, which it comes from; None: nothing is refused."""
     fit: Split
     check: Split
     vouched: bool = False

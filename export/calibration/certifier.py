@@ -20,7 +20,7 @@ from heatserve.export.calibration.ledger import (
     CertifyRecipe,
     LedgerEntry,
     append_entries,
-    digest,
+    image_digest,
     ledger_in,
     open_ledger,
 )
@@ -143,7 +143,7 @@ def _certify_image(
         "indices": [index],
         "noise": source_of(recipe.sampling),
     }
-    entry = partial(LedgerEntry, index=index, image=digest(image), label=label)
+    entry = partial(LedgerEntry, index=index, image=image_digest(image), label=label)
     if recipe.decides is None:
         found = next(certify(network, image[None], **how))
         return entry(

@@ -75,7 +75,7 @@ def ledger_in(folder: Path, recipe: CertifyRecipe, data: ModelImages) -> Path:
     of these images; or another one of the recipe, whose images are other parts of the same permutation: none of its
     entries is about another image at the same index. So all parts of one permutation share a ledger.
     """
-    first = digest(data.images[0]) if len(data) else ""
+    first = image_digest(data.images[0]) if len(data) else ""
     headers = _headers(recipe)
     keys = [hashlib.sha256((header + first).encode()).hexdigest()[:16] for header in headers]
     path, *former = (folder / f"{data.split}-{key}.jsonl" for key in keys)
@@ -96,7 +96,7 @@ def _agrees(path: Path, data: ModelImages) -> bool:
     lines = [line for line in path.read_text(errors="replace").splitlines(keepends=True)[1:] if line.endswith("\n")]
     entries = (_parse(path, number, line) for number, line in enumerate(lines, start=2))
     return all(
-        entry.image == digest(data.images[at]) for entry in entries if (at := _position(entry, data)) is not None
+        entry.image == image_digest(data.images[at]) for entry in entries if (at := _position(entry, data)) is not None
     )
 
 
@@ -133,7 +133,7 @@ def open_ledger(path: Path, recipe: CertifyRecipe, data: ModelImages) -> dict[in
             continue
         if entries.setdefault(entry.index, entry) != entry:
             raise LedgerError(f"{path}, line {number}: expected one result for image {entry.index}, got another one")
-        if (entry.image, entry.label) != (digest(data.images[position]), data.labels[position]):
+        if (entry.image, entry.label) != (image_digest(data.images[position]), data.labels[position]):
             raise LedgerError(
                 f"{path}, line {number}: holds the result of another image {entry.index}; name another file"
             )
@@ -150,8 +150,8 @@ def append_entries(path: Path | None, entries: Iterable[LedgerEntry]) -> Iterato
             yield entry
 
 
-def digest(image: Float32Array) -> str:
-    """The first 16 hex digits of the SHA-256 of an image's bytes."""
+def image_digest(image: Float32Array) -> str:
+    """The first 16 hex digits of the SHA-256 of an image's float32 bytes; `pixel_digest` is that of 8-bit values."""
     return hashlib.sha256(image.tobytes()).hexdigest()[:16]
 
 
