@@ -44,9 +44,9 @@ def promise_text(
         "the same images, and failed ones of this network or its base"
     )
     return (
-        "A radius r is about the smoothed classifier, which answers the class that the base network votes for most "
-        f"often under Gaussian noise of sigma = {sigma:g}: it answers the class that is served for every image within "
-        "L2 distance r (pixels in [0,1]). The class that the single pass serves may itself change within r. "
+        "A radius r says that the smoothed classifier, which answers the class that the base network votes for most "
+        f"often under Gaussian noise of sigma = {sigma:g}, answers the class that is served for every image within L2 "
+        "distance r (pixels in [0,1]). The class that the single pass serves may itself change within r. "
         f"At most a share {stated(alpha, up=True)} of the answers with a positive radius overclaim, counted over all "
         f"radii and classes together, not for each: their radius is above what {reference} proves at that image, or "
         "their class is another than it names; it is itself wrong with probability at most "
