@@ -40,6 +40,8 @@ from heatserve.export.images import LabelledImages
 from heatserve.export.repository.layout import ATTEMPTS_NAME, ModelVersion, locked, open_model, republish
 from heatserve.export.runtime.answers import model_images
 
+pytestmark = pytest.mark.slow
+
 CERTIFY = MonteCarlo(n0=10, n=100, alpha=0.01, seed=0)
 ALPHA, DELTA = 0.2, 0.2
 

@@ -28,6 +28,8 @@ from heatserve.export.graph.build import with_map
 from heatserve.export.images import LabelledImages
 from heatserve.export.repository.layout import ModelVersion, open_model, publish, republish
 
+pytestmark = pytest.mark.slow
+
 COMMITTED = Path(__file__).parents[2] / "model_repository"
 IMAGES = 120
 """Enough for 90 positive radii, the fewest that α = 0.05 at confidence 0.99 can be judged on."""

@@ -43,6 +43,7 @@ def certify(guard: Guard, images: NDArray[Any], logits: NDArray[Any] = SURE) -> 
     return dict(zip(OUTPUT_NAMES, session.run([*OUTPUT_NAMES], {"image": images, "logits": rows}), strict=True))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("shape", [(1, 8, 8), (3, 32, 32), (3, 7, 5), (3, 1, 4), (1, 4, 1), (1, 1, 1), (3, 96, 128)])
 def test_what_float64_refuses_is_refused_and_hardly_anything_else(shape: tuple[int, int, int]) -> None:
     rng = np.random.default_rng(sum(shape))

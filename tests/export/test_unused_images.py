@@ -27,6 +27,8 @@ from heatserve.export.card import read_card
 from heatserve.export.images import LabelledImages
 from heatserve.export.repository.layout import ATTEMPTS_NAME, open_model
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def digits(tmp_path_factory: pytest.TempPathFactory) -> Path:
