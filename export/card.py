@@ -96,7 +96,7 @@ class Card(Part):
     @model_validator(mode="after")
     def _held_out(self) -> Card:
         """Where it is not known which images trained the network, the user vouches for those of the calibration."""
-        elsewhere = [ancestor for ancestor in self.lineage or () if not ancestor.recorded]
+        elsewhere = [ancestor for ancestor in self.networks if not ancestor.recorded]
         if elsewhere and self.calibration and not self.calibration.vouched:
             raise ValueError(
                 f"calibration.vouched: expected true for what came from {elsewhere[0].described}, got false"

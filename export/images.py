@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import overload
 
@@ -91,15 +91,15 @@ class LabelledPictures(Sampled):
     def at(self, indices: Sequence[int]) -> LabelledPictures:
         """The pictures at rising `indices`; none is decoded."""
         first, passed_over = self._place_of(indices)
-        pictures, labels = _PicturesAt(self.pictures, tuple(indices)), self.labels[list(indices)]
+        pictures, labels = PicturesAt(self.pictures.__getitem__, tuple(indices)), self.labels[list(indices)]
         return replace(self, pictures=pictures, labels=labels, first=first, passed_over=passed_over)
 
 
 @dataclass(frozen=True)
-class _PicturesAt(Sequence[Picture]):
-    """Some of a sequence of pictures, each asked for when it is needed."""
+class PicturesAt(Sequence[Picture]):
+    """The pictures of some indices, each read when it is asked for."""
 
-    pictures: Sequence[Picture]
+    read: Callable[[int], Picture]
     indices: tuple[int, ...]
 
     def __len__(self) -> int:
@@ -113,8 +113,8 @@ class _PicturesAt(Sequence[Picture]):
 
     def __getitem__(self, index: int | slice) -> Picture | Sequence[Picture]:
         if isinstance(index, slice):
-            return _PicturesAt(self.pictures, self.indices[index])
-        return self.pictures[self.indices[index]]
+            return PicturesAt(self.read, self.indices[index])
+        return self.read(self.indices[index])
 
 
 SampledImages = LabelledImages | LabelledPictures

@@ -90,6 +90,7 @@ def write_tiny_card(version_dir: Path, *, calibration: Calibration | None = CALI
         class_names=CLASS_NAMES,
         input_shape=SHAPE,
         training={},
+        lineage=(),
         calibration=calibration,
         evaluation=None,
         versions={},

@@ -99,7 +99,7 @@ def calibrate_model(
             than the model's, a target that Certify cannot prove, a `config.pbtxt` that is none, or what runs the model
             is not here (see `heatserve.export.runtime.served`).
     """
-    if model.card.lineage and not vouched:
+    if not vouched:
         check_recorded(model.card)
     read_config(model.path.parent / CONFIG_NAME)  # its settings are to be kept: better to fail before the work
     check_images(model, test)

@@ -2,23 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
 from itertools import zip_longest
 from pathlib import Path
-from typing import TYPE_CHECKING, overload
 
 import numpy as np
 from numpy.typing import NDArray
 
 from heatserve.certification.errors import HeatserveError
 from heatserve.export.card import Card
-from heatserve.export.images import LabelledImages, LabelledPictures, Picture, SampledImages
+from heatserve.export.images import LabelledImages, LabelledPictures, PicturesAt, SampledImages
 from heatserve.export.repository.layout import ModelVersion
-
-if TYPE_CHECKING:
-    from heatserve.training.data import FileImages, TensorImages
-
 
 FIGURES_SHARE = 0.5
 """Largest share of a test split that a card's figures are measured on: an audit needs images that they did not use."""
@@ -83,7 +76,9 @@ def sample_for(
         raise HeatserveError(f"{dataset}: expected pictures for a model that resizes them, got images only")
     chosen = _chosen(f"{dataset}, split {split!r}", len(images), count, seed, first, largest_share)
     labels = np.asarray(images.labels, dtype=np.int64)[chosen]
-    return LabelledPictures(_Stored(images, chosen), labels, dataset, split, seed, first, len(images))
+    return LabelledPictures(
+        PicturesAt(images.picture, tuple(chosen.tolist())), labels, dataset, split, seed, first, len(images)
+    )
 
 
 def _chosen(
@@ -94,28 +89,6 @@ def _chosen(
         raise HeatserveError(f"{named}: expected fewer images to leave out than the {images} that it has, got {first}")
     largest = int(largest_share * images)
     return np.random.default_rng(seed).permutation(images)[first:][: largest if count is None else min(count, largest)]
-
-
-@dataclass(frozen=True)
-class _Stored(Sequence[Picture]):
-    """The pictures of a data set at some indices, each decoded when it is asked for."""
-
-    images: FileImages | TensorImages
-    indices: NDArray[np.int64]
-
-    def __len__(self) -> int:
-        return len(self.indices)
-
-    @overload
-    def __getitem__(self, index: int) -> Picture: ...
-
-    @overload
-    def __getitem__(self, index: slice) -> Sequence[Picture]: ...
-
-    def __getitem__(self, index: int | slice) -> Picture | Sequence[Picture]:
-        if isinstance(index, slice):
-            return _Stored(self.images, self.indices[index])
-        return self.images.picture(int(self.indices[index]))
 
 
 def check_classes(card: Card, dataset: str, *, root: Path | None = None) -> None:

@@ -105,6 +105,7 @@ def _card(probe: Probe, base: bytes) -> Card:
         input_shape=(1, 3, probe.classes),
         input_type=probe.encoding.input_type,
         training={},
+        lineage=(),
         calibration=calibration if probe.radius_map.radii else None,
         evaluation=None,
         versions=versions("python", "onnx"),

@@ -12,7 +12,7 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 from pydantic import ValidationError
-from tiny_model import CLASS_NAMES, take_uint8, write_tiny_model
+from tiny_model import CLASS_NAMES, SHAPE, edit_card, take_uint8, write_tiny_model
 
 from heatserve.certification.errors import HeatserveError
 from heatserve.certification.lineage import Ancestor
@@ -172,9 +172,8 @@ def test_training_images_that_cannot_be_read_are_an_error_or_a_note(tmp_path: Pa
 
 
 def test_a_network_of_which_nothing_is_recorded_is_refused(tmp_path: Path) -> None:
-    write_tiny_model(tmp_path)
+    edit_card(write_tiny_model(tmp_path, calibrated=False), lambda content: content.update(lineage=None))
     model = open_model(tmp_path, "tiny")
-    assert model.card.lineage is None
     with pytest.raises(HeatserveError, match=r"\(unknown\): which images trained it is not recorded"):
         held_out(model)
 
@@ -217,3 +216,20 @@ def test_a_calibration_by_hand_is_refused_before_the_work(tmp_path: Path) -> Non
 
 def _never(items: Iterable[T], total: int, description: str) -> Iterable[T]:  # noqa: ARG001
     raise AssertionError("Certify was begun")
+
+
+def test_a_calibrated_card_without_a_lineage_is_refused(tmp_path: Path) -> None:
+    """Nothing is known of what trained it, whoever removed that: the default is not that training never saw."""
+    write_tiny_model(tmp_path)
+    card = open_model(tmp_path, "tiny").card
+    with pytest.raises(ValidationError, match=r"calibration.vouched: expected true for what came from .* \(unknown"):
+        type(card).model_validate({**dict(card), "lineage": None})
+
+
+def test_a_model_without_a_lineage_is_not_calibrated_by_a_program(tmp_path: Path) -> None:
+    version_dir = write_tiny_model(tmp_path, calibrated=False)
+    edit_card(version_dir, lambda content: content.update(lineage=None))
+    images = LabelledImages(np.zeros((90, *SHAPE), np.float32), np.zeros(90, np.int64), "x", "calibration", 0)
+    certifier = Certifier(MonteCarlo(n0=10, n=100, alpha=0.01, seed=0))
+    with pytest.raises(HeatserveError, match="which images trained it is not recorded"):
+        calibrate_model(open_model(tmp_path, "tiny"), images, images, alpha=0.2, delta=0.2, certifier=certifier)
