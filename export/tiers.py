@@ -1,0 +1,147 @@
+"""The tiers of a served model beside its single pass: names, questions, answers and limits (docs/served-graph.md).
+
+Beside a model `NAME` its repository holds up to four further models, which ask the base classifier for votes:
+
+    NAME_confirm          is the class of the single pass proven within a radius? tens of votes
+    NAME_certify          class and largest radius, as Certify of Cohen et al. (2019) finds them: n₀ + n votes
+    NAME_certify_stream   the same question, answered with bounds that tighten, over a stream
+    NAME_cascade          the single pass, and then confirm, where the caller needs it
+
+The configuration of the repository, the backend and the client take all of this from here. Needs numpy only.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import Enum
+from typing import Any, Literal
+
+import numpy as np
+
+
+class TierModel(str, Enum):
+    """The kinds of models beside a single pass, by what follows its name and an underscore."""
+
+    CONFIRM = "confirm"
+    CERTIFY = "certify"
+    CERTIFY_STREAM = "certify_stream"
+    CASCADE = "cascade"
+
+    def beside(self, model: str) -> str:
+        """The name of the model of this kind beside the model of that name."""
+        return f"{model}_{self.value}"
+
+
+class Tier(str, Enum):
+    """What stands behind an answer: the output `tier`."""
+
+    ONE_PASS = "one pass"
+    CONFIRM = "confirm"
+    CERTIFY = "certify"
+
+
+class Mode(str, Enum):
+    """When a cascade asks for votes: the parameter `mode`."""
+
+    CLAIMED = "claimed"
+    """Only where the single pass serves at least the radius."""
+    ANY = "any"
+    """Always."""
+
+
+class TierReason(str, Enum):
+    """Why an answer is what it is: the output `reason`."""
+
+    PROVEN = "proven"
+    DISPROVEN = "disproven"
+    HOPELESS = "hopeless"
+    UNDECIDED = "votes"
+    DEADLINE = "deadline"
+    NOT_CLAIMED = "not claimed"
+    TIGHTENING = "tightening"
+    INVALID = "invalid"
+
+    @property
+    def explanation(self) -> str:
+        """The reason, for somebody who reads an answer."""
+        return {
+            TierReason.PROVEN: "the votes prove it",
+            TierReason.DISPROVEN: "the votes prove that this class is not certified at the radius",
+            TierReason.HOPELESS: "given up: the votes so far, or the single pass, leave too little hope of a proof",
+            TierReason.UNDECIDED: "not decided by as many votes as were allowed",
+            TierReason.DEADLINE: "not decided before the deadline",
+            TierReason.NOT_CLAIMED: "not asked: the single pass itself serves a smaller radius",
+            TierReason.TIGHTENING: "holds already; more votes may prove more",
+            TierReason.INVALID: "the network answers no class",
+        }[self]
+
+
+@dataclass(frozen=True)
+class TierTensor:
+    """One output of a tier; each image has one value, or for `classes` several."""
+
+    name: str
+    datatype: Literal["INT64", "FP32", "FP64", "STRING"]
+    """As Triton's configuration names it."""
+    kinds: tuple[TierModel, ...] = tuple(TierModel)
+    """The models that have it."""
+    is_list: bool = False
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """The type as numpy names it; text is bytes in arrays of objects."""
+        return np.dtype({"INT64": np.int64, "FP32": np.float32, "FP64": np.float64, "STRING": object}[self.datatype])
+
+
+_CERTIFYING = (TierModel.CERTIFY, TierModel.CERTIFY_STREAM)
+
+TIER_TENSORS = (
+    TierTensor("label", "INT64"),  # the class that is answered; −1 where none is
+    TierTensor("outcome", "STRING"),  # yes, no or undecided
+    TierTensor("proven_radius", "FP32"),  # L2, pixels in [0,1]; above 0 only where the outcome is yes
+    TierTensor("votes", "INT64"),  # noisy passes of the base classifier that were taken, n₀ included
+    TierTensor("alpha", "FP64"),  # the answer yes (or no) is wrong with at most this probability, for each image
+    TierTensor("tier", "STRING"),
+    TierTensor("reason", "STRING"),
+    TierTensor("sampling", "STRING"),  # how the noise was sampled: grid, float32; none where there were no votes
+    TierTensor("certified_radius", "FP32", (TierModel.CONFIRM, TierModel.CASCADE)),  # what the single pass serves
+    TierTensor("p_lower", "FP64", _CERTIFYING),  # lower confidence bound on the probability of a vote for `classes`
+    TierTensor("classes", "INT64", _CERTIFYING, is_list=True),  # the k classes that most of the n₀ votes are for
+)
+"""The outputs of the tiers, in their order."""
+
+
+def tier_tensors(kind: TierModel) -> tuple[TierTensor, ...]:
+    """The outputs of one kind of tier."""
+    return tuple(tensor for tensor in TIER_TENSORS if kind in tensor.kinds)
+
+
+@dataclass(frozen=True)
+class TierLimits:
+    """What the operator sets in the parameters of a tier's `config.pbtxt`: defaults of a request, and their limits.
+
+    Attributes:
+        alpha: α of a request that states none.
+        least_alpha: the smallest α that a request may ask for, since a smaller one takes more votes.
+        most_alpha: the largest, since a larger one promises less.
+        n: most votes for one image where the request does not say; for certify, exactly so many.
+        most_n: the largest n that a request may ask for.
+        n0: votes for the guess of certify; of no meaning to the others.
+        most_n0: the largest n₀ that a request may ask for.
+        deadline_ms: milliseconds after which an image is answered undecided, where the request does not say.
+        most_deadline_ms: the largest deadline that a request may ask for.
+        queue: images that may wait for votes at once; more are refused.
+        sampling: `any`, or `grid`: images that are not of 8 bits are refused.
+    """
+
+    alpha: float = 1e-6
+    least_alpha: float = 1e-9
+    most_alpha: float = 1e-3
+    n: int = 1_000
+    most_n: int = 100_000
+    n0: int = 100
+    most_n0: int = 1_000
+    deadline_ms: int = 10_000
+    most_deadline_ms: int = 60_000
+    queue: int = 256
+    sampling: Literal["any", "grid"] = "any"
