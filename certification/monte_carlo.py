@@ -8,6 +8,7 @@ References:
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
@@ -84,7 +85,7 @@ def certify(
         MonteCarloError: arguments that mean nothing.
         NoiseError: an image that the noise source cannot sample for.
     """
-    left = alpha_left(alpha, images, votes=n0 + n, sigma=sigma, noise=noise)
+    left = alpha_left(alpha, shape=np.shape(images)[1:], votes=n0 + n, sigma=sigma, noise=noise)
     votes_of = _sample_under_noise(
         classifier, images, (n0, n), sigma=sigma, seed=seed, indices=indices, noise=noise, batch_size=batch_size
     )
@@ -120,7 +121,7 @@ def predict(
 
     Arguments as for `certify`.
     """
-    left = alpha_left(alpha, images, votes=n, sigma=sigma, noise=noise)
+    left = alpha_left(alpha, shape=np.shape(images)[1:], votes=n, sigma=sigma, noise=noise)
     votes_of = _sample_under_noise(
         classifier, images, (n,), sigma=sigma, seed=seed, indices=indices, noise=noise, batch_size=batch_size
     )
@@ -141,15 +142,24 @@ def top_classes(votes: Histogram, k: int) -> tuple[int, ...]:
     return tuple(np.argsort(-votes, kind="stable")[:k].tolist())
 
 
-def alpha_left(alpha: float, images: Float32Array, *, votes: int, sigma: float, noise: NoiseSource) -> float:
+def alpha_left(alpha: float, *, shape: Sequence[int], votes: int, sigma: float, noise: NoiseSource) -> float:
     """alpha, less what sampling one image's votes inexactly can add to the probability of any event.
+
+    Whatever is proven from at most `votes` votes at this level is wrong with probability at most `alpha`.
+
+    Args:
+        alpha: the probability of a wrong answer that was asked for.
+        shape: [C, H, W] of the image.
+        votes: the most votes that the answer may rest on, n₀ included.
+        sigma: standard deviation of the noise.
+        noise: how it is sampled.
 
     Raises:
         MonteCarloError: alpha is not between 0 and 1, or nothing is left of it.
     """
     if sigma <= 0 or votes < 1:
         raise MonteCarloError(f"expected sigma > 0 and sample sizes ≥ 1, got {sigma} and {votes}")
-    left = alpha - votes * noise.variation(int(np.prod(np.shape(images)[1:])), sigma=sigma)
+    left = alpha - votes * noise.variation(math.prod(shape), sigma=sigma)
     if not 0 < left < 1:
         raise MonteCarloError(f"alpha: expected a number between {alpha - left:g} and 1, got {alpha}")
     return left

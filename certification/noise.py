@@ -45,8 +45,21 @@ class NoiseSource(Protocol):
     def described(self) -> str:
         """For a reader: how it samples, and what that leaves open."""
 
-    def copies(self, image: Float32Array, *, sigma: float, seed: int, index: int) -> Fill:
-        """The stream (seed, index) of noisy copies of x [C, H, W], the same however many are taken at a time."""
+    def suits(self, image: Float32Array) -> bool:
+        """Whether `copies` takes the image [C, H, W]."""
+
+    def copies(self, image: Float32Array, *, sigma: float, entropy: np.random.SeedSequence) -> Fill:
+        """A stream of noisy copies of x [C, H, W], the same however many are taken at a time.
+
+        Args:
+            image: x, float32 [C, H, W].
+            sigma: standard deviation of the noise.
+            entropy: what the stream is drawn from, and nothing else may be. Where somebody else chooses the image it
+                must be a secret of this one question: `np.random.SeedSequence()`, which asks the operating system.
+
+        Raises:
+            NoiseError: the image does not suit, or no noise of this σ can be sampled.
+        """
 
     def variation(self, coordinates: int, *, sigma: float) -> float:
         """Bound on the total variation distance of one noisy copy from its exact distribution."""
@@ -66,9 +79,13 @@ class Float32Noise:
     key = "float32"
     described = "float32 Gaussian noise; the attack of Voráček and Hein (2023) is not excluded"
 
-    def copies(self, image: Float32Array, *, sigma: float, seed: int, index: int) -> Fill:
+    def suits(self, image: Float32Array) -> bool:  # noqa: ARG002
+        """Every image does."""
+        return True
+
+    def copies(self, image: Float32Array, *, sigma: float, entropy: np.random.SeedSequence) -> Fill:
         """Copies of any image, x + σ·η in float32; see `NoiseSource`."""
-        generator = np.random.Generator(np.random.Philox(np.random.SeedSequence([seed, index])))
+        generator = np.random.Generator(np.random.Philox(entropy))
 
         def fill(out: Float32Array) -> None:
             generator.standard_normal(dtype=np.float32, out=out)
@@ -99,17 +116,25 @@ class GridNoise:
     key = "grid"
     described = "8-bit grid, integer noise with exact probabilities (Voráček and Hein 2023): sound in floating point"
 
-    def copies(self, image: Float32Array, *, sigma: float, seed: int, index: int) -> Fill:
+    def suits(self, image: Float32Array) -> bool:
+        """8-bit images do: all pixels are multiples of 1/255 from 0 to 1, in float32."""
+        return not _grey(image)[1].any()
+
+    def copies(self, image: Float32Array, *, sigma: float, entropy: np.random.SeedSequence) -> Fill:
         """Copies of an 8-bit image; see `NoiseSource`. The classifier sees float32(k + N)/255.
 
         Raises:
             NoiseError: a pixel that is no multiple of 1/255, or a σ whose noise exceeds 16-bit integers.
         """
-        levels = _grey(image, index)
+        levels, off = _grey(image)
+        if off.any():
+            raise NoiseError(
+                f"expected an 8-bit image, multiples of 1/255 from 0 to 1, got {np.asarray(image)[off][0]!s} among "
+                f"{off.sum()} of {off.size} values that are not"
+            )
         table = _table(sigma)
-        sequence = np.random.SeedSequence([seed, index])
         words, refinements = (
-            np.random.Generator(np.random.Philox(source)) for source in (sequence, *sequence.spawn(1))
+            np.random.Generator(np.random.Philox(source)) for source in (entropy, _first_child(entropy))
         )
         quads = -(-image.size // 4)  # a 64-bit draw has four words; each copy starts with a fresh one
 
@@ -148,18 +173,18 @@ def source_of(key: str) -> NoiseSource:
     return SOURCES[key]
 
 
-def _grey(image: Float32Array, index: int) -> NDArray[np.int16]:
-    """k [C, H, W], from float32 k/255 whatever way it was rounded."""
+def _grey(image: Float32Array) -> tuple[NDArray[np.int16], NDArray[np.bool_]]:
+    """k [C, H, W], from float32 k/255 whatever way it was rounded, and where a pixel is no such number."""
     scaled = np.asarray(image, dtype=np.float64) * LEVELS
     with np.errstate(invalid="ignore"):
         levels = np.rint(scaled)
         off = ~((np.abs(scaled - levels) <= 1e-4) & (levels >= 0) & (levels <= LEVELS))
-    if off.any():
-        raise NoiseError(
-            f"image {index}: expected an 8-bit image, multiples of 1/255 from 0 to 1, got {np.asarray(image)[off][0]!s}"
-            f" among {off.sum()} of {off.size} values that are not"
-        )
-    return np.asarray(levels, dtype=np.int16)
+        return np.asarray(levels, dtype=np.int16), off
+
+
+def _first_child(entropy: np.random.SeedSequence) -> np.random.SeedSequence:
+    """What `entropy.spawn(1)` gives the first time, and every time: it changes nothing in `entropy`."""
+    return np.random.SeedSequence(entropy.entropy, spawn_key=(*entropy.spawn_key, 0), pool_size=entropy.pool_size)
 
 
 def _bits(generator: np.random.Generator, count: int) -> NDArray[np.uint64]:

@@ -6,28 +6,20 @@ References: see `heatserve.certification.martingale`.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from enum import Enum
 from functools import partial
-from itertools import islice
-from typing import Generic, TypeVar
 
 import numpy as np
 from scipy.special import ndtr
 
 from heatserve.certification.martingale import evidence_above, evidence_below
 from heatserve.certification.monte_carlo import ABSTAIN, alpha_left, top_classes
-from heatserve.certification.noise import FLOAT32, Fill, NoiseSource
+from heatserve.certification.noise import FLOAT32, NoiseSource
+from heatserve.certification.polls import STEP, Test, Want, results_in_order
 from heatserve.certification.radius import Float32Array
-from heatserve.certification.voting import Classifier, Histogram, MonteCarloError, histograms, streams
-
-STEP = 16
-"""Votes between two looks at the evidence."""
-
-T = TypeVar("T")
-_Test = Generator[int, Histogram, T]
-"""A sequential test at one image: `yield m` draws m votes and is their histogram; what it returns is its result."""
+from heatserve.certification.voting import Classifier, Histogram, MonteCarloError, streams
 
 
 class Outcome(Enum):
@@ -105,24 +97,25 @@ def decide(
         MonteCarloError: arguments that mean nothing.
         NoiseError: an image that the noise source cannot sample for.
     """
-    left = alpha_left(alpha, images, votes=n0 + n, sigma=sigma, noise=noise)
+    left = alpha_left(alpha, shape=np.shape(images)[1:], votes=n0 + n, sigma=sigma, noise=noise)
     if not 0 <= radius <= 8 * sigma:
         raise MonteCarloError(f"radius: expected 0 to 8σ = {8 * sigma:g}, got {radius}")
     if min(n0, n) < 1:
         raise MonteCarloError(f"expected sample sizes ≥ 1, got n0 = {n0}, n = {n}")
     test = partial(_decision, p=float(ndtr(radius / sigma)), n0=n0, n=n, alpha=left, top_k=top_k)
     copies = streams(images, indices=indices, sigma=sigma, seed=seed, noise=noise)
-    return _run(classifier, copies, test, shape=np.shape(images)[1:], batch_size=batch_size)
+    tests = ((fill, test()) for fill in copies)
+    return results_in_order(classifier, tests, shape=np.shape(images)[1:], batch_size=batch_size)
 
 
-def _decision(*, p: float, n0: int, n: int, alpha: float, top_k: int) -> _Test[Decision]:
+def _decision(*, p: float, n0: int, n: int, alpha: float, top_k: int) -> Test[Decision]:
     """The body of `decide` for one image: is P(f votes for one of the guessed classes) above p, or below?"""
-    counts0 = yield n0  # draw n₀ votes, and guess the top classes
+    counts0 = yield Want(n0)  # draw n₀ votes, and guess the top classes
     classes = top_classes(counts0, top_k)
     counts, drawn, outcome = np.zeros_like(counts0), 0, Outcome.UNDECIDED
     while outcome is Outcome.UNDECIDED and drawn < n:
         step = min(STEP, n - drawn)
-        counts, drawn = counts + (yield step), drawn + step  # draw more, afresh
+        counts, drawn = counts + (yield Want(step)), drawn + step  # draw more, afresh
         successes = int(counts[list(classes)].sum())
         if evidence_above(successes, drawn - successes, p=p) >= -math.log(alpha):
             outcome = Outcome.YES
@@ -156,69 +149,20 @@ def predict_early(
     Args:
         n: most votes before an image is given up; the others as for `decide`.
     """
-    left = alpha_left(alpha, images, votes=n, sigma=sigma, noise=noise)
+    left = alpha_left(alpha, shape=np.shape(images)[1:], votes=n, sigma=sigma, noise=noise)
     copies = streams(images, indices=indices, sigma=sigma, seed=seed, noise=noise)
-    test = partial(_prediction, n=n, alpha=left)
-    return _run(classifier, copies, test, shape=np.shape(images)[1:], batch_size=batch_size)
+    tests = ((fill, _prediction(n=n, alpha=left)) for fill in copies)
+    return results_in_order(classifier, tests, shape=np.shape(images)[1:], batch_size=batch_size)
 
 
-def _prediction(*, n: int, alpha: float) -> _Test[EarlyPrediction]:
+def _prediction(*, n: int, alpha: float) -> Test[EarlyPrediction]:
     """The body of `predict_early` for one image: do the votes for the leader outweigh those for the runner-up?"""
     counts: Histogram | int = 0
     drawn = 0
     while drawn < n:
         step = min(STEP, n - drawn)
-        counts, drawn = counts + (yield step), drawn + step
+        counts, drawn = counts + (yield Want(step)), drawn + step
         second, first = np.argsort(counts, kind="stable")[-2:]
         if evidence_above(counts[first], counts[second], p=0.5) >= math.log((len(counts) - 1) / alpha):
             return EarlyPrediction(int(first), drawn)
     return EarlyPrediction(ABSTAIN, drawn)
-
-
-def _run(
-    classifier: Classifier,
-    copies: Iterator[Fill],
-    test: Callable[[], _Test[T]],
-    *,
-    shape: Sequence[int],
-    batch_size: int,
-) -> Iterator[T]:
-    """The result of a test of each image, in order.
-
-    So many tests are open at a time that `STEP` votes for each fill a batch; one that wants more waits for them.
-    """
-    waiting = enumerate((fill, test()) for fill in copies)
-    tests, results, turn = list[_Open[T]](), dict[int, T](), 0
-    while True:
-        for number, (fill, opened) in islice(waiting, max(1, batch_size // STEP) - len(tests)):
-            tests.append(_Open(number, fill, opened, wanted=next(opened)))
-        if not tests:
-            return
-        requests = [(open_.fill, min(STEP, open_.wanted)) for open_ in tests]
-        votes = histograms(classifier, requests, shape=shape, batch_size=batch_size)
-        for open_, (_, size), counts in zip(tests, requests, votes, strict=True):
-            open_.counts, open_.wanted = open_.counts + counts, open_.wanted - size
-            if open_.wanted:
-                continue
-            try:
-                open_.wanted = open_.test.send(np.asarray(open_.counts))
-                open_.counts = 0
-            except StopIteration as stop:
-                results[open_.number] = stop.value
-        tests = [open_ for open_ in tests if open_.number not in results]
-        while turn in results:
-            yield results.pop(turn)
-            turn += 1
-
-
-@dataclass
-class _Open(Generic[T]):
-    """A test that has no result yet."""
-
-    number: int
-    fill: Fill
-    test: _Test[T]
-    wanted: int
-    """Votes that it still waits for."""
-    counts: Histogram | int = 0
-    """Those that it waited for and that are there."""

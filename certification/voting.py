@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from heatserve.certification.errors import HeatserveError
-from heatserve.certification.noise import Fill, NoiseSource
+from heatserve.certification.noise import Fill, NoiseError, NoiseSource
 from heatserve.certification.radius import Float32Array
 
 Classifier = Callable[[Float32Array], NDArray[np.floating[Any]]]
@@ -45,7 +45,10 @@ def streams(
         if not 0 <= number < 2**32:  # a stream is drawn from both, in words of 32 bits: larger ones would share streams
             raise MonteCarloError(f"{name}: expected at most 2³² − 1 and at least 0, got {number}")
     for index, image in zip(indices, np.asarray(images, dtype=np.float32), strict=True):
-        yield noise.copies(image, sigma=sigma, seed=seed, index=int(index))
+        try:
+            yield noise.copies(image, sigma=sigma, entropy=np.random.SeedSequence([seed, int(index)]))
+        except NoiseError as error:
+            raise NoiseError(f"image {index}: {error}") from error
 
 
 def histograms(
@@ -63,14 +66,24 @@ def histograms(
         raise MonteCarloError(f"batch_size: expected at least 1, got {batch_size}")
     votes: Histogram | int = 0
     for batch in _ahead(_batches(requests, tuple(shape), batch_size)):
-        scores = classifier(batch.copies)
-        classes, start = scores.argmax(-1), 0
-        for size, is_last in batch.parts:
-            votes = votes + np.bincount(classes[start : start + size], minlength=scores.shape[-1])
-            start += size
+        counts = split_votes(classifier(batch.copies), [size for size, _ in batch.parts])
+        for part, (_, is_last) in zip(counts, batch.parts, strict=True):
+            votes = votes + part
             if is_last:
                 yield np.asarray(votes)
                 votes = 0
+
+
+def split_votes(scores: NDArray[np.floating[Any]], sizes: Sequence[int]) -> list[Histogram]:
+    """The histogram of votes of each part of a batch, from its scores [N, K]; the sizes of the parts add up to N.
+
+    Raises:
+        MonteCarloError: scores of another shape. Votes that are missing would count as votes against every class.
+    """
+    if scores.ndim != 2 or len(scores) != sum(sizes):
+        raise MonteCarloError(f"classifier: expected scores [{sum(sizes)}, K], got {list(scores.shape)}")
+    parts = np.split(scores.argmax(-1), np.cumsum(sizes)[:-1])
+    return [np.bincount(part, minlength=scores.shape[-1]) for part in parts]
 
 
 @dataclass(frozen=True)

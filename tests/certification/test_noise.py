@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from decimal import Decimal, localcontext
+from hashlib import sha256
 
 import numpy as np
 import pytest
@@ -26,7 +27,7 @@ def drawn(
     noise: NoiseSource, image: Float32Array, count: int, *, index: int = 0, seed: int = 0, sigma: float = SIGMA
 ) -> Float32Array:
     out = np.empty((count, *image.shape), np.float32)
-    noise.copies(image, sigma=sigma, seed=seed, index=index)(out)
+    noise.copies(image, sigma=sigma, entropy=np.random.SeedSequence([seed, index]))(out)
     return out
 
 
@@ -35,6 +36,25 @@ def test_float32_noise_is_that_of_numpy_on_the_stream_of_seed_and_index() -> Non
     generator = np.random.Generator(np.random.Philox(np.random.SeedSequence([3, 8])))
     expected = image + np.float32(SIGMA) * generator.standard_normal((5, *SHAPE), dtype=np.float32)
     assert np.array_equal(drawn(FLOAT32, image, 5, seed=3, index=8), expected)
+
+
+def test_a_stream_of_seed_and_index_has_been_the_same_since_the_first_certificates() -> None:
+    """Ledgers and cards hold what these streams proved: their integers are compared with those of the first version."""
+    levels = np.rint(drawn(GRID, flat(100), 40, seed=3, index=8) * LEVELS).astype("<i2") - 100
+    assert levels.ravel()[:12].tolist() == [-12, 52, -40, 17, -76, -2, -3, -5, 25, 45, 4, 1]
+    assert sha256(levels.tobytes()).hexdigest() == "80444f67d58b75d95c401c6716d7a2face0c5cc9d3021623f35cd55008614ecb"
+
+
+@pytest.mark.parametrize("noise", [FLOAT32, GRID])
+def test_fresh_entropy_gives_other_noise_and_is_left_as_it_is(noise: NoiseSource) -> None:
+    entropies = [np.random.SeedSequence() for _ in range(3)]
+    outs = np.empty((4, 10, *SHAPE), np.float32)
+    for entropy, out in zip([*entropies, entropies[0]], outs, strict=True):
+        noise.copies(flat(9), sigma=SIGMA, entropy=entropy)(out)
+    assert np.array_equal(outs[0], outs[3])  # nothing was spawned from it in between
+    noises = (outs[:3] - outs[0, 0, 0, 0, 0]).reshape(3, -1)
+    correlations = np.corrcoef(noises)[np.triu_indices(3, 1)]
+    assert np.abs(correlations).max() < 5 / np.sqrt(noises.shape[1])
 
 
 @pytest.mark.parametrize("sigma", [0.001, 0.01, 0.25, 1.0])
@@ -99,7 +119,8 @@ def test_every_step_of_the_table_is_the_nearest_integer_to_its_exact_value(sigma
 @pytest.mark.parametrize("shape", [SHAPE, (1, 3, 5)])
 def test_a_stream_is_the_same_however_it_is_cut(noise: NoiseSource, shape: tuple[int, ...]) -> None:
     at_once = drawn(noise, flat(9, shape), 70)
-    fill, pieces = noise.copies(flat(9, shape), sigma=SIGMA, seed=0, index=0), np.empty_like(at_once)
+    entropy = np.random.SeedSequence([0, 0])
+    fill, pieces = noise.copies(flat(9, shape), sigma=SIGMA, entropy=entropy), np.empty_like(at_once)
     for start, stop in ((0, 1), (1, 8), (8, 41), (41, 70)):
         fill(pieces[start:stop])
     assert np.array_equal(pieces, at_once)
@@ -118,8 +139,19 @@ def test_the_classifier_sees_the_nearest_float32_of_a_grid_point_even_off_the_un
 def test_an_image_off_the_grid_is_refused_by_name(value: float) -> None:
     image = flat(3)
     image[1, 2, 3] = value
+    assert not GRID.suits(image)
+    assert FLOAT32.suits(image)
     with pytest.raises(NoiseError, match=r"image 17: expected an 8-bit image.*among 1 of 3072 values"):
-        GRID.copies(image, sigma=SIGMA, seed=0, index=17)
+        list(certify(has_fine_bits, image[None], indices=[17], sigma=SIGMA, noise=GRID))
+    with pytest.raises(NoiseError, match=r"^expected an 8-bit image"):
+        GRID.copies(image, sigma=SIGMA, entropy=np.random.SeedSequence())
+
+
+@pytest.mark.parametrize("level", [0, 1, 17, 254, 255])
+def test_an_8_bit_image_suits_the_grid_however_its_pixels_were_rounded(level: int) -> None:
+    assert GRID.suits(flat(level))
+    for towards in (0, 1):
+        assert GRID.suits(np.nextafter(flat(level), np.float32(towards)))
 
 
 def test_noise_that_16_bits_cannot_hold_is_refused() -> None:
