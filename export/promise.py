@@ -1,8 +1,10 @@
-"""The promise of a card in words: what a radius means, what is bounded, how surely, and for which images."""
+"""Promises in words, of a card and of each tier: what a radius means, what is bounded, how surely, for which images."""
 
 from __future__ import annotations
 
 from decimal import ROUND_CEILING, ROUND_FLOOR, Context
+
+from heatserve.export.tiers import TierModel
 
 NOTHING = "Nothing is promised about these radii."
 VOUCHED = (
@@ -55,3 +57,51 @@ def promise_text(
         "It holds for images drawn like the calibration images only, and for none that an adversary makes."
         + (VOUCHED if vouched else "")
     )
+
+
+def tier_promise(kind: TierModel, *, model: str, sigma: float) -> str:
+    """What an answer of a tier means, in whole sentences.
+
+    Args:
+        kind: which tier.
+        model: the name of the model that it is beside.
+        sigma: σ of the smoothed classifier, pixels in [0,1].
+    """
+    return f"{_MEANING[kind].format(model=model, sigma=sigma)} {_RIGOUR}"
+
+
+_SMOOTHED = (
+    "the smoothed classifier, which answers the class that the base network votes for most often under Gaussian noise "
+    "of sigma = {sigma:g}, answers the class `label` for every image within L2 distance `proven_radius` (pixels in "
+    "[0,1]) of the one that was sent"
+)
+_CONFIRM = (
+    f"The outcome yes says that {_SMOOTHED}; the class is that of the single pass of {{model}}, and the radius the one "
+    "that was asked for. The outcome no says that the base network votes for that class too seldom for this radius. "
+    "`certified_radius` is what the single pass serves, and holds only as the card of {model} promises."
+)
+_CERTIFY = (
+    f"The outcome yes says that {_SMOOTHED}. With top_k above 1 it says instead that within that distance the base "
+    "network votes for one of `classes` with probability above one half."
+)
+_MEANING = {
+    TierModel.CONFIRM: _CONFIRM,
+    TierModel.CERTIFY: f"{_CERTIFY} It is found by Certify of Cohen et al. (2019), with n0 + n votes.",
+    TierModel.CERTIFY_STREAM: (
+        f"{_CERTIFY} A stream answers one image several times, with bounds that tighten: all of these answers hold "
+        "together with probability at least 1 - alpha, whenever the caller stops."
+    ),
+    TierModel.CASCADE: (
+        "An answer whose `tier` is `one pass` proves nothing: the single pass of {model} serves a smaller radius than "
+        f"was asked for, and no votes were taken. For an answer whose `tier` is `confirm`: {_CONFIRM}"
+    ),
+}
+_RIGOUR = (
+    "The outcome undecided says nothing. Another outcome is wrong with probability at most `alpha`, for each image of "
+    "each request by itself, whatever the image is, also where an adversary made it: the noise of each request is "
+    "drawn afresh and kept secret. Where the clean image is certifiable at r, an adversary within r can make the "
+    "system abstain, but never confirm another class (but for alpha). Over n requests of one image each, the "
+    "probability of any wrong confirmation is at most n times alpha. Where `sampling` is `grid`, the noise is sampled "
+    "soundly in floating point; where it is `float32`, all of this rests on the assumption that noise of float32 "
+    "numbers does as well as exact noise."
+)

@@ -12,11 +12,15 @@ The configuration of the repository, the backend and the client take all of this
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, fields
 from enum import Enum
 from typing import Any, Literal
 
 import numpy as np
+
+from heatserve.certification.errors import HeatserveError
 
 
 class TierModel(str, Enum):
@@ -30,6 +34,15 @@ class TierModel(str, Enum):
     def beside(self, model: str) -> str:
         """The name of the model of this kind beside the model of that name."""
         return f"{model}_{self.value}"
+
+
+def tier_of(name: str) -> tuple[str, TierModel] | None:
+    """The model and the kind that the name of a tier is made of; None: it is not such a name."""
+    for kind in TierModel:
+        model = name.removesuffix(f"_{kind.value}")
+        if model and model != name:
+            return model, kind
+    return None
 
 
 class Tier(str, Enum):
@@ -145,3 +158,70 @@ class TierLimits:
     most_deadline_ms: int = 60_000
     queue: int = 256
     sampling: Literal["any", "grid"] = "any"
+
+
+_GUESS_LIMITS = ("n0", "most_n0")
+_PAIRS = (
+    ("least_alpha", "alpha"),
+    ("alpha", "most_alpha"),
+    ("n", "most_n"),
+    ("n0", "most_n0"),
+    ("deadline_ms", "most_deadline_ms"),
+)
+"""Limits of which the first may not be above the second."""
+_MOST_COUNT = 10**9
+
+
+def limit_names(kind: TierModel) -> tuple[str, ...]:
+    """The limits that mean something to one kind of tier, by their parameters: only certify guesses with n₀ votes."""
+    names = (field.name for field in fields(TierLimits))
+    return tuple(name for name in names if kind in _CERTIFYING or name not in _GUESS_LIMITS)
+
+
+def parse_limits(parameters: Mapping[str, str]) -> TierLimits:
+    """The limits in the parameters of a tier's configuration; those that are not there have their defaults.
+
+    Raises:
+        HeatserveError: a limit is none, two contradict each other, or nothing could be proven; names the parameter.
+    """
+    parsers: dict[type, Callable[[str, str], Any]] = {float: _share, int: _count, str: _sampling}
+    found = {
+        field.name: parsers[type(field.default)](field.name, parameters[field.name])
+        for field in fields(TierLimits)
+        if field.name in parameters
+    }
+    limits = TierLimits(**found)
+    for smaller, larger in _PAIRS:
+        least, most = getattr(limits, smaller), getattr(limits, larger)
+        if least > most:
+            raise HeatserveError(f"{smaller}: expected at most {larger}, {most:g}, found {least:g}")
+    needed = math.floor(math.log2(1 / limits.alpha)) + 1  # as many votes for one class have a bound above ½ at α
+    if limits.n < needed:
+        raise HeatserveError(
+            f"n: expected at least {needed}, since fewer votes prove nothing at alpha = {limits.alpha:g}, found "
+            f"{limits.n}"
+        )
+    return limits
+
+
+def _share(name: str, text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if not 0 < value < 0.5:
+        raise HeatserveError(f"{name}: expected a number above 0 and below 0.5, found {text!r}")
+    return value
+
+
+def _count(name: str, text: str) -> int:
+    digits = text if text.isascii() and text.isdecimal() and len(text) <= len(str(_MOST_COUNT)) else "0"
+    if not 1 <= int(digits) <= _MOST_COUNT:
+        raise HeatserveError(f"{name}: expected a whole number from 1 to {_MOST_COUNT}, found {text!r}")
+    return int(digits)
+
+
+def _sampling(name: str, text: str) -> str:
+    if text not in ("any", "grid"):
+        raise HeatserveError(f"{name}: expected any or grid, found {text!r}")
+    return text

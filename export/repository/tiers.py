@@ -1,0 +1,176 @@
+"""The tiers beside a served model in its repository: what their `config.pbtxt` says, and whose each part of it is.
+
+    <repository>/<name>/                 the model
+                 <name>_confirm/config.pbtxt
+                 <name>_certify/config.pbtxt
+                 <name>_certify_stream/config.pbtxt
+                 <name>_cascade/config.pbtxt
+
+A tier has no other file: it is answered with the graphs of the model. What it *is* (its tensors, what an answer means)
+follows from the card of the model. Its limits (`TierLimits`), metric tags and metrics belong to the operator, and stay
+when the next version is published. A tier whose file is removed is switched off.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Collection
+from contextlib import ExitStack
+from pathlib import Path
+
+from google.protobuf import text_format
+from tritonclient.grpc import model_config_pb2 as pb
+
+from heatserve.certification.errors import HeatserveError
+from heatserve.export.card import Card, CardError
+from heatserve.export.promise import tier_promise
+from heatserve.export.repository.layout import CONFIG_NAME, MAX_BATCH_SIZE, ModelVersion, triton_config
+from heatserve.export.repository.settings import read_config, write_config
+from heatserve.export.tiers import TierLimits, TierModel, limit_names, parse_limits, tier_tensors
+
+OF_TIER = ("tier", "model", "promise", "base_sha256")
+"""Parameters of a tier's `config.pbtxt` that follow from the card: its kind, the model that it is beside, what its
+answers mean, and the hash of the graph of the base classifier that votes."""
+_OPERATORS = ("metric_tags", "model_metrics")
+"""Fields of it that belong to the operator, beside the limits."""
+
+
+def tier_config(card: Card, kind: TierModel) -> pb.ModelConfig:
+    """What `config.pbtxt` says of one tier beside the model of a card, with the limits that the exporter writes.
+
+    The stream answers one image a request.
+    """
+    streams = kind is TierModel.CERTIFY_STREAM
+    config = pb.ModelConfig(
+        name=kind.beside(card.model), backend="python", max_batch_size=1 if streams else MAX_BATCH_SIZE
+    )
+    config.input.add().CopyFrom(triton_config(card).input[0])
+    for tensor in tier_tensors(kind):
+        data_type = pb.DataType.Value(f"TYPE_{tensor.datatype}")
+        output = config.output.add(name=tensor.name, data_type=data_type, dims=[-1 if tensor.is_list else 1])
+        if not tensor.is_list:  # one value per image: [N], which Triton states as [1] reshaped to []
+            output.reshape.SetInParent()
+    config.instance_group.add(count=1, kind=pb.ModelInstanceGroup.KIND_CPU)
+    if streams:
+        config.model_transaction_policy.decoupled = True
+    values = (kind.value, card.model, tier_promise(kind, model=card.model, sigma=card.sigma), card.base_sha256)
+    defaults = TierLimits()
+    stated = dict(zip(OF_TIER, values, strict=True))
+    for name, value in {**stated, **{name: getattr(defaults, name) for name in limit_names(kind)}}.items():
+        config.parameters[name].string_value = str(value)
+    return config
+
+
+def tier_limits(config: pb.ModelConfig) -> TierLimits:
+    """The limits that the operator set in the configuration of a tier.
+
+    Raises:
+        HeatserveError: see `parse_limits`.
+    """
+    return parse_limits({name: parameter.string_value for name, parameter in config.parameters.items()})
+
+
+def served_tiers(model: ModelVersion) -> dict[TierModel, pb.ModelConfig]:
+    """The configurations of the tiers that are on disk beside a model, checked; a tier that is not there is off.
+
+    Raises:
+        HeatserveError: a file is no configuration of Triton.
+        CardError: a configuration is not that of a tier of this model, has Triton load, run or keep something else, or
+            states limits that are none. Names the file, what was expected and found, and what to do.
+    """
+    found: dict[TierModel, pb.ModelConfig] = {}
+    for kind in TierModel:
+        path = _path(model.path.parents[1], model.name, kind)
+        if path.is_file():
+            config = read_config(path)
+            _check(config, tier_config(model.card, kind), path, kind)
+            found[kind] = config
+    return found
+
+
+def write_tier_configs(repository: Path, card: Card, kinds: Collection[TierModel] = tuple(TierModel)) -> None:
+    """Write the `config.pbtxt` of tiers beside the model of a card, each atomically; all of them, or none that is new.
+
+    What an operator set in a file that is there is kept; limits that no longer mean anything are not.
+
+    Args:
+        repository: a Triton model repository.
+        card: of the model.
+        kinds: which tiers.
+
+    Raises:
+        HeatserveError: a file that is there is no configuration of Triton.
+    """
+    with ExitStack() as undo:
+        for kind in kinds:
+            path, config = _path(repository, card.model, kind), tier_config(card, kind)
+            if path.exists():
+                _keep(read_config(path), config, kind)
+            elif not path.parent.exists():
+                undo.callback(shutil.rmtree, path.parent, ignore_errors=True)
+            write_config(path, config)
+        undo.pop_all()
+
+
+def kinds_on_disk(repository: Path, name: str) -> tuple[TierModel, ...]:
+    """The tiers that have a configuration beside the model of that name."""
+    return tuple(kind for kind in TierModel if _path(repository, name, kind).is_file())
+
+
+def _path(repository: Path, name: str, kind: TierModel) -> Path:
+    return repository / kind.beside(name) / CONFIG_NAME
+
+
+def _keep(former: pb.ModelConfig, config: pb.ModelConfig, kind: TierModel) -> None:
+    """Take over what belongs to the operator from the configuration that was there."""
+    for field in _OPERATORS:
+        config.MergeFrom(_only(former, field))
+    for name in limit_names(kind):
+        if name in former.parameters:
+            config.parameters[name].CopyFrom(former.parameters[name])
+        else:  # the operator left it to the default
+            del config.parameters[name]
+
+
+def _only(config: pb.ModelConfig, field: str) -> pb.ModelConfig:
+    """A configuration with one field of another, and nothing else."""
+    only = pb.ModelConfig()
+    only.CopyFrom(config)
+    for other, _ in config.ListFields():
+        if other.name != field:
+            only.ClearField(other.name)
+    return only
+
+
+def _check(config: pb.ModelConfig, expected: pb.ModelConfig, path: Path, kind: TierModel) -> None:
+    advice = "restore it, or remove the file to switch this tier off"
+    for field in sorted({field.name for message in (config, expected) for field, _ in message.ListFields()}):
+        if field in _OPERATORS or field == "parameters":
+            continue
+        theirs, ours = _said(config, field), _said(expected, field)
+        if theirs != ours:
+            what = advice if ours else "remove it"
+            raise CardError(f"{path}: {field}: expected {ours or 'none'}, found {theirs or 'none'}; {what}")
+    for name in OF_TIER:
+        value = config.parameters[name].string_value if name in config.parameters else None
+        if value != expected.parameters[name].string_value:
+            raise CardError(
+                f"{path}: the parameter {name}: expected {expected.parameters[name].string_value!r}, as on the card of "
+                f"the model, found {'none' if value is None else repr(value)}; {advice}"
+            )
+    known = (*OF_TIER, *limit_names(kind))
+    unknown = sorted(set(config.parameters) - set(known))
+    if unknown:
+        raise CardError(
+            f"{path}: expected no parameters but {', '.join(known)}, found {', '.join(unknown)}; remove what is not one"
+        )
+    try:
+        tier_limits(config)
+    except HeatserveError as error:
+        raise CardError(f"{path}: the parameter {error}; change it") from None
+
+
+def _said(config: pb.ModelConfig, field: str) -> str:
+    """A field of a configuration as text, on one line; nothing where it is not there."""
+    text: str = text_format.MessageToString(_only(config, field), as_one_line=True)
+    return text.strip()
