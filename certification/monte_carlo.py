@@ -90,14 +90,26 @@ def certify(
         classifier, images, (n0, n), sigma=sigma, seed=seed, indices=indices, noise=noise, batch_size=batch_size
     )
     for counts0, counts in votes_of:
-        classes = top_classes(counts0, top_k)  # guess the top classes, ĉ_A
-        p_lower = float(lower_bound(counts[list(classes)].sum(), n, alpha=left))  # p_A, a lower bound on their share
-        most = int((counts0 + counts).argmax())
-        if p_lower > 0.5:
-            radius = sigma * float(ndtri(p_lower))  # σ·Φ⁻¹(p_A)
-            yield Certificate(classes[0], radius, p_lower, classes[0] if top_k == 1 else most, classes)
-        else:
-            yield Certificate(ABSTAIN, 0.0, p_lower, most, classes)
+        yield certificate_of(counts0, counts, sigma=sigma, alpha=left, top_k=top_k)
+
+
+def certificate_of(counts0: Histogram, counts: Histogram, *, sigma: float, alpha: float, top_k: int) -> Certificate:
+    """The body of Certify for one image: what its n₀ votes and its n votes prove, [K] each.
+
+    Args:
+        counts0: votes that guess the top classes.
+        counts: votes, drawn afresh, that bound their probability.
+        sigma: standard deviation of the noise.
+        alpha: probability that the answer is wrong, less what the sampling of the noise costs (`alpha_left`).
+        top_k: k, as in `certify`.
+    """
+    classes = top_classes(counts0, top_k)  # guess the top classes, ĉ_A
+    p_lower = float(lower_bound(counts[list(classes)].sum(), counts.sum(), alpha=alpha))  # p_A, bounds their share
+    most = int((counts0 + counts).argmax())
+    if p_lower <= 0.5:
+        return Certificate(ABSTAIN, 0.0, p_lower, most, classes)
+    radius = sigma * float(ndtri(p_lower))  # σ·Φ⁻¹(p_A)
+    return Certificate(classes[0], radius, p_lower, classes[0] if top_k == 1 else most, classes)
 
 
 def largest_provable(*, n: int, alpha: float) -> float:
