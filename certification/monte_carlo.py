@@ -90,21 +90,24 @@ def certify(
         classifier, images, (n0, n), sigma=sigma, seed=seed, indices=indices, noise=noise, batch_size=batch_size
     )
     for counts0, counts in votes_of:
-        yield certificate_of(counts0, counts, sigma=sigma, alpha=left, top_k=top_k)
+        yield certificate_of(counts0, counts, sigma=sigma, n=n, alpha=left, top_k=top_k)
 
 
-def certificate_of(counts0: Histogram, counts: Histogram, *, sigma: float, alpha: float, top_k: int) -> Certificate:
+def certificate_of(
+    counts0: Histogram, counts: Histogram, *, sigma: float, n: int, alpha: float, top_k: int
+) -> Certificate:
     """The body of Certify for one image: what its n₀ votes and its n votes prove, [K] each.
 
     Args:
         counts0: votes that guess the top classes.
         counts: votes, drawn afresh, that bound their probability.
         sigma: standard deviation of the noise.
+        n: how many these are, those for no class included.
         alpha: probability that the answer is wrong, less what the sampling of the noise costs (`alpha_left`).
         top_k: k, as in `certify`.
     """
     classes = top_classes(counts0, top_k)  # guess the top classes, ĉ_A
-    p_lower = float(lower_bound(counts[list(classes)].sum(), counts.sum(), alpha=alpha))  # p_A, bounds their share
+    p_lower = float(lower_bound(counts[list(classes)].sum(), n, alpha=alpha))  # p_A, bounds their share
     most = int((counts0 + counts).argmax())
     if p_lower <= 0.5:
         return Certificate(ABSTAIN, 0.0, p_lower, most, classes)
@@ -140,7 +143,7 @@ def predict(
     for (counts,) in votes_of:
         second, first = np.argsort(counts, kind="stable")[-2:]  # the two top classes, ĉ_B and ĉ_A
         n_a, n_b = int(counts[first]), int(counts[second])
-        yield int(first) if binomtest(n_a, n_a + n_b, 0.5).pvalue <= left else ABSTAIN
+        yield int(first) if n_a and binomtest(n_a, n_a + n_b, 0.5).pvalue <= left else ABSTAIN
 
 
 def top_classes(votes: Histogram, k: int) -> tuple[int, ...]:

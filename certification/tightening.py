@@ -74,7 +74,7 @@ def certificate(*, sigma: float, n0: int, n: int, alpha: float, top_k: int = 1) 
     """Certify (Algorithm 2) at one input: exactly n₀ + n votes, nothing before. Arguments as for `tightening`."""
     counts0 = yield Want(n0)
     counts = yield Want(n)
-    return certificate_of(counts0, counts, sigma=sigma, alpha=alpha, top_k=top_k)
+    return certificate_of(counts0, counts, sigma=sigma, n=n, alpha=alpha, top_k=top_k)
 
 
 def anytime_lower_bound(successes: int, trials: int, *, alpha: float, least: float = 0.0) -> float:

@@ -1,7 +1,8 @@
 """Votes of a base classifier on noisy copies: what Predict, Certify and their sequential forms draw on.
 
-Batches are full whatever an algorithm asks for: one may hold copies of several images. The next batch is filled while
-the classifier works on the one before.
+Samples of a fixed size are taken here. Batches are full whatever an algorithm asks for: one may hold copies of several
+images. The next batch is filled while the classifier works on the one before. Sequential forms, whose next sample
+depends on the one before, take theirs from `polls`.
 """
 
 from __future__ import annotations
@@ -19,10 +20,12 @@ from heatserve.certification.noise import Fill, NoiseError, NoiseSource
 from heatserve.certification.radius import Float32Array
 
 Classifier = Callable[[Float32Array], NDArray[np.floating[Any]]]
-"""The base classifier f: images float32 [N, C, H, W] in [0,1], plus noise, to scores [N, K]. Its vote: the argmax."""
+"""The base classifier f: images float32 [N, C, H, W] in [0,1], plus noise, to scores [N, K].
+
+Its vote is the argmax; for no class where there is a NaN among the scores."""
 
 Histogram = NDArray[np.int64]
-"""Number of votes for each class, [K]."""
+"""Number of votes for each class, [K]. Votes for no class count towards the size of a sample, and nowhere here."""
 
 T = TypeVar("T")
 
@@ -82,8 +85,9 @@ def split_votes(scores: NDArray[np.floating[Any]], sizes: Sequence[int]) -> list
     """
     if scores.ndim != 2 or len(scores) != sum(sizes):
         raise MonteCarloError(f"classifier: expected scores [{sum(sizes)}, K], got {list(scores.shape)}")
-    parts = np.split(scores.argmax(-1), np.cumsum(sizes)[:-1])
-    return [np.bincount(part, minlength=scores.shape[-1]) for part in parts]
+    votes = np.where(np.isnan(scores).any(-1), -1, scores.argmax(-1))
+    parts = np.split(votes, np.cumsum(sizes)[:-1])
+    return [np.bincount(part[part >= 0], minlength=scores.shape[-1]) for part in parts]
 
 
 @dataclass(frozen=True)

@@ -112,6 +112,25 @@ def test_top_k_must_leave_a_class_out(top_k: int) -> None:
         list(certify(five_classes, x, sigma=SIGMA, top_k=top_k))
 
 
+def test_scores_that_are_no_numbers_are_votes_for_no_class() -> None:
+    """The largest of scores with a NaN would be the NaN: a broken network was certified as its class, far and wide."""
+
+    def broken(images: NDArray[np.float32]) -> NDArray[Any]:
+        return np.full((len(images), 3), np.nan)
+
+    def broken_on_one_side(images: NDArray[np.float32]) -> NDArray[Any]:
+        scores = linear(images)
+        scores[scores[:, 0] < 0, 1] = np.nan  # all votes that are left are for class 0
+        return scores
+
+    (certificate,) = certify(broken, at(0.0), sigma=SIGMA)
+    assert (certificate.label, certificate.radius, certificate.p_lower) == (ABSTAIN, 0.0, 0.0)
+    assert list(predict(broken, at(0.0), sigma=SIGMA)) == [ABSTAIN]
+    (half,) = certify(broken_on_one_side, at(0.0), sigma=SIGMA)
+    assert half.label == ABSTAIN
+    assert half.p_lower == pytest.approx(0.5, abs=0.03)
+
+
 def test_a_radius_can_be_stated_in_grey_levels() -> None:
     certificate = next(iter(certify(linear, at(100.0), sigma=SIGMA, n=1000)))
     assert certificate.grey_levels == 255 * certificate.radius

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 from known_classifiers import SIGMA, at, five_classes, linear
+from numpy.typing import NDArray
 from scipy.integrate import quad
 from scipy.special import logsumexp
 from scipy.stats import binom, norm
@@ -139,6 +140,16 @@ def test_predict_early_is_wrong_no_more_often_than_alpha_and_quick_where_it_is_e
     (far,) = predict_early(linear, at(3.0), sigma=SIGMA)
     assert far.label == 0
     assert far.samples == 16
+
+
+def test_a_classifier_without_numbers_proves_nothing() -> None:
+    def broken(images: NDArray[np.float32]) -> NDArray[Any]:
+        return np.full((len(images), 3), np.nan)
+
+    (decision,) = decide(broken, at(0.0), radius=0.5, sigma=SIGMA, n=1000)
+    (prediction,) = predict_early(broken, at(0.0), sigma=SIGMA, n=100)
+    assert decision.outcome is Outcome.NO
+    assert (prediction.label, prediction.samples) == (ABSTAIN, 100)
 
 
 def test_predict_early_names_the_class_that_is_ahead_of_four_others() -> None:
