@@ -29,16 +29,27 @@ if TYPE_CHECKING:
     )
     from heatserve.certification.errors import HeatserveError
     from heatserve.certification.guard import Guard, fit_guard
-    from heatserve.certification.monte_carlo import ABSTAIN, Certificate, certify, largest_provable, predict
+    from heatserve.certification.monte_carlo import (
+        ABSTAIN,
+        Certificate,
+        alpha_left,
+        certify,
+        largest_provable,
+        predict,
+    )
     from heatserve.certification.noise import FLOAT32, GRID, NoiseError, NoiseSource, grey_levels, source_of
+    from heatserve.certification.polls import Answer, Failure, Polls, Test, Want, results_in_order
     from heatserve.certification.progress import Progress, unseen
     from heatserve.certification.radius import RadiusMap, certified_l_bound, l_bound, nominal_radius, top_score
     from heatserve.certification.sequential import Decision, EarlyPrediction, Outcome, decide, predict_early, provable
+    from heatserve.certification.tightening import Bound, anytime_lower_bound, certificate
     from heatserve.certification.voting import Classifier, MonteCarloError
 
 __all__ = [
     "ABSTAIN",
+    "Answer",
     "AuditError",
+    "Bound",
     "Calibrated",
     "CalibrationError",
     "Certificate",
@@ -46,6 +57,7 @@ __all__ = [
     "Decision",
     "EarlyPrediction",
     "FLOAT32",
+    "Failure",
     "GRID",
     "Guard",
     "HeatserveError",
@@ -54,11 +66,17 @@ __all__ = [
     "NoiseSource",
     "Outcome",
     "Overclaims",
+    "Polls",
     "Progress",
     "RadiusMap",
     "Reference",
+    "Test",
     "Verdict",
+    "Want",
+    "alpha_left",
+    "anytime_lower_bound",
     "calibrate",
+    "certificate",
     "certified_accuracy",
     "certified_l_bound",
     "certify",
@@ -75,6 +93,7 @@ __all__ = [
     "predict_early",
     "provable",
     "radius_grid",
+    "results_in_order",
     "source_of",
     "top_score",
     "unseen",
@@ -85,7 +104,9 @@ __getattr__, __dir__ = lazy_names(
     __name__,
     {
         "ABSTAIN": "heatserve.certification.monte_carlo",
+        "Answer": "heatserve.certification.polls",
         "AuditError": "heatserve.certification.audit",
+        "Bound": "heatserve.certification.tightening",
         "Calibrated": "heatserve.certification.calibration",
         "CalibrationError": "heatserve.certification.calibration",
         "Certificate": "heatserve.certification.monte_carlo",
@@ -93,6 +114,7 @@ __getattr__, __dir__ = lazy_names(
         "Decision": "heatserve.certification.sequential",
         "EarlyPrediction": "heatserve.certification.sequential",
         "FLOAT32": "heatserve.certification.noise",
+        "Failure": "heatserve.certification.polls",
         "GRID": "heatserve.certification.noise",
         "Guard": "heatserve.certification.guard",
         "HeatserveError": "heatserve.certification.errors",
@@ -101,11 +123,17 @@ __getattr__, __dir__ = lazy_names(
         "NoiseSource": "heatserve.certification.noise",
         "Outcome": "heatserve.certification.sequential",
         "Overclaims": "heatserve.certification.calibration",
+        "Polls": "heatserve.certification.polls",
         "Progress": "heatserve.certification.progress",
         "RadiusMap": "heatserve.certification.radius",
         "Reference": "heatserve.certification.calibration",
+        "Test": "heatserve.certification.polls",
         "Verdict": "heatserve.certification.audit",
+        "Want": "heatserve.certification.polls",
+        "alpha_left": "heatserve.certification.monte_carlo",
+        "anytime_lower_bound": "heatserve.certification.tightening",
         "calibrate": "heatserve.certification.calibration",
+        "certificate": "heatserve.certification.tightening",
         "certified_accuracy": "heatserve.certification.audit",
         "certified_l_bound": "heatserve.certification.radius",
         "certify": "heatserve.certification.monte_carlo",
@@ -122,6 +150,7 @@ __getattr__, __dir__ = lazy_names(
         "predict_early": "heatserve.certification.sequential",
         "provable": "heatserve.certification.sequential",
         "radius_grid": "heatserve.certification.calibration",
+        "results_in_order": "heatserve.certification.polls",
         "source_of": "heatserve.certification.noise",
         "top_score": "heatserve.certification.radius",
         "unseen": "heatserve.certification.progress",

@@ -157,6 +157,28 @@ def test_certify_as_a_test_says_what_certify_says(batch_size: int, top_k: int) -
     assert {one.label == ABSTAIN for one in expected} == ({False} if top_k == 4 else {True, False})
 
 
+@settings(deadline=None, max_examples=25)
+@given(
+    batch_size=st.integers(1, 60), arrivals=st.lists(st.integers(0, 6), min_size=6, max_size=6), gone=st.integers(0, 5)
+)
+def test_among_questions_that_come_and_go_certify_says_what_it_says_offline(
+    batch_size: int, arrivals: list[int], gone: int
+) -> None:
+    images, found, step = at(0.5, 6), dict[int, Certificate](), 0
+    expected = list(certify(linear, images, sigma=SIGMA, n0=20, n=70, alpha=ALPHA, seed=2))
+    fills = list(streams(images, indices=None, sigma=SIGMA, seed=2, noise=FLOAT32))
+    polls = Polls[int, Certificate](linear, shape=(1, 1, 2), batch_size=batch_size)
+    while step <= max(arrivals) or len(polls):
+        for number in np.flatnonzero(np.array(arrivals) == step).tolist():
+            polls.open(number, fills[number], certificate(sigma=SIGMA, n0=20, n=70, alpha=ALPHA))
+        if step == arrivals[gone] + 1:
+            polls.close(gone)
+        found |= {said.key: said.found for said in polls.step() if isinstance(said, Answer)}
+        step += 1
+    found.setdefault(gone, expected[gone])  # it was given up, unless its one step was enough
+    assert [found[number] for number in range(6)] == expected
+
+
 def test_a_watched_and_a_plain_certify_share_batches() -> None:
     polls = Polls[str, Bound | Certificate](linear, shape=(1, 1, 2), batch_size=32)
     for key, test in (
