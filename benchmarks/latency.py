@@ -24,7 +24,8 @@ from heatserve.certification.provenance import now, versions
 from heatserve.certification.radius import Float32Array
 from heatserve.export.card import Card
 from heatserve.export.graph.build import certified_graph, plain_graph
-from heatserve.export.repository.layout import ModelVersion, publish
+from heatserve.export.repository.layout import ModelVersion
+from heatserve.export.repository.publishing import publish
 from heatserve.export.runtime.session import open_session
 from heatserve.export.runtime.timing import Way, interleave, quantiles, ratio
 from heatserve.serving.client.client import Client
@@ -107,4 +108,4 @@ def _publish(logits: onnx.ModelProto, shape: ClassifierShape, repository: Path) 
         versions=versions("python", "torch", "onnx"),
         date=now(),
     )
-    return publish(repository, card, graph=graph, base=base)
+    return publish(repository, card, graph=graph, base=base, tiers=())

@@ -34,7 +34,8 @@ if TYPE_CHECKING:
     from heatserve.export.card_parts import MonteCarlo
     from heatserve.export.exporting import Variant, export_checkpoint
     from heatserve.export.images import LabelledImages, LabelledPictures, SampledImages
-    from heatserve.export.repository.layout import ModelVersion, open_model, open_models, publish
+    from heatserve.export.repository.layout import ModelVersion, open_model, open_models
+    from heatserve.export.repository.publishing import publish
     from heatserve.export.runtime.served import open_served
 
 __all__ = [
@@ -90,7 +91,7 @@ __getattr__, __dir__ = lazy_names(
         "open_model": "heatserve.export.repository.layout",
         "open_models": "heatserve.export.repository.layout",
         "open_served": "heatserve.export.runtime.served",
-        "publish": "heatserve.export.repository.layout",
+        "publish": "heatserve.export.repository.publishing",
         "read_card": "heatserve.export.card",
         "sample": "heatserve.export.calibration.sampling",
         "sample_for": "heatserve.export.calibration.sampling",

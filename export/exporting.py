@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -17,11 +16,11 @@ from heatserve.export.card import Card, InputType, Plan, Precision, Training
 from heatserve.export.graph.build import certified_graph, logits_graph, uint8_input
 from heatserve.export.graph.precision import to_fp16, to_int8
 from heatserve.export.images import LabelledImages
-from heatserve.export.repository.layout import TENSORRT_BATCHES, TIMING_CACHE_NAME, ModelVersion, publish
+from heatserve.export.repository.layout import TENSORRT_BATCHES, TIMING_CACHE_NAME, ModelVersion, check_model_name
+from heatserve.export.repository.publishing import publish
 from heatserve.export.runtime.tensorrt import build_plan, plan_part, require_tensorrt
 from heatserve.training import Checkpoint, CheckpointError, load_base, load_checkpoint
 
-_NAME = re.compile(r"\w[\w.-]*", re.ASCII)
 Backend = Literal["auto", "onnxruntime-cuda", "onnxruntime-tensorrt", "tensorrt"]
 """What serves the graph: Triton's `onnxruntime`, NVIDIA's or ours, on the CPU; NVIDIA's with its CUDA or TensorRT
 provider; a TensorRT plan."""
@@ -149,8 +148,7 @@ def _plan(graph: bytes, model_dir: Path, tf32: bool) -> tuple[bytes, Plan]:
 
 
 def _check_request(name: str, variant: Variant, backend: Backend, tf32: bool) -> None:
-    if not _NAME.fullmatch(name):
-        raise HeatserveError(f"name: expected letters, digits, '_', '.', '-', the first no '.' or '-', got {name!r}")
+    check_model_name(name)
     if tf32 and backend != "tensorrt":
         raise HeatserveError(
             f"tf32: expected the backend tensorrt, whose plans can be built with or without, got {backend}"

@@ -100,8 +100,8 @@ _RIGOUR = (
     "The outcome undecided says nothing. Another outcome is wrong with probability at most `alpha`, for each image of "
     "each request by itself, whatever the image is, also where an adversary made it: the noise of each request is "
     "drawn afresh and kept secret. Where the clean image is certifiable at r, an adversary within r can make the "
-    "system abstain, but never confirm another class (but for alpha). Over n requests of one image each, the "
-    "probability of any wrong confirmation is at most n times alpha. Where `sampling` is `grid`, the noise is sampled "
-    "soundly in floating point; where it is `float32`, all of this rests on the assumption that noise of float32 "
-    "numbers does as well as exact noise."
+    "system abstain, but never confirm another class (but for alpha). Over many images, in one request or in several, "
+    "the probability of any wrong confirmation is at most their number times alpha. Where `sampling` is `grid`, the "
+    "noise is sampled soundly in floating point; where it is `float32`, all of this rests on the assumption that noise "
+    "of float32 numbers does as well as exact noise."
 )

@@ -52,7 +52,7 @@ def make_model(repository: Path, runs: Path, console: Console) -> ModelVersion:
         model = open_model(repository, NAME)
         if model.card.calibration is not None:
             console.print(
-                f"found    {model.path}, calibrated; delete {repository / NAME} to start afresh", soft_wrap=True
+                f"found    {model.path}, calibrated; delete {repository / NAME}* to start afresh", soft_wrap=True
             )
             return model
     return _calibrate(_smooth(repository, runs, console), console)

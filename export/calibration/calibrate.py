@@ -44,8 +44,10 @@ from heatserve.export.card import BASE_NAME, GRAPH_NAME, Card
 from heatserve.export.card_parts import Calibration, Evaluation, MonteCarlo, OverclaimCount
 from heatserve.export.graph.build import with_map
 from heatserve.export.images import SampledImages
-from heatserve.export.repository.layout import CONFIG_NAME, TIMING_CACHE_NAME, ModelVersion, publish
+from heatserve.export.repository.layout import CONFIG_NAME, TIMING_CACHE_NAME, ModelVersion
+from heatserve.export.repository.publishing import publish
 from heatserve.export.repository.settings import read_config
+from heatserve.export.repository.tiers import read_tier_configs
 from heatserve.export.runtime.answers import ModelImages, answers, check_images, model_images
 from heatserve.export.runtime.served import open_bytes, open_served
 from heatserve.export.runtime.session import Runner
@@ -101,7 +103,9 @@ def calibrate_model(
     """
     if not vouched:
         check_recorded(model.card)
-    read_config(model.path.parent / CONFIG_NAME)  # its settings are to be kept: better to fail before the work
+    # Settings are to be kept: better to fail before the work.
+    read_config(model.path.parent / CONFIG_NAME)
+    read_tier_configs(model.path.parents[1], model.name)
     check_images(model, test)
     images, tested_on = model_images(model, calibration), model_images(model, test)
     radii = servable_radii(model.card.sigma, certifier.monte_carlo, target)

@@ -9,6 +9,7 @@
                                   model.onnx         the certified graph that is served
                                   base.onnx          logits of the base classifier, which Certify runs
                                   certificate.json   the card, bound to both graphs by hash
+                 <name>_confirm/config.pbtxt         a tier of it, and so on (`heatserve.export.repository.tiers`)
 
 Export writes it, the server reads it; nothing here needs torch.
 """
@@ -18,10 +19,9 @@ from __future__ import annotations
 import fcntl
 import math
 import os
-import shutil
-import tempfile
+import re
 from collections.abc import Iterable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -29,10 +29,10 @@ import onnx
 from google.protobuf.message import DecodeError
 from tritonclient.grpc import model_config_pb2 as pb
 
+from heatserve.certification.errors import HeatserveError
 from heatserve.certification.files import write_atomically
-from heatserve.export.card import BASE_NAME, CARD_NAME, GRAPH_NAME, PLAN_NAME, Card, CardError, verify_card
-from heatserve.export.card_parts import Attack
-from heatserve.export.contract import OUTPUT_NAMES, OUTPUT_TENSORS
+from heatserve.export.card import CARD_NAME, GRAPH_NAME, Card, CardError, verify_card
+from heatserve.export.contract import OUTPUT_TENSORS
 from heatserve.export.graph.build import image_fields, served_classes
 from heatserve.export.graph.certificate import (
     FLOAT32_MARGINS,
@@ -44,7 +44,6 @@ from heatserve.export.graph.certificate import (
 from heatserve.export.graph.guard import serves_guard
 from heatserve.export.promise import stated
 from heatserve.export.repository.settings import (
-    WARM_UP_PATH,
     check_settings,
     default_settings,
     read_config,
@@ -52,12 +51,14 @@ from heatserve.export.repository.settings import (
     with_settings,
     write_config,
 )
+from heatserve.export.tiers import TierModel, tier_of
 
 CONFIG_NAME = "config.pbtxt"
 LABELS_NAME = "labels.txt"
 TIMING_CACHE_NAME = "timing.cache"
 ATTEMPTS_NAME = "attempts.jsonl"
 MAX_BATCH_SIZE = 64
+_NAME = re.compile(r"\w[\w.-]*", re.ASCII)
 PROMISE = ("promise", "alpha", "confidence")
 """Parameters of `config.pbtxt` that state the promise of the card."""
 TENSORRT_BATCHES = (1, 8, MAX_BATCH_SIZE)
@@ -81,11 +82,49 @@ def version_dirs(model_dir: Path) -> list[Path]:
     return sorted((p for p in model_dir.iterdir() if p.is_dir() and p.name.isdigit()), key=lambda p: int(p.name))
 
 
+def check_model_name(name: str) -> None:
+    """Refuse a name that no folder should have, or that would be the name of a tier of another model.
+
+    Raises:
+        HeatserveError: it is one; says what is expected.
+    """
+    if not _NAME.fullmatch(name):
+        raise HeatserveError(f"name: expected letters, digits, '_', '.', '-', the first no '.' or '-', got {name!r}")
+    if tier := tier_of(name):
+        ends = ", ".join(f"_{kind.value}" for kind in TierModel)
+        raise HeatserveError(
+            f"name: expected one that does not end in {ends}, got {name!r}, which names a tier of the model {tier[0]!r}"
+        )
+
+
 def model_names(repository: Path) -> list[str]:
-    """Names of the models in a repository: its folders that hold a `config.pbtxt`."""
+    """Names of the models in a repository: its folders that hold a `config.pbtxt`, without the tiers of a model."""
+    return [folder.name for folder in _config_folders(repository) if not tier_of(folder.name)]
+
+
+def _config_folders(repository: Path) -> list[Path]:
     if not repository.is_dir():
         return []
-    return sorted(p.name for p in repository.iterdir() if (p / CONFIG_NAME).is_file())
+    return sorted(folder for folder in repository.iterdir() if (folder / CONFIG_NAME).is_file())
+
+
+def check_tier_folder(folder: Path) -> None:
+    """Refuse a folder that is named as the tier of a model and is none.
+
+    Raises:
+        CardError: it holds versions of a model itself, or the model whose tier it names is not there.
+    """
+    tier = tier_of(folder.name)
+    if tier and version_dirs(folder):
+        raise CardError(
+            f"{folder}: expected a tier of the model {tier[0]!r}, with a {CONFIG_NAME} and no versions, found a model; "
+            "no model may be named so any more: move it away, and export and calibrate it again under another name"
+        )
+    if tier and not version_dirs(folder.parent / tier[0]):
+        raise CardError(
+            f"{folder}: expected the model {tier[0]!r} beside it, whose tier it is, found no version of that; export "
+            f"the model, or remove {folder}"
+        )
 
 
 def open_model(repository: Path, name: str) -> ModelVersion:
@@ -95,19 +134,25 @@ def open_model(repository: Path, name: str) -> ModelVersion:
         CardError: no such model, no version, or a card that does not match its graphs by hash and constants.
     """
     versions = version_dirs(repository / name)
+    if tier := tier_of(name):
+        check_tier_folder(repository / name)
+        raise CardError(
+            f"{repository / name}: expected the name of a model, got that of a tier of {tier[0]!r}; name {tier[0]}: "
+            "its tiers are served with it"
+        )
     if not versions:
         raise CardError(
             f"{repository / name}: no model version here; models in {repository}: "
             f"{', '.join(model_names(repository)) or 'none'}"
         )
     path = versions[-1]
-    card = _verified(path)
+    card = verified_version(path)
     if card.model != name:
         raise CardError(f"{path}: the card is for model {card.model!r}, the folder is named {name!r}")
     return ModelVersion(name=name, version=int(path.name), path=path, card=card)
 
 
-def _verified(path: Path) -> Card:
+def verified_version(path: Path) -> Card:
     """The card of a version, verified by hash and then by what the graph holds: both files may be wrong together."""
     card = verify_card(path)
     try:
@@ -143,7 +188,13 @@ def _disagreement(model: onnx.ModelProto, card: Card) -> str | None:
 
 
 def open_models(repository: Path) -> Iterator[ModelVersion]:
-    """Every model of the repository, newest version, cards verified (see `open_model`)."""
+    """Every model of the repository, newest version, cards verified (see `open_model`).
+
+    Raises:
+        CardError: as `open_model`, or a folder is named as a tier of a model that is not there.
+    """
+    for folder in _config_folders(repository):
+        check_tier_folder(folder)
     for name in model_names(repository):
         yield open_model(repository, name)
 
@@ -269,56 +320,6 @@ def write_model_config(repository: Path, card: Card) -> None:
     write_config(path, config)
 
 
-def publish(
-    repository: Path, card: Card, *, graph: bytes, base: bytes, plan: bytes | None = None, warm_up: bytes | None = None
-) -> ModelVersion:
-    """Add a model version with its graphs, its plan, if any, and card: complete, or not at all.
-
-    The folder is filled under a temporary name and then renamed, so a running Triton never sees half of it.
-
-    Args:
-        repository: a Triton model repository; made if absent.
-        card: bound to both graphs by hash.
-        graph: the certified graph, serialised.
-        base: the graph of the base classifier, serialised.
-        plan: the TensorRT plan, for a card that names one.
-        warm_up: an image as the bytes of the model's input tensor, to run once before serving. None: the one that is
-            there already, or a black one.
-
-    Raises:
-        CardError: the card is not that of the graphs, or the graph has other outputs than the contract.
-        HeatserveError: the model's `config.pbtxt` cannot be read.
-    """
-    model_dir = repository / card.model
-    with ExitStack() as undo:
-        if not model_dir.exists():
-            undo.callback(_discard_without_version, model_dir)
-        model_dir.mkdir(parents=True, exist_ok=True)
-        temporary = Path(tempfile.mkdtemp(dir=model_dir, prefix=".new-"))
-        undo.callback(shutil.rmtree, temporary, ignore_errors=True)
-        write_atomically(temporary / GRAPH_NAME, graph)
-        write_atomically(temporary / BASE_NAME, base)
-        if plan is not None:
-            write_atomically(temporary / PLAN_NAME, plan)
-        card.write(temporary)
-        _verified(temporary)
-        _check_outputs(temporary, card.model)
-        temporary.chmod(0o755)
-        # Last, since what is served already should keep its settings where the disk has no room for the graphs.
-        if warm_up is not None:
-            write_atomically(model_dir / WARM_UP_PATH, warm_up)
-        write_model_config(repository, card)
-        number = max((int(p.name) for p in version_dirs(model_dir)), default=0) + 1
-        os.rename(temporary, model_dir / str(number))
-        undo.pop_all()
-    return open_model(repository, card.model)
-
-
-def _discard_without_version(model_dir: Path) -> None:
-    if not version_dirs(model_dir):  # none that another process published meanwhile
-        shutil.rmtree(model_dir, ignore_errors=True)
-
-
 @contextmanager
 def locked(repository: Path) -> Iterator[None]:
     """Hold the lock of a repository, which is made if absent: one process at a time reads and adds attempts."""
@@ -350,49 +351,3 @@ def carry_attempts(source: Path, repository: Path, name: str) -> None:
 def _lines(path: Path) -> list[str]:
     """The lines of a file; a last one that was torn is one of them, for its reader to refuse."""
     return path.read_bytes().decode().removesuffix("\n").split("\n")
-
-
-def _check_outputs(path: Path, name: str) -> None:
-    """Refuse a graph of a former version, which answers less than `config.pbtxt` will say."""
-    outputs = [output.name for output in onnx.load(path / GRAPH_NAME, load_external_data=False).graph.output]
-    if outputs != [*OUTPUT_NAMES]:
-        raise CardError(
-            f"{name}: expected a graph with the outputs {', '.join(OUTPUT_NAMES)}, got {', '.join(outputs)}; "
-            "calibrate the model again"
-        )
-
-
-def republish(model: ModelVersion, repository: Path, name: str) -> ModelVersion:
-    """Add a model version under another name, in this or another repository: the same graphs, so the same card.
-
-    The attempts to calibrate the model go with it.
-
-    Raises:
-        CardError: a graph is no longer the one that its card belongs to.
-    """
-    card = verify_card(model.path).renamed(name)
-    graph, base = ((model.path / file).read_bytes() for file in (GRAPH_NAME, BASE_NAME))
-    plan = (model.path / PLAN_NAME).read_bytes() if card.plan else None
-    warm_up = model.path.parent / WARM_UP_PATH
-    carry_attempts(model.path.parent, repository, name)
-    return publish(
-        repository,
-        card,
-        graph=graph,
-        base=base,
-        plan=plan,
-        warm_up=warm_up.read_bytes() if warm_up.is_file() else None,
-    )
-
-
-def record_attack(model: ModelVersion, attack: Attack) -> ModelVersion:
-    """Write what an attack on a version found on its card: the card's file is replaced, atomically, and nothing else.
-
-    Raises:
-        CardError: a graph is not the one of the card, or the version was published again since it was opened.
-    """
-    card = verify_card(model.path)
-    if (card.graph_sha256, card.base_sha256) != (model.card.graph_sha256, model.card.base_sha256):
-        raise CardError(f"{model.path}: other graphs than those that were attacked; attack the model again")
-    card.attacked(attack).write(model.path)
-    return ModelVersion(model.name, model.version, model.path, verify_card(model.path))

@@ -6,6 +6,7 @@ when the next version of the model is published. What a model *is* (its tensors,
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +19,11 @@ from heatserve.certification.files import write_atomically
 
 THREADS = "intra_op_thread_count"
 """Parameter of the backend `onnxruntime`, NVIDIA's and ours: threads of one instance; 0: one for each core."""
+VOTE_BATCH_SIZE, VOTE_THREADS = "vote_batch_size", "vote_threads"
+"""Parameters of a model's `config.pbtxt`: the noisy images of one batch of votes, and the threads that answer it. One
+process takes the votes for all tiers of a model."""
+_VOTES = {VOTE_BATCH_SIZE: 32, VOTE_THREADS: 1}
+_MOST_VOTES = 1024
 WARM_UP_PATH = Path("warmup", "image")
 """In a model's folder: the bytes of the image that Triton has each instance classify before it serves."""
 WARM_UP_SIDE = 256
@@ -60,7 +66,8 @@ def default_settings(max_batch_size: int) -> pb.ModelConfig:
     settings.version_policy.latest.num_versions = 1
     settings.response_cache.enable = False
     settings.instance_group.add(count=1)
-    settings.parameters[THREADS].string_value = "0"
+    for name, number in {THREADS: 0, **_VOTES}.items():
+        settings.parameters[name].string_value = str(number)
     settings.dynamic_batching.preferred_batch_size.append(max_batch_size)
     return settings
 
@@ -103,6 +110,29 @@ def _check_numbers(config: pb.ModelConfig, path: Path, largest_batch: int) -> No
     threads = parameters.get(THREADS, "0")
     if not threads.isdecimal():
         raise HeatserveError(f"{path}: expected a number of threads as the parameter {THREADS}, found {threads!r}")
+    for name in _VOTES:
+        stated = parameters.get(name, "1")
+        if not (stated.isascii() and stated.isdecimal() and len(stated) < 9 and 1 <= int(stated) <= _MOST_VOTES):
+            raise HeatserveError(
+                f"{path}: expected a whole number from 1 to {_MOST_VOTES} as the parameter {name}, found {stated!r}"
+            )
+
+
+@dataclass(frozen=True)
+class VoteSettings:
+    """How the votes of a model's tiers are taken, as the operator set it."""
+
+    batch_size: int
+    threads: int
+
+
+def vote_settings(config: pb.ModelConfig) -> VoteSettings:
+    """Those in the configuration of a model, which was checked; what is not stated has its default."""
+    parameters = config.parameters
+    batch_size, threads = (
+        int(parameters[name].string_value) if name in parameters else default for name, default in _VOTES.items()
+    )
+    return VoteSettings(batch_size, threads)
 
 
 def with_settings(model: pb.ModelConfig, settings: pb.ModelConfig) -> pb.ModelConfig:

@@ -13,9 +13,7 @@ when the next version is published. A tier whose file is removed is switched off
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Collection
-from contextlib import ExitStack
 from pathlib import Path
 
 from google.protobuf import text_format
@@ -24,7 +22,14 @@ from tritonclient.grpc import model_config_pb2 as pb
 from heatserve.certification.errors import HeatserveError
 from heatserve.export.card import Card, CardError
 from heatserve.export.promise import tier_promise
-from heatserve.export.repository.layout import CONFIG_NAME, MAX_BATCH_SIZE, ModelVersion, triton_config
+from heatserve.export.repository.layout import (
+    CONFIG_NAME,
+    MAX_BATCH_SIZE,
+    ModelVersion,
+    check_tier_folder,
+    triton_config,
+    version_dirs,
+)
 from heatserve.export.repository.settings import read_config, write_config
 from heatserve.export.tiers import TierLimits, TierModel, limit_names, parse_limits, tier_tensors
 
@@ -33,6 +38,7 @@ OF_TIER = ("tier", "model", "promise", "base_sha256")
 answers mean, and the hash of the graph of the base classifier that votes."""
 _OPERATORS = ("metric_tags", "model_metrics")
 """Fields of it that belong to the operator, beside the limits."""
+_ADVICE = "restore it, or remove the file to switch this tier off"
 
 
 def tier_config(card: Card, kind: TierModel) -> pb.ModelConfig:
@@ -78,20 +84,34 @@ def served_tiers(model: ModelVersion) -> dict[TierModel, pb.ModelConfig]:
         CardError: a configuration is not that of a tier of this model, has Triton load, run or keep something else, or
             states limits that are none. Names the file, what was expected and found, and what to do.
     """
+    repository = model.path.parents[1]
+    found = read_tier_configs(repository, model.name)
+    for kind, config in found.items():
+        _check(config, tier_config(model.card, kind), _path(repository, model.name, kind), kind)
+    return found
+
+
+def read_tier_configs(repository: Path, name: str) -> dict[TierModel, pb.ModelConfig]:
+    """The configurations of the tiers that are on disk beside the model of that name, whatever they say.
+
+    Raises:
+        HeatserveError: a file is no configuration of Triton.
+        CardError: a folder that has the name of a tier holds a model.
+    """
     found: dict[TierModel, pb.ModelConfig] = {}
     for kind in TierModel:
-        path = _path(model.path.parents[1], model.name, kind)
+        path = _path(repository, name, kind)
+        if version_dirs(path.parent):
+            check_tier_folder(path.parent)
         if path.is_file():
-            config = read_config(path)
-            _check(config, tier_config(model.card, kind), path, kind)
-            found[kind] = config
+            found[kind] = read_config(path)
     return found
 
 
 def write_tier_configs(repository: Path, card: Card, kinds: Collection[TierModel] = tuple(TierModel)) -> None:
-    """Write the `config.pbtxt` of tiers beside the model of a card, each atomically; all of them, or none that is new.
+    """Write the `config.pbtxt` of tiers beside the model of a card, each atomically.
 
-    What an operator set in a file that is there is kept; limits that no longer mean anything are not.
+    What an operator set in one that is there is kept.
 
     Args:
         repository: a Triton model repository.
@@ -99,22 +119,14 @@ def write_tier_configs(repository: Path, card: Card, kinds: Collection[TierModel
         kinds: which tiers.
 
     Raises:
-        HeatserveError: a file that is there is no configuration of Triton.
+        HeatserveError: see `read_tier_configs`.
     """
-    with ExitStack() as undo:
-        for kind in kinds:
-            path, config = _path(repository, card.model, kind), tier_config(card, kind)
-            if path.exists():
-                _keep(read_config(path), config, kind)
-            elif not path.parent.exists():
-                undo.callback(shutil.rmtree, path.parent, ignore_errors=True)
-            write_config(path, config)
-        undo.pop_all()
-
-
-def kinds_on_disk(repository: Path, name: str) -> tuple[TierModel, ...]:
-    """The tiers that have a configuration beside the model of that name."""
-    return tuple(kind for kind in TierModel if _path(repository, name, kind).is_file())
+    former = read_tier_configs(repository, card.model)
+    for kind in kinds:
+        config = tier_config(card, kind)
+        if kind in former:
+            _keep(former[kind], config, kind)
+        write_config(_path(repository, card.model, kind), config)
 
 
 def _path(repository: Path, name: str, kind: TierModel) -> Path:
@@ -143,24 +155,20 @@ def _only(config: pb.ModelConfig, field: str) -> pb.ModelConfig:
 
 
 def _check(config: pb.ModelConfig, expected: pb.ModelConfig, path: Path, kind: TierModel) -> None:
-    advice = "restore it, or remove the file to switch this tier off"
-    for field in sorted({field.name for message in (config, expected) for field, _ in message.ListFields()}):
-        if field in _OPERATORS or field == "parameters":
-            continue
-        theirs, ours = _said(config, field), _said(expected, field)
-        if theirs != ours:
-            what = advice if ours else "remove it"
-            raise CardError(f"{path}: {field}: expected {ours or 'none'}, found {theirs or 'none'}; {what}")
+    """Refuse a configuration that is not that of the tier, or whose limits are none."""
     for name in OF_TIER:
         value = config.parameters[name].string_value if name in config.parameters else None
-        if value != expected.parameters[name].string_value:
-            raise CardError(
-                f"{path}: the parameter {name}: expected {expected.parameters[name].string_value!r}, as on the card of "
-                f"the model, found {'none' if value is None else repr(value)}; {advice}"
-            )
+        wanted = expected.parameters[name].string_value
+        if value != wanted:
+            found = "none" if value is None else repr(value)
+            raise CardError(f"{path}: the parameter {name}: expected {wanted!r}, found {found}; {_ADVICE}")
+    for field in sorted({field.name for message in (config, expected) for field, _ in message.ListFields()}):
+        theirs, ours = _said(config, field), _said(expected, field)
+        if field not in (*_OPERATORS, "parameters") and theirs != ours:
+            what = _ADVICE if ours else "remove it"
+            raise CardError(f"{path}: {field}: expected {ours or 'none'}, found {theirs or 'none'}; {what}")
     known = (*OF_TIER, *limit_names(kind))
-    unknown = sorted(set(config.parameters) - set(known))
-    if unknown:
+    if unknown := sorted(set(config.parameters) - set(known)):
         raise CardError(
             f"{path}: expected no parameters but {', '.join(known)}, found {', '.join(unknown)}; remove what is not one"
         )

@@ -101,7 +101,7 @@ def _deliver(record: AttackRecord, model: ModelVersion | None, *, out: Path | No
     from heatserve.benchmarks.attack.measure import card_part
     from heatserve.benchmarks.attack.report import attack_report, draw_attack
     from heatserve.benchmarks.records.record import to_json
-    from heatserve.export.repository.layout import record_attack
+    from heatserve.export.repository.publishing import record_attack
 
     deliver(to_json(record), lambda: attack_report(record), as_json=as_json, out=out)
     if out:

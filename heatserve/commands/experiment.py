@@ -64,9 +64,12 @@ def cifar10(
     from heatserve.benchmarks.cifar10.tables import cifar10_table
     from heatserve.benchmarks.records.record import to_json
     from heatserve.export.calibration.report import progress_bar
+    from heatserve.export.repository.layout import check_model_name
     from heatserve.training.loop import Interrupted
     from heatserve.training.methods.parameters import require
 
+    if publish:
+        check_model_name(publish)
     chosen = system or list(SYSTEMS)
     for name in chosen:
         require("system", name, name in SYSTEMS, ", ".join(SYSTEMS))

@@ -17,7 +17,7 @@ from heatserve.export.card import Card
 from heatserve.export.card_parts import Calibration, MonteCarlo, OverclaimCount, Split
 from heatserve.export.contract import INVALID_LABEL, OUTPUT_NAMES, RADIUS_NAMES, Reason, top_k_of
 from heatserve.export.promise import NOTHING
-from heatserve.export.repository.layout import publish
+from heatserve.export.repository.publishing import publish
 from heatserve.export.runtime.session import Runner
 from heatserve.serving.client.connection import Connection
 from heatserve.serving.conformance.engine import EngineMissingError
@@ -48,7 +48,7 @@ def triton_engine(probe: Probe) -> Iterator[Runner]:
         raise EngineMissingError(str(error)) from None
     with TemporaryDirectory(prefix="heatserve-conformance-") as folder, ExitStack() as stack:
         base = probe.encoding.network(probe.classes).SerializeToString()
-        publish(Path(folder), _card(probe, base), graph=probe.graph, base=base)
+        publish(Path(folder), _card(probe, base), graph=probe.graph, base=base, tiers=())
         server = stack.enter_context(TritonServer(Path(folder), endpoints=FREE_PORTS))
         connection = Connection(server.endpoints.grpc_url, timeout=60)
         stack.callback(connection.close)

@@ -32,7 +32,8 @@ from heatserve.export.calibration.report import progress_bar
 from heatserve.export.card import BASE_NAME, GRAPH_NAME, CardError, read_card, sha256_of
 from heatserve.export.card_parts import Attack, MonteCarlo, Split
 from heatserve.export.images import LabelledImages
-from heatserve.export.repository.layout import open_model, record_attack
+from heatserve.export.repository.layout import open_model
+from heatserve.export.repository.publishing import record_attack
 
 QUICK = AttackSettings(
     epsilon=2.0,

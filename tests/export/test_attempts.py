@@ -37,7 +37,8 @@ from heatserve.export.card import BASE_NAME, CARD_NAME, GRAPH_NAME, CardError, r
 from heatserve.export.card_parts import Calibration, MonteCarlo
 from heatserve.export.digest import with_digest
 from heatserve.export.images import LabelledImages
-from heatserve.export.repository.layout import ATTEMPTS_NAME, ModelVersion, locked, open_model, republish
+from heatserve.export.repository.layout import ATTEMPTS_NAME, ModelVersion, locked, open_model
+from heatserve.export.repository.publishing import republish
 from heatserve.export.runtime.answers import model_images
 
 pytestmark = pytest.mark.slow

@@ -26,7 +26,8 @@ from heatserve.export.card import BASE_NAME, GRAPH_NAME, Card, CardError
 from heatserve.export.card_parts import Calibration, Split
 from heatserve.export.graph.build import with_map
 from heatserve.export.images import LabelledImages
-from heatserve.export.repository.layout import ModelVersion, open_model, publish, republish
+from heatserve.export.repository.layout import ModelVersion, open_model
+from heatserve.export.repository.publishing import publish, republish
 
 pytestmark = pytest.mark.slow
 

@@ -33,14 +33,8 @@ from heatserve.export.card_parts import Attack, Evaluation, OverclaimRate, Spoof
 from heatserve.export.digest import DIGEST, digest_of
 from heatserve.export.graph.build import certified_graph, uint8_input
 from heatserve.export.graph.certificate import served_sigma
-from heatserve.export.repository.layout import (
-    TENSORRT_BATCHES,
-    open_model,
-    publish,
-    record_attack,
-    republish,
-    version_dirs,
-)
+from heatserve.export.repository.layout import TENSORRT_BATCHES, open_model, version_dirs
+from heatserve.export.repository.publishing import publish, record_attack, republish
 
 COMMITTED = Path(__file__).parents[2] / "model_repository"
 MODELS = ["digits", "cifar10"]

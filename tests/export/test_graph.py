@@ -30,15 +30,8 @@ from heatserve.export.contract import Reason
 from heatserve.export.exporting import export_checkpoint
 from heatserve.export.graph.build import certified_graph, logits_graph, plain_graph, with_map
 from heatserve.export.images import LabelledImages
-from heatserve.export.repository.layout import (
-    CONFIG_NAME,
-    ModelVersion,
-    model_names,
-    open_model,
-    publish,
-    republish,
-    version_dirs,
-)
+from heatserve.export.repository.layout import CONFIG_NAME, ModelVersion, model_names, open_model, version_dirs
+from heatserve.export.repository.publishing import publish, republish
 from heatserve.export.repository.settings import WARM_UP_PATH
 from heatserve.export.runtime.session import GraphError, open_session, run
 from heatserve.training.architectures import build_network

@@ -13,14 +13,8 @@ from tritonclient.grpc import model_config_pb2 as pb
 
 from heatserve.certification.errors import HeatserveError
 from heatserve.export.card import GRAPH_NAME, Card, read_card
-from heatserve.export.repository.layout import (
-    CONFIG_NAME,
-    open_model,
-    publish,
-    republish,
-    served_config,
-    write_model_config,
-)
+from heatserve.export.repository.layout import CONFIG_NAME, open_model, served_config, write_model_config
+from heatserve.export.repository.publishing import publish, republish
 from heatserve.export.repository.settings import THREADS, WARM_UP_PATH, read_config, write_config
 
 

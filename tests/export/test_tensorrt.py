@@ -31,7 +31,8 @@ from heatserve.export.card_parts import MonteCarlo
 from heatserve.export.exporting import Variant
 from heatserve.export.graph.build import certified_graph, logits_graph
 from heatserve.export.images import LabelledImages
-from heatserve.export.repository.layout import TENSORRT_BATCHES, ModelVersion, open_model, republish, write_model_config
+from heatserve.export.repository.layout import TENSORRT_BATCHES, ModelVersion, open_model, write_model_config
+from heatserve.export.repository.publishing import republish
 from heatserve.export.runtime.served import open_served
 from heatserve.export.runtime.session import GraphError
 from heatserve.export.runtime.tensorrt import (
