@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -13,6 +13,8 @@ from rich.constrain import Constrain
 from rich.table import Table
 from rich.text import Text
 
+from heatserve.export.tiers import TierLimits, TierModel, limit_names
+
 if TYPE_CHECKING:
     from heatserve.export.contract import Reason
     from heatserve.export.repository.layout import ModelVersion
@@ -20,6 +22,12 @@ if TYPE_CHECKING:
 
 _HALF_BLOCKS = " ▄▀█"
 _NOTE_WIDTH = 100
+_QUESTIONS = {
+    TierModel.CONFIRM: "is the class of one pass proven in r?",
+    TierModel.CERTIFY: "class and largest radius, by Certify",
+    TierModel.CERTIFY_STREAM: "the same, as bounds that tighten",
+    TierModel.CASCADE: "one pass, then confirm if it claims r",
+}
 
 
 def text_art(image: NDArray[np.float32]) -> str:
@@ -41,6 +49,29 @@ def models_table(models: Iterable[ModelVersion]) -> Table:
         image = f"{card.input_type} {'×'.join(map(str, card.input_shape))}"
         table.add_row(model.name, str(model.version), f"{card.sigma:g}", image, _promise(model))
     return table
+
+
+def tiers_table(tiers: Mapping[str, Mapping[TierModel, TierLimits]]) -> Group:
+    """One row per tier: the name to ask, the question, and what an answer costs and risks where a request says nothing.
+
+    Args:
+        tiers: the tiers of each model, by its name, and their limits.
+    """
+    table = Table(box=SIMPLE, show_edge=False, pad_edge=False, collapse_padding=True)
+    table.add_column("tier", overflow="fold")
+    table.add_column("question")
+    for heading in ("votes", "α"):
+        table.add_column(heading, justify="right", no_wrap=True)
+    for model, kinds in tiers.items():
+        for kind, limits in kinds.items():
+            guess = limits.n0 if "n0" in limit_names(kind) else 0
+            most = "" if kind is TierModel.CERTIFY else "≤ "
+            table.add_row(kind.beside(model), _QUESTIONS[kind], f"{most}{guess + limits.n:,}", f"{limits.alpha:g}")
+    note = (
+        "An answer with votes is wrong with probability at most α for each image, whatever the image is. The radius of "
+        "one pass does not hold against an adversary."
+    )
+    return Group(table, Constrain(Text(f"\n{note}", style="italic"), _NOTE_WIDTH))
 
 
 def _promise(model: ModelVersion) -> Text:

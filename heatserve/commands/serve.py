@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import shlex
 import shutil
@@ -15,6 +16,7 @@ import typer
 from rich.console import Console
 
 from heatserve.commands.options import REPOSITORY, BackendDirectory, GrpcPort, Host, HttpPort, MetricsPort, Repository
+from heatserve.export.tiers import TierModel
 
 if TYPE_CHECKING:
     from heatserve.export.repository.layout import ModelVersion
@@ -34,6 +36,7 @@ def serve(
     """Serve certified models with Triton until Ctrl-C.
 
     Refuses a model whose certificate card does not match its graph; a model that was not calibrated serves radius 0.
+    The tiers of a model (`MODEL_confirm`, …), whose answers hold against an adversary, are served with it.
 
     **Example:** `heatserve serve digits --http-port 9000`
     """
@@ -94,15 +97,29 @@ def _end_like_ctrl_c() -> None:
 
 
 def _print_served(console: Console, server: TritonServer, picture: Path) -> None:
-    from heatserve.tables import models_table
+    from heatserve.export.repository.tiers import served_tiers, tier_limits
+    from heatserve.tables import models_table, tiers_table
 
     urls = server.endpoints
     local = urls.http_host not in (None, urls.host)
     only_here = "  (for this machine only: see `--host` in docs/guide/serve.md)" if local else ""
     console.print(models_table(server.models))
+    limits = {
+        model.name: {kind: tier_limits(config) for kind, config in served_tiers(model).items()}
+        for model in server.models
+    }
+    if any(limits.values()):
+        console.print("", tiers_table(limits), sep="\n")
+    shown = next((model for model in server.models if TierModel.CONFIRM in limits[model.name]), server.models[0])
+    paragraphs = [examples(shown, urls, picture)]
+    if TierModel.CONFIRM in limits[shown.name]:
+        paragraphs.append(confirm_examples(shown, urls, picture))
     console.print(
         f"\ngRPC     {urls.grpc_url}\nHTTP     {urls.http_url}{only_here}\nmetrics  {urls.metrics_url}{only_here}\n"
-        f"log      {server.log}\n\n{examples(server.models[0], urls, picture)}\n\nCtrl-C stops the server.",
+        f"log      {server.log}",
+        *paragraphs,
+        "Ctrl-C stops the server.",
+        sep="\n\n",
         markup=False,
         soft_wrap=True,
     )
@@ -116,10 +133,9 @@ def examples(model: ModelVersion, urls: Endpoints, picture: Path) -> str:
         urls: where it answers.
         picture: an image file of the model's size.
     """
-    channels, height, width = model.card.input_shape
-    shape, dtype, values, grey = f"{channels}, {height}, {width}", "float32", " in [0,1]", "0.5"
-    if model.card.input_type == "UINT8":
-        shape, dtype, values, grey = f"{height}, {width}, {channels}", "uint8", "", "128"
+    _, height, width = model.card.input_shape
+    shape, grey = _grey(model)
+    dtype, values = ("uint8", "") if model.card.input_type == "UINT8" else ("float32", " in [0,1]")
     size = "any size" if model.card.resize else f"{width}×{height} pixels"
     return f"""\
 # From the shell, with a picture of {size}:
@@ -132,9 +148,39 @@ with Client("{urls.grpc_url}", model="{model.name}") as client:
     print(client.predict(np.full((1, {shape}), {grey}, np.{dtype})))
 
 # From anywhere, over HTTP; here a grey image:
-python3 -c 'import json; print(json.dumps({{"inputs": [{{"name": "image", "datatype": "{model.card.input_type}",
-    "shape": [1, {shape}], "data": [{grey}] * {channels * height * width}}}]}}))' |
+python3 -c 'import json; print(json.dumps({{"inputs": [{_json_image(model)}]}}))' |
     curl -s {urls.http_url}/v2/models/{model.name}/infer -d @-"""
+
+
+def confirm_examples(model: ModelVersion, urls: Endpoints, picture: Path) -> str:
+    """How to ask whether the class of a model's single pass is proven within σ/2, as `examples` does."""
+    radius = f"{model.card.sigma / 2:g}"
+    return f"""\
+# Is the class proven within L2 distance {radius}? This holds against an adversary:
+{_program("heatserve")} predict {shlex.quote(str(picture))} --url {urls.grpc_url} --model {model.name} \\
+    --confirm {radius}
+
+# The same from anywhere, over HTTP:
+python3 -c 'import json; print(json.dumps({{"parameters": {{"radius": {radius}}},
+    "inputs": [{_json_image(model)}]}}))' |
+    curl -s {urls.http_url}/v2/models/{TierModel.CONFIRM.beside(model.name)}/infer -d @-"""
+
+
+def _json_image(model: ModelVersion) -> str:
+    """A grey image as Python writes an input of a JSON request."""
+    shape, grey = _grey(model)
+    return (
+        f'{{"name": "image", "datatype": "{model.card.input_type}",\n'
+        f'    "shape": [1, {shape}], "data": [{grey}] * {math.prod(model.card.input_shape)}}}'
+    )
+
+
+def _grey(model: ModelVersion) -> tuple[str, str]:
+    """The shape of one image as the model takes it, and a grey value."""
+    channels, height, width = model.card.input_shape
+    if model.card.input_type == "UINT8":
+        return f"{height}, {width}, {channels}", "128"
+    return f"{channels}, {height}, {width}", "0.5"
 
 
 def _program(name: str) -> str:
