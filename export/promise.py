@@ -59,21 +59,23 @@ def promise_text(
     )
 
 
-def tier_promise(kind: TierModel, *, model: str, sigma: float) -> str:
+def tier_promise(kind: TierModel, *, model: str, sigma: float, cut_out: bool = False) -> str:
     """What an answer of a tier means, in whole sentences.
 
     Args:
         kind: which tier.
         model: the name of the model that it is beside.
         sigma: σ of the smoothed classifier, pixels in [0,1].
+        cut_out: whether the network sees an image that is cut out of a picture of any size.
     """
-    return f"{_MEANING[kind].format(model=model, sigma=sigma)} {_RIGOUR}"
+    image = "that is cut out of the picture" if cut_out else "that was sent"
+    return f"{_MEANING[kind].format(model=model, sigma=sigma, image=image)} {_RIGOUR}"
 
 
 _SMOOTHED = (
     "the smoothed classifier, which answers the class that the base network votes for most often under Gaussian noise "
     "of sigma = {sigma:g}, answers the class `label` for every image within L2 distance `proven_radius` (pixels in "
-    "[0,1]) of the one that was sent"
+    "[0,1]) of the one {image}"
 )
 _CONFIRM = (
     f"The outcome yes says that {_SMOOTHED}; the class is that of the single pass of {{model}}, and the radius the one "

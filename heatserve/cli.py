@@ -25,13 +25,14 @@ from heatserve.commands.import_weights import import_weights
 from heatserve.commands.predict import predict
 from heatserve.commands.quickstart import quickstart
 from heatserve.commands.serve import serve
+from heatserve.commands.tiers import tiers
 from heatserve.commands.train import train
 from heatserve.commands.tune import tune
 
 _PANELS: Mapping[str, Sequence[Callable[..., None] | typer.Typer]] = {
     "Start here": (quickstart,),
     "Your own model": (train, import_weights, export, calibrate, calibrate_variant, audit, certify_dataset),
-    "Serve": (serve, predict, tune),
+    "Serve": (serve, predict, tiers, tune),
     "Measure": (conformance, attack, bench, experiment),
 }
 """The parts of the front page, and the commands and groups of commands in each."""

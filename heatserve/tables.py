@@ -23,10 +23,10 @@ if TYPE_CHECKING:
 _HALF_BLOCKS = " ▄▀█"
 _NOTE_WIDTH = 100
 _QUESTIONS = {
-    TierModel.CONFIRM: "is the class of one pass proven in r?",
-    TierModel.CERTIFY: "class and largest radius, by Certify",
-    TierModel.CERTIFY_STREAM: "the same, as bounds that tighten",
-    TierModel.CASCADE: "one pass, then confirm if it claims r",
+    TierModel.CONFIRM: "is the class proven in r?",
+    TierModel.CERTIFY: "class and largest radius",
+    TierModel.CERTIFY_STREAM: "the same, as they tighten",
+    TierModel.CASCADE: "one pass, then confirm",
 }
 
 

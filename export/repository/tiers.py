@@ -59,8 +59,8 @@ def tier_config(card: Card, kind: TierModel) -> pb.ModelConfig:
     config.instance_group.add(count=1, kind=pb.ModelInstanceGroup.KIND_CPU)
     if streams:
         config.model_transaction_policy.decoupled = True
-    values = (kind.value, card.model, tier_promise(kind, model=card.model, sigma=card.sigma), card.base_sha256)
-    defaults = TierLimits()
+    promise = tier_promise(kind, model=card.model, sigma=card.sigma, cut_out=card.resize is not None)
+    values, defaults = (kind.value, card.model, promise, card.base_sha256), TierLimits()
     stated = dict(zip(OF_TIER, values, strict=True))
     for name, value in {**stated, **{name: getattr(defaults, name) for name in limit_names(kind)}}.items():
         config.parameters[name].string_value = str(value)

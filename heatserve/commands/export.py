@@ -72,9 +72,12 @@ def export(
     Export a checkpoint again, under another name, as another variant: with `--input uint8`, or in another precision.
     Each is calibrated by itself: `heatserve calibrate-variant VARIANT NAME` says what it wins and what it loses.
 
+    Beside a new model it writes its tiers (`NAME_confirm`, …), which prove with votes and need no calibration.
+
     **Example:** `heatserve export runs/heat.safetensors --name digits`
     """
     from heatserve.export.exporting import export_checkpoint
+    from heatserve.export.repository.tiers import served_tiers
 
     variant = _variant(input_type, precision, resize, checkpoint, root)
     model = export_checkpoint(
@@ -93,7 +96,8 @@ def export(
         lambda: Group(
             line("wrote", model.path),
             line("graph", f"sha256 {model.card.graph_sha256}"),
-            f"Certified radii are 0 until: heatserve calibrate {name}{where}",
+            line("tiers", ", ".join(kind.beside(name) for kind in served_tiers(model)) or "none"),
+            f"Certified radii of the single pass are 0 until: heatserve calibrate {name}{where}",
         ),
         as_json=as_json,
     )

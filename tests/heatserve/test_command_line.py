@@ -26,6 +26,7 @@ COMMANDS = [
     ["calibrate-variant"],
     ["certify-dataset"],
     ["tune"],
+    ["tiers"],
     ["conformance"],
     ["serve"],
     ["predict"],
