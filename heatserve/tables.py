@@ -25,7 +25,7 @@ _NOTE_WIDTH = 100
 _QUESTIONS = {
     TierModel.CONFIRM: "is the class proven in r?",
     TierModel.CERTIFY: "class and largest radius",
-    TierModel.CERTIFY_STREAM: "the same, as they tighten",
+    TierModel.CERTIFY_STREAM: "bounds that tighten",
     TierModel.CASCADE: "one pass, then confirm",
 }
 
@@ -68,8 +68,9 @@ def tiers_table(tiers: Mapping[str, Mapping[TierModel, TierLimits]]) -> Group:
             most = "" if kind is TierModel.CERTIFY else "≤ "
             table.add_row(kind.beside(model), _QUESTIONS[kind], f"{most}{guess + limits.n:,}", f"{limits.alpha:g}")
     note = (
-        "An answer with votes is wrong with probability at most α for each image, whatever the image is. The radius of "
-        "one pass does not hold against an adversary."
+        "An answer with votes is wrong with probability at most α for each image, whatever the image is. Where the "
+        "clean image is certifiable at r, an adversary within r can make the system abstain, but never confirm another "
+        "class (but for α). The radius of one pass does not hold against an adversary."
     )
     return Group(table, Constrain(Text(f"\n{note}", style="italic"), _NOTE_WIDTH))
 

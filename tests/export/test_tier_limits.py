@@ -8,6 +8,8 @@ import pytest
 from tiny_model import write_tiny_model
 
 from heatserve.certification.errors import HeatserveError
+from heatserve.certification.monte_carlo import largest_provable
+from heatserve.certification.sequential import provable
 from heatserve.export.repository.layout import CONFIG_NAME, ModelVersion, open_model, served_config
 from heatserve.export.repository.settings import read_config, vote_settings, write_config
 from heatserve.export.tiers import TierLimits, parse_limits
@@ -50,6 +52,13 @@ def test_the_fewest_votes_that_are_allowed_can_prove_something() -> None:
     """A unanimous vote of n has the lower bound α^(1/n) (Clopper and Pearson), which must be above ½."""
     assert parse_limits({"n": "20"}).n == 20
     assert 1e-6 ** (1 / 20) > 0.5 > 1e-6 ** (1 / 19)
+
+
+@pytest.mark.parametrize("radius", [0.125, 0.25, 0.5])
+def test_the_default_votes_can_prove_what_the_committed_models_are_asked_for(radius: float) -> None:
+    limits = TierLimits()
+    assert provable(radius, sigma=0.25, n=limits.n, alpha=limits.alpha)
+    assert radius < 0.25 * largest_provable(n=limits.n, alpha=limits.alpha)
 
 
 def test_limits_that_are_not_stated_have_their_defaults() -> None:
