@@ -28,8 +28,9 @@ from heatserve.benchmarks.records.votes import CertifySummary, DecidedRadius, De
 from heatserve.certification.binomial import lower_bound
 from heatserve.certification.monte_carlo import ABSTAIN, Certificate, certify
 from heatserve.certification.noise import LEVELS, SOURCES, NoiseSource
+from heatserve.certification.outcome import Outcome
 from heatserve.certification.progress import Progress, unseen
-from heatserve.certification.sequential import Decision, Outcome, decide
+from heatserve.certification.sequential import Decision, decide
 from heatserve.export.card import BASE_NAME
 from heatserve.export.graph.build import logits_graph
 from heatserve.export.images import LabelledImages

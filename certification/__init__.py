@@ -38,10 +38,11 @@ if TYPE_CHECKING:
         predict,
     )
     from heatserve.certification.noise import FLOAT32, GRID, NoiseError, NoiseSource, grey_levels, source_of
+    from heatserve.certification.outcome import Outcome
     from heatserve.certification.polls import Answer, Failure, Polls, Test, Want, results_in_order
     from heatserve.certification.progress import Progress, unseen
     from heatserve.certification.radius import RadiusMap, certified_l_bound, l_bound, nominal_radius, top_score
-    from heatserve.certification.sequential import Decision, EarlyPrediction, Outcome, decide, predict_early, provable
+    from heatserve.certification.sequential import Decision, EarlyPrediction, decide, predict_early, provable
     from heatserve.certification.tightening import Bound, anytime_lower_bound, certificate
     from heatserve.certification.voting import Classifier, MonteCarloError
 
@@ -121,7 +122,7 @@ __getattr__, __dir__ = lazy_names(
         "MonteCarloError": "heatserve.certification.voting",
         "NoiseError": "heatserve.certification.noise",
         "NoiseSource": "heatserve.certification.noise",
-        "Outcome": "heatserve.certification.sequential",
+        "Outcome": "heatserve.certification.outcome",
         "Overclaims": "heatserve.certification.calibration",
         "Polls": "heatserve.certification.polls",
         "Progress": "heatserve.certification.progress",

@@ -8,7 +8,6 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from enum import Enum
 from functools import partial
 
 import numpy as np
@@ -17,20 +16,10 @@ from scipy.special import ndtr
 from heatserve.certification.martingale import evidence_above, evidence_below
 from heatserve.certification.monte_carlo import ABSTAIN, alpha_left, top_classes
 from heatserve.certification.noise import FLOAT32, NoiseSource
+from heatserve.certification.outcome import Outcome
 from heatserve.certification.polls import STEP, Test, Want, results_in_order
 from heatserve.certification.radius import Float32Array
 from heatserve.certification.voting import Classifier, Histogram, MonteCarloError, streams
-
-
-class Outcome(Enum):
-    """Is the radius at least r? True as a condition only where it is YES."""
-
-    YES = "yes"
-    NO = "no"
-    UNDECIDED = "undecided"
-
-    def __bool__(self) -> bool:
-        return self is Outcome.YES
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,8 @@ from scipy.stats import binom, norm
 from heatserve.certification.martingale import evidence_above, evidence_below
 from heatserve.certification.monte_carlo import ABSTAIN, certify
 from heatserve.certification.noise import GRID
-from heatserve.certification.sequential import Outcome, decide, predict_early, provable
+from heatserve.certification.outcome import Outcome
+from heatserve.certification.sequential import decide, predict_early, provable
 from heatserve.certification.voting import MonteCarloError
 
 ALPHA = 0.05
