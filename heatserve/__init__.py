@@ -4,6 +4,7 @@
 
     with Client("grpc://127.0.0.1:8001", model="digits") as client:
         predictions = client.predict(images)
+        answers = client.confirm(images, radius=0.125)
 
 The rooms are packages of their own: `heatserve.certification`, `training`, `export`, `serving` and `benchmarks`.
 """
@@ -16,10 +17,14 @@ from heatserve._lazy import lazy_names
 
 if TYPE_CHECKING:
     from heatserve.certification.errors import HeatserveError
+    from heatserve.certification.outcome import Outcome
     from heatserve.export.contract import Reason
+    from heatserve.export.tiers import Mode, Tier, TierLimits, TierModel, TierReason
     from heatserve.serving.client.answers import ModelSpec, Prediction
     from heatserve.serving.client.client import AsyncClient, Client
-    from heatserve.serving.errors import OverloadedError, ServingError, UnavailableError
+    from heatserve.serving.client.tier_answers import TierAnswer
+    from heatserve.serving.client.tier_questions import TierSpec
+    from heatserve.serving.errors import OverloadedError, ServingError, TooLateError, UnavailableError
     from heatserve.serving.triton.endpoints import FREE_PORTS, Endpoints
     from heatserve.serving.triton.server import TritonServer
 
@@ -29,11 +34,20 @@ __all__ = [
     "Client",
     "Endpoints",
     "HeatserveError",
+    "Mode",
     "ModelSpec",
+    "Outcome",
     "OverloadedError",
     "Prediction",
     "Reason",
     "ServingError",
+    "Tier",
+    "TierAnswer",
+    "TierLimits",
+    "TierModel",
+    "TierReason",
+    "TierSpec",
+    "TooLateError",
     "TritonServer",
     "UnavailableError",
 ]
@@ -46,11 +60,20 @@ __getattr__, __dir__ = lazy_names(
         "Endpoints": "heatserve.serving.triton.endpoints",
         "FREE_PORTS": "heatserve.serving.triton.endpoints",
         "HeatserveError": "heatserve.certification.errors",
+        "Mode": "heatserve.export.tiers",
         "ModelSpec": "heatserve.serving.client.answers",
+        "Outcome": "heatserve.certification.outcome",
         "OverloadedError": "heatserve.serving.errors",
         "Prediction": "heatserve.serving.client.answers",
         "Reason": "heatserve.export.contract",
         "ServingError": "heatserve.serving.errors",
+        "Tier": "heatserve.export.tiers",
+        "TierAnswer": "heatserve.serving.client.tier_answers",
+        "TierLimits": "heatserve.export.tiers",
+        "TierModel": "heatserve.export.tiers",
+        "TierReason": "heatserve.export.tiers",
+        "TierSpec": "heatserve.serving.client.tier_questions",
+        "TooLateError": "heatserve.serving.errors",
         "TritonServer": "heatserve.serving.triton.server",
         "UnavailableError": "heatserve.serving.errors",
     },

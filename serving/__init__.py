@@ -1,6 +1,6 @@
 """Serving: certified models behind NVIDIA Triton, and all that asks them.
 
-- `client`: `Client` and `AsyncClient` send images over gRPC or HTTP and read classes and certificates.
+- `client`: `Client` and `AsyncClient` send images over gRPC or HTTP and read classes, certificates and what is proven.
 - `triton`: `TritonServer` starts a Triton, supervises it and ends it.
 - `backend`: what runs inside Triton where it has no `onnxruntime` backend of its own.
 - `tuning`: `tune` finds the instances, threads and batching that answer most within a latency.
@@ -20,7 +20,9 @@ if TYPE_CHECKING:
     from heatserve.serving.client.answers import ModelSpec, Prediction
     from heatserve.serving.client.client import AsyncClient, Client
     from heatserve.serving.client.image_files import read_images
-    from heatserve.serving.errors import OverloadedError, ServingError, UnavailableError
+    from heatserve.serving.client.tier_answers import TierAnswer
+    from heatserve.serving.client.tier_questions import TierSpec
+    from heatserve.serving.errors import OverloadedError, ServingError, TooLateError, UnavailableError
     from heatserve.serving.triton.endpoints import FREE_PORTS, Endpoints
     from heatserve.serving.triton.server import TritonServer
     from heatserve.serving.tuning.tune import TuningResult, tune, write_choice
@@ -34,6 +36,9 @@ __all__ = [
     "OverloadedError",
     "Prediction",
     "ServingError",
+    "TierAnswer",
+    "TierSpec",
+    "TooLateError",
     "TritonServer",
     "TuningResult",
     "UnavailableError",
@@ -53,6 +58,9 @@ __getattr__, __dir__ = lazy_names(
         "OverloadedError": "heatserve.serving.errors",
         "Prediction": "heatserve.serving.client.answers",
         "ServingError": "heatserve.serving.errors",
+        "TierAnswer": "heatserve.serving.client.tier_answers",
+        "TierSpec": "heatserve.serving.client.tier_questions",
+        "TooLateError": "heatserve.serving.errors",
         "TritonServer": "heatserve.serving.triton.server",
         "TuningResult": "heatserve.serving.tuning.tune",
         "UnavailableError": "heatserve.serving.errors",

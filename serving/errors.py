@@ -17,5 +17,17 @@ class TooLateError(ServingError):
     """The server did not answer within the client's timeout."""
 
 
+class UnknownModelError(ServingError):
+    """The server has no model of that name."""
+
+
 class OverloadedError(ServingError):
-    """The server's queue was full, or the request waited in it for too long: the same request may succeed later."""
+    """The server's queue was full, or the request waited in it for too long: the same request may succeed later.
+
+    Attributes:
+        retry_after: seconds after which the server suggests to ask again; None: it does not say.
+    """
+
+    def __init__(self, message: str, *, retry_after: float | None = None) -> None:
+        super().__init__(message)
+        self.retry_after = retry_after

@@ -1,4 +1,4 @@
-"""What several test files share: one real Triton, started once."""
+"""What several test files share: real servers, each started once."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 from tiny_model import delay_batches, random_images, write_tiny_model
+from tiny_tiers import write_tiny_tiers
 
 from heatserve import FREE_PORTS, TritonServer
 from heatserve.certification.guard import fit_guard
@@ -30,4 +31,15 @@ def triton(tiny_repository: Path) -> Iterator[TritonServer]:
     if sys.platform != "linux":
         pytest.skip("Triton runs on Linux only")
     with TritonServer(tiny_repository, endpoints=FREE_PORTS) as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def tiers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TritonServer]:
+    """A server of the models of `write_tiny_tiers`."""
+    if sys.platform != "linux":
+        pytest.skip("Triton runs on Linux only")
+    repository = tmp_path_factory.mktemp("tiers")
+    write_tiny_tiers(repository)
+    with TritonServer(repository, endpoints=FREE_PORTS) as server:
         yield server

@@ -92,7 +92,7 @@ def read_outputs(answer: InferResult, *, images: int, classes: int) -> dict[str,
     """
     outputs = {}
     for tensor in OUTPUT_TENSORS:
-        value = _tensor(answer, tensor.name)
+        value = raw_tensor(answer, tensor.name)
         shape = (images, *(tensor.shape(classes) or (1,)))
         if value.shape != shape or value.dtype != tensor.dtype:
             raise ServingError(
@@ -108,7 +108,7 @@ def read_outputs(answer: InferResult, *, images: int, classes: int) -> dict[str,
     return outputs
 
 
-def _tensor(answer: InferResult, name: str) -> NDArray[Any]:
+def raw_tensor(answer: InferResult, name: str) -> NDArray[Any]:
     """One output as the server sent it.
 
     Raises:
@@ -116,7 +116,7 @@ def _tensor(answer: InferResult, name: str) -> NDArray[Any]:
     """
     try:
         value = answer.as_numpy(name)
-    except (ValueError, TypeError, LookupError, struct.error) as error:
+    except (ValueError, TypeError, LookupError, OverflowError, struct.error) as error:
         raise ServingError(
             f"{name}: expected a tensor from the server, found one that cannot be read: {error}"
         ) from None
@@ -157,7 +157,7 @@ def read_class_names(answer: InferResult) -> dict[int, str]:
     Raises:
         ServingError: the answer holds no such ranking.
     """
-    ranking = _tensor(answer, "probabilities")
+    ranking = raw_tensor(answer, "probabilities")
     try:
         entries = [entry.decode().split(":", 2) for entry in ranking.ravel().tolist()]
         return {int(entry[1]): entry[2] for entry in entries if len(entry) == 3}

@@ -4,42 +4,28 @@ Example:
     with Client("grpc://127.0.0.1:8001", model="digits") as client:
         for prediction in client.predict(images):  # float32 [N, C, H, W] in [0,1]
             print(prediction.label, prediction.certified_radius)
+        for answer in client.confirm(images, radius=0.125):
+            print(answer.label, answer.outcome.value, answer.explanation)
+        for answer in client.certify(images[0]):
+            print(answer.label, answer.proven_radius)  # larger and larger
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import AsyncGenerator, Generator
+from contextlib import aclosing, closing
 from types import TracebackType
 
 from numpy.typing import ArrayLike
 
-from heatserve.serving.batching import PICTURES_BYTES
+from heatserve.export.tiers import Mode, TierModel
 from heatserve.serving.client.answers import ModelSpec, Prediction, read_predictions
 from heatserve.serving.client.connection import AsyncConnection, Connection
-from heatserve.serving.client.image_batch import as_batch
-from heatserve.serving.pixels import Pixels
-
-
-@dataclass(frozen=True)
-class _Described:
-    """What a client asks about its model once."""
-
-    spec: ModelSpec
-    class_names: dict[int, str]
-
-    def requests(self, images: ArrayLike) -> Iterator[Pixels]:
-        """The images as batches that the model takes, all but the last of them its largest.
-
-        Raises:
-            ServingError: the images are not what the model takes; before the first batch.
-        """
-        batch = as_batch(images, self.spec.input_shape, self.spec.input_type)
-        count = self.spec.max_batch_size
-        if -1 in self.spec.input_shape:
-            count = max(1, min(count, PICTURES_BYTES // max(1, batch[:1].nbytes)))
-        for start in range(0, len(batch), count):
-            yield batch[start : start + count]
+from heatserve.serving.client.described import Described, not_offered
+from heatserve.serving.client.tier_answers import TierAnswer, TighteningBounds
+from heatserve.serving.client.tier_questions import TierQuestion, TierSpec, read_mode
+from heatserve.serving.client.transport import InferResult
+from heatserve.serving.errors import UnknownModelError
 
 
 class Client:
@@ -51,14 +37,16 @@ class Client:
         Args:
             url: `grpc://host:port`, `http://host:port`, or `host:port` for gRPC.
             model: the model's name on the server.
-            timeout: seconds that one request may take.
+            timeout: seconds that one request may take; more than the deadlines that are asked for.
 
         Raises:
             ServingError: a malformed URL, or tritonclient is not installed.
         """
         self._connection = Connection(url, timeout=timeout)
         self._model = model
-        self._known: _Described | None = None
+        self._timeout = timeout
+        self._known: Described | None = None
+        self._tiers = dict[TierModel, TierSpec]()
 
     def __enter__(self) -> Client:
         """Nothing to do: see `close`."""
@@ -108,11 +96,163 @@ class Client:
             found += read_predictions(outputs, described.class_names)
         return found
 
-    def _described(self) -> _Described:
+    def tier(self, kind: TierModel) -> TierSpec:
+        """What the server tells about a tier of the model, asked once: its promise, and the operator's limits.
+
+        Raises:
+            ServingError: the server does not offer it, and which ones it offers; or see `spec`.
+        """
+        self._described()  # where there is no such model, say that
+        if kind not in self._tiers:
+            try:
+                self._tiers[kind] = self._connection.tier(kind.beside(self._model), kind)
+            except UnknownModelError:
+                offered = [other for other in TierModel if other is not kind and self._offers(other)]
+                raise not_offered(self._model, kind, offered) from None
+        return self._tiers[kind]
+
+    def confirm(
+        self,
+        images: ArrayLike,
+        *,
+        radius: float,
+        alpha: float | None = None,
+        n: int | None = None,
+        deadline: float | None = None,
+    ) -> list[TierAnswer]:
+        """For each image, is the class of the single pass proven within the radius? Takes tens of noisy passes.
+
+        An answer holds for whatever image was sent, also one that an adversary made: it is wrong with probability at
+        most alpha, for each image by itself. Where the clean image is certifiable at r, an adversary within r can make
+        the system abstain, but never confirm another class (but for alpha).
+
+        Args:
+            images: as for `predict`; batches above the tier's largest go as several requests.
+            radius: r, in L2 on pixels in [0,1].
+            alpha: None takes the operator's default, as for the others.
+            n: most votes for one image, before it is answered undecided.
+            deadline: seconds of one request on the server, after which images are answered undecided; less than the
+                client's timeout.
+
+        Raises:
+            OverloadedError: the tier's queue is full; `retry_after` is the server's hint.
+            ServingError: the tier is not offered, a value is beyond the operator's limits, the images are not what the
+                model takes, or the answer is not of the contract.
+        """
+        return self._ask(images, TierQuestion(TierModel.CONFIRM, radius=radius, alpha=alpha, n=n, deadline=deadline))
+
+    def cascade(
+        self,
+        images: ArrayLike,
+        *,
+        radius: float,
+        mode: Mode | str = Mode.CLAIMED,
+        alpha: float | None = None,
+        n: int | None = None,
+        deadline: float | None = None,
+    ) -> list[TierAnswer]:
+        """The single pass for each image, and `confirm` where its certified radius is at least the radius.
+
+        Args:
+            mode: `claimed`, or `any`: confirm every image. `tier` of an answer says which way it took.
+            images: as for `confirm`, and so are the others, and the errors.
+        """
+        asked = TierQuestion(
+            TierModel.CASCADE, radius=radius, mode=read_mode(mode), alpha=alpha, n=n, deadline=deadline
+        )
+        return self._ask(images, asked)
+
+    def certify_fixed(
+        self,
+        images: ArrayLike,
+        *,
+        alpha: float | None = None,
+        n0: int | None = None,
+        n: int | None = None,
+        top_k: int | None = None,
+        deadline: float | None = None,
+    ) -> list[TierAnswer]:
+        """For each image, class and largest radius by Certify of Cohen et al. (2019), with n₀ + n votes in any case.
+
+        `certify` finds nearly the same radius, shows how it grows, and can be stopped at any time.
+
+        Args:
+            images: as for `confirm`, and so are alpha, deadline and the errors.
+            n0: votes that guess the class.
+            n: votes that bound its probability.
+            top_k: votes for any of the k most frequent classes count.
+        """
+        asked = TierQuestion(TierModel.CERTIFY, alpha=alpha, n0=n0, n=n, top_k=top_k, deadline=deadline)
+        return self._ask(images, asked)
+
+    def certify(
+        self,
+        image: ArrayLike,
+        *,
+        alpha: float | None = None,
+        n0: int | None = None,
+        n: int | None = None,
+        top_k: int | None = None,
+        deadline: float | None = None,
+    ) -> Generator[TierAnswer, None, None]:
+        """Class and proven radius of one image, as a stream of answers whose radius grows while votes are taken.
+
+        All answers hold together with probability 1 − alpha, so that a caller may stop at any of them. `reason` is
+        `TierReason.TIGHTENING` for all but the last. Closing the generator (a `for` loop that is left does that) gives
+        the request up on the server.
+
+        Args:
+            image: one image, as for `predict`.
+            n: most votes after the n₀; the others are as for `certify_fixed`.
+
+        Raises:
+            ServingError: as for `confirm`, and before the first answer.
+        """
+        asked = TierQuestion(TierModel.CERTIFY_STREAM, alpha=alpha, n0=n0, n=n, top_k=top_k, deadline=deadline)
+        described, tier = self._described(), self.tier(asked.kind)
+        parameters, pixels = (
+            asked.parameters(tier, timeout=self._timeout),
+            described.one(image, over_http=self._connection.is_http),
+        )
+        stream = self._connection.stream(tier, pixels, parameters)
+        return self._tighten(stream, asked, described=described, tier=tier)
+
+    def _described(self) -> Described:
         if self._known is None:
             spec = self._connection.spec(self._model)
-            self._known = _Described(spec, self._connection.class_names(self._model, spec))
+            self._known = Described(spec, self._connection.class_names(self._model, spec))
         return self._known
+
+    def _offers(self, kind: TierModel) -> bool:
+        try:
+            self._connection.tier(kind.beside(self._model), kind)
+        except UnknownModelError:
+            return False
+        return True
+
+    def _ask(self, images: ArrayLike, asked: TierQuestion) -> list[TierAnswer]:
+        described, tier, found = self._described(), self.tier(asked.kind), list[TierAnswer]()
+        parameters = asked.parameters(tier, timeout=self._timeout)
+        for batch in described.requests(images):
+            answer = self._connection.ask(tier, batch, parameters)
+            found += described.read(answer, asked, tier, images=len(batch))
+        return found
+
+    def _tighten(
+        self,
+        stream: Generator[InferResult, None, None],
+        asked: TierQuestion,
+        *,
+        described: Described,
+        tier: TierSpec,
+    ) -> Generator[TierAnswer, None, None]:
+        bounds = TighteningBounds()
+        with closing(stream):
+            for answer in stream:
+                yield bounds.checked(*described.read(answer, asked, tier, images=1))
+                if bounds.has_ended:
+                    return
+        bounds.check_end()
 
 
 class AsyncClient:
@@ -122,7 +262,9 @@ class AsyncClient:
         """See `Client`; to be called inside a running event loop."""
         self._connection = AsyncConnection(url, timeout=timeout)
         self._model = model
-        self._known: _Described | None = None
+        self._timeout = timeout
+        self._known: Described | None = None
+        self._tiers = dict[TierModel, TierSpec]()
 
     async def __aenter__(self) -> AsyncClient:
         """Nothing to do: see `close`."""
@@ -154,8 +296,101 @@ class AsyncClient:
             found += read_predictions(outputs, described.class_names)
         return found
 
-    async def _described(self) -> _Described:
+    async def tier(self, kind: TierModel) -> TierSpec:
+        """See `Client.tier`."""
+        await self._described()
+        if kind not in self._tiers:
+            try:
+                self._tiers[kind] = await self._connection.tier(kind.beside(self._model), kind)
+            except UnknownModelError:
+                offered = [other for other in TierModel if other is not kind and await self._offers(other)]
+                raise not_offered(self._model, kind, offered) from None
+        return self._tiers[kind]
+
+    async def confirm(
+        self,
+        images: ArrayLike,
+        *,
+        radius: float,
+        alpha: float | None = None,
+        n: int | None = None,
+        deadline: float | None = None,
+    ) -> list[TierAnswer]:
+        """See `Client.confirm`."""
+        asked = TierQuestion(TierModel.CONFIRM, radius=radius, alpha=alpha, n=n, deadline=deadline)
+        return await self._ask(images, asked)
+
+    async def cascade(
+        self,
+        images: ArrayLike,
+        *,
+        radius: float,
+        mode: Mode | str = Mode.CLAIMED,
+        alpha: float | None = None,
+        n: int | None = None,
+        deadline: float | None = None,
+    ) -> list[TierAnswer]:
+        """See `Client.cascade`."""
+        asked = TierQuestion(
+            TierModel.CASCADE, radius=radius, mode=read_mode(mode), alpha=alpha, n=n, deadline=deadline
+        )
+        return await self._ask(images, asked)
+
+    async def certify_fixed(
+        self,
+        images: ArrayLike,
+        *,
+        alpha: float | None = None,
+        n0: int | None = None,
+        n: int | None = None,
+        top_k: int | None = None,
+        deadline: float | None = None,
+    ) -> list[TierAnswer]:
+        """See `Client.certify_fixed`."""
+        asked = TierQuestion(TierModel.CERTIFY, alpha=alpha, n0=n0, n=n, top_k=top_k, deadline=deadline)
+        return await self._ask(images, asked)
+
+    async def certify(
+        self,
+        image: ArrayLike,
+        *,
+        alpha: float | None = None,
+        n0: int | None = None,
+        n: int | None = None,
+        top_k: int | None = None,
+        deadline: float | None = None,
+    ) -> AsyncGenerator[TierAnswer, None]:
+        """See `Client.certify`. Where a loop is left early, `contextlib.aclosing` gives the request up at once."""
+        asked = TierQuestion(TierModel.CERTIFY_STREAM, alpha=alpha, n0=n0, n=n, top_k=top_k, deadline=deadline)
+        described, tier, bounds = await self._described(), await self.tier(asked.kind), TighteningBounds()
+        parameters, pixels = (
+            asked.parameters(tier, timeout=self._timeout),
+            described.one(image, over_http=self._connection.is_http),
+        )
+        async with aclosing(self._connection.stream(tier, pixels, parameters)) as stream:
+            async for answer in stream:
+                yield bounds.checked(*described.read(answer, asked, tier, images=1))
+                if bounds.has_ended:
+                    return
+        bounds.check_end()
+
+    async def _described(self) -> Described:
         if self._known is None:
             spec = await self._connection.spec(self._model)
-            self._known = _Described(spec, await self._connection.class_names(self._model, spec))
+            self._known = Described(spec, await self._connection.class_names(self._model, spec))
         return self._known
+
+    async def _offers(self, kind: TierModel) -> bool:
+        try:
+            await self._connection.tier(kind.beside(self._model), kind)
+        except UnknownModelError:
+            return False
+        return True
+
+    async def _ask(self, images: ArrayLike, asked: TierQuestion) -> list[TierAnswer]:
+        described, tier, found = await self._described(), await self.tier(asked.kind), list[TierAnswer]()
+        parameters = asked.parameters(tier, timeout=self._timeout)
+        for batch in described.requests(images):
+            answer = await self._connection.ask(tier, batch, parameters)
+            found += described.read(answer, asked, tier, images=len(batch))
+        return found

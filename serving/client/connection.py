@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import AsyncGenerator, Generator, Sequence
 from typing import Any
 
 from numpy.typing import NDArray
 
 from heatserve.export.contract import OUTPUT_NAMES
+from heatserve.export.tiers import TierModel, tier_tensors
 from heatserve.serving.client.answers import (
     ModelSpec,
     black_image,
@@ -16,6 +17,8 @@ from heatserve.serving.client.answers import (
     read_spec,
 )
 from heatserve.serving.client.failures import explained
+from heatserve.serving.client.streams import RequestParameters, StreamRequest, stream, stream_asyncio
+from heatserve.serving.client.tier_questions import TierSpec, read_tier_spec
 from heatserve.serving.client.transport import InferResult, transport_to
 from heatserve.serving.pixels import Pixels
 
@@ -35,6 +38,11 @@ class Connection:
         """
         self._transport = transport_to(url, timeout=timeout)
         self._triton = self._transport.open_blocking()
+
+    @property
+    def is_http(self) -> bool:
+        """Whether it speaks HTTP, and not gRPC."""
+        return self._transport.scheme == "http"
 
     def close(self) -> None:
         """Close the connection."""
@@ -67,10 +75,49 @@ class Connection:
         """
         return read_outputs(self._infer(model, images, OUTPUT_NAMES), images=len(images), classes=classes)
 
-    def _infer(self, model: str, images: Pixels, names: Sequence[str], *, class_count: int = 0) -> InferResult:
-        inputs, outputs = self._transport.inputs(images), self._transport.outputs(names, class_count=class_count)
+    def tier(self, name: str, kind: TierModel) -> TierSpec:
+        """What the server tells about the tier of that name.
+
+        Raises:
+            UnknownModelError: the server does not offer it.
+            ServingError: no server, or not such a tier.
+        """
         with explained(self._transport.url):
-            return self._triton.infer(model, inputs, outputs=outputs, **self._transport.infer_options)
+            config = self._triton.get_model_config(name, **self._transport.config_options)
+        return read_tier_spec(config, kind)
+
+    def ask(self, tier: TierSpec, images: Pixels, parameters: RequestParameters) -> InferResult:
+        """The answer of a tier to one batch.
+
+        Raises:
+            ServingError: the server's message.
+        """
+        names = [tensor.name for tensor in tier_tensors(tier.kind)]
+        return self._infer(tier.name, images, names, parameters=parameters)
+
+    def stream(
+        self, tier: TierSpec, image: Pixels, parameters: RequestParameters
+    ) -> Generator[InferResult, None, None]:
+        """The answers of a tier to one image, as they come; closing the generator gives the request up.
+
+        Raises:
+            ServingError: the server's message, or what it sends is no answer.
+        """
+        return stream(self._transport, StreamRequest(tier.name, image, parameters))
+
+    def _infer(
+        self,
+        model: str,
+        images: Pixels,
+        names: Sequence[str],
+        *,
+        class_count: int = 0,
+        parameters: RequestParameters | None = None,
+    ) -> InferResult:
+        inputs, outputs = self._transport.inputs(images), self._transport.outputs(names, class_count=class_count)
+        options = {**self._transport.infer_options, "parameters": parameters}
+        with explained(self._transport.url):
+            return self._triton.infer(model, inputs, outputs=outputs, **options)
 
 
 class AsyncConnection:
@@ -80,6 +127,11 @@ class AsyncConnection:
         """See `Connection`; to be called inside a running event loop."""
         self._transport = transport_to(url, timeout=timeout)
         self._triton = self._transport.open_asyncio()
+
+    @property
+    def is_http(self) -> bool:
+        """See `Connection.is_http`."""
+        return self._transport.scheme == "http"
 
     async def close(self) -> None:
         """Close the connection."""
@@ -100,7 +152,31 @@ class AsyncConnection:
         """See `Connection.infer`."""
         return read_outputs(await self._infer(model, images, OUTPUT_NAMES), images=len(images), classes=classes)
 
-    async def _infer(self, model: str, images: Pixels, names: Sequence[str], *, class_count: int = 0) -> InferResult:
-        inputs, outputs = self._transport.inputs(images), self._transport.outputs(names, class_count=class_count)
+    async def tier(self, name: str, kind: TierModel) -> TierSpec:
+        """See `Connection.tier`."""
         with explained(self._transport.url):
-            return await self._triton.infer(model, inputs, outputs=outputs, **self._transport.infer_options)
+            config = await self._triton.get_model_config(name, **self._transport.config_options)
+        return read_tier_spec(config, kind)
+
+    async def ask(self, tier: TierSpec, images: Pixels, parameters: RequestParameters) -> InferResult:
+        """See `Connection.ask`."""
+        names = [tensor.name for tensor in tier_tensors(tier.kind)]
+        return await self._infer(tier.name, images, names, parameters=parameters)
+
+    def stream(self, tier: TierSpec, image: Pixels, parameters: RequestParameters) -> AsyncGenerator[InferResult, None]:
+        """See `Connection.stream`."""
+        return stream_asyncio(self._transport, StreamRequest(tier.name, image, parameters))
+
+    async def _infer(
+        self,
+        model: str,
+        images: Pixels,
+        names: Sequence[str],
+        *,
+        class_count: int = 0,
+        parameters: RequestParameters | None = None,
+    ) -> InferResult:
+        inputs, outputs = self._transport.inputs(images), self._transport.outputs(names, class_count=class_count)
+        options = {**self._transport.infer_options, "parameters": parameters}
+        with explained(self._transport.url):
+            return await self._triton.infer(model, inputs, outputs=outputs, **options)

@@ -3,15 +3,23 @@
 from __future__ import annotations
 
 import asyncio
+import re
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from http.client import HTTPException
+from typing import Any
 
-from heatserve.serving.errors import OverloadedError, ServingError, TooLateError, UnavailableError
+from heatserve.serving.errors import OverloadedError, ServingError, TooLateError, UnavailableError, UnknownModelError
 
 OVERLOADED = ("Exceeds maximum queue size", "Request timeout expired")
 """What Triton says, over gRPC and over HTTP, of a request for which its queue has no room or no time."""
+
+QUEUE_FULL = "queue is full"
+"""What a tier says of images that would wait for votes behind too many others; it names a time to ask again."""
+
+ASK_AGAIN = "ask again"
+"""What a tier says, with the status UNAVAILABLE, of a request that was lost; another one will be answered."""
 
 UNLOADED = "has no available versions"
 """What Triton says, with the status NOT_FOUND, of a model that it has unloaded since it ends."""
@@ -40,10 +48,18 @@ def explained(url: str) -> Iterator[None]:
         yield
     except InferenceServerException as error:
         raise _refusal(url, str(error.status()), error.message()) from None
+    except _rpc_errors() as error:
+        raise _refusal(url, str(error.code()), str(error.details())) from None
     except (TimeoutError, asyncio.TimeoutError):  # one class only since Python 3.11
         raise _too_late(url) from None
     except _transport_errors() as error:
         raise _unreachable(url, str(error)) from None
+
+
+def _rpc_errors() -> Any:
+    """Those of gRPC itself, which only streams meet."""
+    grpc = sys.modules.get("grpc")
+    return () if grpc is None else grpc.RpcError
 
 
 def _transport_errors() -> tuple[type[Exception], ...]:
@@ -58,14 +74,19 @@ def _refusal(url: str, status: str, message: str) -> ServingError:
             f"{url}: the server has more requests than it can answer and refused this one ({message}); ask again "
             "later, ask for less at a time, or serve the model with more instances or cores"
         )
+    if QUEUE_FULL in message:
+        hint = re.search(rf"{ASK_AGAIN} in about (\d+(?:\.\d+)?) s", message)
+        return OverloadedError(f"{url}: {message}", retry_after=float(hint[1]) if hint else None)
     if any(words in message for words in ENDING):
         return UnavailableError(f"{url}: the server is ending ({message}); ask another one, or this one again later")
+    if ASK_AGAIN in message:
+        return UnavailableError(f"{url}: {message}")
     if "UNAVAILABLE" in status:
         return _unreachable(url, message)
     if "DEADLINE_EXCEEDED" in status:
         return _too_late(url)
     if message.startswith("Request for unknown model"):
-        return ServingError(f"{url}: {message}; `heatserve serve` prints the names of the models that it serves")
+        return UnknownModelError(f"{url}: {message}; `heatserve serve` prints the names of the models that it serves")
     return ServingError(message)
 
 

@@ -1,0 +1,78 @@
+"""What a client knows of its model: how images become requests, and answers of tiers become those of images."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator
+from dataclasses import dataclass
+
+from numpy.typing import ArrayLike
+
+from heatserve.export.tiers import TierModel
+from heatserve.serving.batching import PICTURES_BYTES
+from heatserve.serving.client.answers import ModelSpec
+from heatserve.serving.client.image_batch import as_batch
+from heatserve.serving.client.tier_answers import TierAnswer, read_tier_answers
+from heatserve.serving.client.tier_questions import TierQuestion, TierSpec
+from heatserve.serving.client.transport import InferResult
+from heatserve.serving.errors import ServingError
+from heatserve.serving.pixels import Pixels
+
+
+@dataclass(frozen=True)
+class Described:
+    """What a client asks about its model once."""
+
+    spec: ModelSpec
+    class_names: dict[int, str]
+
+    def requests(self, images: ArrayLike) -> Iterator[Pixels]:
+        """The images as batches that the model takes, all but the last of them its largest.
+
+        Raises:
+            ServingError: the images are not what the model takes; before the first batch.
+        """
+        batch = as_batch(images, self.spec.input_shape, self.spec.input_type)
+        count = self.spec.max_batch_size
+        if -1 in self.spec.input_shape:
+            count = max(1, min(count, PICTURES_BYTES // max(1, batch[:1].nbytes)))
+        for start in range(0, len(batch), count):
+            yield batch[start : start + count]
+
+    def one(self, image: ArrayLike, *, over_http: bool) -> Pixels:
+        """One image as a batch that a stream about it takes.
+
+        Over HTTP an image of a stream is a list of numbers, of which Triton guesses the shape: a picture of 12×9 pixels
+        would be certified as one of 1×108.
+
+        Raises:
+            ServingError: the image is not what the model takes, there are several, or HTTP cannot tell its shape.
+        """
+        if over_http and -1 in self.spec.input_shape:
+            raise ServingError(
+                "image: expected gRPC for a stream about a picture of any size, got HTTP, over which its height and "
+                "width are lost; give the client the server's address for gRPC"
+            )
+        batch = as_batch(image, self.spec.input_shape, self.spec.input_type)
+        if len(batch) != 1:
+            raise ServingError(f"image: expected one image, found a batch of {len(batch)}; certify one after the other")
+        return batch
+
+    def read(self, answer: InferResult, asked: TierQuestion, tier: TierSpec, *, images: int) -> list[TierAnswer]:
+        """The answers of a tier to a request of N images.
+
+        Raises:
+            ServingError: see `read_tier_answers`.
+        """
+        most_alpha = tier.limits.alpha if asked.alpha is None else asked.alpha
+        return read_tier_answers(
+            answer, asked, images=images, classes=self.spec.classes, most_alpha=most_alpha, names=self.class_names
+        )
+
+
+def not_offered(model: str, kind: TierModel, offered: Collection[TierModel]) -> ServingError:
+    """The error where a server does not offer a tier of a model that it serves."""
+    tiers = ", ".join(["the single pass", *(other.value for other in offered)])
+    return ServingError(
+        f"model {model!r}: expected the tier {kind.value}, found that this server offers {tiers} of this model; the "
+        f"operator switches a tier on: {kind.beside(model)}/config.pbtxt in the model repository"
+    )

@@ -1,0 +1,141 @@
+"""What a client asks a tier: the parameters of a request, and what the server tells about the tier."""
+
+from __future__ import annotations
+
+import math
+import operator
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, SupportsFloat, SupportsIndex
+
+from heatserve.certification.errors import HeatserveError
+from heatserve.export.tiers import Mode, TierLimits, TierModel, parse_limits, tier_tensors
+from heatserve.serving.batching import batch_limit
+from heatserve.serving.errors import ServingError
+
+
+@dataclass(frozen=True)
+class TierSpec:
+    """What the server tells about a tier of a model.
+
+    `name` is that of the tier on the server, `promise` what an answer of it means, in whole sentences (None: the server
+    does not say), and `limits` are the operator's: what a request may ask for, and what it gets where it does not say.
+    """
+
+    name: str
+    kind: TierModel
+    max_batch_size: int
+    promise: str | None
+    limits: TierLimits
+
+
+@dataclass(frozen=True)
+class TierQuestion:
+    """What is asked of a tier for each image of a request; None leaves a value to the operator's default.
+
+    Attributes:
+        kind: which tier.
+        radius: r, in L2 on pixels in [0,1]; confirm and cascade need it.
+        alpha: the answer for an image is wrong with at most this probability.
+        n: most votes for one image; for certify exactly so many, after n₀.
+        n0: votes with which certify guesses the class.
+        top_k: certify counts votes for any of the k most frequent classes.
+        mode: when a cascade asks for votes.
+        deadline: seconds, of the server, until an image that is not decided is answered undecided.
+    """
+
+    kind: TierModel
+    radius: float | None = None
+    alpha: float | None = None
+    n: int | None = None
+    n0: int | None = None
+    top_k: int | None = None
+    mode: Mode | None = None
+    deadline: float | None = None
+
+    def parameters(self, tier: TierSpec, *, timeout: float) -> dict[str, int | float | str]:
+        """The parameters of the request; the server compares them with the operator's limits.
+
+        Args:
+            tier: which is asked; its default deadline holds where none is asked for.
+            timeout: seconds that the client waits for one request.
+
+        Raises:
+            ServingError: a value is no number, or the client would give up before the server answers undecided.
+        """
+        self._check_timeout(tier, timeout)
+        found: dict[str, int | float | str | None] = {
+            **{name: _finite(name, getattr(self, name)) for name in ("radius", "alpha")},
+            **{name: _whole(name, getattr(self, name)) for name in ("n", "n0", "top_k")},
+            "mode": self.mode and self.mode.value,
+            "deadline_ms": _milliseconds(self.deadline),
+        }
+        return {name: value for name, value in found.items() if value is not None}
+
+    def _check_timeout(self, tier: TierSpec, timeout: float) -> None:
+        default = tier.limits.deadline_ms / 1000
+        deadline, whose = (default, ", the server's default") if self.deadline is None else (self.deadline, "")
+        if not deadline < timeout:
+            raise ServingError(
+                f"deadline: expected less than the client's timeout, {timeout:g} s, got {deadline:g} s{whose}; ask "
+                "with an earlier deadline, or give the client a larger timeout"
+            )
+
+
+def read_mode(mode: Mode | str) -> Mode:
+    """A mode by its name.
+
+    Raises:
+        ServingError: there is none of that name.
+    """
+    try:
+        return Mode(mode)
+    except ValueError:
+        names = " or ".join(known.value for known in Mode)
+        raise ServingError(f"mode: expected {names}, got {mode!r}") from None
+
+
+def read_tier_spec(answer: Mapping[str, Any], kind: TierModel) -> TierSpec:
+    """What the configuration of a tier says: gRPC wraps that once more, and writes numbers as strings.
+
+    Raises:
+        ServingError: it is not the configuration of such a tier.
+    """
+    config = answer.get("config", answer)
+    expected = [tensor.name for tensor in tier_tensors(kind)]
+    found = [output["name"] for output in config["output"]]
+    if not set(expected) <= set(found):
+        raise ServingError(
+            f"model {config['name']!r}: expected the outputs {', '.join(expected)} of a tier {kind.value}; found "
+            f"{', '.join(found)}"
+        )
+    parameters = {name: value.get("string_value", "") for name, value in config.get("parameters", {}).items()}
+    try:
+        limits = parse_limits(parameters)
+    except HeatserveError as error:
+        raise ServingError(f"model {config['name']!r}: {error}") from None
+    return TierSpec(config["name"], kind, batch_limit(config), parameters.get("promise"), limits)
+
+
+def _finite(name: str, value: SupportsFloat | None) -> float | None:
+    try:
+        number = None if value is None else float(value)
+    except (TypeError, ValueError):
+        number = math.nan
+    if number is not None and not math.isfinite(number):
+        raise ServingError(f"{name}: expected a finite number, got {value!r}")
+    return number
+
+
+def _whole(name: str, value: SupportsIndex | None) -> int | None:
+    try:
+        return None if value is None else operator.index(value)
+    except TypeError:
+        raise ServingError(f"{name}: expected a whole number, got {value!r}") from None
+
+
+def _milliseconds(seconds: float | None) -> int | None:
+    number = _finite("deadline", seconds)
+    if number is not None and number <= 0:
+        raise ServingError(f"deadline: expected seconds above 0, got {seconds}")
+    return None if number is None else math.ceil(number * 1000)
