@@ -18,6 +18,7 @@ from heatserve.commands.audit import audit
 from heatserve.commands.bench import bench
 from heatserve.commands.calibrate import calibrate, calibrate_variant
 from heatserve.commands.certify import certify_dataset
+from heatserve.commands.certify_image import certify
 from heatserve.commands.conformance import conformance
 from heatserve.commands.experiment import experiment
 from heatserve.commands.export import export
@@ -32,7 +33,7 @@ from heatserve.commands.tune import tune
 _PANELS: Mapping[str, Sequence[Callable[..., None] | typer.Typer]] = {
     "Start here": (quickstart,),
     "Your own model": (train, import_weights, export, calibrate, calibrate_variant, audit, certify_dataset),
-    "Serve": (serve, predict, tiers, tune),
+    "Serve": (serve, predict, certify, tiers, tune),
     "Measure": (conformance, attack, bench, experiment),
 }
 """The parts of the front page, and the commands and groups of commands in each."""

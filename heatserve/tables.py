@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from rich.box import SIMPLE
 from rich.console import Group, RenderableType
 from rich.constrain import Constrain
+from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     from heatserve.export.contract import Reason
     from heatserve.export.repository.layout import ModelVersion
     from heatserve.serving.client.answers import Prediction
+    from heatserve.serving.client.tier_answers import TierAnswer
 
 _HALF_BLOCKS = " ▄▀█"
 _NOTE_WIDTH = 100
@@ -129,5 +131,95 @@ def _notes(reasons: Iterable[Reason], promise: str | None) -> Iterator[Renderabl
         "uncorrected, without a promise."
     )
     notes += [f"Promise of the card: {promise}"] if promise else []
+    yield from _italics(notes)
+
+
+def _italics(notes: Iterable[str]) -> Iterator[RenderableType]:
     for note in notes:
         yield Constrain(Text(f"\n{note}", style="italic"), _NOTE_WIDTH)
+
+
+_OUTCOME_STYLES = {"yes": "bold green", "no": "bold red", "undecided": "yellow"}
+
+
+def confirmed_table(rows: Iterable[tuple[str, TierAnswer, float]], *, radius: float, promise: str | None) -> Group:
+    """One row per image: its class, what the single pass claims, and whether votes prove it within r. Below, why.
+
+    Args:
+        rows: the image's name, the answer of confirm, and the seconds that the request took.
+        radius: r, which was asked for.
+        promise: that of the tier; None: it is not known.
+    """
+    rows = list(rows)
+    table = Table(box=SIMPLE, show_edge=False, pad_edge=False, collapse_padding=True)
+    table.add_column("\nimage", overflow="fold", min_width=8)
+    table.add_column("\nclass", overflow="fold", min_width=5)
+    table.add_column("one pass:\nradius", justify="right", no_wrap=True)
+    table.add_column(f"proven in\n{radius:g}?", no_wrap=True)
+    for heading in ("proven\nradius", "\nvotes", "\nα"):
+        table.add_column(heading, justify="right", no_wrap=True)
+    table.add_column("\nwhy", no_wrap=True)
+    table.add_column("\nms", justify="right", no_wrap=True)
+    for image, answer, seconds in rows:
+        table.add_row(
+            Text(image),
+            Text(answer.class_name or str(answer.label)),
+            f"{answer.certified_radius or 0:.4f}",
+            Text(answer.outcome.value, style=_OUTCOME_STYLES[answer.outcome.value]),
+            f"{answer.proven_radius:g}",
+            f"{answer.votes}",
+            f"{answer.alpha:.0e}",
+            answer.reason.value,
+            f"{seconds * 1000:.0f}",
+        )
+    reasons = dict.fromkeys(f"{answer.reason.value}: {answer.explanation}." for _, answer, _ in rows)
+    notes = ["\n".join(reasons), *([f"Promise of confirm: {promise}"] if promise else [])]
+    return Group(table, *_italics(notes))
+
+
+def bound_line(answer: TierAnswer, seconds: float, *, votes: int) -> Table:
+    """What the votes so far prove of one image, on one line.
+
+    Args:
+        answer: of a stream of bounds.
+        seconds: since the question.
+        votes: the most that will be taken.
+    """
+    line = Table.grid(padding=(0, 2))
+    for _ in range(4):
+        line.add_column(no_wrap=True)
+    line.add_row(
+        ProgressBar(total=votes, completed=min(answer.votes, votes), width=8),
+        f"{answer.votes:,} of {votes:,} votes",
+        f"{seconds:.1f} s",
+        Text(_proven(answer), style="bold"),
+    )
+    return line
+
+
+def certified_text(answer: TierAnswer, *, promise: str | None, is_stopped: bool) -> Group:
+    """What is proven of one image in the end, why it is not more, and what that means.
+
+    Args:
+        answer: the last of a stream of bounds.
+        promise: that of the tier; None: it is not known.
+        is_stopped: whether the user stopped the votes.
+    """
+    why = "stopped; what was proven until then holds" if is_stopped else answer.explanation
+    notes = [f"Promise of certify: {promise}"] if promise else []
+    return Group(
+        Text(f"{_proven(answer)} (L2, pixels in [0,1])", style="bold")
+        if answer
+        else Text(_proven(answer), style="yellow"),
+        Text(f"{answer.votes:,} votes, α = {answer.alpha:g}, noise {answer.sampling}: {why}"),
+        *_italics(notes),
+    )
+
+
+def _proven(answer: TierAnswer) -> str:
+    if not answer:
+        return "nothing is proven"
+    what = f"class {answer.class_name or answer.label}"
+    if len(answer.classes) > 1:
+        what = f"one of the classes with labels {', '.join(map(str, answer.classes))}"
+    return f"{what} proven within {answer.proven_radius:.4f}"

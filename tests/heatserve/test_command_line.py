@@ -30,6 +30,7 @@ COMMANDS = [
     ["conformance"],
     ["serve"],
     ["predict"],
+    ["certify"],
     ["quickstart"],
     ["bench", "latency"],
     ["bench", "export"],
