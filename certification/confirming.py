@@ -1,39 +1,56 @@
-"""Confirm: is the class of a single pass proven within a radius, for this very image? Tens of votes.
+"""Confirm: is the class of the single pass proven within a radius, for this very image? Tens of votes.
+
+    Theorem. Let η ~ N(0, σ²I), let f be any classifier, x any image and c any class that does not depend on the noise,
+    p = Φ(r/σ) with r ≥ 0. If P(f(x + η) = c) > p, then the smoothed classifier g answers c at every x + δ with
+    ‖δ‖₂ ≤ r (Cohen et al.). The answer YES, PROVEN, is given where P(f(x + η) = c) ≤ p with probability at most α, and
+    NO, DISPROVEN, where P(f(x + η) = c) > p with probability at most α, however many votes are allowed, and whenever
+    it is asked to stop. At one image only one of the two can be wrong, so that both together are with probability α.
+
+It assumes that votes are independent draws of f(x + η), whose noise nobody could know when the image was chosen:
+neither who made the image, nor what chose c and the prior. Nothing is assumed about f, the single-pass model v, or
+about how likely the image is. Certify spends n₀ votes on a guess of c; here v's class takes their place, which does not
+depend on the noise.
+
+What v says decides the price only. Its probability is the prior of the martingale, and where that and the votes so far
+leave little chance of a proof, the image is given up: who fools v can make `confirm` abstain, or take more votes, but
+cannot make it wrong more often.
 
 References:
     Cohen, Rosenfeld and Kolter (2019), Certified adversarial robustness via randomized smoothing, Theorem 1.
-    see `heatserve.certification.martingale` for the test.
+    Halt Fast! (2026), arXiv 2606.27694: priors of a mixture martingale for each image.
+    See `heatserve.certification.martingale` for the test.
 """
 
 from __future__ import annotations
 
 import math
-import secrets
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from enum import Enum
 
 import numpy as np
-from scipy.special import ndtr
+from scipy.special import betaincc, ndtr
 
-from heatserve.certification.martingale import evidence_above, evidence_below
+from heatserve.certification.martingale import Prior, evidence_above, evidence_below
 from heatserve.certification.monte_carlo import alpha_left
-from heatserve.certification.noise import GRID, NoiseSource
-from heatserve.certification.polls import Test, Want
+from heatserve.certification.noise import GRID, Fill, NoiseSource
+from heatserve.certification.polls import Test, Want, results_in_order
 from heatserve.certification.radius import Float32Array
-from heatserve.certification.sequential import Outcome, _run
-from heatserve.certification.voting import Classifier, Histogram, MonteCarloError
-
-STEP = 16
+from heatserve.certification.sequential import Outcome
+from heatserve.certification.voting import Classifier, MonteCarloError, streams
 
 
 class Ending(Enum):
-    """Why `confirm` answers what it does."""
+    """Why `confirm` stopped."""
 
     PROVEN = "proven"
+    """The votes prove it: YES."""
     DISPROVEN = "disproven"
+    """The votes prove that this class is not certified at the radius: NO."""
     HOPELESS = "hopeless"
+    """Given up: what the single pass expects, and the votes so far, leave too little chance of a proof."""
     VOTES = "votes"
+    """Not decided by as many votes as were allowed."""
 
     @property
     def outcome(self) -> Outcome:
@@ -55,6 +72,30 @@ class Confirmation:
         return self.reason.outcome
 
 
+@dataclass(frozen=True)
+class Rule:
+    """What decides the price of a confirmation, and not what it means: any of these is wrong at most as often."""
+
+    prior_votes: float = 8.0
+    """c: the prior of P(vote) is Beta(½ + c·p₍₁₎, ½ + c·(1 − p₍₁₎)), as if c votes had been seen; 0: Jeffreys'."""
+    step: int = 8
+    """Most votes between two looks at the evidence."""
+    is_eager: bool = True
+    """Whether a look comes earlier, where so few votes can be the proof, if all of them are for the class."""
+    least_chance: float = 0.3
+    """An image is given up where a proof within n votes has a smaller chance; 0: never."""
+
+    def prior(self, expected: float) -> Prior:
+        """The prior at an image for whose class the single pass has the probability `expected`."""
+        return 0.5 + self.prior_votes * expected, 0.5 + self.prior_votes * (1 - expected)
+
+
+RULE = Rule()
+"""How `confirm` goes on: constants that were chosen on images that no figure is reported on (docs/decisions.md)."""
+PLAIN = Rule(prior_votes=0, step=16, is_eager=False, least_chance=0)
+"""What `decide` does: Jeffreys' prior, a look after every 16 votes, no giving up."""
+
+
 def confirm(
     classifier: Classifier,
     images: Float32Array,
@@ -63,92 +104,150 @@ def confirm(
     *,
     radius: float,
     sigma: float,
-    n: int = 1_000,
+    n: int = 256,
     alpha: float = 1e-6,
     seed: int | None = None,
     noise: NoiseSource = GRID,
     batch_size: int = 512,
 ) -> Iterator[Confirmation]:
-    """For each image, is the class of the single pass the smoothed classifier's at x and within r of it?
+    """For each image, is the class of the single pass that of the smoothed classifier g at x, and within r of it?
+
+    Each answer YES or NO is wrong with probability at most alpha, whatever the image; over N images, some answer is
+    with probability at most N·alpha. UNDECIDED says nothing. What holds, and under which assumptions: see the theorem
+    at the head of this module.
 
     Args:
         classifier: the base classifier f.
         images: x, float32 [N, C, H, W].
-        labels: the classes to confirm, [N].
-        expected: their probabilities as the single pass has them, p₍₁₎ [N].
-        radius: r, in L2 on pixels in [0,1].
+        labels: the classes to confirm, those of the single pass, [N]; at a negative one, which is no class, nothing is.
+        expected: the single pass's probabilities of these classes, p₍₁₎ [N]. They decide the number of votes, not what
+            an answer means.
+        radius: r, in L2 on pixels in [0,1]; from 0 to 8σ.
         sigma: standard deviation of the noise, on the scale of the images.
-        n: most votes for one image.
+        n: most votes for one image. With more, more images are confirmed, at more votes for each that is not.
         alpha: probability that the answer for one image is wrong.
-        seed: for noise that can be repeated, offline; None takes fresh entropy from the operating system.
+        seed: None takes fresh entropy from the operating system. A number makes the noise repeatable, for images that
+            nobody chose who knows it: the image with index i sees the noise of (seed, i).
         noise: how x + η is sampled. What its error can cost is taken from alpha.
         batch_size: noisy images in one call of the classifier, which several images share.
+
+    Yields:
+        One confirmation an image, in order.
+
+    Raises:
+        MonteCarloError: arguments that mean nothing.
+        NoiseError: an image that the noise source cannot sample for.
     """
-    left = alpha_left(alpha, images, votes=n, sigma=sigma, noise=noise)
+    if not len(images) == len(labels) == len(expected):
+        raise MonteCarloError(
+            f"labels, expected: expected {len(images)} each, one an image, got {len(labels)} and {len(expected)}"
+        )
+    images = np.asarray(images, dtype=np.float32)
+    left = alpha_left(alpha, shape=images.shape[1:], votes=n, sigma=sigma, noise=noise)
     p = threshold(radius, sigma=sigma)
-    copies = (
-        noise.copies(image, sigma=sigma, seed=secrets.randbits(128) if seed is None else seed, index=index)
-        for index, image in enumerate(images)
+    tests = (
+        confirmation(label=int(label), expected=float(share), p=p, n=n, alpha=left)
+        for label, share in zip(labels, expected, strict=True)
     )
-    asked = iter(zip(labels, expected, strict=True))
-
-    def test() -> Generator[int, Histogram, Confirmation]:
-        label, share = next(asked)
-        return _sizes(confirmation(label=int(label), expected=float(share), p=p, n=n, alpha=left))
-
-    return _run(classifier, copies, test, shape=np.shape(images)[1:], batch_size=batch_size)
-
-
-def _sizes(test: Test[Confirmation]) -> Generator[int, Histogram, Confirmation]:
-    want = next(test)
-    while True:
-        counts = yield want.votes
-        try:
-            want = test.send(counts)
-        except StopIteration as stop:
-            found: Confirmation = stop.value
-            return found
+    fills: Iterator[Fill]
+    if seed is None:
+        fills = (noise.copies(image, sigma=sigma, entropy=np.random.SeedSequence()) for image in images)
+    else:
+        fills = streams(images, indices=None, sigma=sigma, seed=seed, noise=noise)
+    asked = zip(fills, tests, strict=True)
+    return results_in_order(classifier, asked, shape=images.shape[1:], batch_size=batch_size)
 
 
-def confirmation(*, label: int, expected: float, p: float, n: int, alpha: float) -> Test[Confirmation]:
+def confirmation(
+    *, label: int, expected: float, p: float, n: int, alpha: float, rule: Rule = RULE
+) -> Test[Confirmation]:
     """The body of `confirm` for one image: is P(f votes for `label`) above p?
 
     Args:
-        label: the class to confirm.
-        expected: its probability as the single pass has it, p₍₁₎.
+        label: the class to confirm, which must not depend on the noise.
+        expected: its probability as the single pass has it, p₍₁₎; it must not depend on the noise.
         p: `threshold(radius, sigma=sigma)`.
         n: most votes.
-        alpha: probability that YES or NO is wrong; less what the noise's sampling costs (`alpha_left`).
+        alpha: probability that YES, or NO, is wrong; less what the sampling of noise costs, see `alpha_left`.
+        rule: decides the number of votes.
+
+    Returns:
+        The test. Where there is no class (a negative label), or its probability is not a number, it is HOPELESS
+        without a vote.
     """
-    if not 0 <= expected <= 1:  # not a number: the single pass answers no class
+    if label < 0 or math.isnan(expected):
         return Confirmation(Ending.HOPELESS, 0)
-    successes, drawn = 0, 0
-    while drawn < n:
-        step = min(STEP, n - drawn)
-        counts = yield Want(step)
-        successes, drawn = successes + int(counts[label]), drawn + step
-        if evidence_above(successes, drawn - successes, p=p) >= -math.log(alpha):
+    prior, enough = rule.prior(min(max(expected, 0.0), 1.0)), -math.log(alpha)
+    needed = _fewest_successes(n, p=p, prior=prior, enough=enough)
+    successes, failures = 0, 0
+    while True:
+        drawn = successes + failures
+        if evidence_above(successes, failures, p=p, prior=prior) >= enough:
             return Confirmation(Ending.PROVEN, drawn)
-        if evidence_below(successes, drawn - successes, p=p) >= -math.log(alpha):
+        if evidence_below(successes, failures, p=p) >= enough:
             return Confirmation(Ending.DISPROVEN, drawn)
-    return Confirmation(Ending.VOTES, drawn)
+        if drawn == n:
+            return Confirmation(Ending.VOTES, drawn)
+        if (
+            _chance(needed - successes, n - drawn, prior=(prior[0] + successes, prior[1] + failures))
+            < rule.least_chance
+        ):
+            return Confirmation(Ending.HOPELESS, drawn)
+        step = min(rule.step, n - drawn)
+        if rule.is_eager:  # look as soon as it can be proven, if all votes are for the class
+            proofs = evidence_above(successes + np.arange(1, step), failures, p=p, prior=prior) >= enough
+            step = 1 + int(proofs.argmax()) if proofs.any() else step
+        votes = yield Want(step)
+        successes, failures = successes + int(votes[label]), failures + step - int(votes[label])
+
+
+def _fewest_successes(n: int, *, p: float, prior: Prior, enough: float) -> int:
+    """Fewest successes among n votes that prove P(success) > p; n + 1 where even n do not."""
+    few, many = -1, n + 1
+    while many - few > 1:  # the evidence grows with the successes
+        middle = (few + many) // 2
+        is_proof = evidence_above(middle, n - middle, p=p, prior=prior) >= enough
+        few, many = (few, middle) if is_proof else (middle, many)
+    return many
+
+
+def _chance(needed: int, left: int, *, prior: Prior) -> float:
+    """About the probability of `needed` successes among the `left` votes to come, given what is believed of P(success).
+
+    The probability that P(success) is above the share that is needed, with a correction of half a vote; an estimate
+    that nothing but the number of votes rests on.
+    """
+    share = (needed - 0.5) / left
+    if share >= 1:
+        return 0.0
+    return float(betaincc(*prior, max(share, 0.0)))
 
 
 def threshold(radius: float, *, sigma: float) -> float:
-    """Φ(r/σ): a class with more than this share of all votes is the smoothed classifier's within r (Cohen et al.)."""
+    """Φ(r/σ): a class for which more than this share of all votes is, g answers within r (Cohen et al., Theorem 1).
+
+    Raises:
+        MonteCarloError: a radius that is not from 0 to 8σ.
+    """
     if not 0 <= radius <= 8 * sigma:
         raise MonteCarloError(f"radius: expected 0 to 8σ = {8 * sigma:g}, got {radius}")
     return float(ndtr(radius / sigma))
 
 
-def votes_needed(radius: float, *, sigma: float, alpha: float) -> int:
-    """Votes that prove a radius when all of them are for the class; no rule needs fewer."""
-    p, enough = threshold(radius, sigma=sigma), -math.log(alpha)
-    votes = 1
-    while evidence_above(votes, 0, p=p) < enough:
-        votes *= 2
-    least = votes // 2
-    while votes - least > 1:
-        middle = (votes + least) // 2
-        least, votes = (least, middle) if evidence_above(middle, 0, p=p) >= enough else (middle, votes)
-    return votes
+def votes_needed(radius: float, *, sigma: float, alpha: float, expected: float = 1.0) -> int:
+    """Votes that prove a radius when all of them are for the class; `confirm` never proves it with fewer.
+
+    Args:
+        radius: r, in L2 on pixels in [0,1].
+        sigma: standard deviation of the noise.
+        alpha: as for `confirmation`.
+        expected: the single pass's probability of the class; 1 needs fewest.
+    """
+    p, prior, enough = threshold(radius, sigma=sigma), RULE.prior(expected), -math.log(alpha)
+    few, many = 0, 1
+    while evidence_above(many, 0, p=p, prior=prior) < enough:
+        few, many = many, 2 * many
+    while many - few > 1:
+        middle = (few + many) // 2
+        few, many = (few, middle) if evidence_above(middle, 0, p=p, prior=prior) >= enough else (middle, many)
+    return many
