@@ -27,8 +27,10 @@ import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from enum import Enum
+from functools import lru_cache
 
 import numpy as np
+from numpy.typing import NDArray
 from scipy.special import betaincc, ndtr
 
 from heatserve.certification.martingale import Prior, evidence_above, evidence_below
@@ -82,8 +84,9 @@ class Rule:
     """Most votes between two looks at the evidence."""
     is_eager: bool = True
     """Whether a look comes earlier, where so few votes can be the proof, if all of them are for the class."""
-    least_chance: float = 0.3
-    """An image is given up where a proof within n votes has a smaller chance; 0: never."""
+    price: float | None = 20.0
+    """An image is given up where a proof may be expected to cost more votes than this many proofs whose votes are all
+    for the class; None: never."""
 
     def prior(self, expected: float) -> Prior:
         """The prior at an image for whose class the single pass has the probability `expected`."""
@@ -92,7 +95,7 @@ class Rule:
 
 RULE = Rule()
 """How `confirm` goes on: constants that were chosen on images that no figure is reported on (docs/decisions.md)."""
-PLAIN = Rule(prior_votes=0, step=16, is_eager=False, least_chance=0)
+PLAIN = Rule(prior_votes=0, step=16, is_eager=False, price=None)
 """What `decide` does: Jeffreys' prior, a look after every 16 votes, no giving up."""
 
 
@@ -104,7 +107,7 @@ def confirm(
     *,
     radius: float,
     sigma: float,
-    n: int = 256,
+    n: int = 1_000,
     alpha: float = 1e-6,
     seed: int | None = None,
     noise: NoiseSource = GRID,
@@ -175,10 +178,13 @@ def confirmation(
         The test. Where there is no class (a negative label), or its probability is not a number, it is HOPELESS
         without a vote.
     """
+    if n < 1 or not 0 < alpha < 1 or not 0.5 <= p <= _LARGEST_P:
+        raise MonteCarloError(f"expected n ≥ 1, 0 < alpha < 1 and ½ ≤ p ≤ Φ(8), got {n}, {alpha} and {p}")
     if label < 0 or math.isnan(expected):
         return Confirmation(Ending.HOPELESS, 0)
     prior, enough = rule.prior(min(max(expected, 0.0), 1.0)), -math.log(alpha)
-    needed = _fewest_successes(n, p=p, prior=prior, enough=enough)
+    fewest = _unanimous(p, prior=rule.prior(1.0), enough=enough)
+    prospects = _Prospects(fewest, n, p=p, prior=prior, enough=enough)
     successes, failures = 0, 0
     while True:
         drawn = successes + failures
@@ -188,10 +194,7 @@ def confirmation(
             return Confirmation(Ending.DISPROVEN, drawn)
         if drawn == n:
             return Confirmation(Ending.VOTES, drawn)
-        if (
-            _chance(needed - successes, n - drawn, prior=(prior[0] + successes, prior[1] + failures))
-            < rule.least_chance
-        ):
+        if rule.price is not None and prospects.cost(successes, failures) > rule.price * fewest:
             return Confirmation(Ending.HOPELESS, drawn)
         step = min(rule.step, n - drawn)
         if rule.is_eager:  # look as soon as it can be proven, if all votes are for the class
@@ -201,26 +204,59 @@ def confirmation(
         successes, failures = successes + int(votes[label]), failures + step - int(votes[label])
 
 
-def _fewest_successes(n: int, *, p: float, prior: Prior, enough: float) -> int:
-    """Fewest successes among n votes that prove P(success) > p; n + 1 where even n do not."""
-    few, many = -1, n + 1
-    while many - few > 1:  # the evidence grows with the successes
-        middle = (few + many) // 2
-        is_proof = evidence_above(middle, n - middle, p=p, prior=prior) >= enough
-        few, many = (few, middle) if is_proof else (middle, many)
+class _Prospects:
+    """What a proof may be expected to cost, believing that P(success) is distributed as the prior and the votes say.
+
+    An estimate, on which the number of votes rests and nothing else.
+    """
+
+    def __init__(self, fewest: int, n: int, *, p: float, prior: Prior, enough: float) -> None:
+        """Proofs by `fewest` … n votes in all, each total half as much again as the one before."""
+        totals = [total for k in range(_HORIZONS) if (total := math.ceil(fewest * 1.5**k)) < n]
+        self._prior = prior
+        self._totals = np.array([*totals, n] if fewest <= n else [], dtype=np.int64)
+        self._needed = _fewest_successes(self._totals, p=p, prior=prior, enough=enough)
+
+    def cost(self, successes: int, failures: int) -> float:
+        """Votes from here on for each proof, at the best total to stop at: their number, divided by its chance.
+
+        The chance of so many successes as a total needs is about the probability that P(success) is above the share
+        of the coming votes that they are, with a correction of half a vote.
+        """
+        drawn = successes + failures
+        later = self._totals > drawn
+        left, needed = self._totals[later] - drawn, self._needed[later] - successes
+        a, b = self._prior
+        shares = np.clip((needed - 0.5) / left, 0, 1)
+        chances = betaincc(a + successes, b + failures, shares)
+        with np.errstate(divide="ignore"):
+            return float(np.min(left / chances, initial=np.inf))
+
+
+_HORIZONS = 64
+_LARGEST_P = float(ndtr(8))
+
+
+def _fewest_successes(totals: NDArray[np.int64], *, p: float, prior: Prior, enough: float) -> NDArray[np.int64]:
+    """Fewest successes among so many votes that prove P(success) > p; one more than the votes where all are too few."""
+    few, many = np.full_like(totals, -1), totals + 1
+    while (many - few > 1).any():  # the evidence grows with the successes
+        middle = np.clip((few + many) // 2, 0, totals)
+        proves = evidence_above(middle, totals - middle, p=p, prior=prior) >= enough
+        few, many = np.where(proves, few, middle), np.where(proves, middle, many)
     return many
 
 
-def _chance(needed: int, left: int, *, prior: Prior) -> float:
-    """About the probability of `needed` successes among the `left` votes to come, given what is believed of P(success).
-
-    The probability that P(success) is above the share that is needed, with a correction of half a vote; an estimate
-    that nothing but the number of votes rests on.
-    """
-    share = (needed - 0.5) / left
-    if share >= 1:
-        return 0.0
-    return float(betaincc(*prior, max(share, 0.0)))
+@lru_cache(maxsize=64)
+def _unanimous(p: float, *, prior: Prior, enough: float) -> int:
+    """Votes that prove P(success) > p when all are successes."""
+    few, many = 0, 1
+    while evidence_above(many, 0, p=p, prior=prior) < enough:
+        few, many = many, 2 * many
+    while many - few > 1:
+        middle = (few + many) // 2
+        few, many = (few, middle) if evidence_above(middle, 0, p=p, prior=prior) >= enough else (middle, many)
+    return many
 
 
 def threshold(radius: float, *, sigma: float) -> float:
@@ -243,11 +279,4 @@ def votes_needed(radius: float, *, sigma: float, alpha: float, expected: float =
         alpha: as for `confirmation`.
         expected: the single pass's probability of the class; 1 needs fewest.
     """
-    p, prior, enough = threshold(radius, sigma=sigma), RULE.prior(expected), -math.log(alpha)
-    few, many = 0, 1
-    while evidence_above(many, 0, p=p, prior=prior) < enough:
-        few, many = many, 2 * many
-    while many - few > 1:
-        middle = (few + many) // 2
-        few, many = (few, middle) if evidence_above(middle, 0, p=p, prior=prior) >= enough else (middle, many)
-    return many
+    return _unanimous(threshold(radius, sigma=sigma), prior=RULE.prior(expected), enough=-math.log(alpha))
