@@ -84,7 +84,7 @@ class Rule:
     """Most votes between two looks at the evidence."""
     is_eager: bool = True
     """Whether a look comes earlier, where so few votes can be the proof, if all of them are for the class."""
-    price: float | None = 20.0
+    price: float | None = 24.0
     """An image is given up where a proof may be expected to cost more votes than this many proofs whose votes are all
     for the class; None: never."""
 
@@ -184,7 +184,7 @@ def confirmation(
         return Confirmation(Ending.HOPELESS, 0)
     prior, enough = rule.prior(min(max(expected, 0.0), 1.0)), -math.log(alpha)
     fewest = _unanimous(p, prior=rule.prior(1.0), enough=enough)
-    prospects = _Prospects(fewest, n, p=p, prior=prior, enough=enough)
+    prospects = _prospects(fewest, n, p=p, prior=rule.prior(1.0), enough=enough)
     successes, failures = 0, 0
     while True:
         drawn = successes + failures
@@ -194,7 +194,7 @@ def confirmation(
             return Confirmation(Ending.DISPROVEN, drawn)
         if drawn == n:
             return Confirmation(Ending.VOTES, drawn)
-        if rule.price is not None and prospects.cost(successes, failures) > rule.price * fewest:
+        if rule.price is not None and prospects.cost(successes, failures, prior=prior) > rule.price * fewest:
             return Confirmation(Ending.HOPELESS, drawn)
         step = min(rule.step, n - drawn)
         if rule.is_eager:  # look as soon as it can be proven, if all votes are for the class
@@ -204,33 +204,36 @@ def confirmation(
         successes, failures = successes + int(votes[label]), failures + step - int(votes[label])
 
 
+@dataclass(frozen=True)
 class _Prospects:
-    """What a proof may be expected to cost, believing that P(success) is distributed as the prior and the votes say.
+    """What a proof may be expected to cost: an estimate, on which the number of votes rests and nothing else."""
 
-    An estimate, on which the number of votes rests and nothing else.
-    """
+    totals: NDArray[np.int64]
+    """Numbers of votes by which there may be a proof, from the fewest to n; empty where n are too few."""
+    needed: NDArray[np.int64]
+    """Fewest successes among so many votes that are a proof."""
 
-    def __init__(self, fewest: int, n: int, *, p: float, prior: Prior, enough: float) -> None:
-        """Proofs by `fewest` … n votes in all, each total half as much again as the one before."""
-        totals = [total for k in range(_HORIZONS) if (total := math.ceil(fewest * 1.5**k)) < n]
-        self._prior = prior
-        self._totals = np.array([*totals, n] if fewest <= n else [], dtype=np.int64)
-        self._needed = _fewest_successes(self._totals, p=p, prior=prior, enough=enough)
-
-    def cost(self, successes: int, failures: int) -> float:
+    def cost(self, successes: int, failures: int, *, prior: Prior) -> float:
         """Votes from here on for each proof, at the best total to stop at: their number, divided by its chance.
 
-        The chance of so many successes as a total needs is about the probability that P(success) is above the share
-        of the coming votes that they are, with a correction of half a vote.
+        The chance of so many successes as a total needs is about the probability, by what is believed after the votes
+        so far, that P(success) is above their share of the coming votes, with a correction of half a vote.
         """
         drawn = successes + failures
-        later = self._totals > drawn
-        left, needed = self._totals[later] - drawn, self._needed[later] - successes
-        a, b = self._prior
+        later = self.totals > drawn
+        left, needed = self.totals[later] - drawn, self.needed[later] - successes
         shares = np.clip((needed - 0.5) / left, 0, 1)
-        chances = betaincc(a + successes, b + failures, shares)
+        chances = betaincc(prior[0] + successes, prior[1] + failures, shares)
         with np.errstate(divide="ignore"):
             return float(np.min(left / chances, initial=np.inf))
+
+
+@lru_cache(maxsize=64)
+def _prospects(fewest: int, n: int, *, p: float, prior: Prior, enough: float) -> _Prospects:
+    """The prospects at every image of one question; each total is half as much again as the one before."""
+    totals = [total for k in range(_HORIZONS) if (total := math.ceil(fewest * 1.5**k)) < n]
+    many = np.array([*totals, n] if fewest <= n else [], dtype=np.int64)
+    return _Prospects(many, _fewest_successes(many, p=p, prior=prior, enough=enough))
 
 
 _HORIZONS = 64
