@@ -10,6 +10,7 @@ from rich.table import Table
 from rich.text import Text
 
 from heatserve.benchmarks.records.calibration import CalibrationRecord, RefusedRow
+from heatserve.benchmarks.records.confirming import ConfirmedModel, ConfirmRecord, VoteCounts
 from heatserve.benchmarks.records.heat_step import ClassifierSteps, HeatStepRecord
 from heatserve.benchmarks.records.record import Record
 from heatserve.benchmarks.records.speed import EngineRecord, EngineRow, LatencyRecord
@@ -134,6 +135,38 @@ def _decided_lines(deciding: DecidedRadius) -> Iterator[Text]:
             f"({certify.mean_radius_grey_levels:.1f} grey levels), certified accuracy at {deciding.radius:g} "
             f"{certify.certified_accuracy:.1%}; {certify.passes_per_second:,.0f} passes a second"
         )
+
+
+def confirm_tables(record: ConfirmRecord) -> Group:
+    """A table for each model: every question, by every rule."""
+    return Group(*(_confirm_table(name, found, record.n) for name, found in record.models.items()))
+
+
+def _confirm_table(name: str, found: ConfirmedModel, n: int) -> Table:
+    images = found.data.images
+    table = Table(
+        title=f"{name}: is the class of the single pass proven within r? {images} test images, at most {n} votes; "
+        f"noise: {found.sampling}",
+        caption="votes: median, mean, 99th percentile over all images; served: where the single pass serves at least r",
+        title_justify="left",
+        caption_justify="left",
+        box=SIMPLE,
+    )
+    for heading in ("r", "α", "rule", "confirmed", "right", "disproven", "given up", "undecided", "votes", "served"):
+        table.add_column(heading, justify="left" if heading == "rule" else "right", no_wrap=True)
+    for row in found.rows:
+        shares = (row.confirmed, row.right, row.disproven, row.hopeless, row.undecided)
+        cells = (f"{100 * share / images:.1f} %" for share in shares)
+        table.add_row(
+            f"{row.radius:g}", f"{row.alpha:g}", row.rule, *cells, _vote_cell(row.votes), _vote_cell(row.served_votes)
+        )
+        if row.rule == found.rows[-1].rule:
+            table.add_section()
+    return table
+
+
+def _vote_cell(votes: VoteCounts | None) -> str:
+    return f"{votes.median:.0f}, {votes.mean:.1f}, {votes.p99:.0f}" if votes else "–"
 
 
 def calibration_table(record: CalibrationRecord) -> Table:

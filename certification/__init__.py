@@ -27,6 +27,7 @@ if TYPE_CHECKING:
         count_overclaims,
         radius_grid,
     )
+    from heatserve.certification.confirming import Confirmation, Ending, confirm, votes_needed
     from heatserve.certification.errors import HeatserveError
     from heatserve.certification.guard import Guard, fit_guard
     from heatserve.certification.monte_carlo import (
@@ -55,8 +56,10 @@ __all__ = [
     "CalibrationError",
     "Certificate",
     "Classifier",
+    "Confirmation",
     "Decision",
     "EarlyPrediction",
+    "Ending",
     "FLOAT32",
     "Failure",
     "GRID",
@@ -81,6 +84,7 @@ __all__ = [
     "certified_accuracy",
     "certified_l_bound",
     "certify",
+    "confirm",
     "count_overclaims",
     "decide",
     "fit_guard",
@@ -99,6 +103,7 @@ __all__ = [
     "top_score",
     "unseen",
     "upper_bound",
+    "votes_needed",
 ]
 
 __getattr__, __dir__ = lazy_names(
@@ -112,6 +117,7 @@ __getattr__, __dir__ = lazy_names(
         "CalibrationError": "heatserve.certification.calibration",
         "Certificate": "heatserve.certification.monte_carlo",
         "Classifier": "heatserve.certification.voting",
+        "Confirmation": "heatserve.certification.confirming",
         "Decision": "heatserve.certification.sequential",
         "EarlyPrediction": "heatserve.certification.sequential",
         "FLOAT32": "heatserve.certification.noise",

@@ -10,6 +10,7 @@ from pydantic import TypeAdapter
 
 from heatserve.benchmarks.cifar10.systems import FINE_TUNING, SYSTEMS
 from heatserve.benchmarks.cifar10.tables import has_backed, ordered_rows, row_name, table_cells
+from heatserve.benchmarks.confirming import CONFIRMED_ALPHAS, CONFIRMED_RADII
 from heatserve.benchmarks.pages.kept import KeptResults
 from heatserve.benchmarks.records.calibration import CalibrationRecord, PromisedRow, RefusedRow
 from heatserve.benchmarks.records.cifar10 import Cifar10Record, Cifar10Row
@@ -306,6 +307,20 @@ def attack_page(kept: KeptResults) -> dict[str, object]:
         "violations": sum(record.within_proven.violations for record in records),
         "changed": sum(record.within_served.changed for record in records),
         "positive": sum(record.within_served.positive for record in records),
+    }
+
+
+def confirm_page(kept: KeptResults) -> dict[str, object]:
+    """Every question by the rule that is served, and what each part of the rule saves."""
+    record = kept.confirm
+    plain, *_, served = record.rules
+    return {
+        "record": record,
+        "served": served,
+        "plain": plain,
+        "rule": record.rules[served],
+        "radii": CONFIRMED_RADII,
+        "alphas": CONFIRMED_ALPHAS,
     }
 
 

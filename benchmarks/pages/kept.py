@@ -9,6 +9,7 @@ from typing import get_type_hints
 from heatserve.benchmarks.records.attack import AttackRecord
 from heatserve.benchmarks.records.calibration import CalibrationRecord
 from heatserve.benchmarks.records.cifar10 import Cifar10Record
+from heatserve.benchmarks.records.confirming import ConfirmRecord
 from heatserve.benchmarks.records.heat_step import HeatStepRecord
 from heatserve.benchmarks.records.record import read_record
 from heatserve.benchmarks.records.serving import ConformanceRecord, TuneRecord
@@ -26,6 +27,7 @@ class KeptResults:
     calibration: CalibrationRecord
     certify: VoteRecord
     cifar10: Cifar10Record
+    confirm: ConfirmRecord
     conformance: ConformanceRecord
     export: EngineRecord
     latency: LatencyRecord

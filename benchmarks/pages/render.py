@@ -28,6 +28,7 @@ _CONTENTS: Mapping[str, Callable[[KeptResults], Mapping[str, object]]] = Mapping
         "calibration": contents.calibration_page,
         "cost": contents.cost_page,
         "attack": contents.attack_page,
+        "confirm": contents.confirm_page,
         "conformance": contents.conformance_page,
     }
 )

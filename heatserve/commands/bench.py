@@ -222,6 +222,50 @@ def certify(
 
 
 @bench.command()
+def confirm(
+    names: Annotated[list[str] | None, typer.Argument(metavar="NAME", help="Models in the repository.")] = None,
+    root: Root = None,
+    repository: Repository = REPOSITORY,
+    images: Annotated[int, typer.Option(min=1, help="Test images of each model, at most what the split has.")] = 1000,
+    n: Annotated[int, typer.Option(min=1, help="Most votes for an image.")] = 1000,
+    seed: Annotated[int, typer.Option(help="Decides the images and the noise.")] = 0,
+    out: Out = None,
+    as_json: Json = False,
+) -> None:
+    """What a confirmation costs: images confirmed at each radius and α, and votes; what prior, looks, giving up save.
+
+    Votes are drawn once for each image, and every question is asked of them: each is a claim of its own. What is
+    counted does not depend on the speed of the machine.
+
+    **Example:** `heatserve bench confirm digits cifar10 --root cifar10 --out benchmarks/results/confirm.json`
+    """
+    from dataclasses import replace
+
+    from heatserve.benchmarks.confirming import CONFIRM_TOTALS, CONFIRMED_RULES, measure_confirmations
+    from heatserve.benchmarks.records.confirming import ConfirmRecord
+    from heatserve.benchmarks.records.record import made_now, to_json, write_record
+    from heatserve.benchmarks.tables import confirm_tables
+    from heatserve.export.calibration.report import progress_bar
+    from heatserve.export.calibration.sampling import sample_for
+    from heatserve.export.repository.layout import open_model
+
+    models = [open_model(repository, name) for name in names or ("digits", "cifar10")]
+    made = vars(made_now(seed=seed))
+    record = ConfirmRecord(**made, n=n, rules=dict(CONFIRMED_RULES), totals=CONFIRM_TOTALS, models={})
+    asked = [
+        (model, sample_for(model, model.card.trained_on, "test", root=root, count=images, seed=seed))
+        for model in models
+    ]
+    for model, data in asked:
+        found = measure_confirmations(model, data, n=n, seed=seed, progress=progress_bar)
+        record = replace(record, models={**record.models, model.name: found})
+        if out:  # an interrupted run keeps what it has
+            write_record(out, record)
+    deliver(to_json(record), lambda: confirm_tables(record), as_json=as_json, out=out, width=130)
+    tell_page(out, "confirm")
+
+
+@bench.command()
 def calibration(
     name: Annotated[str, typer.Argument(help="Model in the repository.")],
     data: Data = None,
