@@ -120,6 +120,7 @@ __getattr__, __dir__ = lazy_names(
         "Confirmation": "heatserve.certification.confirming",
         "Decision": "heatserve.certification.sequential",
         "EarlyPrediction": "heatserve.certification.sequential",
+        "Ending": "heatserve.certification.confirming",
         "FLOAT32": "heatserve.certification.noise",
         "Failure": "heatserve.certification.polls",
         "GRID": "heatserve.certification.noise",
@@ -144,6 +145,7 @@ __getattr__, __dir__ = lazy_names(
         "certified_accuracy": "heatserve.certification.audit",
         "certified_l_bound": "heatserve.certification.radius",
         "certify": "heatserve.certification.monte_carlo",
+        "confirm": "heatserve.certification.confirming",
         "count_overclaims": "heatserve.certification.calibration",
         "decide": "heatserve.certification.sequential",
         "fit_guard": "heatserve.certification.guard",
@@ -162,5 +164,6 @@ __getattr__, __dir__ = lazy_names(
         "top_score": "heatserve.certification.radius",
         "unseen": "heatserve.certification.progress",
         "upper_bound": "heatserve.certification.binomial",
+        "votes_needed": "heatserve.certification.confirming",
     },
 )

@@ -36,9 +36,9 @@ from scipy.special import betaincc, ndtr
 from heatserve.certification.martingale import Prior, evidence_above, evidence_below
 from heatserve.certification.monte_carlo import alpha_left
 from heatserve.certification.noise import GRID, Fill, NoiseSource
+from heatserve.certification.outcome import Outcome
 from heatserve.certification.polls import Test, Want, results_in_order
 from heatserve.certification.radius import Float32Array
-from heatserve.certification.sequential import Outcome
 from heatserve.certification.voting import Classifier, MonteCarloError, streams
 
 

@@ -26,8 +26,8 @@ from heatserve.certification.confirming import (
 )
 from heatserve.certification.martingale import evidence_above
 from heatserve.certification.noise import FLOAT32, GRID, NoiseError
+from heatserve.certification.outcome import Outcome
 from heatserve.certification.polls import Test
-from heatserve.certification.sequential import Outcome
 from heatserve.certification.voting import MonteCarloError
 from heatserve.export.tiers import TierReason
 
