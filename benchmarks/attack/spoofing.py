@@ -25,6 +25,13 @@ _SMALLEST = 1e-30  # of a probability; Φ⁻¹ of it is −11.5
 Penalty = Callable[[Tensor, Tensor], Tensor]
 """From images [N, C, H, W] and classes [N] to [N]: above 0 where a defence would refuse, differentiable."""
 
+Aim = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
+"""From images [N, C, H, W] and target classes [N] to what is climbed, differentiable, and what the best point has most
+of, both float64 [N]."""
+
+Admit = Callable[[Tensor, Tensor, float], Tensor]
+"""See `ascend`."""
+
 
 @dataclass(frozen=True)
 class Victim:
@@ -46,6 +53,7 @@ def spoof(
     generator: torch.Generator,
     search: Search,
     penalty: Penalty | None = None,
+    admit: Admit | None = None,
 ) -> Tensor:
     """Search for images within L2 distance ε of x whose served radius is as far as possible above what can be proven.
 
@@ -62,23 +70,47 @@ def spoof(
         search: see `Search`.
         penalty: above 0 where a defence that the adversary knows refuses a point; such a point is kept only where there
             is no other.
+        admit: see `ascend`.
 
     Returns:
         Images [N, C, H, W] in [0,1], float32: for each the worst point found, or x itself where none was worse.
     """
     with torch.no_grad():
         targets = victim.served(x)[0].topk(search.targets, dim=1).indices
-    best, best_gap = x.clone(), torch.full((len(x),), -torch.inf, dtype=torch.float64)
+
+    def aim(point: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
+        return _evaluate(victim, point, target, generator, search.samples, penalty)
+
+    return ascend(aim, x, targets, epsilon=epsilon, steps=search.steps, admit=admit)
+
+
+def ascend(aim: Aim, x: Tensor, targets: Tensor, *, epsilon: float, steps: int, admit: Admit | None = None) -> Tensor:
+    """Projected gradient ascent within L2 distance ε of images x, once towards each of their target classes.
+
+    Args:
+        aim: what is climbed, and by what the best point is chosen.
+        x: images in [0,1], [N, C, H, W].
+        targets: classes, [N, t].
+        epsilon: ε, L2.
+        steps: of the ascent, for each target.
+        admit: from images in the ball around x, x and ε to inputs in it that may be sent, at which alone the aim is
+            looked at; None: all of them. The gradient there moves the images behind them (a straight-through
+            estimator).
+
+    Returns:
+        Images [N, C, H, W]: of all admitted points on the way the one that is kept, or x where all are at −∞.
+    """
+    best, best_kept = x.clone(), torch.full((len(x),), -torch.inf, dtype=torch.float64)
     for target in targets.T:
-        point = x
-        for step in range(search.steps + 1):
-            point = point.detach().requires_grad_()
-            objective, gap = _evaluate(victim, point, target, generator, search.samples, penalty)
-            better = gap > best_gap
-            best[better], best_gap[better] = point.detach()[better], gap[better]
-            if step < search.steps:
+        latent = x
+        for step in range(steps + 1):
+            point = (admit(latent, x, epsilon) if admit else latent).detach().requires_grad_()
+            objective, kept = aim(point, target)
+            better = kept > best_kept
+            best[better], best_kept[better] = point.detach()[better], kept[better]
+            if step < steps:
                 (gradient,) = torch.autograd.grad(objective.sum(), point)
-                point = project(point + 2.5 * epsilon / search.steps * _unit(gradient), x, epsilon)
+                latent = project(latent + 2.5 * epsilon / steps * _unit(gradient), x, epsilon)
     return best
 
 
