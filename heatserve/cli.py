@@ -14,6 +14,7 @@ from typer.core import TyperGroup
 
 from heatserve.certification.errors import HeatserveError
 from heatserve.commands.attack import attack
+from heatserve.commands.attack_tiers import attack_tiers
 from heatserve.commands.audit import audit
 from heatserve.commands.bench import bench
 from heatserve.commands.calibrate import calibrate, calibrate_variant
@@ -34,7 +35,7 @@ _PANELS: Mapping[str, Sequence[Callable[..., None] | typer.Typer]] = {
     "Start here": (quickstart,),
     "Your own model": (train, import_weights, export, calibrate, calibrate_variant, audit, certify_dataset),
     "Serve": (serve, predict, certify, tiers, tune),
-    "Measure": (conformance, attack, bench, experiment),
+    "Measure": (conformance, attack, attack_tiers, bench, experiment),
 }
 """The parts of the front page, and the commands and groups of commands in each."""
 _NO_ROOM = "room to write"

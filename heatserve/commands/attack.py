@@ -18,9 +18,9 @@ _TINY = 1024  # numbers in an image; threads that share so few wait for each oth
 _NoiseSamples = Annotated[
     int, typer.Option(min=1, help="n of equation (9): noisy passes in a gradient of the smoothed classifier.")
 ]
-_Epsilons = Annotated[
+Epsilons = Annotated[
     list[float] | None,
-    typer.Option(help="ε: spoof certificates within this L2 distance; repeat it. By default 0.1, 0.25, 0.5 and 1."),
+    typer.Option(help="ε: search within this L2 distance; repeat it. By default 0.1, 0.25, 0.5 and 1."),
 ]
 _SpoofSamples = Annotated[
     int, typer.Option(min=1, help="m: noisy passes in each estimate of what can be proven, while spoofing.")
@@ -28,7 +28,7 @@ _SpoofSamples = Annotated[
 _DefencePasses = Annotated[
     list[int] | None, typer.Option(help="Noisy passes of the defences that make any; repeat it. By default 4, 16.")
 ]
-_Threads = Annotated[
+Threads = Annotated[
     int | None, typer.Option(min=1, help="Torch's threads; by default 1 where images are tiny, else torch's own.")
 ]
 
@@ -46,12 +46,12 @@ def attack(
     votes: Annotated[
         int, typer.Option(min=10, help="Noisy answers that decide whether the smoothed class changed.")
     ] = 1000,
-    epsilon: _Epsilons = None,
+    epsilon: Epsilons = None,
     spoof_samples: _SpoofSamples = 16,
     targets: Annotated[int, typer.Option(min=1, help="Classes that v is driven to, one search each.")] = 2,
     defence_epsilon: Annotated[float, typer.Option(help="ε at which defences are compared.")] = 0.5,
     defence_passes: _DefencePasses = None,
-    cpu_threads: _Threads = None,
+    cpu_threads: Threads = None,
     seed: Seed = 0,
     card: Annotated[bool, typer.Option("--card", help="Add what was found to the model's certificate card.")] = False,
     out: Annotated[Path | None, typer.Option(help="Write the results there, as JSON, and a figure beside it.")] = None,
@@ -64,8 +64,6 @@ def attack(
 
     **Example:** `heatserve attack digits --images 100 --out benchmarks/results/attack-digits.json`
     """
-    import torch
-
     from heatserve.benchmarks.attack.measure import attack_model
     from heatserve.benchmarks.attack.settings import AttackSettings, Search
     from heatserve.benchmarks.attack.target import open_target
@@ -90,10 +88,17 @@ def attack(
     data = data or model.card.trained_on
     attacked = sample(data, "test", root=root, count=images, seed=seed)
     held_out = sample(data, "calibration", root=root, count=2 * images, seed=seed)
-    torch.set_num_threads(cpu_threads or (1 if attacked.images[0].size < _TINY else torch.get_num_threads()))
+    use_threads(attacked.images[0].size, cpu_threads)
     target = open_target(model, attacked, seed=seed)
     record = attack_model(target, attacked, held_out, settings, progress_bar)
     _deliver(record, model if card else None, out=out, as_json=as_json)
+
+
+def use_threads(numbers: int, chosen: int | None) -> None:
+    """Have torch use as many threads as `--cpu-threads` says, or as suit images of so many numbers."""
+    import torch
+
+    torch.set_num_threads(chosen or (1 if numbers < _TINY else torch.get_num_threads()))
 
 
 def _deliver(record: AttackRecord, model: ModelVersion | None, *, out: Path | None, as_json: bool) -> None:

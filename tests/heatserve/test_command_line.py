@@ -39,6 +39,7 @@ COMMANDS = [
     ["bench", "calibration"],
     ["experiment", "cifar10"],
     ["attack"],
+    ["attack-tiers"],
 ]
 
 
