@@ -298,10 +298,11 @@ def _engine_cells(engines: EngineRecord) -> Iterator[list[str]]:
 
 
 def attack_page(kept: KeptResults) -> dict[str, object]:
-    """Both committed models under the same attacks."""
+    """Both committed models, and their tiers, under the same attacks."""
     records = [kept.attack_digits, kept.attack_cifar10]
     return {
         "records": records,
+        "tiers": [record for record in (kept.attack_tiers_digits, kept.attack_tiers_cifar10) if record],
         "searches": [record.spoofing or () for record in records],
         "tested": sum(record.within_proven.tested for record in records),
         "violations": sum(record.within_proven.violations for record in records),

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import get_type_hints
+from typing import get_args, get_type_hints
 
 from heatserve.benchmarks.records.attack import AttackRecord
+from heatserve.benchmarks.records.attack_tiers import TierAttackRecord
 from heatserve.benchmarks.records.calibration import CalibrationRecord
 from heatserve.benchmarks.records.cifar10 import Cifar10Record
 from heatserve.benchmarks.records.confirming import ConfirmRecord
@@ -20,7 +21,10 @@ from heatserve.export.calibration.compare import Comparison
 
 @dataclass(frozen=True, kw_only=True)
 class KeptResults:
-    """Every kept file: the field `attack_digits` is what attack-digits.json holds."""
+    """Every kept file: the field `attack_digits` is what attack-digits.json holds.
+
+    A field that may be None is of a benchmark whose results are not kept yet; it has no page until they are.
+    """
 
     attack_cifar10: AttackRecord
     attack_digits: AttackRecord
@@ -37,6 +41,14 @@ class KeptResults:
     variant_fp16: Comparison
     variant_int8: Comparison
     variant_uint8: Comparison
+    attack_tiers_cifar10: TierAttackRecord | None = None
+    attack_tiers_digits: TierAttackRecord | None = None
+
+
+_MAY_BE_ABSENT = {
+    name: get_args(kind)[0] for name, kind in get_type_hints(KeptResults).items() if type(None) in get_args(kind)
+}
+"""The kinds of the fields that may be None."""
 
 
 def kept_file(field: str) -> str:
@@ -48,8 +60,11 @@ def read_kept(folder: Path) -> KeptResults:
     """Read all kept results.
 
     Raises:
-        RecordError: a file is missing, or holds something else than its benchmark writes.
+        RecordError: a file is missing that has to be there, or holds something else than its benchmark writes.
     """
     kinds = get_type_hints(KeptResults)
-    names = [field.name for field in fields(KeptResults)]
-    return KeptResults(**{name: read_record(folder / kept_file(name), kinds[name]) for name in names})
+    paths = {field.name: folder / kept_file(field.name) for field in fields(KeptResults)}
+    needed = {name: path for name, path in paths.items() if name not in _MAY_BE_ABSENT or path.exists()}
+    return KeptResults(
+        **{name: read_record(path, _MAY_BE_ABSENT.get(name, kinds[name])) for name, path in needed.items()}
+    )
