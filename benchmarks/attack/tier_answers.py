@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import secrets
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -259,9 +259,10 @@ def ask_what_is_served(
 ) -> tuple[Flags, list[Outcome]]:
     """Where the served radius is above that of the class, [N], and what confirm answers there about that very radius.
 
-    Confirm may take as many votes as the judge, since the radius is often too large for the default.
+    `n` votes judge, so that a radius that is nearly right, as most are, costs no more; confirm may take `truth_votes`,
+    since the radius is often too large for n.
     """
-    served = one_pass(target, images)
+    served, few = one_pass(target, images), replace(settings, truth_votes=settings.n)
     positive, radii = served.radius > 0, served.radius
     truth = judge(
         target.vote,
@@ -270,7 +271,7 @@ def ask_what_is_served(
         positive[:, None],
         radii=radii[:, None],
         sigma=target.victim.sigma,
-        settings=settings,
+        settings=few,
     )
     spoofed = positive & truth.below(0)
     answers = list[Outcome]()

@@ -98,7 +98,7 @@ def _within_table(rows: Sequence[WithinEpsilon]) -> Table:
 def _spoofed_table(rows: Sequence[SpoofedRadii]) -> Table:
     table = _table(
         "Served radii driven above that of the class, and confirm asked about these very radii",
-        "by many votes, not by Certify with few",
+        "by a sequential test, not by what Certify proves",
         (),
         ("ε", "spoofed", "confirm: no", "undecided", "yes"),
     )

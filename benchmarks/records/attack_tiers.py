@@ -81,6 +81,7 @@ class SpoofedRadii:
     epsilon: float
     images: int
     spoofed: int
+    """By up to n votes that refute the radius; others may be wrong by less."""
     refuted: int
     undecided: int
 
