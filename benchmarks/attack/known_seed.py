@@ -20,8 +20,8 @@ from scipy.stats import binom
 from heatserve.benchmarks.records.attack_tiers import KnownSeed
 from heatserve.certification.confirming import confirm, votes_needed
 from heatserve.certification.noise import GRID, LEVELS
+from heatserve.certification.outcome import Outcome
 from heatserve.certification.radius import Float32Array
-from heatserve.certification.sequential import Outcome
 from heatserve.certification.voting import streams
 
 _SHAPE = (1, 16, 16)

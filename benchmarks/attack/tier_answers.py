@@ -21,8 +21,8 @@ from heatserve.certification.confirming import Confirmation, confirm, threshold
 from heatserve.certification.martingale import evidence_above, evidence_below
 from heatserve.certification.monte_carlo import ABSTAIN, certify
 from heatserve.certification.noise import GRID
+from heatserve.certification.outcome import Outcome
 from heatserve.certification.radius import Float32Array, Float64Array
-from heatserve.certification.sequential import Outcome
 from heatserve.certification.voting import Classifier, histograms, streams
 from heatserve.export.tiers import Tier, TierModel
 

@@ -42,9 +42,9 @@ from heatserve.certification.binomial import upper_bound
 from heatserve.certification.confirming import Confirmation, threshold
 from heatserve.certification.monte_carlo import certify
 from heatserve.certification.noise import GRID, LEVELS
+from heatserve.certification.outcome import Outcome
 from heatserve.certification.progress import Progress, unseen
 from heatserve.certification.radius import Float32Array, Float64Array
-from heatserve.certification.sequential import Outcome
 from heatserve.export.card_parts import MonteCarlo
 from heatserve.export.images import LabelledImages
 

@@ -30,7 +30,8 @@ from heatserve.benchmarks.records.attack_tiers import TierAttackRecord
 from heatserve.benchmarks.records.record import read_record
 from heatserve.certification.errors import HeatserveError
 from heatserve.certification.noise import GRID
-from heatserve.certification.sequential import Outcome, decide
+from heatserve.certification.outcome import Outcome
+from heatserve.certification.sequential import decide
 from heatserve.certification.voting import histograms, streams
 from heatserve.cli import app
 from heatserve.export.contract import Outputs
