@@ -62,11 +62,17 @@ CALIBRATION = Calibration(
 
 
 def write_tiny_model(
-    repository: Path, name: str = "tiny", *, calibrated: bool = True, guard: Guard | None = None
+    repository: Path,
+    name: str = "tiny",
+    *,
+    calibrated: bool = True,
+    guard: Guard | None = None,
+    weights: np.ndarray[tuple[int, ...], np.dtype[np.float32]] | None = None,
 ) -> Path:
-    """Write the model into a repository; returns the folder of its version."""
+    """Write the model into a repository, with random weights [64, 10] or others; returns the folder of its version."""
     logits = parser.parse_model(_LOGITS)
-    weights = np.random.default_rng(0).normal(scale=0.5, size=(64, 10)).astype(np.float32)
+    if weights is None:
+        weights = np.random.default_rng(0).normal(scale=0.5, size=(64, 10)).astype(np.float32)
     logits.graph.initializer.append(numpy_helper.from_array(weights, "weights"))
     graph = certified_graph(logits, sigma=SIGMA)
     if calibrated:

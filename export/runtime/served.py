@@ -20,8 +20,8 @@ def open_served(model: ModelVersion) -> Runner:
         HeatserveError: what runs it is not here: TensorRT, or the GPU that built the plan.
     """
     card = model.card
-    graph = _read(model.path / GRAPH_NAME, card.graph_sha256)
-    return open_bytes(card, graph, _read(model.path / PLAN_NAME, card.plan.sha256) if card.plan else None)
+    graph = read_verified(model.path / GRAPH_NAME, card.graph_sha256)
+    return open_bytes(card, graph, read_verified(model.path / PLAN_NAME, card.plan.sha256) if card.plan else None)
 
 
 def open_bytes(card: Card, graph: bytes, plan: bytes | None) -> Runner:
@@ -37,7 +37,12 @@ def open_bytes(card: Card, graph: bytes, plan: bytes | None) -> Runner:
     return partial(run, open_session(graph, accelerator=card.accelerator, options=options))
 
 
-def _read(path: Path, sha256: str) -> bytes:
+def read_verified(path: Path, sha256: str) -> bytes:
+    """The content of a file that a card names.
+
+    Raises:
+        CardError: it is another one.
+    """
     content = path.read_bytes()
     if hashlib.sha256(content).hexdigest() != sha256:
         raise CardError(f"{path}: expected sha256 {sha256}, found another file")
