@@ -23,9 +23,10 @@ from heatserve.serving.triton.debris import explained_writes, log_of, seal_regio
 from heatserve.serving.triton.endpoints import STANDARD_PORTS, Endpoints
 from heatserve.serving.triton.installation import find_triton
 from heatserve.serving.triton.log import explain
-from heatserve.serving.triton.processes import ending
+from heatserve.serving.triton.processes import ending, triton_and_instances
 from heatserve.serving.triton.sockets import listens
-from heatserve.serving.triton.watch import Watch, has_unloaded, question_of
+from heatserve.serving.triton.voters import Voters
+from heatserve.serving.triton.watch import Watch, has_unloaded, question_of, tier_questions
 from heatserve.serving.triton.workspace import prepare
 
 if TYPE_CHECKING:
@@ -65,11 +66,13 @@ class TritonServer:
     Attributes:
         models: the versions served, cards verified.
         endpoints: where they are served, free ports filled in.
+        voters: the processes that take the votes of tiers.
         log: the newest of what Triton writes, at most 8 MiB; removed at the end, unless Triton failed.
     """
 
     models: tuple[ModelVersion, ...]
     endpoints: Endpoints
+    voters: Voters
     log: Path
 
     def __init__(
@@ -119,8 +122,17 @@ class TritonServer:
             with explained_writes():
                 self._workspace = prepare(triton, self.models, folder)
                 self._log = BoundedLog(log_of(folder))
+                voters_log = cleanup.enter_context(os.fdopen(os.dup(self._log.writer.fileno()), "wb", buffering=0))
             self._start([str(triton.binary), *self._options(shared_memory=folder.name)], lock)
+            self.voters = Voters(
+                self._workspace.voters,
+                folder,
+                modules=self._workspace.modules,
+                environment=self._workspace.environment,
+                on_problem=self._end,
+            )
             cleanup.callback(self._stop)
+            self.voters.start(voters_log, lock)
             self._wait_until_ready(shared_memory=folder.name)
             self._watch = self._watching()
             self._watch.start()
@@ -144,6 +156,8 @@ class TritonServer:
 
     def _watching(self) -> Watch:
         questions = [question_of(model, self._workspace.repository / model.name) for model in self.models]
+        for question in questions[:]:
+            questions += tier_questions(question, self._workspace.tiers[question.model])
         return Watch(self._process.pid, self.endpoints.grpc_url, questions, self._end)
 
     def _end(self, problem: str) -> None:
@@ -189,12 +203,17 @@ class TritonServer:
         deadline = time.monotonic() + self._startup_timeout
         ports = (self.endpoints.http, self.endpoints.grpc, self.endpoints.metrics)
         # All three: a server beside ours that took a port first may be what answers.
-        while not (_is_ready(self.endpoints) and all(listens(self._process.pid, port) for port in ports)):
+        while not (
+            _is_ready(self.endpoints)
+            and all(listens(self._process.pid, port) for port in ports)
+            and self.voters.are_ready()
+        ):
             seal_regions(shared_memory)
             if self._process.poll() is not None:
                 self.endpoints.bound()  # where a port was taken meanwhile, say so
                 crashed = self._process.returncode == -signal.SIGSEGV
-                raise self._failure("did not start", advice=_CRASHED if crashed else "")
+                what = f"was ended: {self._problem}" if self._problem else "did not start"
+                raise self._failure(what, advice=_CRASHED if crashed else "")
             if time.monotonic() > deadline:
                 raise self._failure(f"was not ready after {self._startup_timeout:g} s")
             time.sleep(_POLL_SECONDS)
@@ -204,6 +223,7 @@ class TritonServer:
         self._failed = True
         code = self._process.poll()
         if code is not None:
+            self.voters.stop()
             self._log.settle(seconds=_SETTLE_SECONDS)
         how = "" if code is None or self._problem else f": it {ending(-code if code < 0 else code << 8)}"
         reasons = explain(self.log).replace(str(self._workspace.repository), str(self._repository))
@@ -217,6 +237,7 @@ class TritonServer:
         finally:  # also when a second Ctrl-C interrupts the wait
             self._kill()
             self._process.wait()
+            self.voters.stop()  # after all requests in flight
             self._log.settle(seconds=_SETTLE_SECONDS)
         if not self._failed:
             self.log.unlink(missing_ok=True)
@@ -224,13 +245,16 @@ class TritonServer:
     def _drain(self) -> None:
         """Let Triton end, until it has answered the requests in flight, or its time is over.
 
-        What it does then takes 2 to 3 s, in which it says of every model that there is none (NOT_FOUND).
+        What it does then takes 2 to 3 s, in which it says of every model that there is none (NOT_FOUND). It does not
+        count what waits for votes; the process of a tier ends once all of that is answered.
         """
+        names = {kind.beside(model) for model, kinds in self._workspace.tiers.items() for kind in kinds}
+        tiers = [process for process in triton_and_instances(self._process.pid) if process.model in names]
         self._process.terminate()
         deadline = time.monotonic() + self._exit_timeout + _KILL_AFTER_SECONDS
         with closing(Connection(self.endpoints.grpc_url, timeout=1)) as connection:
             while self._process.poll() is None and time.monotonic() < deadline:
-                if has_unloaded(connection, self.models[0].name):
+                if all(tier.look().is_dead for tier in tiers) and has_unloaded(connection, self.models[0].name):
                     time.sleep(_SEND_SECONDS)
                     return
                 time.sleep(_POLL_SECONDS)

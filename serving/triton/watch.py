@@ -8,17 +8,20 @@ of step: requests fail for good, are answered without outputs, or Triton itself 
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from heatserve.export.tiers import Mode, TierLimits, TierModel
 from heatserve.serving.client.connection import Connection
 from heatserve.serving.client.failures import GIVEN_UP, UNLOADED
+from heatserve.serving.client.tier_answers import read_tier_answers
+from heatserve.serving.client.tier_questions import TierQuestion, TierSpec
 from heatserve.serving.errors import OverloadedError, ServingError, TooLateError, UnavailableError
 from heatserve.serving.pixels import Pixels
 from heatserve.serving.triton.processes import Process, ending, triton_and_instances
@@ -31,16 +34,34 @@ STOPPED_LOOKS = 4  # in a row: a process is stopped for 0.6 to 0.8 s; at 1 s Tri
 ASK_SECONDS = 1.0
 DEADLINE_SECONDS = 5.0
 STRIKES = 4  # in a row: a client that fills the shared memory once may take others' answers along
+_ANY_RADIUS = 0.001
 _IDLE_SHARE = 0.01  # of a core: what waits for nothing but its turn gets more, and an idle process uses none
 
 
 @dataclass(frozen=True, eq=False)
 class Question:
-    """A question that a model must be able to answer: one valid image, as a batch, and the number of its classes."""
+    """A question that a model, or a tier, must be able to answer: one valid image, and the number of its classes."""
 
     model: str
     image: Pixels
     classes: int
+    tier: TierModel | None = None
+
+    def ask(self, connection: Connection) -> None:
+        """Ask, and read the answer. A tier is given no time, so that it takes no votes and answers undecided.
+
+        Raises:
+            ServingError: there is no answer, or it is none of such a model.
+        """
+        if self.tier is None:
+            connection.infer(self.model, self.image, classes=self.classes)
+            return
+        limits = TierLimits(most_alpha=1.0)
+        spec = TierSpec(self.model, self.tier, max_batch_size=1, promise=None, limits=limits)
+        radius = {"radius": _ANY_RADIUS} if self.tier in (TierModel.CONFIRM, TierModel.CASCADE) else {}
+        answer = connection.ask(spec, self.image, {"deadline_ms": 0, **radius})
+        question = TierQuestion(self.tier, radius=radius.get("radius"), mode=Mode.CLAIMED)
+        read_tier_answers(answer, question, images=1, classes=self.classes, most_alpha=limits.most_alpha, names={})
 
 
 def question_of(model: ModelVersion, model_dir: Path) -> Question:
@@ -60,6 +81,12 @@ def question_of(model: ModelVersion, model_dir: Path) -> Question:
     if path.is_file() and path.stat().st_size == pixels.nbytes:
         pixels = np.frombuffer(path.read_bytes(), pixels.dtype).reshape(shape)
     return Question(model.name, pixels, len(model.card.class_names))
+
+
+def tier_questions(question: Question, kinds: Iterable[TierModel]) -> list[Question]:
+    """The questions for the tiers beside a model, from its own; a stream is looked at only."""
+    asked = (kind for kind in kinds if kind is not TierModel.CERTIFY_STREAM)
+    return [replace(question, model=kind.beside(question.model), tier=kind) for kind in asked]
 
 
 def has_unloaded(connection: Connection, model: str) -> bool:
@@ -142,7 +169,7 @@ class Watch:
         runners = [process for process in instances if process.model == question.model] or [triton]
         before = [process.look() for process in runners]
         try:
-            connection.infer(question.model, question.image, classes=question.classes)
+            question.ask(connection)
         except TooLateError:
             now = [process.look() for process in runners]
             used = sum(look.seconds for look in now) - sum(look.seconds for look in before)

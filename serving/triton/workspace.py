@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -14,11 +14,15 @@ from heatserve.serving.batching import request_bytes
 from heatserve.serving.errors import ServingError
 from heatserve.serving.triton.debris import SHARED_MEMORY
 from heatserve.serving.triton.installation import Triton, find_libpython
+from heatserve.serving.triton.voters import VoterPlan
 
 if TYPE_CHECKING:
     from tritonclient.grpc import model_config_pb2 as pb
 
     from heatserve.export.repository.layout import ModelVersion
+    from heatserve.export.tiers import TierModel
+
+    Tiers = Mapping[TierModel, pb.ModelConfig]
 
 
 # Triton's stub is an isolated Python: it ignores PYTHONPATH, and looks for modules in its current folder first. So the
@@ -28,8 +32,11 @@ import sys
 
 sys.path[:] = {path!a} + [folder for folder in sys.path if folder]
 
-from heatserve.serving.backend.model import TritonPythonModel
+from {module} import {name} as TritonPythonModel
 """
+_OURS = {"module": "heatserve.serving.backend.model", "name": "TritonPythonModel"}
+_TIER = {"module": "heatserve.serving.tiers.model", "name": "TierInstance"}
+_STUB_NAME = "triton_python_backend_stub"
 _ANSWER_BYTES_OF_CLASS = 32  # more than all outputs of one image take, divided by its two classes or more
 # Triton's allocator leaves gaps. Where pictures of any size are taken, it is also how many full requests may meet.
 _REGION_FACTOR = 4
@@ -46,6 +53,11 @@ class Workspace:
     environment: dict[str, str]
     file_bytes: int
     """The largest file that Triton may write, and so the largest region of shared memory; 0: any size."""
+    modules: tuple[str, ...]
+    """Where Python looks for modules, whatever its current folder is."""
+    tiers: Mapping[str, Tiers]
+    """The tiers of each model by its name."""
+    voters: tuple[VoterPlan, ...]
 
 
 def prepare(triton: Triton, models: Sequence[ModelVersion], folder: Path) -> Workspace:
@@ -56,17 +68,28 @@ def prepare(triton: Triton, models: Sequence[ModelVersion], folder: Path) -> Wor
         ServingError: the backend that this Triton needs does not run with this Python, or it lacks one that a model was
             calibrated under.
     """
+    from heatserve.export.repository.tiers import served_tiers
+
     for model in models:
         _check_engine(triton, model)
+    tiers = {model.name: served_tiers(model) for model in models}
+    _check_python(triton, tiers)
     repository = folder / "models"
     repository.mkdir()
+    modules = _module_folders()
     for model in models:
         _offer(triton, model, repository / model.name)
-    if triton.has_native_onnxruntime:
-        return Workspace(repository, triton.backends, _environment(triton, folder), file_bytes=0)
-    _check_shared_memory(models)
-    file_bytes = _REGION_FACTOR * max(map(_batch_bytes, models)) + _REGION_SLACK
-    return Workspace(repository, _our_backend(triton, folder), _environment(triton, folder), file_bytes)
+        for kind, config in tiers[model.name].items():
+            _offer_tier(triton, model, config, repository / kind.beside(model.name), modules)
+    backends, file_bytes = triton.backends, 0
+    if not triton.has_native_onnxruntime:
+        _check_shared_memory(models, tiers)
+        backends = _our_backend(triton, folder, modules)
+        file_bytes = _REGION_FACTOR * max(map(_batch_bytes, models)) + _REGION_SLACK
+    if any(tiers.values()) or not triton.has_native_onnxruntime:
+        _link_libpython(folder)
+    voters = tuple(_voter_plan(model, tiers[model.name]) for model in models if tiers[model.name])
+    return Workspace(repository, backends, _environment(triton, folder), file_bytes, tuple(modules), tiers, voters)
 
 
 def _check_engine(triton: Triton, model: ModelVersion) -> None:
@@ -100,12 +123,54 @@ def _offer(triton: Triton, model: ModelVersion, link: Path) -> None:
     link_model(link, model, config)
 
 
-def _check_shared_memory(models: Iterable[ModelVersion]) -> None:
+def _check_python(triton: Triton, tiers: Mapping[str, Tiers]) -> None:
+    names = [kind.beside(model) for model, kinds in tiers.items() for kind in kinds]
+    if names and not triton.has_python_backend:
+        raise ServingError(
+            f"{names[0]}: expected a Triton with the backend `python`, on which tiers run, found {triton.binary} "
+            f"without it; install it, or remove the folders {', '.join(names)} to serve single passes only"
+        )
+
+
+def _offer_tier(triton: Triton, model: ModelVersion, tier: pb.ModelConfig, link: Path, modules: Sequence[str]) -> None:
+    """Make the folder of a tier, with links to what its single pass needs; for the image's axis see `_offer`."""
+    from heatserve.export.card import CARD_NAME, GRAPH_NAME, PLAN_NAME
+    from heatserve.export.repository.layout import CONFIG_NAME
+    from heatserve.export.repository.settings import write_config
+
+    version = link / str(model.version)
+    version.mkdir(parents=True)
+    for name in (GRAPH_NAME, PLAN_NAME, CARD_NAME):
+        if (model.path / name).exists():
+            (version / name).symlink_to((model.path / name).resolve())
+    (version / "model.py").write_text(_BACKEND.format(path=list(modules), **_TIER))
+    if triton.has_native_onnxruntime:  # its folder of backends is used as it is, with a stub for another Python
+        shutil.copy(triton.stub(), link / _STUB_NAME)
+    config = type(tier)()
+    config.CopyFrom(tier)
+    config.input[0].reshape.shape.extend([1, *config.input[0].dims])
+    write_config(link / CONFIG_NAME, config)
+
+
+def _voter_plan(model: ModelVersion, tiers: Tiers) -> VoterPlan:
+    from heatserve.export.repository.layout import served_config
+    from heatserve.export.repository.settings import vote_settings
+    from heatserve.export.repository.tiers import tier_limits
+
+    settings = vote_settings(served_config(model))
+    most_open = sum(tier_limits(config).queue for config in tiers.values())
+    return VoterPlan(model.name, model.path.resolve(), settings.batch_size, settings.threads, most_open)
+
+
+def _check_shared_memory(models: Iterable[ModelVersion], tiers: Mapping[str, Tiers]) -> None:
     """Refuse to start where a full batch would find no shared memory: Triton answers that with the region's name."""
     from heatserve.export.repository.layout import served_config
 
     needed = sum(
-        max(1, group.count) * _batch_bytes(model) for model in models for group in served_config(model).instance_group
+        max(1, group.count) * _batch_bytes(model)
+        for model in models
+        for config in (served_config(model), *tiers[model.name].values())
+        for group in config.instance_group
     )
     free = shutil.disk_usage(SHARED_MEMORY).free
     if free < needed:
@@ -146,19 +211,22 @@ def link_model(link: Path, model: ModelVersion, config: pb.ModelConfig) -> None:
     write_config(link / CONFIG_NAME, config)
 
 
-def _our_backend(triton: Triton, folder: Path) -> Path:
+def _our_backend(triton: Triton, folder: Path, modules: Sequence[str]) -> Path:
     """A folder of backends that holds Triton's `python` and our `onnxruntime`, which runs on it."""
     backends = folder / "backends"
     # Copies: Triton refuses backend files that lead out of their folder.
     shutil.copytree(triton.backends / "python", backends / "python", ignore=shutil.ignore_patterns("__pycache__"))
     shutil.copy(triton.stub(), backends / "python")
     (backends / "onnxruntime").mkdir()
-    (backends / "onnxruntime" / "model.py").write_text(_BACKEND.format(path=_module_folders()))
+    (backends / "onnxruntime" / "model.py").write_text(_BACKEND.format(path=list(modules), **_OURS))
+    return backends
+
+
+def _link_libpython(folder: Path) -> None:
     library = find_libpython()
     if library.is_absolute():
         (folder / "lib").mkdir()
         (folder / "lib" / library.name).symlink_to(library)
-    return backends
 
 
 def _module_folders() -> list[str]:

@@ -149,14 +149,16 @@ def test_http_of_the_wheels_triton_is_for_this_machine_only(tiny_repository: Pat
 
 
 @contextmanager
-def serve_command(repository: Path, temporary: Path) -> Iterator[tuple[subprocess.Popen[str], str]]:
+def serve_command(
+    repository: Path, temporary: Path, *, model: str = "patient"
+) -> Iterator[tuple[subprocess.Popen[str], str]]:
     """`heatserve serve` as a process of its own, its temporary files in `temporary`; and its gRPC URL."""
     # A shell that starts us in the background, or `nohup`, has a signal ignored, for us and our children.
     start = "from signal import *; signal(SIGINT, default_int_handler); signal(SIGHUP, SIG_DFL); "
     code = start + "from heatserve.cli import main; main()"
     ports = ["--http-port", "0", "--grpc-port", "0", "--metrics-port", "0"]
     with subprocess.Popen(
-        [sys.executable, "-c", code, "serve", "patient", "--repository", str(repository), *ports],
+        [sys.executable, "-c", code, "serve", model, "--repository", str(repository), *ports],
         env={**os.environ, "TMPDIR": str(temporary)},
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
@@ -255,7 +257,8 @@ def log_named_in(message: str) -> Path:
 
 
 def descendants(pid: int) -> set[int]:
-    children = {int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()}
+    tasks = Path(f"/proc/{pid}/task").glob("*/children")  # a process belongs to the thread that started it
+    children = {int(child) for task in tasks for child in task.read_text().split()}
     return children.union(*(descendants(child) for child in children))
 
 
