@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import hashlib
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING
 
-from heatserve.export.graph.build import logits_graph
+from heatserve.certification.provenance import now, versions
+from heatserve.export.card import Card, InputType
+from heatserve.export.graph.build import certified_graph, logits_graph, uint8_input
+from heatserve.export.repository.layout import ModelVersion
+from heatserve.export.repository.publishing import publish
 
 if TYPE_CHECKING:
     import onnx
@@ -58,3 +64,42 @@ def random_classifier(shape: ClassifierShape, seed: int) -> onnx.ModelProto:
         torch.manual_seed(seed)
         network = random_network(shape)
     return logits_graph(network, input_shape=shape.input_shape)
+
+
+def publish_uncalibrated(
+    logits: onnx.ModelProto,
+    shape: ClassifierShape,
+    repository: Path,
+    name: str,
+    *,
+    input_type: InputType = "FP32",
+    change: Callable[[onnx.ModelProto], onnx.ModelProto] | None = None,
+) -> ModelVersion:
+    """Add a classifier that promises nothing, and has no tiers, to a repository, to be served there.
+
+    Args:
+        logits: its logits graph, FP32 [N, C, H, W] → FP32 [N, K].
+        shape: what it takes.
+        repository: a folder.
+        name: of the model.
+        input_type: what the served graph takes.
+        change: makes what is served of the certified graph, with the same constants; None: that is served.
+    """
+    network = uint8_input(logits) if input_type == "UINT8" else logits
+    certified = certified_graph(network, sigma=BENCHMARK_SIGMA)
+    graph, base = (change(certified) if change else certified).SerializeToString(), logits.SerializeToString()
+    card = Card(
+        model=name,
+        graph_sha256=hashlib.sha256(graph).hexdigest(),
+        base_sha256=hashlib.sha256(base).hexdigest(),
+        sigma=BENCHMARK_SIGMA,
+        class_names=tuple(map(str, range(shape.num_classes))),
+        input_type=input_type,
+        input_shape=shape.input_shape,
+        training={"weights": "random", "architecture": shape.architecture},
+        calibration=None,
+        evaluation=None,
+        versions=versions("python", "torch", "onnx"),
+        date=now(),
+    )
+    return publish(repository, card, graph=graph, base=base, tiers=())

@@ -7,7 +7,6 @@ one batch in raw ONNX Runtime, noise and votes included (the classification time
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -15,17 +14,18 @@ from tempfile import TemporaryDirectory
 from types import MappingProxyType
 
 import numpy as np
-import onnx
 
-from heatserve.benchmarks.classifiers import BENCHMARK_SIGMA, CLASSIFIERS, ClassifierShape, random_classifier
+from heatserve.benchmarks.classifiers import (
+    BENCHMARK_SIGMA,
+    CLASSIFIERS,
+    ClassifierShape,
+    publish_uncalibrated,
+    random_classifier,
+)
 from heatserve.benchmarks.records.speed import ClassifierLatency, Milliseconds, Ratio
 from heatserve.certification.progress import Progress, unseen
-from heatserve.certification.provenance import now, versions
 from heatserve.certification.radius import Float32Array
-from heatserve.export.card import Card
-from heatserve.export.graph.build import certified_graph, plain_graph
-from heatserve.export.repository.layout import ModelVersion
-from heatserve.export.repository.publishing import publish
+from heatserve.export.graph.build import plain_graph
 from heatserve.export.runtime.session import open_session
 from heatserve.export.runtime.timing import Way, interleave, quantiles, ratio
 from heatserve.serving.client.client import Client
@@ -68,7 +68,7 @@ def _ways(shape: ClassifierShape, n0: int, seed: int) -> Iterator[dict[str, Way]
     plain = open_session(plain_graph(logits).SerializeToString())
     with ExitStack() as stack:
         repository = Path(stack.enter_context(TemporaryDirectory(prefix="heatserve-bench-")))
-        model = _publish(logits, shape, repository)
+        model = publish_uncalibrated(logits, shape, repository, "latency")
         certified = open_session(model.path / "model.onnx")
         names = [output.name for output in certified.get_outputs()]
         server = stack.enter_context(TritonServer(repository, endpoints=FREE_PORTS))
@@ -91,21 +91,3 @@ def _ways(shape: ClassifierShape, n0: int, seed: int) -> Iterator[dict[str, Way]
             "http": lambda: http.predict(image),
             "stochastic": stochastic,
         }
-
-
-def _publish(logits: onnx.ModelProto, shape: ClassifierShape, repository: Path) -> ModelVersion:
-    graph, base = certified_graph(logits, sigma=BENCHMARK_SIGMA).SerializeToString(), logits.SerializeToString()
-    card = Card(
-        model="latency",
-        graph_sha256=hashlib.sha256(graph).hexdigest(),
-        base_sha256=hashlib.sha256(base).hexdigest(),
-        sigma=BENCHMARK_SIGMA,
-        class_names=tuple(map(str, range(shape.num_classes))),
-        input_shape=shape.input_shape,
-        training={"weights": "random"},
-        calibration=None,
-        evaluation=None,
-        versions=versions("python", "torch", "onnx"),
-        date=now(),
-    )
-    return publish(repository, card, graph=graph, base=base, tiers=())

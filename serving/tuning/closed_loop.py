@@ -5,9 +5,10 @@ from __future__ import annotations
 import asyncio
 import signal
 import time
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from types import MappingProxyType
 
 import grpc
 import numpy as np
@@ -19,7 +20,8 @@ from heatserve.serving.client.failures import OVERLOADED
 from heatserve.serving.errors import OverloadedError, ServingError
 from heatserve.serving.pixels import Pixels
 
-_METHOD = "/inference.GRPCInferenceService/ModelInfer"
+GRPC_METHOD = "/inference.GRPCInferenceService/ModelInfer"
+"""What every request over gRPC calls."""
 _WARM_UP_SECONDS = 0.3
 _ENOUGH = 100
 """Answers that a 99th percentile needs at least."""
@@ -56,7 +58,7 @@ def closed_loop(url: str, model: str, image: Pixels, *, concurrency: int, second
         ServingError: a request was refused for another reason; holds the server's message.
         KeyboardInterrupt: SIGINT or SIGTERM came.
     """
-    request = _request(model, image)
+    request = grpc_message(model, image, OUTPUT_NAMES)
 
     async def measure() -> LoadResult:
         with _cancelled_by_signals():
@@ -64,7 +66,7 @@ def closed_loop(url: str, model: str, image: Pixels, *, concurrency: int, second
 
     async def ask() -> LoadResult:
         async with grpc.aio.insecure_channel(url.removeprefix("grpc://")) as channel:
-            call = channel.unary_unary(_METHOD)
+            call = channel.unary_unary(GRPC_METHOD)
             await _callers(lambda: call(request), concurrency, _WARM_UP_SECONDS)
             return await _callers(lambda: call(request), concurrency, seconds)
 
@@ -95,11 +97,26 @@ def _cancelled_by_signals() -> Iterator[None]:
             signal.signal(number, before[number])
 
 
-def _request(model: str, image: Pixels) -> bytes:
-    request = pb.ModelInferRequest(model_name=model, raw_input_contents=[image.tobytes()])
-    request.inputs.add(name="image", datatype=np_to_triton_dtype(image.dtype), shape=image.shape)
-    for name in OUTPUT_NAMES:
+def grpc_message(
+    model: str, images: Pixels, outputs: Sequence[str], parameters: Mapping[str, float | str] = MappingProxyType({})
+) -> bytes:
+    """A request over gRPC, serialised.
+
+    Args:
+        model: the model's name on the server.
+        images: FP32 [N, C, H, W] in [0,1], or UINT8 [N, H, W, C], as the model takes it.
+        outputs: the names of those that are asked for.
+        parameters: those of the request.
+    """
+    request = pb.ModelInferRequest(model_name=model, raw_input_contents=[images.tobytes()])
+    request.inputs.add(name="image", datatype=np_to_triton_dtype(images.dtype), shape=images.shape)
+    for name in outputs:
         request.outputs.add(name=name)
+    for name, value in parameters.items():
+        if isinstance(value, str):
+            request.parameters[name].string_param = value
+        else:
+            request.parameters[name].double_param = value
     serialised: bytes = request.SerializeToString()
     return serialised
 
