@@ -3,6 +3,7 @@
     from heatserve.benchmarks import AttackSettings, attack_model, open_target
 
 - `latency`, `engines`, `votes`, `heat_step`: what a certificate, a vote and a training step cost.
+- `load`: a served model under callers and arrivals, its floors, and what each tier proves and costs.
 - `calibration`: certified accuracy under one promise, of each way to calibrate.
 - `attack`: adversarial distances, inputs whose served radius is wrong, and defences (needs `heatserve[bench]`).
 - `cifar10`: every system of the paper, trained and certified.

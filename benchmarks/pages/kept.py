@@ -12,9 +12,11 @@ from heatserve.benchmarks.records.calibration import CalibrationRecord
 from heatserve.benchmarks.records.cifar10 import Cifar10Record
 from heatserve.benchmarks.records.confirming import ConfirmRecord
 from heatserve.benchmarks.records.heat_step import HeatStepRecord
+from heatserve.benchmarks.records.load import LoadRecord
 from heatserve.benchmarks.records.record import read_record
 from heatserve.benchmarks.records.serving import ConformanceRecord, TuneRecord
 from heatserve.benchmarks.records.speed import EngineRecord, LatencyRecord
+from heatserve.benchmarks.records.tiers import TiersRecord
 from heatserve.benchmarks.records.votes import VoteRecord
 from heatserve.export.calibration.compare import Comparison
 
@@ -43,6 +45,8 @@ class KeptResults:
     variant_uint8: Comparison
     attack_tiers_cifar10: TierAttackRecord | None = None
     attack_tiers_digits: TierAttackRecord | None = None
+    load: LoadRecord | None = None
+    tiers: TiersRecord | None = None
 
 
 _MAY_BE_ABSENT = {

@@ -8,7 +8,7 @@ from types import MappingProxyType
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-from heatserve.benchmarks.pages import contents
+from heatserve.benchmarks.pages import contents, load_contents
 from heatserve.benchmarks.pages.kept import KeptResults, read_kept
 from heatserve.benchmarks.records.record import Record
 from heatserve.certification.errors import HeatserveError
@@ -21,8 +21,13 @@ PAGES = Path("docs/results")
 README = Path("README.md")
 BEGIN, END = "<!-- results -->\n", "<!-- /results -->\n"
 """What the README's table of results stands between."""
+BEGIN_TIERS, END_TIERS = "<!-- tiers -->\n", "<!-- /tiers -->\n"
+"""What its table of tiers stands between."""
 
-_CONTENTS: Mapping[str, Callable[[KeptResults], Mapping[str, object]]] = MappingProxyType(
+_Contents = Callable[[KeptResults], Mapping[str, object] | None]
+"""What a template shows; None: there are no results for it yet."""
+
+_CONTENTS: Mapping[str, _Contents] = MappingProxyType(
     {
         "cifar10": contents.cifar10_page,
         "calibration": contents.calibration_page,
@@ -30,7 +35,13 @@ _CONTENTS: Mapping[str, Callable[[KeptResults], Mapping[str, object]]] = Mapping
         "attack": contents.attack_page,
         "confirm": contents.confirm_page,
         "conformance": contents.conformance_page,
+        "load": load_contents.load_page,
+        "tiers": load_contents.tiers_page,
     }
+)
+_README_TABLES: tuple[tuple[str, str, str, _Contents], ...] = (
+    (BEGIN, END, "readme.md.j2", contents.readme_table),
+    (BEGIN_TIERS, END_TIERS, "readme_tiers.md.j2", load_contents.readme_tiers),
 )
 
 
@@ -44,7 +55,8 @@ def render_pages(results: Path) -> dict[str, str]:
         RecordError: a file is missing or malformed.
     """
     kept = read_kept(results)
-    return {f"{name}.md": _render(f"{name}.md.j2", find(kept)) for name, find in _CONTENTS.items()}
+    found = {name: find(kept) for name, find in _CONTENTS.items()}
+    return {f"{name}.md": _render(f"{name}.md.j2", shown) for name, shown in found.items() if shown is not None}
 
 
 def render_readme_table(results: Path) -> str:
@@ -53,11 +65,14 @@ def render_readme_table(results: Path) -> str:
 
 
 def with_readme_table(readme: str, results: Path) -> str:
-    """The text of a README, its table of results replaced; as it is where it has no marks for one."""
-    if BEGIN not in readme or END not in readme:
-        return readme
-    before, rest = readme.split(BEGIN, 1)
-    return f"{before}{BEGIN}{render_readme_table(results)}{END}{rest.split(END, 1)[1]}"
+    """The text of a README, its tables of results and of tiers replaced; a table without marks is left out."""
+    kept = read_kept(results)
+    for begin, end, template, find in _README_TABLES:
+        shown = find(kept)
+        if begin in readme and end in readme and shown is not None:
+            before, rest = readme.split(begin, 1)
+            readme = f"{before}{begin}{_render(template, shown)}{end}{rest.split(end, 1)[1]}"
+    return readme
 
 
 def write_pages(root: Path) -> list[Path]:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, TypeVar
+from typing import Annotated
 
 import typer
 
+from heatserve.commands.bench_load import load, tiers
 from heatserve.commands.options import (
     KEPT,
     REPOSITORY,
@@ -18,14 +19,9 @@ from heatserve.commands.options import (
     Repository,
     Root,
     deliver,
+    one_by_one,
     tell_page,
 )
-
-if TYPE_CHECKING:
-    from heatserve.benchmarks.records.heat_step import HeatStepRecord
-    from heatserve.benchmarks.records.speed import EngineRecord, LatencyRecord
-
-R = TypeVar("R", "LatencyRecord", "EngineRecord", "HeatStepRecord")
 
 bench = typer.Typer(name="bench", no_args_is_help=True, help="Measure, print, and write what was measured as JSON.")
 
@@ -61,7 +57,7 @@ def latency(
     from heatserve.export.runtime.timing import rounds_for
 
     rounds = rounds_for(requests)
-    record = _one_by_one(
+    record = one_by_one(
         LatencyRecord(**vars(made_now(seed=seed)), shapes={}),
         _chosen(shapes, CLASSIFIERS),
         lambda name: measure_latency(name, rounds=rounds, seed=seed, progress=progress_bar),
@@ -110,7 +106,7 @@ def export(
         rounds_for(requests),
     )
     absent = absent_providers()
-    record = _one_by_one(
+    record = one_by_one(
         EngineRecord(**vars(made_now(seed=seed)), absent=absent, shapes={}),
         names,
         lambda name: measure_engines(
@@ -161,7 +157,7 @@ def training(
     from heatserve.export.calibration.report import progress_bar
 
     settings = HeatStepSettings(kappa=kappa, repeats=repeats, variance_draws=variance_draws, seed=seed, device=device)
-    record = _one_by_one(
+    record = one_by_one(
         settings.record(),
         _chosen(shapes, STEP_IMAGES),
         lambda name: measure_heat_step(name, batch_size or STEP_IMAGES[name], settings, progress=progress_bar),
@@ -319,6 +315,10 @@ def calibration(
     tell_page(out, "calibration")
 
 
+bench.command()(load)
+bench.command()(tiers)
+
+
 @bench.command()
 def pages(
     root: Annotated[Path, typer.Option(help="Root of the repository, with benchmarks/results/ and docs/.")] = Path(),
@@ -333,19 +333,6 @@ def pages(
 
     for path in write_pages(root):
         typer.echo(f"wrote   {path}")
-
-
-def _one_by_one(record: R, names: Sequence[str], measure: Callable[[str], Any], out: Path | None) -> R:
-    """The record with what is measured of each name; written after each: an interrupted run keeps what it has."""
-    from dataclasses import replace
-
-    from heatserve.benchmarks.records.record import write_record
-
-    for name in names:
-        record = replace(record, shapes={**record.shapes, name: measure(name)})
-        if out:
-            write_record(out, record)
-    return record
 
 
 def _chosen(names: list[str] | None, known: Mapping[str, object], option: str = "shape") -> list[str]:

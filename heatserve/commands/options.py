@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import typer
 
@@ -13,6 +13,13 @@ from heatserve.certification.files import write_atomically
 
 if TYPE_CHECKING:
     from rich.console import Group, RenderableType
+
+    from heatserve.benchmarks.records.heat_step import HeatStepRecord
+    from heatserve.benchmarks.records.load import LoadRecord
+    from heatserve.benchmarks.records.speed import EngineRecord, LatencyRecord
+    from heatserve.benchmarks.records.tiers import TiersRecord
+
+R = TypeVar("R", "LatencyRecord", "EngineRecord", "HeatStepRecord", "LoadRecord", "TiersRecord")
 
 DATA_HELP = "`digits`, `cifar10`, `imagenet` or `imagefolder:PATH`"
 Data = Annotated[str | None, typer.Option(help=f"{DATA_HELP}; by default what the model was trained on.")]
@@ -89,3 +96,16 @@ def tell_page(out: Path | None, page: str) -> None:
             f"docs/results/{page}.md",
             err=True,
         )
+
+
+def one_by_one(record: R, names: Sequence[str], measure: Callable[[str], Any], out: Path | None) -> R:
+    """The record with what is measured of each name; written after each: an interrupted run keeps what it has."""
+    from dataclasses import replace
+
+    from heatserve.benchmarks.records.record import write_record
+
+    for name in names:
+        record = replace(record, shapes={**record.shapes, name: measure(name)})
+        if out:
+            write_record(out, record)
+    return record

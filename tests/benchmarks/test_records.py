@@ -15,7 +15,7 @@ from heatserve.benchmarks.records.speed import EngineRecord, LatencyRecord
 
 RESULTS = Path(__file__).parents[2] / "benchmarks" / "results"
 
-NAMES = [field.name for field in fields(KeptResults)]
+NAMES = [field.name for field in fields(KeptResults) if (RESULTS / kept_file(field.name)).exists()]
 
 RENAMED = {
     "certified / plain": "certified_to_plain",
@@ -46,6 +46,18 @@ def numbers(content: Any) -> dict[str, float]:
 
 def test_every_kept_file_has_a_kind() -> None:
     assert {path.name for path in RESULTS.glob("*.json")} == {kept_file(name) for name in NAMES}
+
+
+def test_only_results_that_are_not_kept_yet_may_be_absent(tmp_path: Path) -> None:
+    for path in RESULTS.glob("*.json"):
+        (tmp_path / path.name).symlink_to(path)
+    for name in ("load", "tiers"):
+        (tmp_path / kept_file(name)).unlink(missing_ok=True)
+    kept = read_kept(tmp_path)
+    assert (kept.load, kept.tiers) == (None, None)
+    (tmp_path / "latency.json").unlink()
+    with pytest.raises(RecordError, match=r"latency\.json: expected the results of a benchmark, found no file"):
+        read_kept(tmp_path)
 
 
 @pytest.fixture(scope="module")

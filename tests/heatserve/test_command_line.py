@@ -37,6 +37,8 @@ COMMANDS = [
     ["bench", "training"],
     ["bench", "certify"],
     ["bench", "calibration"],
+    ["bench", "load"],
+    ["bench", "tiers"],
     ["experiment", "cifar10"],
     ["attack"],
     ["attack-tiers"],
@@ -97,6 +99,8 @@ def test_serving_needs_no_torch() -> None:
         (["calibrate", "x", "--sampling", "bits"], "sampling: expected one of float32, grid, got bits"),
         (["serve", "--repository", "nowhere"], "nowhere: expected a model repository, found no model in it"),
         (["bench", "latency", "digit"], "shape: expected one of digits, cifar10-resnet20"),
+        (["bench", "load", "digit"], "model: expected one of digits, cifar10-resnet20"),
+        (["bench", "load", "digits", "--third-party", "ab"], "third-party: expected one of wrk, hey, got ab"),
         (["bench", "export", "--variant", "fp8"], "variant: expected one of fp32, uint8, fp16, int8, got fp8"),
     ],
 )

@@ -1,0 +1,81 @@
+"""Requests as the bytes that go over the wire, made once: asking again then costs little beside answering."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from heatserve.benchmarks.records.load import Protocol, RequestKind
+from heatserve.export.card import InputType
+from heatserve.export.contract import OUTPUT_NAMES
+from heatserve.serving.client.transport import transport_to
+from heatserve.serving.pixels import Pixels
+from heatserve.serving.tuning.closed_loop import grpc_message
+
+_JSON_LENGTH = "Inference-Header-Content-Length"
+
+
+@dataclass(frozen=True)
+class LoadRequest:
+    """One kind of request. Its messages take the images in turn."""
+
+    tier: str
+    model: str
+    protocol: Protocol
+    images: Pixels
+    """[M, …] as the model takes them; M is a multiple of `count`."""
+    count: int = 1
+    """The images of one request."""
+    outputs: tuple[str, ...] = OUTPUT_NAMES
+    parameters: Mapping[str, float | str] = field(default_factory=dict)
+
+    @property
+    def kind(self) -> RequestKind:
+        """What a record says of it."""
+        input_type: InputType = "UINT8" if self.images.dtype == "uint8" else "FP32"
+        return RequestKind(tier=self.tier, protocol=self.protocol, input=input_type, images=self.count)
+
+    def messages(self, url: str) -> tuple[bytes, ...]:
+        """Each different request as bytes: of gRPC the serialised message, of HTTP all that is sent.
+
+        Args:
+            url: where they go, `grpc://host:port` or `http://host:port`.
+        """
+        parts = [self.images[at : at + self.count] for at in range(0, len(self.images), self.count)]
+        if self.protocol == "grpc":
+            return tuple(grpc_message(self.model, part, self.outputs, self.parameters) for part in parts)
+        return tuple(self._http(part).sent_to(url) for part in parts)
+
+    def first_http(self) -> HttpMessage:
+        """The first request over HTTP."""
+        return self._http(self.images[: self.count])
+
+    def _http(self, images: Pixels) -> HttpMessage:
+        from tritonclient.http import InferenceServerClient
+
+        transport = transport_to("http://localhost:0", timeout=0)
+        body, json_size = InferenceServerClient.generate_request_body(
+            transport.inputs(images), outputs=transport.outputs(self.outputs), parameters=dict(self.parameters) or None
+        )
+        return HttpMessage(f"/v2/models/{self.model}/infer", json_size, body)
+
+
+@dataclass(frozen=True)
+class HttpMessage:
+    """A POST request with binary tensors, as Triton's extension of its HTTP protocol has them."""
+
+    path: str
+    json_bytes: int
+    """How much of the body is JSON; the rest is tensors."""
+    body: bytes
+
+    @property
+    def headers(self) -> dict[str, str]:
+        """Those that Triton needs."""
+        return {"Content-Type": "application/octet-stream", _JSON_LENGTH: str(self.json_bytes)}
+
+    def sent_to(self, url: str) -> bytes:
+        """All that is sent to a server."""
+        headers = {"Host": url.removeprefix("http://"), **self.headers, "Content-Length": str(len(self.body))}
+        lines = "".join(f"{name}: {value}\r\n" for name, value in headers.items())
+        return f"POST {self.path} HTTP/1.1\r\n{lines}\r\n".encode() + self.body
