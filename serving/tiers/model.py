@@ -31,7 +31,7 @@ from heatserve.serving.tiers.answering import ImageAnswer, tensors_of
 from heatserve.serving.tiers.metrics import TierCounts
 from heatserve.serving.tiers.protocol import socket_folder
 from heatserve.serving.tiers.questions import CheckedQuestion, QuestionError, QuestionRules
-from heatserve.serving.tiers.single_pass import Passed, SinglePass, pixels_of
+from heatserve.serving.tiers.single_pass import Passed, SinglePass, votable_pixels
 from heatserve.serving.tiers.waiting import TierRequest, WaitingRequests
 
 _FINAL = triton.TRITONSERVER_RESPONSE_COMPLETE_FINAL
@@ -62,7 +62,7 @@ class TierInstance:
         shape, classes = card.input_shape, len(card.class_names)
         self._rules = QuestionRules(self._kind, self._limits, sigma=card.sigma, classes=classes, shape=shape)
         self._pass = None if self._kind in _CERTIFYING else SinglePass(version_dir, card)
-        self._pixels = pixels_of(version_dir, card)
+        self._pixels = votable_pixels(version_dir, card)
         self._counts = TierCounts(args["model_name"])
         self._waiting = WaitingRequests(
             socket_folder(Path(args["model_repository"]).parents[1], parameters["model"]),

@@ -51,7 +51,7 @@ class SinglePass:
         return Passed(outputs["label"], outputs["probabilities"].max(axis=1), outputs["certified_radius"])
 
 
-def pixels_of(version_dir: Path, card: Card) -> Callable[[NDArray[Any]], Float32Array]:
+def votable_pixels(version_dir: Path, card: Card) -> Callable[[NDArray[Any]], Float32Array]:
     """From images as a request has them to those that votes are taken on: what the network in the graph gets.
 
     These are float32 [N, C, H, W] in [0,1], and in memory of their own, since a request's is Triton's.
