@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 from heatserve.benchmarks.load.report import described, one_caller_cells
 from heatserve.benchmarks.load.targets import only
 from heatserve.benchmarks.pages.kept import KeptResults
+from heatserve.benchmarks.records.attack_tiers import TierAttackRecord
 from heatserve.benchmarks.records.load import Heard, LoadRow, ModelLoad
 from heatserve.benchmarks.records.tiers import TieredModel, TierRow, TiersRecord
 
@@ -118,7 +119,7 @@ def _tier_cells(row: TierRow) -> list[str]:
 
 def _overclaims(kept: KeptResults, model: str, tier: str) -> str:
     """What `attack-tiers` found, where that is kept."""
-    record = getattr(kept, f"attack_tiers_{model}", None)
+    record: TierAttackRecord | None = getattr(kept, f"attack_tiers_{model}", None)
     if record is None or tier not in record.totals:
         return "–"
     total = record.totals[tier]

@@ -83,12 +83,8 @@ def load(
         with opened[name]() as served:
             return measure_load(served, settings, progress=progress_bar)
 
-    record = one_by_one(
-        LoadRecord(**vars(made_now(seed=seed)), seconds=seconds, generators=generators, shapes={}),
-        [*opened],
-        measure,
-        out,
-    )
+    begun = LoadRecord(**vars(made_now(seed=seed)), seconds=seconds, generators=generators, shapes={})
+    record = one_by_one(begun, [*opened], measure, out)
     deliver(to_json(record), lambda: load_report(record), as_json=as_json, out=out, width=REPORT_WIDTH)
     if out:
         draw_load(record, out.with_suffix(".svg"))

@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import re
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 from typer.testing import CliRunner
 
+from heatserve.benchmarks.attack.settings import TierAttackSettings
 from heatserve.benchmarks.load.tiers import RADII, Claims, radius_row
+from heatserve.benchmarks.pages.kept import read_kept
+from heatserve.benchmarks.pages.load_contents import tiers_page
 from heatserve.benchmarks.pages.render import (
     BEGIN_TIERS,
     END_TIERS,
@@ -20,10 +24,13 @@ from heatserve.benchmarks.pages.render import (
     with_readme_table,
     write_pages,
 )
-from heatserve.benchmarks.records.record import read_record
-from heatserve.benchmarks.records.tiers import PassCount, TiersRecord
+from heatserve.benchmarks.records.attack_tiers import KnownSeed, TierAttackRecord, TierTotal
+from heatserve.benchmarks.records.load import Heard, RequestKind, TailMilliseconds
+from heatserve.benchmarks.records.record import made_now, read_record
+from heatserve.benchmarks.records.tiers import PassCount, RadiusRow, TieredModel, TierRow, TiersRecord
 from heatserve.certification.errors import HeatserveError
 from heatserve.cli import app
+from heatserve.export.card_parts import MonteCarlo, Split
 
 ROOT = Path(__file__).parents[2]
 
@@ -88,3 +95,58 @@ def check_pages(out: Path, record: TiersRecord, folder: Path) -> None:
     (folder / RESULTS / "tiers.json").unlink()
     assert "tiers.md" not in render_pages(folder / RESULTS)
     assert with_readme_table(readme, folder / RESULTS) == readme, "a table without results stays as it is"
+
+
+def heard(callers: int) -> Heard:
+    times = TailMilliseconds(p50=2.5, p90=3, p99=4, p999=5)
+    kind = RequestKind(tier="confirm", protocol="grpc", input="FP32", images=1)
+    return Heard(
+        **vars(kind),
+        callers=callers,
+        rate=None,
+        answers=1,
+        images_per_second=12.5,
+        milliseconds=times,
+        late_p99=0,
+        errors={},
+    )
+
+
+def test_the_attack_column_is_what_the_attack_on_the_tiers_found() -> None:
+    kept = read_kept(ROOT / RESULTS)
+    made = vars(made_now(seed=0))
+    split = Split(dataset="digits", split="test", images=4, seed=0)
+    passes = PassCount(median=17, mean=20, p99=90)
+    at = RadiusRow(radius=0.125, claimed=0.75, certified_accuracy=0.5, passes=passes, claimed_passes=9)
+    row = TierRow(alpha=1e-6, at=(at,), single=heard(1), saturated=heard(8))
+    model = TieredModel(graph_sha256="0", sigma=0.25, data=split, tiers={"confirm": row})
+    attack = TierAttackRecord(
+        **made,
+        model="digits",
+        graph_sha256="0",
+        data=split,
+        monte_carlo=MonteCarlo(n0=1, n=1, alpha=0.1, seed=0),
+        settings=TierAttackSettings(),
+        honest=(),
+        spoofed=(),
+        within=(),
+        rows=(),
+        totals={"confirm": TierTotal(questions=4000, overclaims=7, upper_bound=0.1, images=3, broken=0)},
+        asked_often=(),
+        known_seed=KnownSeed(
+            sigma=1,
+            radius=1,
+            alpha=0.1,
+            largest_distance=1,
+            probability=0,
+            images=1,
+            confirmed_with_known_seed=1,
+            fresh_questions=1,
+            confirmed_with_fresh_noise=0,
+        ),
+    )
+    tiers = TiersRecord(**made, seconds=1, shapes={"digits": model, "other": model})
+    shown = tiers_page(replace(kept, tiers=tiers, attack_tiers_digits=attack))
+    assert shown is not None
+    start = ["confirm", "50.0", "17", "20", "90", "2.50", "12.5"]
+    assert shown["lines"] == [["`digits`", *start, "7 of 4,000"], ["`other`", *start, "–"]]
