@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -24,6 +24,10 @@ if TYPE_CHECKING:
 
 _HALF_BLOCKS = " ▄▀█"
 _NOTE_WIDTH = 100
+_AGAINST_AN_ADVERSARY = (
+    "Where the clean image is certifiable at r, an adversary within r can make the system abstain, but never confirm "
+    "another class (but for α)."
+)
 _QUESTIONS = {
     TierModel.CONFIRM: "is the class proven in r?",
     TierModel.CERTIFY: "class and largest radius",
@@ -70,9 +74,8 @@ def tiers_table(tiers: Mapping[str, Mapping[TierModel, TierLimits]]) -> Group:
             most = "" if kind is TierModel.CERTIFY else "≤ "
             table.add_row(kind.beside(model), _QUESTIONS[kind], f"{most}{guess + limits.n:,}", f"{limits.alpha:g}")
     note = (
-        "An answer with votes is wrong with probability at most α for each image, whatever the image is. Where the "
-        "clean image is certifiable at r, an adversary within r can make the system abstain, but never confirm another "
-        "class (but for α). The radius of one pass does not hold against an adversary."
+        "An answer with votes is wrong with probability at most α for each image, whatever the image is. "
+        f"{_AGAINST_AN_ADVERSARY} The radius of one pass does not hold against an adversary."
     )
     return Group(table, Constrain(Text(f"\n{note}", style="italic"), _NOTE_WIDTH))
 
@@ -142,13 +145,12 @@ def _italics(notes: Iterable[str]) -> Iterator[RenderableType]:
 _OUTCOME_STYLES = {"yes": "bold green", "no": "bold red", "undecided": "yellow"}
 
 
-def confirmed_table(rows: Iterable[tuple[str, TierAnswer, float]], *, radius: float, promise: str | None) -> Group:
+def confirmed_table(rows: Iterable[tuple[str, TierAnswer, float]], *, radius: float) -> Group:
     """One row per image: its class, what the single pass claims, and whether votes prove it within r. Below, why.
 
     Args:
         rows: the image's name, the answer of confirm, and the seconds that the request took.
         radius: r, which was asked for.
-        promise: that of the tier; None: it is not known.
     """
     rows = list(rows)
     table = Table(box=SIMPLE, show_edge=False, pad_edge=False, collapse_padding=True)
@@ -156,8 +158,7 @@ def confirmed_table(rows: Iterable[tuple[str, TierAnswer, float]], *, radius: fl
     table.add_column("\nclass", overflow="fold", min_width=5)
     table.add_column("one pass:\nradius", justify="right", no_wrap=True)
     table.add_column(f"proven in\n{radius:g}?", no_wrap=True)
-    for heading in ("proven\nradius", "\nvotes", "\nα"):
-        table.add_column(heading, justify="right", no_wrap=True)
+    table.add_column("\nvotes", justify="right", no_wrap=True)
     table.add_column("\nwhy", no_wrap=True)
     table.add_column("\nms", justify="right", no_wrap=True)
     for image, answer, seconds in rows:
@@ -166,15 +167,29 @@ def confirmed_table(rows: Iterable[tuple[str, TierAnswer, float]], *, radius: fl
             Text(answer.class_name or str(answer.label)),
             f"{answer.certified_radius or 0:.4f}",
             Text(answer.outcome.value, style=_OUTCOME_STYLES[answer.outcome.value]),
-            f"{answer.proven_radius:g}",
             f"{answer.votes}",
-            f"{answer.alpha:.0e}",
             answer.reason.value,
             f"{seconds * 1000:.0f}",
         )
-    reasons = dict.fromkeys(f"{answer.reason.value}: {answer.explanation}." for _, answer, _ in rows)
-    notes = ["\n".join(reasons), *([f"Promise of confirm: {promise}"] if promise else [])]
-    return Group(table, *_italics(notes))
+    answers = [answer for _, answer, _ in rows]
+    reasons = dict.fromkeys(f"{answer.reason.value}: {answer.explanation}." for answer in answers)
+    yes = (
+        f"yes: the smoothed classifier answers this class for every image within L2 distance {radius:g} (pixels in "
+        "[0,1]). The radius of one pass claims as much, but does not hold against an adversary."
+    )
+    return Group(table, *_italics(["\n".join([*reasons, yes]), _rigour(answers)]))
+
+
+def _rigour(answers: Sequence[TierAnswer]) -> str:
+    """What answers with votes mean, in the words of every page, for somebody who has no time for the whole promise."""
+    alpha = max((answer.alpha for answer in answers), default=0.0)
+    words = (
+        f"An answer with votes is wrong with probability at most α = {alpha:g} for each image, whoever made it; "
+        f"undecided says nothing. {_AGAINST_AN_ADVERSARY}"
+    )
+    if any(answer.sampling == "float32" for answer in answers):
+        words += " This assumes that noise of float32 numbers does as well as exact noise: the image is not of 8 bits."
+    return f"{words} `--json` has the whole promise."
 
 
 def bound_line(answer: TierAnswer, seconds: float, *, votes: int) -> Table:
@@ -197,22 +212,20 @@ def bound_line(answer: TierAnswer, seconds: float, *, votes: int) -> Table:
     return line
 
 
-def certified_text(answer: TierAnswer, *, promise: str | None, is_stopped: bool) -> Group:
+def certified_text(answer: TierAnswer, *, is_stopped: bool) -> Group:
     """What is proven of one image in the end, why it is not more, and what that means.
 
     Args:
         answer: the last of a stream of bounds.
-        promise: that of the tier; None: it is not known.
         is_stopped: whether the user stopped the votes.
     """
     why = "stopped; what was proven until then holds" if is_stopped else answer.explanation
-    notes = [f"Promise of certify: {promise}"] if promise else []
     return Group(
         Text(f"{_proven(answer)} (L2, pixels in [0,1])", style="bold")
         if answer
         else Text(_proven(answer), style="yellow"),
         Text(f"{answer.votes:,} votes, α = {answer.alpha:g}, noise {answer.sampling}: {why}"),
-        *_italics(notes),
+        *_italics([_rigour([answer])]),
     )
 
 

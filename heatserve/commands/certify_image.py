@@ -55,7 +55,7 @@ def certify(
             answer, is_stopped = _last(asked, lambda answer: show(answer, time.perf_counter() - start))
         seconds = time.perf_counter() - start
     record = {**answer_record(str(image), answer, seconds, promise=tier.promise), "stopped": is_stopped}
-    deliver(record, lambda: certified_text(answer, promise=tier.promise, is_stopped=is_stopped), as_json=as_json)
+    deliver(record, lambda: certified_text(answer, is_stopped=is_stopped), as_json=as_json)
 
 
 def _last(answers: Iterator[TierAnswer], show: Callable[[TierAnswer], None]) -> tuple[TierAnswer, bool]:

@@ -97,7 +97,7 @@ def _confirmed(
             seconds = time.perf_counter() - start
             rows.extend((str(path), answer, seconds) for answer in answers)
     records = [{**answer_record(*row, promise=promise), "radius": radius} for row in rows]
-    return records, confirmed_table(rows, radius=radius, promise=promise)
+    return records, confirmed_table(rows, radius=radius)
 
 
 def _record(image: str, prediction: Prediction, seconds: float) -> dict[str, Any]:

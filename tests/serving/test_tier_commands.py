@@ -86,16 +86,16 @@ def printed(content: RenderableType, *, columns: int) -> list[str]:
 
 def test_what_is_confirmed_fits_a_terminal_of_80_columns() -> None:
     rows = [("pictures/of/a/car.png", YES, 0.0312), ("b.png", UNDECIDED, 10.01)]
-    lines = printed(confirmed_table(rows, radius=0.125, promise="It holds."), columns=80)
+    lines = printed(confirmed_table(rows, radius=0.125), columns=80)
     text = "\n".join(lines)
     assert max(map(len, lines)) <= 80
     assert "…" not in text
-    assert re.search(r"automobi.* 0\.1500 +yes +0\.125 +32 +1e-06 +proven +31\b", text)
-    assert re.search(r"b\.png +7 +0\.0000 +undecided +0 +100000 +1e-06 +votes +10010\b", text)
+    assert re.search(r"automobi.* 0\.1500 +yes +32 +proven +31\b", text)
+    assert re.search(r"b\.png +7 +0\.0000 +undecided +100000 +votes +10010\b", text)
     assert "proven in" in text
     assert "0.125?" in text
     assert "proven: the votes prove it.\nvotes: not decided by as many votes as were allowed." in text
-    assert lines[-1] == "Promise of confirm: It holds."
+    assert "α = 1e-06 for each image" in text.replace("\n", " ")
 
 
 @pytest.mark.parametrize(
@@ -107,9 +107,10 @@ def test_what_is_confirmed_fits_a_terminal_of_80_columns() -> None:
     ],
 )
 def test_what_is_certified_says_why_it_is_not_more(answer: TierAnswer, is_stopped: bool, expected: str) -> None:
-    lines = printed(certified_text(answer, promise="It holds.", is_stopped=is_stopped), columns=100)
+    lines = printed(certified_text(answer, is_stopped=is_stopped), columns=100)
     proven = "class automobile proven within 0.3125 (L2, pixels in [0,1])" if answer else "nothing is proven"
-    assert [line.rstrip() for line in lines] == [proven, expected, "", "Promise of certify: It holds."]
+    assert [line.rstrip() for line in lines[:3]] == [proven, expected, ""]
+    assert "never confirm another class (but for α)" in " ".join(line.strip() for line in lines[3:])
 
 
 def test_a_bound_is_one_line_of_80_columns() -> None:
@@ -160,10 +161,10 @@ def test_predict_prints_and_draws_what_is_confirmed(tiers: TritonServer, array: 
     done = CliRunner().invoke(app, [*command, "--svg", str(svg)], catch_exceptions=False, env={"COLUMNS": "80"})
     assert done.exit_code == 0
     assert max(map(len, done.stdout.splitlines())) <= 80
-    assert "Promise of confirm: The outcome yes says that the smoothed classifier" in " ".join(done.stdout.split())
+    assert "yes: the smoothed classifier answers this class" in " ".join(done.stdout.split())
     drawn = " ".join(ElementTree.fromstring(svg.read_text()).itertext()).replace("\N{NO-BREAK SPACE}", " ")
     assert f"heatserve predict … --model tiny --confirm {RADIUS:g}" in drawn
-    assert "Promise of confirm" in drawn
+    assert "adversary" in drawn
 
 
 def test_alpha_is_about_confirm() -> None:
@@ -185,7 +186,7 @@ def test_certify_prints_bounds_and_what_is_proven_in_the_end(tiers: TritonServer
     assert re.search(r" of 500 votes  \d+\.\d s  ", lines[0])
     assert "500 votes, α = 1e-06, noise grid: the votes prove it" in lines
     assert re.search(r"^class \w+ proven within 0\.\d{4} \(L2, pixels in \[0,1\]\)$", done.stdout, re.MULTILINE)
-    assert "Promise of certify: The outcome yes" in done.stdout
+    assert "never confirm another class" in " ".join(done.stdout.split())
 
 
 @pytest.mark.slow
