@@ -32,6 +32,7 @@ class Asked:
     """Somebody who waits, and keeps what comes."""
 
     def __init__(self) -> None:
+        self.is_being_asked = self.was_asked_meanwhile = self.was_asked_afterwards = False
         self.answers = list[list[ImageAnswer]]()
         self.error: ServingError | None = None
         self.is_over = threading.Event()
@@ -39,6 +40,7 @@ class Asked:
 
     def answer(self, answers: Sequence[ImageAnswer], *, is_final: bool) -> None:
         assert not self.is_over.is_set()
+        self.was_asked_meanwhile |= self.is_being_asked
         self.answers.append([*answers])
         if is_final:
             self.is_over.set()
@@ -49,6 +51,10 @@ class Asked:
         self.is_over.set()
 
     def is_gone(self) -> bool:
+        self.is_being_asked = True
+        self.was_asked_afterwards |= self.is_over.is_set()
+        time.sleep(0.002)
+        self.is_being_asked = False
         return self.has_left
 
     def result(self) -> list[ImageAnswer]:
@@ -268,3 +274,16 @@ def test_a_stream_whose_time_is_over_keeps_what_is_proven(tiers: Tiers) -> None:
     voter.send(Finding(question_from(voter).number, False, "tightening", 196, "grid", 0.1, 0.6, (1, 2)))
     (last,) = asked.result()
     assert (last.outcome, last.reason, last.votes) == (Outcome.YES, TierReason.DEADLINE, 196)
+
+
+def test_whether_somebody_waits_is_never_asked_while_the_answer_is_sent_or_after(tiers: Tiers) -> None:
+    """Triton dies of a segmentation fault where it is."""
+    voter = tiers.start(TierModel.CONFIRM)
+    for _ in range(100):
+        asked = tiers.ask(TierModel.CONFIRM)
+        number = question_from(voter).number
+        time.sleep(0.005)
+        voter.send(replace(PROVEN, number=number))
+        asked.result()
+        assert not asked.was_asked_meanwhile
+        assert not asked.was_asked_afterwards
