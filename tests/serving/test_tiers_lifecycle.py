@@ -24,11 +24,11 @@ from heatserve.serving.triton.voters import MOST_DEATHS
 
 pytestmark = pytest.mark.slow
 
-FAR = at_distance(0.4)
+FAR = at_distance(0.8)
 
 
 def test_a_server_answers_what_is_in_flight_and_leaves_no_process(tmp_path: Path) -> None:
-    write_known_model(tmp_path, tiers=[TierModel.CERTIFY])
+    write_known_model(tmp_path, tiers=[TierModel.CERTIFY], most_n=10**7)
     with ThreadPoolExecutor(1) as pool:
         with TritonServer(tmp_path, endpoints=FREE_PORTS, exit_timeout=30) as server:
             hurry(server)
@@ -36,8 +36,8 @@ def test_a_server_answers_what_is_in_flight_and_leaves_no_process(tmp_path: Path
             voter = voter_of(server)
             assert voter in processes
             ask(server, "known_certify", FAR, n=100)
-            in_flight = pool.submit(ask, server, "known_certify", FAR, n=50_000, deadline_ms=60_000)
-            time.sleep(0.3)
+            in_flight = pool.submit(ask, server, "known_certify", FAR, n=500_000, deadline_ms=60_000)
+            time.sleep(0.1)
             assert not in_flight.done()
         assert in_flight.result()["outcome"] == ["yes"]
     wait_until_gone(processes, seconds=1)

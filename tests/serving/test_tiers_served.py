@@ -35,7 +35,7 @@ from heatserve.export.tiers import TierModel, tier_tensors
 
 pytestmark = pytest.mark.slow
 
-FAR, NEAR = at_distance(0.4), at_distance(0.05)
+FAR = at_distance(0.8)
 SECONDS = 20_000
 """Milliseconds that votes are given where the machine does other things, too."""
 
@@ -44,7 +44,7 @@ SECONDS = 20_000
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TritonServer]:
     """Models `known`, with all tiers, and `narrow`, whose operator allows little."""
     repository = tmp_path_factory.mktemp("repository")
-    write_known_model(repository)
+    write_known_model(repository, most_n=10**8)
     write_known_model(
         repository, "narrow", tiers=[TierModel.CONFIRM], queue=3, sampling="grid", n=300, most_n=300, most_alpha=1e-6
     )
@@ -84,10 +84,10 @@ def until(condition: Any, *, seconds: float = 60) -> None:
         time.sleep(0.02)
 
 
-def try_to_confirm(server: TritonServer, model: str = "known", *, deadline_ms: int = SECONDS) -> str:
+def try_to_confirm(server: TritonServer, model: str = "known") -> str:
     """The outcome, or the error."""
     try:
-        return str(ask(server, f"{model}_confirm", FAR, radius=0.1, deadline_ms=deadline_ms)["outcome"][0])
+        return str(ask(server, f"{model}_confirm", FAR, radius=0.1, deadline_ms=SECONDS)["outcome"][0])
     except InferenceServerException as error:
         return f"{error.status()} {error.message()}"
 
@@ -140,7 +140,7 @@ def test_noise_differs_from_request_to_request(server: TritonServer) -> None:
 
 
 def test_the_sampling_is_named(server: TritonServer) -> None:
-    images = np.concatenate([FAR, at_distance(0.4, on_grid=False)])
+    images = np.concatenate([FAR, at_distance(0.77, on_grid=False)])
     assert ask(server, "known_confirm", images, radius=0.1, deadline_ms=SECONDS)["sampling"] == ["grid", "float32"]
     status, message = refusal(server, "narrow_confirm", images[1:], radius=0.1)
     assert status == "StatusCode.INVALID_ARGUMENT"
@@ -148,7 +148,7 @@ def test_the_sampling_is_named(server: TritonServer) -> None:
 
 
 def test_cascade_confirms_what_is_claimed_or_tries_anyway(server: TritonServer) -> None:
-    images = at_distance(0.4, 0.02)
+    images = at_distance(0.8, 0.02)
     passed = ask(server, "known", images)["certified_radius"]
     radius = float(np.mean(passed))
     claimed = ask(server, "known_cascade", images, radius=radius, deadline_ms=SECONDS)
@@ -203,7 +203,7 @@ def test_a_stream_tightens_to_the_last_vote(server: TritonServer) -> None:
 
 
 def test_a_stream_that_is_cancelled_is_not_voted_on(server: TritonServer) -> None:
-    stream = Streamed(server, FAR, n=100_000, deadline_ms=60_000)
+    stream = Streamed(server, FAR, n=10**8, deadline_ms=60_000)
     stream.next()
     pid = voter_of(server)
     busy = ticks(pid)
@@ -304,8 +304,9 @@ def test_a_full_queue_is_refused_with_a_hint_and_a_stopped_voter_is_a_deadline(s
     try:
         with ThreadPoolExecutor(3) as pool:
             start = time.monotonic()
-            waiting = [pool.submit(ask, server, "narrow_confirm", FAR, radius=0.1, deadline_ms=2000) for _ in range(3)]
-            until(lambda: "queue is full" in try_to_confirm(server, "narrow", deadline_ms=1))
+            waiting = [pool.submit(ask, server, "narrow_confirm", FAR, radius=0.1, deadline_ms=6000) for _ in range(3)]
+            four = np.repeat(FAR, 4, axis=0)  # more than may ever wait: they take no place of the others
+            until(lambda: "found 3 and 4 more" in refusal(server, "narrow_confirm", four, radius=0.1)[1])
             status, message = refusal(server, "narrow_confirm", FAR, radius=0.1)
             found = [future.result() for future in waiting]
             seconds = time.monotonic() - start
@@ -313,10 +314,9 @@ def test_a_full_queue_is_refused_with_a_hint_and_a_stopped_voter_is_a_deadline(s
         os.kill(pid, signal.SIGCONT)
     assert status == "StatusCode.UNAVAILABLE"
     assert "queue is full: expected at most 3 images that wait for votes, found 3 and 1 more; ask again in" in message
-    assert "queue is full" in refusal(server, "narrow_confirm", np.repeat(FAR, 4, axis=0), radius=0.1)[1]
     assert [answer["reason"] for answer in found] == [["deadline"]] * 3
     assert [answer["label"] for answer in found] == [[0]] * 3
-    assert 1.9 < seconds < 4
+    assert 5.9 < seconds < 12
     assert ask(server, "narrow_confirm", FAR, radius=0.1, deadline_ms=SECONDS)["outcome"] == ["yes"]
 
 
@@ -341,7 +341,7 @@ def test_a_killed_voter_comes_back_and_nothing_else_fails(server: TritonServer) 
 
 def test_many_callers_of_all_tiers_at_once_are_all_answered(server: TritonServer) -> None:
     """And single passes beside them."""
-    images = at_distance(0.4, -0.35)
+    images = at_distance(0.8, -0.8)
     requests: list[tuple[str, dict[str, Any]]] = [
         ("known_confirm", {"radius": 0.1}),
         ("known_certify", {"n": 300, "alpha": 1e-3}),
@@ -364,7 +364,7 @@ def test_many_callers_of_all_tiers_at_once_are_all_answered(server: TritonServer
     assert outcomes.total() == 64 * 5 * 2
     assert outcomes["single pass"] == 64 * 2
     assert not outcomes["no"]
-    assert outcomes["yes"] > 0.9 * 64 * 4 * 2  # a few are given up, since their first votes were unlucky
+    assert outcomes["yes"] > 0.99 * 64 * 4 * 2  # one may be given up, if its first votes were unlucky
 
 
 def test_answers_refusals_and_votes_are_counted(server: TritonServer) -> None:
