@@ -1,4 +1,4 @@
-"""The process of a model computes on all cores what one core computes, and leaves them to others in between."""
+"""The process of a model computes what its graph computes elsewhere, and leaves the cores to others in between."""
 
 from __future__ import annotations
 
@@ -10,7 +10,6 @@ from pathlib import Path
 
 import numpy as np
 import onnx
-import onnxruntime
 import pytest
 import tritonclient.grpc
 from onnx import parser
@@ -18,8 +17,8 @@ from tiny_model import SIGMA, random_images, write_tiny_card, write_tiny_model
 
 from heatserve import FREE_PORTS, TritonServer
 from heatserve.export.card import BASE_NAME, GRAPH_NAME
-from heatserve.export.contract import OUTPUT_NAMES
 from heatserve.export.graph.build import certified_graph
+from heatserve.export.runtime.session import open_session, run
 from heatserve.serving.triton.processes import triton_and_instances
 
 pytestmark = [
@@ -79,17 +78,13 @@ def image_input(count: int) -> tritonclient.grpc.InferInput:
     return tensor
 
 
-def test_all_threads_answer_what_one_answers_to_the_bit(
+def test_the_server_answers_what_the_graph_answers_here_to_the_bit(
     wide: Path, caller: tritonclient.grpc.InferenceServerClient
 ) -> None:
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = 1
-    session = onnxruntime.InferenceSession(wide / GRAPH_NAME, options, providers=["CPUExecutionProvider"])
+    session = open_session(wide / GRAPH_NAME)
     for count in (1, 3, 64):
         answer = caller.infer("wide", [image_input(count)])
-        for name, expected in zip(
-            OUTPUT_NAMES, session.run(OUTPUT_NAMES, {"image": random_images(count)}), strict=True
-        ):
+        for name, expected in run(session, random_images(count)).items():
             found = answer.as_numpy(name)
             assert found is not None
             np.testing.assert_array_equal(found.reshape(expected.shape), expected, err_msg=name)
