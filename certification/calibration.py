@@ -29,9 +29,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.optimize import minimize
 from scipy.special import expit
-from scipy.stats import binom
 
-from heatserve.certification.binomial import upper_bound
+from heatserve.certification.binomial import at_most, upper_bound
 from heatserve.certification.errors import HeatserveError
 from heatserve.certification.radius import PLAIN_WEIGHTS, Float64Array, FloatArray, RadiusMap, score_fractions
 
@@ -89,7 +88,7 @@ class Counted:
 
     def supports(self, alpha: float, delta: float) -> bool:
         """Whether the exact binomial test rejects "the rate given a positive radius is above α" at level δ."""
-        return bool(binom.cdf(self.count, self.positive, alpha) <= delta)
+        return bool(at_most(self.count, self.positive, alpha) <= delta)
 
 
 @dataclass(frozen=True)
@@ -195,7 +194,7 @@ def fixed_sequence_test(
     needed = images_needed(alpha, delta) * len(fit) / len(check)
     start = _promising(*_counts(fit, maps, marginal=marginal), needed, alpha)
     overclaims, trials = _counts(check, maps[start:], marginal=marginal)
-    passed = binom.cdf(overclaims, trials, alpha) <= delta
+    passed = at_most(overclaims, trials, alpha) <= delta
     accepted = passed.size if passed.all() else int(passed.argmin())  # up to the first test that fails
     if accepted == 0:
         raise CalibrationError(
@@ -325,7 +324,7 @@ def _promising(overclaims: NDArray[np.int64], trials: NDArray[np.int64], needed:
     Args:
         needed: answers that the test needs if none overclaims, scaled to as many images as `fit` has.
     """
-    easiest = int(np.argmin(binom.cdf(np.ceil(overclaims + np.sqrt(overclaims) + 1), trials, alpha)))
+    easiest = int(np.argmin(at_most(np.ceil(overclaims + np.sqrt(overclaims) + 1), trials, alpha)))
     ample = np.flatnonzero(trials >= 4 * needed)
     return min(easiest, int(ample[0])) if ample.size else easiest
 

@@ -14,9 +14,8 @@ from dataclasses import dataclass
 
 import numpy as np
 from scipy.special import ndtri
-from scipy.stats import binomtest
 
-from heatserve.certification.binomial import lower_bound
+from heatserve.certification.binomial import at_most, lower_bound
 from heatserve.certification.noise import FLOAT32, NoiseSource, grey_levels
 from heatserve.certification.radius import Float32Array
 from heatserve.certification.voting import Classifier, Histogram, MonteCarloError, histograms, streams
@@ -143,7 +142,8 @@ def predict(
     for (counts,) in votes_of:
         second, first = np.argsort(counts, kind="stable")[-2:]  # the two top classes, ĉ_B and ĉ_A
         n_a, n_b = int(counts[first]), int(counts[second])
-        yield int(first) if n_a and binomtest(n_a, n_a + n_b, 0.5).pvalue <= left else ABSTAIN
+        p_value = 2 * at_most(n_b, n_a + n_b, 0.5)  # two-sided; at a tie above 1
+        yield int(first) if n_a and p_value <= left else ABSTAIN
 
 
 def top_classes(votes: Histogram, k: int) -> tuple[int, ...]:

@@ -16,7 +16,6 @@ from dataclasses import dataclass
 from functools import cache
 from typing import Protocol
 
-import mpmath
 import numpy as np
 from numpy.typing import NDArray
 
@@ -149,7 +148,7 @@ class GridNoise:
 
     def variation(self, coordinates: int, *, sigma: float) -> float:
         """`coordinates` times the error of one: its thresholds are off by at most 2⁻⁶⁴ each, its tails by as much."""
-        return coordinates * (len(_table(sigma).thresholds) + 2) * 2.0**-64
+        return coordinates * (2 * _reach(sigma) + 2) * 2.0**-64
 
 
 FLOAT32, GRID = Float32Noise(), GridNoise()
@@ -217,12 +216,20 @@ class _Table:
         return np.asarray(steps - len(self.thresholds) // 2, dtype=np.int16)
 
 
-@cache
-def _table(sigma: float) -> _Table:
-    """The table of one σ; tails lighter than 2⁻⁶⁴ are cut."""
+def _reach(sigma: float) -> int:
+    """J: N is from −J to J."""
     reach = math.ceil(_CUT * LEVELS * sigma) + 1
     if not 0 < reach <= np.iinfo(np.int16).max - LEVELS:
         raise NoiseError(f"sigma: expected a number above 0 and at most 13, got {sigma}")
+    return reach
+
+
+@cache
+def _table(sigma: float) -> _Table:
+    """The table of one σ; tails lighter than 2⁻⁶⁴ are cut."""
+    import mpmath  # here, since most processes of a server need no table
+
+    reach = _reach(sigma)
     exact = mpmath.MPContext()  # of our own: anybody may change the precision of mpmath's global context
     exact.dps = 50
     steps = (exact.ncdf((j + exact.mpf(0.5)) / (LEVELS * exact.mpf(sigma))) for j in range(reach))  # Φ((j + ½)/s)

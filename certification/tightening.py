@@ -21,8 +21,6 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-import numpy as np
-from scipy.optimize import brentq
 from scipy.special import ndtri
 
 from heatserve.certification.martingale import evidence_above
@@ -88,15 +86,17 @@ def anytime_lower_bound(successes: int, trials: int, *, alpha: float, least: flo
     """
     enough = max(-math.log(alpha), 1.0)
 
-    def excess(p: float) -> float:
-        return float(evidence_above(successes, trials - successes, p=p)) - enough
+    def is_refuted(p: float) -> bool:
+        return bool(evidence_above(successes, trials - successes, p=p) >= enough)
 
-    below = max(least, _XTOL)
-    above = min(successes / trials, math.exp(-enough / trials))  # M_p ≤ 1 from s/(s + f) on, and M_p ≤ p^−(s + f)
-    if below >= above or excess(below) <= 0:
+    if least and not is_refuted(least):
         return least
-    root = float(brentq(excess, below, above, xtol=_XTOL, rtol=_RTOL))
-    return max(least, root - _XTOL - _RTOL)  # on the safe side of what brentq may be off
+    low, high = least, successes / trials  # M_p ≤ 1 from there on
+    while high - low > _WIDTH:
+        middle = (low + high) / 2
+        low, high = (middle, high) if is_refuted(middle) else (low, middle)
+    return low
 
 
-_XTOL, _RTOL = 1e-13, 4 * float(np.finfo(float).eps)
+_WIDTH = 1e-9
+"""By how much a bound may be below L."""

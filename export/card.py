@@ -155,6 +155,18 @@ def sha256_of(path: Path) -> str:
     return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
+def read_verified(path: Path, sha256: str) -> bytes:
+    """The content of a file that a card names.
+
+    Raises:
+        CardError: it is another one.
+    """
+    content = path.read_bytes()
+    if hashlib.sha256(content).hexdigest() != sha256:
+        raise CardError(f"{path}: expected sha256 {sha256}, found another file")
+    return content
+
+
 def read_card(version_dir: Path) -> Card:
     """Read the card of one model version.
 

@@ -9,9 +9,8 @@ import math
 from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
-from scipy.stats import binom
 
-from heatserve.certification.binomial import upper_bound
+from heatserve.certification.binomial import at_most, upper_bound
 from heatserve.certification.guard import Guard
 from heatserve.certification.noise import FLOAT32, FORMER_KEYS, source_of
 from heatserve.certification.radius import RadiusMap
@@ -192,7 +191,7 @@ class Calibration(Part):
     def _supported(self) -> Calibration:
         """The promise is what the counts on the images of `check` support, and what was spent before leaves of δ."""
         _check_images("overclaim", self.overclaim, self.check)
-        chance = float(binom.cdf(self.overclaim.overclaims, self.overclaim.positive, self.alpha))
+        chance = float(at_most(self.overclaim.overclaims, self.overclaim.positive, self.alpha))
         if chance > self.level * (1 + _BOUND_TOLERANCE):
             raise ValueError(
                 f"overclaim: expected counts whose exact p-value for a rate above alpha = {self.alpha:g} is at most "

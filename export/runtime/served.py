@@ -2,48 +2,48 @@
 
 from __future__ import annotations
 
-import hashlib
 from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from heatserve.export.card import GRAPH_NAME, PLAN_NAME, Card, CardError
-from heatserve.export.repository.layout import ModelVersion, tensorrt_options
+from heatserve.export.card import GRAPH_NAME, PLAN_NAME, Card, read_verified
 from heatserve.export.runtime.session import Runner, as_levels, open_session, run
-from heatserve.export.runtime.tensorrt import open_plan
+
+if TYPE_CHECKING:
+    from heatserve.export.repository.layout import ModelVersion
 
 
 def open_served(model: ModelVersion) -> Runner:
-    """What a version answers with. The files are hashed as they are read: what runs is what the card names.
+    """What a version answers with; see `open_version`."""
+    return open_version(model.path, model.card)
+
+
+def open_version(version_dir: Path, card: Card) -> Runner:
+    """What a version with this card answers with. The files are hashed as they are read: what runs is what it names.
 
     Raises:
         CardError: a file is no longer the one of the card.
         HeatserveError: what runs it is not here: TensorRT, or the GPU that built the plan.
     """
-    card = model.card
-    graph = read_verified(model.path / GRAPH_NAME, card.graph_sha256)
-    return open_bytes(card, graph, read_verified(model.path / PLAN_NAME, card.plan.sha256) if card.plan else None)
+    graph = read_verified(version_dir / GRAPH_NAME, card.graph_sha256)
+    return open_bytes(card, graph, read_verified(version_dir / PLAN_NAME, card.plan.sha256) if card.plan else None)
 
 
 def open_bytes(card: Card, graph: bytes, plan: bytes | None) -> Runner:
     """What a version with this card, and these serialised files, answers with.
 
+    On the CPU neither onnx nor tritonclient is imported, which would double the memory of a small model's process.
+
     Raises:
-        HeatserveError: see `open_served`, or a graph or plan that does not load.
+        HeatserveError: see `open_version`, or a graph or plan that does not load.
     """
     if card.plan and plan is not None:
+        from heatserve.export.runtime.tensorrt import open_plan
+
         answer = open_plan(plan, card.plan)
         return (lambda images: answer(as_levels(images))) if card.input_type == "UINT8" else answer
-    options = tensorrt_options(card) if card.accelerator == "tensorrt" else {}
-    return partial(run, open_session(graph, accelerator=card.accelerator, options=options))
+    if card.accelerator == "tensorrt":
+        from heatserve.export.repository.layout import tensorrt_options
 
-
-def read_verified(path: Path, sha256: str) -> bytes:
-    """The content of a file that a card names.
-
-    Raises:
-        CardError: it is another one.
-    """
-    content = path.read_bytes()
-    if hashlib.sha256(content).hexdigest() != sha256:
-        raise CardError(f"{path}: expected sha256 {sha256}, found another file")
-    return content
+        return partial(run, open_session(graph, accelerator=card.accelerator, options=tensorrt_options(card)))
+    return partial(run, open_session(graph, accelerator=card.accelerator))

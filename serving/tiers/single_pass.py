@@ -9,13 +9,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import onnx
 from numpy.typing import NDArray
 
 from heatserve.certification.radius import Float32Array
-from heatserve.export.card import GRAPH_NAME, PLAN_NAME, Card
-from heatserve.export.graph.build import pixels_graph
-from heatserve.export.runtime.served import open_bytes, read_verified
+from heatserve.export.card import GRAPH_NAME, Card, read_verified
+from heatserve.export.runtime.served import open_version
 from heatserve.export.runtime.session import open_session
 
 
@@ -41,9 +39,7 @@ class SinglePass:
             HeatserveError: what runs it is not here.
         """
         _one_thread()
-        graph = read_verified(version_dir / GRAPH_NAME, card.graph_sha256)
-        plan = read_verified(version_dir / PLAN_NAME, card.plan.sha256) if card.plan else None
-        self._run = open_bytes(card, graph, plan)
+        self._run = open_version(version_dir, card)
 
     def run(self, images: NDArray[Any]) -> Passed:
         """What is served for images as a request has them, FP32 [N, C, H, W] or UINT8 [N, H, W, C]."""
@@ -61,6 +57,10 @@ def votable_pixels(version_dir: Path, card: Card) -> Callable[[NDArray[Any]], Fl
     """
     if card.input_type == "FP32":
         return lambda images: np.array(images, np.float32)
+    import onnx  # here: twenty megabytes that a tier of a FP32 model does without
+
+    from heatserve.export.graph.build import pixels_graph
+
     _one_thread()
     graph = onnx.load_from_string(read_verified(version_dir / GRAPH_NAME, card.graph_sha256))
     session = open_session(pixels_graph(graph).SerializeToString())

@@ -27,8 +27,7 @@ from heatserve.certification.polls import Failure, Polls, Test
 from heatserve.certification.radius import Float32Array
 from heatserve.certification.tightening import Bound, certificate, tightening
 from heatserve.certification.voting import Classifier
-from heatserve.export.card import BASE_NAME, Card, read_card
-from heatserve.export.runtime.served import read_verified
+from heatserve.export.card import BASE_NAME, Card, read_card, read_verified
 from heatserve.export.tiers import TierModel, TierReason
 from heatserve.serving.pixels import explain_pixels
 from heatserve.serving.tiers.protocol import (

@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 import pytest
 from numpy.typing import NDArray
-from scipy.stats import binom, norm
+from scipy.stats import beta, binom, norm
 
-from heatserve.certification.binomial import lower_bound, upper_bound
+from heatserve.certification.binomial import at_most, lower_bound, upper_bound
 from heatserve.certification.calibration import (
     CalibrationError,
     Reference,
@@ -182,6 +182,15 @@ def test_what_counts_as_an_overclaim() -> None:
     seen = count_overclaims(reference, radius, delta=0.05)
     assert (seen.images, seen.positive, seen.count) == (5, 4, 2)
     assert seen.upper_bound == pytest.approx(float(upper_bound(2, 4, alpha=0.05)))
+
+
+@pytest.mark.parametrize("probability", [0.001, 0.5, 0.97])
+def test_the_binomial_distribution_and_its_bounds_are_those_of_scipy_stats(probability: float) -> None:
+    successes, trials = np.arange(61), np.full(61, 60)
+    assert at_most(successes, trials, probability) == pytest.approx(binom.cdf(successes, trials, probability))
+    assert at_most([0, 4], [0, 3], probability).tolist() == [1, 1]
+    exact = beta.ppf(0.001, np.maximum(successes, 1), trials - successes + 1)[1:]
+    assert lower_bound(successes, trials, alpha=0.001)[1:] == pytest.approx(exact, rel=1e-9)
 
 
 @pytest.mark.parametrize("probability", [0.001, 0.3, 0.97])
