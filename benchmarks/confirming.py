@@ -14,9 +14,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from heatserve.benchmarks.records.confirming import ConfirmedModel, ConfirmedRow, VoteCounts
-from heatserve.certification.confirming import PLAIN, RULE, Confirmation, Ending, Rule, confirmation, threshold
+from heatserve.certification.confirming import PLAIN, RULE, Confirmation, Rule, confirmation, threshold
 from heatserve.certification.monte_carlo import alpha_left
 from heatserve.certification.noise import FLOAT32, GRID, NoiseSource
+from heatserve.certification.outcome import Ending
 from heatserve.certification.polls import Test
 from heatserve.certification.progress import Progress, unseen
 from heatserve.certification.voting import Classifier, histograms, streams

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
         count_overclaims,
         radius_grid,
     )
-    from heatserve.certification.confirming import Confirmation, Ending, confirm, votes_needed
+    from heatserve.certification.confirming import Confirmation, confirm, votes_needed
     from heatserve.certification.errors import HeatserveError
     from heatserve.certification.guard import Guard, fit_guard
     from heatserve.certification.monte_carlo import (
@@ -39,7 +39,7 @@ if TYPE_CHECKING:
         predict,
     )
     from heatserve.certification.noise import FLOAT32, GRID, NoiseError, NoiseSource, grey_levels, source_of
-    from heatserve.certification.outcome import Outcome
+    from heatserve.certification.outcome import Ending, Outcome
     from heatserve.certification.polls import Answer, Failure, Polls, Test, Want, results_in_order
     from heatserve.certification.progress import Progress, unseen
     from heatserve.certification.radius import RadiusMap, certified_l_bound, l_bound, nominal_radius, top_score
@@ -120,7 +120,7 @@ __getattr__, __dir__ = lazy_names(
         "Confirmation": "heatserve.certification.confirming",
         "Decision": "heatserve.certification.sequential",
         "EarlyPrediction": "heatserve.certification.sequential",
-        "Ending": "heatserve.certification.confirming",
+        "Ending": "heatserve.certification.outcome",
         "FLOAT32": "heatserve.certification.noise",
         "Failure": "heatserve.certification.polls",
         "GRID": "heatserve.certification.noise",

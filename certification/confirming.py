@@ -26,7 +26,6 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from enum import Enum
 from functools import lru_cache
 
 import numpy as np
@@ -36,28 +35,13 @@ from scipy.special import betaincc, ndtr
 from heatserve.certification.martingale import Prior, evidence_above, evidence_below
 from heatserve.certification.monte_carlo import alpha_left
 from heatserve.certification.noise import GRID, Fill, NoiseSource
-from heatserve.certification.outcome import Outcome
+from heatserve.certification.outcome import Ending, Outcome
 from heatserve.certification.polls import Test, Want, results_in_order
 from heatserve.certification.radius import Float32Array
 from heatserve.certification.voting import Classifier, MonteCarloError, streams
 
-
-class Ending(Enum):
-    """Why `confirm` stopped."""
-
-    PROVEN = "proven"
-    """The votes prove it: YES."""
-    DISPROVEN = "disproven"
-    """The votes prove that this class is not certified at the radius: NO."""
-    HOPELESS = "hopeless"
-    """Given up: what the single pass expects, and the votes so far, leave too little chance of a proof."""
-    VOTES = "votes"
-    """Not decided by as many votes as were allowed."""
-
-    @property
-    def outcome(self) -> Outcome:
-        """Is the class proven within the radius?"""
-        return {Ending.PROVEN: Outcome.YES, Ending.DISPROVEN: Outcome.NO}.get(self, Outcome.UNDECIDED)
+MOST_SIGMAS = 8
+"""The largest radius that can be asked about, in σ: beyond it float64 hardly tells Φ(r/σ) from 1."""
 
 
 @dataclass(frozen=True)
@@ -178,7 +162,7 @@ def confirmation(
         The test. Where there is no class (a negative label), or its probability is not a number, it is HOPELESS
         without a vote.
     """
-    if n < 1 or not 0 < alpha < 1 or not 0.5 <= p <= _LARGEST_P:
+    if n < 1 or not 0 < alpha < 1 or not 0.5 <= p <= ndtr(MOST_SIGMAS):
         raise MonteCarloError(f"expected n ≥ 1, 0 < alpha < 1 and ½ ≤ p ≤ Φ(8), got {n}, {alpha} and {p}")
     if label < 0 or math.isnan(expected):
         return Confirmation(Ending.HOPELESS, 0)
@@ -237,7 +221,6 @@ def _prospects(fewest: int, n: int, *, p: float, prior: Prior, enough: float) ->
 
 
 _HORIZONS = 64
-_LARGEST_P = float(ndtr(8))
 
 
 def _fewest_successes(totals: NDArray[np.int64], *, p: float, prior: Prior, enough: float) -> NDArray[np.int64]:
@@ -268,8 +251,8 @@ def threshold(radius: float, *, sigma: float) -> float:
     Raises:
         MonteCarloError: a radius that is not from 0 to 8σ.
     """
-    if not 0 <= radius <= 8 * sigma:
-        raise MonteCarloError(f"radius: expected 0 to 8σ = {8 * sigma:g}, got {radius}")
+    if not 0 <= radius <= MOST_SIGMAS * sigma:
+        raise MonteCarloError(f"radius: expected 0 to {MOST_SIGMAS}σ = {MOST_SIGMAS * sigma:g}, got {radius}")
     return float(ndtr(radius / sigma))
 
 

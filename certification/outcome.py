@@ -1,4 +1,7 @@
-"""The answer to a yes-or-no question about a radius. Needs the standard library only: a client reads it, too."""
+"""The answer to a yes-or-no question about a radius, and why it was given.
+
+Needs the standard library only: a client reads it, too.
+"""
 
 from __future__ import annotations
 
@@ -14,3 +17,21 @@ class Outcome(Enum):
 
     def __bool__(self) -> bool:
         return self is Outcome.YES
+
+
+class Ending(Enum):
+    """Why `confirm` stopped."""
+
+    PROVEN = "proven"
+    """The votes prove it: YES."""
+    DISPROVEN = "disproven"
+    """The votes prove that this class is not certified at the radius: NO."""
+    HOPELESS = "hopeless"
+    """Given up: what the single pass expects, and the votes so far, leave too little chance of a proof."""
+    VOTES = "votes"
+    """Not decided by as many votes as were allowed."""
+
+    @property
+    def outcome(self) -> Outcome:
+        """Is the class proven within the radius?"""
+        return {Ending.PROVEN: Outcome.YES, Ending.DISPROVEN: Outcome.NO}.get(self, Outcome.UNDECIDED)

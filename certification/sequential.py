@@ -13,6 +13,7 @@ from functools import partial
 import numpy as np
 from scipy.special import ndtr
 
+from heatserve.certification.confirming import threshold
 from heatserve.certification.martingale import evidence_above, evidence_below
 from heatserve.certification.monte_carlo import ABSTAIN, alpha_left, top_classes
 from heatserve.certification.noise import FLOAT32, NoiseSource
@@ -87,11 +88,10 @@ def decide(
         NoiseError: an image that the noise source cannot sample for.
     """
     left = alpha_left(alpha, shape=np.shape(images)[1:], votes=n0 + n, sigma=sigma, noise=noise)
-    if not 0 <= radius <= 8 * sigma:
-        raise MonteCarloError(f"radius: expected 0 to 8σ = {8 * sigma:g}, got {radius}")
+    p = threshold(radius, sigma=sigma)
     if min(n0, n) < 1:
         raise MonteCarloError(f"expected sample sizes ≥ 1, got n0 = {n0}, n = {n}")
-    test = partial(_decision, p=float(ndtr(radius / sigma)), n0=n0, n=n, alpha=left, top_k=top_k)
+    test = partial(_decision, p=p, n0=n0, n=n, alpha=left, top_k=top_k)
     copies = streams(images, indices=indices, sigma=sigma, seed=seed, noise=noise)
     tests = ((fill, test()) for fill in copies)
     return results_in_order(classifier, tests, shape=np.shape(images)[1:], batch_size=batch_size)

@@ -21,6 +21,7 @@ from typing import Any, Literal
 import numpy as np
 
 from heatserve.certification.errors import HeatserveError
+from heatserve.certification.outcome import Ending
 
 
 class TierModel(str, Enum):
@@ -30,6 +31,11 @@ class TierModel(str, Enum):
     CERTIFY = "certify"
     CERTIFY_STREAM = "certify_stream"
     CASCADE = "cascade"
+
+    @property
+    def asks_radius(self) -> bool:
+        """Whether a request states the radius that is to be proven; the other kinds find one, by Certify."""
+        return self in (TierModel.CONFIRM, TierModel.CASCADE)
 
     def beside(self, model: str) -> str:
         """The name of the model of this kind beside the model of that name."""
@@ -65,10 +71,10 @@ class Mode(str, Enum):
 class TierReason(str, Enum):
     """Why an answer is what it is: the output `reason`."""
 
-    PROVEN = "proven"
-    DISPROVEN = "disproven"
-    HOPELESS = "hopeless"
-    UNDECIDED = "votes"
+    PROVEN = Ending.PROVEN.value
+    DISPROVEN = Ending.DISPROVEN.value
+    HOPELESS = Ending.HOPELESS.value
+    VOTES = Ending.VOTES.value
     DEADLINE = "deadline"
     NOT_CLAIMED = "not claimed"
     TIGHTENING = "tightening"
@@ -81,7 +87,7 @@ class TierReason(str, Enum):
             TierReason.PROVEN: "the votes prove it",
             TierReason.DISPROVEN: "the votes prove that this class is not certified at the radius",
             TierReason.HOPELESS: "given up: the votes so far, or the single pass, leave too little hope of a proof",
-            TierReason.UNDECIDED: "not decided by as many votes as were allowed",
+            TierReason.VOTES: "not decided by as many votes as were allowed",
             TierReason.DEADLINE: "not decided before the deadline",
             TierReason.NOT_CLAIMED: "not asked: the single pass itself serves a smaller radius",
             TierReason.TIGHTENING: "holds already; more votes may prove more",
@@ -106,7 +112,8 @@ class TierTensor:
         return np.dtype({"INT64": np.int64, "FP32": np.float32, "FP64": np.float64, "STRING": object}[self.datatype])
 
 
-_CERTIFYING = (TierModel.CERTIFY, TierModel.CERTIFY_STREAM)
+_ASKING = tuple(kind for kind in TierModel if kind.asks_radius)
+_CERTIFYING = tuple(kind for kind in TierModel if not kind.asks_radius)
 
 TIER_TENSORS = (
     TierTensor("label", "INT64"),  # the class that is answered; −1 where none is
@@ -117,11 +124,15 @@ TIER_TENSORS = (
     TierTensor("tier", "STRING"),
     TierTensor("reason", "STRING"),
     TierTensor("sampling", "STRING"),  # how the noise was sampled: grid, float32; none where there were no votes
-    TierTensor("certified_radius", "FP32", (TierModel.CONFIRM, TierModel.CASCADE)),  # what the single pass serves
+    TierTensor("certified_radius", "FP32", _ASKING),  # what the single pass serves
     TierTensor("p_lower", "FP64", _CERTIFYING),  # lower confidence bound on the probability of a vote for `classes`
     TierTensor("classes", "INT64", _CERTIFYING, is_list=True),  # the k classes that most of the n₀ votes are for
 )
 """The outputs of the tiers, in their order."""
+
+
+NO_SAMPLING = "none"
+"""The output `sampling` where there were no votes."""
 
 
 def tier_tensors(kind: TierModel) -> tuple[TierTensor, ...]:
@@ -175,7 +186,7 @@ _MOST_COUNT = 10**9
 def limit_names(kind: TierModel) -> tuple[str, ...]:
     """The limits that mean something to one kind of tier, by their parameters: only certify guesses with n₀ votes."""
     names = (field.name for field in fields(TierLimits))
-    return tuple(name for name in names if kind in _CERTIFYING or name not in _GUESS_LIMITS)
+    return tuple(name for name in names if not (kind.asks_radius and name in _GUESS_LIMITS))
 
 
 def parse_limits(parameters: Mapping[str, str]) -> TierLimits:
@@ -195,13 +206,18 @@ def parse_limits(parameters: Mapping[str, str]) -> TierLimits:
         least, most = getattr(limits, smaller), getattr(limits, larger)
         if least > most:
             raise HeatserveError(f"{smaller}: expected at most {larger}, {most:g}, found {least:g}")
-    needed = math.floor(math.log2(1 / limits.alpha)) + 1  # as many votes for one class have a bound above ½ at α
+    needed = fewest_votes(limits.alpha)
     if limits.n < needed:
         raise HeatserveError(
             f"n: expected at least {needed}, since fewer votes prove nothing at alpha = {limits.alpha:g}, found "
             f"{limits.n}"
         )
     return limits
+
+
+def fewest_votes(alpha: float) -> int:
+    """Votes that prove some radius if all of them are for one class: its Clopper-Pearson bound α^(1/n) is above ½."""
+    return math.floor(-math.log2(alpha)) + 1
 
 
 def _share(name: str, text: str) -> float:

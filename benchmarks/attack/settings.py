@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, field
 
-from heatserve.certification.confirming import votes_needed
+from heatserve.certification.confirming import MOST_SIGMAS, votes_needed
 from heatserve.certification.errors import HeatserveError
 from heatserve.export.tiers import TierLimits
 
@@ -93,7 +93,7 @@ class TierAttackSettings:
             if not 0 < epsilon < math.inf:
                 raise HeatserveError(f"epsilon: expected an L2 distance above 0, got {epsilon:g}")
         for radius in self.radii:
-            if not 0 < radius <= 8 * sigma or votes_needed(radius, sigma=sigma, alpha=self.alpha) > self.n:
+            if not 0 < radius <= MOST_SIGMAS * sigma or votes_needed(radius, sigma=sigma, alpha=self.alpha) > self.n:
                 raise HeatserveError(
                     f"radius: expected an L2 radius above 0 that {self.n} unanimous votes prove at alpha "
                     f"{self.alpha:g} with sigma {sigma:g}, got {radius:g}"
@@ -105,5 +105,5 @@ class TierAttackSettings:
 
     def asked_within(self, epsilon: float, *, sigma: float) -> tuple[float, ...]:
         """The radii that are asked at what is found within ε: `radii`, and ε where n votes can prove it."""
-        provable = epsilon <= 8 * sigma and votes_needed(epsilon, sigma=sigma, alpha=self.alpha) <= self.n
+        provable = epsilon <= MOST_SIGMAS * sigma and votes_needed(epsilon, sigma=sigma, alpha=self.alpha) <= self.n
         return tuple(sorted({*self.radii, *((epsilon,) if provable else ())}))

@@ -74,14 +74,13 @@ class ServedModels:
     def tier(self, kind: TierModel, protocol: Protocol, radius: float) -> LoadRequest:
         """A request for a tier, one image; of a cascade, to confirm what is claimed."""
         names = tuple(tensor.name for tensor in tier_tensors(kind))
-        asks_radius = kind in (TierModel.CONFIRM, TierModel.CASCADE)
         return LoadRequest(
             kind.value,
             kind.beside(self.name),
             protocol,
             self.pixels(self.input),
             outputs=names,
-            parameters={"radius": radius} if asks_radius else {},
+            parameters={"radius": radius} if kind.asks_radius else {},
         )
 
 

@@ -13,15 +13,14 @@ from numpy.typing import NDArray
 
 from heatserve.certification.outcome import Outcome
 from heatserve.export.contract import INVALID_LABEL
-from heatserve.export.tiers import Mode, Tier, TierModel, TierReason, TierTensor, tier_tensors
+from heatserve.export.tiers import NO_SAMPLING, Mode, Tier, TierModel, TierReason, TierTensor, tier_tensors
 from heatserve.serving.client.answers import raw_tensor
 from heatserve.serving.client.tier_questions import TierQuestion
 from heatserve.serving.client.transport import InferResult
 from heatserve.serving.errors import ServingError
 
-_NO_SAMPLING = "none"
-_SAMPLINGS = ("grid", "float32", _NO_SAMPLING)
-_STREAMED = (TierReason.PROVEN, TierReason.TIGHTENING, TierReason.DEADLINE, TierReason.UNDECIDED)
+_SAMPLINGS = ("grid", "float32", NO_SAMPLING)
+_STREAMED = (TierReason.PROVEN, TierReason.TIGHTENING, TierReason.DEADLINE, TierReason.VOTES)
 _E = TypeVar("_E", bound=Enum)
 
 
@@ -207,7 +206,7 @@ def _rules(
     yield "label", least <= one.label < classes, f"{least} to {classes - 1} {said}"
     yield "alpha", 0 < one.alpha <= most_alpha, f"a probability above 0, at most {most_alpha:g}"
     yield "votes", one.votes >= (1 if decided else 0), f"{'some' if decided else 'no fewer than 0'} {said}"
-    sampled = (one.sampling == _NO_SAMPLING) == (one.votes == 0)
+    sampled = (one.sampling == NO_SAMPLING) == (one.votes == 0)
     yield "sampling", sampled, f"{'none' if one.votes == 0 else 'grid or float32'} for {one.votes} votes"
     tiers = _tiers(one, question)
     yield "tier", one.tier in tiers, " or ".join(tier.value for tier in tiers)
@@ -255,7 +254,7 @@ def _reasons(one: TierAnswer, question: TierQuestion) -> tuple[TierReason, ...]:
     asks_for_radius = question.radius is not None
     if one.outcome is Outcome.NO:
         return (TierReason.DISPROVEN,)
-    left = [TierReason.UNDECIDED, TierReason.DEADLINE, TierReason.INVALID]
+    left = [TierReason.VOTES, TierReason.DEADLINE, TierReason.INVALID]
     if asks_for_radius:
         left.append(TierReason.HOPELESS)
     if question.kind is TierModel.CERTIFY_STREAM:

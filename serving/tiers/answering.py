@@ -9,14 +9,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from heatserve.certification.outcome import Outcome
+from heatserve.certification.outcome import Ending, Outcome
 from heatserve.export.contract import INVALID_LABEL
-from heatserve.export.tiers import Tier, TierModel, TierReason, tier_tensors
+from heatserve.export.tiers import NO_SAMPLING, Tier, TierModel, TierReason, tier_tensors
 from heatserve.serving.tiers.protocol import Finding, ProtocolError
 from heatserve.serving.tiers.questions import CheckedQuestion
-
-NO_VOTES = "none"
-"""`sampling` of an answer without votes."""
 
 
 @dataclass(frozen=True)
@@ -30,7 +27,7 @@ class ImageAnswer:
     outcome: Outcome = Outcome.UNDECIDED
     proven_radius: float = 0.0
     votes: int = 0
-    sampling: str = NO_VOTES
+    sampling: str = NO_SAMPLING
     certified_radius: float = 0.0
     p_lower: float = 0.0
     classes: tuple[int, ...] = ()
@@ -53,15 +50,15 @@ def with_finding(
     """
     reason, most_votes = TierReason(finding.reason), question.n0 + question.n
     is_possible = answer.votes <= finding.votes <= most_votes
-    known = replace(answer, votes=finding.votes, sampling=finding.sampling if finding.votes else NO_VOTES)
-    if kind in (TierModel.CONFIRM, TierModel.CASCADE):
+    known = replace(answer, votes=finding.votes, sampling=finding.sampling if finding.votes else NO_SAMPLING)
+    if kind.asks_radius:
         answer = _confirmed(known, finding, question.radius) if finding.is_final else known
         is_possible &= reason in (*_CONFIRMED, TierReason.TIGHTENING) and finding.is_final is (reason in _CONFIRMED)
     elif reason is TierReason.INVALID:
         answer = replace(known, reason=reason)
     else:
         answer = _with_bound(known, finding) if finding.is_final or kind is TierModel.CERTIFY_STREAM else known
-        is_possible &= reason in (TierReason.PROVEN, TierReason.UNDECIDED, TierReason.TIGHTENING)
+        is_possible &= reason in (TierReason.PROVEN, TierReason.VOTES, TierReason.TIGHTENING)
         is_possible &= finding.is_final is (reason is not TierReason.TIGHTENING)
         is_possible &= len(finding.classes) == question.top_k and all(0 <= c < classes for c in finding.classes)
         is_possible &= 0 <= finding.p_lower <= 1 and finding.radius >= 0
@@ -71,12 +68,7 @@ def with_finding(
     return answer
 
 
-_CONFIRMED = {
-    TierReason.PROVEN: Outcome.YES,
-    TierReason.DISPROVEN: Outcome.NO,
-    TierReason.HOPELESS: Outcome.UNDECIDED,
-    TierReason.UNDECIDED: Outcome.UNDECIDED,
-}
+_CONFIRMED = {TierReason(ending.value): ending.outcome for ending in Ending}
 
 
 def _confirmed(answer: ImageAnswer, finding: Finding, radius: float) -> ImageAnswer:

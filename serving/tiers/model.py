@@ -35,7 +35,6 @@ from heatserve.serving.tiers.single_pass import Passed, SinglePass, votable_pixe
 from heatserve.serving.tiers.waiting import TierRequest, WaitingRequests
 
 _FINAL = triton.TRITONSERVER_RESPONSE_COMPLETE_FINAL
-_CERTIFYING = (TierModel.CERTIFY, TierModel.CERTIFY_STREAM)
 
 
 class TierInstance:
@@ -61,7 +60,7 @@ class TierInstance:
             survive_impossible_shapes(lambda: triton.Tensor("image", np.zeros(1, np.uint8)))
         shape, classes = card.input_shape, len(card.class_names)
         self._rules = QuestionRules(self._kind, self._limits, sigma=card.sigma, classes=classes, shape=shape)
-        self._pass = None if self._kind in _CERTIFYING else SinglePass(version_dir, card)
+        self._pass = SinglePass(version_dir, card) if self._kind.asks_radius else None
         self._pixels = votable_pixels(version_dir, card)
         self._counts = TierCounts(args["model_name"])
         self._waiting = WaitingRequests(

@@ -10,9 +10,9 @@ from typing import Any
 
 import numpy as np
 
-from heatserve.certification.confirming import votes_needed
+from heatserve.certification.confirming import MOST_SIGMAS, votes_needed
 from heatserve.certification.noise import GRID
-from heatserve.export.tiers import Mode, TierLimits, TierModel
+from heatserve.export.tiers import Mode, TierLimits, TierModel, fewest_votes
 from heatserve.serving.errors import ServingError
 
 _BOTH = ("alpha", "n", "deadline_ms")
@@ -23,7 +23,6 @@ PARAMETERS = {
     TierModel.CASCADE: ("radius", *_BOTH, "mode"),
 }
 """The parameters that a request to each kind of tier may have; those with a radius need it."""
-_MOST_SIGMAS = 8
 
 
 class QuestionError(ServingError):
@@ -74,7 +73,7 @@ class QuestionRules:
         alpha = _number(given, "alpha", limits.alpha, least=limits.least_alpha, most=limits.most_alpha)
         n = _count(given, "n", limits.n, least=1, most=limits.most_n)
         deadline_ms = _count(given, "deadline_ms", limits.deadline_ms, least=0, most=limits.most_deadline_ms)
-        if self.kind in (TierModel.CONFIRM, TierModel.CASCADE):
+        if self.kind.asks_radius:
             radius = self._radius(given)
             mode = Mode.ANY if self.kind is TierModel.CONFIRM else _mode(given)
             question = CheckedQuestion(alpha, n, deadline_ms, radius=radius, mode=mode)
@@ -89,7 +88,7 @@ class QuestionRules:
     def _radius(self, given: Mapping[str, Any]) -> float:
         if "radius" not in given:
             raise QuestionError("radius: expected the L2 radius to prove, pixels in [0,1], got no such parameter")
-        most = _MOST_SIGMAS * self.sigma
+        most = MOST_SIGMAS * self.sigma
         asked = _number(given, "radius", 0.0, least=0.0, most=most)
         radius = min(max(asked, float(np.float32(asked))), most)
         if not radius:
@@ -107,7 +106,7 @@ class QuestionRules:
         if question.radius:
             needed = votes_needed(question.radius, sigma=self.sigma, alpha=alpha - spent)
         else:
-            needed = math.floor(-math.log2(alpha - spent)) + 1  # at α a bound above ½ takes so many
+            needed = fewest_votes(alpha - spent)
         if needed > question.n:
             what = f"radius {question.radius:g}" if question.radius else "any radius"
             raise QuestionError(

@@ -158,7 +158,7 @@ class _OpenQuestion:
             return Finding(number, is_final, found.reason.value, found.votes, self.sampling)
         votes = found.votes if isinstance(found, Bound) else self.question.n0 + self.question.n
         is_proven = found.radius > 0 and not (isinstance(found, Certificate) and found.label == ABSTAIN)
-        reason = TierReason.PROVEN if is_proven else TierReason.UNDECIDED
+        reason = TierReason.PROVEN if is_proven else TierReason.VOTES
         if not is_final:
             reason = TierReason.TIGHTENING
         return Finding(

@@ -156,7 +156,7 @@ class WaitingRequests:
 
     def _vote_question(self, request: TierRequest, index: int) -> VoteQuestion:
         question, number = request.question, next(self._numbers)
-        if self._kind in (TierModel.CERTIFY, TierModel.CERTIFY_STREAM):
+        if not self._kind.asks_radius:
             numbers = {"n0": question.n0, "top_k": question.top_k}
             return VoteQuestion(number, self._kind.value, question.alpha, question.n, **numbers)
         return VoteQuestion(

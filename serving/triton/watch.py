@@ -58,7 +58,7 @@ class Question:
             return
         limits = TierLimits(most_alpha=1.0)
         spec = TierSpec(self.model, self.tier, max_batch_size=1, promise=None, limits=limits)
-        radius = {"radius": _ANY_RADIUS} if self.tier in (TierModel.CONFIRM, TierModel.CASCADE) else {}
+        radius = {"radius": _ANY_RADIUS} if self.tier.asks_radius else {}
         answer = connection.ask(spec, self.image, {"deadline_ms": 0, **radius})
         question = TierQuestion(self.tier, radius=radius.get("radius"), mode=Mode.CLAIMED)
         read_tier_answers(answer, question, images=1, classes=self.classes, most_alpha=limits.most_alpha, names={})

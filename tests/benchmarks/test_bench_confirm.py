@@ -11,8 +11,9 @@ from typer.testing import CliRunner
 from heatserve.benchmarks.confirming import CONFIRMED_ALPHAS, CONFIRMED_RADII, CONFIRMED_RULES, replay
 from heatserve.benchmarks.records.confirming import ConfirmedRow, ConfirmRecord
 from heatserve.benchmarks.records.record import read_record
-from heatserve.certification.confirming import RULE, Confirmation, Ending, confirm, confirmation, threshold
+from heatserve.certification.confirming import RULE, Confirmation, confirm, confirmation, threshold
 from heatserve.certification.noise import FLOAT32
+from heatserve.certification.outcome import Ending
 from heatserve.cli import app
 from heatserve.export.calibration.sampling import sample
 from heatserve.export.card import BASE_NAME

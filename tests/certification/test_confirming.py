@@ -17,7 +17,6 @@ from heatserve.certification.confirming import (
     PLAIN,
     RULE,
     Confirmation,
-    Ending,
     Rule,
     confirm,
     confirmation,
@@ -26,7 +25,7 @@ from heatserve.certification.confirming import (
 )
 from heatserve.certification.martingale import evidence_above
 from heatserve.certification.noise import FLOAT32, GRID, NoiseError
-from heatserve.certification.outcome import Outcome
+from heatserve.certification.outcome import Ending, Outcome
 from heatserve.certification.polls import Test
 from heatserve.certification.voting import MonteCarloError
 from heatserve.export.tiers import TierReason

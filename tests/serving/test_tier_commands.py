@@ -46,7 +46,7 @@ UNDECIDED = TierAnswer(
     votes=100_000,
     alpha=1e-6,
     tier=Tier.CONFIRM,
-    reason=TierReason.UNDECIDED,
+    reason=TierReason.VOTES,
     sampling="grid",
     certified_radius=0.0,
 )
