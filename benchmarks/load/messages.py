@@ -8,9 +8,8 @@ from dataclasses import dataclass, field
 from heatserve.benchmarks.records.load import Protocol, RequestKind
 from heatserve.export.card import InputType
 from heatserve.export.contract import OUTPUT_NAMES
-from heatserve.serving.client.transport import transport_to
+from heatserve.serving.client.transport import grpc_message, transport_to
 from heatserve.serving.pixels import Pixels
-from heatserve.serving.tuning.closed_loop import grpc_message
 
 _JSON_LENGTH = "Inference-Header-Content-Length"
 
@@ -43,7 +42,8 @@ class LoadRequest:
         """
         parts = [self.images[at : at + self.count] for at in range(0, len(self.images), self.count)]
         if self.protocol == "grpc":
-            return tuple(grpc_message(self.model, part, self.outputs, self.parameters) for part in parts)
+            messages = (grpc_message(self.model, part, self.outputs, self.parameters) for part in parts)
+            return tuple(message.SerializeToString() for message in messages)
         return tuple(self._http(part).sent_to(url) for part in parts)
 
     def first_http(self) -> HttpMessage:

@@ -17,9 +17,9 @@ from heatserve.serving.client.answers import (
     read_spec,
 )
 from heatserve.serving.client.failures import explained
-from heatserve.serving.client.streams import RequestParameters, StreamRequest, stream, stream_asyncio
+from heatserve.serving.client.streams import StreamRequest, stream, stream_asyncio
 from heatserve.serving.client.tier_questions import TierSpec, read_tier_spec
-from heatserve.serving.client.transport import InferResult, transport_to
+from heatserve.serving.client.transport import InferResult, RequestParameters, transport_to
 from heatserve.serving.pixels import Pixels
 
 

@@ -19,15 +19,12 @@ from numpy.typing import NDArray
 
 from heatserve.export.tiers import TIER_TENSORS
 from heatserve.serving.client.failures import explained
-from heatserve.serving.client.transport import InferResult, Transport
+from heatserve.serving.client.transport import InferResult, RequestParameters, Transport, grpc_message
 from heatserve.serving.errors import ServingError
 from heatserve.serving.pixels import Pixels
 
 if TYPE_CHECKING:
     from tritonclient.grpc import service_pb2
-
-RequestParameters = Mapping[str, int | float | str]
-"""RequestParameters of a request by name."""
 
 _LONGEST_LINE = 2**16
 _JSON_TYPES = {"INT64": int, "FP32": (int, float), "FP64": (int, float), "STRING": str}
@@ -74,7 +71,9 @@ def _grpc(transport: Transport, request: StreamRequest) -> Generator[InferResult
 
     with grpc.insecure_channel(transport.address) as channel:
         stub = service_pb2_grpc.GRPCInferenceServiceStub(channel)
-        call = stub.ModelStreamInfer(iter([_message(request)]), timeout=transport.timeout)
+        call = stub.ModelStreamInfer(
+            iter([grpc_message(request.model, request.image, parameters=request.parameters)]), timeout=transport.timeout
+        )
         try:
             for answer in call:
                 yield _result(answer)
@@ -88,25 +87,14 @@ async def _grpc_asyncio(transport: Transport, request: StreamRequest) -> AsyncGe
 
     async with grpc.aio.insecure_channel(transport.address) as channel:
         stub = service_pb2_grpc.GRPCInferenceServiceStub(channel)
-        call = stub.ModelStreamInfer(iter([_message(request)]), timeout=transport.timeout)
+        call = stub.ModelStreamInfer(
+            iter([grpc_message(request.model, request.image, parameters=request.parameters)]), timeout=transport.timeout
+        )
         try:
             async for answer in call:
                 yield _result(answer)
         finally:
             call.cancel()
-
-
-def _message(request: StreamRequest) -> service_pb2.ModelInferRequest:
-    from tritonclient.grpc import service_pb2
-
-    message = service_pb2.ModelInferRequest(model_name=request.model)
-    datatype = "UINT8" if request.image.dtype == np.uint8 else "FP32"
-    message.inputs.add(name="image", datatype=datatype, shape=request.image.shape)
-    message.raw_input_contents.append(request.image.tobytes())
-    fields = {int: "int64_param", float: "double_param", str: "string_param"}
-    for name, value in request.parameters.items():
-        setattr(message.parameters[name], fields[type(value)], value)
-    return message
 
 
 def _result(answer: service_pb2.ModelStreamInferResponse) -> InferResult:

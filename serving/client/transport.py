@@ -10,13 +10,20 @@ import importlib
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, Protocol
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from heatserve.serving.errors import ServingError
 from heatserve.serving.pixels import Pixels
+
+if TYPE_CHECKING:
+    from tritonclient.grpc import service_pb2
+
+RequestParameters = Mapping[str, int | float | str]
+"""Parameters of a request by name."""
 
 
 class InferResult(Protocol):
@@ -132,3 +139,26 @@ def transport_to(url: str, *, timeout: float) -> Transport:
     if parts is None:
         raise ServingError(f"url: expected grpc://host:port, http://host:port or host:port; found {url!r}")
     return Transport("http" if parts[1] == "http" else "grpc", parts[2], timeout)
+
+
+def grpc_message(
+    model: str, images: Pixels, outputs: Sequence[str] = (), parameters: RequestParameters = MappingProxyType({})
+) -> service_pb2.ModelInferRequest:
+    """A request over gRPC.
+
+    Args:
+        model: the model's name on the server.
+        images: FP32 [N, C, H, W] in [0,1], or UINT8 [N, H, W, C], as the model takes it.
+        outputs: the names of those that are asked for; none: all.
+        parameters: those of the request.
+    """
+    from tritonclient.grpc import service_pb2
+
+    message = service_pb2.ModelInferRequest(model_name=model, raw_input_contents=[images.tobytes()])
+    message.inputs.add(name="image", datatype="UINT8" if images.dtype == np.uint8 else "FP32", shape=images.shape)
+    for name in outputs:
+        message.outputs.add(name=name)
+    fields = {int: "int64_param", float: "double_param", str: "string_param"}
+    for name, value in parameters.items():
+        setattr(message.parameters[name], fields[type(value)], value)
+    return message

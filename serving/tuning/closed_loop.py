@@ -5,18 +5,16 @@ from __future__ import annotations
 import asyncio
 import signal
 import time
-from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from types import MappingProxyType
 
 import grpc
 import numpy as np
-from tritonclient.grpc import service_pb2 as pb
-from tritonclient.utils import np_to_triton_dtype
 
 from heatserve.export.contract import OUTPUT_NAMES
 from heatserve.serving.client.failures import OVERLOADED
+from heatserve.serving.client.transport import grpc_message
 from heatserve.serving.errors import OverloadedError, ServingError
 from heatserve.serving.pixels import Pixels
 
@@ -58,7 +56,7 @@ def closed_loop(url: str, model: str, image: Pixels, *, concurrency: int, second
         ServingError: a request was refused for another reason; holds the server's message.
         KeyboardInterrupt: SIGINT or SIGTERM came.
     """
-    request = grpc_message(model, image, OUTPUT_NAMES)
+    request = grpc_message(model, image, OUTPUT_NAMES).SerializeToString()
 
     async def measure() -> LoadResult:
         with _cancelled_by_signals():
@@ -95,30 +93,6 @@ def _cancelled_by_signals() -> Iterator[None]:
         for number in wanted:
             loop.remove_signal_handler(number)
             signal.signal(number, before[number])
-
-
-def grpc_message(
-    model: str, images: Pixels, outputs: Sequence[str], parameters: Mapping[str, float | str] = MappingProxyType({})
-) -> bytes:
-    """A request over gRPC, serialised.
-
-    Args:
-        model: the model's name on the server.
-        images: FP32 [N, C, H, W] in [0,1], or UINT8 [N, H, W, C], as the model takes it.
-        outputs: the names of those that are asked for.
-        parameters: those of the request.
-    """
-    request = pb.ModelInferRequest(model_name=model, raw_input_contents=[images.tobytes()])
-    request.inputs.add(name="image", datatype=np_to_triton_dtype(images.dtype), shape=images.shape)
-    for name in outputs:
-        request.outputs.add(name=name)
-    for name, value in parameters.items():
-        if isinstance(value, str):
-            request.parameters[name].string_param = value
-        else:
-            request.parameters[name].double_param = value
-    serialised: bytes = request.SerializeToString()
-    return serialised
 
 
 async def _callers(ask: Callable[[], Awaitable[object]], concurrency: int, seconds: float) -> LoadResult:
