@@ -147,7 +147,9 @@ def test_the_evidence_is_worth_1_on_average_at_the_boundary_for_any_prior(
     assert float((weights * np.exp(evidence)).sum()) == pytest.approx(1, rel=1e-8)
 
 
-@pytest.mark.parametrize(("successes", "failures"), [(0, 0), (21, 0), (400, 100), (99_000, 1_000)])
+@pytest.mark.parametrize(
+    ("successes", "failures"), [(0, 0), (21, 0), (400, 100), pytest.param(99_000, 1_000, marks=pytest.mark.slow)]
+)
 @pytest.mark.parametrize("expected", [0.0, 1 - 1e-12])
 @pytest.mark.parametrize("p", [0.5, P, float(norm.cdf(4))])
 def test_the_evidence_is_exact_for_up_to_100000_votes(successes: int, failures: int, expected: float, p: float) -> None:

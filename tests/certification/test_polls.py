@@ -72,7 +72,7 @@ def run(polls: Polls[Any, Any], *, at_most: int = 10_000) -> list[Any]:
     return said
 
 
-@settings(deadline=None, max_examples=100)
+@settings(deadline=None, max_examples=50)
 @given(
     wants=st.lists(st.lists(st.integers(1, 70), max_size=4), min_size=1, max_size=8),
     arrivals=st.lists(st.integers(0, 5), min_size=8, max_size=8),

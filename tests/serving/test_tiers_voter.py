@@ -16,6 +16,9 @@ from tiny_model import SHAPE, SIGMA
 
 from heatserve.certification.radius import Float32Array
 from heatserve.certification.voting import Classifier
+from heatserve.export.card import BASE_NAME
+from heatserve.export.runtime.session import classifier as of_session
+from heatserve.export.runtime.session import open_session
 from heatserve.serving.tiers.protocol import (
     Channel,
     Finding,
@@ -25,7 +28,7 @@ from heatserve.serving.tiers.protocol import (
     connected,
     listening,
 )
-from heatserve.serving.tiers.voter import Voter, open_base
+from heatserve.serving.tiers.voter import Voter
 
 BATCH = 32
 
@@ -33,7 +36,7 @@ BATCH = 32
 @pytest.fixture(scope="module")
 def classifier(tmp_path_factory: pytest.TempPathFactory) -> Classifier:
     version_dir = write_known_model(tmp_path_factory.mktemp("repository"))
-    return open_base(version_dir, threads=1)[1]
+    return of_session(open_session(version_dir / BASE_NAME))
 
 
 @contextmanager
