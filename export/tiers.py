@@ -193,7 +193,7 @@ def parse_limits(parameters: Mapping[str, str]) -> TierLimits:
     """The limits in the parameters of a tier's configuration; those that are not there have their defaults.
 
     Raises:
-        HeatserveError: a limit is none, two contradict each other, or nothing could be proven; names the parameter.
+        HeatserveError: a limit is invalid, two contradict each other, or nothing could be proven; names the parameter.
     """
     parsers: dict[type, Callable[[str, str], Any]] = {float: _share, int: _count, str: _sampling}
     found = {

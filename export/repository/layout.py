@@ -86,7 +86,7 @@ def check_model_name(name: str) -> None:
     """Refuse a name that no folder should have, or that would be the name of a tier of another model.
 
     Raises:
-        HeatserveError: it is one; says what is expected.
+        HeatserveError: it is such a name; says what is expected.
     """
     if not _NAME.fullmatch(name):
         raise HeatserveError(f"name: expected letters, digits, '_', '.', '-', the first no '.' or '-', got {name!r}")
@@ -109,7 +109,7 @@ def _config_folders(repository: Path) -> list[Path]:
 
 
 def check_tier_folder(folder: Path) -> None:
-    """Refuse a folder that is named as the tier of a model and is none.
+    """Refuse a folder that has the name of a tier and is not the tier of a model.
 
     Raises:
         CardError: it holds versions of a model itself, or the model whose tier it names is not there.

@@ -82,7 +82,7 @@ def served_tiers(model: ModelVersion) -> dict[TierModel, pb.ModelConfig]:
     Raises:
         HeatserveError: a file is no configuration of Triton.
         CardError: a configuration is not that of a tier of this model, has Triton load, run or keep something else, or
-            states limits that are none. Names the file, what was expected and found, and what to do.
+            states invalid limits. Names the file, what was expected and found, and what to do.
     """
     repository = model.path.parents[1]
     found = read_tier_configs(repository, model.name)
@@ -155,7 +155,7 @@ def _only(config: pb.ModelConfig, field: str) -> pb.ModelConfig:
 
 
 def _check(config: pb.ModelConfig, expected: pb.ModelConfig, path: Path, kind: TierModel) -> None:
-    """Refuse a configuration that is not that of the tier, or whose limits are none."""
+    """Refuse a configuration that is not that of the tier, or whose limits are invalid."""
     for name in OF_TIER:
         value = config.parameters[name].string_value if name in config.parameters else None
         wanted = expected.parameters[name].string_value

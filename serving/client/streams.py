@@ -193,7 +193,7 @@ def read_event(line: bytes) -> InferResult:
     """The answer in a line `data: {…}` of server-sent events.
 
     Raises:
-        ServingError: it is no such line.
+        ServingError: the line is not an event.
         InferenceServerException: the server's message.
     """
     from tritonclient.utils import InferenceServerException

@@ -86,7 +86,7 @@ def read_mode(mode: Mode | str) -> Mode:
     """A mode by its name.
 
     Raises:
-        ServingError: there is none of that name.
+        ServingError: there is no mode of that name.
     """
     try:
         return Mode(mode)

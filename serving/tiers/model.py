@@ -139,8 +139,8 @@ class TierInstance:
             for index, image in images.items():
                 if not GRID.suits(image):
                     raise QuestionError(
-                        f"image: expected images of 8 bits, multiples of 1/255, found that image {index} is none; the "
-                        "operator of this model asks for noise on the 8-bit grid (sampling: grid)"
+                        f"image: expected images of 8 bits, multiples of 1/255, found that image {index} is not of 8 "
+                        "bits; the operator of this model asks for noise on the 8-bit grid (sampling: grid)"
                     )
 
 

@@ -30,7 +30,7 @@ _SOCKET_NAME = "votes"
 
 
 class ProtocolError(HeatserveError):
-    """A message that is none: the connection that it came over is of no use any more."""
+    """What came is not a message of this protocol: the connection that it came over is of no use any more."""
 
 
 @dataclass(frozen=True)
@@ -94,7 +94,7 @@ class Channel:
         """Take over a connected socket.
 
         Args:
-            connection: it.
+            connection: the socket.
             shape: [C, H, W] of the images.
         """
         self._socket = connection
@@ -105,7 +105,7 @@ class Channel:
         """Send a message, with the image of a question.
 
         Raises:
-            OSError: nobody is there any more.
+            OSError: the other end is gone.
         """
         content = json.dumps({"is": type(message).__name__, **asdict(message)}, allow_nan=False).encode()
         pixels = b"" if image is None else np.ascontiguousarray(image, np.float32).tobytes()
@@ -197,7 +197,7 @@ def connected(folder: Path) -> socket.socket:
     """A connection to who listens in a folder.
 
     Raises:
-        OSError: nobody does.
+        OSError: nothing listens there.
     """
     with _address(folder) as address:
         connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)

@@ -62,7 +62,7 @@ class QuestionRules:
         """
         try:
             given: Mapping[str, Any] = json.loads(parameters or "{}")
-        except ValueError:  # Triton writes no JSON for some numbers that are none
+        except ValueError:  # Triton writes NaN and infinities as what is not JSON
             raise QuestionError("parameters: expected text and finite numbers, got others") from None
         unknown = sorted(set(given) - set(PARAMETERS[self.kind]))
         if unknown:
@@ -133,7 +133,7 @@ def _count(given: Mapping[str, Any], name: str, default: int, *, least: int, mos
 
 
 def _parsed(value: object) -> float:
-    """A number, also one as text, since not every client can send others; NaN where it is none."""
+    """A number, also one as text, since not every client can send others; NaN where it is not a number."""
     if isinstance(value, bool) or not isinstance(value, int | float | str):
         return math.nan
     try:

@@ -65,7 +65,7 @@ class Voters:
             plans: what they are started on.
             folder: the server's, for this user only, in which they listen.
             modules: where their Python looks for modules.
-            environment: theirs.
+            environment: that of the voters.
             on_problem: called from a thread where one cannot be kept alive, with what was expected and found.
         """
         self._plans = plans

@@ -51,7 +51,7 @@ class Question:
         """Ask, and read the answer. A tier is given no time, so that it takes no votes and answers undecided.
 
         Raises:
-            ServingError: there is no answer, or it is none of such a model.
+            ServingError: there is no answer, or not that of such a model.
         """
         if self.tier is None:
             connection.infer(self.model, self.image, classes=self.classes)

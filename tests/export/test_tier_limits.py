@@ -1,4 +1,4 @@
-"""The numbers that an operator sets for the tiers of a model: what is none, or contradicts another, is refused."""
+"""The limits that an operator sets: an invalid one, or one that contradicts another, is refused."""
 
 from __future__ import annotations
 

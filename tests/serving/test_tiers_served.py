@@ -144,7 +144,7 @@ def test_the_sampling_is_named(server: TritonServer) -> None:
     assert ask(server, "known_confirm", images, radius=0.1, deadline_ms=SECONDS)["sampling"] == ["grid", "float32"]
     status, message = refusal(server, "narrow_confirm", images[1:], radius=0.1)
     assert status == "StatusCode.INVALID_ARGUMENT"
-    assert "image: expected images of 8 bits, multiples of 1/255, found that image 0 is none" in message
+    assert "image: expected images of 8 bits, multiples of 1/255, found that image 0 is not of 8 bits" in message
 
 
 def test_cascade_confirms_what_is_claimed_or_tries_anyway(server: TritonServer) -> None:
