@@ -147,26 +147,30 @@ def _confirm_table(name: str, found: ConfirmedModel, n: int) -> Table:
     table = Table(
         title=f"{name}: is the class of the single pass proven within r? {images} test images, at most {n} votes; "
         f"noise: {found.sampling}",
-        caption="votes: median, mean, 99th percentile over all images; served: where the single pass serves at least r",
+        caption="yes: confirmed; right: confirmed, and the class is the label; no: disproven; up: given up; left: not "
+        "decided; all in percent of the images. votes: median, mean, 99th percentile; served: the same where the "
+        "single pass serves at least r",
         title_justify="left",
         caption_justify="left",
-        box=SIMPLE,
+        box=None,
+        pad_edge=False,
+        collapse_padding=True,
     )
-    for heading in ("r", "α", "rule", "confirmed", "right", "disproven", "given up", "undecided", "votes", "served"):
+    for heading in ("rule", "yes", "right", "no", "up", "left", "votes", "served"):
         table.add_column(heading, justify="left" if heading == "rule" else "right", no_wrap=True)
+    asked = None
     for row in found.rows:
+        if asked != (asked := (row.radius, row.alpha)):
+            table.add_row()
+            table.add_row(f"r = {row.radius:g}, α = {row.alpha:g}", style="bold")
         shares = (row.confirmed, row.right, row.disproven, row.hopeless, row.undecided)
-        cells = (f"{100 * share / images:.1f} %" for share in shares)
-        table.add_row(
-            f"{row.radius:g}", f"{row.alpha:g}", row.rule, *cells, _vote_cell(row.votes), _vote_cell(row.served_votes)
-        )
-        if row.rule == found.rows[-1].rule:
-            table.add_section()
+        cells = (f"{100 * share / images:.1f}" for share in shares)
+        table.add_row(row.rule, *cells, _vote_cell(row.votes), _vote_cell(row.served_votes))
     return table
 
 
 def _vote_cell(votes: VoteCounts | None) -> str:
-    return f"{votes.median:.0f}, {votes.mean:.1f}, {votes.p99:.0f}" if votes else "–"
+    return f"{votes.median:.0f}, {votes.mean:.0f}, {votes.p99:.0f}" if votes else "–"
 
 
 def calibration_table(record: CalibrationRecord) -> Table:

@@ -77,11 +77,12 @@ def _honest_table(rows: Sequence[HonestCost]) -> Table:
 def _within_table(rows: Sequence[WithinEpsilon]) -> Table:
     table = _table(
         "Images near which the searches within L2 ε found such inputs",
-        "false claims: one pass serves r, which its class has not, by many votes; refused: confirm says yes to none; "
-        "falsely confirmed: confirm says yes; promised: proven at r, ε at most r; of those: another class confirmed, "
-        "or confirm abstains, of those that it answers as they are",
+        "false claims: one pass serves r at an input whose class is not certified at r, by many votes; refused: of "
+        "these, confirm says yes at no such input; false yes: it says yes at one; promised: images proven at r, where "
+        "ε is at most r; another: of these, confirm says yes to another class; abstains: it says no longer yes, of "
+        "those where it does for the clean image",
         (),
-        ("ε", "r", "false claims", "refused", "falsely confirmed", "promised", "another", "abstains"),
+        ("ε", "r", "false claims", "refused", "false yes", "promised", "another", "abstains"),
     )
     for row in rows:
         table.add_row(
@@ -98,7 +99,7 @@ def _within_table(rows: Sequence[WithinEpsilon]) -> Table:
 def _spoofed_table(rows: Sequence[SpoofedRadii]) -> Table:
     table = _table(
         "Served radii driven above that of the class, and confirm asked about these very radii",
-        "by a sequential test, not by what Certify proves",
+        "the radius of the class is judged by a sequential test of many votes, not by what Certify proves",
         (),
         ("ε", "spoofed", "confirm: no", "undecided", "yes"),
     )
@@ -111,7 +112,7 @@ def _spoofed_table(rows: Sequence[SpoofedRadii]) -> Table:
 def _total_table(record: TierAttackRecord) -> Table:
     table = _table(
         "Overclaims in all questions about what was found",
-        f"bound: exact, {record.settings.confidence:.0%}, on the share of such questions; images: of "
+        f"bound: {record.settings.confidence:.0%}, on their share, were the questions independent; images: of "
         f"{record.data.images}, those near which one was found",
         ("tier",),
         ("questions", "overclaims", "bound", "images"),

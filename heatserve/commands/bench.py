@@ -257,7 +257,7 @@ def confirm(
         record = replace(record, models={**record.models, model.name: found})
         if out:  # an interrupted run keeps what it has
             write_record(out, record)
-    deliver(to_json(record), lambda: confirm_tables(record), as_json=as_json, out=out, width=130)
+    deliver(to_json(record), lambda: confirm_tables(record), as_json=as_json, out=out)
     tell_page(out, "confirm")
 
 

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from io import StringIO
 from pathlib import Path
 
 import numpy as np
 import pytest
+from rich.console import Console
 from typer.testing import CliRunner
 
 from heatserve.benchmarks.confirming import CONFIRMED_ALPHAS, CONFIRMED_RADII, CONFIRMED_RULES, replay
-from heatserve.benchmarks.records.confirming import ConfirmedRow, ConfirmRecord
+from heatserve.benchmarks.records.confirming import ConfirmedRow, ConfirmRecord, VoteCounts
 from heatserve.benchmarks.records.record import read_record
+from heatserve.benchmarks.tables import confirm_tables
 from heatserve.certification.confirming import RULE, Confirmation, confirm, confirmation, threshold
 from heatserve.certification.noise import FLOAT32
 from heatserve.certification.outcome import Ending
@@ -52,6 +56,18 @@ def test_every_question_is_asked_and_the_counts_add_up(record: ConfirmRecord) ->
         assert list(row.confirmed_within) == sorted(row.confirmed_within)
         assert row.confirmed_within[-1] == row.confirmed
         assert row.votes.median <= row.votes.p99 <= N
+
+
+def test_the_table_fits_a_terminal_of_80_columns(record: ConfirmRecord) -> None:
+    found = record.models["digits"]
+    row = replace(found.rows[0], votes=VoteCounts(median=1000, mean=1000, p99=1000), served_votes=None)
+    widest = replace(record, models={"quickstart_digits": replace(found, rows=(*found.rows, row))})
+    console = Console(width=80, file=StringIO(), record=True)
+    console.print(confirm_tables(widest))
+    text = console.export_text()
+    assert "…" not in text
+    assert text.count(f"r = {CONFIRMED_RADII[0]:g}, α = {CONFIRMED_ALPHAS[0]:g}") == 2
+    assert "1000, 1000, 1000" in text
 
 
 def test_the_votes_are_those_of_confirm(record: ConfirmRecord) -> None:
