@@ -36,8 +36,9 @@ def patient_client(url: str, model: str, kind: TierModel, *, deadline: float | N
 
 
 def answer_record(image: str, answer: TierAnswer, seconds: float, *, promise: str | None) -> dict[str, Any]:
-    """What a tier answers to an image, as JSON has it."""
-    values = {name: value.value if isinstance(value, Enum) else value for name, value in asdict(answer).items()}
+    """What a tier answers to an image, as JSON has it: without what the tier does not say."""
+    said = {name: value for name, value in asdict(answer).items() if value is not None and value != ()}
+    values = {name: value.value if isinstance(value, Enum) else value for name, value in said.items()}
     return {
         "image": image,
         **values,

@@ -22,11 +22,9 @@ def tiers(
 
     **Example:** `heatserve tiers cifar10`
     """
-    from dataclasses import asdict
-
     from heatserve.export.repository.layout import open_model
     from heatserve.export.repository.tiers import read_tier_configs, served_tiers, tier_limits, write_tier_configs
-    from heatserve.export.tiers import TierModel
+    from heatserve.export.tiers import TierModel, limit_names
     from heatserve.tables import tiers_table
 
     model = open_model(repository, name)
@@ -34,7 +32,10 @@ def tiers(
     write_tier_configs(repository, model.card, missing)
     limits = {kind: tier_limits(config) for kind, config in served_tiers(model).items()}
     deliver(
-        {kind.beside(name): asdict(found) for kind, found in limits.items()},
+        {
+            kind.beside(name): {limit: getattr(found, limit) for limit in limit_names(kind)}
+            for kind, found in limits.items()
+        },
         lambda: Group(
             *(line("wrote", repository / kind.beside(name)) for kind in missing), "", tiers_table({name: limits})
         ),

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from heatserve.export.contract import OUTPUT_NAMES, OUTPUT_TENSORS, Outputs, Reason
+from heatserve.export.tiers import tier_of
 from heatserve.serving.batching import batch_limit
 from heatserve.serving.client.transport import InferResult
 from heatserve.serving.errors import ServingError
@@ -62,6 +63,12 @@ def read_spec(answer: Mapping[str, Any]) -> ModelSpec:
     config = answer.get("config", answer)
     outputs = {output["name"]: output for output in config["output"]}
     missing = [name for name in OUTPUT_NAMES if name not in outputs]
+    tier = tier_of(config["name"])
+    if missing and tier:
+        raise ServingError(
+            f"model {config['name']!r}: expected the name of a model, got that of its tier {tier[1].value}; name "
+            f"{tier[0]!r}, and ask the tier with `confirm`, `certify`, `certify_fixed` or `cascade`"
+        )
     if missing or [tensor["name"] for tensor in config["input"]] != ["image"]:
         raise ServingError(
             f"model {config['name']!r}: expected the input image and the outputs {', '.join(OUTPUT_NAMES)} of a "

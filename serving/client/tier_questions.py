@@ -61,9 +61,10 @@ class TierQuestion:
             timeout: seconds that the client waits for one request.
 
         Raises:
-            ServingError: a value is no number, or the client would give up before the server answers undecided.
+            ServingError: a value is no number, the operator allows no such deadline, or the client would give up before
+                the server answers undecided.
         """
-        self._check_timeout(tier, timeout)
+        self._check_deadline(tier, timeout)
         found: dict[str, int | float | str | None] = {
             **{name: _finite(name, getattr(self, name)) for name in ("radius", "alpha")},
             **{name: _whole(name, getattr(self, name)) for name in ("n", "n0", "top_k")},
@@ -72,8 +73,12 @@ class TierQuestion:
         }
         return {name: value for name, value in found.items() if value is not None}
 
-    def _check_timeout(self, tier: TierSpec, timeout: float) -> None:
-        default = tier.limits.deadline_ms / 1000
+    def _check_deadline(self, tier: TierSpec, timeout: float) -> None:
+        default, most = tier.limits.deadline_ms / 1000, tier.limits.most_deadline_ms / 1000
+        if self.deadline is not None and self.deadline > most:
+            raise ServingError(
+                f"deadline: expected at most {most:g} s, which is what the operator allows, got {self.deadline:g} s"
+            )
         deadline, whose = (default, ", the server's default") if self.deadline is None else (self.deadline, "")
         if not deadline < timeout:
             raise ServingError(

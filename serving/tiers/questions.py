@@ -89,11 +89,13 @@ class QuestionRules:
         if "radius" not in given:
             raise QuestionError("radius: expected the L2 radius to prove, pixels in [0,1], got no such parameter")
         most = MOST_SIGMAS * self.sigma
-        asked = _number(given, "radius", 0.0, least=0.0, most=most)
-        radius = min(max(asked, float(np.float32(asked))), most)
-        if not radius:
-            raise QuestionError("radius: expected a number above 0, got 0")
-        return radius
+        asked = _parsed(given["radius"])
+        if not 0 < asked <= most:
+            raise QuestionError(
+                f"radius: expected a number above 0, at most {most:g} ({MOST_SIGMAS} sigma), got "
+                f"{given['radius']!r:.80}"
+            )
+        return min(max(asked, float(np.float32(asked))), most)
 
     def _check_provable(self, question: CheckedQuestion) -> None:
         """Refuse what no votes could prove, not even if all of them agreed."""
@@ -109,10 +111,12 @@ class QuestionRules:
             needed = fewest_votes(alpha - spent)
         if needed > question.n:
             what = f"radius {question.radius:g}" if question.radius else "any radius"
+            advice = "ask for more"
+            if needed > self.limits.most_n:
+                advice = f"most_n of this model is {self.limits.most_n}: ask for a smaller radius or a larger alpha"
             raise QuestionError(
-                f"n: expected at least {needed}, since {what} takes so many votes at alpha = {alpha:g} even if all of "
-                f"them agree, got {question.n}; the operator's limits are n = {self.limits.most_n} and alpha = "
-                f"{self.limits.most_alpha:g}"
+                f"n: expected at least {needed} votes, since {what} takes so many at alpha = {alpha:g} even if all of "
+                f"them agree, got {question.n}; {advice}"
             )
 
 
@@ -128,7 +132,8 @@ def _count(given: Mapping[str, Any], name: str, default: int, *, least: int, mos
     value = given.get(name, default)
     number = _parsed(value)
     if not least <= number <= most or number != int(number):
-        raise QuestionError(f"{name}: expected a whole number from {least} to {most}, got {value!r:.80}")
+        expected = f"a whole number from {least} to {most}" if least < most else f"{most}, which is the only one"
+        raise QuestionError(f"{name}: expected {expected}, got {value!r:.80}")
     return int(number)
 
 

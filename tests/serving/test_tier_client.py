@@ -216,6 +216,10 @@ def test_a_tier_that_is_not_offered(tiers: TritonServer, protocol: str, ask: Ask
         ask(url_of(tiers, protocol), "confirm", grid_images(1), model="lone", radius=RADIUS)
     with pytest.raises(ServingError, match="unknown model: 'nobody' is not found"):
         ask(url_of(tiers, protocol), "confirm", grid_images(1), model="nobody", radius=RADIUS)
+    with pytest.raises(
+        ServingError, match="'lone_certify': expected the name of a model, got that of its tier certify; n"
+    ):
+        ask(url_of(tiers, protocol), "certify_fixed", grid_images(1), model="lone_certify")
 
 
 @pytest.mark.parametrize(
@@ -232,6 +236,11 @@ def test_a_tier_that_is_not_offered(tiers: TritonServer, protocol: str, ask: Ask
             "confirm",
             {"radius": RADIUS, "deadline": PATIENT_SECONDS},
             "deadline: expected less than the client's timeout, 300 s",
+        ),
+        (
+            "certify",
+            {"deadline": 2 * PATIENT_SECONDS},
+            "deadline: expected at most 300 s, which is what the operator allows, got 600 s",
         ),
         ("cascade", {"radius": RADIUS, "mode": "both"}, "mode: expected claimed or any, got 'both'"),
         ("certify_fixed", {"top_k": 10}, "top_k: expected"),

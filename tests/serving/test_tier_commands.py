@@ -94,7 +94,8 @@ def test_what_is_confirmed_fits_a_terminal_of_80_columns() -> None:
     assert re.search(r"b\.png +7 +0\.0000 +undecided +100000 +votes +10010\b", text)
     assert "proven in" in text
     assert "0.125?" in text
-    assert "proven: the votes prove it.\nvotes: not decided by as many votes as were allowed." in text
+    assert "proven: the votes prove the answer for every image within the radius." in text
+    assert "\nvotes: not decided by as many votes as were allowed." in text
     assert "α = 1e-06 for each image" in text.replace("\n", " ")
 
 
@@ -152,6 +153,8 @@ def test_predict_writes_what_is_confirmed_as_json(tiers: TritonServer, array: Pa
         assert record["radius"] == RADIUS
         assert record["explanation"] == TierReason(record["reason"]).explanation
         assert record["promise"].startswith("The outcome yes says that")
+        assert record["certified_radius"] >= 0
+        assert not {"p_lower", "classes"} & set(record)  # of which confirm says nothing
 
 
 @pytest.mark.slow
@@ -184,7 +187,9 @@ def test_certify_prints_bounds_and_what_is_proven_in_the_end(tiers: TritonServer
     lines = done.stdout.splitlines()
     assert done.exit_code == 0
     assert re.search(r" of 500 votes  \d+\.\d s  ", lines[0])
-    assert "500 votes, α = 1e-06, noise grid: the votes prove it" in lines
+    assert "500 votes, α = 1e-06, noise grid: the votes prove the answer for every image within the radius" in " ".join(
+        done.stdout.split()
+    )
     assert re.search(r"^class \w+ proven within 0\.\d{4} \(L2, pixels in \[0,1\]\)$", done.stdout, re.MULTILINE)
     assert "never confirm another class" in " ".join(done.stdout.split())
 
@@ -197,6 +202,7 @@ def test_certify_writes_json(tiers: TritonServer, image: Path) -> None:
     assert record["tier"] == "certify"
     assert len(record["classes"]) == 2
     assert record["stopped"] is False
+    assert "certified_radius" not in record
 
 
 def run_heatserve(*arguments: str, **options: Any) -> subprocess.Popen[bytes]:

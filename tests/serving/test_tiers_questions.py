@@ -47,14 +47,14 @@ def test_what_is_proven_is_at_least_what_is_stated(radius: float) -> None:
     ("kind", "parameters", "message"),
     [
         ("confirm", {}, "radius: expected the L2 radius to prove, pixels in [0,1], got no such parameter"),
-        ("confirm", {"radius": 0}, "radius: expected a number above 0, got 0"),
-        ("confirm", {"radius": -1}, "radius: expected a number from 0 to 2, got -1"),
-        ("confirm", {"radius": 2.1}, "radius: expected a number from 0 to 2, got 2.1"),
-        ("confirm", {"radius": "nan"}, "radius: expected a number from 0 to 2, got 'nan'"),
-        ("confirm", {"radius": "x" * 10**5}, "radius: expected a number from 0 to 2, got 'xxx"),
-        ("confirm", {"radius": True}, "radius: expected a number from 0 to 2, got True"),
-        ("confirm", {"radius": None}, "radius: expected a number from 0 to 2, got None"),
-        ("confirm", {"radius": [0.1]}, "radius: expected a number from 0 to 2, got [0.1]"),
+        ("confirm", {"radius": 0}, "radius: expected a number above 0, at most 2 (8 sigma), got 0"),
+        ("confirm", {"radius": -1}, "radius: expected a number above 0, at most 2 (8 sigma), got -1"),
+        ("confirm", {"radius": 2.1}, "radius: expected a number above 0, at most 2 (8 sigma), got 2.1"),
+        ("confirm", {"radius": "nan"}, "radius: expected a number above 0, at most 2 (8 sigma), got 'nan'"),
+        ("confirm", {"radius": "x" * 10**5}, "radius: expected a number above 0, at most 2 (8 sigma), got 'xxx"),
+        ("confirm", {"radius": True}, "radius: expected a number above 0, at most 2 (8 sigma), got True"),
+        ("confirm", {"radius": None}, "radius: expected a number above 0, at most 2 (8 sigma), got None"),
+        ("confirm", {"radius": [0.1]}, "radius: expected a number above 0, at most 2 (8 sigma), got [0.1]"),
         ("confirm", {"radius": 0.1, "alpha": 0}, "alpha: expected a number from 1e-09 to 0.001, got 0"),
         ("confirm", {"radius": 0.1, "alpha": 0.01}, "alpha: expected a number from 1e-09 to 0.001, got 0.01"),
         ("confirm", {"radius": 0.1, "n": 100_001}, "n: expected a whole number from 1 to 100000, got 100001"),
@@ -69,7 +69,7 @@ def test_what_is_proven_is_at_least_what_is_stated(radius: float) -> None:
         ("certify", {"radius": 0.1}, "radius: expected no parameters but alpha, n, deadline_ms, n0, top_k"),
         ("certify", {"n0": 1001}, "n0: expected a whole number from 1 to 1000, got 1001"),
         ("certify", {"top_k": 10}, "top_k: expected a whole number from 1 to 9, got 10"),
-        ("certify", {"n": 19}, "n: expected at least 20, since any radius takes so many votes at alpha = 1e-06"),
+        ("certify", {"n": 19}, "n: expected at least 20 votes, since any radius takes so many at alpha = 1e-06"),
     ],
 )
 def test_what_means_nothing_or_is_beyond_the_limits_is_refused(
@@ -83,12 +83,23 @@ def test_what_means_nothing_or_is_beyond_the_limits_is_refused(
 
 def test_a_radius_that_no_votes_can_prove_is_refused_with_the_number_that_it_takes() -> None:
     needed = votes_needed(float(np.float32(0.6)), sigma=SIGMA, alpha=1e-6)
-    with pytest.raises(QuestionError, match=rf"n: expected at least {needed}, since radius 0\.6 .*, got {needed - 1}"):
+    with pytest.raises(
+        QuestionError, match=rf"at least {needed} votes, since radius 0\.6 .*, got {needed - 1}; ask for mo"
+    ):
         asked(TierModel.CONFIRM, radius=0.6, n=needed - 1)
     assert asked(TierModel.CONFIRM, radius=0.6, n=needed).n == needed
     assert asked(TierModel.CONFIRM, radius=0.6, n=1, deadline_ms=0).deadline_ms == 0
-    with pytest.raises(QuestionError, match="n: expected at least"):
+    with pytest.raises(
+        QuestionError, match=r"n: expected at least .* most_n of this model is 100000: ask for a smaller r"
+    ):
         asked(TierModel.CONFIRM, radius=8 * SIGMA)
+
+
+def test_of_two_classes_no_more_than_one_can_be_certified() -> None:
+    rules = QuestionRules(TierModel.CERTIFY, LIMITS, sigma=SIGMA, classes=2, shape=SHAPE)
+    assert rules.question('{"top_k": 1}').top_k == 1
+    with pytest.raises(QuestionError, match="top_k: expected 1, which is the only one, got 2"):
+        rules.question('{"top_k": 2}')
 
 
 def test_an_alpha_that_the_noise_itself_may_spend_is_refused() -> None:

@@ -287,7 +287,7 @@ def test_invalid_images_are_refused_and_the_next_answered(
         ({"radius": 0.1, "seed": 3}, "seed: expected no parameters but radius, alpha, n, deadline_ms, got this one"),
         ({"radius": 0.1, "n": 301}, "n: expected a whole number from 1 to 300, got 301"),
         ({"radius": 0.1, "alpha": 1e-3}, "alpha: expected a number from 1e-09 to 1e-06, got 0.001"),
-        ({"radius": True}, "radius: expected a number from 0 to 2, got True"),
+        ({"radius": True}, "radius: expected a number above 0, at most 2 (8 sigma), got True"),
     ],
 )
 def test_parameters_beyond_the_operators_limits_are_refused(
