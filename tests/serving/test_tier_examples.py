@@ -161,6 +161,17 @@ def test_a_full_queue_is_503_and_says_when_to_ask_again(digits: TritonServer) ->
     assert all(re.search(r"queue is full: .*; ask again in about \d+ s", answer) for answer in refused)
 
 
+def test_generate_refuses_with_400_whatever_it_is_about(digits: TritonServer) -> None:
+    full = {**IMAGE, "shape": [64, 1, 8, 8], "data": [0.5] * 64 * 64}
+    body = {"inputs": [full], "parameters": {"n": 100_000, "deadline_ms": 5_000}}
+    with ThreadPoolExecutor(4) as pool:
+        waiting = [pool.submit(posted, digits, "digits_certify/infer", body) for _ in range(4)]
+        status, answer = 200, ""
+        while status == 200 and not all(request.done() for request in waiting):
+            status, answer = posted(digits, "digits_certify/generate", {"image": [0.5] * 64, "deadline_ms": 1})
+    assert (status, "queue is full" in answer) == (400, True), answer
+
+
 def test_classes_of_a_stream_over_http_are_a_list_only_for_several(digits: TritonServer) -> None:
     for top_k, expected in ((1, int), (2, list)):
         _, text = posted(
