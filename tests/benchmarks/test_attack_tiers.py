@@ -7,6 +7,7 @@ import re
 import shutil
 from collections.abc import Iterator
 from dataclasses import replace
+from io import StringIO
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ import numpy as np
 import pytest
 import torch
 from numpy.typing import NDArray
+from rich.console import Console
 from test_attacks import lying_victim
 from tiny_model import CLASS_NAMES, SIGMA, random_images, write_tiny_model
 from typer.testing import CliRunner
@@ -24,6 +26,7 @@ from heatserve.benchmarks.attack.spoofing import score, victim_logits
 from heatserve.benchmarks.attack.target import open_target
 from heatserve.benchmarks.attack.tier_answers import Said, ask_tiers, judge, one_pass
 from heatserve.benchmarks.attack.tier_attack import as_pictures, attack_all_tiers
+from heatserve.benchmarks.attack.tier_report import tier_report
 from heatserve.benchmarks.attack.tier_searches import abstention, another_class, on_grid, overclaim
 from heatserve.benchmarks.pages.render import RESULTS, render_pages
 from heatserve.benchmarks.records.attack_tiers import TierAttackRecord
@@ -220,6 +223,9 @@ def test_the_command_writes_a_record_and_says_what_is_promised(tmp_path: Path) -
     record = read_record(out, TierAttackRecord)
     assert record.data.images == 3
     assert json.loads(out.read_text())["totals"]["confirm"]["overclaims"] == 0
+    terminal = Console(width=80, file=StringIO(), record=True)
+    terminal.print(tier_report(record))
+    assert "…" not in terminal.export_text()
 
     results = tmp_path / "results"
     shutil.copytree(ROOT / RESULTS, results, ignore=shutil.ignore_patterns("attack-tiers-*", "*.s*", "*.html"))
