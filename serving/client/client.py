@@ -249,10 +249,10 @@ class Client:
         bounds = TighteningBounds()
         with closing(stream):
             for answer in stream:
-                yield bounds.checked(*described.read(answer, asked, tier, images=1))
-                if bounds.has_ended:
-                    return
-        bounds.check_end()
+                found = bounds.checked(*described.read(answer, asked, tier, images=1))
+                if not bounds.has_ended:
+                    yield found
+        yield bounds.last()  # once the stream has ended: of one that is left as it ends, Triton keeps the request
 
 
 class AsyncClient:
@@ -369,10 +369,10 @@ class AsyncClient:
         )
         async with aclosing(self._connection.stream(tier, pixels, parameters)) as stream:
             async for answer in stream:
-                yield bounds.checked(*described.read(answer, asked, tier, images=1))
-                if bounds.has_ended:
-                    return
-        bounds.check_end()
+                found = bounds.checked(*described.read(answer, asked, tier, images=1))
+                if not bounds.has_ended:
+                    yield found
+        yield bounds.last()
 
     async def _described(self) -> Described:
         if self._known is None:

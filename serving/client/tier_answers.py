@@ -139,16 +139,17 @@ class TighteningBounds:
             raise ServingError(f"classes: expected {last.classes}, as in the answer before, found {answer.classes}")
         return answer
 
-    def check_end(self) -> None:
-        """Refuse a stream that is over before its last answer has come.
+    def last(self) -> TierAnswer:
+        """The last answer of a stream that has ended.
 
         Raises:
-            ServingError: it is.
+            ServingError: it is over before that one has come.
         """
-        if not self.has_ended:
+        if self._last is None or not self.has_ended:
             raise ServingError(
                 "expected answers from the server until one that is the last, found the end of the stream; ask again"
             )
+        return self._last
 
 
 def _column(answer: InferResult, tensor: TierTensor, images: int) -> NDArray[Any]:

@@ -246,10 +246,10 @@ def test_a_stream_may_only_say_more() -> None:
         assert bounds.checked(answer) is answer
         assert not bounds.has_ended
     with pytest.raises(ServingError, match="until one that is the last, found the end of the stream"):
-        bounds.check_end()
+        bounds.last()
     bounds.checked(bound(votes=300, proven_radius=0.4, reason=b"proven"))
     assert bounds.has_ended
-    bounds.check_end()
+    bounds.last()
 
 
 @pytest.mark.parametrize(
