@@ -111,6 +111,6 @@ def hurry(server: TritonServer, model: str = "known") -> None:
     with suppress(PermissionError, FileNotFoundError):
         Path(f"/proc/{pid}/autogroup").write_text("0")
     for thread in os.listdir(f"/proc/{pid}/task"):
-        with suppress(PermissionError):
+        with suppress(PermissionError, ProcessLookupError):  # a thread may end meanwhile
             os.sched_setscheduler(int(thread), os.SCHED_OTHER, os.sched_param(0))
             os.setpriority(os.PRIO_PROCESS, int(thread), 0)

@@ -18,6 +18,7 @@ from heatserve.serving.errors import OverloadedError, ServingError, UnavailableE
 from heatserve.serving.tiers.answering import ImageAnswer, with_finding
 from heatserve.serving.tiers.protocol import Finding, ProtocolError, Unanswered, VoteQuestion
 from heatserve.serving.tiers.questions import CheckedQuestion
+from heatserve.serving.tiers.unanswered import UnansweredCount
 from heatserve.serving.tiers.voter_connection import VoterConnection
 
 _LOOK_SECONDS = 0.01
@@ -94,6 +95,7 @@ class WaitingRequests:
         self._changed = threading.Condition()
         self._is_stopped = False
         self._ended = deque[float](maxlen=_PACE_SAMPLES)
+        self._unanswered = UnansweredCount(folder, kind.value)
         self._voter = VoterConnection(folder, shape=shape, on_answer=self._take, on_loss=self._lose)
 
     def start(self) -> None:
@@ -141,6 +143,7 @@ class WaitingRequests:
         """
         self.check_room(len(images), deadline_ms=request.question.deadline_ms)
         asked = [(self._vote_question(request, index), image) for index, image in images.items()]
+        self._unanswered.add(1)
         with self._changed:
             for index, (question, _) in zip(images, asked, strict=True):
                 self._open[question.number] = request, index
@@ -217,6 +220,7 @@ class WaitingRequests:
             if not request.is_answered:
                 request.is_answered = True
                 request.caller.answer([*map(_at_the_end, request.answers)], is_final=True)
+                self._unanswered.add(-1)
 
     def _fail(self, request: TierRequest, error: ServingError | None) -> None:
         self._close(request)
@@ -224,6 +228,7 @@ class WaitingRequests:
             if not request.is_answered:
                 request.is_answered = True
                 request.caller.fail(error)
+                self._unanswered.add(-1)
 
     def _close(self, request: TierRequest) -> None:
         """Give up what is open of a request, and free its places."""

@@ -17,6 +17,8 @@ from typing import TYPE_CHECKING
 
 from heatserve.serving.client.connection import Connection
 from heatserve.serving.errors import ServingError
+from heatserve.serving.tiers.protocol import socket_folder
+from heatserve.serving.tiers.unanswered import unanswered
 from heatserve.serving.triton import guarded_exec
 from heatserve.serving.triton.bounded_log import BoundedLog
 from heatserve.serving.triton.debris import explained_writes, log_of, seal_regions, server_folder
@@ -119,6 +121,7 @@ class TritonServer:
         self.endpoints = (self._wanted.with_local_http() if triton.is_of_wheel else self._wanted).bound()
         with ExitStack() as cleanup:
             folder, lock = cleanup.enter_context(server_folder())
+            self._folder = folder
             with explained_writes():
                 self._workspace = prepare(triton, self.models, folder)
                 self._log = BoundedLog(log_of(folder))
@@ -246,18 +249,25 @@ class TritonServer:
         """Let Triton end, until it has answered the requests in flight, or its time is over.
 
         What it does then takes 2 to 3 s, in which it says of every model that there is none (NOT_FOUND). It does not
-        count what waits for votes; the process of a tier ends once all of that is answered.
+        count what waits for votes; the tiers do.
         """
-        names = {kind.beside(model) for model, kinds in self._workspace.tiers.items() for kind in kinds}
-        tiers = [process for process in triton_and_instances(self._process.pid) if process.model in names]
         self._process.terminate()
         deadline = time.monotonic() + self._exit_timeout + _KILL_AFTER_SECONDS
         with closing(Connection(self.endpoints.grpc_url, timeout=1)) as connection:
             while self._process.poll() is None and time.monotonic() < deadline:
-                if all(tier.look().is_dead for tier in tiers) and has_unloaded(connection, self.models[0].name):
+                if has_unloaded(connection, self.models[0].name) and not self._has_unanswered():
                     time.sleep(_SEND_SECONDS)
                     return
                 time.sleep(_POLL_SECONDS)
+
+    def _has_unanswered(self) -> bool:
+        """Whether a tier that runs has requests that are not answered."""
+        running = {process.model for process in triton_and_instances(self._process.pid)}
+        return any(
+            kind.beside(model) in running and unanswered(socket_folder(self._folder, model), kind.value)
+            for model, kinds in self._workspace.tiers.items()
+            for kind in kinds
+        )
 
     def _kill(self) -> None:
         with suppress(ProcessLookupError):

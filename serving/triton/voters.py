@@ -90,7 +90,6 @@ class Voters:
         """
         self._log = log
         for plan in self._plans:
-            socket_folder(self._folder, plan.model).mkdir(parents=True)
             thread = threading.Thread(
                 target=self._keep, args=(plan, lock), name=f"heatserve-voter-{plan.model}", daemon=True
             )

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from heatserve.serving.batching import request_bytes
 from heatserve.serving.errors import ServingError
+from heatserve.serving.tiers.protocol import socket_folder
 from heatserve.serving.triton.debris import SHARED_MEMORY
 from heatserve.serving.triton.installation import Triton, find_libpython
 from heatserve.serving.triton.voters import VoterPlan
@@ -79,6 +80,8 @@ def prepare(triton: Triton, models: Sequence[ModelVersion], folder: Path) -> Wor
     modules = _module_folders()
     for model in models:
         _offer(triton, model, repository / model.name)
+        if tiers[model.name]:
+            socket_folder(folder, model.name).mkdir(parents=True)
         for kind, config in tiers[model.name].items():
             _offer_tier(triton, model, config, repository / kind.beside(model.name), modules)
     backends, file_bytes = triton.backends, 0

@@ -377,3 +377,19 @@ def test_answers_refusals_and_votes_are_counted(server: TritonServer) -> None:
 
 def test_sigma_of_the_server_is_that_of_these_tests(server: TritonServer) -> None:
     assert {model.card.sigma for model in server.models} == {SIGMA}
+
+
+@pytest.mark.parametrize("over", ["grpc", "http"])
+def test_a_server_ends_soon_after_streams_that_were_watched_to_their_end(tmp_path: Path, over: str) -> None:
+    """Triton never lets go of a request whose caller cancels it while it ends, and so of its model."""
+    write_known_model(tmp_path, tiers=[TierModel.CERTIFY_STREAM])
+    with TritonServer(tmp_path, endpoints=FREE_PORTS) as server:
+        hurry(server)
+        url = server.endpoints.grpc_url if over == "grpc" else server.endpoints.http_url
+        with Client(url, model="known") as client:
+            for _ in range(10):
+                last = [*client.certify(FAR[0], n=1000)][-1]
+                assert last.outcome.value == "yes"
+        process = server._process
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(6) == 0
