@@ -234,5 +234,5 @@ def _proven(answer: TierAnswer) -> str:
         return "nothing is proven"
     what = f"class {answer.class_name or answer.label}"
     if len(answer.classes) > 1:
-        what = f"one of the classes with labels {', '.join(map(str, answer.classes))}"
+        what = f"one of {', '.join(map(str, answer.classes))}"
     return f"{what} proven within {answer.proven_radius:.4f}"
