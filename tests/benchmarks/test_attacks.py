@@ -31,6 +31,7 @@ def images() -> Tensor:
     return x.view(3, 1, 2, 2)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("attack", "slack"), [(DDN(steps=60), 1.05), (PGD(steps=20, rounds=6), 1.1)])
 def test_the_distances_found_are_those_to_the_boundary(attack: DDN | PGD, slack: float) -> None:
     x, labels = images(), torch.tensor([0, 1, 2])

@@ -321,6 +321,7 @@ def test_another_generator_that_is_unknown_or_absent_is_named(monkeypatch: pytes
         check_third_party("wrk")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["wrk", "hey"])
 def test_another_generator_sends_the_same_request(triton: TritonServer, name: str) -> None:
     if not shutil.which(name):

@@ -130,6 +130,7 @@ def test_shares_outside_0_and_1_are_refused(share: dict[str, Any]) -> None:
         calibrate(part, part, radii=RADII, **share)
 
 
+@pytest.mark.slow
 def test_few_images_often_suffice_for_one_radius() -> None:
     """A sequence that began where the images to fit promise the most answers would fail at once, 19 times of 20."""
     rng, refused = np.random.default_rng(0), 0

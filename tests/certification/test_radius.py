@@ -53,7 +53,7 @@ def exact_radii(p: NDArray[np.float32]) -> tuple[NDArray[Any], NDArray[Any]]:
     return lipschitz, nominal
 
 
-@pytest.mark.parametrize("classes", [2, 3, 10, 100, 1000])
+@pytest.mark.parametrize("classes", [2, 3, 10, 100, pytest.param(1000, marks=pytest.mark.slow)])
 def test_never_above_float64_and_hardly_below(classes: int) -> None:
     p = probability_vectors(100_000 // 5, classes, np.random.default_rng(classes))
     for radius, exact in zip((l_bound(p, sigma=SIGMA), nominal_radius(p, sigma=SIGMA)), exact_radii(p), strict=True):

@@ -49,7 +49,9 @@ def largest(successes: int, trials: int, alpha: float) -> float:
     return float(max(refuted, default=0.0))
 
 
-@pytest.mark.parametrize("truth", [0.5, norm.cdf(0.5), 0.95])
+@pytest.mark.parametrize(
+    "truth", [pytest.param(0.5, marks=pytest.mark.slow), norm.cdf(0.5), pytest.param(0.95, marks=pytest.mark.slow)]
+)
 def test_any_bound_of_a_test_is_false_with_probability_at_most_alpha(truth: float) -> None:
     runs, n = 500, 300
     votes = (np.random.default_rng(7).random((runs, n + 9)) >= truth).astype(int)

@@ -62,7 +62,7 @@ def certified(architecture: str, shape: tuple[int, int, int], classes: int) -> o
     ("architecture", "shape", "classes"),
     [
         ("digits_cnn", (1, 8, 8), 10),
-        ("cifar_resnet20", (3, 32, 32), 10),  # the deeper ones repeat its operators
+        pytest.param("cifar_resnet20", (3, 32, 32), 10, marks=pytest.mark.slow),  # the deeper ones repeat its operators
         pytest.param("cifar_resnet34", (3, 32, 32), 10, marks=pytest.mark.slow),
         pytest.param("resnet50", (3, 224, 224), 1000, marks=pytest.mark.slow),
     ],
