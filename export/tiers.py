@@ -100,30 +100,36 @@ class TierTensor:
     """One output of a tier; each image has one value, or for `classes` several."""
 
     name: str
-    datatype: Literal["INT64", "FP32", "FP64", "STRING"]
-    """As Triton's configuration names it."""
+    datatype: Literal["INT64", "FP32", "FP64"]
+    """As Triton's configuration names it. None is text: Triton 2.51 ends (SIGFPE) where a client asks for the classes
+    (`class_count`) of an output of text."""
     kinds: tuple[TierModel, ...] = tuple(TierModel)
     """The models that have it."""
     is_list: bool = False
+    words: tuple[str, ...] = ()
+    """What its numbers stand for, from 0 on; empty: they are numbers."""
 
     @property
     def dtype(self) -> np.dtype[Any]:
-        """The type as numpy names it; text is bytes in arrays of objects."""
-        return np.dtype({"INT64": np.int64, "FP32": np.float32, "FP64": np.float64, "STRING": object}[self.datatype])
+        """The type as numpy names it."""
+        return np.dtype({"INT64": np.int64, "FP32": np.float32, "FP64": np.float64}[self.datatype])
 
 
 _ASKING = tuple(kind for kind in TierModel if kind.asks_radius)
 _CERTIFYING = tuple(kind for kind in TierModel if not kind.asks_radius)
 
+NO_SAMPLING = "none"
+"""The output `sampling` where there were no votes."""
+
 TIER_TENSORS = (
     TierTensor("label", "INT64"),  # the class that is answered; −1 where none is
-    TierTensor("outcome", "STRING"),  # yes, no or undecided
+    TierTensor("outcome", "INT64", words=("undecided", "yes", "no")),
     TierTensor("proven_radius", "FP32"),  # L2, pixels in [0,1]; above 0 only where the outcome is yes
     TierTensor("votes", "INT64"),  # noisy passes of the base classifier that were taken, n₀ included
     TierTensor("alpha", "FP64"),  # the answer yes (or no) is wrong with at most this probability, for each image
-    TierTensor("tier", "STRING"),
-    TierTensor("reason", "STRING"),
-    TierTensor("sampling", "STRING"),  # how the noise was sampled: grid, float32; none where there were no votes
+    TierTensor("tier", "INT64", words=tuple(tier.value for tier in Tier)),
+    TierTensor("reason", "INT64", words=tuple(reason.value for reason in TierReason)),
+    TierTensor("sampling", "INT64", words=(NO_SAMPLING, "grid", "float32")),  # how the noise was sampled
     TierTensor("certified_radius", "FP32", _ASKING),  # what the single pass serves
     TierTensor("p_lower", "FP64", _CERTIFYING),  # lower confidence bound on the probability of a vote for `classes`
     TierTensor("classes", "INT64", _CERTIFYING, is_list=True),  # the k classes that most of the n₀ votes are for
@@ -131,13 +137,15 @@ TIER_TENSORS = (
 """The outputs of the tiers, in their order."""
 
 
-NO_SAMPLING = "none"
-"""The output `sampling` where there were no votes."""
-
-
 def tier_tensors(kind: TierModel) -> tuple[TierTensor, ...]:
     """The outputs of one kind of tier."""
     return tuple(tensor for tensor in TIER_TENSORS if kind in tensor.kinds)
+
+
+def codes_of(kind: TierModel) -> str:
+    """What the numbers of a tier's outputs stand for, for somebody who reads its configuration."""
+    coded = (tensor for tensor in tier_tensors(kind) if tensor.words)
+    return "; ".join(f"{t.name}: {', '.join(f'{code} {word}' for code, word in enumerate(t.words))}" for t in coded)
 
 
 @dataclass(frozen=True)

@@ -20,7 +20,7 @@ from heatserve.export.card import read_card
 from heatserve.export.repository.layout import CONFIG_NAME
 from heatserve.export.repository.settings import write_config
 from heatserve.export.repository.tiers import read_tier_configs, write_tier_configs
-from heatserve.export.tiers import TierModel
+from heatserve.export.tiers import TIER_TENSORS, TierModel
 
 _PIXELS = int(np.prod(SHAPE))
 DIRECTION = np.where(np.arange(_PIXELS) % 2, 1.0, -1.0) / np.sqrt(_PIXELS)
@@ -63,7 +63,7 @@ def ask(
     outputs: Sequence[str] | None = None,
     **parameters: Any,
 ) -> dict[str, list[Any]]:
-    """A tier's answer through tritonclient alone, by output: a value for each image, text decoded.
+    """A tier's answer through tritonclient alone, by output: a value for each image, codes as their words.
 
     Raises:
         InferenceServerException: the server's error.
@@ -81,14 +81,25 @@ def ask(
         names = (
             [output.name for output in response.outputs] if over == "grpc" else [o["name"] for o in response["outputs"]]
         )
-        return {name: read_output(result.as_numpy(name)) for name in names}
+        return {name: read_output(name, result.as_numpy(name)) for name in names}
 
 
-def read_output(values: NDArray[Any]) -> list[Any]:
-    """The values of an output, one for each image: [N, 1] as a list of N, text decoded."""
-    rows = values.tolist()
-    rows = [row[0] if len(row) == 1 else row for row in rows]
-    return [row.decode() if isinstance(row, bytes) else row for row in rows]
+def read_output(name: str, values: NDArray[Any]) -> list[Any]:
+    """The values of an output, one for each image: [N, 1] as a list of N, codes as their words."""
+    rows = [row[0] if len(row) == 1 else row for row in values.tolist()]
+    return [word_of(name, row) for row in rows]
+
+
+def word_of(name: str, value: Any) -> Any:
+    """What a value of an output stands for."""
+    words = [tensor.words for tensor in TIER_TENSORS if tensor.name == name]
+    return words[0][value] if words and words[0] else value
+
+
+def code_of(name: str, word: Any) -> Any:
+    """The number that stands for a word in an output; anything else is handed on as it is."""
+    words = [tensor.words for tensor in TIER_TENSORS if tensor.name == name]
+    return words[0].index(word) if isinstance(word, str) else word
 
 
 def refusal(server: TritonServer, model: str, images: NDArray[Any], **parameters: Any) -> tuple[str, str]:

@@ -31,11 +31,11 @@ from heatserve.export.repository.layout import (
     version_dirs,
 )
 from heatserve.export.repository.settings import read_config, write_config
-from heatserve.export.tiers import TierLimits, TierModel, limit_names, parse_limits, tier_tensors
+from heatserve.export.tiers import TierLimits, TierModel, codes_of, limit_names, parse_limits, tier_tensors
 
-OF_TIER = ("tier", "model", "promise", "base_sha256")
+OF_TIER = ("tier", "model", "promise", "codes", "base_sha256")
 """Parameters of a tier's `config.pbtxt` that follow from the card: its kind, the model that it is beside, what its
-answers mean, and the hash of the graph of the base classifier that votes."""
+answers mean, what their numbers stand for, and the hash of the graph of the base classifier that votes."""
 _OPERATORS = ("metric_tags", "model_metrics")
 """Fields of it that belong to the operator, beside the limits."""
 _ADVICE = "restore it, or remove the file to switch this tier off"
@@ -60,7 +60,7 @@ def tier_config(card: Card, kind: TierModel) -> pb.ModelConfig:
     if streams:
         config.model_transaction_policy.decoupled = True
     promise = tier_promise(kind, model=card.model, sigma=card.sigma, cut_out=card.resize is not None)
-    values, defaults = (kind.value, card.model, promise, card.base_sha256), TierLimits()
+    values, defaults = (kind.value, card.model, promise, codes_of(kind), card.base_sha256), TierLimits()
     stated = dict(zip(OF_TIER, values, strict=True))
     for name, value in {**stated, **{name: getattr(defaults, name) for name in limit_names(kind)}}.items():
         config.parameters[name].string_value = str(value)

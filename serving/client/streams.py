@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from tritonclient.grpc import service_pb2
 
 _LONGEST_LINE = 2**16
-_JSON_TYPES = {"INT64": int, "FP32": (int, float), "FP64": (int, float), "STRING": str}
+_JSON_TYPES = {"INT64": int, "FP32": (int, float), "FP64": (int, float)}
 _EVENTS = "text/event-stream"
 
 
@@ -186,7 +186,7 @@ class _Event:
         for one in values:
             if isinstance(one, bool) or not isinstance(one, _JSON_TYPES[tensor.datatype]):  # type: ignore[arg-type]
                 raise TypeError(f"{tensor.datatype} expected, {type(one).__name__} found")
-        return np.array([[one.encode() if isinstance(one, str) else one for one in values]], dtype=tensor.dtype)
+        return np.array([values], dtype=tensor.dtype)
 
 
 def read_event(line: bytes) -> InferResult:

@@ -13,13 +13,22 @@ from numpy.typing import NDArray
 
 from heatserve.certification.outcome import Outcome
 from heatserve.export.contract import INVALID_LABEL
-from heatserve.export.tiers import NO_SAMPLING, Mode, Tier, TierModel, TierReason, TierTensor, tier_tensors
+from heatserve.export.tiers import (
+    NO_SAMPLING,
+    TIER_TENSORS,
+    Mode,
+    Tier,
+    TierModel,
+    TierReason,
+    TierTensor,
+    tier_tensors,
+)
 from heatserve.serving.client.answers import raw_tensor
 from heatserve.serving.client.tier_questions import TierQuestion
 from heatserve.serving.client.transport import InferResult
 from heatserve.serving.errors import ServingError
 
-_SAMPLINGS = ("grid", "float32", NO_SAMPLING)
+_WORDS = {tensor.name: tensor.words for tensor in TIER_TENSORS}
 _STREAMED = (TierReason.PROVEN, TierReason.TIGHTENING, TierReason.DEADLINE, TierReason.VOTES)
 _E = TypeVar("_E", bound=Enum)
 
@@ -176,7 +185,7 @@ def _read(row: Mapping[str, NDArray[Any]], names: Mapping[int, str]) -> TierAnsw
         alpha=float(row["alpha"][0]),
         tier=_member(Tier, "tier", row),
         reason=_member(TierReason, "reason", row),
-        sampling=_word("sampling", row, _SAMPLINGS),
+        sampling=_word("sampling", row),
         certified_radius=float(row["certified_radius"][0]) if "certified_radius" in row else None,
         p_lower=float(row["p_lower"][0]) if "p_lower" in row else None,
         classes=tuple(row["classes"].tolist()) if "classes" in row else (),
@@ -184,15 +193,16 @@ def _read(row: Mapping[str, NDArray[Any]], names: Mapping[int, str]) -> TierAnsw
 
 
 def _member(words: type[_E], name: str, row: Mapping[str, NDArray[Any]]) -> _E:
-    return words(_word(name, row, [member.value for member in words]))
+    return words(_word(name, row))
 
 
-def _word(name: str, row: Mapping[str, NDArray[Any]], known: list[str] | tuple[str, ...]) -> str:
-    value = row[name][0]
-    word = value.decode(errors="replace") if isinstance(value, bytes) else repr(value)
-    if word not in known:
-        raise ServingError(f"{name}: expected one of {', '.join(known)} from the server, found {word}")
-    return word
+def _word(name: str, row: Mapping[str, NDArray[Any]]) -> str:
+    """What a code stands for."""
+    code, known = int(row[name][0]), _WORDS[name]
+    if not 0 <= code < len(known):
+        expected = ", ".join(f"{number} ({word})" for number, word in enumerate(known))
+        raise ServingError(f"{name}: expected one of {expected} from the server, found {code}")
+    return known[code]
 
 
 def _rules(

@@ -94,7 +94,7 @@ def _float32_below(number: float) -> float:
 
 
 def tensors_of(answers: Sequence[ImageAnswer], kind: TierModel, *, top_k: int) -> dict[str, NDArray[Any]]:
-    """The outputs of a tier for N images, by name: [N], and `classes` [N, k]; text is bytes in arrays of objects."""
+    """The outputs of a tier for N images, by name: [N], and `classes` [N, k]; words as their codes."""
     found = dict[str, NDArray[Any]]()
     for tensor in tier_tensors(kind):
         if tensor.is_list:
@@ -102,7 +102,7 @@ def tensors_of(answers: Sequence[ImageAnswer], kind: TierModel, *, top_k: int) -
             found[tensor.name] = np.array(rows, tensor.dtype)
             continue
         values = [getattr(answer, tensor.name) for answer in answers]
-        if tensor.datatype == "STRING":
-            values = [(value if isinstance(value, str) else value.value).encode() for value in values]
+        if tensor.words:
+            values = [tensor.words.index(value if isinstance(value, str) else value.value) for value in values]
         found[tensor.name] = np.array(values, tensor.dtype)
     return found

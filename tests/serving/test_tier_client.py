@@ -17,6 +17,7 @@ from typing import Any
 import grpc
 import numpy as np
 import pytest
+from known_tiers import code_of
 from numpy.typing import NDArray
 from test_client import ABSENT, PROTOCOLS, url_of
 from tiny_model import CLASS_NAMES
@@ -325,9 +326,9 @@ def proxy(tiers: TritonServer) -> Iterator[tuple[str, LyingProxy]]:
         server.stop(None).wait()
 
 
-def text(word: str) -> bytes:
-    """One text as Triton sends it."""
-    return len(word).to_bytes(4, "little") + word.encode()
+def code(name: str, word: str) -> bytes:
+    """One word of an output as Triton sends it."""
+    return np.int64(code_of(name, word)).tobytes()
 
 
 @CLIENTS
@@ -338,16 +339,16 @@ def test_a_lie_about_a_proof_is_refused(proxy: tuple[str, LyingProxy], ask: Ask)
     (honest,) = ask(url, "confirm", image, **hopeless)
     assert not honest
     for name, content in (
-        ("outcome", text("yes")),
+        ("outcome", code("outcome", "yes")),
         ("proven_radius", np.float32(8 * RADIUS).tobytes()),
-        ("reason", text("proven")),
+        ("reason", code("reason", "proven")),
         ("label", np.int64(99).tobytes()),
         ("alpha", np.float64(1e-3).tobytes()),
     ):
         liar.lie = (name, content)
         with pytest.raises(ServingError, match=r"expected .* from the server, found"):
             ask(url, "confirm", image, **hopeless)
-    for name, content in (("proven_radius", np.float32(np.inf).tobytes()), ("tier", text("one pass"))):
+    for name, content in (("proven_radius", np.float32(np.inf).tobytes()), ("tier", code("tier", "one pass"))):
         liar.lie = (name, content)
         with pytest.raises(ServingError, match=rf"{name}: expected .* from the server, found"):
             ask(url, "certify", image, n=200)

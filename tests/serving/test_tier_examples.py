@@ -17,6 +17,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from known_tiers import word_of
 from PIL import Image
 
 from heatserve import TritonServer
@@ -55,8 +56,9 @@ def at(server: TritonServer, code: str) -> str:
 
 
 def outputs(answer: str) -> dict[str, Any]:
-    """The outputs of an answer over HTTP, by name."""
-    return {output["name"]: output["data"] for output in json.loads(answer)["outputs"]}
+    """The outputs of an answer over HTTP, by name, codes as their words."""
+    found = {output["name"]: output["data"] for output in json.loads(answer)["outputs"]}
+    return {name: [word_of(name, value) for value in values] for name, values in found.items()}
 
 
 def test_the_examples_of_confirm_can_be_copied_and_run(
@@ -105,8 +107,9 @@ def test_a_stream_of_the_pages_tightens(digits: TritonServer) -> None:
     answers = [json.loads(event) for event in events]
     radii = [answer["proven_radius"] for answer in answers]
     assert radii == sorted(radii)
-    assert {answer["reason"] for answer in answers[:-1]} <= {"tightening"}
-    assert answers[-1]["reason"] in ("proven", "deadline")
+    reasons = [word_of("reason", answer["reason"]) for answer in answers]
+    assert set(reasons[:-1]) <= {"tightening"}
+    assert reasons[-1] in ("proven", "deadline")
 
 
 def posted(server: TritonServer, path: str, body: dict[str, Any]) -> tuple[int, str]:

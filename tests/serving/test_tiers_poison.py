@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import urllib.error
+import urllib.request
 from collections.abc import Iterator
 from typing import Any
 
 import grpc
 import numpy as np
 import pytest
-from known_tiers import hurry
+from known_tiers import hurry, word_of
 from test_poison import INSIDE_OF_THE_SERVER, honest_request, poison, refusal
 from test_server import triton_process
 from tiny_model import take_uint8, write_tiny_model
@@ -90,6 +92,17 @@ def test_numbers_that_are_none_are_no_parameters(
         assert message.startswith((name, "parameters")), message
 
 
+def test_text_that_is_none_is_refused(server: TritonServer) -> None:
+    pixels = ",".join(["0"] * 64)
+    for value in (b"\xff\xfe", b"\xc3\x28"):
+        body = b'{"image": [' + pixels.encode() + b'], "radius": "' + value + b'"}'
+        request = urllib.request.Request(f"{server.endpoints.http_url}/v2/models/patient_confirm/generate", body)
+        with pytest.raises(urllib.error.HTTPError) as caught:
+            urllib.request.urlopen(request, timeout=60)
+        assert caught.value.code == 400
+        assert b"parameters: expected text in UTF-8, got other bytes" in caught.value.read()
+
+
 def test_votes_on_a_picture_are_taken_on_what_the_network_gets(
     stub: service_pb2_grpc.GRPCInferenceServiceStub,
 ) -> None:
@@ -98,5 +111,5 @@ def test_votes_on_a_picture_are_taken_on_what_the_network_gets(
     values: dict[str, Any] = dict(
         zip([output.name for output in answer.outputs], answer.raw_output_contents, strict=True)
     )
-    assert values["sampling"].count(b"grid") == 2
+    assert [word_of("sampling", code) for code in np.frombuffer(values["sampling"], np.int64).tolist()] == ["grid"] * 2
     assert np.frombuffer(values["votes"], np.int64).tolist() == [300, 300]
