@@ -92,7 +92,7 @@ class TierInstance:
 
     def _begin(self, request: Any, caller: _TritonCaller) -> None:
         came = time.monotonic()
-        question = self._rules.question(request.parameters())
+        question = self._rules.question(_parameters(request))
         caller.top_k, caller.is_counted = question.top_k, question.deadline_ms > 0
         image = self._image(request)
         if question.deadline_ms and question.mode is Mode.ANY:  # before anything is spent on it
@@ -142,6 +142,14 @@ class TierInstance:
                         f"image: expected images of 8 bits, multiples of 1/255, found that image {index} is not of 8 "
                         "bits; the operator of this model asks for noise on the 8-bit grid (sampling: grid)"
                     )
+
+
+def _parameters(request: Any) -> str:
+    """The parameters of a request as JSON."""
+    try:
+        return str(request.parameters())
+    except UnicodeDecodeError:
+        raise QuestionError("parameters: expected text in UTF-8, got other bytes") from None
 
 
 class _TritonCaller:

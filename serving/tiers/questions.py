@@ -23,6 +23,8 @@ PARAMETERS = {
     TierModel.CASCADE: ("radius", *_BOTH, "mode"),
 }
 """The parameters that a request to each kind of tier may have; those with a radius need it."""
+_LEAST_RADIUS = float(np.finfo(np.float32).tiny)  # an answer could not state a smaller one but as 0
+_LONGEST_NAME = 40
 
 
 class QuestionError(ServingError):
@@ -67,7 +69,7 @@ class QuestionRules:
         unknown = sorted(set(given) - set(PARAMETERS[self.kind]))
         if unknown:
             raise QuestionError(
-                f"{unknown[0]}: expected no parameters but {', '.join(PARAMETERS[self.kind])}, got this one"
+                f"{_named(unknown[0])}: expected no parameters but {', '.join(PARAMETERS[self.kind])}, got this one"
             )
         limits = self.limits
         alpha = _number(given, "alpha", limits.alpha, least=limits.least_alpha, most=limits.most_alpha)
@@ -90,7 +92,7 @@ class QuestionRules:
             raise QuestionError("radius: expected the L2 radius to prove, pixels in [0,1], got no such parameter")
         most = MOST_SIGMAS * self.sigma
         asked = _parsed(given["radius"])
-        if not 0 < asked <= most:
+        if not _LEAST_RADIUS <= asked <= most:
             raise QuestionError(
                 f"radius: expected a number above 0, at most {most:g} ({MOST_SIGMAS} sigma), got "
                 f"{given['radius']!r:.80}"
@@ -118,6 +120,12 @@ class QuestionRules:
                 f"n: expected at least {needed} votes, since {what} takes so many at alpha = {alpha:g} even if all of "
                 f"them agree, got {question.n}; {advice}"
             )
+
+
+def _named(name: str) -> str:
+    """A name that a client chose, in an error: a line, and short, since an error takes memory and headers of a size."""
+    is_plain = len(name) <= _LONGEST_NAME and name.isprintable() and name
+    return name if is_plain else f"{name[:_LONGEST_NAME]!a}{'…' if len(name) > _LONGEST_NAME else ''}"
 
 
 def _number(given: Mapping[str, Any], name: str, default: float, *, least: float, most: float) -> float:

@@ -40,6 +40,7 @@ def model(tmp_path: Path) -> ModelVersion:
         ({"queue": "0"}, "queue: expected a whole number from 1 "),
         ({"sampling": "float32"}, "sampling: expected any or grid, found 'float32'"),
         ({"n": "19"}, "n: expected at least 20, since fewer votes prove nothing at alpha = 1e-06, found 19"),
+        ({"alpha": "1e-310", "least_alpha": "1e-310"}, "n: expected at least 1030, since fewer votes prove nothing at"),
     ],
 )
 def test_limits_that_are_none_or_contradict_each_other_are_refused(parameters: dict[str, str], message: str) -> None:
