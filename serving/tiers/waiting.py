@@ -156,6 +156,9 @@ class WaitingRequests:
             self._voter.ask(asked)
         except UnavailableError as error:
             self._fail(request, error)
+        if request.is_answered:  # before the voter was asked: it had no time left, or a voter ended
+            for question, _ in asked:
+                self._voter.give_up(question.number)
 
     def _vote_question(self, request: TierRequest, index: int) -> VoteQuestion:
         question, number = request.question, next(self._numbers)

@@ -294,3 +294,32 @@ def test_whether_somebody_waits_is_never_asked_while_the_answer_is_sent_or_after
         asked.result()
         assert not asked.was_asked_meanwhile
         assert not asked.was_asked_afterwards
+
+
+def test_a_question_that_was_late_before_it_was_asked_is_not_voted_on(
+    tiers: Tiers, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its deadline passes while `add` is at work: the voter would take all n votes, and nobody would read of it."""
+    voter = tiers.start(TierModel.CONFIRM)
+    tiers.ask(TierModel.CONFIRM)
+    first = question_from(voter)
+    connection = tiers.waiting[TierModel.CONFIRM]._voter
+    ask = connection.ask
+
+    def ask_late(questions: Any) -> None:
+        time.sleep(0.1)
+        ask(questions)
+
+    monkeypatch.setattr(connection, "ask", ask_late)
+    late = tiers.ask(TierModel.CONFIRM, seconds=0)
+    assert late.result()[0].reason is TierReason.DEADLINE
+    tiers.ask(TierModel.CONFIRM)
+    open_questions = set[int]()
+    while first.number + 2 not in open_questions:
+        message, _ = voter.receive()
+        if isinstance(message, GiveUp):
+            open_questions.discard(message.number)
+        else:
+            open_questions.add(message.number)
+    assert open_questions == {first.number + 2}
+    voter.close()
