@@ -27,6 +27,8 @@ from heatserve.export.tiers import TierModel, TierReason
 _SIZES = struct.Struct("!II")
 _MOST_HEADER = 2**16
 _SOCKET_NAME = "votes"
+EXPLAINED = 78
+"""The exit code of a process that cannot vote, has said why, and would say it again (EX_CONFIG in <sysexits.h>)."""
 
 
 class ProtocolError(HeatserveError):

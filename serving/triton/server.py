@@ -135,7 +135,8 @@ class TritonServer:
                 on_problem=self._end,
             )
             cleanup.callback(self._stop)
-            self.voters.start(voters_log, lock)
+            with explained_writes():
+                self.voters.start(voters_log, lock)
             self._wait_until_ready(shared_memory=folder.name)
             self._watch = self._watching()
             self._watch.start()

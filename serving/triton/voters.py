@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
-from heatserve.serving.tiers.protocol import connected, socket_folder
+from heatserve.serving.tiers.protocol import EXPLAINED, connected, socket_folder
 from heatserve.serving.triton import guarded_exec
 from heatserve.serving.triton.processes import ending
 
@@ -31,7 +31,6 @@ from heatserve.serving.tiers.voter import main
 
 main(sys.argv[1:])
 """
-_EXPLAINED = 1  # the exit code of a voter that said what is wrong, and would say it again
 _PAUSE_SECONDS = 0.1
 
 
@@ -126,22 +125,26 @@ class Voters:
             with self._starting:
                 if self._stopped.is_set():
                     return
-                process = self._processes[plan.model] = self._spawn(plan, lock)
+                try:
+                    process = self._processes[plan.model] = self._spawn(plan, lock)
+                except OSError as error:  # no process is left, or the server's folder was removed
+                    problem = f"it cannot be started: {error.strerror}: {error.filename}"
+                    break
             code = process.wait()
             if self._stopped.wait(_PAUSE_SECONDS):
                 return
             deaths.append(time.monotonic())
             how = ending(-code if code < 0 else code << 8)
-            if code == _EXPLAINED or (len(deaths) > MOST_DEATHS and deaths[-1] - deaths[0] < DEATHS_SECONDS):
+            if code == EXPLAINED or (len(deaths) > MOST_DEATHS and deaths[-1] - deaths[0] < DEATHS_SECONDS):
                 times = f" {len(deaths)} times within {DEATHS_SECONDS:g} s, the last time it" if len(deaths) > 1 else ""
-                self.has_given_up = True
-                self._on_problem(
-                    f"{plan.model}: expected a running process that takes the votes of its tiers, found that it"
-                    f"{f' ended{times}' if times else ''} {how}"
-                )
-                return
+                problem = f"it{f' ended{times}' if times else ''} {how}"
+                break
             with suppress(OSError, ValueError):
                 self._log.write(f"heatserve: the voter of {plan.model} {how}; it is started again\n".encode())  # type: ignore[union-attr]
+        self.has_given_up = True
+        self._on_problem(
+            f"{plan.model}: expected a running process that takes the votes of its tiers, found that {problem}"
+        )
 
     def _spawn(self, plan: VoterPlan, lock: int) -> subprocess.Popen[bytes]:
         numbers = (plan.batch_size, plan.threads, plan.most_open)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import threading
 import time
@@ -104,6 +105,29 @@ def test_a_base_network_that_does_not_load_is_explained(tmp_path: Path, monkeypa
     )
     assert "error: known:" in message
     assert "base.onnx: expected sha256" in message
+    log_named_in(message).unlink()
+
+
+def test_a_voter_that_cannot_be_started_again_ends_the_server(tmp_path: Path) -> None:
+    """Something cleans up temporary folders."""
+    write_known_model(tmp_path, tiers=[TierModel.CONFIRM])
+    with TritonServer(tmp_path, endpoints=FREE_PORTS) as server:
+        shutil.rmtree(server.log.with_suffix(""))
+        os.kill(voter_of(server), signal.SIGKILL)
+        with pytest.raises(ServingError, match="of its tiers, found that it cannot be started: No such file") as caught:
+            server.wait()
+    log_named_in(str(caught.value)).unlink()
+
+
+def test_what_python_raised_in_a_voter_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_known_model(tmp_path, tiers=[TierModel.CONFIRM])
+    monkeypatch.setattr("heatserve.serving.triton.voters._VOTER", "import a_module_that_is_not_there  # {path}")
+    with pytest.raises(ServingError) as caught:
+        TritonServer(tmp_path, endpoints=FREE_PORTS).__enter__()
+    message = str(caught.value)
+    assert f"found that it ended {MOST_DEATHS + 1} times" in message
+    assert "  ModuleNotFoundError: No module named 'a_module_that_is_not_there'" in message
+    assert "File" not in message.partition("says:")[2]
     log_named_in(message).unlink()
 
 
