@@ -175,7 +175,7 @@ class TritonServer:
 
     def _start(self, command: list[str], lock: int) -> None:
         self.log = self._log.path
-        limits = [str(os.getpid()), str(self._workspace.file_bytes)]
+        limits = [str(os.getpid()), str(int(signal.SIGTERM)), str(self._workspace.file_bytes)]
         with self._log.writer as log:
             self._process = subprocess.Popen(
                 [sys.executable, "-IS", guarded_exec.__file__, *limits, *command],

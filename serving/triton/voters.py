@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 import threading
@@ -151,7 +152,8 @@ class Voters:
         arguments = [str(plan.version_dir), str(socket_folder(self._folder, plan.model)), *map(str, numbers)]
         return subprocess.Popen(
             [
-                *(sys.executable, "-IS", guarded_exec.__file__, str(os.getpid()), "0"),
+                # SIGKILL: it has nothing to clean up, and another signal does not end one that is stopped
+                *(sys.executable, "-IS", guarded_exec.__file__, str(os.getpid()), str(int(signal.SIGKILL)), "0"),
                 *(sys.executable, "-I", "-c", self._code, *arguments),
             ],
             env=self._environment,

@@ -55,7 +55,10 @@ def test_a_killed_command_takes_its_voters_along(tmp_path: Path) -> None:
     temporary.mkdir()
     with serve_command(tmp_path / "models", temporary, model="known") as (process, _):
         processes = descendants(process.pid)
-        assert any("heatserve.serving.tiers.voter" in Path(f"/proc/{pid}/cmdline").read_text() for pid in processes)
+        (voter,) = (
+            pid for pid in processes if "heatserve.serving.tiers.voter" in Path(f"/proc/{pid}/cmdline").read_text()
+        )
+        os.kill(voter, signal.SIGSTOP)  # no signal but SIGKILL ends it then
         process.kill()
         wait_until_gone(processes, seconds=30)
 
