@@ -52,7 +52,8 @@ def _saved(path: Path, architecture: str = "digits_cnn", channels: int = 1, size
 
 
 @pytest.mark.parametrize(
-    ("architecture", "channels", "size"), [("digits_cnn", 1, 8), ("cifar_resnet20", 3, 32), ("resnet18", 3, 64)]
+    ("architecture", "channels", "size"),
+    [("digits_cnn", 1, 8), ("cifar_resnet20", 3, 32), pytest.param("resnet18", 3, 64, marks=pytest.mark.slow)],
 )
 def test_a_checkpoint_rebuilds_the_network_and_its_metadata(
     tmp_path: Path, architecture: str, channels: int, size: int
