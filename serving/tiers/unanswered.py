@@ -28,7 +28,7 @@ class UnansweredCount:
         self._changing = threading.Lock()
 
     def add(self, change: int) -> None:
-        """Count requests that came, or, below 0, that were answered."""
+        """Count requests that wait for votes from now on, or, below 0, that were answered."""
         with self._changing:
             self._count += change
             _COUNT.pack_into(self._memory, 0, self._count)

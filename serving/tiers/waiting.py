@@ -53,6 +53,8 @@ class TierRequest:
     """p₍₁₎ of the single pass for each image; of no meaning to certify."""
     numbers: set[int] = field(default_factory=set)
     """Of its questions that are open."""
+    waits: bool = False
+    """Whether it is answered later than Triton knows of."""
     lock: threading.Lock = field(default_factory=threading.Lock)
     """Of the two below, and of what is sent."""
     is_answered: bool = False
@@ -143,15 +145,16 @@ class WaitingRequests:
         """
         self.check_room(len(images), deadline_ms=request.question.deadline_ms)
         asked = [(self._vote_question(request, index), image) for index, image in images.items()]
+        if not asked:
+            self._finish(request)
+            return
+        request.waits = True
         self._unanswered.add(1)
         with self._changed:
             for index, (question, _) in zip(images, asked, strict=True):
                 self._open[question.number] = request, index
                 request.numbers.add(question.number)
             self._changed.notify_all()
-        if not asked:
-            self._finish(request)
-            return
         try:
             self._voter.ask(asked)
         except UnavailableError as error:
@@ -223,7 +226,7 @@ class WaitingRequests:
             if not request.is_answered:
                 request.is_answered = True
                 request.caller.answer([*map(_at_the_end, request.answers)], is_final=True)
-                self._unanswered.add(-1)
+                self._unanswered.add(-1 if request.waits else 0)
 
     def _fail(self, request: TierRequest, error: ServingError | None) -> None:
         self._close(request)
@@ -231,7 +234,7 @@ class WaitingRequests:
             if not request.is_answered:
                 request.is_answered = True
                 request.caller.fail(error)
-                self._unanswered.add(-1)
+                self._unanswered.add(-1 if request.waits else 0)
 
     def _close(self, request: TierRequest) -> None:
         """Give up what is open of a request, and free its places."""
