@@ -69,7 +69,7 @@ def test_the_outputs_are_those_that_are_answered() -> None:
     stated = rows(CONTRACT, "output", "type", "shape", "meaning")
     assert [code(row[0])[0] for row in stated] == [tensor.name for tensor in TIER_TENSORS]
     for row, tensor in zip(stated, TIER_TENSORS, strict=True):
-        assert row[1] == {"STRING": "BYTES"}.get(tensor.datatype, tensor.datatype)
+        assert row[1] == tensor.datatype
         assert row[2] == ("[N, k]" if tensor.is_list else "[N]")
         if frozenset(tensor.kinds) != ALL:
             assert kinds(row[3].partition(":")[0]) == frozenset(tensor.kinds), tensor.name
