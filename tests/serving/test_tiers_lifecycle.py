@@ -45,7 +45,7 @@ def test_a_server_answers_what_is_in_flight_and_leaves_no_process(tmp_path: Path
                 time.sleep(0.01)
             assert not in_flight.done()
         assert in_flight.result()["outcome"] == ["yes"]
-    wait_until_gone(processes, seconds=5)
+    wait_until_gone(processes, seconds=15)
     assert not server.log.exists()
 
 
