@@ -102,29 +102,36 @@ def one_caller_cells(row: TierRow) -> tuple[str, str]:
     return (f"{times.p50:.2f}", f"{times.p99:.2f}") if times else ("–", "–")
 
 
+def saturated_cell(row: TierRow) -> str:
+    """Images a second, at best; – where no answer came within a measurement."""
+    return f"{row.saturated.images_per_second:,.1f}" if row.saturated.images_per_second else "–"
+
+
 def _tiers_table(name: str, found: TieredModel) -> Table:
     radii = [row.radius for row in next(iter(found.tiers.values())).at]
     table = Table(
         title=f"{name}: {found.data.images} images of {found.data.dataset}, split {found.data.split!r}",
-        caption=f"certified: the right class, answered yes at r (in brackets: with any class); passes, ms (one caller) "
-        f"and images/s (the best number of callers) at r = {radii[0]:g}",
+        caption="certified: percent, the right class, answered yes at r; passes (votes included), ms of one caller and "
+        f"images/s (the best number of callers) at r = {radii[0]:g}",
+        box=SIMPLE,
+        show_edge=False,
+        pad_edge=False,
+        collapse_padding=True,
         title_justify="left",
         caption_justify="left",
     )
     table.add_column("tier", no_wrap=True)
     for radius in radii:
         table.add_column(f"certified\nat {radius:g}", justify="right")
-    for heading in ("passes\nmedian", "mean", "p99", "where\nclaimed", "ms\np50", "p99", "images/s"):
-        table.add_column(heading, justify="right")
+    for heading in ("passes\nmedian", "\nmean", "\np99", "ms\np50", "\np99", "images\n/s"):
+        table.add_column(heading, justify="right", no_wrap=True)
     for tier, row in found.tiers.items():
         first = row.at[0]
-        claimed = "–" if first.claimed_passes is None else f"{first.claimed_passes:.0f}"
         table.add_row(
             tier,
-            *(f"{one.certified_accuracy:.1%} ({one.claimed:.1%})" for one in row.at),
+            *(f"{100 * one.certified_accuracy:.1f}" for one in row.at),
             *(f"{value:.0f}" for value in (first.passes.median, first.passes.mean, first.passes.p99)),
-            claimed,
             *one_caller_cells(row),
-            f"{row.saturated.images_per_second:,.1f}",
+            saturated_cell(row),
         )
     return table

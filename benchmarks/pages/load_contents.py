@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from heatserve.benchmarks.load.report import described, one_caller_cells
+from heatserve.benchmarks.load.report import described, one_caller_cells, saturated_cell
 from heatserve.benchmarks.load.targets import only
 from heatserve.benchmarks.pages.kept import KeptResults
 from heatserve.benchmarks.records.attack_tiers import TierAttackRecord
@@ -30,7 +30,12 @@ def tiers_page(kept: KeptResults) -> dict[str, object] | None:
     return (
         None
         if kept.tiers is None
-        else {"record": kept.tiers, "cells": one_caller_cells, **_tiers_table(kept, kept.tiers)}
+        else {
+            "record": kept.tiers,
+            "cells": one_caller_cells,
+            "saturated": saturated_cell,
+            **_tiers_table(kept, kept.tiers),
+        }
     )
 
 
@@ -113,7 +118,7 @@ def _tier_cells(row: TierRow) -> list[str]:
         *(f"{100 * one.certified_accuracy:.1f}" for one in row.at),
         *(f"{value:,.0f}" for value in (passes.median, passes.mean, passes.p99)),
         one_caller_cells(row)[0],
-        f"{row.saturated.images_per_second:,.1f}",
+        saturated_cell(row),
     ]
 
 
