@@ -264,12 +264,18 @@ def open_base(version_dir: Path, *, threads: int) -> tuple[Card, Classifier]:
     return card, lambda images: session.run(["logits"], {"image": images})[0]
 
 
-def step_back() -> None:
+def step_back(cores: int) -> None:
     """Have all threads of this process run only where nothing else wants to: SCHED_IDLE, and nice 19.
 
-    Where the kernel gives each session of processes a share of its own (autogroup), that gets the least share.
+    Where the kernel gives each session of processes a share of its own (autogroup), that gets the least share. All
+    threads keep to the last of the allowed cores: single passes beside them are quicker then (docs/decisions.md).
+
+    Args:
+        cores: how many threads compute.
     """
+    allowed = sorted(os.sched_getaffinity(0))[-cores:]
     for thread in os.listdir("/proc/self/task"):
+        os.sched_setaffinity(int(thread), allowed)
         try:
             os.sched_setscheduler(int(thread), os.SCHED_IDLE, os.sched_param(0))
         except OSError as error:  # a sandbox; what follows is at least the lowest priority of the usual policy
@@ -299,5 +305,5 @@ def main(arguments: list[str]) -> None:
         most_open=most_open,
     )
     gc.freeze()
-    step_back()
+    step_back(threads)
     voter.serve(listening(folder))

@@ -64,6 +64,7 @@ def test_the_voter_runs_only_where_nothing_else_wants_to(server: TritonServer) -
     for thread in os.listdir(f"/proc/{pid}/task"):
         assert os.sched_getscheduler(int(thread)) == os.SCHED_IDLE
         assert os.getpriority(os.PRIO_PROCESS, int(thread)) == 19
+        assert os.sched_getaffinity(int(thread)) == {max(os.sched_getaffinity(0))}
     autogroup = Path(f"/proc/{pid}/autogroup")
     assert not autogroup.exists() or autogroup.read_text().endswith("nice 19\n")
     hurry(server)
