@@ -16,7 +16,9 @@ from heatserve._lazy import lazy_names
 if TYPE_CHECKING:
     from heatserve.training.data.augmentation import Augmentation
     from heatserve.training.data.cifar10 import CIFAR10_CLASSES
-    from heatserve.training.data.images import Batch, DataError, FileImages, Images, ImageShape, TensorImages
+    from heatserve.training.data.decoding import decode, decoded_size
+    from heatserve.training.data.errors import DataError
+    from heatserve.training.data.images import Batch, FileImages, Images, ImageShape, TensorImages
     from heatserve.training.data.sources import DATA_SETS
     from heatserve.training.data.splits import SPLITS, ImageData, describe_data, load_data
 
@@ -32,6 +34,8 @@ __all__ = [
     "Images",
     "SPLITS",
     "TensorImages",
+    "decode",
+    "decoded_size",
     "describe_data",
     "load_data",
 ]
@@ -43,13 +47,15 @@ __getattr__, __dir__ = lazy_names(
         "Batch": "heatserve.training.data.images",
         "CIFAR10_CLASSES": "heatserve.training.data.cifar10",
         "DATA_SETS": "heatserve.training.data.sources",
-        "DataError": "heatserve.training.data.images",
+        "DataError": "heatserve.training.data.errors",
         "FileImages": "heatserve.training.data.images",
         "ImageData": "heatserve.training.data.splits",
         "ImageShape": "heatserve.training.data.images",
         "Images": "heatserve.training.data.images",
         "SPLITS": "heatserve.training.data.splits",
         "TensorImages": "heatserve.training.data.images",
+        "decode": "heatserve.training.data.decoding",
+        "decoded_size": "heatserve.training.data.decoding",
         "describe_data": "heatserve.training.data.splits",
         "load_data": "heatserve.training.data.splits",
     },

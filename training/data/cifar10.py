@@ -14,7 +14,8 @@ import numpy as np
 import numpy.typing as npt
 
 from heatserve.certification.files import write_atomically
-from heatserve.training.data.images import DataError, common_size, list_folder, read_rgb
+from heatserve.training.data.decoding import decode, to_bytes
+from heatserve.training.data.images import DataError, common_size, list_folder
 from heatserve.training.torchvision_import import import_torchvision
 
 CIFAR10_CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
@@ -58,7 +59,7 @@ def _decode_once(cache: Path, paths: Sequence[Path]) -> npt.NDArray[np.uint8]:
         pass  # no cache yet, or a damaged one: decode again
     if common_size(paths) != (32, 32):
         raise DataError(f"{paths[0]}: expected 32×32 pixels")
-    pixels = np.stack([np.asarray(read_rgb(path)) for path in paths]).transpose(0, 3, 1, 2)
+    pixels = np.stack([to_bytes(decode(path)) for path in paths]).transpose(0, 3, 1, 2)
     content = io.BytesIO()
     np.savez(content, fingerprint=np.asarray(fingerprint), pixels=pixels)
     with suppress(OSError):  # a read-only folder costs the next start some seconds, nothing else

@@ -12,20 +12,17 @@ from typing import Protocol
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from PIL import Image
 from torch import Tensor
 
-from heatserve.certification.errors import HeatserveError
+from heatserve.training.data.colours import Decoded
+from heatserve.training.data.decoding import decode, decoded_size, to_bytes, to_floats
+from heatserve.training.data.errors import DataError as DataError
 
 Batch = tuple[Tensor, Tensor]
 """float32 images [N, C, H, W] in [0,1], and int64 labels [N]."""
 
 ImageShape = tuple[int, int, int]
 """C, H, W of one image."""
-
-
-class DataError(HeatserveError):
-    """A data set, a split, a folder or an image file is missing or not what was expected."""
 
 
 class Images(Protocol):
@@ -78,14 +75,14 @@ class FileImages:
 
     paths: tuple[Path, ...]
     labels: tuple[int, ...]
-    prepare: Callable[[Image.Image], Image.Image]
+    prepare: Callable[[Decoded], Decoded]
 
     def __len__(self) -> int:
         return len(self.paths)
 
     def __getitem__(self, index: int) -> tuple[Tensor, int]:
-        pixels = np.asarray(self.prepare(read_rgb(self.paths[index])))
-        return torch.from_numpy(pixels.copy()).permute(2, 0, 1).float() / 255, self.labels[index]
+        pixels = to_floats(self.prepare(decode(self.paths[index])))
+        return torch.from_numpy(np.ascontiguousarray(pixels.transpose(2, 0, 1))), self.labels[index]
 
     def subset(self, indices: Sequence[int]) -> FileImages:
         paths, labels = tuple(self.paths[i] for i in indices), tuple(self.labels[i] for i in indices)
@@ -102,8 +99,8 @@ class FileImages:
                 yield _collect(waiting.popleft())
 
     def picture(self, index: int) -> NDArray[np.uint8]:
-        """An image as it is stored, uint8 [H, W, C], of any size."""
-        return np.asarray(read_rgb(self.paths[index]))
+        """An image before `prepare`, uint8 [H, W, C] of any size: what a client sends where the graph resizes."""
+        return to_bytes(decode(self.paths[index]))
 
 
 _BATCHES_AHEAD = 2
@@ -112,19 +109,6 @@ _BATCHES_AHEAD = 2
 def _collect(decoded: list[Future[tuple[Tensor, int]]]) -> Batch:
     images, labels = zip(*(future.result() for future in decoded), strict=True)
     return torch.stack(images), torch.tensor(labels)
-
-
-def read_rgb(path: Path) -> Image.Image:
-    """Decode one file to 8-bit RGB.
-
-    Raises:
-        DataError: the file is not a readable image; names the file.
-    """
-    try:
-        with Image.open(path) as image:
-            return image.convert("RGB")
-    except (OSError, SyntaxError, Image.DecompressionBombError) as error:
-        raise DataError(f"{path}: expected an image file, but it cannot be read: {error}") from None
 
 
 def list_folder(folder: Path) -> tuple[tuple[str, ...], tuple[Path, ...], tuple[int, ...]]:
@@ -157,7 +141,7 @@ def common_size(paths: Sequence[Path]) -> tuple[int, int]:
     """
     expected: tuple[int, int] | None = None
     for path in paths:
-        size = _size(path)
+        size = decoded_size(path)
         if expected is not None and size != expected:
             raise DataError(
                 f"{path}: expected {expected[0]}×{expected[1]} pixels like {paths[0]}, got {size[0]}×{size[1]}; "
@@ -167,11 +151,3 @@ def common_size(paths: Sequence[Path]) -> tuple[int, int]:
     if expected is None:
         raise DataError("expected at least one image file, got none")
     return expected
-
-
-def _size(path: Path) -> tuple[int, int]:
-    try:
-        with Image.open(path) as image:
-            return image.height, image.width
-    except (OSError, SyntaxError, Image.DecompressionBombError) as error:
-        raise DataError(f"{path}: expected an image file, but it cannot be read: {error}") from None

@@ -10,9 +10,9 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image
 
 from heatserve.training.data.cifar10 import CIFAR10_CLASSES, read_cifar10
+from heatserve.training.data.colours import Decoded
 from heatserve.training.data.images import (
     DataError,
     FileImages,
@@ -22,6 +22,7 @@ from heatserve.training.data.images import (
     common_size,
     list_folder,
 )
+from heatserve.training.data.resizing import resize_and_crop
 from heatserve.training.torchvision_import import import_torchvision
 
 DATA_SETS = ("digits", "cifar10", "imagenet", "imagefolder:PATH")
@@ -141,12 +142,10 @@ def _imagenet(root: Path, part: str) -> Pool:
     return Pool(images, order, class_names, (3, 224, 224), _calibration_size(len(paths)))
 
 
-def _unchanged(image: Image.Image) -> Image.Image:
-    return image
+def _unchanged(pixels: Decoded) -> Decoded:
+    return pixels
 
 
-def _resize_and_crop(image: Image.Image) -> Image.Image:
+def _resize_and_crop(pixels: Decoded) -> Decoded:
     """Shorter side to 256 pixels, then the centre 224×224, as every ImageNet evaluation does."""
-    transforms = import_torchvision("transforms")
-    cropped: Image.Image = transforms.CenterCrop(224)(transforms.Resize(256)(image))
-    return cropped
+    return resize_and_crop(pixels, resize=256, crop=224)

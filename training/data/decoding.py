@@ -1,0 +1,140 @@
+"""The one reader of image files: training, calibration, audit and the client turn every file into the same pixels.
+
+A file is read, never run: only formats that Pillow decodes itself, and only after the size in its header was checked.
+Nothing here needs torch.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+import stat
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import BinaryIO
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, UnidentifiedImageError
+from PIL.ImageFile import ImageFile
+from PIL.TiffImagePlugin import TiffImageFile
+
+from heatserve.training.data.colours import Decoded, pixels_of
+from heatserve.training.data.errors import DataError
+from heatserve.training.data.signatures import SIGNATURE_BYTES, what_it_is
+
+FORMATS = ("AVIF", "BMP", "GIF", "JPEG", "JPEG2000", "PNG", "PPM", "TIFF", "WEBP")
+"""What is read, by Pillow's names. Others are refused: Pillow hands some of them, such as EPS, to other programs."""
+
+MAX_PIXELS = 89_478_485
+"""Most pixels of one image, height × width, as many as Pillow takes without a warning: 1.1 GB as float32 RGB."""
+
+_ORIENTATION = 0x0112
+_SIDES_EXCHANGED = (5, 6, 7, 8)  # orientations that a quarter turn undoes
+_SAMPLE_FORMAT, _SIGNED = 339, 2  # a tag of a TIFF and a value of it
+
+
+def decode(file: Path | bytes, *, channels: int = 3) -> Decoded:
+    """The pixels of an image file, upright as its EXIF orientation says; of an animation, its first frame.
+
+    Files of up to 8 bits are uint8, in which 255 is white. Integers of more bits are divided by their largest value,
+    floats are taken as they are. Grey and colour are converted into each other. Colour profiles and gamma are not
+    applied, and the size is not changed.
+
+    Args:
+        file: a path, or the bytes of a file.
+        channels: C of the model: 1 for grey, 3 for RGB.
+
+    Returns:
+        uint8 [H, W, C]; or float32 [H, W, C] in [0,1] where the file has floats or more than 8 bits.
+
+    Raises:
+        DataError: not a regular file, not one of `FORMATS`, damaged, more than `MAX_PIXELS`, transparent anywhere,
+            several pages, integers without a known white, or floats that are not in [0,1]. Names the file.
+    """
+    if channels not in (1, 3):
+        raise DataError(f"channels: expected 1 (grey) or 3 (RGB), which image files have, got {channels}")
+    with _explained(file), _bytes_of(file) as stream:
+        return pixels_of(lambda: _opened(stream), channels)
+
+
+def decoded_size(file: Path | bytes) -> tuple[int, int]:
+    """(height, width) of what `decode` returns. Only the header is read, so that damage behind it goes unnoticed.
+
+    Raises:
+        DataError: as `decode`, where the header shows it.
+    """
+    with _explained(file), _bytes_of(file) as stream, _opened(stream) as image:
+        width, height = image.size
+        is_stated_upright = isinstance(image, TiffImageFile)  # by Pillow
+        if not is_stated_upright and image.getexif().get(_ORIENTATION) in _SIDES_EXCHANGED:
+            return width, height
+        return height, width
+
+
+def to_bytes(pixels: Decoded) -> NDArray[np.uint8]:
+    """Decoded pixels as uint8, floats rounded to the nearest of 256 levels: what a model with UINT8 input takes."""
+    levels = pixels if pixels.dtype == np.uint8 else np.rint(pixels * np.float32(255))
+    return levels.astype(np.uint8, copy=False)
+
+
+def to_floats(pixels: Decoded) -> NDArray[np.float32]:
+    """Decoded pixels as float32 in [0,1]: what a model with FP32 input takes."""
+    levels = pixels if pixels.dtype == np.float32 else pixels / np.float32(255)
+    return levels.astype(np.float32, copy=False)
+
+
+def printable(name: str | os.PathLike[str]) -> str:
+    """The name of a file on one line: characters that do not print, and bytes that are no UTF-8, are escaped."""
+    text = os.fsencode(name).decode(errors="backslashreplace")
+    return "".join(character if character.isprintable() else ascii(character)[1:-1] for character in text)
+
+
+@contextmanager
+def _explained(file: Path | bytes) -> Iterator[None]:
+    name = "image" if isinstance(file, bytes) else printable(file)
+    try:
+        yield
+    except DataError as error:
+        raise DataError(f"{name}: {error}") from None
+    except OSError as error:
+        raise DataError(f"{name}: expected an image file, but it cannot be read: {error.strerror or error}") from None
+    except Exception as error:  # a decoder raises anything where a file is damaged
+        why = f"{type(error).__name__}: {error}"
+        raise DataError(f"{name}: expected an image file, but it cannot be read: {why}") from None
+
+
+@contextmanager
+def _bytes_of(file: Path | bytes) -> Iterator[BinaryIO]:
+    if isinstance(file, bytes):
+        yield io.BytesIO(file)
+        return
+    if not stat.S_ISREG(file.stat().st_mode):  # to open a pipe would wait for whoever writes to it
+        raise DataError(f"expected an image file, found a {'folder' if file.is_dir() else 'pipe or device'}")
+    with file.open("rb") as stream:
+        yield stream
+
+
+def _opened(stream: BinaryIO) -> ImageFile:
+    """The image with its header read and checked, and no pixel decoded."""
+    stream.seek(0)
+    start = stream.read(SIGNATURE_BYTES)
+    stream.seek(0)
+    try:
+        image = Image.open(stream, formats=FORMATS)
+    except UnidentifiedImageError:
+        raise DataError(f"expected an image file, found {what_it_is(start, readable=FORMATS)}") from None
+    width, height = image.size
+    if not 0 < width * height <= MAX_PIXELS:
+        raise DataError(f"expected 1 to {MAX_PIXELS} pixels, found {width}×{height}; reduce the picture")
+    if isinstance(image, TiffImageFile):
+        _check_tiff(image)
+    return image
+
+
+def _check_tiff(image: TiffImageFile) -> None:
+    if _SIGNED in np.atleast_1d(image.tag_v2.get(_SAMPLE_FORMAT, 1)):
+        raise DataError("expected unsigned integers or floats, found a TIFF of signed integers, whose white is unknown")
+    if image.is_animated:
+        raise DataError("expected one picture, found a TIFF of several pages; save each page as a file of its own")
