@@ -2,13 +2,22 @@
 
 from __future__ import annotations
 
-import time
+from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from heatserve.certification.files import write_atomically
+from heatserve.commands.asking import (
+    Answered,
+    Unanswered,
+    ask_each,
+    check_answered,
+    table_rows,
+    unanswered_record,
+)
 from heatserve.commands.options import Json, Served, Url, deliver
 from heatserve.commands.tier_client import answer_record, patient_client
 
@@ -16,7 +25,9 @@ if TYPE_CHECKING:
     from rich.console import RenderableType
 
     from heatserve.serving.client.answers import Prediction
-    from heatserve.serving.client.tier_answers import TierAnswer
+
+_Found = tuple[Sequence[Answered[Any] | Unanswered], list[dict[str, Any]], "RenderableType | None"]
+"""What became of each image; the same as JSON has it; and a table of those that were answered, if any."""
 
 
 def predict(
@@ -38,7 +49,8 @@ def predict(
 ) -> None:
     """Ask a server for the class and the certificate of image files.
 
-    An image must have the model's size. An .npy array is float32 [N,C,H,W] in [0,1], or uint8 [N,H,W,C].
+    An image must have the model's size. An .npy array is float32 [N,C,H,W] in [0,1], or uint8 [N,H,W,C]. Where a file
+    cannot be answered, the others are, its error follows them, and the exit code is 1.
 
     One pass claims a radius, which holds as often as the model's card promises for images like those that it was
     calibrated on. `--confirm RADIUS` asks more for each image: is its class proven within that radius, whoever made the
@@ -50,64 +62,64 @@ def predict(
 
     if alpha is not None and confirm is None:
         raise typer.BadParameter("expected --confirm RADIUS with it, which it is about", param_hint="--alpha")
+    found: _Found
     if confirm is None:
-        records, table = _predicted(url, model, images)
+        found = _predicted(url, model, images)
     else:
-        records, table = _confirmed(url, model, images, radius=confirm, alpha=alpha)
-    if svg:
+        found = _confirmed(url, model, images, radius=confirm, alpha=alpha)
+    results, records, table = found
+    if table and svg:
         asked = "" if confirm is None else f" --confirm {confirm:g}"
         picture = terminal_svg(table, title=f"heatserve predict … --model {model}{asked}")
         write_atomically(svg, picture.encode())
-    deliver(records, lambda: table, as_json=as_json)
+    if table or as_json:
+        deliver(records, lambda: table or "", as_json=as_json)
+    check_answered(results)
 
 
-def _predicted(url: str, model: str, images: list[Path]) -> tuple[list[dict[str, Any]], RenderableType]:
-    """What the single pass says of the images, as records and as a table."""
+def _predicted(url: str, model: str, images: list[Path]) -> _Found:
+    """What the single pass says of the images."""
     from heatserve.serving.client.client import Client
-    from heatserve.serving.client.image_files import read_images
     from heatserve.tables import predictions_table
 
-    rows: list[tuple[str, Prediction, float]] = []
     with Client(url, model=model) as client:
-        spec, promise = client.spec(), client.promise()
-        for path in images:
-            pixels = read_images(path, spec.input_shape, spec.input_type)
-            start = time.perf_counter()
-            predictions = client.predict(pixels)
-            seconds = time.perf_counter() - start
-            rows.extend((str(path), prediction, seconds) for prediction in predictions)
-    return [{**_record(*row), "promise": promise} for row in rows], predictions_table(rows, promise)
+        promise = client.promise()
+        results = ask_each(images, client.spec(), client.predict)
+    records = [
+        _record(result, promise) if isinstance(result, Answered) else unanswered_record(result) for result in results
+    ]
+    rows = table_rows(results)
+    return results, records, predictions_table(rows, promise) if rows else None
 
 
-def _confirmed(
-    url: str, model: str, images: list[Path], *, radius: float, alpha: float | None
-) -> tuple[list[dict[str, Any]], RenderableType]:
-    """What is proven of the images, as records and as a table."""
+def _confirmed(url: str, model: str, images: list[Path], *, radius: float, alpha: float | None) -> _Found:
+    """What is proven of the images."""
     from heatserve.export.tiers import TierModel
-    from heatserve.serving.client.image_files import read_images
     from heatserve.tables import confirmed_table
 
-    rows: list[tuple[str, TierAnswer, float]] = []
     with patient_client(url, model, TierModel.CONFIRM) as client:
-        spec, promise = client.spec(), client.tier(TierModel.CONFIRM).promise
-        for path in images:
-            pixels = read_images(path, spec.input_shape, spec.input_type)
-            start = time.perf_counter()
-            answers = client.confirm(pixels, radius=radius, alpha=alpha)
-            seconds = time.perf_counter() - start
-            rows.extend((str(path), answer, seconds) for answer in answers)
-    records = [{**answer_record(*row, promise=promise), "radius": radius} for row in rows]
-    return records, confirmed_table(rows, radius=radius)
+        promise = client.tier(TierModel.CONFIRM).promise
+        results = ask_each(images, client.spec(), partial(client.confirm, radius=radius, alpha=alpha))
+    records = [
+        {**answer_record(str(result.image), result.answer, result.seconds, promise=promise), "radius": radius}
+        if isinstance(result, Answered)
+        else unanswered_record(result)
+        for result in results
+    ]
+    rows = table_rows(results)
+    return results, records, confirmed_table(rows, radius=radius) if rows else None
 
 
-def _record(image: str, prediction: Prediction, seconds: float) -> dict[str, Any]:
+def _record(result: Answered[Prediction], promise: str | None) -> dict[str, Any]:
     from dataclasses import asdict
 
+    prediction = result.answer
     return {
-        "image": image,
+        "image": str(result.image),
         **asdict(prediction),
         "probabilities": prediction.probabilities.tolist(),
         "top_k": prediction.top_k.tolist(),
         "explanation": prediction.reason.explanation,
-        "seconds": seconds,
+        "seconds": result.seconds,
+        "promise": promise,
     }

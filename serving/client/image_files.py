@@ -1,62 +1,64 @@
-"""Image files as arrays that a model takes."""
+"""Image files as arrays that a model takes: decoded as training and calibration decode them."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, UnidentifiedImageError
 
 from heatserve.serving.client.image_batch import as_batch
 from heatserve.serving.errors import ServingError
 from heatserve.serving.pixels import Pixels
-
-_MODES = {1: "L", 3: "RGB"}  # channels that a model takes: Pillow's mode
-_EIGHT_BIT_MODES = ("1", "L", "P", "RGB")  # without transparency, which no conversion preserves
+from heatserve.training.data.decoding import decode, printable, to_bytes, to_floats
+from heatserve.training.data.errors import DataError
 
 
 def read_images(path: Path, input_shape: tuple[int, int, int], input_type: Literal["FP32", "UINT8"] = "FP32") -> Pixels:
     """The images of a file, as `as_batch` gives them: one of a picture, one or more of an .npy array.
 
-    Grey and colour are converted into each other as the model's C = 1 or 3 channels ask; the size is never changed
-    here.
+    A picture is decoded by `heatserve.training.data.decode`, upright and as grey or RGB as the model's C = 1 or 3
+    channels ask; more than 8 bits are kept for an FP32 model, and rounded to 8 for a UINT8 model. The size is never
+    changed here.
 
     Args:
-        path: a file that Pillow reads, or an .npy file with an array that `as_batch` takes.
+        path: a picture, or an .npy file with an array that `as_batch` takes.
         input_shape: C, H, W of the model.
         input_type: the input type of the model.
 
     Raises:
-        ServingError: no such file, not an image, more than 8 bits a channel, transparency, another size, or values
-            that are no pixels. Names the file.
+        ServingError: no such file, not an image, transparency, another size, or values that are no pixels. Names the
+            file.
     """
     try:
-        if path.suffix == ".npy":
-            return as_batch(np.load(path, allow_pickle=False), input_shape, input_type)
-        with Image.open(path) as image:
-            return as_batch(_pixels(image, input_shape), input_shape, input_type)
-    except UnidentifiedImageError:
-        raise ServingError(f"{path}: expected an image file or an .npy array, found neither") from None
+        if path.suffix.lower() == ".npy":
+            return as_batch(_array(path), input_shape, input_type)
+        return as_batch(_picture(path, input_shape, input_type), input_shape, input_type)
+    except DataError as error:  # which names the file
+        raise ServingError(str(error)) from None
+    except ServingError as error:
+        raise ServingError(f"{printable(path)}: {error}") from None
+
+
+def _array(path: Path) -> NDArray[Any]:
+    try:
+        found: NDArray[Any] = np.load(path, allow_pickle=False)
     except OSError as error:
-        raise ServingError(f"{path}: expected an image file or an .npy array: {error.strerror or error}") from None
-    except ValueError as error:
-        raise ServingError(f"{path}: {error}") from None
+        raise ServingError(f"expected an .npy array: {error.strerror or error}") from None
+    except (ValueError, EOFError, MemoryError, OverflowError) as error:
+        raise ServingError(f"expected an .npy array, but it cannot be read: {error}") from None
+    return found
 
 
-def _pixels(image: Image.Image, input_shape: tuple[int, int, int]) -> NDArray[np.uint8]:
+def _picture(path: Path, input_shape: tuple[int, int, int], input_type: Literal["FP32", "UINT8"]) -> Pixels:
     channels, height, width = input_shape
-    if channels not in _MODES:
+    if channels not in (1, 3):
         raise ServingError(f"the model takes {channels} channels; expected an .npy array [{channels},H,W]")
-    if image.mode not in _EIGHT_BIT_MODES:
+    pixels = decode(path, channels=channels)
+    if height > 0 and pixels.shape[:2] != (height, width):
         raise ServingError(
-            f"expected 8-bit grey or RGB without transparency (mode {', '.join(_EIGHT_BIT_MODES)}), "
-            f"found mode {image.mode}; convert it, or pass an .npy array"
-        )
-    if height > 0 and image.size != (width, height):
-        raise ServingError(
-            f"expected {width}×{height} pixels (width×height), found {image.width}×{image.height}; "
+            f"expected {width}×{height} pixels (width×height), found {pixels.shape[1]}×{pixels.shape[0]}; "
             "resize it as the model's training data were"
         )
-    return np.asarray(image.convert(_MODES[channels])).reshape(image.height, image.width, channels)
+    return to_bytes(pixels) if input_type == "UINT8" else to_floats(pixels).transpose(2, 0, 1)

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
+from numpy.typing import NDArray
 from PIL import Image
 
 from heatserve.training.data.colours import Decoded
@@ -31,7 +34,7 @@ def resize_and_crop(pixels: Decoded, *, resize: int, crop: int) -> Decoded:
 def _centre(pixels: Decoded, crop: int) -> Decoded:
     height, width, channels = pixels.shape
     top, left = (max(crop - side, 0) // 2 for side in (height, width))
-    framed = np.zeros((max(height, crop), max(width, crop), channels), pixels.dtype)
+    framed: NDArray[Any] = np.zeros((max(height, crop), max(width, crop), channels), pixels.dtype)
     framed[top : top + height, left : left + width] = pixels
     top, left = (round((side - crop) / 2) for side in framed.shape[:2])
     return framed[top : top + crop, left : left + crop]
