@@ -15,7 +15,9 @@ from heatserve.training.data.decoding import decode, printable, to_bytes, to_flo
 from heatserve.training.data.errors import DataError
 
 
-def read_images(path: Path, input_shape: tuple[int, int, int], input_type: Literal["FP32", "UINT8"] = "FP32") -> Pixels:
+def read_images(
+    path: str | Path, input_shape: tuple[int, int, int], input_type: Literal["FP32", "UINT8"] = "FP32"
+) -> Pixels:
     """The images of a file, as `as_batch` gives them: one of a picture, one or more of an .npy array.
 
     A picture is decoded by `heatserve.training.data.decode`, upright and as grey or RGB as the model's C = 1 or 3
@@ -31,6 +33,7 @@ def read_images(path: Path, input_shape: tuple[int, int, int], input_type: Liter
         ServingError: no such file, not an image, transparency, another size, or values that are no pixels. Names the
             file.
     """
+    path = Path(path)
     try:
         if path.suffix.lower() == ".npy":
             return as_batch(_array(path), input_shape, input_type)
@@ -44,10 +47,9 @@ def read_images(path: Path, input_shape: tuple[int, int, int], input_type: Liter
 def _array(path: Path) -> NDArray[Any]:
     try:
         found: NDArray[Any] = np.load(path, allow_pickle=False)
-    except OSError as error:
-        raise ServingError(f"expected an .npy array: {error.strerror or error}") from None
-    except (ValueError, EOFError, MemoryError, OverflowError) as error:
-        raise ServingError(f"expected an .npy array, but it cannot be read: {error}") from None
+    except (OSError, ValueError, EOFError, MemoryError, OverflowError) as error:
+        why = error.strerror if isinstance(error, OSError) and error.strerror else error
+        raise ServingError(f"expected an .npy array, but it cannot be read: {why}") from None
     return found
 
 

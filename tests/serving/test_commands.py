@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import shutil
 import subprocess
 import sys
-from io import StringIO
+from io import BytesIO, StringIO
 from pathlib import Path
 from xml.etree import ElementTree
 
@@ -20,10 +21,14 @@ from typer.testing import CliRunner
 
 from heatserve import Client, Prediction, ServingError, TritonServer
 from heatserve.cli import app
+from heatserve.commands.asking import Answered, Unanswered, ask_each
 from heatserve.commands.serve import examples
 from heatserve.export.contract import Reason
 from heatserve.pictures import terminal_svg
+from heatserve.serving.client.answers import ModelSpec
 from heatserve.serving.client.image_files import read_images
+from heatserve.serving.errors import UnavailableError
+from heatserve.serving.pixels import Pixels
 from heatserve.tables import models_table, predictions_table, text_art
 
 
@@ -103,18 +108,71 @@ def test_a_picture_is_the_same_for_the_same_answer_and_loads_nothing() -> None:
     assert addresses == ["http://www.w3.org/2000/svg"]
 
 
-@pytest.mark.parametrize(
-    ("mode", "size", "message"),
-    [
-        ("L", (9, 8), "picture.png: expected 8×8 pixels .* found 9×8"),
-        ("RGBA", (8, 8), "picture.png: expected 8-bit grey or RGB without transparency .* found mode RGBA"),
-        ("I;16", (8, 8), "picture.png: expected 8-bit grey or RGB .* found mode I;16"),
-    ],
-)
-def test_picture_that_does_not_fit(tmp_path: Path, mode: str, size: tuple[int, int], message: str) -> None:
-    Image.new(mode, size).save(tmp_path / "picture.png")
-    with pytest.raises(ServingError, match=message):
-        read_images(tmp_path / "picture.png", (1, 8, 8))
+def test_predict_answers_the_good_ones_and_names_the_others(triton: TritonServer, picture: Path) -> None:
+    """In JSON in their order, in a table behind it; a name of any bytes prints, and the exit code is 1."""
+    odd = picture.with_name(os.fsdecode(b"caf\xe9\n.png"))
+    odd.write_bytes(picture.read_bytes())
+    page, missing = picture.with_name("page.png"), picture.with_name("missing.png")
+    page.write_text("<html></html>")
+    options = ["--model", "tiny", "--url", triton.endpoints.grpc_url]
+    files = [str(path) for path in (missing, picture, page, odd)]
+    done = CliRunner().invoke(app, ["predict", *files, *options, "--json"])
+    records = json.loads(done.stdout)
+    assert [record["image"] for record in records] == files
+    assert ["error" in record for record in records] == [True, False, True, False]
+    assert records[1]["probabilities"] == records[3]["probabilities"]
+    command = [sys.executable, "-m", "heatserve", "predict", *files, *options]
+    shown = subprocess.run(command, capture_output=True, text=True, check=False, env={**os.environ, "COLUMNS": "200"})
+    assert shown.returncode == done.exit_code == 1
+    assert str(picture) in shown.stdout
+    assert r"caf\xe9\n.png" in shown.stdout
+    assert "missing.png" not in shown.stdout
+    assert shown.stderr.splitlines() == [
+        f"error: {missing}: expected an image file, but it cannot be read: No such file or directory",
+        f"       {page}: expected an image file, found an HTML page",
+    ]
+
+
+def test_predict_of_files_none_of_which_can_be_read_only_says_so(triton: TritonServer, tmp_path: Path) -> None:
+    command = ["predict", str(tmp_path / "a.png"), "--model", "tiny", "--url", triton.endpoints.grpc_url]
+    done = CliRunner().invoke(app, command)
+    assert (done.exit_code, done.stdout) == (1, "")
+    assert isinstance(done.exception, ServingError)
+    (record,) = json.loads(CliRunner().invoke(app, [*command, "--json"]).stdout)
+    assert record["error"] == str(done.exception)
+
+
+def test_a_server_that_is_gone_is_not_asked_again(tmp_path: Path, picture: Path) -> None:
+    """The files before are answered; each that was not is named."""
+    asked = []
+
+    def ask(pixels: Pixels) -> list[int]:
+        asked.append(pixels)
+        if len(asked) == 2:
+            raise UnavailableError("no server answers")
+        return [len(asked)]
+
+    files = [picture, picture, tmp_path / "none.png", picture]
+    answered, *others = ask_each(files, ModelSpec((1, 8, 8), "UINT8", 10, 8), ask)
+    assert isinstance(answered, Answered)
+    assert answered.answer == 1
+    gone = f"{picture}: no server answers"
+    errors = [other.error for other in others if isinstance(other, Unanswered)]
+    assert [error.split(":")[1] for error in errors] == [
+        " no server answers",
+        " expected an image file, but it cannot be read",
+        " no server answers",
+    ]
+    assert errors[0] == errors[2] == gone
+    assert len(asked) == 2
+
+
+def test_a_picture_of_another_size_is_refused(picture: Path) -> None:
+    with pytest.raises(ServingError, match=r"picture.png: expected 9×8 pixels .* found 8×8"):
+        read_images(picture, (1, 8, 9))
+    assert read_images(picture, (1, -1, -1), "UINT8").shape == (1, 8, 8, 1)
+    with pytest.raises(ServingError, match=r"picture.png: the model takes 2 channels; expected an .npy array"):
+        read_images(picture, (2, 8, 8))
 
 
 def test_colour_and_grey_become_each_other(picture: Path) -> None:
@@ -123,15 +181,20 @@ def test_colour_and_grey_become_each_other(picture: Path) -> None:
     assert read_images(picture, (1, 8, 8)).shape == (1, 1, 8, 8)
 
 
-def test_file_that_is_no_image(tmp_path: Path) -> None:
-    with pytest.raises(ServingError, match=r"no\.png: expected an image file or an \.npy array: No such file"):
-        read_images(tmp_path / "no.png", (1, 8, 8))
-    (tmp_path / "page.png").write_text("no picture")
-    with pytest.raises(ServingError, match=r"page\.png: expected an image file or an \.npy array, found neither"):
-        read_images(tmp_path / "page.png", (1, 8, 8))
+def test_an_array_that_cannot_be_used_is_named(tmp_path: Path) -> None:
     np.save(tmp_path / "nan.npy", np.full((1, 8, 8), np.nan, np.float32))
     with pytest.raises(ServingError, match=r"nan\.npy: image: expected finite values .* 64 NaN"):
         read_images(tmp_path / "nan.npy", (1, 8, 8))
+    np.save(tmp_path / "good.npy", np.zeros((1, 8, 8), np.float32))
+    content = (tmp_path / "good.npy").read_bytes()
+    huge = BytesIO()
+    np.lib.format.write_array_header_1_0(huge, {"descr": "<f4", "fortran_order": False, "shape": (10**15,)})
+    for damaged in (b"", b"no array", content[:50], content[:-1], huge.getvalue()):
+        (tmp_path / "damaged.npy").write_bytes(damaged)
+        with pytest.raises(ServingError, match=r"damaged\.npy: expected an \.npy array, but it cannot be read"):
+            read_images(tmp_path / "damaged.npy", (1, 8, 8))
+    with pytest.raises(ServingError, match=r"none\.npy: expected an \.npy array, but it cannot be read: No such file"):
+        read_images(tmp_path / "none.npy", (1, 8, 8))
 
 
 @pytest.mark.slow

@@ -83,8 +83,8 @@ def _check_opaque(is_opaque: NDArray[np.bool_]) -> None:
     if not is_opaque.all():
         count = is_opaque.size - np.count_nonzero(is_opaque)
         raise DataError(
-            f"expected an opaque picture, found {count} transparent pixels of {is_opaque.size}; "
-            "lay it on a background, the same for training and later"
+            f"expected an opaque picture, found {count} of {is_opaque.size} pixels transparent; lay it on the "
+            "background that the model is to see"
         )
 
 

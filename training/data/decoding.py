@@ -7,7 +7,6 @@ Nothing here needs torch.
 from __future__ import annotations
 
 import io
-import os
 import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -22,6 +21,7 @@ from PIL.TiffImagePlugin import TiffImageFile
 
 from heatserve.training.data.colours import Decoded, pixels_of
 from heatserve.training.data.errors import DataError
+from heatserve.training.data.headers import check_tiff, has_late_text, is_cut_jpeg2000
 from heatserve.training.data.signatures import SIGNATURE_BYTES, what_it_is
 
 FORMATS = ("AVIF", "BMP", "GIF", "JPEG", "JPEG2000", "PNG", "PPM", "TIFF", "WEBP")
@@ -31,11 +31,9 @@ MAX_PIXELS = 89_478_485
 """Most pixels of one image, height × width, as many as Pillow takes without a warning: 1.1 GB as float32 RGB."""
 
 _ORIENTATION = 0x0112
-_SIDES_EXCHANGED = (5, 6, 7, 8)  # orientations that a quarter turn undoes
-_SAMPLE_FORMAT, _SIGNED = 339, 2  # a tag of a TIFF and a value of it
 
 
-def decode(file: Path | bytes, *, channels: int = 3) -> Decoded:
+def decode(file: str | Path | bytes, *, channels: int = 3) -> Decoded:
     """The pixels of an image file, upright as its EXIF orientation says; of an animation, its first frame.
 
     Files of up to 8 bits are uint8, in which 255 is white. Integers of more bits are divided by their largest value,
@@ -59,7 +57,7 @@ def decode(file: Path | bytes, *, channels: int = 3) -> Decoded:
         return pixels_of(lambda: _opened(stream), channels)
 
 
-def decoded_size(file: Path | bytes) -> tuple[int, int]:
+def decoded_size(file: str | Path | bytes) -> tuple[int, int]:
     """(height, width) of what `decode` returns. Only the header is read, so that damage behind it goes unnoticed.
 
     Raises:
@@ -68,9 +66,7 @@ def decoded_size(file: Path | bytes) -> tuple[int, int]:
     with _explained(file), _bytes_of(file) as stream, _opened(stream) as image:
         width, height = image.size
         is_stated_upright = isinstance(image, TiffImageFile)  # by Pillow
-        if not is_stated_upright and image.getexif().get(_ORIENTATION) in _SIDES_EXCHANGED:
-            return width, height
-        return height, width
+        return (width, height) if not is_stated_upright and _orientation(image, stream) >= 5 else (height, width)
 
 
 def to_bytes(pixels: Decoded) -> NDArray[np.uint8]:
@@ -85,14 +81,27 @@ def to_floats(pixels: Decoded) -> NDArray[np.float32]:
     return levels.astype(np.float32, copy=False)
 
 
-def printable(name: str | os.PathLike[str]) -> str:
+def printable(name: str | Path) -> str:
     """The name of a file on one line: characters that do not print, and bytes that are no UTF-8, are escaped."""
-    text = os.fsencode(name).decode(errors="backslashreplace")
-    return "".join(character if character.isprintable() else ascii(character)[1:-1] for character in text)
+
+    def escaped(character: str) -> str:
+        is_byte = "\udc80" <= character <= "\udcff"  # how Python holds a byte that is no UTF-8
+        return f"\\x{ord(character) - 0xDC00:x}" if is_byte else ascii(character)[1:-1]
+
+    return "".join(character if character.isprintable() else escaped(character) for character in str(name))
+
+
+def _orientation(image: ImageFile, stream: BinaryIO) -> int:
+    """1 to 8 as EXIF has it; from 5 on, height and width change places."""
+    if image.format == "PNG" and not has_late_text(stream):
+        found = Image.Image.getexif(image).get(_ORIENTATION)  # PngImageFile.getexif decodes all pixels
+    else:
+        found = image.getexif().get(_ORIENTATION)
+    return found if isinstance(found, int) and 1 <= found <= 8 else 1
 
 
 @contextmanager
-def _explained(file: Path | bytes) -> Iterator[None]:
+def _explained(file: str | Path | bytes) -> Iterator[None]:
     name = "image" if isinstance(file, bytes) else printable(file)
     try:
         yield
@@ -100,19 +109,22 @@ def _explained(file: Path | bytes) -> Iterator[None]:
         raise DataError(f"{name}: {error}") from None
     except OSError as error:
         raise DataError(f"{name}: expected an image file, but it cannot be read: {error.strerror or error}") from None
+    except Image.DecompressionBombError:
+        raise DataError(f"{name}: expected 1 to {MAX_PIXELS} pixels, found many more; reduce the picture") from None
     except Exception as error:  # a decoder raises anything where a file is damaged
         why = f"{type(error).__name__}: {error}"
         raise DataError(f"{name}: expected an image file, but it cannot be read: {why}") from None
 
 
 @contextmanager
-def _bytes_of(file: Path | bytes) -> Iterator[BinaryIO]:
+def _bytes_of(file: str | Path | bytes) -> Iterator[BinaryIO]:
     if isinstance(file, bytes):
         yield io.BytesIO(file)
         return
-    if not stat.S_ISREG(file.stat().st_mode):  # to open a pipe would wait for whoever writes to it
-        raise DataError(f"expected an image file, found a {'folder' if file.is_dir() else 'pipe or device'}")
-    with file.open("rb") as stream:
+    kind = Path(file).stat().st_mode
+    if not stat.S_ISREG(kind):  # to open a pipe would wait for whoever writes to it
+        raise DataError(f"expected an image file, found a {'folder' if stat.S_ISDIR(kind) else 'pipe or device'}")
+    with Path(file).open("rb") as stream:
         yield stream
 
 
@@ -128,13 +140,10 @@ def _opened(stream: BinaryIO) -> ImageFile:
     width, height = image.size
     if not 0 < width * height <= MAX_PIXELS:
         raise DataError(f"expected 1 to {MAX_PIXELS} pixels, found {width}×{height}; reduce the picture")
+    if image.format == "JPEG2000":
+        stream.seek(0)
+        if is_cut_jpeg2000(stream.read()):
+            raise DataError("expected an image file, found a JPEG 2000 file that is truncated")
     if isinstance(image, TiffImageFile):
-        _check_tiff(image)
+        check_tiff(image)
     return image
-
-
-def _check_tiff(image: TiffImageFile) -> None:
-    if _SIGNED in np.atleast_1d(image.tag_v2.get(_SAMPLE_FORMAT, 1)):
-        raise DataError("expected unsigned integers or floats, found a TIFF of signed integers, whose white is unknown")
-    if image.is_animated:
-        raise DataError("expected one picture, found a TIFF of several pages; save each page as a file of its own")

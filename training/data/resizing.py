@@ -24,11 +24,14 @@ def resize_and_crop(pixels: Decoded, *, resize: int, crop: int) -> Decoded:
     height, width = pixels.shape[:2]
     shorter = min(height, width)
     size = width * resize // shorter, height * resize // shorter  # Pillow has the width first
-    planes = [
-        np.asarray(Image.fromarray(plane).resize(size, Image.Resampling.BILINEAR))
-        for plane in np.moveaxis(pixels, -1, 0)
-    ]
-    return _centre(np.stack(planes, axis=-1), crop)
+    if pixels.dtype == np.uint8 and pixels.shape[2] == 3:
+        resized: Decoded = np.asarray(Image.fromarray(pixels).resize(size, Image.Resampling.BILINEAR))
+    else:
+        planes = [
+            Image.fromarray(plane).resize(size, Image.Resampling.BILINEAR) for plane in np.moveaxis(pixels, -1, 0)
+        ]
+        resized = np.stack([np.asarray(plane) for plane in planes], axis=-1)
+    return _centre(resized, crop)
 
 
 def _centre(pixels: Decoded, crop: int) -> Decoded:

@@ -10,15 +10,19 @@ from PIL import Image
 SIGNATURE_BYTES = 512
 """How many bytes of a file are looked at."""
 
+_CONVERT = "; convert it to PNG or JPEG"
 _KNOWN = (
     (rb"\Z", "an empty file"),
-    (rb"....ftyp(hei[cxms]|hev[cxms]|mif1|msf1)", "a HEIC file"),
-    (rb"(\xef\xbb\xbf)?\s*(<\?xml[^>]*>\s*)?(<!--.*?-->\s*)?(<!DOCTYPE svg[^>]*>\s*)?<svg\b", "an SVG drawing"),
+    (rb"....ftyp(hei[cxms]|hev[cxms]|mif1|msf1)", f"a HEIC file{_CONVERT}"),
+    (
+        rb"(\xef\xbb\xbf)?\s*(<\?xml[^>]*>\s*)?(<!--.*?-->\s*)?(<!DOCTYPE svg[^>]*>\s*)?<svg\b",
+        f"an SVG drawing{_CONVERT}",
+    ),
     (rb"(\xef\xbb\xbf)?\s*(<!--.*?-->\s*)?<(!doctype html|html|head|body)\b", "an HTML page"),
     (rb"PK(\x03\x04|\x05\x06)", "a ZIP archive"),
-    (rb"%PDF-", "a PDF document"),
+    (rb"%PDF-", f"a PDF document{_CONVERT}"),
     (rb"\x1f\x8b", "a gzip archive"),
-    (rb"\x93NUMPY", "an .npy array"),
+    (rb"\x93NUMPY", "an .npy array, whose name must end in .npy"),
     (rb"version https://git-lfs", "a pointer of Git LFS, whose file was not fetched"),
 )
 
@@ -32,12 +36,12 @@ def what_it_is(start: bytes, *, readable: Sequence[str]) -> str:
     """
     for pattern, name in _KNOWN:
         if re.match(pattern, start, re.IGNORECASE | re.DOTALL):
-            return name if name == "an empty file" else f"{name}; convert it to PNG, JPEG or another of its kind"
+            return name
     found = _pillow_name(start)
     if found in readable:
-        return f"a {found} file that is damaged, or of a kind that is not read"
+        return f"one of format {found} that is damaged, or of a kind that is not read"
     if found:
-        return f"a {found} file; convert it to one of {', '.join(readable)}"
+        return f"one of format {found}{_CONVERT}"
     return f"none of {', '.join(readable)}"
 
 
