@@ -154,14 +154,14 @@ def tiff(
 
 def _png_kinds() -> Iterator[Kind]:
     for bits in (1, 2, 4, 8, 16):
-        few = (DEEP if bits == 16 else GREY) % 2**bits
+        few = (DEEP if bits == 16 else GREY) & (2**bits - 1)
         yield Kind("PNG", f"grey, {bits} bits", png(few, bits=bits, colours=0), few / (2**bits - 1))
     yield Kind("PNG", "grey, 16 bits, by Pillow", saved(DEEP, "PNG"), DEEP / 65535)
     yield Kind("PNG", "RGB, 8 bits", saved(RGB, "PNG"), RGB / 255)
     yield Kind("PNG", "RGB, 16 bits", png(DEEP_RGB, bits=16, colours=2), DEEP_RGB / 65535)
     yield Kind("PNG", "RGB, 16 bits, interlaced", png(DEEP_RGB, bits=16, colours=2, lace=True), DEEP_RGB / 65535)
     for bits in (1, 2, 4, 8):
-        few = FEW_AT % 2**bits
+        few = FEW_AT & (2**bits - 1)
         yield Kind("PNG", f"palette, {bits} bits", saved(_palette(few), "PNG", bits=bits), FEW[few] / 255)
     opaque, clear = bytes([255, 255, 255, 255, 0]), bytes([255, 0, 255, 255])
     yield Kind(
@@ -169,7 +169,7 @@ def _png_kinds() -> Iterator[Kind]:
     )
     yield Kind("PNG", "palette, tRNS", saved(_palette(FEW_AT), "PNG", transparency=clear), None)
     for bits in (1, 2, 4, 8, 16):
-        few = (DEEP if bits == 16 else GREY) % 2**bits
+        few = (DEEP if bits == 16 else GREY) & (2**bits - 1)
         content = png(few, bits=bits, colours=0, transparent=[int(few[3, 5])])
         yield Kind("PNG", f"grey, {bits} bits, tRNS", content, None)
     for bits, pixels in ((8, RGB), (16, DEEP_RGB)):
@@ -377,7 +377,7 @@ def _result(kind: Kind) -> str:
         depth = "8 bits" if decode(kind.content).dtype == np.uint8 else "float32, all bits"
     except DataError as error:
         why = str(error).removeprefix("image: ").split(";")[0]
-        if "cannot be read" in why:
+        if re.search("cannot be read|is damaged|is truncated", str(error)):
             why = "damaged"
         return "refused: " + re.sub(r"\d+ of \d+ pixels", "pixels that are", why)
     return f"{depth} ({kind.note})" if kind.note else depth

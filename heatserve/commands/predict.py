@@ -49,8 +49,9 @@ def predict(
 ) -> None:
     """Ask a server for the class and the certificate of image files.
 
-    An image must have the model's size. An .npy array is float32 [N,C,H,W] in [0,1], or uint8 [N,H,W,C]. Where a file
-    cannot be answered, the others are, its error follows them, and the exit code is 1.
+    Files are decoded as those of training were. An image must have the model's size, if it has one. An .npy array is
+    float32 [N,C,H,W] in [0,1], or uint8 [N,H,W,C]. Where a file cannot be answered, the others are, its error follows
+    them, and the exit code is 1.
 
     One pass claims a radius, which holds as often as the model's card promises for images like those that it was
     calibrated on. `--confirm RADIUS` asks more for each image: is its class proven within that radius, whoever made the

@@ -8,7 +8,7 @@ import re
 import shutil
 import subprocess
 import sys
-from io import BytesIO, StringIO
+from io import StringIO
 from pathlib import Path
 from xml.etree import ElementTree
 
@@ -187,9 +187,9 @@ def test_an_array_that_cannot_be_used_is_named(tmp_path: Path) -> None:
         read_images(tmp_path / "nan.npy", (1, 8, 8))
     np.save(tmp_path / "good.npy", np.zeros((1, 8, 8), np.float32))
     content = (tmp_path / "good.npy").read_bytes()
-    huge = BytesIO()
-    np.lib.format.write_array_header_1_0(huge, {"descr": "<f4", "fortran_order": False, "shape": (10**15,)})
-    for damaged in (b"", b"no array", content[:50], content[:-1], huge.getvalue()):
+    header = b"{'descr': '<f4', 'fortran_order': False, 'shape': (1000000000000000,), }\n"
+    huge = b"\x93NUMPY\1\0" + len(header).to_bytes(2, "little") + header
+    for damaged in (b"", b"no array", content[:50], content[:-1], huge):
         (tmp_path / "damaged.npy").write_bytes(damaged)
         with pytest.raises(ServingError, match=r"damaged\.npy: expected an \.npy array, but it cannot be read"):
             read_images(tmp_path / "damaged.npy", (1, 8, 8))

@@ -21,12 +21,16 @@ _NARROW = (*_GREY, "P", "PA", "RGB", "RGBA", "RGBX", "CMYK", "YCbCr", "LAB")  # 
 _WITH_ALPHA = ("LA", "PA", "RGBA")
 _OTHER_BYTES = {"16B": "16L", "16L": "16B", "16N": "16B" if sys.byteorder == "little" else "16L"}
 _WHITE = 65535  # of 16 bits
-_STEPS = {"L;2": 85, "L;4": 17}  # of raw modes: between the 8-bit levels of two neighbouring values of the file
+_STEPS = {
+    "1": 255,
+    "L;2": 85,
+    "L;4": 17,
+}  # of raw modes: between the 8-bit levels of neighbouring values
 _LUMA = np.array([19595, 38470, 7471]) / 65536  # 0.299, 0.587 and 0.114 (ITU-R 601-2) as Pillow rounds them
 _BITS_PER_SAMPLE, _PHOTOMETRIC, _WHITE_IS_ZERO = 258, 262, 0  # two tags of a TIFF, and a value of the second
 
 
-def pixels_of(opened: Callable[[], ImageFile], channels: int) -> Decoded:
+def grey_or_rgb(opened: Callable[[], ImageFile], channels: int) -> Decoded:
     """The pixels of an image, upright, as grey or RGB.
 
     Args:
@@ -58,7 +62,7 @@ def _narrow(image: Image.Image, channels: int, *, step: int) -> NDArray[np.uint8
     """An image of up to 8 bits a channel, converted by Pillow."""
     upright = ImageOps.exif_transpose(image)
     key = upright.info.get("transparency")
-    if isinstance(key, int) and upright.mode == "L":  # which Pillow does not scale to 8 bits as it does the pixels
+    if isinstance(key, int) and key <= 255 // step:  # which Pillow does not scale to 8 bits as it does the pixels
         upright.info["transparency"] = key * step
     if upright.mode in _WITH_ALPHA or key is not None:
         upright = upright.convert("LA" if upright.mode in _GREY else "RGBA")

@@ -19,7 +19,7 @@ from PIL import Image, UnidentifiedImageError
 from PIL.ImageFile import ImageFile
 from PIL.TiffImagePlugin import TiffImageFile
 
-from heatserve.training.data.colours import Decoded, pixels_of
+from heatserve.training.data.colours import Decoded, grey_or_rgb
 from heatserve.training.data.errors import DataError
 from heatserve.training.data.headers import check_tiff, has_late_text, is_cut_jpeg2000
 from heatserve.training.data.signatures import SIGNATURE_BYTES, what_it_is
@@ -54,7 +54,7 @@ def decode(file: str | Path | bytes, *, channels: int = 3) -> Decoded:
     if channels not in (1, 3):
         raise DataError(f"channels: expected 1 (grey) or 3 (RGB), which image files have, got {channels}")
     with _explained(file), _bytes_of(file) as stream:
-        return pixels_of(lambda: _opened(stream), channels)
+        return grey_or_rgb(lambda: _opened(stream), channels)
 
 
 def decoded_size(file: str | Path | bytes) -> tuple[int, int]:
