@@ -107,7 +107,7 @@ def _wide_colours(image: ImageFile, raw: str, opened: Callable[[], ImageFile], c
     if image.mode == "RGBA":
         _check_opaque(found[..., -1] == _WHITE)
         found = found[..., :-1]
-    levels = found / _WHITE
+    levels = found.astype(np.float32) / np.float32(_WHITE)  # rounded once, since both are float32 exactly
     if image.mode == "CMYK":  # 0 is no ink
         levels = (1 - levels[..., :3]) * (1 - levels[..., 3:])
     return _to_channels(levels, channels)
@@ -121,7 +121,7 @@ def _unpacked(image: ImageFile, raw: str) -> NDArray[np.uint8]:
     return np.array(ImageOps.exif_transpose(image))
 
 
-def _wide_grey(image: Image.Image) -> NDArray[np.float64]:
+def _wide_grey(image: Image.Image) -> NDArray[np.float32]:
     """Grey of more than 8 bits, or of floats, as levels [H, W, 1] in [0,1]."""
     white, is_inverted = _WHITE, False
     if isinstance(image, TiffImageFile):
@@ -133,7 +133,7 @@ def _wide_grey(image: Image.Image) -> NDArray[np.float64]:
     key = image.info.get("transparency")
     if key is not None:
         _check_opaque(values != key)
-    levels = values.astype(np.float64) if image.mode == "F" else values / white
+    levels = values.astype(np.float32) / np.float32(1 if image.mode == "F" else white)
     if not ((levels >= 0) & (levels <= 1)).all():
         raise DataError(
             f"expected floats in [0,1], found {np.count_nonzero(np.isnan(levels))} NaN and values from "
@@ -142,8 +142,8 @@ def _wide_grey(image: Image.Image) -> NDArray[np.float64]:
     return 1 - levels if is_inverted else levels
 
 
-def _to_channels(levels: NDArray[np.float64], channels: int) -> NDArray[np.float32]:
+def _to_channels(levels: NDArray[np.float32], channels: int) -> NDArray[np.float32]:
     """Levels [H, W, 1 or 3] as float32 [H, W, `channels`]."""
     if channels < levels.shape[-1]:
-        levels = (levels @ _LUMA)[..., None]
-    return np.repeat(levels, channels // levels.shape[-1], axis=-1).astype(np.float32)
+        levels = (levels @ _LUMA)[..., None].astype(np.float32)
+    return levels if channels == levels.shape[-1] else np.repeat(levels, channels, axis=-1)

@@ -21,6 +21,7 @@ _KNOWN = (
     (rb"(\xef\xbb\xbf)?\s*(<!--.*?-->\s*)?<(!doctype html|html|head|body)\b", "an HTML page"),
     (rb"PK(\x03\x04|\x05\x06)", "a ZIP archive"),
     (rb"%PDF-", f"a PDF document{_CONVERT}"),
+    (rb"\0\0[\x02\x0a]\0", f"a TGA or CUR file{_CONVERT}"),
     (rb"\x1f\x8b", "a gzip archive"),
     (rb"\x93NUMPY", "an .npy array, whose name must end in .npy"),
     (rb"version https://git-lfs", "a pointer of Git LFS, whose file was not fetched"),
