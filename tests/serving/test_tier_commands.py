@@ -177,8 +177,9 @@ def test_alpha_is_about_confirm() -> None:
 
 
 def certify_command(server: TritonServer, image: Path, *options: str) -> list[str]:
+    """Options may begin with further images."""
     url = ["--url", server.endpoints.grpc_url, "--deadline", str(PATIENT_SECONDS / 2)]
-    return ["certify", str(image), "--model", "tiny", *url, *options]
+    return ["certify", str(image), *options, "--model", "tiny", *url]
 
 
 @pytest.mark.slow
@@ -196,8 +197,12 @@ def test_certify_prints_bounds_and_what_is_proven_in_the_end(tiers: TritonServer
 
 @pytest.mark.slow
 def test_certify_writes_json(tiers: TritonServer, image: Path) -> None:
-    done = CliRunner().invoke(app, certify_command(tiers, image, "--n", "200", "--top-k", "2", "--json"))
-    record = json.loads(done.stdout)
+    missing = image.with_name("missing.npy")
+    done = CliRunner().invoke(app, certify_command(tiers, image, str(missing), "--n", "200", "--top-k", "2", "--json"))
+    record, other = json.loads(done.stdout)
+    assert done.exit_code == 1
+    assert other["image"] == str(missing)
+    assert "No such file" in other["error"]
     assert record["votes"] == 300
     assert record["tier"] == "certify"
     assert len(record["classes"]) == 2
