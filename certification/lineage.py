@@ -25,10 +25,14 @@ class Ancestor:
     """Epochs of its own training; None: not known."""
     sha256: str
     """SHA-256 of its checkpoint file; of an unknown one, what its descendant says, or else of its graph."""
+    pixels_sha256: str | None = None
+    """SHA-256 of the pixels of the `train` split that it was trained on, where that is cut from a folder of pictures,
+    which may change. None: from a data set that does not, or not recorded, as formerly."""
 
     def __post_init__(self) -> None:
-        if not re.fullmatch("[0-9a-f]{64}", self.sha256):
-            raise ValueError(f"sha256: expected 64 hex digits, got {self.sha256!r}")
+        for name, digits in (("sha256", self.sha256), ("pixels_sha256", self.pixels_sha256)):
+            if digits is not None and not re.fullmatch("[0-9a-f]{64}", digits):
+                raise ValueError(f"{name}: expected 64 hex digits, got {digits!r}")
         if self.epochs is not None and self.epochs < 0:
             raise ValueError(f"epochs: expected a number from 0, got {self.epochs}")
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
@@ -20,6 +20,7 @@ from heatserve.export.repository.layout import TENSORRT_BATCHES, TIMING_CACHE_NA
 from heatserve.export.repository.publishing import publish
 from heatserve.export.runtime.tensorrt import build_plan, plan_part, require_tensorrt
 from heatserve.training import Checkpoint, CheckpointError, load_base, load_checkpoint
+from heatserve.training.data.folder_options import resize_of
 
 Backend = Literal["auto", "onnxruntime-cuda", "onnxruntime-tensorrt", "tensorrt"]
 """What serves the graph: Triton's `onnxruntime`, NVIDIA's or ours, on the CPU; NVIDIA's with its CUDA or TensorRT
@@ -35,16 +36,27 @@ class Variant:
     """What a served graph takes, and the precision of its network; see `Card`.
 
     Attributes:
-        input_type: FP32 or UINT8.
+        input_type: FP32 or UINT8; None: see `chosen_for`.
         precision: fp32, fp16 or int8.
         resize: with UINT8, take pictures of any size; see `graph.uint8_input`.
         ranges: images of the training split, which set the ranges of INT8 activations; int8 needs them.
     """
 
-    input_type: InputType = "FP32"
+    input_type: InputType | None = None
     precision: Precision = "fp32"
     ranges: LabelledImages | None = None
     resize: int | None = None
+
+    def chosen_for(self, dataset: str, backend: Backend) -> Variant:
+        """The variant with the input that is asked for, or else with the one that fits what the network was trained on.
+
+        Where its pictures were resized, as the name of the data set says, the graph takes pictures of any size and
+        resizes them in the same way, unless TensorRT is to serve it, which resizes otherwise.
+        """
+        if self.input_type is not None:
+            return self
+        resize = self.resize or (resize_of(dataset) if backend == "auto" else None)
+        return replace(self, input_type="UINT8" if resize else "FP32", resize=resize)
 
     def of(self, logits: onnx.ModelProto) -> onnx.ModelProto:
         """The logits graph FP32 [N, C, H, W] → FP32 [N, K] as this variant.
@@ -98,7 +110,8 @@ def export_checkpoint(
         base: checkpoint of the base classifier f, whose Gaussian average is certified. None: v itself, as the paper
             certifies its HeatSmoothing model, or what `train average` wrote beside v.
         sigma: σ of the smoothing noise, pixels in [0,1]. None: the σ that v was smoothed for.
-        variant: the form of the served graph; None: FP32 throughout. The base is FP32 in any case.
+        variant: the form of the served graph; None: in FP32, with the input of `Variant.chosen_for`. The base is FP32,
+            on FP32 images, in any case.
         backend: what is to serve it; the TensorRT ones need a GPU to calibrate on, a plan also to be built on.
         tf32: see `tensorrt.build_plan`.
 
@@ -107,9 +120,9 @@ def export_checkpoint(
         TensorRTError: a plan is wanted, and cannot be built here.
         HeatserveError: a name that no folder should have, a σ not above 0, TF32 without a plan, or see `Variant.of`.
     """
-    variant = variant or Variant()
-    _check_request(name, variant, backend, tf32)
     single_pass = load_checkpoint(checkpoint)
+    variant = (variant or Variant()).chosen_for(single_pass.metadata.dataset, backend)
+    _check_request(name, variant, backend, tf32)
     has_base = base is not None or single_pass.metadata.base_sha256 is not None
     certified = load_base(single_pass, base) if has_base else single_pass
     _check_compatible(single_pass, certified)
@@ -126,7 +139,7 @@ def export_checkpoint(
         sigma=sigma,
         class_names=single_pass.metadata.class_names,
         input_shape=shape,
-        input_type=variant.input_type,
+        input_type=variant.input_type or "FP32",
         resize=variant.resize,
         precision=variant.precision,
         training=_training(single_pass) | variant.provenance(),

@@ -42,6 +42,8 @@ class CheckpointMetadata(BaseModel):
     sigma: float | None
     """Standard deviation of the noise that the network was smoothed for, pixels in [0,1]; None for a baseline."""
     dataset: str
+    pixels_sha256: str | None = None
+    """SHA-256 of the pixels that it was trained on; see `Ancestor`."""
     seed: int
     epochs: int
     hyperparameters: dict[str, Hyperparameter]
@@ -72,7 +74,8 @@ class Checkpoint:
         known = self.metadata
         epochs = None if known.method == IMPORTED else known.epochs
         cut_otherwise = known.ancestors is None and known.dataset == "digits"  # their splits were others formerly
-        own = Ancestor(UNKNOWN if cut_otherwise else known.method, known.dataset, epochs, self.sha256)
+        method = UNKNOWN if cut_otherwise else known.method
+        own = Ancestor(method, known.dataset, epochs, self.sha256, known.pixels_sha256)
         return line_of(known.ancestors, own, known.parent_sha256)
 
 

@@ -22,6 +22,7 @@ from heatserve.training.methods.cross_entropy import CrossEntropy
 from heatserve.training.methods.parameters import Parameters
 from heatserve.training.methods.protocol import Method
 from heatserve.training.methods.students import OneNetwork, Student, fresh_network
+from heatserve.training.named import parse_named
 from heatserve.training.recipes import AUGMENTATIONS, baseline_optimisation, fine_tuning
 
 
@@ -116,6 +117,7 @@ def _train_once(
             "method": parameters.method,
             "sigma": parameters.smoothed_for,
             "dataset": data.name,
+            "pixels_sha256": data.pixels_sha256,
             "seed": seed,
             "hyperparameters": asdict(optimisation) | parameters.hyperparameters,
             "parent_sha256": parent.sha256,
@@ -150,7 +152,7 @@ def _train(
         student.save(out, metadata.model_copy(update={"epochs": metrics.epoch, "date": now()}))
 
     if optimisation.augment:
-        method = Augmented(method, AUGMENTATIONS.get(data.name, Augmentation()))
+        method = Augmented(method, AUGMENTATIONS.get(parse_named(data.name).name, Augmentation()))
     fit(
         student.network.to(run.device),
         method,
@@ -187,6 +189,7 @@ def _baseline_metadata(data: ImageData, architecture: str, optimisation: Optimis
         method="baseline",
         sigma=None,
         dataset=data.name,
+        pixels_sha256=data.pixels_sha256,
         seed=seed,
         epochs=0,
         hyperparameters=asdict(optimisation),

@@ -220,27 +220,43 @@ def _seen_in_training(
     """The digests of all images that trained the networks, and why some could not be read; raises unless vouched."""
     from heatserve.training.data import DataError, load_data
 
-    parts = {(ancestor.dataset, "train") for ancestor in card.networks if ancestor.dataset}
-    parts |= {
+    trained_on = {(ancestor.dataset, "train") for ancestor in card.networks if ancestor.dataset}
+    trained_on |= {
         (ancestor.dataset, "calibration") for ancestor in card.networks if ancestor.dataset and not ancestor.recorded
     }
     seen: set[str] = set()
     not_compared: dict[str, None] = {}
-    for dataset, split in sorted(parts):
+    for dataset, split in sorted(trained_on):
+        data: ImageData | None = None
         try:
-            data = load_data(dataset, split, root)
+            data = load_data(dataset, split, root, progress=progress)
+            reason = _why_others(card, data)
         except DataError as error:
             reason = f"the training images of {dataset} cannot be read: {error}"
-            if not vouched:
-                raise HeatserveError(
-                    f"{card.model}: {reason}. Give --root, or name a data set that no training saw with "
-                    "--calibration-data; the card will say that you vouch for it"
-                ) from None
+        if reason and not vouched:
+            raise HeatserveError(
+                f"{card.model}: {reason}. Give --root, or name a data set that no training saw with "
+                "--calibration-data; the card will say that you vouch for it"
+            )
+        if reason:
             not_compared[reason] = None
-            continue
-        read = _reader(data, stored=card.resize is not None)
-        seen.update(progress(_digests(read, len(data)), len(data), f"read {split} images of {dataset}"))
+        if data:
+            read = _reader(data, stored=card.resize is not None)
+            seen.update(progress(_digests(read, len(data)), len(data), f"read {split} images of {dataset}"))
     return seen, tuple(not_compared)
+
+
+def _why_others(card: Card, data: ImageData) -> str:
+    """Why the pictures of a folder's `train` split are not those that trained a network; empty: they are."""
+    for ancestor in card.networks:
+        trained_on = ancestor.recorded and ancestor.dataset == data.name and data.split == "train"
+        if trained_on and ancestor.pixels_sha256 != data.pixels_sha256:
+            return (
+                f"the training images of {data.name} are not those of {ancestor.described}: pictures were added, "
+                "removed or changed since, or cut or decoded by another version of heatserve, so that some of them may "
+                "be calibration images now"
+            )
+    return ""
 
 
 def _reader(data: ImageData, *, stored: bool) -> Callable[[int], NDArray[Any]]:

@@ -85,6 +85,8 @@ def _chosen(
     named: str, images: int, count: int | None, seed: int, first: int, largest_share: float
 ) -> NDArray[np.int64]:
     """Indices of the images drawn, out of `images`."""
+    if not images:
+        raise HeatserveError(f"{named}: expected images, got none; of fewer than 10 pictures none is set aside")
     if not 0 <= first < images:
         raise HeatserveError(f"{named}: expected fewer images to leave out than the {images} that it has, got {first}")
     largest = int(largest_share * images)

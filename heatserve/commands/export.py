@@ -18,15 +18,19 @@ if TYPE_CHECKING:
 INT8_IMAGES = 256
 """Training images that set the ranges of INT8 activations."""
 Input = Annotated[
-    Literal["FP32", "UINT8"],
-    typer.Option("--input", case_sensitive=False, help="FP32 [N,C,H,W] in [0,1], or UINT8 [N,H,W,C]."),
+    Literal["FP32", "UINT8"] | None,
+    typer.Option(
+        "--input",
+        case_sensitive=False,
+        help="FP32 [N,C,H,W] in [0,1], or UINT8 [N,H,W,C]; by default UINT8 where pictures are resized, or else FP32.",
+    ),
 ]
 Resize = Annotated[
     int | None,
     typer.Option(
         min=1,
         help="With UINT8: take pictures of any size, bring their shorter side to as many pixels, and cut out the "
-        "centre. Radii are about what is cut out.",
+        "centre; by default as in training, where that resized pictures. Radii are about what is cut out.",
     ),
 ]
 ServedBy = Annotated[
@@ -50,7 +54,7 @@ def export(
     sigma: Annotated[
         float | None, typer.Option(help="σ of the smoothing noise, pixels in [0,1]; by default v's own.")
     ] = None,
-    input_type: Input = "FP32",
+    input_type: Input = None,
     resize: Resize = None,
     precision: Annotated[
         Literal["fp32", "fp16", "int8"],
@@ -78,6 +82,7 @@ def export(
     """
     from heatserve.export.exporting import export_checkpoint
     from heatserve.export.repository.tiers import served_tiers
+    from heatserve.training.named import parse_named
 
     variant = _variant(input_type, precision, resize, checkpoint, root)
     model = export_checkpoint(
@@ -90,7 +95,7 @@ def export(
         backend=backend,
         tf32=tf32,
     )
-    where = " --root FOLDER" if model.card.trained_on in ("cifar10", "imagenet") else ""
+    where = " --root FOLDER" if parse_named(model.card.trained_on).name in ("cifar10", "imagenet") else ""
     deliver(
         model.card.model_dump_json(indent=2),
         lambda: Group(
@@ -104,7 +109,7 @@ def export(
 
 
 def _variant(
-    input_type: InputType, precision: Precision, resize: int | None, checkpoint: Path, root: Path | None
+    input_type: InputType | None, precision: Precision, resize: int | None, checkpoint: Path, root: Path | None
 ) -> Variant:
     from heatserve.export.calibration.sampling import sample
     from heatserve.export.exporting import Variant

@@ -22,6 +22,36 @@ if TYPE_CHECKING:
 R = TypeVar("R", "LatencyRecord", "EngineRecord", "HeatStepRecord", "LoadRecord", "TiersRecord")
 
 DATA_HELP = "`digits`, `cifar10`, `imagenet` or `imagefolder:PATH`"
+_FOLDERS = "Folders of pictures (they become a part of the data set's name)"
+ShorterSide = Annotated[
+    int | None,
+    typer.Option(
+        "--resize",
+        min=1,
+        rich_help_panel=_FOLDERS,
+        help="Bring the shorter side of every picture to as many pixels, as the served graph does later.",
+    ),
+]
+Crop = Annotated[
+    int | None,
+    typer.Option(
+        min=1,
+        rich_help_panel=_FOLDERS,
+        help="Then cut a square of as many pixels out of the centre; by default --resize.",
+    ),
+]
+ClassesFile = Annotated[
+    Path | None,
+    typer.Option(
+        "--classes",
+        rich_help_panel=_FOLDERS,
+        help="Names and order of the classes: a line each, FOLDER or FOLDER NAME.",
+    ),
+]
+SkipUnreadable = Annotated[
+    bool,
+    typer.Option("--skip-unreadable", rich_help_panel=_FOLDERS, help="Leave out files that cannot be read."),
+]
 Data = Annotated[str | None, typer.Option(help=f"{DATA_HELP}; by default what the model was trained on.")]
 Root = Annotated[Path | None, typer.Option(help="Folder of the data set; cifar10 and imagenet need it.")]
 Repository = Annotated[Path, typer.Option(help="Triton model repository.")]
@@ -50,6 +80,20 @@ MetricsPort = Annotated[int, typer.Option(help=_PORT_HELP)]
 BackendDirectory = Annotated[
     Path | None, typer.Option(help="Triton's backends, where they are not beside `tritonserver`.")
 ]
+
+
+def name_data(
+    data: str, *, resize: int | None = None, crop: int | None = None, classes: Path | None = None, skip: bool = False
+) -> str:
+    """The name of a data set with the options that were given beside it, as checkpoints and cards have it.
+
+    Raises:
+        NamingError: the name has an option already, with another value.
+    """
+    from heatserve.training.named import parse_named
+
+    file = None if classes is None else str(classes)
+    return str(parse_named(data).adding(resize=resize, crop=crop, classes=file, skip_unreadable=skip or None))
 
 
 def deliver(

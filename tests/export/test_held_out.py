@@ -39,7 +39,8 @@ def trained_on(folder: Path, *lineage: Ancestor, resize: int | None = None) -> M
 
 
 def on_folder(folder: Path) -> Ancestor:
-    return Ancestor("baseline", f"imagefolder:{folder}", 1, "2" * 64)
+    name = f"imagefolder:{folder}"
+    return Ancestor("baseline", name, 1, "2" * 64, load_data(name, "train").pixels_sha256)
 
 
 def write_images(folder: Path, part: str, images: NDArray[np.float32], *, prefix: str = "") -> None:
@@ -104,27 +105,55 @@ def test_training_images_in_other_files_are_left_out_and_others_take_their_place
 @pytest.mark.parametrize("resize", [None, 8])
 def test_a_folder_of_nothing_but_training_images_is_refused(tmp_path: Path, resize: int | None) -> None:
     seen, _ = load_data("digits", "train").arrays(range(100))
-    for part in ("train", "test"):
-        write_images(tmp_path / "folder", part, seen)
+    for part, images in (("train", seen[:50]), ("test", seen[50:])):
+        write_images(tmp_path / "folder", part, images)
     source = held_out(trained_on(tmp_path / "models", ON_DIGITS, resize=resize))
-    with pytest.raises(HeatserveError, match=r"training of tiny did not use, got none: the pixels of all 10 are"):
+    with pytest.raises(HeatserveError, match=r"training of tiny did not use, got none: the pixels of all 5 are"):
         source.parts(f"imagefolder:{tmp_path / 'folder'}", images=5, test_images=5)
 
 
 def test_copies_within_a_data_set_are_drawn_once(tmp_path: Path) -> None:
-    """The training part has each image twice, and the test part has all of them again, beside 20 of its own."""
+    """The training part has each image twice, and the test part has half of them again, beside 20 of its own, twice."""
     images = noise(100, 5)
     for prefix in ("a", "b"):
         write_images(tmp_path / "folder", "train", images, prefix=prefix)
-    write_images(tmp_path / "folder", "test", np.concatenate([images, noise(20, 6)]))
+        write_images(tmp_path / "folder", "test", noise(20, 6), prefix=prefix)
+    write_images(tmp_path / "folder", "test", images[:50])
     dataset = f"imagefolder:{tmp_path / 'folder'}"
     source = held_out(trained_on(tmp_path / "models", on_folder(tmp_path / "folder")))
     calibration, test = source.parts(dataset, images=200, test_images=200)
     found = digests(calibration, test)
     assert len(found) == len(set(found))
     assert not training_digests(dataset) & set(found)
-    assert len(test) == 20
-    assert len(calibration) + len(test) + source.left_out == 20 + 120
+    assert (len(calibration), len(test)) == (5, 70)
+    assert source.left_out == 20
+
+
+def test_pictures_that_were_added_after_the_training_are_not_calibrated_on(tmp_path: Path) -> None:
+    """A hash decides which pictures of a folder are calibration images, so that others may be after a change."""
+    folder = tmp_path / "folder"
+    for part, seed in (("train", 1), ("test", 2)):
+        write_images(folder, part, noise(100, seed))
+    model = trained_on(tmp_path / "models", on_folder(folder))
+    held_out(model)
+    write_images(folder, "test", noise(10, 3), prefix="new")
+    held_out(model)
+    write_images(folder, "train", noise(10, 4), prefix="new")
+    message = r"training images of imagefolder:.* are not those of 2{12} \(baseline, .*--calibration-data"
+    with pytest.raises(HeatserveError, match=message):
+        held_out(model)
+    vouched = held_out(model, vouched=True)
+    assert [note.partition(" are not those")[0] for note in vouched.notes] == [
+        f"not compared: the training images of imagefolder:{folder}"
+    ]
+    assert training_digests(f"imagefolder:{folder}") <= vouched.seen
+
+
+def test_a_training_on_a_folder_that_was_cut_by_file_names_is_not_taken_for_one_of_today(tmp_path: Path) -> None:
+    write_images(tmp_path / "folder", "train", noise(100, 1))
+    former = replace(on_folder(tmp_path / "folder"), pixels_sha256=None)
+    with pytest.raises(HeatserveError, match="cut or decoded by another version of heatserve"):
+        held_out(trained_on(tmp_path / "models", former))
 
 
 def test_weights_from_elsewhere_need_a_user_who_vouches(tmp_path: Path) -> None:

@@ -143,11 +143,16 @@ def common_size(paths: Sequence[Path]) -> tuple[int, int]:
     for path in paths:
         size = decoded_size(path)
         if expected is not None and size != expected:
-            raise DataError(
-                f"{path}: expected {expected[0]}×{expected[1]} pixels like {paths[0]}, got {size[0]}×{size[1]}; "
-                f"resize the images of a data set to one size"
-            )
+            raise unequal_sizes(path, size, paths[0], expected)
         expected = size
     if expected is None:
         raise DataError("expected at least one image file, got none")
     return expected
+
+
+def unequal_sizes(path: Path, size: tuple[int, int], first: Path, expected: tuple[int, int]) -> DataError:
+    """What to say of a file of another (height, width) than the first one."""
+    return DataError(
+        f"{path}: expected {expected[0]}×{expected[1]} pixels like {first}, got {size[0]}×{size[1]}; pictures of "
+        "several sizes need the option resize (--resize 256 --crop 224, or ?resize=256&crop=224)"
+    )

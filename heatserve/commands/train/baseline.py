@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from heatserve.commands.options import Root
+from heatserve.commands.options import ClassesFile, Crop, Root, ShorterSide, SkipUnreadable, name_data
 from heatserve.commands.train.options import (
     Architecture,
     Augment,
@@ -23,7 +23,7 @@ from heatserve.commands.train.options import (
     WeightDecay,
     given,
 )
-from heatserve.commands.train.run import interruptible, run_on, summarise
+from heatserve.commands.train.run import interruptible, read_images, run_on, summarise
 
 
 def baseline(
@@ -32,6 +32,10 @@ def baseline(
     architecture: Architecture,
     out: CheckpointOut,
     root: Root = None,
+    resize: ShorterSide = None,
+    crop: Crop = None,
+    classes: ClassesFile = None,
+    skip_unreadable: SkipUnreadable = False,
     seed: TrainingSeed = 0,
     device: Device = None,
     resume: Resume = False,
@@ -52,13 +56,13 @@ def baseline(
     **Example:** `heatserve train baseline --data digits --architecture digits_cnn --out runs/baseline.safetensors`
     """
     from heatserve.training import baseline_optimisation, train_baseline
-    from heatserve.training.data import load_data
 
+    data = name_data(data, resize=resize, crop=crop, classes=classes, skip=skip_unreadable)
     recipe = given(epochs=epochs, batch_size=batch_size, lr=lr, decay=decay, weight_decay=weight_decay, clip=clip)
     recipe |= given(precision=precision, augment=augment)
     run = run_on(device, resume=resume, tensorboard=tensorboard)
     optimisation = replace(baseline_optimisation(data), **recipe)
-    images = load_data(data, "train", root)
+    images = read_images(data, root)
     with interruptible():
         train_baseline(images, architecture, out=out, optimisation=optimisation, seed=seed, run=run)
     summarise(out, data, root)

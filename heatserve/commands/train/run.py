@@ -12,6 +12,7 @@ import typer
 from rich.console import Console
 
 if TYPE_CHECKING:
+    from heatserve.training.data import ImageData
     from heatserve.training.loop import Run
     from heatserve.training.methods import Parameters
 
@@ -32,15 +33,35 @@ def fine_tune(
     `recipe` has the fields of the optimisation that were given; `data` None are the images the network was trained on.
     """
     from heatserve.training import fine_tuning, load_checkpoint, train_from
-    from heatserve.training.data import load_data
 
     parent = load_checkpoint(checkpoint)
     name = data or parent.metadata.dataset
     optimisation = replace(fine_tuning(parameters.method, name), **recipe)
-    images = load_data(name, "train", root)
+    images = read_images(name, root)
     with interruptible():
         train_from(parent, images, parameters, out=out, optimisation=optimisation, seed=seed, run=run)
     summarise(out, name, root)
+
+
+def read_images(data: str, root: Path | None) -> ImageData:
+    """The images to train on; what there is to know of their folder is said on stderr.
+
+    The test images, which the result is measured on, are looked for too: it is now that a user can add them.
+
+    Raises:
+        DataError: images to train on or to test are missing, or are not of one size and the same classes.
+    """
+    from heatserve.export.calibration.report import progress_bar
+    from heatserve.training.data import DataError, load_data
+    from heatserve.training.loop import leads
+
+    images = load_data(data, "train", root, progress=progress_bar)
+    test = load_data(data, "test", root, progress=progress_bar)
+    if test.input_shape != images.input_shape:
+        raise DataError(f"{data}: expected test images {images.input_shape}, as those of train, got {test.input_shape}")
+    for note in images.notes if leads() else ():
+        typer.echo(note, err=True)
+    return images
 
 
 def run_on(device: str | None, *, resume: bool, tensorboard: Path | None) -> Run:
