@@ -32,13 +32,20 @@ _KEEP_EVERY = 60.0
 _WORTH_KEEPING = 2.0
 """Seconds: what took less to find is found again."""
 _RECORD = np.dtype(
-    [("file", "<u8"), ("pixels", "<u8"), ("outline", "<u8"), ("height", "<i4"), ("width", "<i4")],
+    [
+        ("file", "<u8"),
+        ("pixels", "<u8"),
+        ("outline", "<u8"),
+        ("colours", "u1", (48,)),
+        ("height", "<i4"),
+        ("width", "<i4"),
+    ]
 )
 _Records = NDArray[np.void]
 """Fields of `_RECORD`, [N]."""
 
-_Print = tuple[int, int, int, int]
-"""`pixels`, `outline`, height and width of one picture, as in `Fingerprints`."""
+_Print = tuple[int, int, NDArray[np.uint8], int, int]
+"""`pixels`, `outline`, `colours`, height and width of one picture, as in `Fingerprints`."""
 
 
 @dataclass(frozen=True)
@@ -48,7 +55,9 @@ class Fingerprints:
     pixels: NDArray[np.uint64]
     """`pixel_digest` of each picture as a number, [N]; 0 where it cannot be read."""
     outlines: NDArray[np.uint64]
-    """A hash of each picture at 9×8 grey pixels, [N]: those of pictures that look alike differ in few bits."""
+    """A hash of each picture at 9×8 grey pixels, [N]: see `outline`."""
+    colours: NDArray[np.uint8]
+    """Each picture at 4×4 pixels, [N, 48]."""
     sizes: NDArray[np.int32]
     """Height and width of each picture, upright, [N, 2]."""
     unreadable: dict[int, str]
@@ -86,15 +95,15 @@ def fingerprints(
             known[index] = True
             cache.keep_sometimes(records, known)
     sizes = np.stack([records["height"], records["width"]], axis=1)
-    return Fingerprints(records["pixels"], records["outline"], sizes, unreadable)
+    return Fingerprints(records["pixels"], records["outline"], records["colours"], sizes, unreadable)
 
 
 def outline(picture: NDArray[np.uint8]) -> int:
-    """Whether each of 8×8 grey pixels is darker than its right neighbour, as 64 bits; of uint8 [H, W, C].
+    """Whether each of 8×8 grey pixels is darker than its right neighbour, as 64 bits; of uint8 [H, W, 3].
 
     It hardly changes where a picture is resized, compressed or brightened (dHash, N. Krawetz 2013).
     """
-    image = Image.fromarray(picture[..., 0] if picture.shape[2] == 1 else picture).convert("L")
+    image = Image.fromarray(picture).convert("L")
     grey = np.asarray(image.resize((9, 8), Image.Resampling.BILINEAR, reducing_gap=3.0))
     return int.from_bytes(np.packbits(grey[:, :-1] < grey[:, 1:]).tobytes(), "big")
 
@@ -122,7 +131,9 @@ def _read_one(path: Path) -> _Print | DataError:
     except DataError as error:
         return error
     height, width, _ = picture.shape
-    return int(pixel_digest(picture.transpose(2, 0, 1)), 16), outline(picture), height, width
+    small = Image.fromarray(picture).resize((4, 4), Image.Resampling.BILINEAR, reducing_gap=3.0)
+    digest = int(pixel_digest(picture.transpose(2, 0, 1)), 16)
+    return digest, outline(picture), np.asarray(small).ravel(), height, width
 
 
 def _key(root: Path, path: Path) -> int:

@@ -79,11 +79,11 @@ def _of_labels(root: Path, parts: Cut, paths: Sequence[Path], labels: Sequence[i
 
 def _of_near(root: Path, parts: Cut, paths: Sequence[Path], found: Fingerprints) -> Notes:
     """Pictures of `calibration` and `test` that look like one of `train`."""
-    measured, train = [*parts.calibration, *parts.test], parts.train
-    index, other = near_duplicates(found.outlines[measured], found.outlines[train])
+    measured = [*parts.calibration, *parts.test]
+    index, other = near_duplicates(found, measured, parts.train)
     if not len(index):
         return ()
-    pair = _pair(root, paths, measured[index[0]], train[other[0]])
+    pair = _pair(root, paths, int(index[0]), int(other[0]))
     return (
         f"{root}: {len(index)} of {len(measured)} calibration and test images look like one of train, such as {pair}: "
         "near duplicates make figures and promise better than new pictures deserve",

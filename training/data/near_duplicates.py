@@ -2,54 +2,53 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 from numpy.typing import NDArray
 
-_BANDS = 4
-_BAND_BITS = 16
+from heatserve.training.data.fingerprints import Fingerprints
+
+_OUTLINE_BITS = 3
+"""Bits of two outlines, of 64, that may differ."""
+_COLOUR_LEVELS = 5.0
+"""Levels of 255 by which the colours of two pictures may differ in the mean over 4×4 pixels."""
+_BANDS, _BAND_BITS = 4, 16
+"""Two outlines that differ in at most 3 bits are the same in one of 4 bands."""
 
 
 def near_duplicates(
-    outlines: NDArray[np.uint64], others: NDArray[np.uint64], *, bits: int = 3
+    found: Fingerprints, indices: Sequence[int], others: Sequence[int]
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """For each picture that looks like one of the others: its index, and that of the other one, the first found.
+    """The pictures of `indices` that look like one of `others`, and which one: the first that was found.
 
-    Two hashes that differ in at most 3 of 64 bits agree in one of 4 bands of 16 bits, so only such pairs are compared.
-    Pictures without an outline, such as those of one colour, look like nothing.
-
-    Args:
-        outlines: hashes as `fingerprints.outline` makes them, [N].
-        others: the same of the others, [M].
-        bits: how many of the 64 bits may differ, at most 3.
+    Pictures look alike whose outlines and whose colours hardly differ. It is meant to find what was resized or saved
+    again, not what was cut out, mirrored or photographed twice.
     """
-    if not 0 <= bits < _BANDS:
-        raise ValueError(f"bits: expected 0 to {_BANDS - 1}, got {bits}")
-    mine = np.flatnonzero(_count(outlines) >= _LEAST_BITS)
-    theirs = np.flatnonzero(_count(others) >= _LEAST_BITS)
-    partner = np.full(len(outlines), -1, np.int64)
+    mine, theirs = np.asarray(indices, np.int64), np.asarray(others, np.int64)
+    partner = np.full(len(mine), -1, np.int64)
     for band in range(_BANDS):
-        shift = np.uint64(band * _BAND_BITS)
-        keys = (others[theirs] >> shift) & np.uint64(0xFFFF)
+        keys, wanted = (_band(found.outlines[part], band) for part in (theirs, mine))
         order = np.argsort(keys, kind="stable")
-        wanted = (outlines[mine] >> shift) & np.uint64(0xFFFF)
         starts, ends = (np.searchsorted(keys[order], wanted, side=side) for side in ("left", "right"))
-        for index, start, end in zip(mine.tolist(), starts.tolist(), ends.tolist(), strict=True):
-            if start == end or partner[index] >= 0:
+        for place, (start, end) in enumerate(zip(starts.tolist(), ends.tolist(), strict=True)):
+            if start == end or partner[place] >= 0:
                 continue
             candidates = theirs[order[start:end]]
-            close = _count(others[candidates] ^ outlines[index]) <= bits
-            if close.any():
-                partner[index] = candidates[close.argmax()]
-    found = np.flatnonzero(partner >= 0)
-    return found, partner[found]
+            alike = _alike(found, int(mine[place]), candidates)
+            if alike.any():
+                partner[place] = candidates[alike.argmax()]
+    return mine[partner >= 0], partner[partner >= 0]
 
 
-_LEAST_BITS = 8
-"""Fewer bits than this are set where a picture is nearly of one colour, or grows darker to the right everywhere."""
+def _band(outlines: NDArray[np.uint64], band: int) -> NDArray[np.uint64]:
+    return (outlines >> np.uint64(band * _BAND_BITS)) & np.uint64((1 << _BAND_BITS) - 1)
 
 
-def _count(hashes: NDArray[np.uint64]) -> NDArray[np.int64]:
-    """How many bits are set in each, [N]."""
-    bits: NDArray[np.uint8] = np.unpackbits(hashes.astype("<u8").view(np.uint8).reshape(-1, 8), axis=1)
-    counts: NDArray[np.int64] = bits.sum(axis=1, dtype=np.int64)
-    return counts
+def _alike(found: Fingerprints, index: int, others: NDArray[np.int64]) -> NDArray[np.bool_]:
+    """Which of the others look like the picture at `index`, [M]."""
+    differing = (found.outlines[others] ^ found.outlines[index]).astype("<u8").view(np.uint8).reshape(-1, 8)
+    bits = np.unpackbits(differing, axis=1).sum(axis=1)
+    levels = np.abs(found.colours[others].astype(np.int16) - found.colours[index]).mean(axis=1)
+    alike: NDArray[np.bool_] = (bits <= _OUTLINE_BITS) & (levels <= _COLOUR_LEVELS)
+    return alike
