@@ -31,7 +31,8 @@ OPSET = 18
 """What `torch.onnx.export` writes natively. ONNX Runtime reads it from 1.14 on, and TensorRT's parser from 10 on."""
 IR_VERSION = 9
 
-# The cast comes first: TensorRT has no other operator that takes UINT8.
+# The cast comes first: TensorRT has no other operator that takes UINT8. Half a pixel of margin is rounded to even, as
+# torchvision does; CenterCropPad rounds down, and only tells shape inference the size of what Slice cut out.
 _UINT8 = """
 bytes (uint8[N,{height},{width},{channels}] image) => (float[N,{channels},{height},{width}] pixels)
     <float white = {{255}}>
@@ -43,7 +44,8 @@ bytes (uint8[N,{height},{width},{channels}] image) => (float[N,{channels},{heigh
 """
 _PICTURE = """
 picture (uint8[N,H,W,{channels}] image) => (float[N,{channels},{height},{width}] pixels)
-    <float white = {{255}}, int64[1] shorter = {{{resize}}}, int64[2] window = {{{height}, {width}}}>
+    <float white = {{255}}, int64[1] shorter = {{{resize}}}, int64[2] window = {{{height}, {width}}},
+     float two = {{2}}, int64[2] window_axes = {{2, 3}}>
 {{
     bytes = Transpose<perm = [0, 3, 1, 2]>(image)
     picture_size = Shape<start = 2, end = 4>(bytes)
@@ -52,7 +54,14 @@ picture (uint8[N,H,W,{channels}] image) => (float[N,{channels},{height},{width}]
     resized_size = Div(enlarged_size, shorter_side)
     picture = Cast<to = 1>(bytes)
     resized = Resize<mode = "linear", antialias = 1, axes = [2, 3]>(picture, , , resized_size)
-    centre = CenterCropPad<axes = [2, 3]>(resized, window)
+    margin = Sub(resized_size, window)
+    whole_margin = Cast<to = 1>(margin)
+    half_margin = Div(whole_margin, two)
+    even_margin = Round(half_margin)
+    window_start = Cast<to = 7>(even_margin)
+    window_end = Add(window_start, window)
+    cut_out = Slice(resized, window_start, window_end, window_axes)
+    centre = CenterCropPad<axes = [2, 3]>(cut_out, window)
     levels = Round(centre)
     pixels = Div(levels, white)
 }}
@@ -99,7 +108,7 @@ def uint8_input(logits: onnx.ModelProto, *, resize: int | None = None) -> onnx.M
         logits: on FP32 [N, C, H, W].
         resize: take pictures of any height and width, bring their shorter side to as many pixels (bilinear, with
             antialiasing), cut out the centre H×W and round to grey levels. It is what torchvision's Resize and
-            CenterCrop do to a PIL image, to one grey level; where the margin is odd, the centre may be a pixel off.
+            CenterCrop do to a PIL image, to one grey level.
     """
     _, channels, height, width = (dim.dim_value for dim in logits.graph.input[0].type.tensor_type.shape.dim)
     template = _UINT8.format(height=height, width=width, channels=channels)
