@@ -45,7 +45,7 @@ bytes (uint8[N,{height},{width},{channels}] image) => (float[N,{channels},{heigh
 _PICTURE = """
 picture (uint8[N,H,W,{channels}] image) => (float[N,{channels},{height},{width}] pixels)
     <float white = {{255}}, int64[1] shorter = {{{resize}}}, int64[2] window = {{{height}, {width}}},
-     float two = {{2}}, int64[2] window_axes = {{2, 3}}>
+     float margins = {{2}}, int64[2] window_axes = {{2, 3}}>
 {{
     bytes = Transpose<perm = [0, 3, 1, 2]>(image)
     picture_size = Shape<start = 2, end = 4>(bytes)
@@ -56,7 +56,7 @@ picture (uint8[N,H,W,{channels}] image) => (float[N,{channels},{height},{width}]
     resized = Resize<mode = "linear", antialias = 1, axes = [2, 3]>(picture, , , resized_size)
     margin = Sub(resized_size, window)
     whole_margin = Cast<to = 1>(margin)
-    half_margin = Div(whole_margin, two)
+    half_margin = Div(whole_margin, margins)
     even_margin = Round(half_margin)
     window_start = Cast<to = 7>(even_margin)
     window_end = Add(window_start, window)

@@ -88,7 +88,8 @@ def test_a_method_has_an_option_for_every_parameter_and_no_other(method: str) ->
 
 def test_the_baseline_has_an_option_for_everything_that_decides_it() -> None:
     options = _options("baseline")
-    assert set(options) == (_names(Optimisation) - WITHOUT_OPTION) | RUN | {"architecture"}
+    folders = {"resize", "crop", "classes", "skip_unreadable"}
+    assert set(options) == (_names(Optimisation) - WITHOUT_OPTION) | RUN | folders | {"architecture"}
     assert all(option.help for option in options.values())
 
 

@@ -159,7 +159,8 @@ class FolderSource:
             _check_filled(listings.get("train", listings.get(UNSPLIT)), names, {labels[index] for index in parts.train})
         said = notes.of_files(self.root, self.layout, list(listings.values()), paths, found.unreadable)
         for part, indices in (("calibration", parts.calibration), ("test", parts.test)):
-            said += notes.of_classes(self.root, part, names, {labels[index] for index in indices})
+            if part in listings or (part == "test" and not self.layout.parts):
+                said += notes.of_classes(self.root, part, names, {labels[index] for index in indices})
         said += notes.of_cut(self.root, parts, paths, labels, found)
         return Pool(
             FileImages(paths, labels, self.prepare),
