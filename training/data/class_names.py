@@ -10,7 +10,7 @@ from pathlib import Path
 from heatserve.training.data.errors import DataError
 
 
-def read_class_names(file: Path, folders: Collection[str]) -> dict[str, str]:
+def named_folders(file: Path, folders: Collection[str]) -> dict[str, str]:
     """The name of the class of each folder, in the order of the labels; a name that two have says the folder as well.
 
     Args:

@@ -29,7 +29,7 @@ class FolderOptions:
     crop: int | None = None
     """Pixels of the square that is then cut out of the centre; None: `resize`."""
     classes: Path | None = None
-    """File with the names and the order of the classes, see `read_class_names`; None: the folders, by alphabet."""
+    """File with the names and the order of the classes, see `named_folders`; None: the folders, by alphabet."""
     nested: bool = False
     """Whether each folder that holds pictures is a class; see `list_pictures`."""
     skip_unreadable: bool = False

@@ -13,7 +13,7 @@ import numpy as np
 
 from heatserve.certification.progress import Progress, unseen
 from heatserve.training.data import folder_notes as notes
-from heatserve.training.data.class_names import read_class_names
+from heatserve.training.data.class_names import named_folders
 from heatserve.training.data.colours import Decoded
 from heatserve.training.data.errors import DataError
 from heatserve.training.data.fingerprints import Fingerprints, fingerprints
@@ -77,7 +77,7 @@ class FolderSource:
         if listing is None:
             listing = self._listing(next((split for split in ("train", "test") if split in self.layout.parts), UNSPLIT))
         if self.options.classes is not None:
-            return read_class_names(self.options.classes, listing.class_folders)
+            return named_folders(self.options.classes, listing.class_folders)
         names = self.names_of(listing.class_folders) if self.names_of else {}
         return {folder: names.get(folder, folder) for folder in listing.class_folders}
 
