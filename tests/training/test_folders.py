@@ -167,8 +167,7 @@ def test_files_of_a_system_and_texts_are_passed_over_and_counted(root: Path) -> 
     cluttered = splits_of(f"imagefolder:{root}")
     assert {split: files(data) for split, data in cluttered.items()} == {s: files(data) for s, data in plain.items()}
     (note,) = cluttered["train"].notes
-    assert note.startswith(f"{root}: passed over 8 files that hold no picture: 2 .DS_Store, ")
-    assert "of 1" not in note
+    assert note.startswith(f"{root}: passed over files that hold no picture, 8 in all: 2 .DS_Store, ")
 
 
 def test_pictures_below_the_folder_of_their_class_belong_to_it_or_are_classes_of_their_own(tmp_path: Path) -> None:
@@ -238,6 +237,12 @@ def test_pictures_of_several_sizes_are_upright_and_brought_to_one(root: Path) ->
     assert (np.diff(upright[0, :, 5]) > 0).all(), "brighter towards the bottom, as it is shown"
     with pytest.raises(DataError, match=r"tall.png: expected 8×8 pixels"):
         load_data(f"imagefolder:{root}", "train")  # before the first epoch
+
+
+def test_a_picture_so_narrow_that_it_cannot_be_resized_is_named(root: Path) -> None:
+    write(root / "train" / "ant" / "line.png", picture(1, 1, 100_000))
+    with pytest.raises(DataError, match=r"line.png: expected a picture of at most 89478485 pixels after its resize"):
+        load_data(f"imagefolder:{root}?resize=100", "train")
 
 
 def test_what_cannot_be_read_is_named_or_skipped_and_counted(root: Path) -> None:
@@ -405,7 +410,7 @@ def test_photographs_of_several_sizes_are_trained_on_and_exported_for_pictures_o
     what = ["--data", f"imagefolder:{tmp_path}/photos", "--resize", "9", "--crop", "8", "--architecture"]
     how = ["--epochs", "1", "--batch-size", "32", "--lr", "0.02", "--device", "cpu"]
     result = invoke("train", "baseline", *what, "cifar_resnet20", "--out", str(trained), *how)
-    assert f"{tmp_path}/photos: passed over 1 file that hold no picture: 1 .DS_Store" in result.stderr
+    assert f"{tmp_path}/photos: passed over files that hold no picture, 1 in all: 1 .DS_Store" in result.stderr
     name = f"imagefolder:{tmp_path}/photos?crop=8&resize=9"
     metadata = load_checkpoint(trained).metadata
     assert (metadata.dataset, metadata.input_shape) == (name, (3, 8, 8))

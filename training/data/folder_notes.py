@@ -32,7 +32,7 @@ def of_files(
         passed_over.update(listing.passed_over)
     if passed_over.total():
         counts = [f"{count} {printable(name)}" for name, count in passed_over.most_common() if count]
-        found.append(f"{root}: passed over {_count(passed_over.total(), 'file')} that hold no picture: {_some(counts)}")
+        found.append(f"{root}: passed over files that hold no picture, {passed_over.total()} in all: {_some(counts)}")
     if unreadable:
         first = next(iter(unreadable.values()))
         found.append(f"{root}: skipped {len(unreadable)} of {len(paths)} files that cannot be read, such as {first}")

@@ -15,6 +15,7 @@ from heatserve.certification.progress import Progress, unseen
 from heatserve.training.data import folder_notes as notes
 from heatserve.training.data.class_names import named_folders
 from heatserve.training.data.colours import Decoded
+from heatserve.training.data.decoding import MAX_PIXELS, printable
 from heatserve.training.data.errors import DataError
 from heatserve.training.data.fingerprints import Fingerprints, fingerprints
 from heatserve.training.data.folder_cut import cut
@@ -173,12 +174,18 @@ class FolderSource:
         )
 
     def _shape_of(self, found: Fingerprints, paths: Sequence[Path]) -> ImageShape:
-        """C, H, W of pictures that were decoded."""
-        window = self.options.window
-        if window:
-            return (3, window[1], window[1])
+        """C, H, W of pictures that were decoded, and can be brought to it."""
         readable = [index for index in range(len(paths)) if index not in found.unreadable]
         sizes = found.sizes[readable]
+        window = self.options.window
+        if window:
+            pixels = sizes.max(axis=1).astype(np.int64) * window[0] // sizes.min(axis=1) * window[0]
+            if len(pixels) and pixels.max() > MAX_PIXELS:
+                raise DataError(
+                    f"{printable(paths[readable[pixels.argmax()]])}: expected a picture of at most {MAX_PIXELS} pixels "
+                    f"after its resize, got {pixels.max()}: its sides differ too much"
+                )
+            return (3, window[1], window[1])
         other = np.flatnonzero((sizes != sizes[:1]).any(axis=1))
         if len(other):
             index = readable[other[0]]
