@@ -20,7 +20,10 @@ from typing import TYPE_CHECKING
 from heatserve._lazy import lazy_names
 
 if TYPE_CHECKING:
-    from heatserve.training.architectures import ARCHITECTURES, ArchitectureError, ImageClassifier, build_network
+    from heatserve.training.architectures.builtin import ARCHITECTURES
+    from heatserve.training.architectures.errors import ArchitectureError
+    from heatserve.training.architectures.network import ImageClassifier, build_network
+    from heatserve.training.architectures.own_code import trust_code
     from heatserve.training.checkpoint import (
         Checkpoint,
         CheckpointError,
@@ -72,19 +75,20 @@ __all__ = [
     "save_checkpoint",
     "train_baseline",
     "train_from",
+    "trust_code",
 ]
 
 __getattr__, __dir__ = lazy_names(
     __name__,
     {
-        "ARCHITECTURES": "heatserve.training.architectures",
-        "ArchitectureError": "heatserve.training.architectures",
+        "ARCHITECTURES": "heatserve.training.architectures.builtin",
+        "ArchitectureError": "heatserve.training.architectures.errors",
         "AverageParameters": "heatserve.training.methods.parameters",
         "Checkpoint": "heatserve.training.checkpoint",
         "CheckpointError": "heatserve.training.checkpoint",
         "CheckpointMetadata": "heatserve.training.checkpoint",
         "HeatParameters": "heatserve.training.methods.parameters",
-        "ImageClassifier": "heatserve.training.architectures",
+        "ImageClassifier": "heatserve.training.architectures.network",
         "ImageData": "heatserve.training.data.splits",
         "MadryParameters": "heatserve.training.methods.parameters",
         "NoiseParameters": "heatserve.training.methods.parameters",
@@ -94,7 +98,7 @@ __getattr__, __dir__ = lazy_names(
         "accuracy": "heatserve.training.evaluate",
         "base_path": "heatserve.training.checkpoint",
         "baseline_optimisation": "heatserve.training.recipes",
-        "build_network": "heatserve.training.architectures",
+        "build_network": "heatserve.training.architectures.network",
         "fine_tuning": "heatserve.training.recipes",
         "import_weights": "heatserve.training.weights",
         "load_base": "heatserve.training.checkpoint",
@@ -103,5 +107,6 @@ __getattr__, __dir__ = lazy_names(
         "save_checkpoint": "heatserve.training.checkpoint",
         "train_baseline": "heatserve.training.train",
         "train_from": "heatserve.training.train",
+        "trust_code": "heatserve.training.architectures.own_code",
     },
 )

@@ -15,7 +15,10 @@ from torch import Tensor, nn
 from heatserve.certification.errors import HeatserveError
 from heatserve.certification.files import write_atomically
 from heatserve.certification.lineage import IMPORTED, UNKNOWN, Ancestor, line_of
-from heatserve.training.architectures import ArchitectureError, ImageClassifier, build_network
+from heatserve.training.architectures.errors import ArchitectureError
+from heatserve.training.architectures.network import ImageClassifier, build_network
+from heatserve.training.architectures.own_code import ChosenArchitecture, require_same
+from heatserve.training.named import NamingError
 
 HEADER_KEY = "heatserve"
 
@@ -32,6 +35,7 @@ class CheckpointMetadata(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     architecture: str
+    """What `build_network` takes; of a file with the user's own code only the name, not the folder."""
     num_classes: int
     class_names: tuple[str, ...]
     input_shape: tuple[int, int, int]
@@ -55,6 +59,8 @@ class CheckpointMetadata(BaseModel):
     ancestors: tuple[Ancestor, ...] | None = None
     """The networks that this one came through, the oldest first; None: not recorded, as formerly. The f that `average`
     trains beside v is none of them: both have the same ancestors, images and epochs."""
+    code_sha256: str | None = None
+    """sha256 of the source of the user's own code that made the network; None: another kind of architecture."""
     versions: dict[str, str]
     date: str
 
@@ -81,15 +87,24 @@ class Checkpoint:
 
 def save_checkpoint(path: Path, network: ImageClassifier, metadata: CheckpointMetadata) -> None:
     """Write the backbone's tensors and the metadata to `path`, atomically."""
-    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in network.backbone.state_dict().items()}
-    write_atomically(path, safetensors.torch.save(tensors, {HEADER_KEY: metadata.model_dump_json()}))
+    state = network.backbone.state_dict()
+    # Copies: tensors that share their memory, as tied weights do, cannot be written.
+    tensors = {name: tensor.detach().cpu().clone().contiguous() for name, tensor in state.items()}
+    header = metadata.model_dump_json(exclude=None if metadata.code_sha256 else {"code_sha256"})
+    write_atomically(path, safetensors.torch.save(tensors, {HEADER_KEY: header}))
 
 
-def load_checkpoint(path: Path) -> Checkpoint:
-    """Rebuild the network of a checkpoint.
+def load_checkpoint(path: Path, *, architecture: str | None = None) -> Checkpoint:
+    """Rebuild the network of a checkpoint. No file decides which code is run: see `own_code`.
+
+    Args:
+        path: the file.
+        architecture: the reference to the code that made the network, from where it lies now, as a person typed it: it
+            is run, if it is what the checkpoint was made with. Other architectures need none.
 
     Raises:
-        CheckpointError: no such file, damaged bytes, a bare state dict, or tensors of another architecture.
+        CheckpointError: no such file, damaged bytes, a bare state dict, tensors of another architecture, or code that
+            was not trusted or is not what made the network.
     """
     content = read_file(path)
     tensors, header = parse(path, content)
@@ -100,9 +115,12 @@ def load_checkpoint(path: Path) -> Checkpoint:
         )
     try:
         metadata = CheckpointMetadata.model_validate_json(header[HEADER_KEY])
+        require_same(ChosenArchitecture(metadata.architecture, metadata.code_sha256), architecture)
         network = network_of(metadata)
-    except (ValidationError, ArchitectureError) as error:
+    except ValidationError as error:
         raise CheckpointError(f"{path}: its header does not describe a network: {error}") from None
+    except (ArchitectureError, NamingError) as error:
+        raise CheckpointError(f"{path}: {error}") from None
     fill(path, network.backbone, tensors)
     return Checkpoint(network.eval(), metadata, hashlib.sha256(content).hexdigest(), path)
 
@@ -140,6 +158,7 @@ def network_of(metadata: CheckpointMetadata) -> ImageClassifier:
         input_shape=metadata.input_shape,
         mean=metadata.mean,
         std=metadata.std,
+        code_sha256=metadata.code_sha256,
     )
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 import torch
 
 from heatserve.certification.provenance import now, versions
+from heatserve.training.architectures.own_code import choose_architecture
 from heatserve.training.channels import channel_statistics
 from heatserve.training.checkpoint import Checkpoint, CheckpointMetadata, load_checkpoint
 from heatserve.training.data.augmentation import Augmentation
@@ -39,7 +40,7 @@ def train_baseline(
 
     Args:
         data: a `train` split.
-        architecture: one of `ARCHITECTURES`.
+        architecture: see `build_network`; code that it names is run.
         out: the file of the checkpoint; state and log are written beside it (see `fit`).
         optimisation: by default `baseline_optimisation(data.name)`.
         seed: decides the initial weights, the order of the images and their augmentation.
@@ -179,8 +180,10 @@ def _recipe(metadata: CheckpointMetadata) -> str:
 
 def _baseline_metadata(data: ImageData, architecture: str, optimisation: Optimisation, seed: int) -> CheckpointMetadata:
     mean, std = channel_statistics(data.input_shape)
+    chosen = choose_architecture(architecture)
     return CheckpointMetadata(
-        architecture=architecture,
+        architecture=chosen.reference,
+        code_sha256=chosen.code_sha256,
         num_classes=len(data.class_names),
         class_names=data.class_names,
         input_shape=data.input_shape,

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from heatserve.certification.lineage import IMPORTED
 from heatserve.certification.provenance import now, versions
+from heatserve.training.architectures.own_code import choose_architecture
 from heatserve.training.checkpoint import (
     CheckpointMetadata,
     fill,
@@ -34,7 +35,7 @@ def import_weights(
 
     Args:
         path: the state dict; every tensor of the architecture under its name there, no more and no fewer.
-        architecture: one of `ARCHITECTURES`.
+        architecture: see `build_network`; code that it names is run.
         dataset: what the network was trained on, as far as is known; it is taken that it saw all images of the official
             training set, those of `calibration` among them.
         class_names: in the order of the logits.
@@ -52,8 +53,10 @@ def import_weights(
     """
     content = read_file(path)
     tensors, _ = parse(path, content)
+    chosen = choose_architecture(architecture)
     metadata = CheckpointMetadata(
-        architecture=architecture,
+        architecture=chosen.reference,
+        code_sha256=chosen.code_sha256,
         num_classes=len(class_names),
         class_names=tuple(class_names),
         input_shape=input_shape,

@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from heatserve.certification.files import write_atomically
-from heatserve.training.architectures import ImageClassifier
+from heatserve.training.architectures.network import ImageClassifier
 from heatserve.training.checkpoint import (
     Checkpoint,
     CheckpointMetadata,
