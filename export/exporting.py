@@ -96,6 +96,7 @@ def export_checkpoint(
     repository: Path,
     name: str,
     base: Path | None = None,
+    architecture: str | None = None,
     sigma: float | None = None,
     variant: Variant | None = None,
     backend: Backend = "auto",
@@ -109,6 +110,7 @@ def export_checkpoint(
         name: the name of the served model.
         base: checkpoint of the base classifier f, whose Gaussian average is certified. None: v itself, as the paper
             certifies its HeatSmoothing model, or what `train average` wrote beside v.
+        architecture: see `load_checkpoint`; code that it names is run.
         sigma: σ of the smoothing noise, pixels in [0,1]. None: the σ that v was smoothed for.
         variant: the form of the served graph; None: in FP32, with the input of `Variant.chosen_for`. The base is FP32,
             on FP32 images, in any case.
@@ -120,7 +122,7 @@ def export_checkpoint(
         TensorRTError: a plan is wanted, and cannot be built here.
         HeatserveError: a name that no folder should have, a σ not above 0, TF32 without a plan, or see `Variant.of`.
     """
-    single_pass = load_checkpoint(checkpoint)
+    single_pass = load_checkpoint(checkpoint, architecture=architecture)
     variant = (variant or Variant()).chosen_for(single_pass.metadata.dataset, backend)
     _check_request(name, variant, backend, tf32)
     has_base = base is not None or single_pass.metadata.base_sha256 is not None

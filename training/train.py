@@ -6,9 +6,8 @@ import copy
 from dataclasses import asdict
 from pathlib import Path
 
-import torch
-
 from heatserve.certification.provenance import now, versions
+from heatserve.training.architectures.network import memory_format_of
 from heatserve.training.architectures.own_code import choose_architecture
 from heatserve.training.channels import channel_statistics
 from heatserve.training.checkpoint import Checkpoint, CheckpointMetadata, load_checkpoint
@@ -129,7 +128,7 @@ def _train_once(
     )
     student = parameters.student(parent, seed)
     start = copy.deepcopy(student.start).to(run.device).eval().requires_grad_(False)
-    start.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    start.to(memory_format=memory_format_of(start))  # type: ignore[call-overload]
     method = parameters.loss(start)
     return _train(student, method, data, optimisation=optimisation, metadata=metadata, out=out, run=run)
 

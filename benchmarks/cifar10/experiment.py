@@ -10,13 +10,14 @@ import json
 import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, cached_property
 from pathlib import Path
 
-from heatserve.benchmarks.cifar10.systems import ARCHITECTURE, BASELINE, SYSTEMS, System
-from heatserve.benchmarks.records.cifar10 import Cifar10Record, Cifar10Row
+from heatserve.benchmarks.cifar10.systems import BASELINE, SYSTEMS, System
+from heatserve.benchmarks.records.cifar10 import ARCHITECTURE, Cifar10Record, Cifar10Row
 from heatserve.benchmarks.records.record import made_now, read_record, write_record
 from heatserve.certification.calibration import CalibrationError
+from heatserve.certification.errors import HeatserveError
 from heatserve.certification.progress import Progress, unseen
 from heatserve.export.calibration.attempts import read_attempts
 from heatserve.export.calibration.calibrate import calibrate_model, figures_certifier
@@ -32,6 +33,7 @@ from heatserve.export.repository.layout import ATTEMPTS_NAME, ModelVersion, carr
 from heatserve.export.runtime.answers import model_images
 from heatserve.export.runtime.served import open_served
 from heatserve.training import accuracy, load_checkpoint, train_baseline, train_from
+from heatserve.training.architectures import choose_architecture
 from heatserve.training.data import ImageData, load_data
 from heatserve.training.loop import Run, training_bar
 
@@ -48,6 +50,7 @@ class Experiment:
         root: folder of CIFAR-10.
         folder: the folder of checkpoints and graphs, which a later run goes on from.
         results: JSON file that the rows are written to, each as soon as it is known.
+        architecture: the network of all systems, see `build_network`; code that it names is run.
         images: test images, drawn by `seed`, that every figure but the clean accuracy is measured on.
         n: the n of Certify, on calibration and test images.
         seed: decides everything.
@@ -58,18 +61,36 @@ class Experiment:
     root: Path
     folder: Path
     results: Path
+    architecture: str = ARCHITECTURE
     images: int = 500
     n: int = 1000
     seed: int = 0
     device: str = "cpu"
     progress: Progress = unseen
 
+    def __post_init__(self) -> None:
+        """Refuse rows and checkpoints of another network, which those of this one would replace."""
+        kept = {row.architecture: self.results for row in read_rows(self.results).rows}
+        baseline = self.folder / "baseline.safetensors"
+        if baseline.is_file():
+            kept[load_checkpoint(baseline).metadata.architecture] = baseline
+        for other in kept.keys() - {self._network}:
+            raise HeatserveError(
+                f"{kept[other]}: expected results of {self._network}, got some of {other}, which would be replaced: "
+                f"name others with --results and --folder"
+            )
+
+    @cached_property
+    def _network(self) -> str:
+        """The architecture as checkpoints record it."""
+        return choose_architecture(self.architecture).reference
+
     def checkpoint(self, system: System, sigma: float) -> Path:
         """The trained network of a system, trained now as far as it is not yet, with those that it starts from."""
         if system.parameters is None:
             out = self.folder / "baseline.safetensors"
             return train_baseline(
-                self._train, ARCHITECTURE, out=out, optimisation=BASELINE, seed=self.seed, run=self._run
+                self._train, self.architecture, out=out, optimisation=BASELINE, seed=self.seed, run=self._run
             )
         parameters = system.parameters(sigma)
         start = self.checkpoint(SYSTEMS[system.start], sigma)
@@ -111,6 +132,7 @@ class Experiment:
         card = self._certify(path, _name(system, sigma), sigma)
         assert card.evaluation is not None
         row = Cifar10Row(
+            architecture=self._network,
             system=system.name,
             sigma=sigma,
             images=self.images,

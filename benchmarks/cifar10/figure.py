@@ -7,8 +7,7 @@ from io import BytesIO
 from itertools import compress, product
 from pathlib import Path
 
-from heatserve.benchmarks.cifar10.systems import ARCHITECTURE
-from heatserve.benchmarks.cifar10.tables import has_backed, ordered_rows, row_name, shown_radii
+from heatserve.benchmarks.cifar10.tables import has_backed, network_names, ordered_rows, row_name, shown_radii
 from heatserve.benchmarks.records.cifar10 import Cifar10Row
 from heatserve.certification.files import write_atomically
 
@@ -45,7 +44,7 @@ def draw_cifar10(rows: Sequence[Cifar10Row], sigma: float, path: Path) -> None:
             if found.backed:
                 right.plot(radii, list(compress(found.backed, shown)), ":", color=color)
         drawn.add(row.system)
-    left.set(title=f"Certify, {ARCHITECTURE}, σ = {sigma:g}", ylabel="certified accuracy", ylim=(0, 1))
+    left.set(title=f"Certify, {network_names(chosen)}, σ = {sigma:g}", ylabel="certified accuracy", ylim=(0, 1))
     dotted = " (dotted: without)" if has_backed(chosen) else ""
     right.set(title=f"single pass at α = {_alpha(rows):g}, overclaims counted{dotted}")
     for axes in (left, right):

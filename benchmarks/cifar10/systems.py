@@ -17,7 +17,6 @@ from heatserve.training.methods.parameters import (
     heat_preset,
 )
 
-ARCHITECTURE = "cifar_resnet20"
 BASELINE = Optimisation(epochs=15, batch_size=64, lr=0.05)
 FINE_TUNING = Optimisation(epochs=2, batch_size=64, lr=0.05)
 

@@ -8,7 +8,7 @@ from itertools import compress
 import numpy as np
 from rich.table import Table
 
-from heatserve.benchmarks.cifar10.systems import ARCHITECTURE, SYSTEMS
+from heatserve.benchmarks.cifar10.systems import SYSTEMS
 from heatserve.benchmarks.records.cifar10 import Cifar10Row
 from heatserve.certification.monte_carlo import largest_provable
 
@@ -16,10 +16,15 @@ USUAL_N = 1000
 """n of Certify that a table does not name."""
 
 
+def network_names(rows: Sequence[Cifar10Row]) -> str:
+    """The architectures of the rows, for a title."""
+    return ", ".join(dict.fromkeys(row.architecture for row in rows))
+
+
 def cifar10_table(rows: Sequence[Cifar10Row], sigma: float) -> Table:
     """What the rows say, in percent, for one σ, for the terminal."""
     table = Table(
-        title=f"CIFAR-10, {ARCHITECTURE}, σ = {sigma:g}",
+        title=f"CIFAR-10, {network_names(rows)}, σ = {sigma:g}",
         caption="pass r: certified accuracy of the single pass, in which an overclaim of the right class counts; "
         "backed r: no overclaim counts; overclaims: of all positive radii.",
         title_justify="left",

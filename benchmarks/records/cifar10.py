@@ -12,6 +12,9 @@ from heatserve.benchmarks.records.record import Record
 from heatserve.certification.radius import RadiusMap
 from heatserve.export.card_parts import Calibration, Evaluation, MonteCarlo, OverclaimRate, Split
 
+ARCHITECTURE = "cifar_resnet20"
+"""The network of rows that name none, and of an experiment that is asked for none."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class ShiftCalibration:
@@ -86,6 +89,7 @@ class Cifar10Row:
     calibration: RowCalibration | None
     """None: no radius could be promised, and the single pass serves radius 0."""
     provenance: Record
+    architecture: str = ARCHITECTURE
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 from rich.console import Console, Group
 
-from heatserve.commands.options import REPOSITORY, Json, deliver, tell_page
+from heatserve.commands.options import ARCHITECTURE_HELP, REPOSITORY, Json, deliver, tell_page
 
 _Systems = Annotated[
     list[str] | None, typer.Option(help="`baseline`, `noise`, `average`, …; once for each, by default all.")
@@ -37,6 +37,7 @@ def _group() -> None:
 @experiment.command()
 def cifar10(
     root: Annotated[Path, typer.Option(help="Folder of CIFAR-10, as for `heatserve train`.")],
+    architecture: Annotated[str | None, typer.Option(help=f"{ARCHITECTURE_HELP}. By default `cifar_resnet20`.")] = None,
     system: _Systems = None,
     sigma: Annotated[list[float] | None, typer.Option(help="σ; once for each, by default 0.1 and 0.25.")] = None,
     images: Annotated[int, typer.Option(min=1, help="Test images to certify.")] = 500,
@@ -62,6 +63,7 @@ def cifar10(
     from heatserve.benchmarks.cifar10.figure import draw_cifar10
     from heatserve.benchmarks.cifar10.systems import SYSTEMS
     from heatserve.benchmarks.cifar10.tables import cifar10_table
+    from heatserve.benchmarks.records.cifar10 import ARCHITECTURE
     from heatserve.benchmarks.records.record import to_json
     from heatserve.export.calibration.report import progress_bar
     from heatserve.export.repository.layout import check_model_name
@@ -74,7 +76,10 @@ def cifar10(
     for name in chosen:
         require("system", name, name in SYSTEMS, ", ".join(SYSTEMS))
     where = {"root": root, "folder": folder, "results": results}
-    runner = Experiment(**where, images=images, n=n, seed=seed, device=device, progress=progress_bar)
+    network = architecture or ARCHITECTURE
+    runner = Experiment(
+        **where, architecture=network, images=images, n=n, seed=seed, device=device, progress=progress_bar
+    )
     sigmas, console = sigma or [0.1, 0.25], Console(stderr=True, highlight=False)
     try:
         for value, name in product(sigmas, chosen):

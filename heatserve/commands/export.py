@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 from rich.console import Group
 
-from heatserve.commands.options import REPOSITORY, Json, Repository, deliver, line
+from heatserve.commands.options import REPOSITORY, Json, OwnCode, Repository, deliver, line
 
 if TYPE_CHECKING:
     from heatserve.export.card import InputType, Precision
@@ -51,6 +51,7 @@ def export(
         Path | None,
         typer.Option(help="Checkpoint of the base classifier f that Monte Carlo certifies; by default v itself."),
     ] = None,
+    architecture: OwnCode = None,
     sigma: Annotated[
         float | None, typer.Option(help="σ of the smoothing noise, pixels in [0,1]; by default v's own.")
     ] = None,
@@ -84,12 +85,13 @@ def export(
     from heatserve.export.repository.tiers import served_tiers
     from heatserve.training.named import parse_named
 
-    variant = _variant(input_type, precision, resize, checkpoint, root)
+    variant = _variant(input_type, precision, resize, root, checkpoint, architecture)
     model = export_checkpoint(
         checkpoint,
         repository=repository,
         name=name,
         base=base,
+        architecture=architecture,
         sigma=sigma,
         variant=variant,
         backend=backend,
@@ -109,7 +111,12 @@ def export(
 
 
 def _variant(
-    input_type: InputType | None, precision: Precision, resize: int | None, checkpoint: Path, root: Path | None
+    input_type: InputType | None,
+    precision: Precision,
+    resize: int | None,
+    root: Path | None,
+    checkpoint: Path,
+    architecture: str | None,
 ) -> Variant:
     from heatserve.export.calibration.sampling import sample
     from heatserve.export.exporting import Variant
@@ -117,5 +124,5 @@ def _variant(
 
     if precision != "int8":
         return Variant(input_type, precision, resize=resize)
-    dataset = load_checkpoint(checkpoint).metadata.dataset
+    dataset = load_checkpoint(checkpoint, architecture=architecture).metadata.dataset
     return Variant(input_type, precision, sample(dataset, "train", root=root, count=INT8_IMAGES), resize)

@@ -54,6 +54,18 @@ SkipUnreadable = Annotated[
 ]
 Data = Annotated[str | None, typer.Option(help=f"{DATA_HELP}; by default what the model was trained on.")]
 Root = Annotated[Path | None, typer.Option(help="Folder of the data set; cifar10 and imagenet need it.")]
+ARCHITECTURE_HELP = (
+    "`cifar_resnet20`, …, `timm:NAME`, `torchvision:NAME`, or code of yours, which is run: `file.py:function`, "
+    "`package.module:function`. The last four take options: `NAME?option=value&…`"
+)
+OwnCode = Annotated[
+    str | None,
+    typer.Option(
+        "--architecture",
+        help="Where the network of the checkpoint is code of yours: `file.py:function` or `package.module:function`, "
+        "which is run. No other network needs it.",
+    ),
+]
 Repository = Annotated[Path, typer.Option(help="Triton model repository.")]
 REPOSITORY = Path("model_repository")
 TestImages = Annotated[int, typer.Option(min=1, help="Test images, at most what the split has.")]

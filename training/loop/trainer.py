@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Iterator
-from contextlib import nullcontext
+from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from heatserve.certification.errors import HeatserveError
+from heatserve.training.architectures.network import memory_format_of
 from heatserve.training.data.images import DataError
 from heatserve.training.data.splits import ImageData
 from heatserve.training.loop.distributed import join
@@ -51,9 +52,10 @@ class Trainer:
         if data.split != "train":
             raise DataError(f"split: expected train, got {data.split}: those images are kept for calibration and tests")
         self.network, self.method, self.data, self.optimisation = network, method, data, optimisation
-        self.recipe = recipe
+        self.seed, self.recipe = seed, recipe
         self.device = next(network.parameters()).device
-        network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.memory_format = memory_format_of(network)
+        network.to(memory_format=self.memory_format)  # type: ignore[call-overload]
         self.team = join(self.device)
         self.order = torch.Generator().manual_seed(seed)
         self.noise = torch.Generator(self.device).manual_seed(seed + 1_000_003 * self.team.rank)
@@ -89,9 +91,9 @@ class Trainer:
 
     def _step(self, images: Tensor, labels: Tensor, stop: bool) -> bool:
         _check_labels(labels, len(self.data.class_names))
-        images = images.to(self.device, memory_format=torch.channels_last)
+        images = images.to(self.device, memory_format=self.memory_format)
         self.optimiser.zero_grad()
-        with self._precision():
+        with self._precision(), self._drawing():
             terms = self.method(self.network, images, labels.to(self.device), self.noise)
         gradients = [p.grad for p in self.network.parameters() if p.grad is not None]
         scalars = torch.stack([*terms.values(), torch.tensor(float(stop), device=self.device)])
@@ -111,6 +113,14 @@ class Trainer:
         if self.optimisation.precision == "float32":
             return nullcontext()
         return torch.autocast(self.device.type, torch.bfloat16)
+
+    @contextmanager
+    def _drawing(self) -> Iterator[None]:
+        """While this is open, what the network draws (dropout) follows from seed, process and step."""
+        devices = [self.device] if self.device.type == "cuda" else []
+        with torch.random.fork_rng(devices=devices):
+            torch.manual_seed(self.seed + 1_000_003 * self.team.rank + self.position.global_step)
+            yield
 
     def _check(self, norm: float) -> None:
         position, loss = self.position, self.last_terms["loss"]

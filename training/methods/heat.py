@@ -17,7 +17,7 @@ All of them penalise the gradient of the logits (B the identity).
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -26,7 +26,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from heatserve.training.methods.choices import HEAT_OUTPUTS, NORMALISATIONS
-from heatserve.training.methods.parameters import HeatParameters
+from heatserve.training.methods.parameters import HeatParameters, ParameterError
 from heatserve.training.methods.protocol import Terms
 
 
@@ -50,13 +50,19 @@ class HeatLoss:
             target = compared(self.base(images))
         x = add_noise(images, sigma=p.sigma, share=p.noisy_share, generator=generator)
         x.requires_grad_(p.estimator == "projections")
+        before = _drawn(x.device)
         logits = network(x)
+        if p.draws_at_once > 1 and not torch.equal(before, _drawn(x.device)):
+            raise ParameterError(
+                f"draws_at_once: expected 1 for a network that draws at random in training (dropout), since all "
+                f"draws need the same masks; got {p.draws_at_once}"
+            )
         at_x = logits.detach().requires_grad_()
         distance = 0.5 * (compared(at_x) - target).square().sum(1).mean()
         distance.backward()  # type: ignore[no-untyped-call]
         penalty = torch.zeros_like(distance)
         with frozen_statistics(network):
-            for squares in squared_slopes(network, x, logits, at_x, p, generator):
+            for squares in squared_slopes(_drawing_as(before, network), x, logits, at_x, p, generator):
                 part = p.gradient_weight / p.time_steps * squares.sum(0).mean()
                 part.backward()  # type: ignore[no-untyped-call]
                 penalty += part.detach()
@@ -74,8 +80,31 @@ def add_noise(images: Tensor, *, sigma: float, share: float, generator: torch.Ge
     return noisy
 
 
+def _drawn(device: torch.device) -> Tensor:
+    """The state of torch's own random numbers on a device, from which dropout draws."""
+    return torch.cuda.get_rng_state(device) if device.type == "cuda" else torch.get_rng_state()
+
+
+def _drawing_as(state: Tensor, network: nn.Module) -> Callable[[Tensor], Tensor]:
+    """`network`, with every call drawing from `state`: other masks at x + δu than at x would count as a slope."""
+
+    def run(images: Tensor) -> Tensor:
+        cuda = images.device.type == "cuda"
+        with torch.random.fork_rng(devices=[images.device] if cuda else []):
+            torch.cuda.set_rng_state(state, images.device) if cuda else torch.set_rng_state(state)
+            logits: Tensor = network(images)
+        return logits
+
+    return run
+
+
 def squared_slopes(
-    network: nn.Module, x: Tensor, logits: Tensor, at_x: Tensor, p: HeatParameters, generator: torch.Generator
+    network: Callable[[Tensor], Tensor],
+    x: Tensor,
+    logits: Tensor,
+    at_x: Tensor,
+    p: HeatParameters,
+    generator: torch.Generator,
 ) -> Iterator[Tensor]:
     """The terms of (16), whose sum over all κ draws estimates ‖∇ₓB(v(x))‖²_F of each image.
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from heatserve.commands.options import Root
+from heatserve.commands.options import OwnCode, Root
 from heatserve.commands.train.options import (
     Augment,
     AverageDistance,
@@ -44,7 +44,7 @@ from heatserve.commands.train.options import (
     WeightDecay,
     given,
 )
-from heatserve.commands.train.run import fine_tune, run_on
+from heatserve.commands.train.run import fine_tune, open_parent, run_on
 from heatserve.training.methods.parameters import (
     AverageParameters,
     HeatParameters,
@@ -59,6 +59,7 @@ def heat(
     *,
     checkpoint: From,
     out: CheckpointOut,
+    architecture: OwnCode = None,
     sigma: Sigma,
     data: OwnData = None,
     root: Root = None,
@@ -101,13 +102,15 @@ def heat(
     recipe = given(epochs=epochs, batch_size=batch_size, lr=lr, decay=decay, weight_decay=weight_decay, clip=clip)
     recipe |= given(precision=precision, augment=augment)
     run = run_on(device, resume=resume, tensorboard=tensorboard)
-    fine_tune(checkpoint, parameters, recipe, out=out, data=data, root=root, seed=seed, run=run)
+    parent = open_parent(checkpoint, architecture)
+    fine_tune(parent, parameters, recipe, out=out, data=data, root=root, seed=seed, run=run)
 
 
 def noise(
     *,
     checkpoint: From,
     out: CheckpointOut,
+    architecture: OwnCode = None,
     sigma: Sigma,
     data: OwnData = None,
     root: Root = None,
@@ -136,13 +139,15 @@ def noise(
     recipe = given(epochs=epochs, batch_size=batch_size, lr=lr, decay=decay, weight_decay=weight_decay, clip=clip)
     recipe |= given(precision=precision, augment=augment)
     run = run_on(device, resume=resume, tensorboard=tensorboard)
-    fine_tune(checkpoint, parameters, recipe, out=out, data=data, root=root, seed=seed, run=run)
+    parent = open_parent(checkpoint, architecture)
+    fine_tune(parent, parameters, recipe, out=out, data=data, root=root, seed=seed, run=run)
 
 
 def smoothadv(
     *,
     checkpoint: From,
     out: CheckpointOut,
+    architecture: OwnCode = None,
     sigma: Sigma,
     data: OwnData = None,
     root: Root = None,
@@ -171,13 +176,15 @@ def smoothadv(
     recipe = given(epochs=epochs, batch_size=batch_size, lr=lr, decay=decay, weight_decay=weight_decay, clip=clip)
     recipe |= given(precision=precision, augment=augment)
     run = run_on(device, resume=resume, tensorboard=tensorboard)
-    fine_tune(checkpoint, parameters, recipe, out=out, data=data, root=root, seed=seed, run=run)
+    parent = open_parent(checkpoint, architecture)
+    fine_tune(parent, parameters, recipe, out=out, data=data, root=root, seed=seed, run=run)
 
 
 def madry(
     *,
     checkpoint: From,
     out: CheckpointOut,
+    architecture: OwnCode = None,
     data: OwnData = None,
     root: Root = None,
     seed: TrainingSeed = 0,
@@ -203,13 +210,15 @@ def madry(
     recipe = given(epochs=epochs, batch_size=batch_size, lr=lr, decay=decay, weight_decay=weight_decay, clip=clip)
     recipe |= given(precision=precision, augment=augment)
     run = run_on(device, resume=resume, tensorboard=tensorboard)
-    fine_tune(checkpoint, parameters, recipe, out=out, data=data, root=root, seed=seed, run=run)
+    parent = open_parent(checkpoint, architecture)
+    fine_tune(parent, parameters, recipe, out=out, data=data, root=root, seed=seed, run=run)
 
 
 def average(
     *,
     checkpoint: From,
     out: CheckpointOut,
+    architecture: OwnCode = None,
     sigma: Sigma,
     data: OwnData = None,
     root: Root = None,
@@ -248,4 +257,5 @@ def average(
     recipe = given(epochs=epochs, batch_size=batch_size, lr=lr, decay=decay, weight_decay=weight_decay, clip=clip)
     recipe |= given(precision=precision, augment=augment)
     run = run_on(device, resume=resume, tensorboard=tensorboard)
-    fine_tune(checkpoint, parameters, recipe, out=out, data=data, root=root, seed=seed, run=run)
+    parent = open_parent(checkpoint, architecture)
+    fine_tune(parent, parameters, recipe, out=out, data=data, root=root, seed=seed, run=run)

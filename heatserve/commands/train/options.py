@@ -11,7 +11,7 @@ from typing import Annotated, Any
 
 import typer
 
-from heatserve.commands.options import DATA_HELP
+from heatserve.commands.options import ARCHITECTURE_HELP, DATA_HELP
 from heatserve.training.methods.parameters import HeatParameters
 
 RECIPE = "How it is optimised (by default the recipe of the method and the data set)"
@@ -20,7 +20,7 @@ RUN = "How it is run"
 
 TrainingData = Annotated[str, typer.Option(help=f"{DATA_HELP}.")]
 OwnData = Annotated[str | None, typer.Option(help="Images to train on; by default those of the network.")]
-Architecture = Annotated[str, typer.Option(help="`digits_cnn`, `cifar_resnet20`, …, `resnet50`.")]
+Architecture = Annotated[str, typer.Option(help=f"{ARCHITECTURE_HELP}.")]
 From = Annotated[Path, typer.Option("--from", help="Checkpoint of the trained network to start from.")]
 CheckpointOut = Annotated[
     Path,

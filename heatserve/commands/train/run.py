@@ -12,13 +12,21 @@ import typer
 from rich.console import Console
 
 if TYPE_CHECKING:
+    from heatserve.training import Checkpoint
     from heatserve.training.data import ImageData
     from heatserve.training.loop import Run
     from heatserve.training.methods import Parameters
 
 
+def open_parent(checkpoint: Path, architecture: str | None) -> Checkpoint:
+    """Read the network to start from; `architecture` is the code of the user's own that it is made by, if it is any."""
+    from heatserve.training import load_checkpoint
+
+    return load_checkpoint(checkpoint, architecture=architecture)
+
+
 def fine_tune(
-    checkpoint: Path,
+    parent: Checkpoint,
     parameters: Parameters,
     recipe: Mapping[str, Any],
     *,
@@ -28,13 +36,12 @@ def fine_tune(
     seed: int,
     run: Run,
 ) -> None:
-    """Train `checkpoint` by the method of `parameters`, and print how well the result does on the test split.
+    """Train `parent` by the method of `parameters`, and print how well the result does on the test split.
 
     `recipe` has the fields of the optimisation that were given; `data` None are the images the network was trained on.
     """
-    from heatserve.training import fine_tuning, load_checkpoint, train_from
+    from heatserve.training import fine_tuning, train_from
 
-    parent = load_checkpoint(checkpoint)
     name = data or parent.metadata.dataset
     optimisation = replace(fine_tuning(parameters.method, name), **recipe)
     images = read_images(name, root)
