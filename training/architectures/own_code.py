@@ -150,9 +150,12 @@ def own_network(named: NamedWithOptions, num_classes: int, code_sha256: str | No
     """
     code = _TRUSTED.get(recorded_name(named.name))
     if code is None:
+        name = recorded_name(named.name)
+        is_file = name.partition(":")[0].endswith(".py")
+        here, where = (f"FOLDER/{name}", ", FOLDER being where you have that file") if is_file else (name, "")
         raise ArchitectureError(
-            f"{named.name}: this network is made by code, which runs only where somebody names it: if you trust it, "
-            f"add `--architecture {named.name}`, with the folder of a file before it (in Python: `trust_code`)"
+            f"{named.name}: this network is made by code, which runs only where you name it: if you trust it, add "
+            f"`--architecture {here}` (in Python, call `trust_code`){where}"
         )
     if code_sha256 not in (None, code.sha256):
         raise _other_code(named.name, code_sha256, code.source, code.sha256)
