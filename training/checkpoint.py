@@ -115,6 +115,10 @@ def load_checkpoint(path: Path, *, architecture: str | None = None) -> Checkpoin
         )
     try:
         metadata = CheckpointMetadata.model_validate_json(header[HEADER_KEY])
+        if metadata.num_classes != len(metadata.class_names):
+            raise CheckpointError(
+                f"{path}: expected {metadata.num_classes} names of classes, got {len(metadata.class_names)}"
+            )
         require_same(ChosenArchitecture(metadata.architecture, metadata.code_sha256), architecture)
         network = network_of(metadata)
     except ValidationError as error:

@@ -83,13 +83,19 @@ def _reshape(a: _Attributes, x: Tensor, shape: Tensor) -> Tensor:
 
 
 def _slice(
-    _: _Attributes, x: Tensor, starts: Tensor, ends: Tensor, axes: Tensor, steps: Tensor | None = None
+    _: _Attributes,
+    x: Tensor,
+    starts: Tensor,
+    ends: Tensor,
+    axes: Tensor | None = None,
+    steps: Tensor | None = None,
 ) -> Tensor:
-    strides = [1] * len(_ints(axes)) if steps is None else _ints(steps)
+    chosen = list(range(starts.numel())) if axes is None else _ints(axes)
+    strides = [1] * len(chosen) if steps is None else _ints(steps)
     if min(strides) < 1:
         raise GraphError(f"Slice: no gradient for steps {strides}")
     cuts = [slice(None)] * x.dim()
-    for axis, start, end, step in zip(_ints(axes), _ints(starts), _ints(ends), strides, strict=True):
+    for axis, start, end, step in zip(chosen, _ints(starts), _ints(ends), strides, strict=True):
         cuts[axis] = slice(start, end, step)
     return x[tuple(cuts)]
 

@@ -25,7 +25,12 @@ OUTPUTS = ("label", "probabilities", "top_k", "l_bound", "certified_radius", "no
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("architecture", "shape"),
-    [("digits_cnn", (1, 8, 8)), ("cifar_resnet20", (3, 32, 32)), ("resnet18", (3, 32, 32))],
+    [
+        ("digits_cnn", (1, 8, 8)),
+        ("cifar_resnet20", (3, 32, 32)),
+        ("resnet18", (3, 32, 32)),
+        ("timm:test_vit?depth=1&embed_dim=16&img_size=32&num_heads=2", (3, 32, 32)),
+    ],
 )
 def test_it_computes_what_onnx_runtime_serves(architecture: str, shape: tuple[int, int, int]) -> None:
     torch.manual_seed(0)

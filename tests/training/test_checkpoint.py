@@ -12,7 +12,13 @@ import safetensors.torch
 import torch
 
 from heatserve.certification.provenance import now, versions
-from heatserve.training.architectures import ARCHITECTURES, ArchitectureError, ImageClassifier, build_network
+from heatserve.training.architectures import (
+    ARCHITECTURES,
+    ArchitectureError,
+    ImageClassifier,
+    build_network,
+    tensor_shapes,
+)
 from heatserve.training.checkpoint import (
     CheckpointError,
     CheckpointMetadata,
@@ -160,19 +166,29 @@ def test_every_architecture_maps_images_to_logits(architecture: str) -> None:
 
 
 def test_the_networks_have_the_sizes_that_the_papers_report() -> None:
-    """He et al. (2016), table 6: 0.27 and 0.85 million parameters; torchvision's ResNet-34 without its stem: 21.28."""
+    """He et al. (2016), table 6: 0.27 and 0.85 million parameters; torchvision's ResNet-34 without its stem: 21.28.
+
+    The last three are those of the code that their weights come from.
+    """
     sizes = {}
-    for name, shape in (
-        ("digits_cnn", (1, 8, 8)),
-        ("cifar_resnet20", (3, 32, 32)),
-        ("cifar_resnet56", (3, 32, 32)),
-        ("cifar_resnet34", (3, 32, 32)),
+    for name, channels in (
+        ("digits_cnn", 1),
+        ("cifar_resnet20", 3),
+        ("cifar_resnet56", 3),
+        ("cifar_resnet34", 3),
+        ("cifar_resnet18", 3),
+        ("cifar_wrn28_10", 3),
+        ("cohen_resnet110", 3),
     ):
-        network = build_network(name, num_classes=10, input_shape=shape, mean=(0,) * shape[0], std=(1,) * shape[0])
-        sizes[name] = sum(parameter.numel() for parameter in network.parameters())
+        shapes = tensor_shapes(name, num_classes=10, channels=channels)
+        counted = [shape.numel() for key, shape in shapes.items() if "running_" not in key and "num_batches" not in key]
+        sizes[name] = sum(counted)
     assert sizes["cifar_resnet20"] == 269_722
     assert sizes["cifar_resnet56"] == 853_018
     assert sizes["cifar_resnet34"] == 21_282_122
+    assert sizes["cifar_resnet18"] == 11_173_962
+    assert sizes["cifar_wrn28_10"] == 36_479_194
+    assert sizes["cohen_resnet110"] == 1_730_714
     assert 20_000 < sizes["digits_cnn"] < 50_000
 
 

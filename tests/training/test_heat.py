@@ -380,3 +380,27 @@ def test_frozen_statistics_leave_the_outputs_and_the_layers_as_they_were() -> No
 def test_a_parameter_out_of_range_is_named(name: str, value: object) -> None:
     with pytest.raises(ParameterError, match=f"^{name}: expected"):
         HeatParameters(**{"sigma": 0.25, name: value})  # type: ignore[arg-type]
+
+
+class _Dropout(nn.Module):
+    """A network without any slope in its images, whose answers are drawn anew in each training pass."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Linear(D, K)
+
+    def forward(self, images: Tensor) -> Tensor:
+        features = torch.ones_like(images).flatten(1) + 0 * images.flatten(1)
+        logits: Tensor = self.layer(nn.functional.dropout(features, 0.5, self.training))
+        return logits
+
+
+@pytest.mark.parametrize("estimator", ["projections", "displacements"])
+def test_dropout_is_no_slope(estimator: str) -> None:
+    """Other masks at x + δu than at x would give differences of order 1, which are divided by δ."""
+    network, p = _Dropout().train(), HeatParameters(sigma=1, kappa=3, delta=0.01, estimator=estimator)
+    terms = HeatLoss(copy.deepcopy(network).eval(), p)(network, _images(), NO_LABELS, _seeded())
+    assert terms["penalty"] == 0
+    assert terms["distance"] > 0
+    with pytest.raises(ParameterError, match="draws_at_once: expected 1 for a network that draws at random"):
+        HeatLoss(network, replace(p, draws_at_once=2))(network, _images(), NO_LABELS, _seeded())

@@ -103,6 +103,8 @@ def tensor_shapes(architecture: str, *, num_classes: int, channels: int) -> dict
 
 
 def _check_known(architecture: str, named: NamedWithOptions) -> None:
+    if not architecture.isprintable():
+        raise ArchitectureError(f"architecture: expected printable characters, got {architecture!r}")
     library = named.name.startswith(("timm:", "torchvision:"))
     if named.name not in ARCHITECTURES and not library and not is_own_code(named.name):
         raise ArchitectureError(

@@ -1,8 +1,8 @@
 """Networks that a function of the user's own makes: `file.py:function` or `package.module:function`.
 
 Importing code runs it. A checkpoint is a file that anybody may have made, so it never decides what is imported: code
-runs only after `trust_code` was called with its reference, by somebody who typed it. A checkpoint records the name of
-the file, never its folder, and the SHA-256 of its source.
+runs only after `trust_code` was called with its reference, options included, by somebody who typed it. A checkpoint
+records the name of the file, never its folder, and the SHA-256 of its source.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from heatserve.training.architectures.importing import (
 )
 from heatserve.training.named import NamedWithOptions, parse_named
 
-_REFERENCE = re.compile(r"(?P<file>.*\.py):(?P<function>\w+)|(?P<module>\w+(\.\w+)*):(?P<name>\w+)", re.DOTALL)
+_REFERENCE = re.compile(r"(?P<file>.*\.py):(?P<function>\w+)|(?P<module>\w+(\.\w+)*):(?P<name>\w+)")
 _LIBRARIES = ("timm", "torchvision")
 
 
@@ -53,7 +53,7 @@ class _OwnCode:
 
 
 _TRUSTED: dict[str, _OwnCode] = {}
-"""What was trusted in this process, by the name that checkpoints record."""
+"""What was trusted in this process, by the reference that checkpoints record."""
 
 
 def is_own_code(name: str) -> bool:
@@ -62,10 +62,11 @@ def is_own_code(name: str) -> bool:
     return found is not None and found["module"] not in _LIBRARIES
 
 
-def recorded_name(name: str) -> str:
-    """The name that a checkpoint records: `nets.py:build` of `/home/me/nets.py:build`, others as they are."""
-    found = _REFERENCE.fullmatch(name)
-    return f"{Path(found['file']).name}:{found['function']}" if found and found["file"] else name
+def recorded(named: NamedWithOptions) -> str:
+    """The reference that a checkpoint records: `nets.py:build` of `/home/me/nets.py:build`, others as they are."""
+    found = _REFERENCE.fullmatch(named.name)
+    is_file = found is not None and found["file"]
+    return str(replace(named, name=f"{Path(found['file']).name}:{found['function']}") if found and is_file else named)
 
 
 def trust_code(reference: str, *, sha256: str | None = None) -> None:
@@ -74,16 +75,16 @@ def trust_code(reference: str, *, sha256: str | None = None) -> None:
     Call it with what a person typed, never with what a file says.
 
     Args:
-        reference: `file.py:function` or `package.module:function`; options are not looked at. What a file imports is
-            looked for in its own folder first, a module in the current folder last.
+        reference: `file.py:function` or `package.module:function`, with the options that the function is to get. What a
+            file imports is looked for in its own folder first, a module in the current folder last.
         sha256: that of the source that is expected; anything else is not run.
 
     Raises:
         ArchitectureError: another form, no such file, module or function, another source, or one that fails or exits
             when it is imported.
     """
-    name = parse_named(reference).name
-    found = _REFERENCE.fullmatch(name)
+    named = parse_named(reference)
+    name, found = named.name, _REFERENCE.fullmatch(named.name)
     if found is None or not is_own_code(name):
         raise ArchitectureError(
             f"architecture: expected code of your own, file.py:function or package.module:function, got {reference!r}; "
@@ -97,10 +98,13 @@ def trust_code(reference: str, *, sha256: str | None = None) -> None:
         digest = hashlib.sha256(content).hexdigest()
         if sha256 not in (None, digest):
             raise _other_code(name, sha256, source, digest)
+        known = _TRUSTED.get(recorded(named))
+        if known and (known.source, known.sha256) == (source.resolve(), digest):
+            return
         with explained(name, source, "be imported"):
             module = run_file(path, content, digest) if path else importlib.import_module(found["module"])
     function = function_of(module, found["function"] or found["name"], name)
-    _TRUSTED[recorded_name(name)] = _OwnCode(source.resolve(), digest, function, folder)
+    _TRUSTED[recorded(named)] = _OwnCode(source.resolve(), digest, function, folder)
 
 
 def choose_architecture(architecture: str) -> ChosenArchitecture:
@@ -114,27 +118,27 @@ def choose_architecture(architecture: str) -> ChosenArchitecture:
     if not is_own_code(named.name):
         return ChosenArchitecture(str(named), None)
     trust_code(architecture)
-    name = recorded_name(named.name)
-    return ChosenArchitecture(str(replace(named, name=name)), _TRUSTED[name].sha256)
+    return ChosenArchitecture(recorded(named), _TRUSTED[recorded(named)].sha256)
 
 
-def require_same(recorded: ChosenArchitecture, typed: str | None) -> None:
+def require_same(expected: ChosenArchitecture, typed: str | None) -> None:
     """Trust the code of a checkpoint where `typed` names it; any other `typed` is an error.
 
     Args:
-        recorded: what the checkpoint says.
+        expected: what the checkpoint says.
         typed: the reference that a person gave to the command, from any folder; None: none.
 
     Raises:
-        ArchitectureError: `typed` names another architecture, or code that is not the checkpoint's.
+        ArchitectureError: `typed` names another architecture, or code that is not the checkpoint's; or the checkpoint
+            does not say which code it is.
     """
-    if typed is None:
-        return
-    ours, theirs = parse_named(typed), parse_named(recorded.reference)
-    if recorded_name(ours.name) != theirs.name or ours.options not in ((), theirs.options):
-        raise ArchitectureError(f"architecture: expected {recorded.reference}, got {typed}")
-    if is_own_code(theirs.name):
-        trust_code(typed, sha256=recorded.code_sha256 or "none is recorded")
+    own = is_own_code(parse_named(expected.reference).name)
+    if own and expected.code_sha256 is None:
+        raise ArchitectureError(f"{expected.reference}: expected the SHA-256 of that code beside it, got none")
+    if typed is not None and recorded(parse_named(typed)) != expected.reference:
+        raise ArchitectureError(f"architecture: expected {expected.reference}, got {typed}")
+    if typed is not None and own:
+        trust_code(typed, sha256=expected.code_sha256)
 
 
 def own_network(named: NamedWithOptions, num_classes: int, code_sha256: str | None) -> nn.Module:
@@ -148,15 +152,9 @@ def own_network(named: NamedWithOptions, num_classes: int, code_sha256: str | No
     Raises:
         ArchitectureError: code that was not trusted, or another; or a function that fails, exits, or returns no module.
     """
-    code = _TRUSTED.get(recorded_name(named.name))
+    code = _TRUSTED.get(recorded(named))
     if code is None:
-        name = recorded_name(named.name)
-        is_file = name.partition(":")[0].endswith(".py")
-        here, where = (f"FOLDER/{name}", ", FOLDER being where you have that file") if is_file else (name, "")
-        raise ArchitectureError(
-            f"{named.name}: this network is made by code, which runs only where you name it: if you trust it, add "
-            f"`--architecture {here}` (in Python, call `trust_code`){where}"
-        )
+        raise ArchitectureError(_advice(recorded(named)))
     if code_sha256 not in (None, code.sha256):
         raise _other_code(named.name, code_sha256, code.source, code.sha256)
     with searching(code.folder), explained(named.name, code.source, "build a network"):
@@ -164,6 +162,18 @@ def own_network(named: NamedWithOptions, num_classes: int, code_sha256: str | No
     if not isinstance(network, nn.Module):
         raise ArchitectureError(f"{named.name}: expected it to return a torch.nn.Module, got {type(network).__name__}")
     return network
+
+
+def _advice(reference: str) -> str:
+    """What to do about code that nobody has named."""
+    is_file = parse_named(reference).name.partition(":")[0].endswith(".py")
+    typed = f"FOLDER/{reference}" if is_file else reference
+    typed = f"'{typed}'" if "?" in typed else typed
+    return (
+        f"{reference}: this network is made by code, which runs only where you name it: if you trust it, add "
+        f"`--architecture {typed}`"
+        f"{', FOLDER being where you have that file' if is_file else ''} (in Python, call `trust_code`)"
+    )
 
 
 def _other_code(name: str, expected: str | None, source: Path, found: str) -> ArchitectureError:
