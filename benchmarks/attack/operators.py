@@ -159,6 +159,12 @@ def _scatter_nd(a: _Attributes, x: Tensor, indices: Tensor, updates: Tensor) -> 
     return x.index_put(tuple(indices.movedim(-1, 0)), updates)
 
 
+def _gather_nd(a: _Attributes, x: Tensor, indices: Tensor) -> Tensor:
+    if a.get("batch_dims", 0):
+        raise GraphError("GatherND: no gradient for axes that indices share")
+    return x[tuple(indices.movedim(-1, 0))]
+
+
 def _shape(a: _Attributes, x: Tensor) -> Tensor:
     return torch.tensor(x.shape[a.get("start", 0) : a.get("end", x.dim())], dtype=torch.int64)
 
@@ -241,6 +247,7 @@ OPERATORS: Mapping[str, Callable[..., Any]] = MappingProxyType(
         "LayerNormalization": _layer_norm,
         "BatchNormalization": _batch_norm,
         "ScatterND": _scatter_nd,
+        "GatherND": _gather_nd,
         "Shape": _shape,
         "ConstantOfShape": _filled,
         "Expand": _expand,

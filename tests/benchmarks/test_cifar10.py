@@ -161,6 +161,28 @@ def test_former_calibrations_are_read_as_such() -> None:
         Calibration.model_validate(vars(former[0]))
 
 
+@pytest.mark.usefixtures("quick")
+def test_it_takes_any_network_and_replaces_no_results_of_another(root: Path, tmp_path: Path) -> None:
+    (tmp_path / "nets.py").write_text(
+        "from torch import nn\ndef net(k): return nn.Sequential(nn.AvgPool2d(8), nn.Flatten(), nn.Linear(48, k))\n"
+    )
+    own, results = f"{tmp_path}/nets.py:net", tmp_path / "results.json"
+    experiment = cifar10.Experiment(root=root, folder=tmp_path, results=results, architecture=own)
+    baseline = experiment.checkpoint(SYSTEMS["baseline"], 0.25)
+    assert load_checkpoint(baseline).metadata.architecture == "nets.py:net"
+    with pytest.raises(
+        HeatserveError, match=r"expected results of cifar_resnet20, got some of nets.py:net, which would"
+    ):
+        cifar10.Experiment(root=root, folder=tmp_path, results=results)
+    with pytest.raises(
+        HeatserveError, match=r"expected results of nets.py:net, got some of cifar_resnet20, which would"
+    ):
+        cifar10.Experiment(root=root, folder=tmp_path, results=KEPT, architecture=own)
+    arguments = ["experiment", "cifar10", "--root", str(root), "--folder", str(tmp_path), "--system", "baseline"]
+    with pytest.raises(HeatserveError, match="expected results of timm:test_vit"):
+        CliRunner().invoke(app, [*arguments, "--architecture", "timm:test_vit"], catch_exceptions=False)
+
+
 def test_an_unknown_system_is_named(root: Path) -> None:
     with pytest.raises(HeatserveError, match="system: expected baseline, noise"):
         CliRunner().invoke(

@@ -70,6 +70,7 @@ WEIGHT, BIAS = np.array([0.5, 1.5, 2.0, -1.0], FLOATS), np.array([0.1, 0.2, -0.3
         ("Slice", [ints(0), ints(-1), ints(3), ints(2)], 1, {}),
         ("ReduceL2", [ints(1)], 1, {"keepdims": 0}),
         ("ReduceMean", [ints(2, 3)], 1, {}),
+        ("GatherND", [ints(0, 2, 1, 0).reshape(2, 2)], 1, {}),
         ("ScatterND", [ints(0, 2, 1, 0).reshape(2, 2), np.ones((2, 4, 4), FLOATS)], 1, {}),
     ],
 )

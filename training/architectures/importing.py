@@ -30,7 +30,7 @@ def source_of_module(module: str, name: str) -> Path:
     Raises:
         ArchitectureError: no such module, a package that fails, or one without Python source.
     """
-    with explained(name, None, "be imported"):
+    with explaining(name, None, "be imported"):
         spec = importlib.util.find_spec(module)
     if spec is None:
         raise ArchitectureError(f"{name}: expected a module that Python finds here, got none named {module}")
@@ -77,7 +77,7 @@ def searching(folder: str | None) -> Iterator[None]:
 
 
 @contextmanager
-def explained(name: str, source: Path | None, what: str) -> Iterator[None]:
+def explaining(name: str, source: Path | None, what: str) -> Iterator[None]:
     """Turn what the user's code raises, its exit too, into an ArchitectureError; what it prints goes to stderr.
 
     Args:

@@ -38,11 +38,10 @@ def torchvision_network(name: str, num_classes: int, channels: int, options: Map
     _check_options(reference, options)
     if channels != 3:
         raise ArchitectureError(f"{reference}: expected images of 3 channels, got {channels}")
-    sizes = {"input_size": (side, side)} if isinstance(side := options.get("input_size"), int) else {}  # of maxvit_t
     heads = {"aux_logits": False, "init_weights": True} if name in ("googlenet", "inception_v3") else {}
     try:
         network: nn.Module = import_torchvision("models").get_model(
-            name, weights=None, num_classes=num_classes, **{**heads, **options, **sizes}
+            name, weights=None, num_classes=num_classes, **heads, **options
         )
     except Exception as error:
         raise ArchitectureError(f"{reference}: torchvision cannot build it: {first_line(error)}") from None

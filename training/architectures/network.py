@@ -135,7 +135,7 @@ def _check_answers(
         with torch.no_grad():
             answers: object = network(torch.zeros(2, *input_shape))
     except (Exception, SystemExit) as error:
-        size = " (some networks take their size as an option: ?img_size=, or ?image_size=, ?input_size= of torchvision)"
+        size = " (some networks take their size as an option: ?img_size= of timm, ?image_size= of torchvision)"
         raise ArchitectureError(
             f"{named}: expected a network of images {list(input_shape)}, but it raises {first_line(error)}"
             f"{size if ':' in named.name else ''}"

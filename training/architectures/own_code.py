@@ -18,7 +18,7 @@ from torch import nn
 
 from heatserve.training.architectures.errors import ArchitectureError
 from heatserve.training.architectures.importing import (
-    explained,
+    explaining,
     function_of,
     read_source,
     run_file,
@@ -101,7 +101,7 @@ def trust_code(reference: str, *, sha256: str | None = None) -> None:
         known = _TRUSTED.get(recorded(named))
         if known and (known.source, known.sha256) == (source.resolve(), digest):
             return
-        with explained(name, source, "be imported"):
+        with explaining(name, source, "be imported"):
             module = run_file(path, content, digest) if path else importlib.import_module(found["module"])
     function = function_of(module, found["function"] or found["name"], name)
     _TRUSTED[recorded(named)] = _OwnCode(source.resolve(), digest, function, folder)
@@ -157,7 +157,7 @@ def own_network(named: NamedWithOptions, num_classes: int, code_sha256: str | No
         raise ArchitectureError(_advice(recorded(named)))
     if code_sha256 not in (None, code.sha256):
         raise _other_code(named.name, code_sha256, code.source, code.sha256)
-    with searching(code.folder), explained(named.name, code.source, "build a network"):
+    with searching(code.folder), explaining(named.name, code.source, "build a network"):
         network = code.function(num_classes, **dict(named.options))
     if not isinstance(network, nn.Module):
         raise ArchitectureError(f"{named.name}: expected it to return a torch.nn.Module, got {type(network).__name__}")
