@@ -96,7 +96,7 @@ def _slice(
         raise GraphError(f"Slice: no gradient for steps {strides}")
     cuts = [slice(None)] * x.dim()
     for axis, start, end, step in zip(chosen, _ints(starts), _ints(ends), strides, strict=True):
-        cuts[axis] = slice(start, end, step)
+        cuts[axis] = slice(start, min(end, x.shape[axis]), step)  # the end may be the largest integer
     return x[tuple(cuts)]
 
 
