@@ -96,7 +96,8 @@ def _slice(
         raise GraphError(f"Slice: no gradient for steps {strides}")
     cuts = [slice(None)] * x.dim()
     for axis, start, end, step in zip(chosen, _ints(starts), _ints(ends), strides, strict=True):
-        cuts[axis] = slice(start, min(end, x.shape[axis]), step)  # the end may be the largest integer
+        size = x.shape[axis]  # ONNX takes ends, and starts, of any size
+        cuts[axis] = slice(max(-size, min(start, size)), max(-size, min(end, size)), step)
     return x[tuple(cuts)]
 
 
