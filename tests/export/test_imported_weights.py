@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import safetensors.torch
+import torch
 from PIL import Image
 from typer.testing import CliRunner, Result
 
@@ -18,6 +19,7 @@ from heatserve.export.promise import VOUCHED
 from heatserve.export.repository.layout import open_model
 from heatserve.training.checkpoint import load_checkpoint, parse
 from heatserve.training.data.splits import load_data
+from heatserve.training.evaluate import accuracy
 from heatserve.training.loop.optimisation import Optimisation
 from heatserve.training.methods.parameters import NoiseParameters
 from heatserve.training.train import train_baseline, train_from
@@ -115,3 +117,25 @@ def test_a_network_of_ours_needs_nobody_and_its_training_images_in_other_files_d
     assert not card.calibration.vouched
     assert VOUCHED not in card.calibration.promise
     assert card.calibration.check.split == "calibration"
+
+
+def test_an_import_hints_at_another_order_of_the_classes_and_takes_it(trained: Path, tmp_path: Path) -> None:
+    known, order = load_checkpoint(trained), [3, 1, 4, 0, 5, 9, 2, 6, 8, 7]
+    tensors = known.network.backbone.state_dict()
+    tensors |= {name: tensors[name][order].clone() for name in ("linear.weight", "linear.bias")}
+    theirs, out = tmp_path / "theirs.pth", tmp_path / "imported.safetensors"
+    torch.save({"state_dict": {f"module.{name}": tensor for name, tensor in tensors.items()}, "epoch": 1}, theirs)
+    mean, std = (str(numbers[0]) for numbers in (known.metadata.mean, known.metadata.std))
+    command: list[str | Path] = [
+        *("import-weights", theirs, "--architecture", "digits_cnn", "--data", "digits", "--out", out)
+    ]
+    command += ["--mean", mean, "--std", std]
+    wrong = heatserve(*command)
+    assert "prefix    module.\n" in wrong.stderr
+    assert "it answers '0' for '3'" in wrong.stderr
+    assert f"--outputs FILE: {', '.join(map(str, order))}" in wrong.stderr
+    names = tmp_path / "classes.txt"
+    names.write_text("\n".join(map(str, order)))
+    right = heatserve(*command, "--outputs", names)
+    assert right.stdout == f"accuracy  {accuracy(known.network, load_data('digits', 'test')):.2%} of 400 test images\n"
+    assert "hint  " not in right.stderr

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 import typer
 from safetensors.torch import save_file
 from small_training import few_digits
@@ -17,10 +18,11 @@ from typer.testing import CliRunner
 from heatserve.certification.errors import HeatserveError
 from heatserve.cli import app
 from heatserve.commands.train import train
-from heatserve.training import base_path, load_checkpoint, train_baseline, train_from
-from heatserve.training.data import ImageData
+from heatserve.training import accuracy, base_path, build_network, load_checkpoint, train_baseline, train_from
+from heatserve.training.data import ImageData, load_data
 from heatserve.training.loop import Optimisation, TrainingError
 from heatserve.training.methods import METHODS, HeatParameters, NoiseParameters, heat_preset
+from heatserve.training.weights import MismatchError
 
 QUICK = Optimisation(epochs=1, batch_size=32, lr=0.05, cpu_threads=1)
 
@@ -200,15 +202,46 @@ def test_help_shows_an_example(command: list[str]) -> None:
     assert f"Example: heatserve {' '.join(command)}" in result.stdout
 
 
-def test_weights_of_grey_images_are_imported(baseline: Path, tmp_path: Path) -> None:
+def test_weights_of_grey_images_are_imported_and_tried(baseline: Path, tmp_path: Path) -> None:
+    known = load_checkpoint(baseline)
     bare, out = tmp_path / "bare.safetensors", tmp_path / "imported.safetensors"
-    save_file(load_checkpoint(baseline).network.backbone.state_dict(), bare)
+    save_file(known.network.backbone.state_dict(), bare)
     arguments = ["import-weights", str(bare), "--architecture", "digits_cnn", "--data", "digits", "--out", str(out)]
     with pytest.raises(HeatserveError, match=r"mean, std: expected one number a channel \(1\) each"):
         CliRunner().invoke(app, arguments, catch_exceptions=False)
     with pytest.raises(HeatserveError, match="std: expected numbers with commas between them, got '1;2'"):
         CliRunner().invoke(app, [*arguments, "--mean", "0.25", "--std", "1;2"], catch_exceptions=False)
-    result = CliRunner().invoke(app, [*arguments, "--mean", "0.25", "--std", "0.5"], catch_exceptions=False)
+    mean, std = (str(numbers[0]) for numbers in (known.metadata.mean, known.metadata.std))
+    result = CliRunner().invoke(app, [*arguments, "--mean", mean, "--std", std], catch_exceptions=False)
     assert result.exit_code == 0
+    expected = accuracy(known.network, load_data("digits", "test"))
+    assert result.stdout == f"accuracy  {expected:.2%} of 400 test images\n"
     metadata = load_checkpoint(out).metadata
-    assert (metadata.mean, metadata.std, metadata.method) == ((0.25,), (0.5,), "imported")
+    assert (metadata.mean, metadata.std, metadata.method) == (known.metadata.mean, known.metadata.std, "imported")
+
+
+def test_the_import_of_weights_shows_what_does_not_fit(baseline: Path, tmp_path: Path) -> None:
+    tensors = load_checkpoint(baseline).network.backbone.state_dict()
+    tensors["linear.weight"] = torch.zeros(7, 256)
+    theirs = tmp_path / "theirs.pth"
+    torch.save(tensors, theirs)
+    arguments = ["import-weights", str(theirs), "--architecture", "digits_cnn", "--data", "digits", "--mean", "0"]
+    result = CliRunner().invoke(app, [*arguments, "--std", "1", "--out", str(tmp_path / "nothing")])
+    assert isinstance(result.exception, MismatchError)
+    assert re.search(r"linear.weight +\[10, 256\] +\[7, 256\]", result.stderr)
+    assert not (tmp_path / "nothing").exists()
+
+
+def test_weights_that_cannot_be_tried_are_not_imported_unless_asked(tmp_path: Path) -> None:
+    """Only the test images would show a wrong mean or order of the classes."""
+    theirs, out = tmp_path / "theirs.pth", tmp_path / "imported.safetensors"
+    torch.manual_seed(0)
+    network = build_network("cifar_resnet20", num_classes=10, input_shape=(3, 32, 32), mean=(0,) * 3, std=(1,) * 3)
+    torch.save(network.backbone.state_dict(), theirs)
+    arguments = ["import-weights", str(theirs), "--architecture", "cifar_resnet20", "--data", "cifar10"]
+    with pytest.raises(HeatserveError, match=r"root: cifar10 needs the folder .*`--test-images 0` imports without"):
+        CliRunner().invoke(app, [*arguments, "--out", str(out)], catch_exceptions=False)
+    result = CliRunner().invoke(app, [*arguments, "--out", str(out), "--test-images", "0"], catch_exceptions=False)
+    assert (result.exit_code, result.stdout) == (0, "")
+    assert "not tried on test images" in result.stderr
+    assert load_checkpoint(out).metadata.mean == (0.485, 0.456, 0.406)
