@@ -6,7 +6,14 @@ from heatserve.certification.errors import HeatserveError
 
 
 class ServingError(HeatserveError):
-    """The server cannot be started or reached, or it refused a request; holds its message."""
+    """The server cannot be started or reached, or it refused a request; holds its message.
+
+    Attributes:
+        request_id: that of the request that failed, under which the server and what is in front of it may have noted
+            more; None: it was none, or it was never sent.
+    """
+
+    request_id: str | None = None
 
 
 class UnavailableError(ServingError):
