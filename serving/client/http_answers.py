@@ -51,7 +51,7 @@ def refuse(status: int, headers: Mapping[str, str], body: bytes) -> NoReturn:
         Refused: always.
     """
     try:
-        message = str(json.loads(body)["error"])
+        message = str(json.loads(body.removeprefix(b"data:"))["error"])  # a stream is refused in an event
     except (ValueError, LookupError, TypeError):
         message = None
     raise Refused(str(status), message, retry_after=headers.get("Retry-After"), location=headers.get("Location"))
