@@ -69,11 +69,9 @@ def predict(
     if alpha is not None and confirm is None:
         raise typer.BadParameter("expected --confirm RADIUS with it, which it is about", param_hint="--alpha")
     server = ServerOptions(url, model, ca, certificate, token_file, header)
-    found: _Found
-    if confirm is None:
-        found = _predicted(server, images)
-    else:
-        found = _confirmed(server, images, radius=confirm, alpha=alpha)
+    found: _Found = (
+        _predicted(server, images) if confirm is None else _confirmed(server, images, radius=confirm, alpha=alpha)
+    )
     results, records, table = found
     if table and svg:
         asked = "" if confirm is None else f" --confirm {confirm:g}"
