@@ -17,7 +17,13 @@ class ServingError(HeatserveError):
 
 
 class UnavailableError(ServingError):
-    """No server answers there, or it is ending: the same request may succeed elsewhere, or there once it is back."""
+    """No server answers there, or it is ending: the same request may succeed elsewhere, or there once it is back.
+
+    Attributes:
+        is_said: the server said so, or what is in front of it; False: nobody was there to say anything.
+    """
+
+    is_said: bool = True
 
 
 class TooLateError(ServingError):

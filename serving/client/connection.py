@@ -16,7 +16,7 @@ from heatserve.export.tiers import TierModel, tier_tensors
 from heatserve.serving.client.access import Access, access_to
 from heatserve.serving.client.answers import ModelSpec, black_image, read_class_names, read_outputs, read_spec
 from heatserve.serving.client.bounded import Patience
-from heatserve.serving.client.failures import UnreachableError, explained
+from heatserve.serving.client.failures import explained
 from heatserve.serving.client.messages import InferRequest, InferResult, RequestParameters
 from heatserve.serving.client.probing import other_protocol
 from heatserve.serving.client.tier_questions import TierSpec, read_tier_spec
@@ -153,7 +153,7 @@ class Connection:
                 time.sleep(seconds)
 
     def _explained_further(self, error: UnavailableError, seconds: float) -> ServingError:
-        if not isinstance(error, UnreachableError):
+        if error.is_said:
             return error
         return other_protocol(self._access.address, seconds=seconds) or error
 
@@ -240,7 +240,7 @@ class AsyncConnection:
                 await asyncio.sleep(seconds)
 
     async def _explained_further(self, error: UnavailableError, seconds: float) -> ServingError:
-        if not isinstance(error, UnreachableError):
+        if error.is_said:
             return error
         return await asyncio.to_thread(other_protocol, self._access.address, seconds=seconds) or error
 

@@ -59,10 +59,6 @@ class Refused(Exception):
         self.location = location
 
 
-class UnreachableError(UnavailableError):
-    """No server answers there, be it that something else does."""
-
-
 @contextmanager
 def explained(address: ServerAddress) -> Iterator[None]:
     """Turn the errors of the libraries that ask a server into `ServingError`.
@@ -184,7 +180,7 @@ def _too_late(url: str) -> ServingError:
 
 
 def _unreachable(address: ServerAddress, reason: str) -> ServingError:
-    """The error of a connection that was not made, or was lost; `UnreachableError` where asking again may help."""
+    """The error of a connection that was not made, or was lost; `UnavailableError` where asking again may help."""
     url, reason = address.url, _printable(reason)
     if address.is_encrypted and _UNTRUSTED.search(reason):
         return ServingError(
@@ -193,7 +189,9 @@ def _unreachable(address: ServerAddress, reason: str) -> ServingError:
         )
     if address.is_encrypted and _NOT_SHOWN.search(reason):
         return ServingError(f"{url}: the server wants another certificate of this client ({reason})")
-    return UnreachableError(f"{url}: no server answers here ({reason}); start one with `heatserve serve`")
+    error = UnavailableError(f"{url}: no server answers here ({reason}); start one with `heatserve serve`")
+    error.is_said = False
+    return error
 
 
 def _printable(text: str) -> str:
