@@ -20,8 +20,10 @@ if TYPE_CHECKING:
     from heatserve.certification.outcome import Outcome
     from heatserve.export.contract import Reason
     from heatserve.export.tiers import Mode, Tier, TierLimits, TierModel, TierReason
+    from heatserve.serving.client.access import Tls
     from heatserve.serving.client.answers import ModelSpec, Prediction
-    from heatserve.serving.client.client import AsyncClient, Client
+    from heatserve.serving.client.async_client import AsyncClient
+    from heatserve.serving.client.client import Client
     from heatserve.serving.client.tier_answers import TierAnswer
     from heatserve.serving.client.tier_questions import TierSpec
     from heatserve.serving.errors import OverloadedError, ServingError, TooLateError, UnavailableError
@@ -47,6 +49,7 @@ __all__ = [
     "TierModel",
     "TierReason",
     "TierSpec",
+    "Tls",
     "TooLateError",
     "TritonServer",
     "UnavailableError",
@@ -55,7 +58,7 @@ __all__ = [
 __getattr__, __dir__ = lazy_names(
     __name__,
     {
-        "AsyncClient": "heatserve.serving.client.client",
+        "AsyncClient": "heatserve.serving.client.async_client",
         "Client": "heatserve.serving.client.client",
         "Endpoints": "heatserve.serving.triton.endpoints",
         "FREE_PORTS": "heatserve.serving.triton.endpoints",
@@ -73,6 +76,7 @@ __getattr__, __dir__ = lazy_names(
         "TierModel": "heatserve.export.tiers",
         "TierReason": "heatserve.export.tiers",
         "TierSpec": "heatserve.serving.client.tier_questions",
+        "Tls": "heatserve.serving.client.access",
         "TooLateError": "heatserve.serving.errors",
         "TritonServer": "heatserve.serving.triton.server",
         "UnavailableError": "heatserve.serving.errors",

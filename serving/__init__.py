@@ -17,8 +17,10 @@ from typing import TYPE_CHECKING
 from heatserve._lazy import lazy_names
 
 if TYPE_CHECKING:
+    from heatserve.serving.client.access import Tls
     from heatserve.serving.client.answers import ModelSpec, Prediction
-    from heatserve.serving.client.client import AsyncClient, Client
+    from heatserve.serving.client.async_client import AsyncClient
+    from heatserve.serving.client.client import Client
     from heatserve.serving.client.image_files import read_images
     from heatserve.serving.client.tier_answers import TierAnswer
     from heatserve.serving.client.tier_questions import TierSpec
@@ -38,6 +40,7 @@ __all__ = [
     "ServingError",
     "TierAnswer",
     "TierSpec",
+    "Tls",
     "TooLateError",
     "TritonServer",
     "TuningResult",
@@ -50,7 +53,7 @@ __all__ = [
 __getattr__, __dir__ = lazy_names(
     __name__,
     {
-        "AsyncClient": "heatserve.serving.client.client",
+        "AsyncClient": "heatserve.serving.client.async_client",
         "Client": "heatserve.serving.client.client",
         "Endpoints": "heatserve.serving.triton.endpoints",
         "FREE_PORTS": "heatserve.serving.triton.endpoints",
@@ -60,6 +63,7 @@ __getattr__, __dir__ = lazy_names(
         "ServingError": "heatserve.serving.errors",
         "TierAnswer": "heatserve.serving.client.tier_answers",
         "TierSpec": "heatserve.serving.client.tier_questions",
+        "Tls": "heatserve.serving.client.access",
         "TooLateError": "heatserve.serving.errors",
         "TritonServer": "heatserve.serving.triton.server",
         "TuningResult": "heatserve.serving.tuning.tune",

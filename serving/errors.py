@@ -6,11 +6,24 @@ from heatserve.certification.errors import HeatserveError
 
 
 class ServingError(HeatserveError):
-    """The server cannot be started or reached, or it refused a request; holds its message."""
+    """The server cannot be started or reached, or it refused a request; holds its message.
+
+    Attributes:
+        request_id: that of the request that failed, under which the server and what is in front of it may have noted
+            more; None: it was none, or it was never sent.
+    """
+
+    request_id: str | None = None
 
 
 class UnavailableError(ServingError):
-    """No server answers there, or it is ending: the same request may succeed elsewhere, or there once it is back."""
+    """No server answers there, or it is ending: the same request may succeed elsewhere, or there once it is back.
+
+    Attributes:
+        is_said: the server said so, or what is in front of it; False: nobody was there to say anything.
+    """
+
+    is_said: bool = True
 
 
 class TooLateError(ServingError):

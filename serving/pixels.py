@@ -68,5 +68,11 @@ def _faults(values: NDArray[np.float32]) -> str:
         "outside [0,1]": ((finite < 0) | (finite > 1)).sum(),
     }
     named = ", ".join(f"{count} {name}" for name, count in counts.items() if count)
-    span = f"min {finite.min():g} and max {finite.max():g}" if len(finite) else "no finite value"
+    span = f"min {_shown(finite.min())} and max {_shown(finite.max())}" if len(finite) else "no finite value"
     return f"{named} of {len(values)} values ({span})"
+
+
+def _shown(value: np.float32) -> str:
+    """A value that six digits show as 1 is shown by how much it is above, for 1 would be valid."""
+    text = f"{value:g}"
+    return f"1 + {value - np.float32(1):.2g}" if text == "1" and value > 1 else text

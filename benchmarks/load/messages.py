@@ -8,10 +8,9 @@ from dataclasses import dataclass, field
 from heatserve.benchmarks.records.load import Protocol, RequestKind
 from heatserve.export.card import InputType
 from heatserve.export.contract import OUTPUT_NAMES
-from heatserve.serving.client.transport import grpc_message, transport_to
+from heatserve.serving.client.http_answers import infer_path
+from heatserve.serving.client.messages import JSON_LENGTH, InferRequest, grpc_message, http_message
 from heatserve.serving.pixels import Pixels
-
-_JSON_LENGTH = "Inference-Header-Content-Length"
 
 
 @dataclass(frozen=True)
@@ -51,13 +50,8 @@ class LoadRequest:
         return self._http(self.images[: self.count])
 
     def _http(self, images: Pixels) -> HttpMessage:
-        from tritonclient.http import InferenceServerClient
-
-        transport = transport_to("http://localhost:0", timeout=0)
-        body, json_size = InferenceServerClient.generate_request_body(
-            transport.inputs(images), outputs=transport.outputs(self.outputs), parameters=dict(self.parameters) or None
-        )
-        return HttpMessage(f"/v2/models/{self.model}/infer", json_size, body)
+        body, json_size = http_message(InferRequest(self.model, images, self.outputs, self.parameters))
+        return HttpMessage(infer_path(self.model), json_size, body)
 
 
 @dataclass(frozen=True)
@@ -72,7 +66,7 @@ class HttpMessage:
     @property
     def headers(self) -> dict[str, str]:
         """Those that Triton needs."""
-        return {"Content-Type": "application/octet-stream", _JSON_LENGTH: str(self.json_bytes)}
+        return {"Content-Type": "application/octet-stream", JSON_LENGTH: str(self.json_bytes)}
 
     def sent_to(self, url: str) -> bytes:
         """All that is sent to a server."""

@@ -18,8 +18,9 @@ from heatserve.commands.asking import (
     table_rows,
     unanswered_record,
 )
-from heatserve.commands.options import Json, Served, Url, deliver
-from heatserve.commands.tier_client import answer_record, patient_client
+from heatserve.commands.options import Json, deliver
+from heatserve.commands.server import URL, Ca, Certificate, Headers, Served, ServerOptions, TokenFile, Url
+from heatserve.commands.tier_client import answer_record
 
 if TYPE_CHECKING:
     from rich.console import Group, RenderableType
@@ -38,7 +39,7 @@ def certify(
         list[Path], typer.Argument(metavar="IMAGE", help="Image files, or .npy arrays of one image each.")
     ],
     model: Served,
-    url: Url = "grpc://127.0.0.1:8001",
+    url: Url = URL,
     alpha: Annotated[
         float | None, typer.Option(help="All bounds together are wrong with at most this probability.")
     ] = None,
@@ -46,6 +47,10 @@ def certify(
     n: Annotated[int | None, typer.Option(help="n: most votes to bound its probability.")] = None,
     top_k: Annotated[int | None, typer.Option(help="k: a vote for any of the k most frequent classes counts.")] = None,
     deadline: Annotated[float | None, typer.Option(help="Seconds after which the server stops taking votes.")] = None,
+    ca: Ca = None,
+    certificate: Certificate = None,
+    token_file: TokenFile = None,
+    header: Headers = None,
     as_json: Json = False,
 ) -> None:
     """Have a server find how far the class of an image is proven, and watch the radius grow.
@@ -61,7 +66,8 @@ def certify(
     from heatserve.serving.errors import ServingError
 
     kind, is_stopped = TierModel.CERTIFY_STREAM, False
-    with patient_client(url, model, kind, deadline=deadline) as client:
+    server = ServerOptions(url, model, ca, certificate, token_file, header)
+    with server.patient_client(kind, deadline=deadline) as client:
         tier = client.tier(kind)
         votes = (n0 or tier.limits.n0) + (n or tier.limits.n)
 

@@ -70,8 +70,6 @@ Repository = Annotated[Path, typer.Option(help="Triton model repository.")]
 REPOSITORY = Path("model_repository")
 TestImages = Annotated[int, typer.Option(min=1, help="Test images, at most what the split has.")]
 Seed = Annotated[int, typer.Option(help="Decides the noise, and which images are taken.")]
-Served = Annotated[str, typer.Option("--model", help="The model's name on the server.")]
-Url = Annotated[str, typer.Option(help="grpc://host:port, or http://host:port.")]
 Out = Annotated[Path | None, typer.Option(help="Write the results there, as JSON.")]
 Json = Annotated[bool, typer.Option("--json", help="Write JSON to stdout, not a table.")]
 SAMPLING_HELP = "Noise of Certify: `float32`, or `grid`: sound, for 8-bit images only."

@@ -18,8 +18,9 @@ from heatserve.commands.asking import (
     table_rows,
     unanswered_record,
 )
-from heatserve.commands.options import Json, Served, Url, deliver
-from heatserve.commands.tier_client import answer_record, patient_client
+from heatserve.commands.options import Json, deliver
+from heatserve.commands.server import URL, Ca, Certificate, Headers, Served, ServerOptions, TokenFile, Url
+from heatserve.commands.tier_client import answer_record
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -33,7 +34,7 @@ _Found = tuple[Sequence[Answered[Any] | Unanswered], list[dict[str, Any]], "Rend
 def predict(
     images: Annotated[list[Path], typer.Argument(metavar="IMAGE", help="Image files, or .npy arrays.")],
     model: Served,
-    url: Url = "grpc://127.0.0.1:8001",
+    url: Url = URL,
     confirm: Annotated[
         float | None,
         typer.Option(metavar="RADIUS", help="Have the class proven within this L2 radius (pixels in [0,1]), by votes."),
@@ -44,6 +45,10 @@ def predict(
             help="With --confirm: a yes or no is wrong with at most this probability; by default the server's."
         ),
     ] = None,
+    ca: Ca = None,
+    certificate: Certificate = None,
+    token_file: TokenFile = None,
+    header: Headers = None,
     svg: Annotated[Path | None, typer.Option(help="Write the table there, as a picture of a terminal.")] = None,
     as_json: Json = False,
 ) -> None:
@@ -63,11 +68,10 @@ def predict(
 
     if alpha is not None and confirm is None:
         raise typer.BadParameter("expected --confirm RADIUS with it, which it is about", param_hint="--alpha")
-    found: _Found
-    if confirm is None:
-        found = _predicted(url, model, images)
-    else:
-        found = _confirmed(url, model, images, radius=confirm, alpha=alpha)
+    server = ServerOptions(url, model, ca, certificate, token_file, header)
+    found: _Found = (
+        _predicted(server, images) if confirm is None else _confirmed(server, images, radius=confirm, alpha=alpha)
+    )
     results, records, table = found
     if table and svg:
         asked = "" if confirm is None else f" --confirm {confirm:g}"
@@ -78,12 +82,11 @@ def predict(
     check_answered(results)
 
 
-def _predicted(url: str, model: str, images: list[Path]) -> _Found:
+def _predicted(server: ServerOptions, images: list[Path]) -> _Found:
     """What the single pass says of the images."""
-    from heatserve.serving.client.client import Client
     from heatserve.tables import predictions_table
 
-    with Client(url, model=model) as client:
+    with server.client() as client:
         promise = client.promise()
         results = ask_each(images, client.spec(), client.predict)
     records = [
@@ -93,12 +96,12 @@ def _predicted(url: str, model: str, images: list[Path]) -> _Found:
     return results, records, predictions_table(rows, promise) if rows else None
 
 
-def _confirmed(url: str, model: str, images: list[Path], *, radius: float, alpha: float | None) -> _Found:
+def _confirmed(server: ServerOptions, images: list[Path], *, radius: float, alpha: float | None) -> _Found:
     """What is proven of the images."""
     from heatserve.export.tiers import TierModel
     from heatserve.tables import confirmed_table
 
-    with patient_client(url, model, TierModel.CONFIRM) as client:
+    with server.patient_client(TierModel.CONFIRM) as client:
         promise = client.tier(TierModel.CONFIRM).promise
         results = ask_each(images, client.spec(), partial(client.confirm, radius=radius, alpha=alpha))
     records = [

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import struct
-from collections.abc import Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, NoReturn
 
 import numpy as np
 from numpy.typing import NDArray
 
-from heatserve.export.contract import OUTPUT_NAMES, OUTPUT_TENSORS, Outputs, Reason
+from heatserve.export.contract import OUTPUT_NAMES, OUTPUT_TENSORS, RADIUS_NAMES, Outputs, Reason
 from heatserve.export.tiers import tier_of
 from heatserve.serving.batching import batch_limit
-from heatserve.serving.client.transport import InferResult
+from heatserve.serving.client.messages import InferResult
 from heatserve.serving.errors import ServingError
 from heatserve.serving.pixels import Pixels
 
@@ -40,7 +41,8 @@ class Prediction:
 
     `label` is the most probable class and `probability` its probability, `class_name` its name, where the server
     knows it; `probabilities` is float32 [K], `top_k` int64 [k]: the k most probable classes; `reason` says why the
-    certified radius is what it is.
+    certified radius is what it is. Of an answer to a request for some outputs, the others are not there: to read one is
+    an AttributeError, which says so.
     """
 
     label: int
@@ -53,6 +55,37 @@ class Prediction:
     nominal_radius: float
     reason: Reason
 
+    def __getattr__(self, name: str) -> NoReturn:
+        """Reached where the answer has no such value."""
+        if name in self.__dataclass_fields__:
+            needed = _OUTPUT_OF.get(name, name)
+            raise AttributeError(f"{name}: not asked for; add {needed!r} to `outputs`, or leave `outputs` out")
+        raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
+
+    def __repr__(self) -> str:
+        """What there is."""
+        return f"Prediction({', '.join(f'{name}={value!r}' for name, value in vars(self).items())})"
+
+
+_OUTPUT_OF = {"class_name": "label", "probability": "probabilities"}
+"""The output that a value of a prediction is made of, where that has another name."""
+
+
+def asked_outputs(outputs: Collection[str] | None) -> Sequence[str]:
+    """The names of outputs that a caller asks for; None: all. `label` comes with any.
+
+    Raises:
+        ServingError: one that no model has, or none.
+    """
+    if outputs is None:
+        return OUTPUT_NAMES
+    names = [outputs] if isinstance(outputs, str) else list(outputs)
+    unknown = [name for name in names if name not in OUTPUT_NAMES]
+    if unknown or not names:
+        found = repr(unknown[0])[:80] if unknown else "none"
+        raise ServingError(f"outputs: expected some of {', '.join(OUTPUT_NAMES)}, got {found}")
+    return [name for name in OUTPUT_NAMES if name in names or name == "label"]
+
 
 def read_spec(answer: Mapping[str, Any]) -> ModelSpec:
     """A model's specification, from its configuration: gRPC wraps that once more, and writes numbers as strings.
@@ -60,7 +93,29 @@ def read_spec(answer: Mapping[str, Any]) -> ModelSpec:
     Raises:
         ServingError: it is not a certified model.
     """
-    config = answer.get("config", answer)
+    with configuration_read():
+        return _spec(answer.get("config", answer))
+
+
+@contextmanager
+def configuration_read() -> Iterator[None]:
+    """Explain what is missing from an answer that is not the configuration of a model.
+
+    Raises:
+        ServingError: as said.
+    """
+    try:
+        yield
+    except ServingError:
+        raise
+    except (LookupError, TypeError, ValueError, AttributeError) as error:
+        raise ServingError(
+            f"expected the configuration of a model from the server, found another answer ({error!r}); the address may "
+            "be that of another service"
+        ) from None
+
+
+def _spec(config: Mapping[str, Any]) -> ModelSpec:
     outputs = {output["name"]: output for output in config["output"]}
     missing = [name for name in OUTPUT_NAMES if name not in outputs]
     tier = tier_of(config["name"])
@@ -86,19 +141,24 @@ def read_spec(answer: Mapping[str, Any]) -> ModelSpec:
     )
 
 
-def read_outputs(answer: InferResult, *, images: int, classes: int) -> dict[str, NDArray[Any]]:
-    """All outputs of one request, with the shapes of the contract: Triton sends one number per image as [N, 1].
+def read_outputs(
+    answer: InferResult, *, images: int, classes: int, names: Collection[str] = OUTPUT_NAMES
+) -> dict[str, NDArray[Any]]:
+    """Outputs of one request, with the shapes of the contract: Triton sends one number per image as [N, 1].
 
     Args:
-        answer: to a request for all outputs.
+        answer: to a request for these outputs.
         images: N, how many were sent.
         classes: K of the model.
+        names: those that were asked for.
 
     Raises:
         ServingError: an output is missing, or not of the type and shape of the contract; names it.
     """
     outputs = {}
     for tensor in OUTPUT_TENSORS:
+        if tensor.name not in names:
+            continue
         value = raw_tensor(answer, tensor.name)
         shape = (images, *(tensor.shape(classes) or (1,)))
         if value.shape != shape or value.dtype != tensor.dtype:
@@ -107,7 +167,7 @@ def read_outputs(answer: InferResult, *, images: int, classes: int) -> dict[str,
                 f"found {value.dtype} {list(value.shape)}"
             )
         outputs[tensor.name] = value if tensor.axes else value[:, 0]
-    unknown = set(outputs["reason"].tolist()) - {*Reason}
+    unknown = set(outputs["reason"].tolist()) - {*Reason} if "reason" in outputs else ()
     if unknown:
         raise ServingError(
             f"reason: expected one of {', '.join(map(str, map(int, Reason)))} from the server, found {min(unknown)}"
@@ -135,19 +195,24 @@ def raw_tensor(answer: InferResult, name: str) -> NDArray[Any]:
 def read_predictions(outputs: Outputs, names: Mapping[int, str]) -> list[Prediction]:
     """The outputs, image by image; `names` are the class names by label, and may lack some."""
     return [
-        Prediction(
-            label=label,
-            class_name=names.get(label),
-            probability=float(outputs["probabilities"][index].max()),
-            probabilities=outputs["probabilities"][index],
-            top_k=outputs["top_k"][index],
-            l_bound=float(outputs["l_bound"][index]),
-            certified_radius=float(outputs["certified_radius"][index]),
-            nominal_radius=float(outputs["nominal_radius"][index]),
-            reason=Reason(outputs["reason"][index]),
-        )
-        for index, label in enumerate(outputs["label"].tolist())
+        _prediction({name: column[index] for name, column in outputs.items()}, names)
+        for index in range(len(outputs["label"]))
     ]
+
+
+def _prediction(row: Mapping[str, Any], names: Mapping[int, str]) -> Prediction:
+    """One image's values, by output; those that were not asked for are left out."""
+    label = int(row["label"])
+    values: dict[str, Any] = {"label": label, "class_name": names.get(label)}
+    if "probabilities" in row:
+        values |= {"probability": float(row["probabilities"].max()), "probabilities": row["probabilities"]}
+    values |= {name: row[name] for name in ("top_k",) if name in row}
+    values |= {name: float(row[name]) for name in RADIUS_NAMES if name in row}
+    if "reason" in row:
+        values["reason"] = Reason(row["reason"])
+    prediction = object.__new__(Prediction)
+    vars(prediction).update(values)
+    return prediction
 
 
 def black_image(spec: ModelSpec) -> Pixels:

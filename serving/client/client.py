@@ -1,4 +1,4 @@
-"""The clients of a served model: images in, classes and certificates out; over gRPC or HTTP, blocking or asyncio.
+"""The client of a served model: images in, classes and certificates out, over gRPC or HTTP.
 
 Example:
     with Client("grpc://127.0.0.1:8001", model="digits") as client:
@@ -12,37 +12,58 @@ Example:
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Generator
-from contextlib import aclosing, closing
+from collections.abc import Collection, Generator, Mapping
+from contextlib import closing
 from types import TracebackType
 
 from numpy.typing import ArrayLike
 
 from heatserve.export.tiers import Mode, TierModel
-from heatserve.serving.client.answers import ModelSpec, Prediction, read_predictions
-from heatserve.serving.client.connection import AsyncConnection, Connection
+from heatserve.serving.client.access import Tls, Token, access_to
+from heatserve.serving.client.answers import ModelSpec, Prediction, asked_outputs, read_predictions
+from heatserve.serving.client.connection import Connection
 from heatserve.serving.client.described import Described, not_offered
+from heatserve.serving.client.messages import InferResult
 from heatserve.serving.client.tier_answers import TierAnswer, TighteningBounds
 from heatserve.serving.client.tier_questions import TierQuestion, TierSpec, read_mode
-from heatserve.serving.client.transport import InferResult
 from heatserve.serving.errors import UnknownModelError
 
 
 class Client:
-    """A blocking connection to one model of a server. For one thread: give each thread its own."""
+    """One model of a server, asked by any number of threads, and by the processes that are forked."""
 
-    def __init__(self, url: str, *, model: str, timeout: float = 60.0) -> None:
+    def __init__(
+        self,
+        url: str,
+        *,
+        model: str,
+        timeout: float = 60.0,
+        retries: int = 3,
+        tls: Tls | None = None,
+        headers: Mapping[str, str] | None = None,
+        token: Token | None = None,
+    ) -> None:
         """Describe the connection; it is made by the first call.
 
         Args:
-            url: `grpc://host:port`, `http://host:port`, or `host:port` for gRPC.
+            url: `grpc://host:port`, `http://host:port`, or `host:port` for gRPC; `grpcs://host` and `https://host` are
+                encrypted. A path at its end comes before those of Triton's protocol.
             model: the model's name on the server.
-            timeout: seconds that one request may take; more than the deadlines that are asked for.
+            timeout: seconds that one request may take, with all of its attempts; more than the deadlines that are asked
+                for.
+            retries: how many times a request is sent again where no server was there, or the connection was lost. A
+                server that answers, be it with an error, is not asked again.
+            tls: certificates of an encrypted connection, if not those that this machine trusts.
+            headers: go with every request; over gRPC as its metadata.
+            token: goes with every request as `Authorization: Bearer TOKEN`, over TLS or to this machine only; or a
+                function that returns the one that is valid now.
 
         Raises:
-            ServingError: a malformed URL, or tritonclient is not installed.
+            ServingError: one of these is not what it should be, or a package is not installed.
         """
-        self._connection = Connection(url, timeout=timeout)
+        self._connection = Connection(
+            access_to(url, tls=tls, headers=headers, token=token), timeout=timeout, retries=retries
+        )
         self._model = model
         self._timeout = timeout
         self._known: Described | None = None
@@ -78,22 +99,29 @@ class Client:
         """
         return self.spec().promise
 
-    def predict(self, images: ArrayLike) -> list[Prediction]:
+    def predict(
+        self, images: ArrayLike, *, outputs: Collection[str] | None = None, request_id: str | None = None
+    ) -> list[Prediction]:
         """One prediction per image, in order; batches above the model's largest go as several requests.
 
         Args:
             images: float32 [N, C, H, W] or one [C, H, W] in [0,1]; or uint8 [N, H, W, C] or one [H, W, C], which are
                 all that a model takes whose input is UINT8.
+            outputs: the names of those that are wanted, such as `certified_radius`, besides `label`; fewer cost less.
+                None: all.
+            request_id: goes with the request, for the logs on its way; an error has it. None makes one.
 
         Raises:
             OverloadedError: the server has more requests than it can answer; ask again later.
             ServingError: the images are not what the model takes, the server's own message, or its answer is not that
                 of a certified model.
         """
-        described, found = self._described(), list[Prediction]()
+        names, described, found = asked_outputs(outputs), self._described(), list[Prediction]()
         for batch in described.requests(images):
-            outputs = self._connection.infer(self._model, batch, classes=described.spec.classes)
-            found += read_predictions(outputs, described.class_names)
+            answer = self._connection.infer(
+                self._model, batch, classes=described.spec.classes, outputs=names, request_id=request_id
+            )
+            found += read_predictions(answer, described.class_names)
         return found
 
     def tier(self, kind: TierModel) -> TierSpec:
@@ -119,6 +147,7 @@ class Client:
         alpha: float | None = None,
         n: int | None = None,
         deadline: float | None = None,
+        request_id: str | None = None,
     ) -> list[TierAnswer]:
         """For each image, is the class of the single pass proven within the radius? Takes tens of noisy passes.
 
@@ -133,13 +162,15 @@ class Client:
             n: most votes for one image, before it is answered undecided.
             deadline: seconds of one request on the server, after which images are answered undecided; less than the
                 client's timeout.
+            request_id: as for `predict`.
 
         Raises:
             OverloadedError: the tier's queue is full; `retry_after` is the server's hint.
             ServingError: the tier is not offered, a value is beyond the operator's limits, the images are not what the
                 model takes, or the answer is not of the contract.
         """
-        return self._ask(images, TierQuestion(TierModel.CONFIRM, radius=radius, alpha=alpha, n=n, deadline=deadline))
+        asked = TierQuestion(TierModel.CONFIRM, radius=radius, alpha=alpha, n=n, deadline=deadline)
+        return self._ask(images, asked, request_id)
 
     def cascade(
         self,
@@ -150,6 +181,7 @@ class Client:
         alpha: float | None = None,
         n: int | None = None,
         deadline: float | None = None,
+        request_id: str | None = None,
     ) -> list[TierAnswer]:
         """The single pass for each image, and `confirm` where its certified radius is at least the radius.
 
@@ -160,7 +192,7 @@ class Client:
         asked = TierQuestion(
             TierModel.CASCADE, radius=radius, mode=read_mode(mode), alpha=alpha, n=n, deadline=deadline
         )
-        return self._ask(images, asked)
+        return self._ask(images, asked, request_id)
 
     def certify_fixed(
         self,
@@ -171,6 +203,7 @@ class Client:
         n: int | None = None,
         top_k: int | None = None,
         deadline: float | None = None,
+        request_id: str | None = None,
     ) -> list[TierAnswer]:
         """For each image, class and largest radius by Certify of Cohen et al. (2019), with n₀ + n votes in any case.
 
@@ -183,7 +216,7 @@ class Client:
             top_k: votes for any of the k most frequent classes count.
         """
         asked = TierQuestion(TierModel.CERTIFY, alpha=alpha, n0=n0, n=n, top_k=top_k, deadline=deadline)
-        return self._ask(images, asked)
+        return self._ask(images, asked, request_id)
 
     def certify(
         self,
@@ -194,6 +227,7 @@ class Client:
         n: int | None = None,
         top_k: int | None = None,
         deadline: float | None = None,
+        request_id: str | None = None,
     ) -> Generator[TierAnswer, None, None]:
         """Class and proven radius of one image, as a stream of answers whose radius grows while votes are taken.
 
@@ -214,7 +248,7 @@ class Client:
             asked.parameters(tier, timeout=self._timeout),
             described.one(image, over_http=self._connection.is_http),
         )
-        stream = self._connection.stream(tier, pixels, parameters)
+        stream = self._connection.stream(tier, pixels, parameters, request_id=request_id)
         return self._tighten(stream, asked, described=described, tier=tier)
 
     def _described(self) -> Described:
@@ -230,11 +264,11 @@ class Client:
             return False
         return True
 
-    def _ask(self, images: ArrayLike, asked: TierQuestion) -> list[TierAnswer]:
+    def _ask(self, images: ArrayLike, asked: TierQuestion, request_id: str | None) -> list[TierAnswer]:
         described, tier, found = self._described(), self.tier(asked.kind), list[TierAnswer]()
         parameters = asked.parameters(tier, timeout=self._timeout)
         for batch in described.requests(images):
-            answer = self._connection.ask(tier, batch, parameters)
+            answer = self._connection.ask(tier, batch, parameters, request_id=request_id)
             found += described.read(answer, asked, tier, images=len(batch))
         return found
 
@@ -253,144 +287,3 @@ class Client:
                 if not bounds.has_ended:
                     yield found
         yield bounds.last()  # once the stream has ended: of one that is left as it ends, Triton keeps the request
-
-
-class AsyncClient:
-    """`Client` for asyncio: one connection serves any number of tasks of one event loop."""
-
-    def __init__(self, url: str, *, model: str, timeout: float = 60.0) -> None:
-        """See `Client`; to be called inside a running event loop."""
-        self._connection = AsyncConnection(url, timeout=timeout)
-        self._model = model
-        self._timeout = timeout
-        self._known: Described | None = None
-        self._tiers = dict[TierModel, TierSpec]()
-
-    async def __aenter__(self) -> AsyncClient:
-        """Nothing to do: see `close`."""
-        return self
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        """Close the connection."""
-        await self.close()
-
-    async def close(self) -> None:
-        """Close the connection."""
-        await self._connection.close()
-
-    async def spec(self) -> ModelSpec:
-        """See `Client.spec`."""
-        return (await self._described()).spec
-
-    async def promise(self) -> str | None:
-        """See `Client.promise`."""
-        return (await self.spec()).promise
-
-    async def predict(self, images: ArrayLike) -> list[Prediction]:
-        """See `Client.predict`."""
-        described, found = await self._described(), list[Prediction]()
-        for batch in described.requests(images):
-            outputs = await self._connection.infer(self._model, batch, classes=described.spec.classes)
-            found += read_predictions(outputs, described.class_names)
-        return found
-
-    async def tier(self, kind: TierModel) -> TierSpec:
-        """See `Client.tier`."""
-        await self._described()
-        if kind not in self._tiers:
-            try:
-                self._tiers[kind] = await self._connection.tier(kind.beside(self._model), kind)
-            except UnknownModelError:
-                offered = [other for other in TierModel if other is not kind and await self._offers(other)]
-                raise not_offered(self._model, kind, offered) from None
-        return self._tiers[kind]
-
-    async def confirm(
-        self,
-        images: ArrayLike,
-        *,
-        radius: float,
-        alpha: float | None = None,
-        n: int | None = None,
-        deadline: float | None = None,
-    ) -> list[TierAnswer]:
-        """See `Client.confirm`."""
-        asked = TierQuestion(TierModel.CONFIRM, radius=radius, alpha=alpha, n=n, deadline=deadline)
-        return await self._ask(images, asked)
-
-    async def cascade(
-        self,
-        images: ArrayLike,
-        *,
-        radius: float,
-        mode: Mode | str = Mode.CLAIMED,
-        alpha: float | None = None,
-        n: int | None = None,
-        deadline: float | None = None,
-    ) -> list[TierAnswer]:
-        """See `Client.cascade`."""
-        asked = TierQuestion(
-            TierModel.CASCADE, radius=radius, mode=read_mode(mode), alpha=alpha, n=n, deadline=deadline
-        )
-        return await self._ask(images, asked)
-
-    async def certify_fixed(
-        self,
-        images: ArrayLike,
-        *,
-        alpha: float | None = None,
-        n0: int | None = None,
-        n: int | None = None,
-        top_k: int | None = None,
-        deadline: float | None = None,
-    ) -> list[TierAnswer]:
-        """See `Client.certify_fixed`."""
-        asked = TierQuestion(TierModel.CERTIFY, alpha=alpha, n0=n0, n=n, top_k=top_k, deadline=deadline)
-        return await self._ask(images, asked)
-
-    async def certify(
-        self,
-        image: ArrayLike,
-        *,
-        alpha: float | None = None,
-        n0: int | None = None,
-        n: int | None = None,
-        top_k: int | None = None,
-        deadline: float | None = None,
-    ) -> AsyncGenerator[TierAnswer, None]:
-        """See `Client.certify`. Where a loop is left early, `contextlib.aclosing` gives the request up at once."""
-        asked = TierQuestion(TierModel.CERTIFY_STREAM, alpha=alpha, n0=n0, n=n, top_k=top_k, deadline=deadline)
-        described, tier, bounds = await self._described(), await self.tier(asked.kind), TighteningBounds()
-        parameters, pixels = (
-            asked.parameters(tier, timeout=self._timeout),
-            described.one(image, over_http=self._connection.is_http),
-        )
-        async with aclosing(self._connection.stream(tier, pixels, parameters)) as stream:
-            async for answer in stream:
-                found = bounds.checked(*described.read(answer, asked, tier, images=1))
-                if not bounds.has_ended:
-                    yield found
-        yield bounds.last()
-
-    async def _described(self) -> Described:
-        if self._known is None:
-            spec = await self._connection.spec(self._model)
-            self._known = Described(spec, await self._connection.class_names(self._model, spec))
-        return self._known
-
-    async def _offers(self, kind: TierModel) -> bool:
-        try:
-            await self._connection.tier(kind.beside(self._model), kind)
-        except UnknownModelError:
-            return False
-        return True
-
-    async def _ask(self, images: ArrayLike, asked: TierQuestion) -> list[TierAnswer]:
-        described, tier, found = await self._described(), await self.tier(asked.kind), list[TierAnswer]()
-        parameters = asked.parameters(tier, timeout=self._timeout)
-        for batch in described.requests(images):
-            answer = await self._connection.ask(tier, batch, parameters)
-            found += described.read(answer, asked, tier, images=len(batch))
-        return found

@@ -2,51 +2,61 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Generator, Sequence
-from typing import Any
+import asyncio
+import time
+import uuid
+from collections.abc import AsyncGenerator, Awaitable, Callable, Generator, Iterator, Sequence
+from contextlib import aclosing, closing, contextmanager
+from typing import Any, TypeVar
 
 from numpy.typing import NDArray
 
 from heatserve.export.contract import OUTPUT_NAMES
 from heatserve.export.tiers import TierModel, tier_tensors
-from heatserve.serving.client.answers import (
-    ModelSpec,
-    black_image,
-    read_class_names,
-    read_outputs,
-    read_spec,
-)
+from heatserve.serving.client.access import Access, access_to
+from heatserve.serving.client.answers import ModelSpec, black_image, read_class_names, read_outputs, read_spec
+from heatserve.serving.client.bounded import Patience
 from heatserve.serving.client.failures import explained
-from heatserve.serving.client.streams import StreamRequest, stream, stream_asyncio
+from heatserve.serving.client.messages import InferRequest, InferResult, RequestParameters
+from heatserve.serving.client.probing import other_protocol
 from heatserve.serving.client.tier_questions import TierSpec, read_tier_spec
-from heatserve.serving.client.transport import InferResult, RequestParameters, transport_to
+from heatserve.serving.client.transport import open_async_transport, open_transport
+from heatserve.serving.errors import ServingError, UnavailableError
 from heatserve.serving.pixels import Pixels
+
+T = TypeVar("T")
 
 
 class Connection:
-    """A blocking connection to a server; it sends what it is given, unchecked. For one thread."""
+    """A blocking connection to a server, for any number of threads; it sends what it is given, unchecked.
 
-    def __init__(self, url: str, *, timeout: float) -> None:
+    A process that is forked gets connections of its own.
+    """
+
+    def __init__(self, access: Access | str, *, timeout: float, retries: int = 0) -> None:
         """Describe the connection; the first request makes it.
 
         Args:
-            url: `grpc://host:port`, `http://host:port`, or `host:port` for gRPC.
-            timeout: seconds that one request may take.
+            access: to the server, or its URL.
+            timeout: seconds that one request may take, with all of its attempts.
+            retries: attempts after the first, where that found no server.
 
         Raises:
-            ServingError: a malformed URL, or tritonclient is not installed.
+            ServingError: a malformed URL, a package is not installed, or a certificate cannot be read.
         """
-        self._transport = transport_to(url, timeout=timeout)
-        self._triton = self._transport.open_blocking()
+        self._access = access_to(access) if isinstance(access, str) else access
+        self._transport = open_transport(self._access)
+        self._timeout = timeout
+        self._retries = retries
 
     @property
     def is_http(self) -> bool:
         """Whether it speaks HTTP, and not gRPC."""
-        return self._transport.scheme == "http"
+        return self._access.address.is_http
 
     def close(self) -> None:
         """Close the connection."""
-        self._triton.close()
+        self._transport.close()
 
     def spec(self, model: str) -> ModelSpec:
         """What the server tells about a model.
@@ -54,9 +64,7 @@ class Connection:
         Raises:
             ServingError: no server, no such model, or not a certified model.
         """
-        with explained(self._transport.url):
-            config = self._triton.get_model_config(model, **self._transport.config_options)
-        return read_spec(config)
+        return read_spec(self._asked(lambda seconds: self._transport.config(model, seconds=seconds)))
 
     def class_names(self, model: str, spec: ModelSpec) -> dict[int, str]:
         """Class names by label, for which Triton ranks all classes of a black image.
@@ -64,16 +72,31 @@ class Connection:
         Raises:
             ServingError: the server's message, or its answer is not such a ranking.
         """
-        images = black_image(spec)
-        return read_class_names(self._infer(model, images, ["probabilities"], class_count=spec.classes))
+        return read_class_names(self._infer(_ranking(model, spec)))
 
-    def infer(self, model: str, images: Pixels, *, classes: int) -> dict[str, NDArray[Any]]:
-        """All outputs of a batch FP32 [N, C, H, W] or UINT8 [N, H, W, C] of K classes, as `read_outputs` gives them.
+    def infer(
+        self,
+        model: str,
+        images: Pixels,
+        *,
+        classes: int,
+        outputs: Sequence[str] = OUTPUT_NAMES,
+        request_id: str | None = None,
+    ) -> dict[str, NDArray[Any]]:
+        """Outputs of a batch FP32 [N, C, H, W] or UINT8 [N, H, W, C] of K classes, as `read_outputs` gives them.
+
+        Args:
+            model: its name.
+            images: the batch.
+            classes: K.
+            outputs: the names of those that are asked for.
+            request_id: None makes one.
 
         Raises:
             ServingError: the server's message, or its answer is not that of a certified model.
         """
-        return read_outputs(self._infer(model, images, OUTPUT_NAMES), images=len(images), classes=classes)
+        request = InferRequest(model, images, outputs, request_id=request_id or _new_id())
+        return read_outputs(self._infer(request), images=len(images), classes=classes, names=outputs)
 
     def tier(self, name: str, kind: TierModel) -> TierSpec:
         """What the server tells about the tier of that name.
@@ -82,101 +105,186 @@ class Connection:
             UnknownModelError: the server does not offer it.
             ServingError: no server, or not such a tier.
         """
-        with explained(self._transport.url):
-            config = self._triton.get_model_config(name, **self._transport.config_options)
-        return read_tier_spec(config, kind)
+        return read_tier_spec(self._asked(lambda seconds: self._transport.config(name, seconds=seconds)), kind)
 
-    def ask(self, tier: TierSpec, images: Pixels, parameters: RequestParameters) -> InferResult:
+    def ask(
+        self, tier: TierSpec, images: Pixels, parameters: RequestParameters, *, request_id: str | None = None
+    ) -> InferResult:
         """The answer of a tier to one batch.
 
         Raises:
             ServingError: the server's message.
         """
-        names = [tensor.name for tensor in tier_tensors(tier.kind)]
-        return self._infer(tier.name, images, names, parameters=parameters)
+        return self._infer(_question(tier, images, parameters, request_id))
 
     def stream(
-        self, tier: TierSpec, image: Pixels, parameters: RequestParameters
+        self, tier: TierSpec, image: Pixels, parameters: RequestParameters, *, request_id: str | None = None
     ) -> Generator[InferResult, None, None]:
         """The answers of a tier to one image, as they come; closing the generator gives the request up.
+
+        It is not asked again where it is lost: a caller may have acted on what came.
 
         Raises:
             ServingError: the server's message, or what it sends is no answer.
         """
-        return stream(self._transport, StreamRequest(tier.name, image, parameters))
+        request = InferRequest(tier.name, image, parameters=parameters, request_id=request_id or _new_id())
+        with (
+            _noted(request.request_id),
+            explained(self._access.address),
+            closing(self._transport.stream(request, seconds=self._timeout)) as answers,
+        ):
+            for answer in answers:
+                yield _checked(answer, request)
 
-    def _infer(
-        self,
-        model: str,
-        images: Pixels,
-        names: Sequence[str],
-        *,
-        class_count: int = 0,
-        parameters: RequestParameters | None = None,
-    ) -> InferResult:
-        inputs, outputs = self._transport.inputs(images), self._transport.outputs(names, class_count=class_count)
-        options = {**self._transport.infer_options, "parameters": parameters}
-        with explained(self._transport.url):
-            return self._triton.infer(model, inputs, outputs=outputs, **options)
+    def _infer(self, request: InferRequest) -> InferResult:
+        with _noted(request.request_id):
+            return _checked(self._asked(lambda seconds: self._transport.infer(request, seconds=seconds)), request)
+
+    def _asked(self, ask: Callable[[float], T]) -> T:
+        patience = Patience(self._timeout, self._retries)
+        while True:
+            try:
+                with explained(self._access.address):
+                    return ask(patience.left)
+            except UnavailableError as error:
+                seconds = patience.pause()
+                if seconds is None:
+                    raise self._explained_further(error, patience.left) from None
+                time.sleep(seconds)
+
+    def _explained_further(self, error: UnavailableError, seconds: float) -> ServingError:
+        if error.is_said:
+            return error
+        return other_protocol(self._access.address, seconds=seconds) or error
 
 
 class AsyncConnection:
     """`Connection` for asyncio: one serves any number of tasks of one event loop."""
 
-    def __init__(self, url: str, *, timeout: float) -> None:
-        """See `Connection`; to be called inside a running event loop."""
-        self._transport = transport_to(url, timeout=timeout)
-        self._triton = self._transport.open_asyncio()
+    def __init__(self, access: Access | str, *, timeout: float, retries: int = 0) -> None:
+        """See `Connection`."""
+        self._access = access_to(access) if isinstance(access, str) else access
+        self._transport = open_async_transport(self._access)
+        self._timeout = timeout
+        self._retries = retries
+        self._loop: asyncio.AbstractEventLoop | None = None
 
     @property
     def is_http(self) -> bool:
         """See `Connection.is_http`."""
-        return self._transport.scheme == "http"
+        return self._access.address.is_http
 
     async def close(self) -> None:
         """Close the connection."""
-        await self._triton.close()
+        await self._transport.close()
+        self._loop = None
 
     async def spec(self, model: str) -> ModelSpec:
         """See `Connection.spec`."""
-        with explained(self._transport.url):
-            config = await self._triton.get_model_config(model, **self._transport.config_options)
-        return read_spec(config)
+        return read_spec(await self._asked(lambda seconds: self._transport.config(model, seconds=seconds)))
 
     async def class_names(self, model: str, spec: ModelSpec) -> dict[int, str]:
         """See `Connection.class_names`."""
-        images = black_image(spec)
-        return read_class_names(await self._infer(model, images, ["probabilities"], class_count=spec.classes))
+        return read_class_names(await self._infer(_ranking(model, spec)))
 
-    async def infer(self, model: str, images: Pixels, *, classes: int) -> dict[str, NDArray[Any]]:
-        """See `Connection.infer`."""
-        return read_outputs(await self._infer(model, images, OUTPUT_NAMES), images=len(images), classes=classes)
-
-    async def tier(self, name: str, kind: TierModel) -> TierSpec:
-        """See `Connection.tier`."""
-        with explained(self._transport.url):
-            config = await self._triton.get_model_config(name, **self._transport.config_options)
-        return read_tier_spec(config, kind)
-
-    async def ask(self, tier: TierSpec, images: Pixels, parameters: RequestParameters) -> InferResult:
-        """See `Connection.ask`."""
-        names = [tensor.name for tensor in tier_tensors(tier.kind)]
-        return await self._infer(tier.name, images, names, parameters=parameters)
-
-    def stream(self, tier: TierSpec, image: Pixels, parameters: RequestParameters) -> AsyncGenerator[InferResult, None]:
-        """See `Connection.stream`."""
-        return stream_asyncio(self._transport, StreamRequest(tier.name, image, parameters))
-
-    async def _infer(
+    async def infer(
         self,
         model: str,
         images: Pixels,
-        names: Sequence[str],
         *,
-        class_count: int = 0,
-        parameters: RequestParameters | None = None,
+        classes: int,
+        outputs: Sequence[str] = OUTPUT_NAMES,
+        request_id: str | None = None,
+    ) -> dict[str, NDArray[Any]]:
+        """See `Connection.infer`."""
+        request = InferRequest(model, images, outputs, request_id=request_id or _new_id())
+        return read_outputs(await self._infer(request), images=len(images), classes=classes, names=outputs)
+
+    async def tier(self, name: str, kind: TierModel) -> TierSpec:
+        """See `Connection.tier`."""
+        return read_tier_spec(await self._asked(lambda seconds: self._transport.config(name, seconds=seconds)), kind)
+
+    async def ask(
+        self, tier: TierSpec, images: Pixels, parameters: RequestParameters, *, request_id: str | None = None
     ) -> InferResult:
-        inputs, outputs = self._transport.inputs(images), self._transport.outputs(names, class_count=class_count)
-        options = {**self._transport.infer_options, "parameters": parameters}
-        with explained(self._transport.url):
-            return await self._triton.infer(model, inputs, outputs=outputs, **options)
+        """See `Connection.ask`."""
+        return await self._infer(_question(tier, images, parameters, request_id))
+
+    async def stream(
+        self, tier: TierSpec, image: Pixels, parameters: RequestParameters, *, request_id: str | None = None
+    ) -> AsyncGenerator[InferResult, None]:
+        """See `Connection.stream`."""
+        self._check_loop()
+        request = InferRequest(tier.name, image, parameters=parameters, request_id=request_id or _new_id())
+        with _noted(request.request_id), explained(self._access.address):
+            async with aclosing(self._transport.stream(request, seconds=self._timeout)) as answers:
+                async for answer in answers:
+                    yield _checked(answer, request)
+
+    async def _infer(self, request: InferRequest) -> InferResult:
+        with _noted(request.request_id):
+            found = await self._asked(lambda seconds: self._transport.infer(request, seconds=seconds))
+            return _checked(found, request)
+
+    async def _asked(self, ask: Callable[[float], Awaitable[T]]) -> T:
+        self._check_loop()
+        patience = Patience(self._timeout, self._retries)
+        while True:
+            try:
+                with explained(self._access.address):
+                    return await ask(patience.left)
+            except UnavailableError as error:
+                seconds = patience.pause()
+                if seconds is None:
+                    raise await self._explained_further(error, patience.left) from None
+                await asyncio.sleep(seconds)
+
+    async def _explained_further(self, error: UnavailableError, seconds: float) -> ServingError:
+        if error.is_said:
+            return error
+        return await asyncio.to_thread(other_protocol, self._access.address, seconds=seconds) or error
+
+    def _check_loop(self) -> None:
+        loop = asyncio.get_running_loop()
+        if self._loop not in (None, loop):
+            raise ServingError(
+                "expected the event loop in which this client was first used, found another; make a client in each"
+            )
+        self._loop = loop
+
+
+def _new_id() -> str:
+    return uuid.uuid4().hex
+
+
+def _ranking(model: str, spec: ModelSpec) -> InferRequest:
+    return InferRequest(model, black_image(spec), ["probabilities"], class_count=spec.classes, request_id=_new_id())
+
+
+def _question(tier: TierSpec, images: Pixels, parameters: RequestParameters, request_id: str | None) -> InferRequest:
+    names = [tensor.name for tensor in tier_tensors(tier.kind)]
+    return InferRequest(tier.name, images, names, parameters, request_id=request_id or _new_id())
+
+
+@contextmanager
+def _noted(request_id: str) -> Iterator[None]:
+    """Note on an error which request it is about."""
+    try:
+        yield
+    except ServingError as error:
+        error.request_id = request_id
+        raise
+
+
+def _checked(answer: InferResult, request: InferRequest) -> InferResult:
+    """The answer to a request, and to no other one.
+
+    Raises:
+        ServingError: it says that it is that of another request.
+    """
+    if answer.request_id not in ("", request.request_id):
+        raise ServingError(
+            f"id: expected {request.request_id} from the server, as in the request, found {answer.request_id!r:.80}; "
+            "the answer is that of another request"
+        )
+    return answer

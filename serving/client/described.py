@@ -11,9 +11,9 @@ from heatserve.export.tiers import TierModel
 from heatserve.serving.batching import PICTURES_BYTES
 from heatserve.serving.client.answers import ModelSpec
 from heatserve.serving.client.image_batch import as_batch
+from heatserve.serving.client.messages import InferResult
 from heatserve.serving.client.tier_answers import TierAnswer, read_tier_answers
 from heatserve.serving.client.tier_questions import TierQuestion, TierSpec
-from heatserve.serving.client.transport import InferResult
 from heatserve.serving.errors import ServingError
 from heatserve.serving.pixels import Pixels
 

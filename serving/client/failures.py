@@ -7,9 +7,9 @@ import re
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from http.client import HTTPException
 from typing import Any
 
+from heatserve.serving.client.address import ServerAddress
 from heatserve.serving.errors import OverloadedError, ServingError, TooLateError, UnavailableError, UnknownModelError
 
 OVERLOADED = ("Exceeds maximum queue size", "Request timeout expired")
@@ -34,41 +34,97 @@ Our servers load all of their models before they are ready, and unload none befo
 answered with other words, before and while Triton ends: `unknown model: 'NAME' is not found`.
 """
 
+_UNTRUSTED = re.compile(r"certificate[ _]verify[ _]failed|hostname mismatch|not valid for|peer name .* is not in", re.I)
+_NOT_SHOWN = re.compile(r"certificate[ _]required|bad[ _]certificate|unknown[ _]ca|handshake[ _]failure", re.I)
+_LOST = ("Stream removed", "RST_STREAM", "Socket closed", "GOAWAY")
+
+
+class Refused(Exception):
+    """A response that is no answer, of Triton or of what is in front of it.
+
+    Attributes:
+        status: the status of HTTP; empty: none of its own.
+        message: Triton's; None: it does not come from Triton.
+        retry_after: the header `Retry-After`.
+        location: the header `Location`.
+    """
+
+    def __init__(
+        self, status: str, message: str | None, *, retry_after: str | None = None, location: str | None = None
+    ) -> None:
+        super().__init__(status, message)
+        self.status = status
+        self.message = message
+        self.retry_after = retry_after
+        self.location = location
+
 
 @contextmanager
-def explained(url: str) -> Iterator[None]:
-    """Turn the errors of tritonclient, and of the libraries that it connects with, into `ServingError`.
+def explained(address: ServerAddress) -> Iterator[None]:
+    """Turn the errors of the libraries that ask a server into `ServingError`.
 
     Args:
-        url: the server's, for the message.
+        address: the server's, for the message.
     """
-    from tritonclient.utils import InferenceServerException
-
     try:
         yield
-    except InferenceServerException as error:
-        raise _refusal(url, str(error.status()), error.message()) from None
-    except _rpc_errors() as error:
-        raise _refusal(url, str(error.code()), str(error.details())) from None
-    except (TimeoutError, asyncio.TimeoutError):  # one class only since Python 3.11
-        raise _too_late(url) from None
-    except _transport_errors() as error:
-        raise _unreachable(url, str(error)) from None
+    except Refused as error:
+        if error.message in (None, "Not Found"):  # what Triton says of a path that it does not know
+            raise _not_of_triton(address.url, error) from None
+        raise _refusal(address.url, str(error.message)) from None
+    except _errors("grpc", "RpcError") as error:
+        raise _grpc_failure(address, error.code().name, error.details() or "") from None
+    except (TimeoutError, asyncio.TimeoutError, *_errors("urllib3", "exceptions.TimeoutError")) as error:
+        if isinstance(error, _errors("urllib3", "exceptions.NewConnectionError")):  # a timeout to urllib3 before 3.0
+            raise _unreachable(address, _innermost(error)) from None
+        raise _too_late(address.url) from None
+    except (OSError, *_errors("urllib3", "exceptions.HTTPError"), *_errors("aiohttp", "ClientError")) as error:
+        raise _unreachable(address, _innermost(error)) from None
 
 
-def _rpc_errors() -> Any:
-    """Those of gRPC itself, which only streams meet."""
-    grpc = sys.modules.get("grpc")
-    return () if grpc is None else grpc.RpcError
+def _errors(module: str, name: str) -> Any:
+    """An error of a library, as a tuple; none, where nothing has imported it."""
+    found: Any = sys.modules.get(module)
+    for part in name.split("."):
+        found = getattr(found, part, None)
+    return () if found is None else (found,)
 
 
-def _transport_errors() -> tuple[type[Exception], ...]:
-    aiohttp = sys.modules.get("aiohttp")  # imported only by tritonclient's HTTP client for asyncio
-    return (OSError, HTTPException) if aiohttp is None else (OSError, HTTPException, aiohttp.ClientError)
+def _innermost(error: BaseException) -> str:
+    """What the first of a chain of errors says: each library wraps those of the one below."""
+    below = [getattr(error, "reason", None), getattr(error, "original_error", None), *error.args, error.__cause__]
+    for inner in below:
+        if isinstance(inner, BaseException) and inner is not error:
+            return _innermost(inner)
+    return str(error) or type(error).__name__
 
 
-def _refusal(url: str, status: str, message: str) -> ServingError:
-    message = message.removeprefix("[request id: <id_unknown>] ")
+def _grpc_failure(address: ServerAddress, status: str, message: str) -> ServingError:
+    if status == "UNIMPLEMENTED" and "models with decoupled" not in message:
+        return _no_model_server(address.url, message)
+    if status in ("UNAUTHENTICATED", "PERMISSION_DENIED"):
+        return _not_let_in(address.url, message)
+    if status == "DEADLINE_EXCEEDED":
+        return _too_late(address.url)
+    if status == "UNAVAILABLE" or (status in ("UNKNOWN", "INTERNAL") and any(words in message for words in _LOST)):
+        known = _known_refusal(address.url, message)
+        return known or _unreachable(address, message)
+    return _refusal(address.url, message)
+
+
+def _refusal(url: str, message: str) -> ServingError:
+    message = re.sub(r"^\[request id: [^\]]*\] ", "", message)
+    known = _known_refusal(url, message)
+    if known is not None:
+        return known
+    if message.startswith("Request for unknown model"):
+        return UnknownModelError(f"{url}: {message}; `heatserve serve` prints the names of the models that it serves")
+    return ServingError(message)
+
+
+def _known_refusal(url: str, message: str) -> ServingError | None:
+    """What Triton or a tier says of a request that another server, or this one later, would answer."""
+    message = re.sub(r"^\[request id: [^\]]*\] ", "", message)
     if any(words in message for words in OVERLOADED):
         return OverloadedError(
             f"{url}: the server has more requests than it can answer and refused this one ({message}); ask again "
@@ -79,20 +135,66 @@ def _refusal(url: str, status: str, message: str) -> ServingError:
         return OverloadedError(f"{url}: {message}", retry_after=float(hint[1]) if hint else None)
     if any(words in message for words in ENDING):
         return UnavailableError(f"{url}: the server is ending ({message}); ask another one, or this one again later")
-    if ASK_AGAIN in message:
-        return UnavailableError(f"{url}: {message}")
-    if "UNAVAILABLE" in status:
-        return _unreachable(url, message)
-    if "DEADLINE_EXCEEDED" in status:
-        return _too_late(url)
-    if message.startswith("Request for unknown model"):
-        return UnknownModelError(f"{url}: {message}; `heatserve serve` prints the names of the models that it serves")
-    return ServingError(message)
+    return UnavailableError(f"{url}: {message}") if ASK_AGAIN in message else None
+
+
+def _not_of_triton(url: str, error: Refused) -> ServingError:
+    """What stands in front of Triton, or in its place, says with its status."""
+    status = int(error.status or 404)
+    hint = error.retry_after or ""
+    if status == 429:
+        seconds = float(hint) if re.fullmatch(r"\d+", hint) else None
+        return OverloadedError(f"{url}: too many requests (HTTP 429); ask again later", retry_after=seconds)
+    if status in (502, 503, 504):
+        return UnavailableError(f"{url}: what is in front of the server reaches none (HTTP {status}); ask again later")
+    if status in (401, 403, 407):
+        return _not_let_in(url, f"HTTP {status}")
+    if 300 <= status < 400:
+        return ServingError(f"{url}: expected an answer, found a redirection to {error.location}; use that address")
+    if status == 413:
+        return ServingError(f"{url}: the request is larger than what is in front of the server takes (HTTP 413)")
+    return _no_model_server(url, f"HTTP {status}")
+
+
+def _no_model_server(url: str, reason: str) -> ServingError:
+    return ServingError(
+        f"{url}: expected a server of models, found another service ({reason}); look at the port, and behind a proxy "
+        "at the path at the end of the URL"
+    )
+
+
+def _not_let_in(url: str, reason: str) -> ServingError:
+    return ServingError(f"{url}: this client is not let in ({reason}); give it another token, headers or certificate")
+
+
+def forked(url: str, reason: str) -> TooLateError:
+    """The error of a process that was forked from one that used gRPC, where that does not work."""
+    return TooLateError(
+        f"{url}: this process was forked from one that had used gRPC, which may not survive that ({reason}); ask over "
+        "http://, begin to use the client after the fork, or start processes by spawn"
+    )
 
 
 def _too_late(url: str) -> ServingError:
     return TooLateError(f"{url}: no answer in time; give the client a larger timeout")
 
 
-def _unreachable(url: str, reason: str) -> ServingError:
-    return UnavailableError(f"{url}: no server answers here ({reason}); start one with `heatserve serve`")
+def _unreachable(address: ServerAddress, reason: str) -> ServingError:
+    """The error of a connection that was not made, or was lost; `UnavailableError` where asking again may help."""
+    url, reason = address.url, _printable(reason)
+    if address.is_encrypted and _UNTRUSTED.search(reason):
+        return ServingError(
+            f"{url}: the server's certificate is not one to trust ({reason}); give the client its CA, and the name "
+            "that is on the certificate as host"
+        )
+    if address.is_encrypted and _NOT_SHOWN.search(reason):
+        return ServingError(f"{url}: the server wants another certificate of this client ({reason})")
+    error = UnavailableError(f"{url}: no server answers here ({reason}); start one with `heatserve serve`")
+    error.is_said = False
+    return error
+
+
+def _printable(text: str) -> str:
+    """A text of a stranger on one line, without control characters and at most 300 characters long."""
+    words = " ".join("".join(letter if letter.isprintable() else " " for letter in text).split())
+    return words if len(words) <= 300 else f"{words[:300]}…"

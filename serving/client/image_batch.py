@@ -21,9 +21,9 @@ def as_batch(images: ArrayLike, input_shape: tuple[int, int, int], input_type: L
         input_type: what the model takes.
 
     Raises:
-        ServingError: another dtype or shape, an empty batch, or values that are not finite or not in [0,1].
+        ServingError: no array, another dtype or shape, an empty batch, or values that are not finite or not in [0,1].
     """
-    array = np.asarray(images)
+    array = _array(images)
     channels, height, width = input_shape
     if array.dtype == np.uint8:
         _check_shape(array, (height, width, channels), "uint8 [N,H,W,C]")
@@ -35,7 +35,10 @@ def as_batch(images: ArrayLike, input_shape: tuple[int, int, int], input_type: L
     if input_type == "UINT8":
         raise ServingError(f"image: expected dtype uint8 [N,H,W,C], which this model takes; found {array.dtype}")
     if array.dtype != np.float32:
-        raise ServingError(f"image: expected dtype float32 in [0,1], or uint8; found {array.dtype}")
+        raise ServingError(
+            f"image: expected dtype float32 in [0,1], or uint8; found {array.dtype}{_of_items(array)}; convert it "
+            "first, for the radius is about the very pixels that are sent"
+        )
     _check_shape(array, input_shape, "float32 [N,C,H,W]")
     floats = np.ascontiguousarray(array.reshape(-1, *input_shape))
     problem = explain_pixels(floats)
@@ -44,11 +47,36 @@ def as_batch(images: ArrayLike, input_shape: tuple[int, int, int], input_type: L
     return floats
 
 
+def _array(images: ArrayLike) -> NDArray[Any]:
+    """What is given as an array, which holds something.
+
+    Raises:
+        ServingError: it cannot be one, or would lose what it hides.
+    """
+    if isinstance(images, np.ma.MaskedArray):
+        raise ServingError("image: expected an array, found a masked one; fill what is masked first")
+    kind = type(images).__name__
+    try:
+        array = np.asarray(images)
+    except Exception as error:  # whatever somebody's own class raises
+        if isinstance(error, ValueError) and "inhomogeneous" in str(error):
+            raise ServingError("image: expected images of one shape, found lists of unequal lengths") from None
+        hint = "pass images.detach().float().cpu()" if kind in ("Tensor", "Parameter") else "pass a numpy array"
+        reason = " ".join(str(error).split())[:200]
+        raise ServingError(f"image: expected an array, found a {kind} that gives none ({reason}); {hint}") from None
+    if array.size == 0:
+        raise ServingError("image: expected at least one image, found an empty batch")
+    return array
+
+
+def _of_items(array: NDArray[Any]) -> str:
+    """What an array of objects holds, such as arrays of several shapes or None."""
+    return f" ({type(array.flat[0]).__name__} and the like)" if array.dtype == object else ""
+
+
 def _check_shape(array: NDArray[Any], one: tuple[int, int, int], layout: str) -> None:
     fits = len(array.shape[-3:]) == 3 and all(e in (-1, f) for e, f in zip(one, array.shape[-3:], strict=True))
     if not fits or array.ndim > 4:
         expected = ",".join("any" if size < 0 else str(size) for size in one)
         found = ",".join(map(str, array.shape))
         raise ServingError(f"image: expected {layout} = [N,{expected}], or one [{expected}]; found [{found}]")
-    if array.size == 0:
-        raise ServingError("image: expected at least one image, found an empty batch")

@@ -24,8 +24,8 @@ from heatserve.export.tiers import (
     tier_tensors,
 )
 from heatserve.serving.client.answers import raw_tensor
+from heatserve.serving.client.messages import InferResult
 from heatserve.serving.client.tier_questions import TierQuestion
-from heatserve.serving.client.transport import InferResult
 from heatserve.serving.errors import ServingError
 
 _WORDS = {tensor.name: tensor.words for tensor in TIER_TENSORS}

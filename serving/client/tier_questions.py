@@ -11,6 +11,7 @@ from typing import Any, SupportsFloat, SupportsIndex
 from heatserve.certification.errors import HeatserveError
 from heatserve.export.tiers import Mode, TierLimits, TierModel, parse_limits, tier_tensors
 from heatserve.serving.batching import batch_limit
+from heatserve.serving.client.answers import configuration_read
 from heatserve.serving.errors import ServingError
 
 
@@ -106,7 +107,11 @@ def read_tier_spec(answer: Mapping[str, Any], kind: TierModel) -> TierSpec:
     Raises:
         ServingError: it is not the configuration of such a tier.
     """
-    config = answer.get("config", answer)
+    with configuration_read():
+        return _tier_spec(answer.get("config", answer), kind)
+
+
+def _tier_spec(config: Mapping[str, Any], kind: TierModel) -> TierSpec:
     expected = [tensor.name for tensor in tier_tensors(kind)]
     found = [output["name"] for output in config["output"]]
     if not set(expected) <= set(found):

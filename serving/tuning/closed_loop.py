@@ -14,7 +14,7 @@ import numpy as np
 
 from heatserve.export.contract import OUTPUT_NAMES
 from heatserve.serving.client.failures import OVERLOADED
-from heatserve.serving.client.transport import grpc_message
+from heatserve.serving.client.messages import grpc_message
 from heatserve.serving.errors import OverloadedError, ServingError
 from heatserve.serving.pixels import Pixels
 

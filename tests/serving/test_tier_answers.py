@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from heatserve.certification.outcome import Outcome
 from heatserve.export.tiers import TIER_TENSORS, Mode, Tier, TierModel, TierReason, tier_tensors
-from heatserve.serving.client.streams import read_event
+from heatserve.serving.client.events import read_event
 from heatserve.serving.client.tier_answers import TierAnswer, TighteningBounds, read_tier_answers
 from heatserve.serving.client.tier_questions import TierQuestion
 from heatserve.serving.errors import ServingError
@@ -51,6 +51,7 @@ class Raw:
     """The outputs of one request as tritonclient hands them over."""
 
     outputs: dict[str, NDArray[Any] | None]
+    request_id: str = ""
 
     def as_numpy(self, name: str) -> NDArray[Any] | None:
         return self.outputs.get(name)

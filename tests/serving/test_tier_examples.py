@@ -79,7 +79,7 @@ def test_the_examples_of_confirm_can_be_copied_and_run(
 
 @pytest.mark.parametrize("page", ["README.md", "docs/guide/serve.md"])
 def test_python_of_the_pages_runs(digits: TritonServer, page: str) -> None:
-    codes = blocks(page, "python", "Client(")
+    codes = blocks(page, "python", "Client(", "127.0.0.1")  # those of servers elsewhere: test_client_ways.py
     assert codes
     for code in codes:
         printed = run(sys.executable, "-c", at(digits, code))
