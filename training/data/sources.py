@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -120,7 +121,7 @@ def _imagefolder(root: Path, part: str) -> Pool:
     if class_names != expected:
         odd = sorted(set(class_names) ^ set(expected))
         raise DataError(f"{root}: expected the same classes in train and test, but {', '.join(odd)} is in one only")
-    keys = [path.relative_to(root / part).as_posix().encode() for path in paths]
+    keys = [os.fsencode(path.relative_to(root / part).as_posix()) for path in paths]
     images = FileImages(paths, labels, _unchanged)
     order = pseudo_random_order(keys, "calibration")
     return Pool(images, order, class_names, (3, *common_size(paths)), _calibration_size(len(paths)))

@@ -22,6 +22,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from heatserve.certification.class_names import class_names_problem
 from heatserve.training.data.cifar10 import CIFAR10_CLASSES
 from heatserve.training.data.images import Batch, DataError, Images, ImageShape
 from heatserve.training.data.sources import DIGITS_CLASSES, find_source
@@ -81,7 +82,8 @@ def load_data(name: str, split: str, root: Path | None = None) -> ImageData:
         root: the folder of the data set, for `cifar10` and `imagenet`.
 
     Raises:
-        DataError: an unknown name or split, a missing folder, an empty class, an unreadable image, unequal sizes.
+        DataError: an unknown name or split, a missing folder, an empty class, an unreadable image, unequal sizes, or
+            names of classes that are none (`class_names_problem`).
     """
     if split not in SPLITS:
         raise DataError(f"split: expected one of {', '.join(SPLITS)}, got {split!r}")
@@ -89,6 +91,8 @@ def load_data(name: str, split: str, root: Path | None = None) -> ImageData:
     order = pool.order
     if split != "test":
         order = order[: pool.calibration] if split == "calibration" else order[pool.calibration :]
+    if problem := class_names_problem(pool.class_names):
+        raise DataError(f"{name}: {problem}")
     return ImageData(name, split, pool.images.subset(order), pool.class_names, pool.input_shape)
 
 
