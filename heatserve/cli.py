@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import errno
+import math
+import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from typing import NoReturn
@@ -12,6 +14,7 @@ from rich.console import Console
 from rich.markup import escape
 from typer.core import TyperGroup
 
+from heatserve.certification.cores import cpu_quota, usable_cores
 from heatserve.certification.errors import HeatserveError
 from heatserve.commands.attack import attack
 from heatserve.commands.attack_tiers import attack_tiers
@@ -50,6 +53,7 @@ _EXPECTED: Mapping[int | None, str] = {
     errno.EEXIST: "a folder, or none yet",
     errno.ENOTDIR: "a folder",
     errno.EISDIR: "a file",
+    errno.ENAMETOOLONG: "a shorter name",
 }
 """What was expected where the system refused to read or write a file, by the number of its error."""
 _ORDER = [
@@ -94,6 +98,7 @@ def main() -> None:
     Exit codes: 0 done, 1 an error that was explained, 2 wrong usage, 3 a failed audit, or an engine that breaks
     promises, 130 interrupted.
     """
+    _keep_to_quota()
     try:
         app()
     except HeatserveError as error:
@@ -110,6 +115,15 @@ def main() -> None:
             f"to train, export, audit and measure, 'heatserve[bench]' to attack, 'heatserve[serve]' to serve, "
             f"'heatserve[client]' to ask a server"
         )
+
+
+def _keep_to_quota() -> None:
+    """Have torch and numpy start no more threads than a container's quota of CPU time lets run; the user's word stays.
+
+    They count the cores of the machine. OpenMP reads the variable when one of them is loaded, which is later.
+    """
+    if cpu_quota() < math.inf:
+        os.environ.setdefault("OMP_NUM_THREADS", str(usable_cores()))
 
 
 def _fail(message: str) -> NoReturn:
