@@ -51,12 +51,12 @@ $(BIN)/python:
 	    done; \
 	    if [ -z "$$python" ] && command -v uv > /dev/null; then \
 	        python="$$(uv python find --no-project 3.12 2> /dev/null || \
-	            { uv python install 3.12 >&2 && uv python find --no-project 3.12; })"; \
+	            { uv python install 3.12 >&2 && uv python find --no-project 3.12; } || true)"; \
 	    fi; \
 	    if [ -z "$$python" ]; then \
 	        found="$$(python3 -c '$(VERSION)' 2> /dev/null || echo 'no python3')"; \
 	        echo "heatserve needs Python 3.10 to 3.12, for which Triton's wheel is built; found $$found, and no python3.12," >&2; \
-	        echo "python3.11, python3.10 or uv on PATH. Install one of them, or name one: make $(or $(MAKECMDGOALS),serve) PYTHON=/path/to/python3.12" >&2; \
+	        echo "python3.11, python3.10, or uv that has one, on PATH. Install one of them, or name one: make $(or $(MAKECMDGOALS),serve) PYTHON=/path/to/python3.12" >&2; \
 	        exit 1; \
 	    fi; \
 	fi; \

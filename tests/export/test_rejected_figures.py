@@ -142,7 +142,7 @@ def test_a_rejected_attempt_has_not_passed_whatever_came_before() -> None:
     key: dict[str, object] = {"key": "0" * 16, "date": "2026-01-01"}
     seen = {"images": 60, "positive": 50, "overclaims": 50}
     lines = [
-        AttemptOutcome(**key, passed=True),
+        AttemptOutcome.model_validate({**key, "passed": True}),
         AttemptOutcome.model_validate({**key, "passed": False, "rejected": seen}),
     ]
     assert Attempts(tuple(lines[:1])).passed == {"0" * 16}

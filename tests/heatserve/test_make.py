@@ -105,7 +105,7 @@ def test_what_was_found_and_what_would_do_is_said_where_there_is_none(path: Path
     assert (
         f"for which Triton's wheel is built; found Python 3.14 ({path / 'python3'}), and no python3.12," in done.stderr
     )
-    assert "python3.11, python3.10 or uv on PATH. Install one of them, or name one: make " in done.stderr
+    assert "python3.11, python3.10, or uv that has one, on PATH. Install one of them, or name one: make " in done.stderr
     assert not (path.parent / "environment").exists()
     (path / "python3").unlink()
     assert "found no python3, and no python3.12," in make(path).stderr
