@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import math
 import os
+import signal
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from typing import NoReturn
@@ -99,6 +100,7 @@ def main() -> None:
     promises, 130 interrupted.
     """
     _keep_to_quota()
+    _end_like_ctrl_c()
     try:
         app()
     except HeatserveError as error:
@@ -115,6 +117,16 @@ def main() -> None:
             f"to train, export, audit and measure, 'heatserve[bench]' to attack, 'heatserve[serve]' to serve, "
             f"'heatserve[client]' to ask a server"
         )
+
+
+def _end_like_ctrl_c() -> None:
+    """Have SIGTERM, and a terminal that is closed, end a command in order: a server of its own and its files go along.
+
+    `nohup` ignores the end of the terminal, and so does the command then.
+    """
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    if hasattr(signal, "SIGHUP") and signal.getsignal(signal.SIGHUP) is signal.SIG_DFL:
+        signal.signal(signal.SIGHUP, signal.default_int_handler)
 
 
 def _keep_to_quota() -> None:

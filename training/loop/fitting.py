@@ -72,7 +72,7 @@ def fit(
         TrainingError: the loss explodes, or it or its gradient is no longer finite. That step is not taken.
         DataError: `data` is not a `train` split, or it holds a label outside its classes.
         StateError: the state to resume from is damaged, or another training's.
-        Interrupted: SIGINT or SIGTERM came; the state is written.
+        Interrupted: SIGINT, SIGTERM or SIGHUP came; the state is written.
     """
     run = run or Run()
     trainer = Trainer(network, method, data, optimisation, seed, recipe)
