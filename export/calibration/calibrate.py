@@ -56,6 +56,8 @@ from heatserve.export.runtime.served import open_bytes, open_served
 from heatserve.export.runtime.session import Runner
 from heatserve.export.runtime.tensorrt import build_plan, plan_part
 
+MOST_REJECTION_LEVEL = 0.05
+"""A promise that holds is refused for the figures on its test images with at most this probability, and at most δ."""
 FIT_SHARE = 1 / 3
 """Share of the calibration images that a sequence of maps is fitted on; the rest test it."""
 
@@ -100,8 +102,8 @@ def calibrate_model(
     Raises:
         AttemptsError: earlier attempts left nothing of δ, test images rejected this very attempt before, or the records
             are damaged.
-        CalibrationError: too few images, no map can be promised, or the test images reject α at level δ, as an audit
-            tests it; says what a further attempt costs.
+        CalibrationError: too few images, no map can be promised, or the test images reject α at level min(δ, 0.05), as
+            an audit tests it; says what a further attempt costs.
         HeatserveError: nobody vouches, and a network of the lineage was imported or is unknown; images of another shape
             than the model's, a target that Certify cannot prove, a `config.pbtxt` that is none, or what runs the model
             is not here (see `heatserve.export.runtime.served`).
@@ -251,16 +253,16 @@ def _check(
 
 
 def _check_figures(repository: Path, asked: Asked, evaluated: Evaluation, images: ModelImages) -> None:
-    """Publish nothing whose own figures would fail an audit: the exact binomial test of α at level δ."""
-    seen = evaluated.calibrated
-    if not speaks_against(seen.overclaims, seen.positive, alpha=asked.alpha, delta=asked.delta):
+    """Publish nothing whose own figures would fail an audit: the exact binomial test of α, at level δ or less."""
+    seen, level = evaluated.calibrated, min(asked.delta, MOST_REJECTION_LEVEL)
+    if not speaks_against(seen.overclaims, seen.positive, alpha=asked.alpha, delta=level):
         return
     figures = OverclaimCount(images=seen.images, positive=seen.positive, overclaims=seen.overclaims)
     record_outcome(repository, asked, passed=False, rejected=figures)
-    bound = float(lower_bound(seen.overclaims, seen.positive, alpha=asked.delta))
+    bound = float(lower_bound(seen.overclaims, seen.positive, alpha=level))
     raise CalibrationError(
         f"test images: expected overclaims of at most {asked.alpha:g} of the positive radii, as the calibration images "
-        f"have them, got {seen.overclaims} of {seen.positive}: with confidence {1 - asked.delta:g} the rate is above "
+        f"have them, got {seen.overclaims} of {seen.positive}: with confidence {1 - level:g} the rate is above "
         f"{bound:.3g}, and nothing was published; look whether the two are drawn alike (copies of training images, "
         f"another source), and calibrate on images like those to come; "
         f"{further_attempt(repository, asked, images.split_size)}"

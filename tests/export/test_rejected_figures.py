@@ -17,7 +17,7 @@ from heatserve.certification.calibration import CalibrationError
 from heatserve.certification.errors import HeatserveError
 from heatserve.cli import app
 from heatserve.export.calibration.attempts import AttemptOutcome, Attempts, AttemptsError, read_attempts
-from heatserve.export.calibration.calibrate import calibrate_model
+from heatserve.export.calibration.calibrate import MOST_REJECTION_LEVEL, calibrate_model
 from heatserve.export.calibration.certifier import Certifier
 from heatserve.export.card import BASE_NAME
 from heatserve.export.card_parts import Evaluation, MonteCarlo
@@ -94,10 +94,10 @@ def test_figures_that_reject_alpha_are_not_published(model: ModelVersion) -> Non
     assert not outcome.passed
     assert seen is not None
     assert seen.images == 60
-    assert speaks_against(seen.overclaims, seen.positive, alpha=ALPHA, delta=DELTA)
+    assert speaks_against(seen.overclaims, seen.positive, alpha=ALPHA, delta=MOST_REJECTION_LEVEL)
     for said in (
         f"expected overclaims of at most {ALPHA:g} of the positive radii",
-        f"got {seen.overclaims} of {seen.positive}: with confidence {1 - DELTA:g} the rate is above",
+        f"got {seen.overclaims} of {seen.positive}: with confidence {1 - MOST_REJECTION_LEVEL:g} the rate is above",
         "0.1 of δ = 0.2 is spent",
         "is tested at level 0.05",
     ):
@@ -117,7 +117,7 @@ def test_figures_that_do_not_reject_alpha_are_published(model: ModelVersion) -> 
     assert card.evaluation is not None
     seen = card.evaluation.calibrated
     assert seen.positive > 10
-    assert not speaks_against(seen.overclaims, seen.positive, alpha=ALPHA, delta=DELTA)
+    assert not speaks_against(seen.overclaims, seen.positive, alpha=ALPHA, delta=MOST_REJECTION_LEVEL)
     assert [(line.passed, line.rejected) for line in outcomes(model)] == [(True, None)]
 
 
