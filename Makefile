@@ -1,11 +1,12 @@
 # make serve:      from nothing to certified answers from a running Triton, until Ctrl-C.
 # make test:       linter, type checker, the order of the rooms, and every test.
 # make test-fast:  the tests that take seconds.
-# Each makes its own virtual environment first; PYTHON chooses the interpreter (3.10 to 3.12).
+# Each makes its own virtual environment first, of the first Python 3.10 to 3.12 among python3, python3.12, python3.11 and
+# python3.10 on PATH, or else of one that uv has or downloads; PYTHON=… chooses it.
 
 SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
-PYTHON ?= python3
+PYTHON ?=
 VENV ?= .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
@@ -31,12 +32,42 @@ test: $(VENV)/dev.installed
 test-fast: $(VENV)/dev.installed
 	$(BIN)/python -m pytest -m "not slow"
 
+# Triton's wheel needs a numpy that was built for these versions.
+FITS := import sys; sys.exit(not (3, 10) <= sys.version_info[:2] < (3, 13))
+VERSION := import sys; print("Python %d.%d (%s)" % (*sys.version_info[:2], sys.executable))
+
+$(BIN)/python:
+	@fits() { command -v "$$1" > /dev/null && "$$1" -c '$(FITS)' 2> /dev/null; }; \
+	if [ -n "$(PYTHON)" ]; then \
+	    fits "$(PYTHON)" || { \
+	        found="$$("$(PYTHON)" -c '$(VERSION)' 2> /dev/null || echo 'none')"; \
+	        echo "PYTHON: expected Python 3.10 to 3.12, got $(PYTHON): $$found; leave PYTHON out to have one chosen" >&2; \
+	        exit 1; }; \
+	    python="$(PYTHON)"; \
+	else \
+	    python=""; \
+	    for name in python3 python3.12 python3.11 python3.10; do \
+	        if fits "$$name"; then python="$$name"; break; fi; \
+	    done; \
+	    if [ -z "$$python" ] && command -v uv > /dev/null; then \
+	        python="$$(uv python find --no-project 3.12 2> /dev/null || \
+	            { uv python install 3.12 >&2 && uv python find --no-project 3.12; } || true)"; \
+	    fi; \
+	    if [ -z "$$python" ]; then \
+	        found="$$(python3 -c '$(VERSION)' 2> /dev/null || echo 'no python3')"; \
+	        echo "heatserve needs Python 3.10 to 3.12, for which Triton's wheel is built; found $$found, and no python3.12," >&2; \
+	        echo "python3.11, python3.10, or uv that has one, on PATH. Install one of them, or name one: make $(or $(MAKECMDGOALS),serve) PYTHON=/path/to/python3.12" >&2; \
+	        exit 1; \
+	    fi; \
+	fi; \
+	echo "Taking $$("$$python" -c '$(VERSION)')."; \
+	"$$python" -m venv $(VENV)
+
 # Of pip's output, errors and the downloads of a megabyte or more are shown.
-$(VENV)/%.installed: pyproject.toml constraints.txt
-	@$(PYTHON) -c 'import sys; v = sys.version_info[:2]; (3, 10) <= v < (3, 13) or sys.exit("heatserve needs Python 3.10 to 3.12, this is %d.%d: make $(or $(MAKECMDGOALS),serve) PYTHON=python3.12" % v)'
+$(VENV)/%.installed: pyproject.toml constraints.txt | $(BIN)/python
+	@$(BIN)/python -c '$(FITS)' || { echo "$(VENV): expected an environment of Python 3.10 to 3.12, got $$($(BIN)/python -c '$(VERSION)'); remove it, and make it again" >&2; exit 1; }
 	@echo "Installing heatserve[$*] into $(VENV): PyTorch, ONNX Runtime, Triton and what they need. This takes some minutes,"
 	@echo "0.5 GB of downloads and 2 GB on disk (3 GB and 7 GB if pip takes PyTorch's CUDA build). The largest downloads:"
-	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	@$(PIP) install --constraint constraints.txt --editable '.[$*]' | { grep --line-buffered -E '^ *(Downloading|Processing) .*(MB|torch-)' || true; }
 	@echo "Installed: $$(du -sh $(VENV) | cut -f1) in $(VENV)."
 	@touch $@

@@ -120,6 +120,14 @@ def judge_promise(count: int, positive: int, *, alpha: float, delta: float) -> V
     return Verdict(not reasons, tuple(reasons), needed, fails_from, detectable)
 
 
+def speaks_against(count: int, positive: int, *, alpha: float, delta: float) -> bool:
+    """Whether the exact binomial test at level δ rejects "the rate is at most α", on `count` overclaims of `positive`.
+
+    It rejects a true rate of at most α with probability at most δ.
+    """
+    return bool(lower_bound(count, positive, alpha=delta) > alpha)
+
+
 def _fails_from(positive: int, alpha: float, delta: float) -> int | None:
     """The smallest count c whose lower bound is above α; at the rate p, P(count ≥ c) = I_p(c, positive − c + 1)."""
     failing = lower_bound(np.arange(positive + 1), positive, alpha=delta) > alpha

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import platform
 import sys
 from datetime import datetime, timezone
@@ -10,12 +9,14 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+from heatserve.certification.cores import usable_cores
+
 
 def provenance(*packages: str) -> dict[str, Any]:
     """The command, the machine, the versions of heatserve, Python and the given packages, and the date."""
     return {
         "command": " ".join(["heatserve", *sys.argv[1:]]),
-        "machine": {"processor": _processor(), "cores": len(os.sched_getaffinity(0)), "system": platform.platform()},
+        "machine": {"processor": _processor(), "cores": usable_cores(), "system": platform.platform()},
         "versions": versions("python", *packages),
         "date": now(),
     }

@@ -11,6 +11,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, ValidationError, model_validator
 
+from heatserve.certification.class_names import class_names_problem
 from heatserve.certification.errors import HeatserveError
 from heatserve.certification.files import write_atomically
 from heatserve.certification.lineage import UNKNOWN, Ancestor
@@ -82,6 +83,13 @@ class Card(Part):
     """What ONNX Runtime serves the graph with: its CUDA or TensorRT provider; None: the CPU."""
     versions: dict[str, str]
     date: str
+
+    @model_validator(mode="after")
+    def _named(self) -> Card:
+        """The classes have names that can be told apart, and written into `labels.txt`."""
+        if problem := class_names_problem(self.class_names):
+            raise ValueError(f"class_names: {problem}")
+        return self
 
     @model_validator(mode="after")
     def _promised(self) -> Card:

@@ -9,21 +9,23 @@ import os
 from functools import cache
 from types import ModuleType
 
+from heatserve.certification.cores import usable_cores
+
 
 @cache
 def start_onnxruntime() -> ModuleType:
     """Import ONNX Runtime for this process: its telemetry off, and one pool of threads for all sessions.
 
     The pool has OMP_NUM_THREADS threads, which schedulers set to the share of a task, or else one for each core that
-    the process may run on. Whoever set ORT_DISABLE_TELEMETRY keeps it. ONNX Runtime reads that variable when it is
-    imported, at which it would start a thread that sends events to its makers: so it is imported here, after the
-    variable is set, and nowhere at the head of a module. After this, a session with a pool of its own cannot be opened
-    in this process.
+    the process may use (`usable_cores`). Whoever set ORT_DISABLE_TELEMETRY keeps it. ONNX Runtime reads that variable
+    when it is imported, at which it would start a thread that sends events to its makers: so it is imported here, after
+    the variable is set, and nowhere at the head of a module. After this, a session with a pool of its own cannot be
+    opened in this process.
     """
     os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
     import onnxruntime
 
     wanted = os.environ.get("OMP_NUM_THREADS", "").split(",")[0]
-    threads = int(wanted) if wanted.isdecimal() and int(wanted) else len(os.sched_getaffinity(0))
+    threads = int(wanted) if wanted.isdecimal() and int(wanted) else usable_cores()
     onnxruntime.set_global_thread_pool_sizes(threads, 1)
     return onnxruntime  # type: ignore[no-any-return]

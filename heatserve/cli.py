@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import errno
+import math
+import os
+import signal
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from typing import NoReturn
@@ -12,6 +15,7 @@ from rich.console import Console
 from rich.markup import escape
 from typer.core import TyperGroup
 
+from heatserve.certification.cores import cpu_quota, usable_cores
 from heatserve.certification.errors import HeatserveError
 from heatserve.commands.attack import attack
 from heatserve.commands.attack_tiers import attack_tiers
@@ -50,6 +54,7 @@ _EXPECTED: Mapping[int | None, str] = {
     errno.EEXIST: "a folder, or none yet",
     errno.ENOTDIR: "a folder",
     errno.EISDIR: "a file",
+    errno.ENAMETOOLONG: "a shorter name",
 }
 """What was expected where the system refused to read or write a file, by the number of its error."""
 _ORDER = [
@@ -94,6 +99,8 @@ def main() -> None:
     Exit codes: 0 done, 1 an error that was explained, 2 wrong usage, 3 a failed audit, or an engine that breaks
     promises, 130 interrupted.
     """
+    _keep_to_quota()
+    _end_like_ctrl_c()
     try:
         app()
     except HeatserveError as error:
@@ -110,6 +117,25 @@ def main() -> None:
             f"to train, export, audit and measure, 'heatserve[bench]' to attack, 'heatserve[serve]' to serve, "
             f"'heatserve[client]' to ask a server"
         )
+
+
+def _end_like_ctrl_c() -> None:
+    """Have SIGTERM, and a terminal that is closed, end a command in order: a server of its own and its files go along.
+
+    `nohup` ignores the end of the terminal, and so does the command then.
+    """
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    if hasattr(signal, "SIGHUP") and signal.getsignal(signal.SIGHUP) is signal.SIG_DFL:
+        signal.signal(signal.SIGHUP, signal.default_int_handler)
+
+
+def _keep_to_quota() -> None:
+    """Have torch and numpy start no more threads than a container's quota of CPU time lets run; the user's word stays.
+
+    They count the cores of the machine. OpenMP reads the variable when one of them is loaded, which is later.
+    """
+    if cpu_quota() < math.inf:
+        os.environ.setdefault("OMP_NUM_THREADS", str(usable_cores()))
 
 
 def _fail(message: str) -> NoReturn:

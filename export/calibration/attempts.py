@@ -2,7 +2,8 @@
 
 An *attempt* is a test of maps on the images `check` of a calibration. It is a line of `<repository>/<model>/
 attempts.jsonl`, written before the test is made, and a second line says how it ended. The attempts of all models of a
-repository count together.
+repository count together. An attempt *fails* if nothing is published: no map passed, the figures that would stand on
+the card reject α (`rejected`), or whoever called it did not accept them.
 
 What is spent. The k-th attempt is tested at a level lₖ: a map whose rate of overclaims is above α passes it with
 probability at most lₖ over the draw of its images. An earlier attempt *counts* against a later one if
@@ -44,7 +45,7 @@ from heatserve.certification.calibration import METHOD, require_images, require_
 from heatserve.certification.errors import HeatserveError
 from heatserve.certification.provenance import now, versions
 from heatserve.export.card import GRAPH_NAME
-from heatserve.export.card_parts import MonteCarlo, Split
+from heatserve.export.card_parts import MonteCarlo, OverclaimCount, Split
 from heatserve.export.graph.build import with_map
 from heatserve.export.graph.certificate import NOT_CALIBRATED
 from heatserve.export.repository.layout import ATTEMPTS_NAME, ModelVersion, add_attempts, locked
@@ -94,6 +95,9 @@ class AttemptOutcome(_Line):
     """How the attempt of that key ended."""
 
     passed: bool
+    """Whether a version was published. Lines of before say so where a map passed, whatever came after."""
+    rejected: OverclaimCount | None = None
+    """Overclaims on the test images, where they reject α."""
 
 
 @dataclass(frozen=True)
@@ -128,8 +132,15 @@ class Attempts:
 
     @cached_property
     def passed(self) -> frozenset[str]:
-        """Keys of the attempts that passed; one that was interrupted did not."""
-        return frozenset(line.key for line in self.lines if isinstance(line, AttemptOutcome) and line.passed)
+        """Keys of the attempts that passed; one that was interrupted did not, nor one that test images rejected."""
+        passed = (line.key for line in self.lines if isinstance(line, AttemptOutcome) and line.passed)
+        return frozenset(passed) - self.rejected.keys()
+
+    @cached_property
+    def rejected(self) -> dict[str, OverclaimCount]:
+        """The attempts of which test images rejected α, by key, and the overclaims on these images."""
+        outcomes = (line for line in self.lines if isinstance(line, AttemptOutcome))
+        return {line.key: line.rejected for line in outcomes if line.rejected is not None}
 
     @cached_property
     def pixels(self) -> frozenset[str]:
@@ -286,12 +297,19 @@ def terms_of(asked: Asked, attempts: Attempts) -> AttemptTerms:
     """What an attempt is tested at, after `attempts`. One that was made before is no new look: it keeps its terms.
 
     Raises:
-        AttemptsError: nothing is left of δ. Says what was spent, and by which models.
+        AttemptsError: nothing is left of δ (says what was spent, and by which models), or test images rejected it.
         CalibrationError: α or δ outside (0, 1), or no count could pass on so few images at what is left.
     """
     require_shares(alpha=asked.alpha, delta=asked.delta)
     if asked.level is not None:
         require_shares(level=asked.level)
+    found = attempts.rejected.get(asked.key)
+    if found:
+        raise AttemptsError(
+            f"calibration: expected one that no test images have rejected, got one of which {found.overclaims} of "
+            f"{found.positive} positive radii overclaimed; calibrate on other images (--images, --skip, --data), or "
+            "with a larger α"
+        )
     made = attempts.made.get(asked.key)
     if made:
         return AttemptTerms(made.level, made.spent, made.looks)
@@ -317,12 +335,12 @@ def record_attempt(repository: Path, asked: Asked) -> AttemptTerms:
     return terms
 
 
-def record_outcome(repository: Path, asked: Asked, *, passed: bool) -> None:
+def record_outcome(repository: Path, asked: Asked, *, passed: bool, rejected: OverclaimCount | None = None) -> None:
     """Write down how an attempt ended."""
     with locked(repository):
         read_attempts(repository)
-        line = AttemptOutcome(key=asked.key, date=now(), passed=passed)
-        add_attempts(repository, asked.model, [line.model_dump_json()])
+        line = AttemptOutcome(key=asked.key, date=now(), passed=passed, rejected=rejected)
+        add_attempts(repository, asked.model, [line.model_dump_json(exclude_none=True)])
 
 
 def further_attempt(repository: Path, asked: Asked, split_size: int | None) -> str:

@@ -8,10 +8,13 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 import numpy as np
 import onnx
 
+from heatserve.certification.audit import speaks_against
+from heatserve.certification.binomial import lower_bound
 from heatserve.certification.calibration import (
     METHOD,
     CalibrationError,
@@ -53,6 +56,8 @@ from heatserve.export.runtime.served import open_bytes, open_served
 from heatserve.export.runtime.session import Runner
 from heatserve.export.runtime.tensorrt import build_plan, plan_part
 
+MOST_REJECTION_LEVEL = 0.05
+"""A promise that holds is refused for the figures on its test images with at most this probability, and at most δ."""
 FIT_SHARE = 1 / 3
 """Share of the calibration images that a sequence of maps is fitted on; the rest test it."""
 
@@ -92,11 +97,13 @@ def calibrate_model(
         other_images: how many of the test images, at most, are changed in each way of `other_inputs`, for the card to
             say what such inputs are answered; 0: none.
         vouched: whether it is only the user's word that training never saw these images, which the card then says.
-        accept: raises where what was measured on the test images is not good enough to publish.
+        accept: raises `CalibrationError` where what was measured on the test images is not good enough to publish.
 
     Raises:
-        AttemptsError: earlier attempts left nothing of δ, or their records are damaged.
-        CalibrationError: too few images, or no map can be promised; says what a further attempt costs.
+        AttemptsError: earlier attempts left nothing of δ, test images rejected this very attempt before, or the records
+            are damaged.
+        CalibrationError: too few images, no map can be promised, or the test images reject α at level min(δ, 0.05), as
+            an audit tests it; says what a further attempt costs.
         HeatserveError: nobody vouches, and a network of the lineage was imported or is unknown; images of another shape
             than the model's, a target that Certify cannot prove, a `config.pbtxt` that is none, or what runs the model
             is not here (see `heatserve.export.runtime.served`).
@@ -132,10 +139,17 @@ def calibrate_model(
         certifier=figures_certifier(certifier),
         other_images=other_images,
     )
-    accept(evaluated)
+    _check_figures(repository, asked, evaluated, images)
+    try:
+        accept(evaluated)
+    except CalibrationError:
+        record_outcome(repository, asked, passed=False)
+        raise
     card = attempt.candidate.card
     part = _calibration(asked, attempt, sigma=card.sigma, vouched=vouched)
-    return _publish(model, attempt.candidate, card.calibrated(part, evaluated), images)
+    published = _publish(model, attempt.candidate, card.calibrated(part, evaluated), images)
+    record_outcome(repository, asked, passed=True)
+    return published
 
 
 def figures_certifier(certifier: Certifier) -> Certifier:
@@ -208,7 +222,6 @@ def _attempt(
     except CalibrationError as error:
         record_outcome(repository, asked, passed=False)
         raise CalibrationError(f"{error}; {further_attempt(repository, asked, images.split_size)}") from None
-    record_outcome(repository, asked, passed=True)
     return _Passed(candidate, terms, seen)
 
 
@@ -237,6 +250,23 @@ def _check(
             f"map has them, got {seen.count} of {seen.positive} positive radii; use more calibration images"
         )
     return seen
+
+
+def _check_figures(repository: Path, asked: Asked, evaluated: Evaluation, images: ModelImages) -> None:
+    """Publish nothing whose own figures would fail an audit: the exact binomial test of α, at level δ or less."""
+    seen, level = evaluated.calibrated, min(asked.delta, MOST_REJECTION_LEVEL)
+    if not speaks_against(seen.overclaims, seen.positive, alpha=asked.alpha, delta=level):
+        return
+    figures = OverclaimCount(images=seen.images, positive=seen.positive, overclaims=seen.overclaims)
+    record_outcome(repository, asked, passed=False, rejected=figures)
+    bound = float(lower_bound(seen.overclaims, seen.positive, alpha=level))
+    raise CalibrationError(
+        f"test images: expected overclaims of at most {asked.alpha:g} of the positive radii, as the calibration images "
+        f"have them, got {seen.overclaims} of {seen.positive}: with confidence {1 - level:g} the rate is above "
+        f"{bound:.3g}, and nothing was published; look whether the two are drawn alike (copies of training images, "
+        f"another source), and calibrate on images like those to come; "
+        f"{further_attempt(repository, asked, images.split_size)}"
+    )
 
 
 def _calibration(asked: Asked, attempt: _Passed, *, sigma: float, vouched: bool) -> Calibration:

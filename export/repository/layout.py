@@ -58,7 +58,7 @@ LABELS_NAME = "labels.txt"
 TIMING_CACHE_NAME = "timing.cache"
 ATTEMPTS_NAME = "attempts.jsonl"
 MAX_BATCH_SIZE = 64
-_NAME = re.compile(r"\w[\w.-]*", re.ASCII)
+_NAME = re.compile(r"\w[\w.-]{0,199}", re.ASCII)  # with the name of a tier, a folder's may have 255 characters
 PROMISE = ("promise", "alpha", "confidence")
 """Parameters of `config.pbtxt` that state the promise of the card."""
 TENSORRT_BATCHES = (1, 8, MAX_BATCH_SIZE)
@@ -89,7 +89,9 @@ def check_model_name(name: str) -> None:
         HeatserveError: it is such a name; says what is expected.
     """
     if not _NAME.fullmatch(name):
-        raise HeatserveError(f"name: expected letters, digits, '_', '.', '-', the first no '.' or '-', got {name!r}")
+        raise HeatserveError(
+            f"name: expected up to 200 letters, digits, '_', '.', '-', the first no '.' or '-', got {name!r}"
+        )
     if tier := tier_of(name):
         ends = ", ".join(f"_{kind.value}" for kind in TierModel)
         raise HeatserveError(

@@ -6,6 +6,7 @@ when the next version of the model is published. What a model *is* (its tensors,
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,6 +15,7 @@ from google.protobuf import text_format
 from tritonclient.grpc import model_config_pb2 as pb
 from tritonclient.utils import triton_to_np_dtype
 
+from heatserve.certification.cores import cpu_quota, usable_cores
 from heatserve.certification.errors import HeatserveError
 from heatserve.certification.files import write_atomically
 
@@ -116,6 +118,13 @@ def _check_numbers(config: pb.ModelConfig, path: Path, largest_batch: int) -> No
             raise HeatserveError(
                 f"{path}: expected a whole number from 1 to {_MOST_VOTES} as the parameter {name}, found {stated!r}"
             )
+
+
+def keep_to_quota(config: pb.ModelConfig) -> None:
+    """Have an instance that would have one thread for each core of the machine keep to its container's quota."""
+    threads = config.parameters[THREADS]
+    if int(threads.string_value or 0) == 0 and cpu_quota() < math.inf:
+        threads.string_value = str(usable_cores())
 
 
 @dataclass(frozen=True)

@@ -68,7 +68,7 @@ def attack(
     from heatserve.benchmarks.attack.settings import AttackSettings, Search
     from heatserve.benchmarks.attack.target import open_target
     from heatserve.export.calibration.report import progress_bar
-    from heatserve.export.calibration.sampling import sample
+    from heatserve.export.calibration.sampling import check_classes, sample
     from heatserve.export.repository.layout import open_model
 
     model = open_model(repository, name)
@@ -86,6 +86,7 @@ def attack(
     )
     settings.check(classes=len(model.card.class_names))
     data = data or model.card.trained_on
+    check_classes(model.card, data, root=root)
     attacked = sample(data, "test", root=root, count=images, seed=seed)
     held_out = sample(data, "calibration", root=root, count=2 * images, seed=seed)
     use_threads(attacked.images[0].size, cpu_threads)

@@ -47,7 +47,7 @@ def attack_tiers(
     from heatserve.benchmarks.attack.tier_report import tier_report
     from heatserve.benchmarks.records.record import to_json
     from heatserve.export.calibration.report import progress_bar
-    from heatserve.export.calibration.sampling import sample
+    from heatserve.export.calibration.sampling import check_classes, sample
     from heatserve.export.repository.layout import open_model
 
     model = open_model(repository, name)
@@ -59,7 +59,9 @@ def attack_tiers(
         seed=seed,
     )
     settings.check(classes=len(model.card.class_names), sigma=model.card.sigma)
-    attacked = as_pictures(sample(data or model.card.trained_on, "test", root=root, count=images, seed=seed))
+    data = data or model.card.trained_on
+    check_classes(model.card, data, root=root)
+    attacked = as_pictures(sample(data, "test", root=root, count=images, seed=seed))
     use_threads(attacked.images[0].size, cpu_threads)
     record = attack_all_tiers(open_target(model, attacked, seed=seed), attacked, settings, progress_bar)
     deliver(to_json(record), lambda: tier_report(record), as_json=as_json, out=out)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import signal
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from pathlib import Path
@@ -72,7 +71,6 @@ def load(
     from heatserve.benchmarks.records.record import made_now, to_json
     from heatserve.export.calibration.report import progress_bar
 
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # ends like a Ctrl-C: Triton and its files go along
     others = tuple(third_party or ())
     for name in others:
         check_third_party(name)
@@ -121,7 +119,6 @@ def tiers(
     from heatserve.export.calibration.sampling import sample
     from heatserve.export.repository.layout import open_model
 
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
     opened = {name: open_model(repository, name) for name in models or _TIERED}
     data = {
         name: sample(model.card.trained_on, "test", root=root, count=images, seed=seed)

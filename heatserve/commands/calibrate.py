@@ -247,10 +247,13 @@ def calibrate_variant(
     from heatserve.export.calibration.compare import calibrated_parts, check_loss, compare_variant
     from heatserve.export.calibration.held_out import held_out
     from heatserve.export.calibration.report import card_report, comparison_report, progress_bar
+    from heatserve.export.calibration.sampling import check_classes
     from heatserve.export.repository.layout import open_model
 
     model, other = open_model(repository, name), open_model(repository, variant)
     calibration, evaluation = calibrated_parts(model, other)
+    for data in dict.fromkeys((calibration.check.dataset, evaluation.data.dataset)):
+        check_classes(other.card, data, root=root)
     source = held_out(other, root=root, vouched=calibration.vouched, progress=progress_bar)
     parts = source.again(calibration, evaluation)
     _tell(source)

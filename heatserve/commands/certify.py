@@ -54,14 +54,16 @@ def certify_dataset(
     from heatserve.export.calibration.dataset import certify_dataset as run
     from heatserve.export.calibration.dataset import on_ray
     from heatserve.export.calibration.report import dataset_report, progress_bar
-    from heatserve.export.calibration.sampling import sample_for
+    from heatserve.export.calibration.sampling import check_classes, sample_for
     from heatserve.export.card_parts import MonteCarlo
     from heatserve.export.repository.layout import open_model
 
     model, file = open_model(repository, name), results or Path("runs") / f"{name}.certify.jsonl"
+    data = data or model.card.trained_on
+    check_classes(model.card, data, root=root)
     summary = run(
         model,
-        sample_for(model, data or model.card.trained_on, "test", root=root, count=images, seed=seed),
+        sample_for(model, data, "test", root=root, count=images, seed=seed),
         Certifier(
             MonteCarlo(n0=n0, n=n, alpha=alpha, seed=seed, sampling=source_of(sampling).key),
             file=file,

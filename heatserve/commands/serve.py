@@ -6,7 +6,6 @@ import math
 import os
 import shlex
 import shutil
-import signal
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -71,7 +70,6 @@ def run_server(
     """
     from heatserve.serving.triton.server import TritonServer
 
-    _end_like_ctrl_c()
     try:
         with TritonServer(
             repository, models=models, endpoints=endpoints, backend_directory=backend_directory
@@ -87,13 +85,6 @@ def run_server(
     except KeyboardInterrupt:  # before it was ready, or again
         pass
     console.print("Stopped.")
-
-
-def _end_like_ctrl_c() -> None:
-    """Have SIGTERM, and a terminal that is closed, end this process in order, at any moment."""
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
-    if hasattr(signal, "SIGHUP") and signal.getsignal(signal.SIGHUP) is signal.SIG_DFL:  # `nohup` ignores it
-        signal.signal(signal.SIGHUP, signal.default_int_handler)
 
 
 def _print_served(console: Console, server: TritonServer, picture: Path) -> None:

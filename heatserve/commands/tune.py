@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import signal
 from typing import Annotated
 
 import typer
@@ -43,7 +42,6 @@ def tune(
     from heatserve.serving.tuning import tune as tuning
     from heatserve.serving.tuning.report import tuning_table
 
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # ends like a Ctrl-C: Triton and its files go along
     model = open_model(repository, name)
     tuned = tuning.tune(model, target=p99, seconds=seconds, backend_directory=backend_directory, progress=progress_bar)
     results = {**provenance("onnxruntime", "tritonclient", "nvidia-pytriton"), "seconds": seconds, **asdict(tuned)}

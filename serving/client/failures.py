@@ -24,6 +24,9 @@ ASK_AGAIN = "ask again"
 UNLOADED = "has no available versions"
 """What Triton says, with the status NOT_FOUND, of a model that it has unloaded since it ends."""
 
+NO_SHARED_MEMORY = "Failed to increase the shared memory pool size"
+"""What Triton says, with the name of the region, of a request or an answer for which it has no shared memory now."""
+
 GIVEN_UP = "is not healthy"
 """What Triton says of an instance of a model whose process was silent for a second. It never takes it back."""
 
@@ -129,6 +132,11 @@ def _known_refusal(url: str, message: str) -> ServingError | None:
         return OverloadedError(
             f"{url}: the server has more requests than it can answer and refused this one ({message}); ask again "
             "later, ask for less at a time, or serve the model with more instances or cores"
+        )
+    if NO_SHARED_MEMORY in message:
+        return OverloadedError(
+            f"{url}: the server has no shared memory left for this request; ask again later, ask for less at a time, "
+            "or give it more /dev/shm (docker run --shm-size)"
         )
     if QUEUE_FULL in message:
         hint = re.search(rf"{ASK_AGAIN} in about (\d+(?:\.\d+)?) s", message)

@@ -19,6 +19,7 @@ from heatserve.serving.errors import ServingError
 
 _PREFIX = "heatserve-"
 _LOCK_NAME = "alive.lock"
+_PLAIN_PATH = re.compile(r"[\w@%+=:,./-]+", re.ASCII)
 SHARED_MEMORY = Path("/dev/shm")
 """Where Linux keeps the regions of shared memory, as files."""
 
@@ -31,9 +32,10 @@ def server_folder() -> Iterator[tuple[Path, int]]:
     and what dead servers of this user left in the same place, at the start.
 
     Raises:
-        ServingError: there is no temporary folder that can be written.
+        ServingError: there is no temporary folder that can be written, or its path is none for Triton.
     """
     with explained_writes():
+        _check_path(tempfile.gettempdir())
         remove_debris(Path(tempfile.gettempdir()))
         folder = Path(tempfile.mkdtemp(prefix=_PREFIX))
     try:
@@ -61,6 +63,15 @@ def explained_writes() -> Iterator[None]:
             f"{where}expected a temporary folder with room to write into, found: {why}; free some, or name another "
             "folder in the environment variable TMPDIR"
         ) from None
+
+
+def _check_path(folder: str) -> None:
+    """Refuse a folder that Triton cannot work in: a shell reads the command of each model's process, unquoted."""
+    if not _PLAIN_PATH.fullmatch(folder):
+        raise ServingError(
+            "TMPDIR: expected a folder whose path has only ASCII letters, digits and _@%+=:,./- in it, since Triton "
+            f"takes no others, got {folder!a}; name another one in the environment variable TMPDIR, such as /tmp"
+        )
 
 
 def log_of(folder: Path) -> Path:

@@ -15,6 +15,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING
 
+from heatserve.serving.allocator import GIVES_BACK
 from heatserve.serving.client.connection import Connection
 from heatserve.serving.errors import ServingError
 from heatserve.serving.tiers.protocol import socket_folder
@@ -49,6 +50,8 @@ _CONNECTION_LIMITS = (
     "--grpc-max-connection-age=600000",
     "--grpc-max-connection-age-grace=60000",
 )
+# Of requests that were answered, Triton would keep this many for reuse, with the memory of the largest: 2 GiB each.
+_KEPT_REQUESTS = "--grpc-infer-allocation-pool-size=0"
 _CRASHED = (
     "\n  where a warm-up fails (`model_warmup` in config.pbtxt), Triton may die so before it "
     "says why; started again, it may say it"
@@ -179,7 +182,7 @@ class TritonServer:
         with self._log.writer as log:
             self._process = subprocess.Popen(
                 [sys.executable, "-IS", guarded_exec.__file__, *limits, *command],
-                env=self._workspace.environment,
+                env={**GIVES_BACK, **self._workspace.environment},
                 cwd=self._workspace.repository,  # nothing there can be taken for a module
                 stdin=subprocess.DEVNULL,
                 stdout=log,
@@ -199,6 +202,7 @@ class TritonServer:
             yield f"--{service}-address={host or self.endpoints.host}"
             yield f"--{service}-port={getattr(self.endpoints, service)}"
         yield from _CONNECTION_LIMITS
+        yield _KEPT_REQUESTS
         header = _HEADER.format(secret=secrets.token_hex())
         yield f"--http-restricted-api={_CLOSED_APIS}:{header}"
         yield f"--grpc-restricted-protocol={_CLOSED_APIS}:{header}"

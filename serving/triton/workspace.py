@@ -33,7 +33,10 @@ import sys
 
 sys.path[:] = {path!a} + [folder for folder in sys.path if folder]
 
+from heatserve.serving.allocator import keep_freed_memory
 from {module} import {name} as TritonPythonModel
+
+keep_freed_memory()
 """
 _OURS = {"module": "heatserve.serving.backend.model", "name": "TritonPythonModel"}
 _TIER = {"module": "heatserve.serving.tiers.model", "name": "TierInstance"}
@@ -42,6 +45,7 @@ _ANSWER_BYTES_OF_CLASS = 32  # more than all outputs of one image take, divided 
 # Triton's allocator leaves gaps. Where pictures of any size are taken, it is also how many full requests may meet.
 _REGION_FACTOR = 4
 _REGION_SLACK = 16 * 2**20
+_FIRST_REGION_BYTES = 2**20  # of an instance's region, before it grows
 
 
 @dataclass(frozen=True)
@@ -85,8 +89,8 @@ def prepare(triton: Triton, models: Sequence[ModelVersion], folder: Path) -> Wor
         for kind, config in tiers[model.name].items():
             _offer_tier(triton, model, config, repository / kind.beside(model.name), modules)
     backends, file_bytes = triton.backends, 0
+    _check_shared_memory(models, tiers, has_native=triton.has_native_onnxruntime)
     if not triton.has_native_onnxruntime:
-        _check_shared_memory(models, tiers)
         backends = _our_backend(triton, folder, modules)
         file_bytes = _REGION_FACTOR * max(map(_batch_bytes, models)) + _REGION_SLACK
     if any(tiers.values()) or not triton.has_native_onnxruntime:
@@ -118,9 +122,11 @@ def _offer(triton: Triton, model: ModelVersion, link: Path) -> None:
     axis N, and Triton's python backend adds up the first axes of a batch, of which that image's would be its height.
     """
     from heatserve.export.repository.layout import served_config, set_engine
+    from heatserve.export.repository.settings import keep_to_quota
 
     config = served_config(model)
     set_engine(config, model.card)
+    keep_to_quota(config)
     if not triton.has_native_onnxruntime:
         config.input[0].reshape.shape.extend([1, *config.input[0].dims])
     link_model(link, model, config)
@@ -165,21 +171,29 @@ def _voter_plan(model: ModelVersion, tiers: Tiers) -> VoterPlan:
     return VoterPlan(model.name, model.path.resolve(), settings.batch_size, settings.threads, most_open)
 
 
-def _check_shared_memory(models: Iterable[ModelVersion], tiers: Mapping[str, Tiers]) -> None:
-    """Refuse to start where a full batch would find no shared memory: Triton answers that with the region's name."""
+def _check_shared_memory(models: Iterable[ModelVersion], tiers: Mapping[str, Tiers], *, has_native: bool) -> None:
+    """Refuse to start where a full batch would find no shared memory: containers have 64 MiB, unless one asks for more.
+
+    Instances that NVIDIA's own backend runs (`has_native`) take none.
+    """
     from heatserve.export.repository.layout import served_config
 
     needed = sum(
-        max(1, group.count) * _batch_bytes(model)
+        max(1, group.count) * (_FIRST_REGION_BYTES + _batch_bytes(model))
         for model in models
-        for config in (served_config(model), *tiers[model.name].values())
+        for config in (*tiers[model.name].values(), *([] if has_native else [served_config(model)]))
         for group in config.instance_group
     )
-    free = shutil.disk_usage(SHARED_MEMORY).free
-    if free < needed:
+    try:
+        room = shutil.disk_usage(SHARED_MEMORY)
+    except OSError as error:
+        raise ServingError(f"{SHARED_MEMORY}: expected shared memory, found: {error.strerror}; mount it") from None
+    if room.free < needed:
+        most = -(-(room.used + needed) // 2**20)
         raise ServingError(
             f"{SHARED_MEMORY}: expected {-(-needed // 2**20)} MiB free for one full batch of each model instance, "
-            f"found {free // 2**20} MiB; give it more (docker run --shm-size), or serve fewer models or instances"
+            f"found {room.free // 2**20} MiB; give it more (docker run --shm-size={most}m), or serve fewer models or "
+            "instances"
         )
 
 

@@ -80,10 +80,10 @@ def closed_loop(url: str, model: str, image: Pixels, *, concurrency: int, second
 
 @contextmanager
 def _cancelled_by_signals() -> Iterator[None]:
-    """Have SIGINT and SIGTERM cancel this task: an exception that they raise may get lost in gRPC's callbacks."""
+    """Have the signals to end cancel this task: an exception that they raise may get lost in gRPC's callbacks."""
     loop, task = asyncio.get_running_loop(), asyncio.current_task()
     assert task is not None
-    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
     wanted = [number for number, handler in before.items() if handler is not signal.SIG_IGN]
     for number in wanted:
         loop.add_signal_handler(number, task.cancel)

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
+
+from heatserve.certification.cores import usable_cores
 
 if TYPE_CHECKING:
     from tritonclient.grpc import model_config_pb2 as pb
@@ -44,5 +45,5 @@ def even_splits() -> list[ServerSetting]:
     """The ways to share this machine's cores evenly among 1, 2, 4, … instances, with batches of any size."""
     from heatserve.export.repository.layout import MAX_BATCH_SIZE
 
-    cores = len(os.sched_getaffinity(0))
+    cores = usable_cores()
     return [ServerSetting(2**n, cores // 2**n, MAX_BATCH_SIZE) for n in range(cores.bit_length())]

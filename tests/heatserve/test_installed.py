@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import email
 import os
 import shutil
 import subprocess
@@ -11,6 +12,8 @@ import zipfile
 from pathlib import Path
 
 import pytest
+from packaging.requirements import Requirement
+from packaging.specifiers import SpecifierSet
 
 ROOT = Path(__file__).parents[2]
 ROOMS = ("certification", "training", "export", "serving", "benchmarks")
@@ -89,6 +92,33 @@ def test_the_wheel_holds_one_package_and_its_data(wheel: Path) -> None:
     )
     packages = {f"heatserve/{path.relative_to(ROOT)}" for room in ROOMS for path in (ROOT / room).rglob("*.py")}
     assert packages <= set(names)
+
+
+@pytest.mark.parametrize(
+    ("system", "python", "extra", "numpy", "has_triton"),
+    [
+        ("Linux", "3.10", "client", "2.2.6", False),
+        ("Linux", "3.14", "client", "2.4.0", False),
+        ("Darwin", "3.13", "client", "1.26.4", False),
+        ("Linux", "3.12", "serve", "1.26.4", True),
+        ("Linux", "3.13", "serve", "2.4.0", False),
+        ("Darwin", "3.12", "serve", "2.2.6", False),
+    ],
+)
+def test_only_the_wheel_of_triton_bounds_numpy_and_python(
+    wheel: Path, system: str, python: str, extra: str, numpy: str, has_triton: bool
+) -> None:
+    with zipfile.ZipFile(wheel) as archive:
+        (name,) = (name for name in archive.namelist() if name.endswith(".dist-info/METADATA"))
+        metadata = email.message_from_bytes(archive.read(name))
+    assert SpecifierSet(metadata["Requires-Python"]).contains(f"{python}.0")
+    environment = {"platform_system": system, "python_version": python, "extra": extra}
+    wanted = [Requirement(text) for text in metadata.get_all("Requires-Dist", [])]
+    wanted = [found for found in wanted if found.marker is None or found.marker.evaluate(environment)]
+    assert all(found.specifier.contains(numpy) for found in wanted if found.name == "numpy")
+    assert ("nvidia-pytriton" in {found.name for found in wanted}) == has_triton
+    if has_triton:
+        assert not all(found.specifier.contains("2.0.0") for found in wanted if found.name == "numpy")
 
 
 def test_the_source_distribution_gives_the_same_wheel(source: Path, wheel: Path, tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ import socket
 import struct
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -23,11 +24,12 @@ from test_server import descendants, is_running, serve_command, triton_process, 
 from tiny_model import random_images, take_uint8, write_tiny_model
 from tritonclient.grpc import service_pb2_grpc
 
-from heatserve import FREE_PORTS, Client, Endpoints, ServingError, TritonServer
+from heatserve import FREE_PORTS, Client, Endpoints, OverloadedError, ServingError, TritonServer
 from heatserve.export.repository.layout import CONFIG_NAME, MAX_BATCH_SIZE
 from heatserve.export.repository.settings import read_config, write_config
 from heatserve.serving.batching import PICTURES_BYTES
 from heatserve.serving.triton import server as server_module
+from heatserve.serving.triton import workspace as workspace_module
 from heatserve.serving.triton.bounded_log import LOG_BYTES, BoundedLog
 
 pytestmark = [pytest.mark.slow, pytest.mark.skipif(sys.platform != "linux", reason="Triton runs on Linux only")]
@@ -89,6 +91,40 @@ def test_a_batch_too_large_is_refused_before_it_takes_shared_memory(triton: Trit
     assert predicts(triton)
 
 
+def test_what_a_refused_request_took_is_given_back(triton: TritonServer) -> None:
+    """100 MB; Triton reads it whole, and kept three times as much, for itself and for the next request."""
+    images, most = 400_000, 20 * 2**20
+    process = triton_process(triton)
+    before = resident_bytes(process)
+    with triton_stub(triton) as stub:
+        for _ in range(2):
+            status, _ = refusal(stub.ModelInfer, infer_request("tiny", (images, 1, 8, 8), bytes(256 * images)))
+            assert status == grpc.StatusCode.INVALID_ARGUMENT
+    deadline = time.monotonic() + 30
+    while resident_bytes(process) > before + most:
+        assert time.monotonic() < deadline, f"{(resident_bytes(process) - before) // 2**20} MiB are kept"
+        time.sleep(0.1)
+    assert predicts(triton)
+
+
+def resident_bytes(process: int) -> int:
+    """Of a process' memory."""
+    return int(Path(f"/proc/{process}/statm").read_text().split()[1]) * resource.getpagesize()
+
+
+def test_a_request_without_shared_memory_is_told_to_come_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A region that may not grow fails as one does where /dev/shm is full."""
+    take_uint8(write_tiny_model(tmp_path, "pictures", calibrated=False), resize=12)
+    monkeypatch.setattr(workspace_module, "_REGION_FACTOR", 0)
+    with TritonServer(tmp_path, endpoints=FREE_PORTS) as server:
+        for url in (server.endpoints.grpc_url, server.endpoints.http_url):
+            with Client(url, model="pictures") as client:
+                with pytest.raises(OverloadedError, match=r"no shared memory left .*--shm-size") as error:
+                    client.predict(np.zeros((1, 5000, 5000, 1), np.uint8))
+                assert "heatserve-" not in str(error.value), "the name of the region"
+                assert len(client.predict(np.zeros((1, 50, 50, 1), np.uint8))) == 1
+
+
 def test_a_request_of_pictures_is_limited_in_bytes_and_so_is_shared_memory(tmp_path: Path) -> None:
     take_uint8(write_tiny_model(tmp_path, "pictures", calibrated=False), resize=12)
     with TritonServer(tmp_path, endpoints=FREE_PORTS) as server, triton_stub(server) as stub:
@@ -118,7 +154,10 @@ def test_shared_memory_without_room_for_a_full_batch_is_explained(tmp_path: Path
     config = read_config(path)
     config.instance_group[0].count = 2**30
     write_config(path, config)
-    with pytest.raises(ServingError, match=r"/dev/shm: expected \d+ MiB free for one full batch of each model inst"):
+    with pytest.raises(
+        ServingError,
+        match=r"/dev/shm: expected \d+ MiB free for one full batch of each model instance, .*--shm-size=\d+m\)",
+    ):
         TritonServer(tmp_path, endpoints=FREE_PORTS).__enter__()
 
 
@@ -301,6 +340,18 @@ def test_triton_that_outlives_its_parent_keeps_its_folder(tiny_repository: Path,
                 assert folder.exists()
         finally:
             os.kill(triton, signal.SIGKILL)
+
+
+@pytest.mark.parametrize("name", ["a b", "$x", "ü", os.fsdecode(b"\xe9"), "a\nb"])
+def test_a_temporary_folder_that_triton_cannot_work_in_is_refused(
+    tiny_repository: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    (tmp_path / name).mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / name))
+    with pytest.raises(ServingError, match="TMPDIR: expected a folder whose path has only ASCII letters") as error:
+        TritonServer(tiny_repository, endpoints=FREE_PORTS).__enter__()
+    assert str(error.value).isprintable()
+    assert not list((tmp_path / name).iterdir())
 
 
 @pytest.mark.parametrize("size", [0, 100_000])

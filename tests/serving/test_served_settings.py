@@ -203,14 +203,14 @@ def test_tune_writes_nothing_where_nothing_is_quick_enough(tmp_path: Path) -> No
     assert path.read_bytes() == before
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("number", [signal.SIGHUP, signal.SIGINT])
 def test_tune_that_is_interrupted_leaves_everything_as_it_was(tmp_path: Path, number: signal.Signals) -> None:
     version_dir = write_tiny_model(tmp_path / "models")
     temporary = tmp_path / "temporary"
     temporary.mkdir()
     before = (version_dir.parent / CONFIG_NAME).read_bytes()
-    # A shell that starts us in the background has SIGINT ignored, for us and our children.
-    start = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler); "
+    # A shell that starts us in the background has SIGINT ignored, and nohup SIGHUP, for us and our children.
+    start = "from signal import *; signal(SIGINT, default_int_handler); signal(SIGHUP, SIG_DFL); "
     code = start + "from heatserve.cli import main; main()"
     process = subprocess.Popen(
         [sys.executable, "-c", code, *tune(tmp_path / "models", "--seconds", "30")],

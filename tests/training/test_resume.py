@@ -239,6 +239,20 @@ def test_signal_handlers_are_not_touched_in_another_thread() -> None:
     assert handlers == [before]
 
 
+def test_the_end_of_the_terminal_stops_unless_it_is_ignored() -> None:
+    """As `nohup` has it ignored."""
+    before = signal.getsignal(signal.SIGHUP)
+    try:
+        for handler, stops in ((signal.default_int_handler, True), (signal.SIG_IGN, False)):
+            signal.signal(signal.SIGHUP, handler)
+            with stop_signals() as stopped:
+                signal.raise_signal(signal.SIGHUP)
+                assert stopped() == stops
+            assert signal.getsignal(signal.SIGHUP) == handler
+    finally:
+        signal.signal(signal.SIGHUP, before)
+
+
 def test_a_training_without_a_file_says_that_nothing_is_kept(few: ImageData) -> None:
     network = digits_network()
     data = replace(few, images=DisturbedImages(few.images, 2, raise_signal(signal.SIGTERM)))

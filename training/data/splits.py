@@ -22,6 +22,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from heatserve.certification.class_names import class_names_problem
 from heatserve.certification.progress import Progress, unseen
 from heatserve.training.data.cifar10 import CIFAR10_CLASSES
 from heatserve.training.data.errors import DataError
@@ -90,8 +91,8 @@ def load_data(name: str, split: str, root: Path | None = None, *, progress: Prog
         progress: follows the decoding of a folder's pictures, which is done once.
 
     Raises:
-        DataError: an unknown name, option or split, a missing folder, an empty class, an unreadable image, or unequal
-            sizes without the option `resize`.
+        DataError: an unknown name, option or split, a missing folder, an empty class, an unreadable image, unequal
+            sizes without the option `resize`, or names of classes that are none (`class_names_problem`).
     """
     if split not in SPLITS:
         raise DataError(f"split: expected one of {', '.join(SPLITS)}, got {split!r}")
@@ -99,6 +100,8 @@ def load_data(name: str, split: str, root: Path | None = None, *, progress: Prog
     order = pool.order
     if split != "test":
         order = order[: pool.calibration] if split == "calibration" else order[pool.calibration :]
+    if problem := class_names_problem(pool.class_names):
+        raise DataError(f"{name}: {problem}")
     if split == "train" and not order:
         raise DataError(f"{name}: expected images to train with, got none")
     pixels_sha256 = pool.pixels_sha256 if split == "train" else None

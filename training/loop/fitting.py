@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from heatserve.certification.cores import usable_cores
 from heatserve.training.data.splits import ImageData
 from heatserve.training.loop.log import Log
 from heatserve.training.loop.optimisation import Optimisation
@@ -71,7 +72,7 @@ def fit(
         TrainingError: the loss explodes, or it or its gradient is no longer finite. That step is not taken.
         DataError: `data` is not a `train` split, or it holds a label outside its classes.
         StateError: the state to resume from is damaged, or another training's.
-        Interrupted: SIGINT or SIGTERM came; the state is written.
+        Interrupted: SIGINT, SIGTERM or SIGHUP came; the state is written.
     """
     run = run or Run()
     trainer = Trainer(network, method, data, optimisation, seed, recipe)
@@ -125,7 +126,7 @@ def _interrupted(trainer: Trainer, state: Path | None) -> Interrupted:
 @contextmanager
 def _threads(count: int | None) -> Iterator[None]:
     before = torch.get_num_threads()
-    torch.set_num_threads(count or before)
+    torch.set_num_threads(count or min(before, usable_cores()))
     try:
         yield
     finally:

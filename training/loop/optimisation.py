@@ -24,8 +24,8 @@ class Optimisation:
             gradients that destroy a network in a few steps otherwise.
         precision: "float32", or "bfloat16" to let autocast run what it deems safe in it (for GPUs).
         augment: shift and mirror the images, where the data set has a rule for it.
-        cpu_threads: how many of torch's threads to train with; None leaves its setting. Threads that share a tiny
-            batch wait for one another: on a busy machine two of them take ten times as long as one.
+        cpu_threads: how many of torch's threads to train with; None: its setting, but at most `usable_cores`. Threads
+            that share a tiny batch wait for one another: on a busy machine two of them take ten times as long as one.
     """
 
     epochs: int
