@@ -18,7 +18,7 @@ from heatserve.export.graph.precision import to_fp16, to_int8
 from heatserve.export.images import LabelledImages
 from heatserve.export.repository.layout import TENSORRT_BATCHES, TIMING_CACHE_NAME, ModelVersion, check_model_name
 from heatserve.export.repository.publishing import publish
-from heatserve.export.runtime.exact import require_exact
+from heatserve.export.runtime.exact import compare_with_torch
 from heatserve.export.runtime.tensorrt import build_plan, plan_part, require_tensorrt
 from heatserve.training import Checkpoint, CheckpointError, load_base, load_checkpoint
 from heatserve.training.data.folder_options import resize_of
@@ -161,7 +161,7 @@ def export_checkpoint(
 def _exact_graph(checkpoint: Checkpoint) -> onnx.ModelProto:
     """The logits graph of a checkpoint's network, which answers as torch does."""
     logits = logits_graph(checkpoint.network, input_shape=checkpoint.metadata.input_shape)
-    require_exact(checkpoint.network, plain_graph(logits))
+    compare_with_torch(checkpoint.network, plain_graph(logits)).require()
     return logits
 
 

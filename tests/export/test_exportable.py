@@ -16,7 +16,7 @@ from heatserve.export.exporting import export_checkpoint
 from heatserve.export.graph.build import certified_graph, logits_graph, plain_graph
 from heatserve.export.graph.tracing import NotExportableError
 from heatserve.export.repository.layout import version_dirs
-from heatserve.export.runtime.exact import BATCHES, TOLERANCE, probability_errors, require_exact
+from heatserve.export.runtime.exact import BATCHES, TOLERANCE, Exactness, compare_with_torch
 from heatserve.training.architectures import build_network
 from heatserve.training.checkpoint import CheckpointMetadata, save_checkpoint
 
@@ -40,10 +40,11 @@ REASONS = {
 }
 
 
-def exported(network: nn.Module) -> dict[int, float]:
+def exported(network: nn.Module) -> Exactness:
     logits = logits_graph(network, input_shape=REFUSED_SHAPE)
-    require_exact(network, plain_graph(logits))
-    return probability_errors(network, certified_graph(logits, sigma=0.25))
+    found = compare_with_torch(network, certified_graph(logits, sigma=0.25))
+    found.require()
+    return found
 
 
 @pytest.mark.parametrize("what", REFUSED)
@@ -73,9 +74,9 @@ class _Attention(_Linear):
 
 def test_a_network_that_names_its_values_as_the_certificate_does_is_exact() -> None:
     torch.manual_seed(0)
-    errors = exported(_Attention().eval())
-    assert tuple(errors) == BATCHES == (1, 2, 7, 64)
-    assert max(errors.values()) <= TOLERANCE
+    found = exported(_Attention().eval())
+    assert tuple(found.errors) == BATCHES == (1, 2, 7, 64)
+    assert max(found.errors.values()) <= TOLERANCE == found.allowed
 
 
 class _Failing(_Linear):
@@ -124,6 +125,20 @@ def test_a_network_that_cannot_answer_is_refused(network: type[nn.Module], messa
         exported(network().eval())
 
 
+def test_what_rounding_explains_is_allowed_and_no_more() -> None:
+    """Of a network that enlarges a change of its pixels, torch's own probabilities move where each moves by a bit."""
+    for rounding, allowed in ((1e-7, TOLERANCE), (1e-5, 4e-5), (0.3, 1e-3)):
+        Exactness({64: allowed}, rounding).require()
+        with pytest.raises(NotExportableError, match="its graph answers otherwise than torch does"):
+            Exactness({64: 1.01 * allowed}, rounding).require()
+    torch.manual_seed(0)
+    network = _Attention().eval()
+    with torch.no_grad():
+        network.linear.weight.mul_(3000)
+    found = exported(network)
+    assert found.allowed == 4 * found.rounding > TOLERANCE
+
+
 def test_a_graph_with_other_weights_than_the_network_is_not_exact() -> None:
     torch.manual_seed(0)
     network = _Attention().eval()
@@ -132,7 +147,7 @@ def test_a_graph_with_other_weights_than_the_network_is_not_exact() -> None:
     moved = numpy_helper.to_array(bias) + np.eye(10, dtype=np.float32)[0] * np.float32(1e-3)
     bias.CopyFrom(numpy_helper.from_array(moved, bias.name))
     with pytest.raises(NotExportableError, match=r"within 1e-05, got differences of .* in a batch of 64"):
-        require_exact(network, graph)
+        compare_with_torch(network, graph).require()
 
 
 def test_an_export_that_is_not_exact_publishes_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
