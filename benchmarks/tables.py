@@ -12,6 +12,7 @@ from rich.text import Text
 from heatserve.benchmarks.records.calibration import CalibrationRecord, RefusedRow
 from heatserve.benchmarks.records.confirming import ConfirmedModel, ConfirmRecord, VoteCounts
 from heatserve.benchmarks.records.heat_step import ClassifierSteps, HeatStepRecord
+from heatserve.benchmarks.records.networks import NetworksRecord
 from heatserve.benchmarks.records.record import Record
 from heatserve.benchmarks.records.speed import EngineRecord, EngineRow, LatencyRecord
 from heatserve.benchmarks.records.votes import DecidedRadius, VoteRecord
@@ -200,4 +201,24 @@ def calibration_table(record: CalibrationRecord) -> Table:
             for i in shown
         )
         table.add_row(*start, *gaps, f"{row.overclaims} of {row.positive}")
+    return table
+
+
+def networks_table(record: NetworksRecord) -> Table:
+    """Each network, its largest error, and why it is refused."""
+    table = Table(
+        title=f"{record.exact} of {len(record.networks)} networks become a graph whose probabilities are within "
+        f"{record.tolerance:g} of torch's",
+        title_justify="left",
+    )
+    for heading in ("network", "image", "parameters", "operators", "largest error", "rounding", "seconds"):
+        table.add_column(heading, justify="left" if heading == "network" else "right")
+    for name, found in record.networks.items():
+        error = f"{max(found.errors.values()):.1e}" if found.errors else "–"
+        image = "×".join(map(str, found.input_shape))
+        rounding = f"{found.rounding:.1e}" if found.rounding else "–"
+        numbers = (f"{found.parameters:,}", str(found.nodes or "–"), error, rounding, f"{found.seconds:.1f}")
+        table.add_row(name, image, *numbers)
+        if found.refused:
+            table.add_row(f"[red]{found.refused}[/]")
     return table

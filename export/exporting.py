@@ -13,11 +13,12 @@ from heatserve.certification.errors import HeatserveError
 from heatserve.certification.lineage import epochs_in_all
 from heatserve.certification.provenance import now, versions
 from heatserve.export.card import Card, InputType, Plan, Precision, Training
-from heatserve.export.graph.build import certified_graph, logits_graph, uint8_input
+from heatserve.export.graph.build import certified_graph, logits_graph, plain_graph, uint8_input
 from heatserve.export.graph.precision import to_fp16, to_int8
 from heatserve.export.images import LabelledImages
 from heatserve.export.repository.layout import TENSORRT_BATCHES, TIMING_CACHE_NAME, ModelVersion, check_model_name
 from heatserve.export.repository.publishing import publish
+from heatserve.export.runtime.exact import compare_with_torch
 from heatserve.export.runtime.tensorrt import build_plan, plan_part, require_tensorrt
 from heatserve.training import Checkpoint, CheckpointError, load_base, load_checkpoint
 from heatserve.training.data.folder_options import resize_of
@@ -119,6 +120,7 @@ def export_checkpoint(
 
     Raises:
         CheckpointError: unreadable, no σ known, or v and f differ in input shape or classes.
+        NotExportableError: v or f cannot become a graph, or the graph answers otherwise than torch.
         TensorRTError: a plan is wanted, and cannot be built here.
         HeatserveError: a name that no folder should have, a σ not above 0, TF32 without a plan, or see `Variant.of`.
     """
@@ -130,9 +132,9 @@ def export_checkpoint(
     _check_compatible(single_pass, certified)
     sigma = _sigma(single_pass, sigma)
     shape = single_pass.metadata.input_shape
-    logits = logits_graph(single_pass.network, input_shape=shape)
+    logits = _exact_graph(single_pass)
     graph = certified_graph(variant.of(logits), sigma=sigma).SerializeToString()
-    base_bytes = (logits_graph(certified.network, input_shape=shape) if has_base else logits).SerializeToString()
+    base_bytes = (_exact_graph(certified) if has_base else logits).SerializeToString()
     plan, part = _plan(graph, repository / name, tf32) if backend == "tensorrt" else (None, None)
     card = Card(
         model=name,
@@ -154,6 +156,13 @@ def export_checkpoint(
         date=now(),
     )
     return publish(repository, card, graph=graph, base=base_bytes, plan=plan)
+
+
+def _exact_graph(checkpoint: Checkpoint) -> onnx.ModelProto:
+    """The logits graph of a checkpoint's network, which answers as torch does."""
+    logits = logits_graph(checkpoint.network, input_shape=checkpoint.metadata.input_shape)
+    compare_with_torch(checkpoint.network, plain_graph(logits)).require()
+    return logits
 
 
 def _plan(graph: bytes, model_dir: Path, tf32: bool) -> tuple[bytes, Plan]:

@@ -14,6 +14,7 @@ from heatserve.benchmarks.confirming import CONFIRMED_ALPHAS, CONFIRMED_RADII
 from heatserve.benchmarks.pages.kept import KeptResults
 from heatserve.benchmarks.records.calibration import CalibrationRecord, PromisedRow, RefusedRow
 from heatserve.benchmarks.records.cifar10 import Cifar10Record, Cifar10Row
+from heatserve.benchmarks.records.networks import ExportedNetwork
 from heatserve.benchmarks.records.record import Record
 from heatserve.benchmarks.records.speed import EngineRecord, EngineRow
 from heatserve.certification.monte_carlo import largest_provable
@@ -329,3 +330,32 @@ def conformance_page(kept: KeptResults) -> dict[str, object]:
     """How often each engine kept each promise."""
     record = kept.conformance
     return {"record": record, "promises": list(next(iter(record.engines.values())).promises)}
+
+
+def networks_page(kept: KeptResults) -> dict[str, object] | None:
+    """Each network's largest error at each size of batch, and what is said of networks that are refused."""
+    record = kept.networks
+    if record is None:
+        return None
+    batches = sorted({batch for found in record.networks.values() for batch in found.errors or ()})
+    return {
+        "record": record,
+        "batches": batches,
+        "lines": [_network_cells(name, found, batches) for name, found in record.networks.items()],
+        "refused": {name: found.refused for name, found in record.networks.items() if found.refused},
+    }
+
+
+def _network_cells(name: str, found: ExportedNetwork, batches: Sequence[int]) -> list[str]:
+    errors = [f"{found.errors[batch]:.1e}" if found.errors else "–" for batch in batches]
+    shape = "×".join(map(str, found.input_shape))
+    return [
+        f"`{name}`",
+        shape,
+        f"{found.parameters / 1e6:.2f}",
+        str(found.nodes or "–"),
+        *errors,
+        f"{found.rounding:.1e}" if found.rounding else "–",
+        f"{found.seconds:.0f}",
+        "refused" if found.refused else "yes",
+    ]

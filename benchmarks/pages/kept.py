@@ -13,6 +13,7 @@ from heatserve.benchmarks.records.cifar10 import Cifar10Record
 from heatserve.benchmarks.records.confirming import ConfirmRecord
 from heatserve.benchmarks.records.heat_step import HeatStepRecord
 from heatserve.benchmarks.records.load import LoadRecord
+from heatserve.benchmarks.records.networks import NetworksRecord
 from heatserve.benchmarks.records.record import read_record
 from heatserve.benchmarks.records.serving import ConformanceRecord, TuneRecord
 from heatserve.benchmarks.records.speed import EngineRecord, LatencyRecord
@@ -46,6 +47,7 @@ class KeptResults:
     attack_tiers_cifar10: TierAttackRecord | None = None
     attack_tiers_digits: TierAttackRecord | None = None
     load: LoadRecord | None = None
+    networks: NetworksRecord | None = None
     tiers: TiersRecord | None = None
 
 

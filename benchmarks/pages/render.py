@@ -36,6 +36,7 @@ _CONTENTS: Mapping[str, _Contents] = MappingProxyType(
         "confirm": contents.confirm_page,
         "conformance": contents.conformance_page,
         "load": load_contents.load_page,
+        "networks": contents.networks_page,
         "tiers": load_contents.tiers_page,
     }
 )

@@ -5,9 +5,6 @@ Only `logits_graph` needs torch.
 
 from __future__ import annotations
 
-import contextlib
-import io
-import warnings
 from typing import TYPE_CHECKING
 
 import onnx
@@ -23,6 +20,8 @@ from heatserve.export.graph.certificate import (
     map_tensors,
     served_sigma,
 )
+from heatserve.export.graph.names import subgraphs, with_network_prefix
+from heatserve.export.graph.tracing import traced
 
 if TYPE_CHECKING:
     from torch import nn
@@ -74,24 +73,11 @@ def logits_graph(network: nn.Module, *, input_shape: tuple[int, int, int]) -> on
     Args:
         network: takes and returns what the graph does; put into eval mode.
         input_shape: C, H, W.
-    """
-    import torch
 
-    example = torch.zeros(2, *input_shape)
-    with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
-        warnings.simplefilter("ignore")  # the exporter's remarks about itself
-        program = torch.onnx.export(
-            network.eval(),
-            (example,),
-            dynamo=True,
-            opset_version=OPSET,
-            input_names=["image"],
-            output_names=["logits"],
-            dynamic_shapes=({0: torch.export.Dim("N")},),
-            verbose=False,
-        )
-    assert program is not None  # only without dynamo
-    model: onnx.ModelProto = program.model_proto
+    Raises:
+        NotExportableError: no graph can be this network; see `tracing.traced`.
+    """
+    model = traced(network, input_shape=input_shape, opset=OPSET)
     model.ir_version = IR_VERSION
     del model.metadata_props[:], model.graph.metadata_props[:]
     for node in model.graph.node:  # stack traces of the exporting machine
@@ -115,11 +101,11 @@ def uint8_input(logits: onnx.ModelProto, *, resize: int | None = None) -> onnx.M
     if resize is not None:
         template = _PICTURE.format(height=height, width=width, channels=channels, resize=resize)
     start = parser.parse_graph(template)
-    model = onnx.ModelProto()
-    model.CopyFrom(logits)
+    model = with_network_prefix(logits)
     graph = model.graph
-    for node in graph.node:
-        node.input[:] = ["pixels" if name == "image" else name for name in node.input]
+    for part in subgraphs(graph):
+        for node in part.node:
+            node.input[:] = ["pixels" if name == "image" else name for name in node.input]
     nodes = [*start.node, *graph.node]
     del graph.node[:], graph.input[:]
     graph.node.extend(nodes)
@@ -160,8 +146,7 @@ def image_fields(served: onnx.ModelProto) -> dict[str, object]:
 
 def plain_graph(logits: onnx.ModelProto) -> onnx.ModelProto:
     """`image` → `probabilities` FP32 [N, K], without a certificate: what benchmarks compare the served graph with."""
-    model = onnx.ModelProto()
-    model.CopyFrom(logits)
+    model = with_network_prefix(logits)
     model.graph.node.append(helper.make_node("Softmax", ["logits"], ["probabilities"], axis=1))
     shape: list[str | int | None] = ["N", num_classes_of(logits)]
     del model.graph.output[:]
@@ -176,9 +161,10 @@ def certified_graph(logits: onnx.ModelProto, *, sigma: float) -> onnx.ModelProto
     Args:
         logits: on FP32 [N, C, H, W] in [0,1], which the graph will check, or on UINT8 [N, H, W, C].
         sigma: σ of the smoothing noise, on the [0,1] pixel scale.
+
+    The names of the network get a prefix, whatever they are.
     """
-    model = onnx.ModelProto()
-    model.CopyFrom(logits)
+    model = with_network_prefix(logits)
     certificate = certificate_graph(
         num_classes=num_classes_of(logits), sigma=sigma, check_image=not takes_uint8(logits)
     )

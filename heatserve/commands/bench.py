@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from heatserve.commands.bench_load import load, tiers
+from heatserve.commands.bench_networks import networks
 from heatserve.commands.options import (
     KEPT,
     REPOSITORY,
@@ -317,6 +318,7 @@ def calibration(
 
 bench.command()(load)
 bench.command()(tiers)
+bench.command()(networks)
 
 
 @bench.command()

@@ -51,10 +51,10 @@ def test_every_kept_file_has_a_kind() -> None:
 def test_only_results_that_are_not_kept_yet_may_be_absent(tmp_path: Path) -> None:
     for path in RESULTS.glob("*.json"):
         (tmp_path / path.name).symlink_to(path)
-    for name in ("load", "tiers"):
+    for name in ("load", "networks", "tiers"):
         (tmp_path / kept_file(name)).unlink(missing_ok=True)
     kept = read_kept(tmp_path)
-    assert (kept.load, kept.tiers) == (None, None)
+    assert (kept.load, kept.networks, kept.tiers) == (None, None, None)
     (tmp_path / "latency.json").unlink()
     with pytest.raises(RecordError, match=r"latency\.json: expected the results of a benchmark, found no file"):
         read_kept(tmp_path)
