@@ -19,11 +19,11 @@ from heatserve.benchmarks.classifiers import BENCHMARK_SIGMA, CLASSIFIERS, rando
 from heatserve.benchmarks.records.speed import EngineRow, Milliseconds, PlainAndCertified, Ratio
 from heatserve.certification.progress import Progress, unseen
 from heatserve.certification.radius import Float32Array
-from heatserve.export.exporting import Variant
 from heatserve.export.graph.build import certified_graph, plain_graph
 from heatserve.export.images import LabelledImages
 from heatserve.export.runtime.session import GraphError, as_input, open_session
 from heatserve.export.runtime.timing import Times, Way, interleave, quantiles, ratio
+from heatserve.export.variants import Variant
 
 if TYPE_CHECKING:
     import onnxruntime

@@ -32,11 +32,14 @@ if TYPE_CHECKING:
     from heatserve.export.calibration.sampling import sample, sample_for
     from heatserve.export.card import Card, CardError, read_card, verify_card
     from heatserve.export.card_parts import MonteCarlo
-    from heatserve.export.exporting import Variant, export_checkpoint
+    from heatserve.export.exporting import export_checkpoint
+    from heatserve.export.graph.imported.pixels import Preprocessing
     from heatserve.export.images import LabelledImages, LabelledPictures, SampledImages
+    from heatserve.export.importing import import_onnx
     from heatserve.export.repository.layout import ModelVersion, open_model, open_models
     from heatserve.export.repository.publishing import publish
     from heatserve.export.runtime.served import open_served
+    from heatserve.export.variants import Variant
 
 __all__ = [
     "Audit",
@@ -48,6 +51,7 @@ __all__ = [
     "LabelledPictures",
     "ModelVersion",
     "MonteCarlo",
+    "Preprocessing",
     "SampledImages",
     "Variant",
     "audit_model",
@@ -56,6 +60,7 @@ __all__ = [
     "certify_dataset",
     "export_checkpoint",
     "held_out",
+    "import_onnx",
     "on_ray",
     "open_model",
     "open_models",
@@ -79,14 +84,16 @@ __getattr__, __dir__ = lazy_names(
         "LabelledPictures": "heatserve.export.images",
         "ModelVersion": "heatserve.export.repository.layout",
         "MonteCarlo": "heatserve.export.card_parts",
+        "Preprocessing": "heatserve.export.graph.imported.pixels",
         "SampledImages": "heatserve.export.images",
-        "Variant": "heatserve.export.exporting",
+        "Variant": "heatserve.export.variants",
         "audit_model": "heatserve.export.audit.audit",
         "audit_page": "heatserve.export.audit.page",
         "calibrate_model": "heatserve.export.calibration.calibrate",
         "certify_dataset": "heatserve.export.calibration.dataset",
         "export_checkpoint": "heatserve.export.exporting",
         "held_out": "heatserve.export.calibration.held_out",
+        "import_onnx": "heatserve.export.importing",
         "on_ray": "heatserve.export.calibration.dataset",
         "open_model": "heatserve.export.repository.layout",
         "open_models": "heatserve.export.repository.layout",

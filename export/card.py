@@ -121,8 +121,18 @@ class Card(Part):
 
     @property
     def trained_on(self) -> str:
-        """Name of the data set that the network was trained on."""
-        return str(self.training["dataset"])
+        """Name of the data set that the network was trained on.
+
+        Raises:
+            CardError: it is not known, as of a network that was imported without naming one.
+        """
+        dataset = self.training.get("dataset")
+        if dataset is None:
+            raise CardError(
+                f"{self.model}: expected the data set that the network was trained on, but the card has none: name one "
+                "with --data"
+            )
+        return str(dataset)
 
     def renamed(self, model: str) -> Card:
         """The card of the same graphs under another name."""

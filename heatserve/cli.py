@@ -27,6 +27,7 @@ from heatserve.commands.certify_image import certify
 from heatserve.commands.conformance import conformance
 from heatserve.commands.experiment import experiment
 from heatserve.commands.export import export
+from heatserve.commands.import_onnx import import_onnx
 from heatserve.commands.import_weights import import_weights
 from heatserve.commands.predict import predict
 from heatserve.commands.quickstart import quickstart
@@ -37,7 +38,16 @@ from heatserve.commands.tune import tune
 
 _PANELS: Mapping[str, Sequence[Callable[..., None] | typer.Typer]] = {
     "Start here": (quickstart,),
-    "Your own model": (train, import_weights, export, calibrate, calibrate_variant, audit, certify_dataset),
+    "Your own model": (
+        train,
+        import_weights,
+        export,
+        import_onnx,
+        calibrate,
+        calibrate_variant,
+        audit,
+        certify_dataset,
+    ),
     "Serve": (serve, predict, certify, tiers, tune),
     "Measure": (conformance, attack, attack_tiers, bench, experiment),
 }

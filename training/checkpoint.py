@@ -176,6 +176,11 @@ def read_file(path: Path) -> bytes:
 
 def parse(path: Path, content: bytes) -> tuple[dict[str, Tensor], dict[str, str]]:
     """Tensors and header of safetensors bytes, or a CheckpointError that names the file."""
+    if path.suffix == ".onnx":
+        raise CheckpointError(
+            f"{path}: expected a checkpoint, got an ONNX file, which `heatserve import-onnx` takes, but no "
+            "training: import the weights that it was made of with `heatserve import-weights`, and train from there"
+        )
     try:
         tensors = safetensors.torch.load(content)
         length = int.from_bytes(content[:8], "little")

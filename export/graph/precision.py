@@ -17,18 +17,23 @@ from onnx import TensorProto, helper
 
 from heatserve.certification.errors import HeatserveError
 from heatserve.certification.radius import Float32Array
+from heatserve.export.graph.imported.assembly import SCORE_NODES
 from heatserve.export.onnxruntime_start import start_onnxruntime
 
 
 def to_fp16(logits: onnx.ModelProto) -> onnx.ModelProto:
     """The same graph, its network in FP16: FP32 [N, C, H, W] → FP32 [N, K], cast inside. For GPUs.
 
-    ONNX Runtime's CPU kernels cast most operators back to FP32, with weights that are rounded to FP16.
+    ONNX Runtime's CPU kernels cast most operators back to FP32, with weights that are rounded to FP16. What makes
+    logits of somebody's probabilities stays FP32, which has smaller ones, and so do operators of scikit-learn.
     """
     start_onnxruntime()
     from onnxruntime.transformers.float16 import convert_float_to_float16
+    from onnxruntime.transformers.onnx_model import OnnxModel
 
-    half: onnx.ModelProto = convert_float_to_float16(_with_shapes(logits), keep_io_types=False)
+    kept = [node.name for node in logits.graph.node if node.name.startswith(SCORE_NODES)]
+    half: onnx.ModelProto = convert_float_to_float16(_with_shapes(logits), keep_io_types=False, node_block_list=kept)
+    OnnxModel.graph_topological_sort(half.graph)  # casts before what FP16 has no operator for come last
     first, last = half.graph.input[0], half.graph.output[0]
     for node in half.graph.node:
         node.input[:] = ["image_fp16" if name == first.name else name for name in node.input]
@@ -50,7 +55,7 @@ def to_int8(logits: onnx.ModelProto, images: Float32Array) -> onnx.ModelProto:
         images: FP32 [M, C, H, W], not of the calibration or test split: they set the ranges of the activations.
 
     Raises:
-        HeatserveError: ONNX Runtime cannot quantise the graph; says why.
+        HeatserveError: ONNX Runtime cannot quantise the graph, or nothing in it; says why.
     """
     with TemporaryDirectory(prefix="heatserve-int8-") as folder:
         source, out, data = (Path(folder) / name for name in ("fp32.onnx", "int8.onnx", "images.npy"))
@@ -63,6 +68,8 @@ def to_int8(logits: onnx.ModelProto, images: Float32Array) -> onnx.ModelProto:
         if done.returncode:
             raise HeatserveError(f"int8: ONNX Runtime's quantiser failed:\n{done.stderr.strip()}")
         model = onnx.load(out)
+    if not any(node.op_type == "DequantizeLinear" for node in model.graph.node):
+        raise HeatserveError("int8: expected layers that can be quantised, convolutions or matrix products, found none")
     onnx.checker.check_model(model, full_check=True)
     return model
 

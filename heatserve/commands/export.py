@@ -12,7 +12,7 @@ from heatserve.commands.options import REPOSITORY, Json, OwnCode, Repository, de
 
 if TYPE_CHECKING:
     from heatserve.export.card import InputType, Precision
-    from heatserve.export.exporting import Variant
+    from heatserve.export.variants import Variant
 
 
 INT8_IMAGES = 256
@@ -42,6 +42,16 @@ ServedBy = Annotated[
     ),
 ]
 
+Precise = Annotated[
+    Literal["fp32", "fp16", "int8"],
+    typer.Option(
+        "--precision", help="Precision of the network; fp16 is for GPUs, int8 for CPUs. The certificate is FP32 always."
+    ),
+]
+Tf32 = Annotated[
+    bool, typer.Option("--tf32", help="Let a plan's convolutions round their inputs to ten bits of mantissa.")
+]
+
 
 def export(
     checkpoint: Annotated[Path, typer.Argument(help="Checkpoint of the single-pass model v, from `heatserve train`.")],
@@ -57,17 +67,12 @@ def export(
     ] = None,
     input_type: Input = None,
     resize: Resize = None,
-    precision: Annotated[
-        Literal["fp32", "fp16", "int8"],
-        typer.Option(help="Precision of the network; fp16 is for GPUs, int8 for CPUs. The certificate is FP32 always."),
-    ] = "fp32",
+    precision: Precise = "fp32",
     root: Annotated[
         Path | None, typer.Option(help="Folder of the data set that v was trained on; int8 finds its ranges there.")
     ] = None,
     backend: ServedBy = "auto",
-    tf32: Annotated[
-        bool, typer.Option("--tf32", help="Let a plan's convolutions round their inputs to ten bits of mantissa.")
-    ] = False,
+    tf32: Tf32 = False,
     as_json: Json = False,
 ) -> None:
     """Turn a checkpoint into one certified ONNX graph that Triton serves, with its certificate card.
@@ -83,9 +88,12 @@ def export(
     """
     from heatserve.export.exporting import export_checkpoint
     from heatserve.export.repository.tiers import served_tiers
+    from heatserve.training import load_checkpoint
     from heatserve.training.named import parse_named
 
-    variant = _variant(input_type, precision, resize, root, checkpoint, architecture)
+    int8 = precision == "int8"
+    dataset = load_checkpoint(checkpoint, architecture=architecture).metadata.dataset if int8 else None
+    variant = variant_of(input_type, precision, resize, dataset, root)
     model = export_checkpoint(
         checkpoint,
         repository=repository,
@@ -110,19 +118,13 @@ def export(
     )
 
 
-def _variant(
-    input_type: InputType | None,
-    precision: Precision,
-    resize: int | None,
-    root: Path | None,
-    checkpoint: Path,
-    architecture: str | None,
+def variant_of(
+    input_type: InputType | None, precision: Precision, resize: int | None, dataset: str | None, root: Path | None
 ) -> Variant:
+    """The variant that the options ask for; INT8 takes its ranges from training images of `dataset`."""
     from heatserve.export.calibration.sampling import sample
-    from heatserve.export.exporting import Variant
-    from heatserve.training import load_checkpoint
+    from heatserve.export.variants import Variant
 
-    if precision != "int8":
+    if precision != "int8" or dataset is None:
         return Variant(input_type, precision, resize=resize)
-    dataset = load_checkpoint(checkpoint, architecture=architecture).metadata.dataset
     return Variant(input_type, precision, sample(dataset, "train", root=root, count=INT8_IMAGES), resize)

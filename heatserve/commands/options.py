@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import typer
 
+from heatserve.certification.errors import HeatserveError
 from heatserve.certification.files import write_atomically
 
 if TYPE_CHECKING:
@@ -163,3 +164,15 @@ def one_by_one(record: R, names: Sequence[str], measure: Callable[[str], Any], o
         if out:
             write_record(out, record)
     return record
+
+
+def numbers(name: str, text: str) -> tuple[float, ...]:
+    """What an option holds that takes numbers with commas between.
+
+    Raises:
+        HeatserveError: it holds something else.
+    """
+    try:
+        return tuple(float(number) for number in text.split(","))
+    except ValueError:
+        raise HeatserveError(f"{name}: expected numbers with commas between them, got {text!r}") from None

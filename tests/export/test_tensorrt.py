@@ -28,7 +28,6 @@ from heatserve.export.calibration.calibrate import calibrate_model
 from heatserve.export.calibration.certifier import Certifier
 from heatserve.export.card import GRAPH_NAME, PLAN_NAME, CardError, Plan, read_card, sha256_of
 from heatserve.export.card_parts import MonteCarlo
-from heatserve.export.exporting import Variant
 from heatserve.export.graph.build import certified_graph, logits_graph
 from heatserve.export.images import LabelledImages
 from heatserve.export.repository.layout import TENSORRT_BATCHES, ModelVersion, open_model, write_model_config
@@ -44,6 +43,7 @@ from heatserve.export.runtime.tensorrt import (
     parsed_network,
     tensorrt_errors_explained,
 )
+from heatserve.export.variants import Variant
 from heatserve.serving.triton.installation import find_triton
 from heatserve.training.architectures import build_network
 

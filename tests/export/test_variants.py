@@ -24,13 +24,14 @@ from heatserve.export.calibration.certifier import Certifier
 from heatserve.export.calibration.compare import calibrated_parts, check_loss, compare_variant
 from heatserve.export.calibration.report import comparison_report
 from heatserve.export.card_parts import MonteCarlo
-from heatserve.export.exporting import Variant, export_checkpoint
+from heatserve.export.exporting import export_checkpoint
 from heatserve.export.graph.build import certified_graph, logits_graph, pixels_graph, takes_uint8, uint8_input
 from heatserve.export.images import LabelledImages, LabelledPictures, SampledImages
 from heatserve.export.repository.layout import ModelVersion, open_model, version_dirs
 from heatserve.export.repository.publishing import republish
 from heatserve.export.runtime.answers import model_images
 from heatserve.export.runtime.session import GraphError, open_session, run
+from heatserve.export.variants import Variant
 from heatserve.training.torchvision_import import import_torchvision
 
 CERTIFY = MonteCarlo(n0=20, n=100, alpha=0.01, seed=0)
