@@ -14,11 +14,10 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper, parser
 
 from heatserve.certification.errors import HeatserveError
-from heatserve.export.graph.build import IR_VERSION, certified_graph
+from heatserve.export.graph.build import IR_VERSION, OPSET, certified_graph
 from heatserve.export.graph.imported.errors import OnnxFileError
 from heatserve.export.graph.imported.normal_form import NormalForm, normal_form
 from heatserve.export.graph.imported.pixels import Preprocessing
-from heatserve.export.graph.tracing import OPSET
 from heatserve.export.runtime.session import classifier, open_session
 from heatserve.training.architectures import build_network
 

@@ -45,7 +45,7 @@ def _shares(probabilities: Float64Array) -> Float64Array:
 
 
 @dataclass(frozen=True)
-class Rule:
+class ScoreRule:
     """What the scores of a file are, and how logits are made of them."""
 
     said: str
@@ -56,15 +56,15 @@ class Rule:
     """The operators from the scores, FP32 [N, K], to `logits`."""
 
 
-LOGITS = Rule("logits", softmax)
-SOFTMAX = Rule("the logits before its Softmax, which is removed", _shares)
-LOG_SOFTMAX = Rule("the logits before its LogSoftmax, which is removed", softmax)
-PROBABILITIES = Rule(
+LOGITS = ScoreRule("logits", softmax)
+SOFTMAX = ScoreRule("the logits before its Softmax, which is removed", _shares)
+LOG_SOFTMAX = ScoreRule("the logits before its LogSoftmax, which is removed", softmax)
+PROBABILITIES = ScoreRule(
     f"probabilities, whose logarithm is taken, below {SMALLEST_PROBABILITY:.3g} that of this number",
     _shares,
     (("Clip", [np.array(SMALLEST_PROBABILITY, np.float32)], {}), ("Log", [], {})),
 )
-BINARY = Rule(
+BINARY = ScoreRule(
     "the score of the second of two classes before its Sigmoid, which is removed; that of the first is 0",
     lambda second: np.concatenate([1 - second, second], axis=1),
     (("Mul", [np.array([[0, 1]], np.float32)], {}),),
@@ -72,7 +72,7 @@ BINARY = Rule(
 
 
 def assembled(
-    path: object, model: onnx.ModelProto, taken: NetworkInput, value: str, rule: Rule, *, axes: int, classes: int
+    path: object, model: onnx.ModelProto, taken: NetworkInput, value: str, rule: ScoreRule, *, axes: int, classes: int
 ) -> onnx.ModelProto:
     """`image` FP32 [N, C, H, W] in [0,1] → `logits` FP32 [N, K].
 

@@ -18,7 +18,7 @@ def quoted(name: str) -> str:
     return repr(name if len(name) <= _LONGEST_NAME else f"{name[:_LONGEST_NAME]}…")
 
 
-def described(node: onnx.NodeProto) -> str:
+def node_in_words(node: onnx.NodeProto) -> str:
     """A node, for a sentence: its name, or else its first output, and its operator."""
     operator = f"{node.domain}.{node.op_type}" if node.domain else node.op_type
     return f"node {quoted(node.name or next(iter(node.output), ''))} ({operator})"

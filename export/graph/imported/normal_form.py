@@ -22,7 +22,7 @@ from heatserve.export.graph.imported.assembly import (
     LOGITS,
     PROBABILITIES,
     SOFTMAX,
-    Rule,
+    ScoreRule,
     assembled,
     flattened,
     softmax,
@@ -33,11 +33,11 @@ from heatserve.export.graph.imported.probe import answers_of
 from heatserve.export.graph.imported.reading import converted, read_onnx
 from heatserve.export.graph.imported.scores import Scores, find_scores
 
-BATCHES = (1, 2, 7)
+_BATCHES = (1, 2, 7)
 """Sizes of batch in which the logits graph must answer as the file does."""
-TOLERANCE = 1e-5
+_TOLERANCE = 1e-5
 """Largest difference of a probability between both."""
-HALF_TOLERANCE = 1e-2
+_HALF_TOLERANCE = 1e-2
 """The same, of a network in FP16."""
 _SUM_TOLERANCE = 1e-3
 
@@ -83,7 +83,7 @@ def normal_form(path: Path, preprocessing: Preprocessing, *, output: str | None 
     logits = assembled(path, later, taken, scores.value, rule, axes=answers.ndim, classes=classes)
     half = TensorProto.FLOAT16 in {taken.element, *(tensor.data_type for tensor in model.graph.initializer)}
     error = _compared(path, logits, taken, images, rule.probabilities(flattened(answers)))
-    if not error <= (HALF_TOLERANCE if half else TOLERANCE):
+    if not error <= (_HALF_TOLERANCE if half else _TOLERANCE):
         raise OnnxFileError(
             f"{path}: expected the same probabilities of it and of the graph that is served, got a difference of "
             f"{error:.2g}; the answer to an image must not depend on the other images of a batch"
@@ -97,7 +97,7 @@ def normal_form(path: Path, preprocessing: Preprocessing, *, output: str | None 
 
 def _images(shape: tuple[int, int, int]) -> Float32Array:
     """Noise of 8 bits around grey, from full contrast to none, so that activations are large and small."""
-    count = max(BATCHES)
+    count = max(_BATCHES)
     contrast = np.linspace(1, 0, count)[:, None, None, None]
     noise = np.random.default_rng(0).random((count, *shape))
     levels = np.rint(255 * (0.5 + contrast * (noise - 0.5)))
@@ -128,7 +128,7 @@ def _answers(
     return first
 
 
-def _rule(path: Path, scores: Scores, answers: NDArray[Any]) -> Rule:
+def _rule(path: Path, scores: Scores, answers: NDArray[Any]) -> ScoreRule:
     """How logits are made, from the last operator and, where that does not tell, from what is answered."""
     flat, named = flattened(answers), f"{path}: output {quoted(scores.output)}"
     classes = flat.shape[1]
@@ -156,7 +156,7 @@ def _compared(
 ) -> float:
     """The largest difference of a probability of the logits graph from what is expected, over all sizes of batch."""
     try:
-        found = answers_of(path, logits, images, batches=BATCHES)
+        found = answers_of(path, logits, images, batches=_BATCHES)
     except OnnxFileError as error:
         if taken.batch is None:
             raise

@@ -14,9 +14,8 @@ import onnx
 from google.protobuf.message import DecodeError
 from onnx import NodeProto, TensorProto, inliner, numpy_helper, version_converter
 
-from heatserve.export.graph.build import IR_VERSION
-from heatserve.export.graph.imported.errors import OnnxFileError, described, quoted
-from heatserve.export.graph.tracing import OPSET
+from heatserve.export.graph.build import IR_VERSION, OPSET
+from heatserve.export.graph.imported.errors import OnnxFileError, node_in_words, quoted
 
 LARGEST_BYTES = 2**31 - 1
 """Of a model with its external data: one ONNX file, which the served graph is, holds no more."""
@@ -96,7 +95,7 @@ def _inlined(path: Path, model: onnx.ModelProto) -> onnx.ModelProto:
     try:
         return inliner.inline_local_functions(model)
     except (RuntimeError, ValueError) as error:
-        raise OnnxFileError(f"{path}: its functions cannot be written out: {first_line(error)}") from None
+        raise OnnxFileError(f"{path}: its functions cannot be written out: {_first_line(error)}") from None
 
 
 def _check_nodes(path: Path, model: onnx.ModelProto) -> None:
@@ -121,7 +120,7 @@ def _check_nodes(path: Path, model: onnx.ModelProto) -> None:
         elif node.op_type == "BatchNormalization" and "training_mode" in attributes and attributes["training_mode"].i:
             reason = "expected a network for inference, found one in training mode; export it in evaluation mode"
         if reason:
-            raise OnnxFileError(f"{path}: {described(node)}: {reason}")
+            raise OnnxFileError(f"{path}: {node_in_words(node)}: {reason}")
 
 
 def _tensors(model: onnx.ModelProto) -> Iterator[tuple[str, TensorProto]]:
@@ -131,7 +130,7 @@ def _tensors(model: onnx.ModelProto) -> Iterator[tuple[str, TensorProto]]:
     for node in model.graph.node:
         for attribute in node.attribute:
             for tensor in (*([attribute.t] if attribute.HasField("t") else []), *attribute.tensors):
-                yield described(node), tensor
+                yield node_in_words(node), tensor
 
 
 def _take_external_data(path: Path, model: onnx.ModelProto) -> None:
@@ -181,13 +180,13 @@ def _check_constants(path: Path, model: onnx.ModelProto) -> None:
         try:
             values = numpy_helper.to_array(tensor)
         except (ValueError, TypeError, OverflowError, MemoryError) as error:
-            raise OnnxFileError(f"{path}: {named}: not a tensor as its shape says: {first_line(error)}") from None
+            raise OnnxFileError(f"{path}: {named}: not a tensor as its shape says: {_first_line(error)}") from None
         if tensor.data_type in _FLOATS and np.isnan(values.astype(np.float64, copy=False)).any():
             raise OnnxFileError(f"{path}: {named}: expected numbers, found NaN")
     for node in model.graph.node:
         for attribute in node.attribute:
             if np.isnan([attribute.f, *attribute.floats]).any():
-                raise OnnxFileError(f"{path}: {described(node)}: expected numbers, found NaN in {attribute.name!r}")
+                raise OnnxFileError(f"{path}: {node_in_words(node)}: expected numbers, found NaN in {attribute.name!r}")
 
 
 def _remove_remarks(model: onnx.ModelProto) -> None:
@@ -234,7 +233,7 @@ def converted(path: Path, model: onnx.ModelProto) -> onnx.ModelProto:
             model = version_converter.convert_version(model, OPSET)
         except (RuntimeError, ValueError) as error:
             raise OnnxFileError(
-                f"{path}: opset {version} cannot be converted to {OPSET}: {first_line(error)}; export it with opset "
+                f"{path}: opset {version} cannot be converted to {OPSET}: {_first_line(error)}; export it with opset "
                 f"{OPSET}"
             ) from None
     result = onnx.ModelProto()
@@ -263,6 +262,6 @@ def _check(path: Path, model: onnx.ModelProto) -> None:
         raise OnnxFileError(f"{path}: not a valid model: {' '.join(str(error).split())[:500]}") from None
 
 
-def first_line(error: Exception) -> str:
+def _first_line(error: Exception) -> str:
     """What an error of a library says, without the stack that some of them append."""
     return next(iter(str(error).splitlines()), type(error).__name__)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import onnx
 from onnx import AttributeProto, NodeProto, TensorProto
 
-from heatserve.export.graph.imported.errors import OnnxFileError, described, quoted
+from heatserve.export.graph.imported.errors import OnnxFileError, node_in_words, quoted
 
 _FLOATS = (TensorProto.FLOAT, TensorProto.DOUBLE, TensorProto.FLOAT16)
 _PASSING = ("Identity", "Dropout", "Cast")
@@ -74,7 +74,9 @@ def _scores_of(path: object, value: onnx.ValueInfoProto, producers: dict[str, No
     if last is None or last.op_type not in (*_SOFTMAX, "Sigmoid"):
         return Scores(output, passed, None, labels)
     if last.op_type in _SOFTMAX and not _over_classes(last):
-        raise OnnxFileError(f"{path}: {described(last)}: expected a softmax over the classes, axis 1 or the last one")
+        raise OnnxFileError(
+            f"{path}: {node_in_words(last)}: expected a softmax over the classes, axis 1 or the last one"
+        )
     return Scores(output, last.input[0], last.op_type, labels)
 
 
