@@ -181,7 +181,10 @@ def test_functions_and_newer_operators_are_written_out_and_external_data_is_take
         tmp_path,
         """theirs (float[N,1,8,8] x) => (float[N,3] y) {
             flat = Flatten(x)
-            y = theirs.layer(flat, weights)
+            size = Shape(flat)
+            zeros = ConstantOfShape(size)
+            same = Add(flat, zeros)
+            y = theirs.layer(same, weights)
         }
         <domain: "theirs", opset_import: ["" : 20]>
         layer (x, w) => (y) {

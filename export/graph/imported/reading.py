@@ -232,14 +232,33 @@ def converted(path: Path, model: onnx.ModelProto) -> onnx.ModelProto:
                 model = inliner.inline_selected_functions(model, newer, inline_schema_functions=True)
             model = version_converter.convert_version(model, OPSET)
         except (RuntimeError, ValueError) as error:
+            if version > OPSET and _is_older(model):
+                return _of_our_versions(model)
             raise OnnxFileError(
                 f"{path}: opset {version} cannot be converted to {OPSET}: {_first_line(error)}; export it with opset "
                 f"{OPSET}"
             ) from None
+    return _of_our_versions(model)
+
+
+def _of_our_versions(model: onnx.ModelProto) -> onnx.ModelProto:
     result = onnx.ModelProto()
     result.CopyFrom(model)
     result.ir_version = IR_VERSION
+    result.opset_import[0].version = OPSET
     return result
+
+
+def _is_older(model: onnx.ModelProto) -> bool:
+    """Whether all operators and attributes of a model are in opset 18 too, for which ONNX has few converters downwards.
+
+    That they mean the same there is seen by comparing answers.
+    """
+    try:
+        onnx.checker.check_model(_of_our_versions(model), full_check=True)
+    except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError):
+        return False
+    return True
 
 
 def _newer(model: onnx.ModelProto) -> set[str]:
