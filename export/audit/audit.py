@@ -188,8 +188,16 @@ def _used_seeds(card: Card) -> set[int]:
     return {part.monte_carlo.seed for part in (card.calibration, card.evaluation) if part is not None}
 
 
+def _parts_of(card: Card) -> list[Split]:
+    """The images that a card was made with: those of its figures, and of its calibration."""
+    figures = [card.evaluation.data] if card.evaluation else []
+    return [*figures, *([card.calibration.fit, card.calibration.check] if card.calibration else [])]
+
+
 def _check_unseen(calibration: Calibration, data: Sampled) -> None:
-    seen = {(part.dataset, part.split) for part in (calibration.fit, calibration.check)}
+    """Refuse another split than `test`, or that of the calibration; those that are vouched for are of `test`."""
+    parts = () if calibration.vouched else (calibration.fit, calibration.check)
+    seen = {(part.dataset, part.split) for part in parts}
     if data.split != "test" or (data.dataset, data.split) in seen:
         raise AuditError(
             f"data: expected images that neither training nor calibration saw, a split 'test', got split "
@@ -199,19 +207,19 @@ def _check_unseen(calibration: Calibration, data: Sampled) -> None:
 
 
 def _check_unused(model: ModelVersion, images: ModelImages) -> None:
-    """Refuse images that an attempt to calibrate used, in whichever data set they are, and those of the card's figures.
+    """Refuse images that an attempt to calibrate used, in whichever data set they are, and those of the card.
 
     Where no attempt is recorded, as beside a version that was copied by itself, the card is all that is known.
     """
     attempts = read_attempts(model.path.parents[1])
     used = sum(digest in attempts.pixels for digest in images.pixel_digests)
-    figures = model.card.evaluation.data if model.card.evaluation else None
-    if figures and (figures.dataset, figures.split) == (images.dataset, images.split):
-        last = min(figures.end, images.first + len(images))
-        shared = last - max(figures.first, images.first) if figures.seed == images.seed else 0
-        if figures.seed != images.seed and not attempts.lines:
-            shared = len(images)
-        used = max(used, shared)
+    for part in _parts_of(model.card):
+        if (part.dataset, part.split) == (images.dataset, images.split):
+            last = min(part.end, images.first + len(images))
+            shared = last - max(part.first, images.first) if part.seed == images.seed else 0
+            if part.seed != images.seed and not attempts.lines:
+                shared = len(images)
+            used = max(used, shared)
     if used:
         raise AuditError(
             f"{images.dataset}, split {images.split!r}: expected images that neither a calibration nor the figures of "

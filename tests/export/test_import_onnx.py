@@ -150,7 +150,7 @@ def test_an_int8_variant_of_an_imported_network_is_calibrated_as_the_network_was
 @pytest.mark.slow
 def test_an_imported_network_is_audited_on_images_that_nothing_used(repository: Path) -> None:
     done = heatserve(
-        *("audit", "linear", "--repository", repository, "--data", "digits", "--test-images", 60, "--json"),
+        *("audit", "linear", "--repository", repository, "--data", "digits", "--images", 60, "--json"),
         *("--certificates", repository.parent / "kept"),
     )
     assert done.exit_code == 0, done.output
