@@ -19,6 +19,7 @@ from heatserve.export.digest import with_digest
 from heatserve.export.graph.build import certified_graph, uint8_input, with_map
 from heatserve.export.promise import promise_text
 from heatserve.export.repository.layout import CONFIG_NAME, write_model_config
+from heatserve.training.data.sources import DIGITS_CLASSES
 
 SHAPE = (1, 8, 8)
 CLASS_NAMES = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
@@ -115,6 +116,14 @@ def take_uint8(version_dir: Path, *, resize: int | None) -> None:
     )
     card.write(version_dir)
     write_model_config(version_dir.parents[1], card)
+
+
+def name_digits(version_dir: Path) -> Path:
+    """Have a tiny model call its classes as the data set `digits` does."""
+    card = read_card(version_dir).model_copy(update={"class_names": DIGITS_CLASSES})
+    card.write(version_dir)
+    write_model_config(version_dir.parents[1], card)
+    return version_dir
 
 
 def edit_card(version_dir: Path, change: Callable[[dict[str, Any]], object]) -> None:

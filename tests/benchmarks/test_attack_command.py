@@ -12,7 +12,7 @@ import onnx
 import pytest
 import torch
 from onnx import numpy_helper
-from tiny_model import CLASS_NAMES, edit_card, random_images, write_tiny_card, write_tiny_model
+from tiny_model import CLASS_NAMES, edit_card, name_digits, random_images, write_tiny_card, write_tiny_model
 from typer.testing import CliRunner
 
 import heatserve.benchmarks.attack.target as attack_target
@@ -167,7 +167,7 @@ def test_images_off_the_grid_are_certified_with_noise_that_needs_none_and_said_s
 
 
 def test_the_command_writes_results_a_figure_and_on_request_the_card(tmp_path: Path) -> None:
-    version_dir = write_tiny_model(tmp_path / "models")
+    version_dir = name_digits(write_tiny_model(tmp_path / "models"))
     before, hashes = read_card(version_dir), [sha256_of(version_dir / name) for name in (GRAPH_NAME, BASE_NAME)]
     out = tmp_path / "attack.json"
     arguments = ["attack", "tiny", "--data", "digits", "--repository", str(tmp_path / "models"), "--images", "4"]

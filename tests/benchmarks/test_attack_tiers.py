@@ -17,7 +17,7 @@ import torch
 from numpy.typing import NDArray
 from rich.console import Console
 from test_attacks import lying_victim
-from tiny_model import CLASS_NAMES, SIGMA, random_images, write_tiny_model
+from tiny_model import CLASS_NAMES, SIGMA, name_digits, random_images, write_tiny_model
 from typer.testing import CliRunner
 
 from heatserve.benchmarks.attack import known_seed
@@ -212,7 +212,7 @@ def test_the_tiers_of_a_linear_model_keep_their_promise(tmp_path: Path) -> None:
 
 
 def test_the_command_writes_a_record_and_says_what_is_promised(tmp_path: Path) -> None:
-    write_tiny_model(tmp_path / "models")
+    name_digits(write_tiny_model(tmp_path / "models"))
     out = tmp_path / "tiers.json"
     arguments = ["attack-tiers", "tiny", "--data", "digits", "--repository", str(tmp_path / "models"), "--images", "3"]
     arguments += ["--steps", "2", "--samples", "2", "--epsilon", "0.1", "--radius", "0.125", "--asks", "5"]

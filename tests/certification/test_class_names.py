@@ -43,12 +43,13 @@ def test_names_of_any_language_and_length_are_names_and_two_classes_may_have_one
 def test_a_folder_of_such_classes_is_refused_before_any_training(
     tmp_path: Path, classes: tuple[str, ...], expected: str
 ) -> None:
+    random = np.random.default_rng(0)
     for part in ("train", "test"):
         for name in classes:
             folder = tmp_path / part / name
             folder.mkdir(parents=True)
             for index in range(4):
-                pixels = np.random.default_rng(index).integers(0, 256, (8, 8, 3), dtype=np.uint8)
+                pixels = random.integers(0, 256, (8, 8, 3), dtype=np.uint8)
                 Image.fromarray(pixels).save(folder / f"{index}.png")
     for split in ("train", "calibration", "test"):
         with pytest.raises(DataError, match=f"expected .*{expected}"):

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from tiny_model import SHAPE, write_tiny_model
+from tiny_model import SHAPE, name_digits, write_tiny_model
 from typer.testing import CliRunner
 
 import heatserve.export.calibration.dataset as certifying
@@ -226,7 +226,7 @@ def test_a_cluster_that_loses_a_worker_gives_the_same_results(
 
 
 def test_the_command_shows_certified_accuracy(tmp_path: Path) -> None:
-    write_tiny_model(tmp_path / "models")
+    name_digits(write_tiny_model(tmp_path / "models"))
     arguments = ["certify-dataset", "tiny", "--data", "digits", "--repository", str(tmp_path / "models")]
     arguments += ["--results", str(tmp_path / "results.jsonl"), "--images", "5", "--n", "100", "--top-k", "3"]
     shown = CliRunner().invoke(app, arguments, env={"COLUMNS": "150"}, catch_exceptions=False)

@@ -237,7 +237,7 @@ def test_export_explains_what_is_missing(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match="expected the class_names of"):
         export_checkpoint(checkpoint(tmp_path), repository=tmp_path, name="x", base=checkpoint(tmp_path, classes=3))
     for name in ("../outside", "", ".hidden", "a b"):
-        with pytest.raises(HeatserveError, match="name: expected letters"):
+        with pytest.raises(HeatserveError, match="name: expected up to 200 letters"):
             export_checkpoint(checkpoint(tmp_path), repository=tmp_path, name=name)
     with pytest.raises(HeatserveError, match=r"sigma: expected a number above 0, got -0\.1"):
         export_checkpoint(checkpoint(tmp_path), repository=tmp_path, name="x", sigma=-0.1)

@@ -17,9 +17,9 @@ from typer.testing import CliRunner, Result
 
 from heatserve.certification.pixels import pixel_digest
 from heatserve.cli import app
-from heatserve.export.exporting import Variant
 from heatserve.export.repository.layout import open_model
 from heatserve.export.runtime.session import open_session
+from heatserve.export.variants import Variant
 from heatserve.training import load_checkpoint
 from heatserve.training.data import fingerprints as prints
 from heatserve.training.data.errors import DataError
