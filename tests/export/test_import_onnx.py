@@ -129,7 +129,7 @@ def test_a_classifier_of_scikit_learn_is_served_with_certificates_and_proofs(
     expected = classifiers[name].predict_proba(images.reshape(len(images), -1))
     with Client(server.endpoints.grpc_url, model=name) as client:
         found = client.predict(images)
-        proofs = client.confirm(images[:10], radius=0.05)
+        proofs = client.confirm(images[:10], radius=0.05, deadline=50)
     np.testing.assert_allclose([answer.probability for answer in found], expected.max(1), atol=1e-5)
     assert [answer.class_name for answer in found] == [str(label) for label in expected.argmax(1)]
     assert sum(answer.certified_radius > 0 for answer in found) > 10
