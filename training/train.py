@@ -12,7 +12,7 @@ from heatserve.training.architectures.own_code import choose_architecture
 from heatserve.training.channels import channel_statistics
 from heatserve.training.checkpoint import Checkpoint, CheckpointMetadata, load_checkpoint
 from heatserve.training.data.augmentation import Augmentation
-from heatserve.training.data.images import DataError
+from heatserve.training.data.errors import DataError
 from heatserve.training.data.splits import ImageData
 from heatserve.training.loop.fitting import Run, fit
 from heatserve.training.loop.optimisation import Optimisation

@@ -18,7 +18,7 @@ from sklearn.datasets import load_digits
 from heatserve.certification.pixels import pixel_digest
 from heatserve.training.data import cifar10
 from heatserve.training.data.augmentation import Augmentation
-from heatserve.training.data.images import DataError
+from heatserve.training.data.errors import DataError
 from heatserve.training.data.splits import SPLITS, describe_data, load_data
 
 Pixels = npt.NDArray[np.uint8]

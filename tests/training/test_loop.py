@@ -14,7 +14,8 @@ from small_training import DisturbedImages, digits_network, few_digits, log_reco
 from torch import Tensor, nn
 from torch.nn import functional
 
-from heatserve.training.data.images import DataError, Images, TensorImages
+from heatserve.training.data.errors import DataError
+from heatserve.training.data.images import Images, TensorImages
 from heatserve.training.data.splits import ImageData
 from heatserve.training.loop.fitting import Interrupted, Run, fit
 from heatserve.training.loop.optimisation import Optimisation

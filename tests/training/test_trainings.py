@@ -13,7 +13,8 @@ from small_training import few_digits
 from torch import Tensor, nn
 
 from heatserve.training.checkpoint import Checkpoint, load_checkpoint
-from heatserve.training.data.images import Batch, DataError, Images
+from heatserve.training.data.errors import DataError
+from heatserve.training.data.images import Batch, Images
 from heatserve.training.data.splits import ImageData, load_data
 from heatserve.training.evaluate import accuracy
 from heatserve.training.loop.optimisation import Optimisation

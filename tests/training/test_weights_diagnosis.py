@@ -18,7 +18,8 @@ from heatserve.certification.provenance import now
 from heatserve.training.architectures import ImageClassifier
 from heatserve.training.channels import IMAGENET_MEAN, IMAGENET_STD
 from heatserve.training.checkpoint import Checkpoint, CheckpointError, CheckpointMetadata
-from heatserve.training.data.images import DataError, TensorImages
+from heatserve.training.data.errors import DataError
+from heatserve.training.data.images import TensorImages
 from heatserve.training.data.splits import ImageData
 from heatserve.training.weights import diagnose
 from heatserve.training.weights.classes import order_of_outputs

@@ -15,7 +15,8 @@ import numpy.typing as npt
 
 from heatserve.certification.files import write_atomically
 from heatserve.training.data.decoding import decode, to_bytes
-from heatserve.training.data.images import DataError, common_size, list_folder
+from heatserve.training.data.errors import DataError
+from heatserve.training.data.images import common_size, list_folder
 from heatserve.training.torchvision_import import import_torchvision
 
 CIFAR10_CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from heatserve.training.data.colours import Decoded
 from heatserve.training.data.decoding import decode, decoded_size, to_bytes, to_floats
-from heatserve.training.data.errors import DataError as DataError
+from heatserve.training.data.errors import DataError
 
 Batch = tuple[Tensor, Tensor]
 """float32 images [N, C, H, W] in [0,1], and int64 labels [N]."""

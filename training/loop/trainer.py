@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from heatserve.certification.errors import HeatserveError
 from heatserve.training.architectures.network import memory_format_of
-from heatserve.training.data.images import DataError
+from heatserve.training.data.errors import DataError
 from heatserve.training.data.splits import ImageData
 from heatserve.training.loop.distributed import join
 from heatserve.training.loop.optimisation import DECAYS, Optimisation

@@ -21,7 +21,7 @@ from heatserve.certification.progress import Progress, unseen
 from heatserve.training.architectures.network import ImageClassifier
 from heatserve.training.channels import IMAGENET_MEAN, IMAGENET_STD
 from heatserve.training.checkpoint import Checkpoint, CheckpointError
-from heatserve.training.data.images import DataError
+from heatserve.training.data.errors import DataError
 from heatserve.training.data.splits import ImageData
 from heatserve.training.weights.normalisation import Statistics
 
