@@ -16,7 +16,8 @@ import numpy.typing as npt
 from heatserve.certification.files import write_atomically
 from heatserve.training.data.decoding import decode, to_bytes
 from heatserve.training.data.errors import DataError
-from heatserve.training.data.images import common_size, list_folder
+from heatserve.training.data.folders import empty_class, list_pictures
+from heatserve.training.data.images import common_size
 from heatserve.training.torchvision_import import import_torchvision
 
 CIFAR10_CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
@@ -33,12 +34,15 @@ def read_cifar10(root: Path, part: str) -> tuple[npt.NDArray[np.uint8], npt.NDAr
         return _read_batches(root, part)
     if not (root / part).is_dir():
         raise DataError(f"{root}: expected {part}/<class>/<image> or cifar-10-batches-py in it, found neither")
-    class_names, paths, labels = list_folder(root / part)
-    if class_names != CIFAR10_CLASSES:
+    found = list_pictures(root / part)
+    if found.class_folders != CIFAR10_CLASSES:
         raise DataError(
-            f"{root / part}: expected the classes {', '.join(CIFAR10_CLASSES)}, got {', '.join(class_names)}"
+            f"{root / part}: expected the classes {', '.join(CIFAR10_CLASSES)}, got {', '.join(found.class_folders)}"
         )
-    return _decode_once(root / f".heatserve-{part}.npz", paths), np.asarray(labels, np.int64)
+    if found.empty:
+        raise empty_class(found.folder, found.empty[0])
+    labels = np.array([CIFAR10_CLASSES.index(name) for name in found.classes], np.int64)
+    return _decode_once(root / f".heatserve-{part}.npz", found.paths), labels
 
 
 def _read_batches(root: Path, part: str) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.int64]]:

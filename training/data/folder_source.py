@@ -20,7 +20,7 @@ from heatserve.training.data.errors import DataError
 from heatserve.training.data.fingerprints import Fingerprints, fingerprints
 from heatserve.training.data.folder_cut import cut
 from heatserve.training.data.folder_options import FolderOptions
-from heatserve.training.data.folders import UNSPLIT, Layout, Listing, find_layout, list_pictures
+from heatserve.training.data.folders import UNSPLIT, Layout, Listing, empty_class, find_layout, list_pictures
 from heatserve.training.data.images import FileImages, ImageShape, common_size, unequal_sizes
 from heatserve.training.data.pools import Pool, pseudo_random_order
 from heatserve.training.data.resizing import resize_and_crop
@@ -200,7 +200,7 @@ def _check_filled(listing: Listing | None, names: Mapping[str, str], filled: Col
         if listing is None or label in filled or folder not in listing.class_folders:
             continue
         if folder in listing.empty:
-            raise DataError(f"{listing.folder / folder}: the folder of class {folder!r} is empty; expected image files")
+            raise empty_class(listing.folder, folder)
         raise DataError(
             f"{listing.folder / folder}: expected a picture to train with, got none that can be read and is no test or "
             "calibration image"

@@ -141,6 +141,11 @@ def list_pictures(folder: Path, *, nested: bool = False) -> Listing:
     return Listing(folder, paths, classes, tuple(sorted(class_folders)), passed_over, 0 if nested else below)
 
 
+def empty_class(folder: Path, name: str) -> DataError:
+    """What to say of a class folder in `folder` without a picture, where the class needs one."""
+    return DataError(f"{folder / name}: the folder of class {name!r} is empty; expected image files")
+
+
 def _walk(folder: Path, passed_over: Counter[str]) -> Iterator[tuple[Path, list[Path], bool]]:
     """Each folder with its files, and whether it holds no other folder; one that a link leads back to, once."""
     visited: set[tuple[int, int]] = set()

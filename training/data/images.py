@@ -111,28 +111,6 @@ def _collect(decoded: list[Future[tuple[Tensor, int]]]) -> Batch:
     return torch.stack(images), torch.tensor(labels)
 
 
-def list_folder(folder: Path) -> tuple[tuple[str, ...], tuple[Path, ...], tuple[int, ...]]:
-    """Class names, files and labels of `folder`/<class>/<file>, classes and files in alphabetical order.
-
-    Raises:
-        DataError: no such folder, no class folder in it, or a class folder without files.
-    """
-    if not folder.is_dir():
-        raise DataError(f"{folder}: no such folder; expected one folder of images for each class in it")
-    classes = sorted(entry.name for entry in folder.iterdir() if entry.is_dir() and not entry.name.startswith("."))
-    if not classes:
-        raise DataError(f"{folder}: expected one folder of images for each class, found none")
-    paths: list[Path] = []
-    labels: list[int] = []
-    for label, name in enumerate(classes):
-        files = sorted(entry for entry in (folder / name).iterdir() if not entry.name.startswith("."))
-        if not files:
-            raise DataError(f"{folder / name}: the folder of class {name!r} is empty; expected image files")
-        paths += files
-        labels += [label] * len(files)
-    return tuple(classes), tuple(paths), tuple(labels)
-
-
 def common_size(paths: Sequence[Path]) -> tuple[int, int]:
     """The (height, width) that all files share; only their headers are read.
 
