@@ -21,8 +21,13 @@ from PIL.TiffImagePlugin import TiffImageFile
 
 from heatserve.training.data.colours import Decoded, grey_or_rgb
 from heatserve.training.data.errors import DataError
-from heatserve.training.data.headers import check_tiff, has_late_text, is_cut_jpeg2000
-from heatserve.training.data.signatures import SIGNATURE_BYTES, what_it_is
+from heatserve.training.data.headers import (
+    SIGNATURE_BYTES,
+    check_tiff,
+    has_late_text,
+    is_cut_jpeg2000,
+    what_it_is,
+)
 
 FORMATS = ("AVIF", "BMP", "GIF", "JPEG", "JPEG2000", "PNG", "PPM", "TIFF", "WEBP")
 """What is read, by Pillow's names. Others are refused: Pillow hands some of them, such as EPS, to other programs."""
