@@ -120,6 +120,13 @@ def test_cifar10_splits_share_no_image(tmp_path: Path) -> None:
     assert describe_data("cifar10") == (cifar10.CIFAR10_CLASSES, load_data("cifar10", "test", root).input_shape)
 
 
+def test_files_that_systems_leave_in_the_folders_of_cifar10_are_no_images(tmp_path: Path) -> None:
+    root = _folder(tmp_path, cifar10.CIFAR10_CLASSES, train=1)
+    for name in ("Thumbs.db", ".DS_Store"):
+        (root / "test" / "cat" / name).write_bytes(b"left by a system")
+    assert len(load_data("cifar10", "test", root)) == len(list((root / "test").glob("*/*.png")))
+
+
 def test_cifar10_is_cut_by_content_so_other_file_names_change_nothing(tmp_path: Path) -> None:
     root = _folder(tmp_path, cifar10.CIFAR10_CLASSES, train=3)
     before = _keys("cifar10", "calibration", root)

@@ -59,6 +59,11 @@ class Listing:
         return tuple(name for name in self.class_folders if name not in filled)
 
 
+def empty_class(folder: Path, name: str) -> DataError:
+    """What to say of a class folder in `folder` without a picture, where the class needs one."""
+    return DataError(f"{folder / name}: the folder of class {name!r} is empty; expected image files")
+
+
 def find_layout(root: Path) -> Layout:
     """The split folders of `root`: those that are named so and hold folders, one for each class.
 
@@ -139,11 +144,6 @@ def list_pictures(folder: Path, *, nested: bool = False) -> Listing:
     found.sort(key=lambda entry: (entry[0], os.fsencode(entry[1])))
     classes, paths = tuple(name for name, _ in found), tuple(path for _, path in found)
     return Listing(folder, paths, classes, tuple(sorted(class_folders)), passed_over, 0 if nested else below)
-
-
-def empty_class(folder: Path, name: str) -> DataError:
-    """What to say of a class folder in `folder` without a picture, where the class needs one."""
-    return DataError(f"{folder / name}: the folder of class {name!r} is empty; expected image files")
 
 
 def _walk(folder: Path, passed_over: Counter[str]) -> Iterator[tuple[Path, list[Path], bool]]:
