@@ -16,7 +16,7 @@ from heatserve.certification.errors import HeatserveError
 from heatserve.certification.radius import Float32Array
 from heatserve.export.graph.imported.errors import OnnxFileError, quoted
 
-Layout = Literal["NCHW", "NHWC"]
+AxisOrder = Literal["NCHW", "NHWC"]
 
 _INTEGERS = (TensorProto.UINT8, TensorProto.INT32, TensorProto.INT64)
 _TYPES = (TensorProto.FLOAT, TensorProto.DOUBLE, TensorProto.FLOAT16, *_INTEGERS)
@@ -38,7 +38,7 @@ class Preprocessing:
     """
 
     input_shape: tuple[int, int, int] | None = None
-    layout: Layout | None = None
+    layout: AxisOrder | None = None
     white: float | None = None
     mean: tuple[float, ...] = (0.0,)
     std: tuple[float, ...] = (1.0,)
@@ -86,7 +86,7 @@ class NetworkInput:
     """The type of its elements, a number of `TensorProto`."""
     rank: int
     """4: [N, C, H, W] or [N, H, W, C]; 3: [N, H, W]; 2: [N, C·H·W]."""
-    layout: Layout
+    layout: AxisOrder
     image_shape: tuple[int, int, int]
     batch: int | None
     """The one size of batch that the file declares; None: any."""
@@ -182,10 +182,10 @@ def _type_of(value: onnx.ValueInfoProto) -> str:
     return f"{TensorProto.DataType.Name(tensor.elem_type)} {sizes}"  # type: ignore[arg-type]
 
 
-def _layout_and_shape(named: str, sizes: Sequence[int], given: Preprocessing) -> tuple[Layout, tuple[int, int, int]]:
+def _layout_and_shape(named: str, sizes: Sequence[int], given: Preprocessing) -> tuple[AxisOrder, tuple[int, int, int]]:
     """The order of the axes and C, H, W, by the sizes after the batch (0: any will do) and what the user says."""
     if len(sizes) == 3:
-        readings: dict[Layout, tuple[int, int, int]] = {
+        readings: dict[AxisOrder, tuple[int, int, int]] = {
             "NCHW": (sizes[0], sizes[1], sizes[2]),
             "NHWC": (sizes[2], sizes[0], sizes[1]),
         }
