@@ -20,6 +20,7 @@ COMMANDS = [
     ["train", "madry"],
     ["train", "average"],
     ["import-weights"],
+    ["import-onnx"],
     ["export"],
     ["calibrate"],
     ["audit"],
