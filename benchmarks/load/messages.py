@@ -41,8 +41,7 @@ class LoadRequest:
         """
         parts = [self.images[at : at + self.count] for at in range(0, len(self.images), self.count)]
         if self.protocol == "grpc":
-            messages = (grpc_message(self.model, part, self.outputs, self.parameters) for part in parts)
-            return tuple(message.SerializeToString() for message in messages)
+            return tuple(grpc_message(self._request(part)).SerializeToString() for part in parts)
         return tuple(self._http(part).sent_to(url) for part in parts)
 
     def first_http(self) -> HttpMessage:
@@ -50,8 +49,11 @@ class LoadRequest:
         return self._http(self.images[: self.count])
 
     def _http(self, images: Pixels) -> HttpMessage:
-        body, json_size = http_message(InferRequest(self.model, images, self.outputs, self.parameters))
+        body, json_size = http_message(self._request(images))
         return HttpMessage(infer_path(self.model), json_size, body)
+
+    def _request(self, images: Pixels) -> InferRequest:
+        return InferRequest(self.model, images, self.outputs, self.parameters)
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
@@ -58,26 +57,20 @@ class InferResult(Protocol):
         ...
 
 
-def grpc_message(
-    model: str,
-    images: Pixels,
-    outputs: Sequence[str] = (),
-    parameters: RequestParameters = MappingProxyType({}),
-    *,
-    class_count: int = 0,
-    request_id: str = "",
-) -> service_pb2.ModelInferRequest:
-    """A request over gRPC, of the parts of an `InferRequest`."""
+def grpc_message(request: InferRequest) -> service_pb2.ModelInferRequest:
+    """A request over gRPC."""
     from tritonclient.grpc import service_pb2
 
-    message = service_pb2.ModelInferRequest(model_name=model, raw_input_contents=[images.tobytes()], id=request_id)
-    message.inputs.add(name="image", datatype="UINT8" if images.dtype == np.uint8 else "FP32", shape=images.shape)
-    for name in outputs:
+    message = service_pb2.ModelInferRequest(
+        model_name=request.model, raw_input_contents=[request.images.tobytes()], id=request.request_id
+    )
+    message.inputs.add(name="image", datatype=request.datatype, shape=request.images.shape)
+    for name in request.outputs:
         output = message.outputs.add(name=name)
-        if class_count:
-            output.parameters["classification"].int64_param = class_count
+        if request.class_count:
+            output.parameters["classification"].int64_param = request.class_count
     fields = {int: "int64_param", float: "double_param", str: "string_param"}
-    for name, value in parameters.items():
+    for name, value in request.parameters.items():
         setattr(message.parameters[name], fields[type(value)], value)
     return message
 

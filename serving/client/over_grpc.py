@@ -153,12 +153,12 @@ class GrpcTransport:
 
     def infer(self, request: InferRequest, *, seconds: float) -> InferResult:
         """The answer to a request."""
-        return GrpcResult(self._call("infer", _message(request), seconds))
+        return GrpcResult(self._call("infer", grpc_message(request), seconds))
 
     def stream(self, request: InferRequest, *, seconds: float) -> Generator[InferResult, None, None]:
         """The answers to a request, as they come."""
         with self._channel() as channel:
-            call = channel.stream(iter([_message(request)]), timeout=seconds, metadata=_metadata(self._access))
+            call = channel.stream(iter([grpc_message(request)]), timeout=seconds, metadata=_metadata(self._access))
             try:
                 while (answer := self._watched(partial(next, call, None), seconds)) is not None:
                     yield _result(answer)
@@ -233,12 +233,12 @@ class AsyncGrpcTransport:
 
     async def infer(self, request: InferRequest, *, seconds: float) -> InferResult:
         """See `GrpcTransport.infer`."""
-        return GrpcResult(await self._call("infer", _message(request), seconds))
+        return GrpcResult(await self._call("infer", grpc_message(request), seconds))
 
     async def stream(self, request: InferRequest, *, seconds: float) -> AsyncGenerator[InferResult, None]:
         """See `GrpcTransport.stream`."""
         async with self._channel() as channel:
-            call = channel.stream(iter([_message(request)]), timeout=seconds, metadata=_metadata(self._access))
+            call = channel.stream(iter([grpc_message(request)]), timeout=seconds, metadata=_metadata(self._access))
             try:
                 async for answer in call:
                     yield _result(answer)
@@ -281,17 +281,6 @@ class AsyncGrpcTransport:
 
 def _metadata(access: Access) -> list[tuple[str, str]]:
     return [*access.request_headers().items()]
-
-
-def _message(request: InferRequest) -> service_pb2.ModelInferRequest:
-    return grpc_message(
-        request.model,
-        request.images,
-        request.outputs,
-        request.parameters,
-        class_count=request.class_count,
-        request_id=request.request_id,
-    )
 
 
 def _as_json(answer: service_pb2.ModelConfigResponse) -> Mapping[str, Any]:

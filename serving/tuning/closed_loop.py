@@ -14,7 +14,7 @@ import numpy as np
 
 from heatserve.export.contract import OUTPUT_NAMES
 from heatserve.serving.client.failures import OVERLOADED
-from heatserve.serving.client.messages import grpc_message
+from heatserve.serving.client.messages import InferRequest, grpc_message
 from heatserve.serving.errors import OverloadedError, ServingError
 from heatserve.serving.pixels import Pixels
 
@@ -56,7 +56,7 @@ def closed_loop(url: str, model: str, image: Pixels, *, concurrency: int, second
         ServingError: a request was refused for another reason; holds the server's message.
         KeyboardInterrupt: SIGINT or SIGTERM came.
     """
-    request = grpc_message(model, image, OUTPUT_NAMES).SerializeToString()
+    request = grpc_message(InferRequest(model, image, OUTPUT_NAMES)).SerializeToString()
 
     async def measure() -> LoadResult:
         with _cancelled_by_signals():
