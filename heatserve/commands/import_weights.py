@@ -11,8 +11,16 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from heatserve.certification.errors import HeatserveError
-from heatserve.commands.options import ClassesFile, Crop, Root, ShorterSide, SkipUnreadable, name_data
+from heatserve.certification.errors import HeatserveError, first_of
+from heatserve.commands.options import (
+    ClassesFile,
+    Crop,
+    Root,
+    ShorterSide,
+    SkipUnreadable,
+    name_data,
+    numbers,
+)
 from heatserve.commands.train.options import TrainingData
 
 if TYPE_CHECKING:
@@ -104,8 +112,8 @@ def import_weights(
             dataset=data,
             class_names=names,
             input_shape=shape,
-            mean=_numbers("mean", mean),
-            std=_numbers("std", std),
+            mean=None if mean is None else numbers("mean", mean),
+            std=None if std is None else numbers("std", std),
             out=out,
             entry=entry,
             outputs=_lines(outputs),
@@ -155,10 +163,10 @@ def _hints(diagnosis: Diagnosis, checkpoint: Checkpoint) -> list[str]:
     if order := diagnosis.order:
         names = checkpoint.metadata.class_names
         moved = [f"{mine!r} for {true!r}" for mine, true in zip(names, order.outputs, strict=True) if mine != true]
-        listed = ", ".join(moved[:_NAMES]) + (f" and {len(moved) - _NAMES} more" if len(moved) > _NAMES else "")
         hints.append(
-            f"with the classes in another order {order.accuracy:.1%} would be right: it answers {listed}. Write the "
-            f"classes in the order of its outputs into a file, one a line, and add --outputs FILE: "
+            f"with the classes in another order {order.accuracy:.1%} would be right: it answers "
+            f"{first_of(moved, _NAMES)}. Write the classes in the order of its outputs into a file, one a line, and "
+            f"add --outputs FILE: "
             f"{', '.join(order.outputs[:_NAMES])}{' …' if len(order.outputs) > _NAMES else ''}"
         )
     if better := diagnosis.normalisation:
@@ -197,13 +205,3 @@ def _lines(path: Path | None) -> tuple[str, ...] | None:
         return tuple(line.strip() for line in path.read_text(encoding="utf-8").splitlines() if line.strip())
     except (OSError, UnicodeDecodeError) as error:
         raise HeatserveError(f"{path}: expected a text file with a class on each line, got: {error}") from None
-
-
-def _numbers(name: str, text: str | None) -> tuple[float, ...] | None:
-    """What an option with commas holds."""
-    if text is None:
-        return None
-    try:
-        return tuple(float(number) for number in text.split(","))
-    except ValueError:
-        raise HeatserveError(f"{name}: expected numbers with commas between them, got {text!r}") from None

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
+from heatserve.certification.errors import first_of
 from heatserve.training.data.decoding import printable
 from heatserve.training.data.fingerprints import Fingerprints
 from heatserve.training.data.folder_cut import Cut
@@ -15,8 +16,6 @@ from heatserve.training.data.folders import Layout, Listing
 from heatserve.training.data.near_duplicates import near_duplicates
 
 Notes = tuple[str, ...]
-_NAMED = 5
-"""How many of a list are named."""
 
 
 def of_files(
@@ -26,13 +25,15 @@ def of_files(
     found: list[str] = []
     if layout.unread:
         read = ", ".join(path.name for path in layout.parts.values())
-        found.append(f"{root}: read {read}; not read: {_some(layout.unread)}")
+        found.append(f"{root}: read {read}; not read: {first_of(layout.unread)}")
     passed_over = Counter(layout.passed_over)
     for listing in listings:
         passed_over.update(listing.passed_over)
     if passed_over.total():
         counts = [f"{count} {printable(name)}" for name, count in passed_over.most_common() if count]
-        found.append(f"{root}: passed over files that hold no picture, {passed_over.total()} in all: {_some(counts)}")
+        found.append(
+            f"{root}: passed over files that hold no picture, {passed_over.total()} in all: {first_of(counts)}"
+        )
     if unreadable:
         first = next(iter(unreadable.values()))
         found.append(f"{root}: skipped {len(unreadable)} of {len(paths)} files that cannot be read, such as {first}")
@@ -50,7 +51,7 @@ def of_classes(root: Path, split: str, names: Mapping[str, str], filled: Collect
     lacking = [name for label, name in enumerate(names.values()) if label not in filled]
     if not lacking or not filled:
         return ()
-    return (f"{root}: {split} has no picture of {len(lacking)} of {len(names)} classes: {_some(lacking)}",)
+    return (f"{root}: {split} has no picture of {len(lacking)} of {len(names)} classes: {first_of(lacking)}",)
 
 
 def of_cut(root: Path, parts: Cut, paths: Sequence[Path], labels: Sequence[int], found: Fingerprints) -> Notes:
@@ -92,10 +93,6 @@ def _of_near(root: Path, parts: Cut, paths: Sequence[Path], found: Fingerprints)
 
 def _pair(root: Path, paths: Sequence[Path], first: int, second: int) -> str:
     return " and ".join(printable(paths[index].relative_to(root)) for index in (first, second))
-
-
-def _some(names: Sequence[str]) -> str:
-    return ", ".join(names[:_NAMED]) + (f" and {len(names) - _NAMED} more" if len(names) > _NAMED else "")
 
 
 def _count(count: int, what: str) -> str:

@@ -18,6 +18,7 @@ from pathlib import Path
 
 import torch
 
+from heatserve.certification.errors import first_of
 from heatserve.training.checkpoint import CheckpointError, parse
 
 _DATA = (
@@ -57,7 +58,6 @@ _OTHER_KINDS = (
 _PICKLES = (b"\x80", b"(", b"c", b"]", b"}")
 _WEIGHTS = "weights of PyTorch (.pth, .pt or .safetensors)"
 _BYTEARRAY = re.compile(rb"c(builtins|__builtin__)\nbytearray\n")
-_NAMES = 5
 _SAVE = "python -c \"import torch; torch.save(torch.load('{name}', weights_only=False){of}, 'weights.pth')\""
 
 
@@ -178,13 +178,12 @@ def _explained(path: Path, error: Exception) -> str:
     message = str(error)
     if found := re.search(r"GLOBAL (\S+?) (?:was not|whose module)", message):
         names = _code_in(path) or [found[1]]
-        listed = ", ".join(names[:_NAMES]) + (f" and {len(names) - _NAMES} more" if len(names) > _NAMES else "")
         whole = any(name.startswith("torch.nn.modules.") for name in names)
         what = "holds a whole network, not its tensors" if whole else "holds objects beside its tensors"
         recipe = _SAVE.format(name=path.name, of=".state_dict()" if whole else "['state_dict']")
         return (
-            f"{what}, and reading them would run code that the file names, which is not done: {listed}; save the "
-            f"tensors alone where the file was made, or here if you trust whoever made it: {recipe}"
+            f"{what}, and reading them would run code that the file names, which is not done: {first_of(names)}; "
+            f"save the tensors alone where the file was made, or here if you trust whoever made it: {recipe}"
         )
     if path.suffix == ".safetensors":
         return "expected a file of safetensors, got one of torch.save: let its name end in .pth"

@@ -57,8 +57,6 @@ class StateDict:
     tensors: Mapping[str, Tensor]
     entry: str = ""
     """Where in the file they are: keys with dots between; empty: they are all of the file."""
-    others: tuple[str, ...] = ()
-    """Entries that hold tensors of a network too, which were not taken."""
     named: str | None = None
     """The architecture, as the file itself calls it."""
     metadata: CheckpointMetadata | None = None
@@ -91,7 +89,6 @@ def read_state_dict(path: Path, *, entry: str | None = None) -> StateDict:
         sha256=file_sha256(path),
         tensors=found[chosen],
         entry=chosen,
-        others=tuple(sorted(found.keys() - {chosen, ""})),
         named=next((name[:100] for name in named if isinstance(name, str)), None),
         metadata=_metadata(path, header),
     )
