@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from enum import Enum
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 if TYPE_CHECKING:
     from heatserve.serving.client.answers import ModelSpec
+    from heatserve.serving.client.tier_answers import TierAnswer
     from heatserve.serving.pixels import Pixels
 
 T = TypeVar("T")
@@ -75,6 +77,19 @@ def table_rows(results: Sequence[Answered[T] | Unanswered]) -> list[tuple[str, T
     from heatserve.training.data.decoding import printable
 
     return [(printable(found.image), found.answer, found.seconds) for found in results if isinstance(found, Answered)]
+
+
+def answer_record(image: str, answer: TierAnswer, seconds: float, *, promise: str | None) -> dict[str, Any]:
+    """What a tier answers to an image, as JSON has it: without what the tier does not say."""
+    said = {name: value for name, value in asdict(answer).items() if value is not None and value != ()}
+    values = {name: value.value if isinstance(value, Enum) else value for name, value in said.items()}
+    return {
+        "image": image,
+        **values,
+        "explanation": answer.explanation,
+        "seconds": seconds,
+        "promise": promise,
+    }
 
 
 def unanswered_record(result: Unanswered) -> dict[str, Any]:

@@ -13,6 +13,7 @@ import typer
 from heatserve.commands.asking import (
     Answered,
     Unanswered,
+    answer_record,
     ask_each,
     check_answered,
     table_rows,
@@ -20,7 +21,6 @@ from heatserve.commands.asking import (
 )
 from heatserve.commands.options import Json, deliver
 from heatserve.commands.server import URL, Ca, Certificate, Headers, Served, ServerOptions, TokenFile, Url
-from heatserve.commands.tier_client import answer_record
 
 if TYPE_CHECKING:
     from rich.console import Group, RenderableType
