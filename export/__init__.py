@@ -33,7 +33,9 @@ if TYPE_CHECKING:
     from heatserve.export.card import Card, CardError, read_card, verify_card
     from heatserve.export.card_parts import MonteCarlo
     from heatserve.export.exporting import export_checkpoint
+    from heatserve.export.graph.imported.errors import OnnxFileError
     from heatserve.export.graph.imported.pixels import Preprocessing
+    from heatserve.export.graph.tracing import NotExportableError
     from heatserve.export.images import LabelledImages, LabelledPictures, SampledImages
     from heatserve.export.importing import import_onnx
     from heatserve.export.repository.layout import ModelVersion, open_model, open_models
@@ -51,6 +53,8 @@ __all__ = [
     "LabelledPictures",
     "ModelVersion",
     "MonteCarlo",
+    "NotExportableError",
+    "OnnxFileError",
     "Preprocessing",
     "SampledImages",
     "Variant",
@@ -84,6 +88,8 @@ __getattr__, __dir__ = lazy_names(
         "LabelledPictures": "heatserve.export.images",
         "ModelVersion": "heatserve.export.repository.layout",
         "MonteCarlo": "heatserve.export.card_parts",
+        "NotExportableError": "heatserve.export.graph.tracing",
+        "OnnxFileError": "heatserve.export.graph.imported.errors",
         "Preprocessing": "heatserve.export.graph.imported.pixels",
         "SampledImages": "heatserve.export.images",
         "Variant": "heatserve.export.variants",

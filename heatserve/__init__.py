@@ -26,7 +26,13 @@ if TYPE_CHECKING:
     from heatserve.serving.client.client import Client
     from heatserve.serving.client.tier_answers import TierAnswer
     from heatserve.serving.client.tier_questions import TierSpec
-    from heatserve.serving.errors import OverloadedError, ServingError, TooLateError, UnavailableError
+    from heatserve.serving.errors import (
+        OverloadedError,
+        ServingError,
+        TooLateError,
+        UnavailableError,
+        UnknownModelError,
+    )
     from heatserve.serving.triton.endpoints import FREE_PORTS, Endpoints
     from heatserve.serving.triton.server import TritonServer
 
@@ -53,6 +59,7 @@ __all__ = [
     "TooLateError",
     "TritonServer",
     "UnavailableError",
+    "UnknownModelError",
 ]
 
 __getattr__, __dir__ = lazy_names(
@@ -80,5 +87,6 @@ __getattr__, __dir__ = lazy_names(
         "TooLateError": "heatserve.serving.errors",
         "TritonServer": "heatserve.serving.triton.server",
         "UnavailableError": "heatserve.serving.errors",
+        "UnknownModelError": "heatserve.serving.errors",
     },
 )

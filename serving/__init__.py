@@ -24,7 +24,13 @@ if TYPE_CHECKING:
     from heatserve.serving.client.image_files import read_images
     from heatserve.serving.client.tier_answers import TierAnswer
     from heatserve.serving.client.tier_questions import TierSpec
-    from heatserve.serving.errors import OverloadedError, ServingError, TooLateError, UnavailableError
+    from heatserve.serving.errors import (
+        OverloadedError,
+        ServingError,
+        TooLateError,
+        UnavailableError,
+        UnknownModelError,
+    )
     from heatserve.serving.triton.endpoints import FREE_PORTS, Endpoints
     from heatserve.serving.triton.server import TritonServer
     from heatserve.serving.tuning.tune import TuningResult, tune, write_choice
@@ -45,6 +51,7 @@ __all__ = [
     "TritonServer",
     "TuningResult",
     "UnavailableError",
+    "UnknownModelError",
     "read_images",
     "tune",
     "write_choice",
@@ -68,6 +75,7 @@ __getattr__, __dir__ = lazy_names(
         "TritonServer": "heatserve.serving.triton.server",
         "TuningResult": "heatserve.serving.tuning.tune",
         "UnavailableError": "heatserve.serving.errors",
+        "UnknownModelError": "heatserve.serving.errors",
         "read_images": "heatserve.serving.client.image_files",
         "tune": "heatserve.serving.tuning.tune",
         "write_choice": "heatserve.serving.tuning.tune",

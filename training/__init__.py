@@ -33,6 +33,8 @@ if TYPE_CHECKING:
         load_checkpoint,
         save_checkpoint,
     )
+    from heatserve.training.data.decoding import decode
+    from heatserve.training.data.errors import DataError
     from heatserve.training.data.splits import ImageData, load_data
     from heatserve.training.evaluate import accuracy
     from heatserve.training.loop.fitting import Run
@@ -46,7 +48,7 @@ if TYPE_CHECKING:
     )
     from heatserve.training.recipes import baseline_optimisation, fine_tuning
     from heatserve.training.train import train_baseline, train_from
-    from heatserve.training.weights import import_weights
+    from heatserve.training.weights import Diagnosis, MismatchError, diagnose, import_weights
 
 __all__ = [
     "ARCHITECTURES",
@@ -55,10 +57,13 @@ __all__ = [
     "Checkpoint",
     "CheckpointError",
     "CheckpointMetadata",
+    "DataError",
+    "Diagnosis",
     "HeatParameters",
     "ImageClassifier",
     "ImageData",
     "MadryParameters",
+    "MismatchError",
     "NoiseParameters",
     "Optimisation",
     "Run",
@@ -67,6 +72,8 @@ __all__ = [
     "base_path",
     "baseline_optimisation",
     "build_network",
+    "decode",
+    "diagnose",
     "fine_tuning",
     "import_weights",
     "load_base",
@@ -87,10 +94,13 @@ __getattr__, __dir__ = lazy_names(
         "Checkpoint": "heatserve.training.checkpoint",
         "CheckpointError": "heatserve.training.checkpoint",
         "CheckpointMetadata": "heatserve.training.checkpoint",
+        "DataError": "heatserve.training.data.errors",
+        "Diagnosis": "heatserve.training.weights",
         "HeatParameters": "heatserve.training.methods.parameters",
         "ImageClassifier": "heatserve.training.architectures.network",
         "ImageData": "heatserve.training.data.splits",
         "MadryParameters": "heatserve.training.methods.parameters",
+        "MismatchError": "heatserve.training.weights",
         "NoiseParameters": "heatserve.training.methods.parameters",
         "Optimisation": "heatserve.training.loop.optimisation",
         "Run": "heatserve.training.loop.fitting",
@@ -99,6 +109,8 @@ __getattr__, __dir__ = lazy_names(
         "base_path": "heatserve.training.checkpoint",
         "baseline_optimisation": "heatserve.training.recipes",
         "build_network": "heatserve.training.architectures.network",
+        "decode": "heatserve.training.data.decoding",
+        "diagnose": "heatserve.training.weights",
         "fine_tuning": "heatserve.training.recipes",
         "import_weights": "heatserve.training.weights",
         "load_base": "heatserve.training.checkpoint",

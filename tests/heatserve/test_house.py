@@ -33,7 +33,14 @@ def test_importing_a_room_loads_nothing_else(room: str) -> None:
     assert modules_after(f"import heatserve.{room}") == {"heatserve"}
 
 
-@pytest.mark.parametrize("package", ["heatserve", *(f"heatserve.{room}" for room in ROOMS)])
+PACKAGES = sorted(
+    "heatserve." + str(path.parent.relative_to(ROOT)).replace("/", ".")
+    for room in ROOMS
+    for path in (ROOT / room).rglob("__init__.py")
+)
+
+
+@pytest.mark.parametrize("package", ["heatserve", *PACKAGES])
 def test_every_public_name_is_there(package: str) -> None:
     module = importlib.import_module(package)
     names = getattr(module, "__all__", [])
