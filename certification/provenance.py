@@ -1,7 +1,8 @@
-"""How a result that is being made now is made, so that somebody else can make it again."""
+"""How a result that is being made now is made, and of which files, so that somebody else can make it again."""
 
 from __future__ import annotations
 
+import hashlib
 import platform
 import sys
 from datetime import datetime, timezone
@@ -49,3 +50,12 @@ def _processor() -> str:
     except OSError:
         return platform.processor()
     return next((line.split(":")[1].strip() for line in lines if line.startswith("model name")), platform.processor())
+
+
+def sha256_of(path: Path) -> str:
+    """SHA-256 of a file of any size, in hex."""
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while piece := file.read(1 << 20):
+            digest.update(piece)
+    return digest.hexdigest()

@@ -15,7 +15,7 @@ from heatserve.certification.class_names import class_names_problem
 from heatserve.certification.errors import HeatserveError
 from heatserve.certification.files import write_atomically
 from heatserve.certification.lineage import UNKNOWN, Ancestor
-from heatserve.certification.provenance import now, versions
+from heatserve.certification.provenance import now, sha256_of, versions
 from heatserve.export.card_parts import Attack, Calibration, Evaluation, Part
 from heatserve.export.digest import DIGEST, digest_of, read_json, with_digest
 
@@ -166,11 +166,6 @@ class Card(Part):
         path = version_dir / CARD_NAME
         write_atomically(path, with_digest(self.model_dump(mode="json")))
         return path
-
-
-def sha256_of(path: Path) -> str:
-    """Hex SHA-256 of a file's bytes."""
-    return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
 def read_verified(path: Path, sha256: str) -> bytes:

@@ -7,7 +7,8 @@ from pathlib import Path
 
 from heatserve.certification.errors import HeatserveError
 from heatserve.certification.lineage import IMPORTED, Ancestor
-from heatserve.export.card import Training, sha256_of
+from heatserve.certification.provenance import sha256_of
+from heatserve.export.card import Training
 from heatserve.export.graph.imported.errors import OnnxFileError
 from heatserve.export.graph.imported.normal_form import NormalForm, normal_form
 from heatserve.export.graph.imported.pixels import Preprocessing

@@ -12,8 +12,9 @@ import onnx
 from onnx import numpy_helper, parser
 
 from heatserve.certification.guard import Guard
+from heatserve.certification.provenance import sha256_of
 from heatserve.certification.radius import PLAIN_WEIGHTS, RadiusMap
-from heatserve.export.card import BASE_NAME, CARD_NAME, GRAPH_NAME, Card, read_card, sha256_of
+from heatserve.export.card import BASE_NAME, CARD_NAME, GRAPH_NAME, Card, read_card
 from heatserve.export.card_parts import Calibration, MonteCarlo, OverclaimCount, Split
 from heatserve.export.digest import with_digest
 from heatserve.export.graph.build import certified_graph, uint8_input, with_map

@@ -25,11 +25,12 @@ from heatserve.benchmarks.records.record import read_record
 from heatserve.certification.errors import HeatserveError
 from heatserve.certification.monte_carlo import Certificate
 from heatserve.certification.noise import FLOAT32, GRID
+from heatserve.certification.provenance import sha256_of
 from heatserve.cli import app
 from heatserve.export.calibration.calibrate import calibrate_model
 from heatserve.export.calibration.certifier import Certifier
 from heatserve.export.calibration.report import progress_bar
-from heatserve.export.card import BASE_NAME, GRAPH_NAME, CardError, read_card, sha256_of
+from heatserve.export.card import BASE_NAME, GRAPH_NAME, CardError, read_card
 from heatserve.export.card_parts import Attack, MonteCarlo, Split
 from heatserve.export.images import LabelledImages
 from heatserve.export.repository.layout import open_model

@@ -18,6 +18,7 @@ from tiny_model import SIGMA, edit_card, random_images, with_sigma, write_tiny_m
 
 from heatserve.certification.binomial import upper_bound
 from heatserve.certification.guard import Guard, fit_guard
+from heatserve.certification.provenance import sha256_of
 from heatserve.export.card import (
     BASE_NAME,
     CARD_NAME,
@@ -27,7 +28,6 @@ from heatserve.export.card import (
     CardError,
     Plan,
     read_card,
-    sha256_of,
 )
 from heatserve.export.card_parts import Attack, Evaluation, OverclaimRate, Spoofed
 from heatserve.export.digest import DIGEST, digest_of

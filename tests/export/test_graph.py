@@ -22,9 +22,10 @@ from heatserve.certification.calibration import CalibrationError, servable
 from heatserve.certification.errors import HeatserveError
 from heatserve.certification.guard import fit_guard
 from heatserve.certification.noise import GRID, NoiseError
+from heatserve.certification.provenance import sha256_of
 from heatserve.export.calibration.calibrate import calibrate_model
 from heatserve.export.calibration.certifier import Certifier
-from heatserve.export.card import BASE_NAME, CARD_NAME, GRAPH_NAME, CardError, read_card, sha256_of
+from heatserve.export.card import BASE_NAME, CARD_NAME, GRAPH_NAME, CardError, read_card
 from heatserve.export.card_parts import MonteCarlo
 from heatserve.export.contract import Reason
 from heatserve.export.exporting import export_checkpoint

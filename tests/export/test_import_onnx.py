@@ -21,8 +21,9 @@ from typer.testing import CliRunner, Result
 from heatserve import FREE_PORTS, Client, Outcome, TritonServer
 from heatserve.certification.errors import HeatserveError
 from heatserve.certification.lineage import IMPORTED
+from heatserve.certification.provenance import sha256_of
 from heatserve.cli import app
-from heatserve.export.card import BASE_NAME, GRAPH_NAME, CardError, sha256_of
+from heatserve.export.card import BASE_NAME, GRAPH_NAME, CardError
 from heatserve.export.graph.imported.pixels import Preprocessing
 from heatserve.export.importing import import_onnx
 from heatserve.export.repository.layout import open_model

@@ -17,6 +17,7 @@ from rich.console import Console
 from tiny_model import CALIBRATION, write_tiny_model
 
 from heatserve.certification.calibration import CalibrationError
+from heatserve.certification.provenance import sha256_of
 from heatserve.certification.radius import PLAIN_WEIGHTS, RadiusMap
 from heatserve.export.audit.audit import audit_model
 from heatserve.export.audit.page import audit_page
@@ -34,7 +35,7 @@ from heatserve.export.calibration.report import (
     card_report,
     comparison_report,
 )
-from heatserve.export.card import BASE_NAME, GRAPH_NAME, Card, InputType, sha256_of
+from heatserve.export.card import BASE_NAME, GRAPH_NAME, Card, InputType
 from heatserve.export.card_parts import Evaluation, MonteCarlo
 from heatserve.export.contract import Outputs
 from heatserve.export.graph.build import certified_graph, uint8_input, with_map

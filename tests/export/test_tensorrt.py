@@ -23,10 +23,11 @@ from tritonclient.grpc import model_config_pb2 as pb
 from typer.testing import CliRunner
 
 from heatserve import FREE_PORTS, ServingError, TritonServer
+from heatserve.certification.provenance import sha256_of
 from heatserve.cli import app
 from heatserve.export.calibration.calibrate import calibrate_model
 from heatserve.export.calibration.certifier import Certifier
-from heatserve.export.card import GRAPH_NAME, PLAN_NAME, CardError, Plan, read_card, sha256_of
+from heatserve.export.card import GRAPH_NAME, PLAN_NAME, CardError, Plan, read_card
 from heatserve.export.card_parts import MonteCarlo
 from heatserve.export.graph.build import certified_graph, logits_graph
 from heatserve.export.images import LabelledImages

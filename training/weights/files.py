@@ -8,7 +8,6 @@ that names any other code is refused.
 
 from __future__ import annotations
 
-import hashlib
 import re
 import warnings
 import zipfile
@@ -110,15 +109,6 @@ def read_contents(path: Path) -> tuple[object, dict[str, str]]:
     raise CheckpointError(
         f"{path}: expected {_WEIGHTS}, got {'an empty file' if not start else 'something else, or a damaged file'}"
     )
-
-
-def file_sha256(path: Path) -> str:
-    """SHA-256 of a file of any size, in hex."""
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while piece := file.read(1 << 20):
-            digest.update(piece)
-    return digest.hexdigest()
 
 
 def _check_zip(path: Path) -> None:

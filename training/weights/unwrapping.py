@@ -9,8 +9,9 @@ from pathlib import Path
 from pydantic import ValidationError
 from torch import Tensor
 
+from heatserve.certification.provenance import sha256_of
 from heatserve.training.checkpoint import HEADER_KEY, CheckpointError, CheckpointMetadata
-from heatserve.training.weights.files import file_sha256, read_contents
+from heatserve.training.weights.files import read_contents
 
 _PLAIN = (
     "state_dict",
@@ -86,7 +87,7 @@ def read_state_dict(path: Path, *, entry: str | None = None) -> StateDict:
     named = [contents[key] for key in _NAMES_OF_ARCHITECTURES if key in contents] if isinstance(contents, dict) else []
     return StateDict(
         path=path,
-        sha256=file_sha256(path),
+        sha256=sha256_of(path),
         tensors=found[chosen],
         entry=chosen,
         named=next((name[:100] for name in named if isinstance(name, str)), None),
