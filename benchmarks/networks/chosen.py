@@ -10,7 +10,7 @@ NETWORKS: Mapping[str, tuple[int, int, int]] = MappingProxyType(
         "digits_cnn": (1, 8, 8),
         "cifar_resnet20": (3, 32, 32),
         "cifar_resnet18": (3, 32, 32),
-        "cifar_wrn28_10": (3, 32, 32),
+        "cohen_resnet110": (3, 32, 32),
         "torchvision:resnet50": (3, 64, 64),
         "torchvision:densenet121": (3, 64, 64),
         "torchvision:googlenet": (3, 64, 64),

@@ -54,12 +54,15 @@ def traced(network: nn.Module, *, input_shape: tuple[int, int, int], opset: int)
             flow on pixels or on the size of the batch; an operator that ONNX lacks.
     """
     import torch
+    from torch.nn.attention import SDPBackend, sdpa_kernel
 
     _check_size(network)
     example = torch.zeros(_EXAMPLES, *input_shape)
     classes = _classes_of(network.eval(), example)
     try:
-        with _silence():
+        # One kernel of attention for every machine, whose layout in memory torch's exporter can follow; another one
+        # made it fail on MaxViT.
+        with _silence(), sdpa_kernel(SDPBackend.MATH):
             program = torch.onnx.export(
                 network,
                 (example,),
