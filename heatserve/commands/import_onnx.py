@@ -79,7 +79,7 @@ def import_onnx(
         Path | None,
         typer.Option(rich_help_panel=CLASSES, help="File of the names of the classes, a line each, in their order."),
     ] = None,
-    input_type: Input = "FP32",
+    input_type: Input = None,
     resize: Resize = None,
     precision: Precise = "fp32",
     backend: ServedBy = "auto",
