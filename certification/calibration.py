@@ -349,9 +349,11 @@ def require_images(images: int, *, alpha: float, delta: float) -> None:
     require_shares(alpha=alpha, delta=delta)
     needed = images_needed(alpha, delta)
     if images < needed:
+        least = math.ceil(-1000 * math.expm1(math.log(delta) / images)) / 1000 if images else 1.0
+        larger = f", or an α of at least {least:g}" if least < 1 else ""
         raise CalibrationError(
             f"too few calibration images: a test of α = {alpha:g} at level {delta:g} needs at least {needed} images "
-            f"with a positive radius to check on, got {images} images"
+            f"with a positive radius to check on, got {images} images; use more calibration images{larger}"
         )
 
 

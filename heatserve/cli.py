@@ -109,6 +109,7 @@ def main() -> None:
     Exit codes: 0 done, 1 an error that was explained, 2 wrong usage, 3 a failed audit, or an engine that breaks
     promises, 130 interrupted.
     """
+    os.environ.setdefault("GRPC_VERBOSITY", "NONE")  # what fails is explained, by the client
     _keep_to_quota()
     _end_like_ctrl_c()
     try:

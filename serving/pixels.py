@@ -56,7 +56,7 @@ def explain_pixels(images: Pixels) -> str | None:
     rows = images.reshape(len(images), -1)
     at_fault = np.flatnonzero(~((rows >= 0) & (rows <= 1)).all(axis=1))
     found = "; ".join(f"image {index} of {len(images)} has {_faults(rows[index])}" for index in at_fault[:_DESCRIBED])
-    more = f"; and {len(at_fault) - _DESCRIBED} images more" if len(at_fault) > _DESCRIBED else ""
+    more = f"; and {len(at_fault) - _DESCRIBED} more images" if len(at_fault) > _DESCRIBED else ""
     return f"image: expected finite values in [0,1]; found: {found}{more}"
 
 

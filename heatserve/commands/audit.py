@@ -10,7 +10,18 @@ import typer
 
 from heatserve.certification.errors import HeatserveError
 from heatserve.certification.files import write_atomically
-from heatserve.commands.options import KEPT, REPOSITORY, Data, Json, Kept, Repository, Root, TestImages, deliver
+from heatserve.commands.options import (
+    KEPT,
+    REPOSITORY,
+    Data,
+    Json,
+    Kept,
+    Repository,
+    Root,
+    TestImages,
+    deliver,
+    kept_when_interrupted,
+)
 
 if TYPE_CHECKING:
     from heatserve.export.audit.audit import Audit
@@ -64,13 +75,14 @@ def audit(
     drawn = source.draw(data, "test", images, seed=unused.seed, first=unused.first)
     for note in source.notes:
         typer.echo(note, err=True)
-    audited = audit_model(
-        model,
-        drawn,
-        seed=unused_seed(model.card) if seed is None else seed,
-        folder=kept,
-        progress=progress_bar,
-    )
+    with kept_when_interrupted(kept):
+        audited = audit_model(
+            model,
+            drawn,
+            seed=unused_seed(model.card) if seed is None else seed,
+            folder=kept,
+            progress=progress_bar,
+        )
     if out:
         write_atomically(out, as_written(audited).encode())
     deliver(audited.to_json(), lambda: audit_report(audited), as_json=as_json)

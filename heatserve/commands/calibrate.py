@@ -20,6 +20,7 @@ from heatserve.commands.options import (
     Root,
     Seed,
     deliver,
+    kept_when_interrupted,
     line,
     tell_page,
 )
@@ -166,16 +167,17 @@ def calibrate(
         test_share=FIGURES_SHARE,
     )
     _tell(source)
-    calibrated = calibrate_model(
-        model,
-        *parts,
-        alpha=alpha,
-        delta=delta,
-        certifier=Certifier(monte_carlo, folder=kept, progress=progress_bar),
-        target=radius,
-        other_images=other_images,
-        vouched=source.vouched,
-    )
+    with kept_when_interrupted(kept):
+        calibrated = calibrate_model(
+            model,
+            *parts,
+            alpha=alpha,
+            delta=delta,
+            certifier=Certifier(monte_carlo, folder=kept, progress=progress_bar),
+            target=radius,
+            other_images=other_images,
+            vouched=source.vouched,
+        )
     deliver(
         calibrated.card.model_dump_json(indent=2),
         lambda: Group(line("wrote", calibrated.path), card_report(calibrated.card)),

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 from rich.console import Group
 
-from heatserve.commands.options import REPOSITORY, Json, OwnCode, Repository, deliver, line
+from heatserve.commands.options import REPOSITORY, Json, OwnCode, Repository, deliver, line, uncalibrated
 
 if TYPE_CHECKING:
     from heatserve.export.card import InputType, Precision
@@ -112,7 +112,7 @@ def export(
             line("wrote", model.path),
             line("graph", f"sha256 {model.card.graph_sha256}"),
             line("tiers", ", ".join(kind.beside(name) for kind in served_tiers(model)) or "none"),
-            f"Certified radii of the single pass are 0 until: heatserve calibrate {name}{where}",
+            uncalibrated(f"{name}{where}"),
         ),
         as_json=as_json,
     )

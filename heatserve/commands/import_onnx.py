@@ -11,7 +11,17 @@ from rich.text import Text
 
 from heatserve.certification.errors import HeatserveError
 from heatserve.commands.export import Input, Precise, Resize, ServedBy, Tf32, variant_of
-from heatserve.commands.options import DATA_HELP, REPOSITORY, Json, Repository, Root, deliver, line, numbers
+from heatserve.commands.options import (
+    DATA_HELP,
+    REPOSITORY,
+    Json,
+    Repository,
+    Root,
+    deliver,
+    line,
+    numbers,
+    uncalibrated,
+)
 
 PIXELS, CLASSES, SERVED = "What the network takes", "What it answers", "How it is served"
 """Panels of the help."""
@@ -131,16 +141,17 @@ def import_onnx(
             line("exact", f"probabilities within {card.training['file_error']:.1e} of those of the file"),
             line("classes", f"{len(card.class_names)}: {', '.join(card.class_names[:10])}"),
             line("graph", f"sha256 {card.graph_sha256}"),
-            Text(_NEXT.format(name=name, sigma=f"{card.sigma:g}")),
+            uncalibrated(f"{name} --calibration-data DATA"),
+            Text(_NEXT.format(sigma=f"{card.sigma:g}")),
         ),
         as_json=as_json,
     )
 
 
-_NEXT = """Certified radii of the single pass are 0 until: heatserve calibrate {name} --calibration-data DATA
-where DATA are images that no training of the network saw.
-An ONNX file is not trained any further, so this network is as smooth as it came. If radii are small, train it where
-it is from under noise of σ = {sigma}; or import its weights (import-weights), smooth them (train average), export."""
+_NEXT = """where DATA are images that no training of the network saw.
+An ONNX file is not trained any further, so this network is as smooth as it came. If radii are small, train it \
+where it is from under noise of σ = {sigma}; or import its weights (import-weights), smooth them (train average), \
+export."""
 
 
 def _shape(text: str | None) -> tuple[int, int, int] | None:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
@@ -14,6 +15,7 @@ from heatserve.certification.files import write_atomically
 
 if TYPE_CHECKING:
     from rich.console import Group, RenderableType
+    from rich.text import Text
 
     from heatserve.benchmarks.records.heat_step import HeatStepRecord
     from heatserve.benchmarks.records.load import LoadRecord
@@ -141,6 +143,27 @@ def line(label: str, value: object) -> Group:
     from rich.text import Text
 
     return Group(Text(f"{label:<7} {value}", no_wrap=True, overflow="ignore"))
+
+
+@contextmanager
+def kept_when_interrupted(folder: Path) -> Iterator[None]:
+    """Say on stderr, at Ctrl-C, that the work of Certify is kept in `folder`, if it has begun."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        if folder.is_dir():
+            typer.echo(
+                f"interrupted; what Certify found is kept in {folder}: the same command goes on from it", err=True
+            )
+        raise
+
+
+def uncalibrated(arguments: str) -> Text:
+    """What a new model serves, and the command that changes it, on one line, so that it can be copied."""
+    from rich.text import Text
+
+    words = f"Certified radii of the single pass are 0 until: heatserve calibrate {arguments}"
+    return Text(words, no_wrap=True, overflow="ignore")
 
 
 def tell_page(out: Path | None, page: str) -> None:

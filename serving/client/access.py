@@ -110,7 +110,7 @@ def access_to(
     if token is not None and not (address.is_encrypted or address.is_loopback):
         raise ServingError(
             f"token: expected with a URL grpcs:// or https://, got {address.url}, where whoever is on the way can read "
-            "it; in a network that you trust, pass headers={'Authorization': 'Bearer …'}"
+            "it; in a network that you trust, pass it as a header, Authorization: Bearer …"
         )
     found = {name.lower(): value for name, value in _checked_headers(headers or {})}
     if token is not None and "authorization" in found:

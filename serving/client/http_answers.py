@@ -37,9 +37,10 @@ def config_of(body: bytes) -> Mapping[str, Any]:
     except ValueError:
         found = None
     if not isinstance(found, dict):
+        answer = repr(body[:80]) if body else "an empty answer"
         raise ServingError(
-            f"expected the configuration of a model from the server, found {body[:80]!r}; the address may be that of "
-            "another service"
+            f"expected the configuration of a model from the server, found {answer}; the address may be that of "
+            "another service, or of Triton's metrics"
         )
     return found
 

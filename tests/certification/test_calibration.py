@@ -119,7 +119,7 @@ def test_a_larger_score_never_has_a_smaller_radius() -> None:
 def test_too_few_images_says_how_many_are_needed() -> None:
     assert images_needed(0.01, 0.05) == 299
     rng = np.random.default_rng(2)
-    with pytest.raises(CalibrationError, match=r"needs at least 299 images .* got 298 images"):
+    with pytest.raises(CalibrationError, match=r"needs at least 299 images .* got 298 images; .* α of at least 0.011$"):
         calibrate(synthetic(100, rng), synthetic(298, rng), radii=RADII, alpha=0.01)
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from rich.table import Table
 
-from heatserve.commands.options import deliver, line
+from heatserve.commands.options import deliver, kept_when_interrupted, line
 
 RESULTS = {"radius": 0.25, "classes": ["a", "b"]}
 
@@ -44,3 +44,13 @@ def test_a_long_path_stays_on_one_line(capsys: pytest.CaptureFixture[str]) -> No
     path = "/folder" * 40
     deliver({}, lambda: line("wrote", path), as_json=False, width=60)
     assert capsys.readouterr().out == f"wrote   {path}\n"
+
+
+def test_an_interruption_says_where_the_work_of_certify_is_kept(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for folder, said in ((tmp_path, f"kept in {tmp_path}: the same command goes on"), (tmp_path / "none", "")):
+        with pytest.raises(KeyboardInterrupt), kept_when_interrupted(folder):
+            raise KeyboardInterrupt
+        error = capsys.readouterr().err
+        assert said in error if said else not error

@@ -276,6 +276,7 @@ def test_another_service_is_explained(triton: TritonServer, ask: Ask) -> None:
         for status, headers, body, message in (
             (200, {}, b"<html>", "expected the configuration of a model from the server, found b'<html>'"),
             (200, {}, b'{"name": "a"}', "expected the configuration of a model from the server, found another answer"),
+            (200, {}, b"", "expected the configuration of a model from the server, found an empty answer"),
             (200, {}, b"[]", "expected the configuration of a model from the server, found b'[]'"),
             (302, {"Location": "http://b/"}, b"", "found a redirection to http://b/"),
             (401, {}, b"", "this client is not let in (HTTP 401)"),

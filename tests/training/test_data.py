@@ -192,6 +192,7 @@ def test_imagenet_is_resized_and_cropped_and_keeps_its_class_names(tmp_path: Pat
     ("name", "split", "root", "message"),
     [
         ("mnist", "train", None, "expected one of digits, cifar10, imagenet, imagefolder:PATH, got 'mnist'"),
+        ("tests", "train", None, "got 'tests'; for the pictures in that folder: imagefolder:tests"),
         ("imagefolder:", "train", None, "imagefolder:PATH, got 'imagefolder:'"),
         ("digits", "validation", None, "expected one of train, calibration, test, got 'validation'"),
         ("cifar10", "train", None, "root: cifar10 needs the folder"),

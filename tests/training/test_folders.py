@@ -249,12 +249,21 @@ def test_what_cannot_be_read_is_named_or_skipped_and_counted(root: Path) -> None
     (root / "train" / "ant" / "page.jpg").write_text("<html>not found</html>")
     broken = root / "test" / "bee" / "000.png"
     broken.write_bytes(broken.read_bytes()[:100])
-    with pytest.raises(DataError, match=r"(page.jpg|000.png): expected an image file"):
+    with pytest.raises(DataError, match=r"(page.jpg|000.png): expected an image file.* --skip-unreadable"):
         load_data(f"imagefolder:{root}", "train")
     parts = splits_of(f"imagefolder:{root}?skip_unreadable=true")
     assert {split: len(data) for split, data in parts.items()} == {"train": 27, "calibration": 3, "test": 5}
     (note,) = parts["train"].notes
-    assert f"{root}: skipped 2 of 37 files that cannot be read, such as" in note
+    assert note.splitlines()[0] == f"{root}: skipped 2 of 37 files that cannot be read:"
+    assert [line.partition(": ")[0] for line in note.splitlines()[1:]] == [
+        f"  {root}/train/ant/page.jpg",
+        f"  {broken}",
+    ]
+    (root / "train" / "ant" / "also.jpg").write_text("<html>not found</html>")
+    (note,) = splits_of(f"imagefolder:{root}?skip_unreadable=true")["train"].notes
+    assert note.splitlines()[1].startswith(
+        f"  2 such as {root}/train/ant/also.jpg: expected an image file, found an HTML"
+    )
     for path in (root / "train" / "cow").iterdir():
         path.write_text("<html>")
     with pytest.raises(DataError, match=r"train/cow: expected a picture to train with, got none that can be read"):

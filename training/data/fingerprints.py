@@ -88,7 +88,10 @@ def fingerprints(
         for index, one in zip(new, progress(prints, len(new), "look at pictures"), strict=True):
             if isinstance(one, DataError):
                 if not skip_unreadable:
-                    raise one
+                    raise DataError(
+                        f"{one}. To leave out all files that cannot be read, and have them counted: "
+                        "--skip-unreadable (skip_unreadable=true in the name of the data set)"
+                    )
                 unreadable[index] = str(one)
                 continue
             records[index] = (records["file"][index], *one)

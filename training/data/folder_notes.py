@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
@@ -35,8 +36,8 @@ def of_files(
             f"{root}: passed over files that hold no picture, {passed_over.total()} in all: {first_of(counts)}"
         )
     if unreadable:
-        first = next(iter(unreadable.values()))
-        found.append(f"{root}: skipped {len(unreadable)} of {len(paths)} files that cannot be read, such as {first}")
+        skipped = f"{root}: skipped {len(unreadable)} of {len(paths)} files that cannot be read"
+        found.append("\n  ".join([f"{skipped}:", *_by_reason(list(unreadable.values()))]))
     below = sum(listing.below for listing in listings)
     if below:
         found.append(
@@ -89,6 +90,17 @@ def _of_near(root: Path, parts: Cut, paths: Sequence[Path], found: Fingerprints)
         f"{root}: {len(index)} of {len(measured)} calibration and test images look like one of train, such as {pair}: "
         "near duplicates make figures and promise better than new pictures deserve",
     )
+
+
+def _by_reason(errors: Sequence[str]) -> list[str]:
+    """How many errors, which begin with the path of a file, give each reason, and one of each; numbers in it aside."""
+    alike: dict[str, list[str]] = {}
+    for error in errors:
+        alike.setdefault(re.sub(r"\d+", "", error.partition(": ")[2]), []).append(error)
+    most = sorted(alike.values(), key=len, reverse=True)
+    said = [f"{len(same)} such as {same[0]}" if len(same) > 1 else same[0] for same in most[:_NAMED]]
+    others = sum(map(len, most[_NAMED:]))
+    return [*said, f"{others} for other reasons"] if others else said
 
 
 def _pair(root: Path, paths: Sequence[Path], first: int, second: int) -> str:

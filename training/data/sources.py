@@ -50,7 +50,9 @@ def find_folder(name: str, root: Path | None) -> FolderSource:
         return imagenet_source(_folder_of(named.name, root), folder_options(named))
     if named.name in ("digits", "cifar10"):
         raise DataError(f"data: expected {named.name} without options, got {name!r}")
-    raise DataError(f"data: expected one of {', '.join(DATA_SETS)}, got {name!r}")
+    folder = path if kind == "imagefolder" else named.name
+    hint = f"; for the pictures in that folder: imagefolder:{folder}" if folder and Path(folder).is_dir() else ""
+    raise DataError(f"data: expected one of {', '.join(DATA_SETS)}, got {named.name!r}{hint}")
 
 
 def _folder_of(name: str, root: Path | None) -> Path:
