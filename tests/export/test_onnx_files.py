@@ -345,7 +345,9 @@ def test_functions_whose_constants_fill_the_memory_when_they_are_written_out_are
     model.functions.append(helper.make_function("theirs", "often", ["a"], ["b"], often, imports))
     model.graph.node.extend(helper.make_node("often", ["y"], [f"z{i}"], domain="theirs") for i in range(49))
     (tmp_path / "calls.onnx").write_bytes(model.SerializeToString())
-    with pytest.raises(OnnxFileError, match=r"nodes of at most 2147483647 bytes, with those of functions .* got 3\d{9}"):
+    with pytest.raises(
+        OnnxFileError, match=r"nodes of at most 2147483647 bytes, with those of functions .* got 3\d{9}"
+    ):
         normal_form(tmp_path / "calls.onnx", Preprocessing())
 
 
