@@ -31,9 +31,9 @@ OPSET = 18
 IR_VERSION = 9
 
 # The cast comes first: TensorRT has no other operator that takes UINT8. Half a pixel of margin is rounded to even, as
-# torchvision does; CenterCropPad rounds down, and only tells shape inference the size of what Slice cut out. At the border
-# of a picture the filter ends (`exclude_outside`), as Pillow's does; by default the outermost pixels count for those
-# beyond, up to a tenth more.
+# torchvision does; CenterCropPad rounds down, and only tells shape inference the size of what Slice cut out. The filter
+# ends at the border of a picture (`exclude_outside`), as Pillow's does; by default the outermost pixels count for those
+# beyond.
 _UINT8 = """
 bytes (uint8[N,{height},{width},{channels}] image) => (float[N,{channels},{height},{width}] pixels)
     <float white = {{255}}>
