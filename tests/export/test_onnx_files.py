@@ -282,6 +282,10 @@ NAN = np.full((64, 3), np.nan, np.float32)
             "cannot run it: .*node 'y' .MatMul.|types or shapes do not fit|cannot run",
         ),
         (lambda m: m.graph.initializer[0].dims.insert(0, 2**40), "tensor 'weights': not a tensor as its shape says"),
+        (
+            lambda m: setattr(m.graph.initializer[0], "data_type", 75),
+            "tensor 'weights': not a tensor as its shape says",
+        ),
         (external("../weights.bin"), "expected a path within the model's folder, got '../weights.bin'"),
         (external("/etc/passwd"), "expected a path within the model's folder, got '/etc/passwd'"),
         (external("link.bin"), "expected no symbolic link, got 'link.bin'"),

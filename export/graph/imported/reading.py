@@ -185,7 +185,7 @@ def _check_constants(path: Path, model: onnx.ModelProto) -> None:
     for named, tensor in _tensors(model):
         try:
             values = numpy_helper.to_array(tensor)
-        except (ValueError, TypeError, OverflowError, MemoryError) as error:
+        except (ValueError, TypeError, KeyError, OverflowError, MemoryError) as error:  # a KeyError: no known type
             raise OnnxFileError(f"{path}: {named}: not a tensor as its shape says: {_first_line(error)}") from None
         if tensor.data_type in _FLOATS and np.isnan(values.astype(np.float64, copy=False)).any():
             raise OnnxFileError(f"{path}: {named}: expected numbers, found NaN")
