@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from heatserve.certification.errors import HeatserveError
@@ -41,7 +41,7 @@ def import_onnx(
         base: an ONNX file of the base classifier f, whose Gaussian average is certified. None: v itself.
         preprocessing: how images become what both take; None: as their files say, pixels in [0,1].
         output: the output with the scores of the classes, where v has several.
-        class_names: in the order of the scores; None: what v itself calls its classes, or else their numbers.
+        class_names: in the order of the scores; None: what v or else f calls its classes, or their numbers.
         dataset: what v and f were trained on, as far as is known; it is taken that they saw all images of the official
             training set, those of `calibration` among them.
         variant: the form of the served graph; None: FP32 throughout. The base is FP32 in any case.
@@ -52,7 +52,7 @@ def import_onnx(
         OnnxFileError: a file that cannot be used; names the node or tensor, and the reason.
         TensorRTError: a plan is wanted, and cannot be built here.
         HeatserveError: a name that no folder should have, a σ not above 0, TF32 without a plan, other class names than
-            those of the file, or see `Variant.of`.
+            those of the files or another order of them, or see `Variant.of`.
     """
     variant, preprocessing = variant or Variant(), preprocessing or Preprocessing()
     check_request(name, variant, backend, tf32=tf32)
@@ -65,7 +65,7 @@ def import_onnx(
         single_pass=single_pass.logits,
         base=certified.logits,
         input_shape=single_pass.input_shape,
-        class_names=_class_names(file, single_pass, class_names),
+        class_names=_class_names({file: single_pass, base or file: certified}, class_names),
         training=_training(file, single_pass, dataset),
         lineage=tuple(dict.fromkeys(line)),
         packages=(),
@@ -82,16 +82,23 @@ def _check_same_images(single_pass: NormalForm, base: NormalForm, file: Path | N
             raise OnnxFileError(f"{file}: expected the {what} of the single pass, {expected}, got {found}")
 
 
-def _class_names(file: Path, found: NormalForm, given: Sequence[str] | None) -> tuple[str, ...]:
-    """The names of the classes: those given, which must agree with words that the file has for them."""
-    if given is None:
-        return found.labels or tuple(map(str, range(found.classes)))
-    if len(given) != found.classes:
-        raise HeatserveError(f"class names: expected {found.classes}, one for each class of {file}, got {len(given)}")
-    for index, (word, name) in enumerate(zip(found.labels or given, given, strict=True)):
-        if not word.lstrip("-").isdecimal() and word != name:
-            raise HeatserveError(f"class names: class {index} is {word!r} in {file}, expected the same, got {name!r}")
-    return tuple(given)
+def _class_names(files: Mapping[Path, NormalForm], given: Sequence[str] | None) -> tuple[str, ...]:
+    """The names of the classes: those given, or else of a file, with which words for them in all files must agree.
+
+    Votes are of the base, and are reported by these names: another order there would prove classes of wrong names.
+    """
+    classes = next(iter(files.values())).classes
+    known = given or next(filter(None, (found.labels for found in files.values())), tuple(map(str, range(classes))))
+    if len(known) != classes:
+        file = next(iter(files))
+        raise HeatserveError(f"class names: expected {classes}, one for each class of {file}, got {len(known)}")
+    for file, found in files.items():
+        for index, (word, name) in enumerate(zip(found.labels or known, known, strict=True)):
+            if not word.lstrip("-").isdecimal() and word != name:
+                raise HeatserveError(
+                    f"class names: class {index} is {word!r} in {file}, expected the same, got {name!r}"
+                )
+    return tuple(known)
 
 
 def _training(file: Path, found: NormalForm, dataset: str | None) -> Training:

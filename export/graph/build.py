@@ -31,7 +31,9 @@ OPSET = 18
 IR_VERSION = 9
 
 # The cast comes first: TensorRT has no other operator that takes UINT8. Half a pixel of margin is rounded to even, as
-# torchvision does; CenterCropPad rounds down, and only tells shape inference the size of what Slice cut out.
+# torchvision does; CenterCropPad rounds down, and only tells shape inference the size of what Slice cut out. The filter
+# ends at the border of a picture (`exclude_outside`), as Pillow's does; by default the outermost pixels count for those
+# beyond.
 _UINT8 = """
 bytes (uint8[N,{height},{width},{channels}] image) => (float[N,{channels},{height},{width}] pixels)
     <float white = {{255}}>
@@ -52,7 +54,7 @@ picture (uint8[N,H,W,{channels}] image) => (float[N,{channels},{height},{width}]
     enlarged_size = Mul(picture_size, shorter)
     resized_size = Div(enlarged_size, shorter_side)
     picture = Cast<to = 1>(bytes)
-    resized = Resize<mode = "linear", antialias = 1, axes = [2, 3]>(picture, , , resized_size)
+    resized = Resize<mode = "linear", antialias = 1, exclude_outside = 1, axes = [2, 3]>(picture, , , resized_size)
     margin = Sub(resized_size, window)
     whole_margin = Cast<to = 1>(margin)
     half_margin = Div(whole_margin, margins)

@@ -167,10 +167,9 @@ def _shape(text: str | None) -> tuple[int, int, int] | None:
 def _class_names(file: Path | None, data: str | None, root: Path | None) -> tuple[str, ...] | None:
     """The lines of a file, or the classes of a data set; None: neither was named."""
     if file is not None:
-        try:
-            return tuple(file.read_text(encoding="utf-8").splitlines())
-        except UnicodeDecodeError:
-            raise HeatserveError(f"{file}: expected names of classes in UTF-8, a line each") from None
+        from heatserve.certification.files import read_text
+
+        return tuple(read_text(file, "names of classes, a line each").splitlines())
     if data is None:
         return None
     from heatserve.training.data import describe_data

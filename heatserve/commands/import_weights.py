@@ -201,7 +201,7 @@ def _lines(path: Path | None) -> tuple[str, ...] | None:
     """The lines of a text file that are not empty."""
     if path is None:
         return None
-    try:
-        return tuple(line.strip() for line in path.read_text(encoding="utf-8").splitlines() if line.strip())
-    except (OSError, UnicodeDecodeError) as error:
-        raise HeatserveError(f"{path}: expected a text file with a class on each line, got: {error}") from None
+    from heatserve.certification.files import read_text
+
+    lines = read_text(path, "a text file with a class on each line").splitlines()
+    return tuple(line.strip() for line in lines if line.strip())

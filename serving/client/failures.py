@@ -37,7 +37,10 @@ Our servers load all of their models before they are ready, and unload none befo
 answered with other words, before and while Triton ends: `unknown model: 'NAME' is not found`.
 """
 
-_UNTRUSTED = re.compile(r"certificate[ _]verify[ _]failed|hostname mismatch|not valid for|peer name .* is not in", re.I)
+_UNTRUSTED = re.compile(
+    r"certificate[ _]verify[ _]failed|hostname mismatch|hostname verification|not valid for|peer name .* is not in",
+    re.I,
+)
 _NOT_SHOWN = re.compile(r"certificate[ _]required|bad[ _]certificate|unknown[ _]ca|handshake[ _]failure", re.I)
 _LOST = ("Stream removed", "RST_STREAM", "Socket closed", "GOAWAY")
 

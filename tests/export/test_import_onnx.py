@@ -183,6 +183,20 @@ def test_another_file_is_the_base_and_its_own_classes_are_the_names(files: Path,
     ]
 
 
+def test_a_base_of_classes_in_another_order_is_refused(tmp_path: Path) -> None:
+    """Its votes would prove a class by the name of another one."""
+    images = np.random.default_rng(0).random((60, 64), np.float32)
+    is_bright = images.mean(1) > np.median(images.mean(1))
+    for name, classes in (("first", ("bright", "dark")), ("other", ("dark", "light")), ("plain", (0, 1))):
+        classifier = LogisticRegression().fit(images, np.array(classes)[is_bright.astype(int)])
+        onnx.save(to_onnx(classifier, images[:1]), tmp_path / f"{name}.onnx")
+    given: dict[str, Any] = {"repository": tmp_path / "models", "sigma": SIGMA, "preprocessing": FLAT}
+    with pytest.raises(HeatserveError, match=r"class 0 is 'dark' in \S+other.onnx, expected the same, got 'bright'"):
+        import_onnx(tmp_path / "first.onnx", base=tmp_path / "other.onnx", name="mixed", **given)
+    model = import_onnx(tmp_path / "first.onnx", base=tmp_path / "plain.onnx", name="same", **given)
+    assert model.card.class_names == ("bright", "dark")
+
+
 def test_the_command_says_what_it_took_and_that_an_onnx_file_is_not_smoothed(files: Path, tmp_path: Path) -> None:
     names = tmp_path / "names.txt"
     names.write_text("\n".join(f"digit {number}" for number in range(10)) + "\n")

@@ -282,6 +282,10 @@ NAN = np.full((64, 3), np.nan, np.float32)
             "cannot run it: .*node 'y' .MatMul.|types or shapes do not fit|cannot run",
         ),
         (lambda m: m.graph.initializer[0].dims.insert(0, 2**40), "tensor 'weights': not a tensor as its shape says"),
+        (
+            lambda m: setattr(m.graph.initializer[0], "data_type", 75),
+            "tensor 'weights': not a tensor as its shape says",
+        ),
         (external("../weights.bin"), "expected a path within the model's folder, got '../weights.bin'"),
         (external("/etc/passwd"), "expected a path within the model's folder, got '/etc/passwd'"),
         (external("link.bin"), "expected no symbolic link, got 'link.bin'"),
@@ -332,6 +336,23 @@ def test_functions_that_call_themselves_or_that_double_at_each_call_are_refused(
         (tmp_path / "calls.onnx").write_bytes(model.SerializeToString())
         with pytest.raises(OnnxFileError, match=message):
             normal_form(tmp_path / "calls.onnx", Preprocessing())
+
+
+def test_functions_whose_constants_fill_the_memory_when_they_are_written_out_are_refused(tmp_path: Path) -> None:
+    model = onnx.load(saved(tmp_path, PLAIN, weights=WEIGHTS))
+    imports = [helper.make_opsetid("", OPSET), helper.make_opsetid("theirs", 1)]
+    model.opset_import.append(imports[1])
+    table = numpy_helper.from_array(np.zeros(20_000, np.float32))
+    nodes = [helper.make_node("Constant", [], ["t"], value=table), helper.make_node("Identity", ["a"], ["b"])]
+    model.functions.append(helper.make_function("theirs", "once", ["a"], ["b"], nodes, imports))
+    often = [helper.make_node("once", ["a"], ["b"], domain="theirs")] * 1000
+    model.functions.append(helper.make_function("theirs", "often", ["a"], ["b"], often, imports))
+    model.graph.node.extend(helper.make_node("often", ["y"], [f"z{i}"], domain="theirs") for i in range(49))
+    (tmp_path / "calls.onnx").write_bytes(model.SerializeToString())
+    with pytest.raises(
+        OnnxFileError, match=r"nodes of at most 2147483647 bytes, with those of functions .* got 3\d{9}"
+    ):
+        normal_form(tmp_path / "calls.onnx", Preprocessing())
 
 
 @pytest.mark.parametrize("content", [b"", b"<html>", b"\x08\x08" * 9, b"\x0a\xff\xff\xff\x7f"])

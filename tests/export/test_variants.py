@@ -32,6 +32,8 @@ from heatserve.export.repository.publishing import republish
 from heatserve.export.runtime.answers import model_images
 from heatserve.export.runtime.session import GraphError, open_session, run
 from heatserve.export.variants import Variant
+from heatserve.training.data.decoding import to_bytes, to_floats
+from heatserve.training.data.resizing import resize_and_crop
 from heatserve.training.torchvision_import import import_torchvision
 
 CERTIFY = MonteCarlo(n0=20, n=100, alpha=0.01, seed=0)
@@ -216,6 +218,18 @@ def test_pictures_of_any_size_are_cut_out_as_torchvision_does(logits: onnx.Model
         (pixels,) = session.run(None, {"image": np.asarray(picture)[None, :, :, None]})
         assert np.abs(np.rint(pixels[0, 0] * 255) - expected).max() <= 1
         np.testing.assert_array_equal(np.rint(pixels * 255) / np.float32(255), pixels)  # 8 bits: what Certify is given
+
+
+def test_the_graph_resizes_pictures_as_training_does_to_one_grey_level(logits: onnx.ModelProto) -> None:
+    """Also at the borders, which are not cut off here, and pictures of more than 8 bits, which are rounded before."""
+    random = np.random.default_rng(5)
+    session = open_session(pixels_graph(uint8_input(logits, resize=8)).SerializeToString())
+    for height, width in random.integers(9, 200, (30, 2)):
+        floats = random.random((height, width, 1), np.float32)
+        for picture in (floats, to_bytes(floats)):
+            trained = to_floats(resize_and_crop(picture, resize=8, crop=8))
+            (pixels,) = session.run(None, {"image": to_bytes(picture)[None]})
+            assert np.abs(pixels[0].transpose(1, 2, 0) - trained).max() < 1.01 / 255, (height, width)
 
 
 @pytest.mark.slow

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import re
 import socket
+import ssl
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
@@ -19,7 +20,7 @@ from test_client import PROTOCOLS, url_of
 from tiny_model import random_images
 from typer.testing import CliRunner
 
-from heatserve import AsyncClient, Client, Prediction, ServingError, Tls, TritonServer
+from heatserve import AsyncClient, Client, Prediction, ServingError, Tls, TritonServer, UnavailableError
 from heatserve.cli import app
 from heatserve.serving.client.access import access_to
 from heatserve.serving.client.address import parse_address
@@ -75,6 +76,23 @@ def test_tls_trusts_the_ca_that_it_is_given(
             ServingError, match=r"the server's certificate is not one to trust .*give the client its CA"
         ):
             ask(url, tls=tls, timeout=10)
+
+
+@CLIENTS
+@PROTOCOLS
+def test_a_certificate_of_another_host_is_not_one_to_trust(
+    triton: TritonServer, certificates: Certificates, protocol: str, ask: Ask
+) -> None:
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    context.load_cert_chain(certificates.stranger)
+    context.set_alpn_protocols(["h2", "http/1.1"])
+    message = "certificate is not one to trust .* the name that is on the certificate as host"
+    with (
+        Relay(host_and_port(url_of(triton, protocol)), tls=context) as relay,
+        pytest.raises(ServingError, match=message) as caught,
+    ):
+        ask(f"{protocol}s://localhost:{relay.port}", tls=Tls(ca=certificates.stranger), timeout=10)
+    assert not isinstance(caught.value, UnavailableError), "which would be asked again"
 
 
 @CLIENTS

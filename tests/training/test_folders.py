@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import shutil
 from collections.abc import Iterable
 from itertools import combinations
@@ -188,6 +189,40 @@ def test_a_folder_that_a_link_leads_back_to_is_read_once(root: Path) -> None:
     assert len(load_data(f"imagefolder:{root}", "train")) == 27
 
 
+def test_a_class_that_is_a_link_to_another_has_its_pictures_too(root: Path) -> None:
+    (root / "train" / "emu").symlink_to("ant", target_is_directory=True)
+    data = load_data(f"imagefolder:{root}", "train")
+    assert data.class_names == ("ant", "bee", "cow", "emu")
+    assert any("under two classes, such as train/ant/" in note for note in data.notes)
+
+
+def test_links_that_lead_nowhere_or_to_all_of_the_machine_are_no_pictures(root: Path) -> None:
+    (root / "train" / "loop").symlink_to("loop")
+    (root / "train" / ".everything").symlink_to("/", target_is_directory=True)
+    data = load_data(f"imagefolder:{root}", "train")
+    assert (len(data), data.class_names) == (27, ("ant", "bee", "cow"))
+    assert any("passed over" in note and "1 .everything/" in note for note in data.notes)
+    for name in ("round.png", "gone.png"):
+        link = root / "train" / "ant" / name
+        link.symlink_to(name if name == "round.png" else "nothing.png")
+        with pytest.raises(DataError, match=f"{name}: expected an image file, but it cannot be read"):
+            load_data(f"imagefolder:{root}", "train")
+        assert len(load_data(f"imagefolder:{root}?skip_unreadable=true", "train")) == 27
+        link.unlink()
+
+
+def test_a_folder_that_cannot_be_read_is_named(root: Path) -> None:
+    parent = os.open(root / "train" / "ant", os.O_RDONLY)
+    for _ in range(20):  # deeper than a path of Linux can be long
+        os.mkdir("d" * 250, dir_fd=parent)
+        inner = os.open("d" * 250, os.O_RDONLY, dir_fd=parent)
+        os.close(parent)
+        parent = inner
+    os.close(parent)
+    with pytest.raises(DataError, match="d…: expected a folder, but it cannot be read: File name too long"):
+        load_data(f"imagefolder:{root}", "train")
+
+
 @pytest.mark.parametrize(
     "lines",
     ["cow\nant\nbee\n", "\ufeffcow\tBos taurus\nant\tFormica\nbee\tApis\n", "cow Cow, ox\nant Ant\nbee Bee\ndog Dog\n"],
@@ -208,11 +243,14 @@ def test_classes_are_named_and_ordered_by_a_file(root: Path, tmp_path: Path, lin
     [
         ("ant\nbee\n", "expected all class folders, .* but 'cow' is not in it"),
         ("ant\nbee\ncow\nant\n", "expected each class folder once, got 'ant' again"),
-        (None, "expected class names, one a line in UTF-8, but it cannot be read"),
+        (None, "expected class names, one a line, but it cannot be read: No such file"),
+        ("|", "expected class names, one a line, got a pipe or device"),
     ],
 )
 def test_a_file_of_classes_that_does_not_fit_is_explained(root: Path, text: str | None, message: str) -> None:
-    if text is not None:
+    if text == "|":
+        os.mkfifo(root / "classes.txt")
+    elif text is not None:
         (root / "classes.txt").write_text(text)
     with pytest.raises(DataError, match=rf"classes.txt: {message}"):
         load_data(f"imagefolder:{root}?classes={root}/classes.txt", "test")
@@ -357,10 +395,17 @@ def test_a_picture_is_decoded_once_until_it_changes(root: Path, monkeypatch: pyt
     write(root / "train" / "ant" / "000.png", picture(4444))
     shutil.copy(root / "train" / "bee" / "000.png", root / "train" / "bee" / "new.png")
     assert [decoded(), decoded()] == [2, 0]
+    replaced, other = root / "train" / "cow" / "000.bmp", root / "train" / "cow" / "other.bmp"
+    for file in (replaced, other):
+        picture(7777 if file == replaced else 8888).save(file)
+        os.utime(file, (0, 0))  # as archives set it; files without compression have one length besides
+    assert decoded() == 2
+    other.rename(replaced)
+    assert decoded() == 1
     (cache,) = caches.rglob("*.npy")
     assert root not in cache.parents
     cache.write_bytes(cache.read_bytes()[:200])
-    assert [decoded(), decoded()] == [37, 0]
+    assert [decoded(), decoded()] == [38, 0]
 
 
 def test_the_digest_of_the_training_pictures_changes_with_them_and_not_with_the_others(root: Path) -> None:

@@ -9,6 +9,7 @@ import os
 import pickle
 import struct
 import types
+import warnings
 import zipfile
 from collections import OrderedDict
 from collections.abc import Callable
@@ -304,6 +305,21 @@ def test_room_that_a_pickle_asks_for_is_not_given(tmp_path: Path) -> None:
         path = saved(tmp_path, {"model": TENSORS, "room": bytearray(3)}, _use_new_zipfile_serialization=is_zip)
         with pytest.raises(CheckpointError, match="asks for a bytearray"):
             read_state_dict(path)
+
+
+@pytest.mark.parametrize("name", ["archive/data.pkl", "archive/DATA.PKL"])
+def test_an_archive_of_two_records_of_one_name_is_refused(name: str, tmp_path: Path) -> None:
+    """torch reads the one, whatever their capitals, and Python the other: what was looked at would not be what runs."""
+    path, harmless = tmp_path / "two.pth", saved(tmp_path, TENSORS)
+    room = b"\x80\x02cbuiltins\nbytearray\nJ\xff\xff\xff\x7f\x85R."  # bytearray(2 GB)
+    with zipfile.ZipFile(harmless) as source, zipfile.ZipFile(path, "w") as archive:
+        for record in source.namelist():
+            archive.writestr(f"archive/{record.split('/', 1)[1]}", source.read(record))
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of Python, about the name
+            archive.writestr(name, room)
+    with pytest.raises(CheckpointError, match="holds records of one name"):
+        read_state_dict(path)
 
 
 def test_reading_changes_nothing_for_other_users_of_torch_load(tmp_path: Path) -> None:

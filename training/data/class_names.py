@@ -7,6 +7,8 @@ from collections import Counter
 from collections.abc import Collection
 from pathlib import Path
 
+from heatserve.certification.errors import HeatserveError
+from heatserve.certification.files import read_text
 from heatserve.training.data.errors import DataError
 
 
@@ -22,9 +24,9 @@ def named_folders(file: Path, folders: Collection[str]) -> dict[str, str]:
         DataError: no such file, no text, a folder that is not in it, or one that is there twice.
     """
     try:
-        text = file.read_text(encoding="utf-8-sig")
-    except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"{file}: expected class names, one a line in UTF-8, but it cannot be read: {error}") from None
+        text = read_text(file, "class names, one a line")
+    except HeatserveError as error:
+        raise DataError(str(error)) from None
     lines = [line.strip() for line in text.splitlines() if line.strip()]
     named = [(line, line) for line in lines] if set(folders) <= set(lines) else [_divided(line) for line in lines]
     missing = sorted(set(folders) - {folder for folder, _ in named})

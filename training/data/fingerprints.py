@@ -67,7 +67,7 @@ class Fingerprints:
 def fingerprints(
     root: Path, paths: Sequence[Path], *, skip_unreadable: bool = False, progress: Progress = unseen
 ) -> Fingerprints:
-    """Decode all files, or take what an earlier call found in files of the same name, length and time.
+    """Decode all files, or take what an earlier call found in files of the same name, length and times.
 
     Args:
         root: the folder of the data set, for which what is found is kept, in `$XDG_CACHE_HOME/heatserve`.
@@ -140,10 +140,17 @@ def _read_one(path: Path) -> _Print | DataError:
 
 
 def _key(root: Path, path: Path) -> int:
-    """Changes when the file is renamed or rewritten, or when files are read otherwise."""
-    status = path.stat()
+    """Changes when the file is renamed, rewritten or replaced, or when files are read otherwise.
+
+    Archives and copies set the time of the last change (`st_mtime`) to what it was elsewhere; `st_ctime` nobody sets.
+    """
     name = os.fsencode(path.relative_to(root))
-    stated = f"{_READER} {PIL.__version__} {status.st_size} {status.st_mtime_ns} ".encode()
+    try:
+        status = path.stat()
+        times = f"{status.st_size} {status.st_mtime_ns} {status.st_ctime_ns}"
+    except OSError:  # what is not there now is never taken for what was
+        times = f"not there at {time.time_ns()}"
+    stated = f"{_READER} {PIL.__version__} {times} ".encode()
     return int.from_bytes(hashlib.sha256(stated + name).digest()[:8], "little")
 
 
@@ -161,7 +168,7 @@ class _Cache:
         self._path = path
         self._begun = self._written = time.monotonic()
         self._kept = np.zeros(0, _RECORD)
-        with suppress(OSError, ValueError, EOFError):  # none yet, or a damaged one
+        with suppress(OSError, ValueError, EOFError, MemoryError):  # none yet, or a damaged one
             kept = np.load(path, allow_pickle=False)
             if kept.dtype == _RECORD and kept.ndim == 1:
                 self._kept = np.sort(kept, order="file")

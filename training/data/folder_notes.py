@@ -18,6 +18,9 @@ from heatserve.training.data.near_duplicates import near_duplicates
 
 Notes = tuple[str, ...]
 
+_REASONS = 5
+"""Of more kinds of errors, the others are counted."""
+
 
 def of_files(
     root: Path, layout: Layout, listings: Sequence[Listing], paths: Sequence[Path], unreadable: Mapping[int, str]
@@ -98,8 +101,8 @@ def _by_reason(errors: Sequence[str]) -> list[str]:
     for error in errors:
         alike.setdefault(re.sub(r"\d+", "", error.partition(": ")[2]), []).append(error)
     most = sorted(alike.values(), key=len, reverse=True)
-    said = [f"{len(same)} such as {same[0]}" if len(same) > 1 else same[0] for same in most[:_NAMED]]
-    others = sum(map(len, most[_NAMED:]))
+    said = [f"{len(same)} such as {same[0]}" if len(same) > 1 else same[0] for same in most[:_REASONS]]
+    others = sum(map(len, most[_REASONS:]))
     return [*said, f"{others} for other reasons"] if others else said
 
 

@@ -5,10 +5,12 @@ from __future__ import annotations
 import os
 from collections import Counter
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
 
+from heatserve.training.data.decoding import printable
 from heatserve.training.data.errors import DataError
 
 SPLIT_FOLDERS: Mapping[str, tuple[str, ...]] = {
@@ -22,6 +24,8 @@ UNSPLIT = ""
 
 _NO_PICTURES = {"thumbs.db", "ehthumbs.db", "desktop.ini", "icon\r"}
 _NO_CLASSES = {"__macosx", "@eadir", "$recycle.bin", "system volume information"}
+_LONGEST_NAME = 300
+"""Characters of a path in a message."""
 _TEXTS = {".csv", ".db", ".ini", ".json", ".log", ".md", ".tsv", ".txt", ".xml", ".yaml", ".yml"}
 
 
@@ -102,11 +106,11 @@ def _rank(path: Path, names: tuple[str, ...]) -> int:
 
 
 def _holds_folders(path: Path) -> bool:
-    return any(entry.is_dir() and not _is_left_by_a_system(entry) for entry in path.iterdir())
+    return bool(_entries(path, Counter())[1])
 
 
-def _is_left_by_a_system(folder: Path) -> bool:
-    return folder.name.startswith(".") or folder.name.lower() in _NO_CLASSES
+def _is_left_by_a_system(name: str) -> bool:
+    return name.startswith(".") or name.lower() in _NO_CLASSES
 
 
 def list_pictures(folder: Path, *, nested: bool = False) -> Listing:
@@ -118,7 +122,7 @@ def list_pictures(folder: Path, *, nested: bool = False) -> Listing:
             default the folders in `folder` itself are the classes.
 
     Raises:
-        DataError: no such folder, no class folder in it, or a name that is no UTF-8.
+        DataError: no such folder, no class folder in it, one that cannot be read, or a name that is no UTF-8.
     """
     if not folder.is_dir():
         raise DataError(f"{folder}: no such folder; expected one folder of images for each class in it")
@@ -126,7 +130,7 @@ def list_pictures(folder: Path, *, nested: bool = False) -> Listing:
     class_folders: set[str] = set()
     passed_over: Counter[str] = Counter()
     below = loose = 0
-    for place, files, is_leaf in _walk(folder, passed_over):
+    for place, files, is_leaf in _walk(folder, passed_over, each_class=not nested):
         pictures = [path for path in files if not _is_noted(path, passed_over)]
         relative = place.relative_to(folder)
         if place == folder:
@@ -146,31 +150,64 @@ def list_pictures(folder: Path, *, nested: bool = False) -> Listing:
     return Listing(folder, paths, classes, tuple(sorted(class_folders)), passed_over, 0 if nested else below)
 
 
-def _walk(folder: Path, passed_over: Counter[str]) -> Iterator[tuple[Path, list[Path], bool]]:
-    """Each folder with its files, and whether it holds no other folder; one that a link leads back to, once."""
-    visited: set[tuple[int, int]] = set()
-    waiting = [folder]
-    while waiting:
-        place = waiting.pop()
-        status = place.stat()
-        if (status.st_dev, status.st_ino) in visited:
-            continue
-        visited.add((status.st_dev, status.st_ino))
-        files, inner = _entries(place, passed_over)
-        yield place, files, not inner
-        waiting += inner
+def _walk(folder: Path, passed_over: Counter[str], *, each_class: bool) -> Iterator[tuple[Path, list[Path], bool]]:
+    """Each folder with its files, and whether it holds no other folder; one that a link leads back to, once.
+
+    With `each_class`, one that several of the folders in `folder` lead to is read for each: a class whose folder is a
+    link to another's has the same pictures.
+    """
+    identity = _identity(folder)
+    files, classes = _entries(folder, passed_over)
+    yield folder, files, not classes
+    for waiting in [[path] for path in classes] if each_class else [classes]:
+        visited = {identity}
+        while waiting:
+            place = waiting.pop()
+            if _identity(place) in visited:
+                continue
+            visited.add(_identity(place))
+            files, inner = _entries(place, passed_over)
+            yield place, files, not inner
+            waiting += inner
+
+
+def _identity(folder: Path) -> tuple[int, int]:
+    """What two paths to one folder share."""
+    with _named(folder):
+        status = folder.stat()
+    return status.st_dev, status.st_ino
 
 
 def _entries(place: Path, passed_over: Counter[str]) -> tuple[list[Path], list[Path]]:
     """The files and folders in a folder, in alphabetical order; files in folders of a system are only counted."""
-    files: list[Path] = []
-    folders: list[Path] = []
-    with os.scandir(place) as entries:
+    files: list[str] = []
+    folders: list[str] = []
+    with _named(place), os.scandir(place) as entries:
         for entry in entries:
-            (folders if entry.is_dir() else files).append(Path(entry.path))
-    for path in filter(_is_left_by_a_system, folders):
-        passed_over[f"{path.name}/"] += sum(len(inside) for _, _, inside in os.walk(path))
-    return sorted(files), sorted(path for path in folders if not _is_left_by_a_system(path))
+            (folders if _is_folder(entry) else files).append(entry.name)
+    for path in (place / name for name in folders if _is_left_by_a_system(name)):
+        is_link = path.is_symlink()  # which may lead to any place of the machine
+        passed_over[f"{path.name}/"] += 1 if is_link else sum(len(inside) for _, _, inside in os.walk(path))
+    kept = [place / name for name in sorted(folders) if not _is_left_by_a_system(name)]
+    return [place / name for name in sorted(files)], kept
+
+
+def _is_folder(entry: os.DirEntry[str]) -> bool:
+    try:
+        return entry.is_dir()
+    except OSError:  # a link to itself: no folder, and no picture either, which the reader of pictures will say
+        return False
+
+
+@contextmanager
+def _named(folder: Path) -> Iterator[None]:
+    """Name the folder in errors of the system, such as that it may not be read."""
+    try:
+        yield
+    except OSError as error:
+        name = printable(folder)
+        shown = name if len(name) <= _LONGEST_NAME else f"{name[:_LONGEST_NAME]}…"
+        raise DataError(f"{shown}: expected a folder, but it cannot be read: {error.strerror}") from None
 
 
 def _is_noted(path: Path, passed_over: Counter[str]) -> bool:

@@ -131,6 +131,8 @@ def _check_zip(path: Path) -> None:
             f"{path}: expected a file of torch.save, got an archive of {len(records)} other files "
             f"({', '.join(sorted(names)[:3])} …); where the weights are in it, unpack it"
         )
+    if len({record.filename.lower() for record in records}) < len(records):  # torch would not tell which is meant
+        raise CheckpointError(f"{path}: holds records of one name, up to capitals, and is not read")
     size = path.stat().st_size
     claimed = sum(record.file_size for record in records)
     if claimed > size or any(record.compress_type != zipfile.ZIP_STORED for record in records):

@@ -71,24 +71,30 @@ def _parsed(path: Path) -> onnx.ModelProto:
 
 
 def _check_calls(path: Path, model: onnx.ModelProto) -> None:
-    """Refuse functions that call themselves, or that are more than `LARGEST_NODES` nodes when they are written out."""
+    """Refuse functions that call themselves, or that are too many nodes or bytes when they are written out."""
     bodies = {(function.domain, function.name): function.node for function in model.functions}
-    sizes = dict[tuple[str, str], int]()
+    sizes = dict[tuple[str, str], tuple[int, int]]()
 
-    def size(nodes: Iterator[NodeProto], depth: int) -> int:
+    def size(nodes: Iterator[NodeProto], depth: int) -> tuple[int, int]:
         if depth > _DEEPEST_CALLS:
             raise OnnxFileError(f"{path}: expected functions that do not call themselves, found calls without an end")
-        count = 0
+        count = length = 0
         for node in nodes:
             key = node.domain, node.op_type
             if key in bodies and key not in sizes:
                 sizes[key] = size(iter(bodies[key]), depth + 1)
-            count += sizes.get(key, 1)
-        return count
+            of_node = sizes.get(key) or (1, node.ByteSize())
+            count, length = count + of_node[0], length + of_node[1]
+        return count, length
 
-    nodes = size(iter(model.graph.node), 0)
+    nodes, length = size(iter(model.graph.node), 0)
     if nodes > LARGEST_NODES:
         raise OnnxFileError(f"{path}: expected at most {LARGEST_NODES} nodes, got {nodes}")
+    if length > LARGEST_BYTES:
+        raise OnnxFileError(
+            f"{path}: expected nodes of at most {LARGEST_BYTES} bytes, with those of functions at each call, got "
+            f"{length}"
+        )
 
 
 def _inlined(path: Path, model: onnx.ModelProto) -> onnx.ModelProto:
@@ -179,7 +185,7 @@ def _check_constants(path: Path, model: onnx.ModelProto) -> None:
     for named, tensor in _tensors(model):
         try:
             values = numpy_helper.to_array(tensor)
-        except (ValueError, TypeError, OverflowError, MemoryError) as error:
+        except (ValueError, TypeError, KeyError, OverflowError, MemoryError) as error:  # a KeyError: no known type
             raise OnnxFileError(f"{path}: {named}: not a tensor as its shape says: {_first_line(error)}") from None
         if tensor.data_type in _FLOATS and np.isnan(values.astype(np.float64, copy=False)).any():
             raise OnnxFileError(f"{path}: {named}: expected numbers, found NaN")
