@@ -9,6 +9,8 @@ SHELL := /bin/bash
 PYTHON ?=
 VENV ?= .venv
 BIN := $(VENV)/bin
+# Two processes, each with its own servers and one thread for each library, take a file at a time, in the order of names.
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 
 ifneq ($(words $(VENV)),1)
@@ -27,10 +29,10 @@ test: $(VENV)/dev.installed
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-logo --no-cache
-	$(BIN)/python -m pytest
+	$(PYTEST)
 
 test-fast: $(VENV)/dev.installed
-	$(BIN)/python -m pytest -m "not slow"
+	$(PYTEST) -m "not slow"
 
 # Triton's wheel needs a numpy that was built for these versions.
 FITS := import sys; sys.exit(not (3, 10) <= sys.version_info[:2] < (3, 13))

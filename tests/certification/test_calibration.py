@@ -49,8 +49,9 @@ def usefulness(radius_map: RadiusMap, radius: float) -> float:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("marginal", "problems"), [(False, 1000), (True, 200)])
+@pytest.mark.parametrize(("marginal", "problems"), [(False, 400), (True, 200)])
 def test_the_bound_holds_with_the_stated_confidence(marginal: bool, problems: int) -> None:
+    """An exact binomial test: 400 problems show a share twice what is stated in more than 99 of 100 cases."""
     alpha, delta = 0.1, 0.1
     rng = np.random.default_rng(0)
     rates = []

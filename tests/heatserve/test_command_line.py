@@ -92,6 +92,7 @@ def test_serving_needs_no_torch() -> None:
     assert found.stdout.strip() == "False"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

@@ -3,84 +3,16 @@
 from __future__ import annotations
 
 import email
-import os
-import shutil
-import subprocess
 import sys
-import sysconfig
 import zipfile
 from pathlib import Path
 
 import pytest
 from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
-
-ROOT = Path(__file__).parents[2]
-ROOMS = ("certification", "training", "export", "serving", "benchmarks")
-FREE = ("--http-port", "0", "--grpc-port", "0", "--metrics-port", "0")
+from wheels import ROOMS, ROOT, built, run
 
 pytestmark = pytest.mark.slow
-
-
-def run(*command: str, folder: Path) -> subprocess.CompletedProcess[str]:
-    environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
-    done = subprocess.run(
-        command, cwd=folder, env=environment, capture_output=True, text=True, timeout=600, check=False
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
-    return done
-
-
-def built(source: Path, out: Path) -> Path:
-    """The wheel of a source folder or archive."""
-    pip = (sys.executable, "-m", "pip", "--quiet", "--disable-pip-version-check")
-    run(*pip, "wheel", "--no-deps", "--no-build-isolation", "--wheel-dir", str(out), str(source), folder=out)
-    (path,) = out.glob("heatserve-*.whl")
-    return path
-
-
-@pytest.fixture(scope="module")
-def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The files of the repository, links kept: a build beside the originals would leave files there."""
-    copy = tmp_path_factory.mktemp("source") / "heatserve"
-    listed = subprocess.run(["git", "-C", str(ROOT), "ls-files", "-z"], capture_output=True, text=True, check=False)
-    if listed.returncode:
-        pytest.skip(f"a wheel is built from the tracked files, and {ROOT} is no git checkout")
-    for name in filter(None, listed.stdout.split("\0")):
-        if (ROOT / name).is_symlink() or (ROOT / name).exists():
-            (copy / name).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copy2(ROOT / name, copy / name, follow_symlinks=False)
-    return copy
-
-
-@pytest.fixture(scope="module")
-def wheel(source: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return built(source, tmp_path_factory.mktemp("wheel"))
-
-
-@pytest.fixture(scope="module")
-def bin_folder(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A new environment with the wheel in it, which sees the libraries of this one but not its heatserve."""
-    environment = tmp_path_factory.mktemp("environment")
-    run(sys.executable, "-m", "venv", str(environment), folder=environment)
-    python = environment / "bin" / "python"
-    where = run(str(python), "-c", "import sysconfig; print(sysconfig.get_path('purelib'))", folder=environment)
-    libraries = Path(where.stdout.strip())
-    (libraries / "libraries.pth").write_text(sysconfig.get_path("purelib") + "\n")
-    install = ["-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--no-deps", "--force-reinstall"]
-    run(str(python), *install, str(wheel), folder=environment)
-    return python.parent
-
-
-@pytest.fixture(scope="module")
-def hostile(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A user's folder, whose packages have the names of our rooms and say so when they are imported."""
-    folder = tmp_path_factory.mktemp("user")
-    for room in ROOMS:
-        (folder / room).mkdir()
-        for name in ("__init__.py", "commands.py"):
-            (folder / room / name).write_text(f"raise SystemExit('{room}/{name} of the user was run')\n")
-    return folder
 
 
 def test_the_wheel_holds_one_package_and_its_data(wheel: Path) -> None:
@@ -129,12 +61,6 @@ def test_the_source_distribution_gives_the_same_wheel(source: Path, wheel: Path,
         for name in first.namelist():
             if not name.endswith("RECORD"):
                 assert first.read(name) == second.read(name), name
-
-
-def test_the_quickstart_answers_beside_hostile_packages(bin_folder: Path, hostile: Path) -> None:
-    done = run(str(bin_folder / "heatserve"), "quickstart", "--once", *FREE, folder=hostile)
-    assert "over gRPC, grpc://" in done.stdout
-    assert "over HTTP, http://" in done.stdout
 
 
 @pytest.mark.parametrize(

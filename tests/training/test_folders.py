@@ -507,6 +507,7 @@ def test_the_input_of_a_served_graph_follows_the_data_unless_it_is_asked_for() -
     ]
 
 
+@pytest.mark.slow
 def test_a_test_split_that_is_missing_is_told_before_the_first_epoch(tmp_path: Path) -> None:
     photographs(tmp_path)
     shutil.rmtree(tmp_path / "val" / "dark")

@@ -154,7 +154,7 @@ def _naive_algorithm_1(
 )
 @pytest.mark.parametrize(
     ("architecture", "channels", "size"),
-    [("digits_cnn", 1, 8), pytest.param("cifar_resnet20", 3, 32, marks=pytest.mark.slow)],
+    [("digits_cnn", 1, 8), pytest.param("cifar_resnet20", 3, 16, marks=pytest.mark.slow)],
 )
 def test_the_gradient_is_that_of_algorithm_1_to_the_letter(
     architecture: str, channels: int, size: int, p: HeatParameters

@@ -325,6 +325,7 @@ def test_names_of_classes_must_be_as_many_as_there_are_classes(baseline: Checkpo
         load_checkpoint(path)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("command", ["heat", "noise", "smoothadv", "madry", "average"])
 def test_every_training_takes_the_reference(command: str, baseline: Checkpoint, nets: Path, tmp_path: Path) -> None:
     out = tmp_path / "out.safetensors"
