@@ -77,7 +77,8 @@ def _bind(listening: socket.socket, host: str, port: int, option: str) -> int:
     listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # a port in TIME_WAIT is free for Triton, too
     try:
         listening.bind((host, port))
-        listening.listen()
+        if port == 0:  # keeps others off a port that is ours; on one that is given it would end who starts beside us
+            listening.listen()
     except (OSError, OverflowError) as error:
         if getattr(error, "errno", None) == errno.EADDRINUSE:
             raise ServingError(

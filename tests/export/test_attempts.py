@@ -66,8 +66,8 @@ def another(repository: Path, name: str) -> ModelVersion:
     version_dir = write_tiny_model(repository, name, calibrated=False)
     for file in (GRAPH_NAME, BASE_NAME):
         graph = onnx.load(version_dir / file)
-        (weights,) = (tensor for tensor in graph.graph.initializer if tensor.name == "weights")
-        weights.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(weights) * np.float32(1.01), "weights"))
+        (weights,) = (tensor for tensor in graph.graph.initializer if tensor.name in ("weights", "network.weights"))
+        weights.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(weights) * np.float32(1.01), weights.name))
         onnx.save(graph, version_dir / file)
     write_tiny_card(version_dir, calibration=None)
     return open_model(repository, name)

@@ -138,16 +138,16 @@ def test_what_python_raised_in_a_voter_is_named(tmp_path: Path, monkeypatch: pyt
 def test_each_tier_counts_when_shared_memory_is_checked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write_known_model(tmp_path, tiers=[TierModel.CONFIRM, TierModel.CASCADE])
     model = open_model(tmp_path, "known")
-    room = workspace._batch_bytes(model)
+    room = workspace._FIRST_REGION_BYTES + workspace._batch_bytes(model)
     for free, is_enough in ((3 * room, True), (3 * room - 1, False)):
-        usage = type("Usage", (), {"free": free})
+        usage = type("Usage", (), {"free": free, "used": 0})
         monkeypatch.setattr("heatserve.serving.triton.workspace.shutil.disk_usage", lambda _, usage=usage: usage)
         folder = tmp_path / f"workspace-{is_enough}"
         folder.mkdir()
         if is_enough:
             assert [plan.model for plan in workspace.prepare(find_triton(), [model], folder).voters] == ["known"]
         else:
-            with pytest.raises(ServingError, match="expected 1 MiB free for one full batch of each model instance"):
+            with pytest.raises(ServingError, match="expected 4 MiB free for one full batch of each model instance"):
                 workspace.prepare(find_triton(), [model], folder)
 
 
