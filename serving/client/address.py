@@ -52,7 +52,8 @@ class ServerAddress:
         try:
             address = ipaddress.ip_address(self.host.partition("%")[0])
         except ValueError:
-            return self.host.lower().rstrip(".") == "localhost" or self.host.lower().endswith(".localhost")
+            # NAME.localhost is not: some resolvers ask others where it is, and a token would go there in the clear.
+            return self.host.lower().rstrip(".") == "localhost"
         mapped = getattr(address, "ipv4_mapped", None) or address
         return bool(mapped.is_loopback or mapped.is_unspecified)
 

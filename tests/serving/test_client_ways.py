@@ -181,6 +181,7 @@ def test_grpc_goes_behind_a_prefix_with_headers_and_a_token(triton: TritonServer
     ("url", "options", "message"),
     [
         ("grpc://10.0.0.1:1", {"token": "a"}, "token: expected with a URL grpcs:// or https://"),
+        ("http://elsewhere.localhost:1", {"token": "a"}, "token: expected with a URL grpcs:// or https://"),
         ("https://10.0.0.1", {"token": "a\n"}, "token: expected visible ASCII characters"),
         ("https://10.0.0.1", {"token": "a", "headers": {"Authorization": "b"}}, "token: expected one of a token and"),
         ("grpc://10.0.0.1:1", {"tls": Tls()}, "tls: expected with a URL grpcs:// or https://"),
@@ -341,6 +342,7 @@ def test_what_is_no_address(url: str) -> None:
         ("http://0.0.0.0", True),
         ("http://10.0.0.1", False),
         ("http://localhost.example", False),
+        ("http://elsewhere.localhost", False),
     ],
 )
 def test_what_is_this_machine(url: str, is_loopback: bool) -> None:

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from heatserve.training.data.errors import DataError
-from heatserve.training.named import NamedWithOptions, OptionValue, parse_named
+from heatserve.training.named import NamedWithOptions, parse_named
 
 _KINDS: Mapping[str, tuple[type, ...]] = {
     "resize": (int,),
@@ -52,7 +53,7 @@ def folder_options(named: NamedWithOptions) -> FolderOptions:
     Raises:
         DataError: an unknown option, or a value that it cannot have.
     """
-    given = dict(named.options)
+    given: dict[str, Any] = dict(named.options)
     for option, value in given.items():
         if option not in _KINDS:
             raise DataError(f"{named}: expected options of {', '.join(_KINDS)}, got {option}")
@@ -60,8 +61,8 @@ def folder_options(named: NamedWithOptions) -> FolderOptions:
     if "crop" in given and "resize" not in given:
         raise DataError(f"{named}: expected resize beside crop, since a picture may be smaller than what is cut out")
     if "classes" in given:
-        given["classes"] = Path(str(given["classes"]))  # type: ignore[assignment]
-    options = FolderOptions(**given)  # type: ignore[arg-type]
+        given["classes"] = Path(str(given["classes"]))
+    options = FolderOptions(**given)
     if options.window and options.window[1] > options.window[0]:
         raise DataError(f"{named}: expected crop to be at most resize, {options.resize}, got {options.crop}")
     return options
@@ -73,12 +74,13 @@ def resize_of(dataset: str) -> int | None:
     return resize if isinstance(resize, int) else None
 
 
-def _check(named: NamedWithOptions, option: str, value: OptionValue) -> None:
+def _check(named: NamedWithOptions, option: str, value: Any) -> None:
     kinds = _KINDS[option]
-    if not isinstance(value, kinds) or (isinstance(value, bool) and bool not in kinds):
+    is_of_kind = isinstance(value, kinds) and (bool in kinds or not isinstance(value, bool))
+    if not is_of_kind:
         words = {bool: "true or false", int: "a whole number"}.get(kinds[0], "a file" if str in kinds else "a number")
         raise DataError(f"{named}: {option}: expected {words}, got {value!r}")
-    if option in ("resize", "crop") and not 1 <= value <= 10_000:  # type: ignore[operator]
+    if option in ("resize", "crop") and not 1 <= value <= 10_000:
         raise DataError(f"{named}: {option}: expected 1 to 10000 pixels, got {value}")
-    if option == "test_share" and not 0 < value < 1:  # type: ignore[operator]
+    if option == "test_share" and not 0 < value < 1:
         raise DataError(f"{named}: test_share: expected a share above 0 and below 1, got {value}")

@@ -100,7 +100,7 @@ class NetworkInput:
         whole = (channels, height, width) if self.layout == "NCHW" else (height, width, channels)
         axes = {4: list(whole), 3: [height, width], 2: [math.prod(whole)]}[self.rank]
         batch = "N" if self.batch is None else self.batch
-        type_name = TensorProto.DataType.Name(self.element)  # type: ignore[arg-type]
+        type_name = TensorProto.DataType.Name(self.element)
         return f"{quoted(self.name)}: {type_name} [{', '.join(map(str, [batch, *axes]))}], white is {self.white:g}"
 
     def tensor(self, images: Float32Array) -> NDArray[Any]:
@@ -162,7 +162,7 @@ def find_input(path: object, model: onnx.ModelProto, given: Preprocessing) -> Ne
     tensor, named = value.type.tensor_type, f"{path}: input {quoted(value.name)}"
     if tensor.elem_type not in _TYPES or not tensor.HasField("shape") or len(tensor.shape.dim) not in (2, 3, 4):
         raise OnnxFileError(
-            f"{named}: expected a tensor of {', '.join(map(TensorProto.DataType.Name, _TYPES))} with 2, 3 or 4 axes, "  # type: ignore[arg-type]
+            f"{named}: expected a tensor of {', '.join(map(TensorProto.DataType.Name, _TYPES))} with 2, 3 or 4 axes, "
             f"got {_type_of(value)}"
         )
     batch, *sizes = (dim.dim_value for dim in tensor.shape.dim)
@@ -179,7 +179,7 @@ def find_input(path: object, model: onnx.ModelProto, given: Preprocessing) -> Ne
 def _type_of(value: onnx.ValueInfoProto) -> str:
     tensor = value.type.tensor_type
     sizes = [dim.dim_value or dim.dim_param or "?" for dim in tensor.shape.dim] if tensor.HasField("shape") else "?"
-    return f"{TensorProto.DataType.Name(tensor.elem_type)} {sizes}"  # type: ignore[arg-type]
+    return f"{TensorProto.DataType.Name(tensor.elem_type)} {sizes}"
 
 
 def _layout_and_shape(named: str, sizes: Sequence[int], given: Preprocessing) -> tuple[AxisOrder, tuple[int, int, int]]:

@@ -200,7 +200,7 @@ def _remove_remarks(model: onnx.ModelProto) -> None:
     graph = model.graph
     del model.metadata_props[:], graph.metadata_props[:], graph.value_info[:], graph.quantization_annotation[:]
     for field in ("doc_string", "domain", "model_version"):
-        model.ClearField(field)  # type: ignore[arg-type]
+        model.ClearField(field)
     graph.ClearField("doc_string")
     for node in graph.node:
         del node.metadata_props[:]
