@@ -32,6 +32,13 @@ def baseline_optimisation(dataset: str) -> Optimisation:
     return BASELINES.get(dataset, Optimisation(epochs=200, batch_size=128, lr=0.1))
 
 
+def lipschitz_optimisation(dataset: str) -> Optimisation:
+    """Defaults of `train_lipschitz`: one cycle of the learning rate; on CIFAR-10 for a GPU."""
+    if dataset == "digits":
+        return Optimisation(epochs=60, batch_size=32, lr=0.05, decay="one-cycle", weight_decay=1e-4, cpu_threads=1)
+    return Optimisation(epochs=700, batch_size=250, lr=0.035, decay="one-cycle", weight_decay=1.3e-4)
+
+
 def fine_tuning(method: str, dataset: str) -> Optimisation:
     """Defaults of `train_from`: for heat on any other data the paper's one epoch at a learning rate of 0.01."""
     keys = ((method, dataset), (method, None), (None, dataset), (None, None))

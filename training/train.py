@@ -19,11 +19,12 @@ from heatserve.training.loop.optimisation import Optimisation
 from heatserve.training.loop.trainer import EpochMetrics
 from heatserve.training.methods.augmented import Augmented
 from heatserve.training.methods.cross_entropy import CrossEntropy
+from heatserve.training.methods.margin import Margin
 from heatserve.training.methods.parameters import Parameters
 from heatserve.training.methods.protocol import Method
 from heatserve.training.methods.students import OneNetwork, Student, fresh_network
 from heatserve.training.named import parse_named
-from heatserve.training.recipes import AUGMENTATIONS, baseline_optimisation, fine_tuning
+from heatserve.training.recipes import AUGMENTATIONS, baseline_optimisation, fine_tuning, lipschitz_optimisation
 
 
 def train_baseline(
@@ -53,6 +54,48 @@ def train_baseline(
     network = fresh_network(metadata, seed)
     student, run = OneNetwork(network, network), run or Run()
     return _train(student, CrossEntropy(), data, optimisation=optimisation, metadata=metadata, out=out, run=run)
+
+
+def train_lipschitz(
+    data: ImageData,
+    architecture: str,
+    *,
+    out: Path,
+    epsilon: float = 36 / 255,
+    temperature: float = 0.25,
+    optimisation: Optimisation | None = None,
+    seed: int = 0,
+    run: Run | None = None,
+) -> Path:
+    """Train a network whose logits are 1-Lipschitz to keep a margin, and write it to `out`, after every epoch.
+
+    Args:
+        data: a `train` split.
+        architecture: one of those that are 1-Lipschitz by construction: `lipschitz_xs`, ….
+        epsilon: ε of the margin, L2, pixels in [0,1]; see `Margin`.
+        temperature: T of the loss.
+        out: the file of the checkpoint; state and log are written beside it (see `fit`).
+        optimisation: by default `lipschitz_optimisation(data.name)`.
+        seed: decides the initial weights, the order of the images and their augmentation.
+        run: how it is run.
+
+    Returns:
+        `out`.
+    """
+    optimisation = optimisation or lipschitz_optimisation(data.name)
+    channels = data.input_shape[0]
+    metadata = _baseline_metadata(data, architecture, optimisation, seed)
+    metadata = metadata.model_copy(
+        update={
+            "method": "lipschitz",
+            "mean": (0.5,) * channels,  # only centred: to divide by a std would make the constant larger
+            "std": (1.0,) * channels,
+            "hyperparameters": metadata.hyperparameters | {"epsilon": epsilon, "temperature": temperature},
+        }
+    )
+    network = fresh_network(metadata, seed)
+    student, method = OneNetwork(network, network), Margin(epsilon, temperature)
+    return _train(student, method, data, optimisation=optimisation, metadata=metadata, out=out, run=run or Run())
 
 
 def train_from(

@@ -9,6 +9,7 @@ from torch.nn import functional
 
 from heatserve.training.architectures.cifar import cifar_resnet18, cohen_resnet110, option_a
 from heatserve.training.architectures.libraries import torchvision_network
+from heatserve.training.architectures.lipschitz import lipschitz_network
 from heatserve.training.architectures.wide_resnet import WideResNet
 
 
@@ -60,6 +61,10 @@ ARCHITECTURES: dict[str, Callable[[int, int], nn.Module]] = {
     "cifar_resnet34": _cifar_resnet34,
     "cifar_wrn28_10": lambda num_classes, channels: WideResNet(28, 10, num_classes, channels),
     "cohen_resnet110": cohen_resnet110,
+    "lipschitz_digits": lipschitz_network(16, 3, 8),
+    "lipschitz_xs": lipschitz_network(16, 5, 32),
+    "lipschitz_s": lipschitz_network(32, 5, 32),
+    "lipschitz_m": lipschitz_network(64, 5, 32),
     "resnet18": _torchvision("resnet18"),
     "resnet50": _torchvision("resnet50"),
 }

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -19,6 +19,7 @@ from heatserve.training.data.errors import DataError
 from heatserve.training.data.splits import ImageData
 from heatserve.training.loop.distributed import join
 from heatserve.training.loop.optimisation import DECAYS, Optimisation
+from heatserve.training.loop.replayed import Replayed, read_ahead
 from heatserve.training.loop.state import Position, read_state, write_state
 from heatserve.training.methods.protocol import Method
 
@@ -69,6 +70,7 @@ class Trainer:
                 f"batch_size: expected an image of every batch for each of {self.team.size} processes, got batches of "
                 f"{smallest}"
             )
+        self.replayed = self._recorded() if optimisation.cuda_graph else None
         self.position = Position()
         self.last_terms: dict[str, float] = {}
         """The terms of the last step's loss, means over its images."""
@@ -84,7 +86,7 @@ class Trainer:
             share=self.team.share,
         )
         begun = time.perf_counter() - self.position.seconds
-        for images, labels in batches:
+        for images, labels in batches if self.replayed is None else read_ahead(batches):
             stop = self._step(images, labels, stopped())
             self.position.seconds = time.perf_counter() - begun
             yield stop
@@ -92,6 +94,8 @@ class Trainer:
     def _step(self, images: Tensor, labels: Tensor, stop: bool) -> bool:
         _check_labels(labels, len(self.data.class_names))
         images = images.to(self.device, memory_format=self.memory_format)
+        if self.replayed is not None:
+            return self._replay(self.replayed, images, labels.to(self.device), stop)
         self.optimiser.zero_grad()
         with self._precision(), self._drawing():
             terms = self.method(self.network, images, labels.to(self.device), self.noise)
@@ -102,12 +106,47 @@ class Trainer:
         self.last_terms = dict(zip(terms, means, strict=True))
         norm = torch.nn.utils.clip_grad_norm_(self.network.parameters(), self.optimisation.clip)
         self._check(norm.item())
-        progress = self.position.global_step / self.total_steps
         for group in self.optimiser.param_groups:
-            group["lr"] = self.optimisation.lr * DECAYS[self.optimisation.decay](progress)
+            group["lr"] = self._learning_rate()
         self.optimiser.step()
         self._count(count)
         return bool(stopping > 0)
+
+    def _learning_rate(self) -> float:
+        progress = self.position.global_step / self.total_steps
+        return self.optimisation.lr * DECAYS[self.optimisation.decay](progress)
+
+    def _recorded(self) -> Replayed:
+        """Steps as a graph, which a learning rate in the GPU's memory reaches."""
+        if self.device.type != "cuda" or self.team.size > 1 or len(self.data) % self.optimisation.batch_size:
+            raise TrainingError(
+                "cuda_graph: expected one process on a GPU and a batch size that divides the number of images, got "
+                f"{self.team.size} on {self.device.type}, and batches of {self.optimisation.batch_size} of "
+                f"{len(self.data)}"
+            )
+        for group in self.optimiser.param_groups:
+            group["lr"], group["fused"] = torch.tensor(self.optimisation.lr, device=self.device), True
+
+        def step(images: Tensor, labels: Tensor) -> tuple[Mapping[str, Tensor], Tensor]:
+            self.optimiser.zero_grad()
+            with self._precision():
+                terms = self.method(self.network, images, labels, self.noise)
+            norm = torch.nn.utils.clip_grad_norm_(self.network.parameters(), self.optimisation.clip)
+            self.optimiser.step()
+            return terms, norm
+
+        return Replayed(step, self.noise)
+
+    def _replay(self, replayed: Replayed, images: Tensor, labels: Tensor, stop: bool) -> bool:
+        """A step that is looked at only after it was taken."""
+        for group in self.optimiser.param_groups:
+            group["lr"].fill_(self._learning_rate())
+        terms, norm = replayed(images, labels)
+        *means, length = torch.stack([*terms.values(), norm]).tolist()
+        self.last_terms = dict(zip(terms, means, strict=True))
+        self._check(length)
+        self._count(len(images))
+        return stop
 
     def _precision(self) -> Any:
         if self.optimisation.precision == "float32":

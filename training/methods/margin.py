@@ -1,0 +1,37 @@
+"""Cross entropy with a margin, for networks whose logits are 1-Lipschitz."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from heatserve.training.methods.protocol import Terms, backward, batch_accuracy
+
+
+@dataclass(frozen=True)
+class Margin:
+    """T·CE((f(x) − 2√2·ε·e_y)/T, y): the loss of Prach and Lampert (2022).
+
+    A radius of ε is certified where the logit of y is √2·ε above the others; the loss asks for twice that.
+
+    Attributes:
+        epsilon: ε, L2, pixels in [0,1].
+        temperature: T.
+    """
+
+    epsilon: float
+    temperature: float
+
+    def __call__(self, network: nn.Module, images: Tensor, labels: Tensor, generator: torch.Generator) -> Terms:  # noqa: ARG002
+        logits = network(images).float()
+        offset = 2 * math.sqrt(2) * self.epsilon * functional.one_hot(labels, logits.shape[1])
+        loss = self.temperature * functional.cross_entropy((logits - offset) / self.temperature, labels)
+        best = logits.detach()
+        right = best.gather(1, labels[:, None])[:, 0]
+        others = best.scatter(1, labels[:, None], -math.inf).amax(1)
+        certified = (right - others > math.sqrt(2) * self.epsilon).float().mean()
+        return backward(loss, accuracy=batch_accuracy(logits, labels), certified=certified)
