@@ -180,9 +180,9 @@ def _typed(value: Any, type_: str) -> Any:
     raise ValueError
 
 
-def socket_folder(server_folder: Path, model: str) -> Path:
-    """Where the process that votes for a model listens, in the folder of its server, which is for one user only."""
-    return server_folder / "votes" / model
+def socket_folder(offer_folder: Path, model: str) -> Path:
+    """Where the process that votes for a version listens, in the folder of its offer, which is for one user only."""
+    return offer_folder / "votes" / model
 
 
 def listening(folder: Path) -> socket.socket:

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import http.client
 import os
 import secrets
 import signal
 import subprocess
 import sys
+import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing, suppress
 from pathlib import Path
 from types import TracebackType
@@ -26,7 +26,9 @@ from heatserve.serving.triton.debris import explained_writes, log_of, seal_regio
 from heatserve.serving.triton.endpoints import STANDARD_PORTS, Endpoints
 from heatserve.serving.triton.installation import find_triton
 from heatserve.serving.triton.log import explain
-from heatserve.serving.triton.processes import ending, triton_and_instances
+from heatserve.serving.triton.offers import OFFERS_NAME
+from heatserve.serving.triton.processes import Process, ending, triton_and_instances
+from heatserve.serving.triton.replacing import POLL_OPTIONS, Replacement, answers_ok
 from heatserve.serving.triton.sockets import listens
 from heatserve.serving.triton.voters import Voters
 from heatserve.serving.triton.watch import Watch, has_unloaded, question_of, tier_questions
@@ -34,6 +36,7 @@ from heatserve.serving.triton.workspace import prepare
 
 if TYPE_CHECKING:
     from heatserve.export.repository.layout import ModelVersion
+    from heatserve.serving.triton.offers import Offer
 
 _POLL_SECONDS = 0.02
 _KILL_AFTER_SECONDS = 5.0  # past the time that Triton was given to drain
@@ -85,6 +88,7 @@ class TritonServer:
         repository: Path | str,
         *,
         models: Sequence[str] = (),
+        versions: Mapping[str, int] | None = None,
         endpoints: Endpoints = STANDARD_PORTS,
         backend_directory: Path | str | None = None,
         startup_timeout: float = 60.0,
@@ -95,6 +99,7 @@ class TritonServer:
         Args:
             repository: a folder of exported models.
             models: names of those to serve; none: all.
+            versions: of models that are not to be served in the version that is pinned, or else the newest.
             endpoints: where to listen.
             backend_directory: Triton's backends, where they are not beside it.
             startup_timeout: seconds until all models must be ready.
@@ -102,6 +107,7 @@ class TritonServer:
         """
         self._repository = Path(repository)
         self._names = models
+        self._versions = versions or {}
         self._wanted = endpoints
         self._backend_directory = Path(backend_directory) if backend_directory else None
         self._startup_timeout = startup_timeout
@@ -109,6 +115,8 @@ class TritonServer:
         self._failed = False
         self._problem = ""
         self._watch: Watch | None = None
+        self._replacing = threading.Lock()
+        self._ended = threading.Event()
         self._cleanup = ExitStack()
 
     def __enter__(self) -> TritonServer:
@@ -118,7 +126,7 @@ class TritonServer:
             CardError: a model without a card that matches its graphs.
             ServingError: no models, no usable Triton, a port that is taken, or Triton failed; names its log.
         """
-        self.models = _verified_models(self._repository, self._names)
+        self.models = _verified_models(self._repository, self._names, self._versions)
         triton = find_triton(backend_directory=self._backend_directory)
         # Triton 2.51 ends at single malformed HTTP requests (a shape of 2³² images will do); its gRPC side stood.
         self.endpoints = (self._wanted.with_local_http() if triton.is_of_wheel else self._wanted).bound()
@@ -161,11 +169,62 @@ class TritonServer:
         self._process.wait()
         raise self._failure(f"was ended: {self._problem}" if self._problem else "ended by itself")
 
-    def _watching(self) -> Watch:
+    def replace(self, model: ModelVersion, *, timeout: float = 60.0) -> None:
+        """Serve this version, with its tiers, in place of the one that is served under its name, while callers ask.
+
+        No request fails for it: the former version answers those that it has. Where the new one does not load, the
+        former stays.
+
+        Args:
+            model: as `open_model` verified it, with the input and the classes of the one that is served.
+            timeout: seconds until it must be loaded.
+
+        Raises:
+            CardError: its configuration is not that of its card.
+            ServingError: it does not load; says why.
+        """
+        with self._replacing:
+            former = self._workspace.offers[model.name]
+            with explained_writes():
+                new = self._workspace.offer(model)
+            try:
+                self._show([former], new, timeout)
+            except ServingError as error:
+                with explained_writes():
+                    again = self._workspace.offer(former.model)
+                self._show([former, new], again, timeout)
+                raise ServingError(self._of_user(str(error))) from None
+
+    def _show(self, former: Sequence[Offer], new: Offer, timeout: float) -> None:
+        """Have Triton serve an offer in place of others, and let those end."""
+        replacement = Replacement(
+            self._process.pid,
+            self.endpoints.http_url,
+            self.log,
+            self._workspace.repository,
+            self.voters,
+            former=former,
+            new=new,
+        )
+        if self._watch is not None:
+            self._watch.allow_to_end({name for offer in (*former, new) for name in offer.names})
+        replacement.run(timeout=timeout)
+        if any(offer.model.version == new.model.version for offer in former):  # ready before it is loaded anew
+            replacement.has_ended(seconds=timeout, interrupted=self._ended)
+        self._workspace.offers[new.model.name] = new
+        self.models = tuple(new.model if model.name == new.model.name else model for model in self.models)
+        if self._watch is not None:
+            self._watch.stop()
+        self._watch = self._watching(replacement.replaced)
+        self._watch.start()
+        drain = threading.Thread(target=replacement.drain, args=(self._ended,), name="heatserve-drain", daemon=True)
+        drain.start()
+
+    def _watching(self, replaced: frozenset[Process] = frozenset()) -> Watch:
         questions = [question_of(model, self._workspace.repository / model.name) for model in self.models]
         for question in questions[:]:
             questions += tier_questions(question, self._workspace.tiers[question.model])
-        return Watch(self._process.pid, self.endpoints.grpc_url, questions, self._end)
+        return Watch(self._process.pid, self.endpoints.grpc_url, questions, self._end, replaced=replaced)
 
     def _end(self, problem: str) -> None:
         """End Triton, which would go on to say that it is ready: new requests are refused at once."""
@@ -196,6 +255,7 @@ class TritonServer:
         yield f"--backend-directory={self._workspace.backends}"
         yield f"--backend-config=python,shm-region-prefix-name={shared_memory}"  # servers side by side stay apart
         yield "--disable-auto-complete-config"  # the exporter wrote all of it; guessing takes a second per model
+        yield from POLL_OPTIONS
         yield f"--exit-timeout-secs={self._exit_timeout}"
         for service in ("http", "grpc", "metrics"):
             host = self.endpoints.http_host if service != "grpc" else None
@@ -212,7 +272,7 @@ class TritonServer:
         ports = (self.endpoints.http, self.endpoints.grpc, self.endpoints.metrics)
         # All three: a server beside ours that took a port first may be what answers.
         while not (
-            _is_ready(self.endpoints)
+            answers_ok(self.endpoints.http_url.removeprefix("http://"), "/v2/health/ready")
             and all(listens(self._process.pid, port) for port in ports)
             and self.voters.are_ready()
         ):
@@ -234,10 +294,15 @@ class TritonServer:
             self.voters.stop()
             self._log.settle(seconds=_SETTLE_SECONDS)
         how = "" if code is None or self._problem else f": it {ending(-code if code < 0 else code << 8)}"
-        reasons = explain(self.log).replace(str(self._workspace.repository), str(self._repository))
+        reasons = self._of_user(explain(self.log))
         return ServingError(f"Triton {what}{how}; {reasons}{advice}")
 
+    def _of_user(self, text: str) -> str:
+        """What Triton says with the paths of the user's repository in the place of those of its own."""
+        return text.replace(str(self._workspace.repository), str(self._repository))
+
     def _stop(self) -> None:
+        self._ended.set()
         try:
             if self._watch is not None:
                 self._watch.stop()
@@ -268,8 +333,10 @@ class TritonServer:
     def _has_unanswered(self) -> bool:
         """Whether a tier that runs has requests that are not answered."""
         running = {process.model for process in triton_and_instances(self._process.pid)}
+        folders = self._folder.glob(f"{OFFERS_NAME}/*")  # also of versions that were replaced and are asked no more
         return any(
-            kind.beside(model) in running and unanswered(socket_folder(self._folder, model), kind.value)
+            kind.beside(model) in running and unanswered(socket_folder(folder, model), kind.value)
+            for folder in folders
             for model, kinds in self._workspace.tiers.items()
             for kind in kinds
         )
@@ -279,27 +346,19 @@ class TritonServer:
             os.killpg(self._process.pid, signal.SIGKILL)
 
 
-def _verified_models(repository: Path, names: Sequence[str]) -> tuple[ModelVersion, ...]:
+def _verified_models(repository: Path, names: Sequence[str], versions: Mapping[str, int]) -> tuple[ModelVersion, ...]:
     try:
-        from heatserve.export.repository.layout import open_model, open_models
+        from heatserve.export.repository.layout import check_tier_folders, model_names
+        from heatserve.export.repository.pins import open_pinned
     except ImportError as error:
         raise ServingError(f"serving needs more packages ({error}): pip install 'heatserve[serve]'") from None
 
-    named = (open_model(repository, name) for name in dict.fromkeys(names))
-    models = tuple(named if names else open_models(repository))
+    if not names:
+        check_tier_folders(repository)
+    opened = dict.fromkeys(names or model_names(repository))
+    models = tuple(open_pinned(repository, name, version=versions.get(name)) for name in opened)
     if not models:
         raise ServingError(
             f"{repository}: expected a model repository, found no model in it; write one with `heatserve export`"
         )
     return models
-
-
-def _is_ready(endpoints: Endpoints) -> bool:
-    connection = http.client.HTTPConnection(endpoints.http_url.removeprefix("http://"), timeout=1)
-    try:
-        connection.request("GET", "/v2/health/ready")
-        return connection.getresponse().status == http.client.OK
-    except (OSError, http.client.HTTPException):
-        return False
-    finally:
-        connection.close()

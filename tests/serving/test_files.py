@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import shutil
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import pytest
@@ -166,8 +166,8 @@ def test_a_graph_that_changes_before_triton_reads_it(
     version_dir = write_tiny_model(tmp_path / "models")
     verified = server._verified_models
 
-    def then_damaged(repository: Path, names: Sequence[str]) -> tuple[ModelVersion, ...]:
-        models = verified(repository, names)
+    def then_damaged(repository: Path, names: Sequence[str], versions: Mapping[str, int]) -> tuple[ModelVersion, ...]:
+        models = verified(repository, names, versions)
         flip_a_bit(version_dir / name)
         return models
 
