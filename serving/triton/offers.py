@@ -14,6 +14,7 @@ may be written while the model is served: an offer has copies, and hard links to
 from __future__ import annotations
 
 import os
+import py_compile
 import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -75,8 +76,9 @@ class Offer:
             link.symlink_to(os.path.relpath(self.folder / name, repository))
             link.replace(repository / name)
 
-    def unanswered_folder(self) -> Path:
-        """Where its tiers count the requests that are not answered yet."""
+    @property
+    def sockets(self) -> Path:
+        """Where its voter listens, and its tiers count the requests that are not answered yet."""
         return socket_folder(self.folder, self.model.name)
 
 
@@ -139,7 +141,10 @@ def _place_tier(
     version = folder / str(model.version)
     version.mkdir(parents=True)
     _place_files(folder.with_name(model.name) / str(model.version), version, (GRAPH_NAME, PLAN_NAME, CARD_NAME))
-    (version / "model.py").write_text(BACKEND.format(path=list(modules), **_TIER))
+    module = version / "model.py"
+    module.write_text(BACKEND.format(path=list(modules), **_TIER))
+    # Python would write it when the tier starts, and Triton take the tier for changed, and load it again.
+    py_compile.compile(str(module), doraise=True, invalidation_mode=py_compile.PycInvalidationMode.UNCHECKED_HASH)
     if triton.has_native_onnxruntime:  # its folder of backends is used as it is, with a stub for another Python
         shutil.copy(triton.stub(), folder / _STUB_NAME)
     config = type(tier)()
