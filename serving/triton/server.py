@@ -8,6 +8,7 @@ import secrets
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, closing, suppress
@@ -17,7 +18,7 @@ from typing import TYPE_CHECKING
 
 from heatserve.serving.allocator import GIVES_BACK
 from heatserve.serving.client.connection import Connection
-from heatserve.serving.errors import ServingError
+from heatserve.serving.errors import CrashedError, ServingError
 from heatserve.serving.tiers.protocol import socket_folder
 from heatserve.serving.tiers.unanswered import unanswered
 from heatserve.serving.triton import guarded_exec
@@ -108,6 +109,7 @@ class TritonServer:
         self._exit_timeout = exit_timeout
         self._failed = False
         self._problem = ""
+        self._hurried = threading.Event()
         self._watch: Watch | None = None
         self._cleanup = ExitStack()
 
@@ -116,6 +118,7 @@ class TritonServer:
 
         Raises:
             CardError: a model without a card that matches its graphs.
+            CrashedError: Triton crashed, as it does at times on a busy machine.
             ServingError: no models, no usable Triton, a port that is taken, or Triton failed; names its log.
         """
         self.models = _verified_models(self._repository, self._names)
@@ -151,6 +154,20 @@ class TritonServer:
     ) -> None:
         """Let requests in flight finish, then end Triton and all of its processes, and remove its files."""
         self._cleanup.close()
+
+    @property
+    def problem(self) -> str:
+        """Why it is being ended though nobody asked it to: what was expected and found; empty while all is well."""
+        return self._problem
+
+    @property
+    def has_ended(self) -> bool:
+        """Whether Triton runs no more; `wait` says why."""
+        return self._process.poll() is not None
+
+    def hurry(self) -> None:
+        """From any thread: give a start up, and at the end do not wait for requests in flight."""
+        self._hurried.set()
 
     def wait(self) -> None:
         """Block until Triton ends by itself, which it should not, or is ended since a model does not answer any more.
@@ -217,17 +234,19 @@ class TritonServer:
             and self.voters.are_ready()
         ):
             seal_regions(shared_memory)
+            if self._hurried.is_set():
+                raise ServingError("Triton was ended while it started")
             if self._process.poll() is not None:
                 self.endpoints.bound()  # where a port was taken meanwhile, say so
-                crashed = self._process.returncode == -signal.SIGSEGV
-                what = f"was ended: {self._problem}" if self._problem else "did not start"
-                raise self._failure(what, advice=_CRASHED if crashed else "")
+                if not self._problem and self._process.returncode == -signal.SIGSEGV:
+                    raise CrashedError(f"{self._failure('did not start')}{_CRASHED}")
+                raise self._failure(f"was ended: {self._problem}" if self._problem else "did not start")
             if time.monotonic() > deadline:
                 raise self._failure(f"was not ready after {self._startup_timeout:g} s")
             time.sleep(_POLL_SECONDS)
         seal_regions(shared_memory)
 
-    def _failure(self, what: str, *, advice: str = "") -> ServingError:
+    def _failure(self, what: str) -> ServingError:
         self._failed = True
         code = self._process.poll()
         if code is not None:
@@ -235,7 +254,7 @@ class TritonServer:
             self._log.settle(seconds=_SETTLE_SECONDS)
         how = "" if code is None or self._problem else f": it {ending(-code if code < 0 else code << 8)}"
         reasons = explain(self.log).replace(str(self._workspace.repository), str(self._repository))
-        return ServingError(f"Triton {what}{how}; {reasons}{advice}")
+        return ServingError(f"Triton {what}{how}; {reasons}")
 
     def _stop(self) -> None:
         try:
@@ -259,7 +278,7 @@ class TritonServer:
         self._process.terminate()
         deadline = time.monotonic() + self._exit_timeout + _KILL_AFTER_SECONDS
         with closing(Connection(self.endpoints.grpc_url, timeout=1)) as connection:
-            while self._process.poll() is None and time.monotonic() < deadline:
+            while self._process.poll() is None and time.monotonic() < deadline and not self._hurried.is_set():
                 if has_unloaded(connection, self.models[0].name) and not self._has_unanswered():
                     time.sleep(_SEND_SECONDS)
                     return
