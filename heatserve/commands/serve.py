@@ -132,8 +132,6 @@ def _print_served(console: Console, server: Server, picture: Path) -> None:
     from heatserve.tables import models_table, tiers_table
 
     urls = server.endpoints
-    local = urls.http_host not in (None, urls.host)
-    only_here = "  (for this machine only: see `--host` in docs/guide/serve.md)" if local else ""
     console.print(models_table(server.models))
     limits = {
         model.name: {kind: tier_limits(config) for kind, config in served_tiers(model).items()}
@@ -146,14 +144,24 @@ def _print_served(console: Console, server: Server, picture: Path) -> None:
     if TierModel.CONFIRM in limits[shown.name]:
         paragraphs.append(confirm_examples(shown, urls, picture))
     console.print(
-        f"\ngRPC     {urls.grpc_url}\nHTTP     {urls.http_url}{only_here}\nmetrics  {urls.metrics_url}{only_here}\n"
-        f"log      {server.log}",
+        f"\ngRPC     {urls.grpc_url}\nHTTP     {urls.http_url}\nmetrics  {urls.metrics_url}\nlog      {server.log}",
+        *_only_local(server),
         *paragraphs,
         "Ctrl-C stops the server.",
         sep="\n\n",
         markup=False,
         soft_wrap=True,
     )
+
+
+def _only_local(server: TritonServer) -> list[str]:
+    """Why the ports are for this machine only, where the operator asked for others."""
+    from heatserve.serving.triton.versions import below_floor
+
+    reason = below_floor(server.version)
+    if reason is None or not server.endpoints.local:
+        return []
+    return [f"These ports are for this machine only: {reason} (docs/security.md)."]
 
 
 def examples(model: ModelVersion, urls: Endpoints, picture: Path) -> str:

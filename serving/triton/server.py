@@ -26,11 +26,12 @@ from heatserve.serving.tiers.unanswered import unanswered
 from heatserve.serving.triton import guarded_exec
 from heatserve.serving.triton.bounded_log import BoundedLog
 from heatserve.serving.triton.debris import explained_writes, log_of, seal_regions, server_folder
-from heatserve.serving.triton.endpoints import STANDARD_PORTS, Endpoints
+from heatserve.serving.triton.endpoints import SERVICES, STANDARD_PORTS, Endpoints
 from heatserve.serving.triton.installation import find_triton
 from heatserve.serving.triton.log import explain
 from heatserve.serving.triton.processes import ending, triton_and_instances
 from heatserve.serving.triton.sockets import listens
+from heatserve.serving.triton.versions import TritonVersion, below_floor, version_of
 from heatserve.serving.triton.voters import Voters
 from heatserve.serving.triton.watch import Watch, has_unloaded, question_of, tier_questions
 from heatserve.serving.triton.workspace import prepare
@@ -73,13 +74,15 @@ class TritonServer:
 
     Attributes:
         models: the versions served, cards verified.
-        endpoints: where they are served, free ports filled in.
+        version: of this Triton, as it says itself; None where it does not say.
+        endpoints: where they are served, free ports filled in: this machine only, where the version is below the floor.
         voters: the processes that take the votes of tiers.
         metrics: the folder in which its processes count (`heatserve.serving.observed.page`).
         log: the newest of what Triton writes, at most 8 MiB; removed at the end, unless Triton failed.
     """
 
     models: tuple[ModelVersion, ...]
+    version: TritonVersion | None
     endpoints: Endpoints
     voters: Voters
     metrics: Path
@@ -130,8 +133,8 @@ class TritonServer:
         """
         self.models = _verified_models(self._repository, self._names)
         triton = find_triton(backend_directory=self._backend_directory)
-        # Triton 2.51 ends at single malformed HTTP requests (a shape of 2³² images will do); its gRPC side stood.
-        self.endpoints = (self._wanted.with_local_http() if triton.is_of_wheel else self._wanted).bound()
+        self.version = version_of(triton)
+        self.endpoints = (self._wanted.all_local() if below_floor(self.version) else self._wanted).bound()
         with ExitStack() as cleanup:
             folder, lock = cleanup.enter_context(server_folder())
             self._folder = folder
@@ -225,9 +228,8 @@ class TritonServer:
         yield f"--backend-config=python,shm-region-prefix-name={shared_memory}"  # servers side by side stay apart
         yield "--disable-auto-complete-config"  # the exporter wrote all of it; guessing takes a second per model
         yield f"--exit-timeout-secs={self._exit_timeout}"
-        for service in ("http", "grpc", "metrics"):
-            host = self.endpoints.http_host if service != "grpc" else None
-            yield f"--{service}-address={host or self.endpoints.host}"
+        for service in SERVICES:
+            yield f"--{service}-address={self.endpoints.address(service)}"
             yield f"--{service}-port={getattr(self.endpoints, service)}"
         yield from _CONNECTION_LIMITS
         yield _KEPT_REQUESTS

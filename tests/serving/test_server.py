@@ -132,22 +132,6 @@ def test_servers_side_by_side(triton: TritonServer, tiny_repository: Path) -> No
     assert not other.log.exists()
 
 
-@pytest.mark.slow
-def test_http_of_the_wheels_triton_is_for_this_machine_only(tiny_repository: Path) -> None:
-    """127.0.0.2 stands for an address of this machine that others can reach: 0.0.0.0 covers it."""
-    if not find_triton().is_of_wheel:
-        pytest.skip("the Triton on PATH is another one")
-    endpoints = Endpoints(host="0.0.0.0", http=0, grpc=0, metrics=0)
-    with TritonServer(tiny_repository, models=["tiny"], endpoints=endpoints) as server:
-        for url in (f"grpc://127.0.0.2:{server.endpoints.grpc}", server.endpoints.http_url):
-            with Client(url, model="tiny") as client:
-                assert len(client.predict(random_images(2))) == 2
-        for port in (server.endpoints.http, server.endpoints.metrics):  # metrics are the same HTTP server
-            socket.create_connection(("127.0.0.1", port), timeout=5).close()
-            with pytest.raises(ConnectionRefusedError):
-                socket.create_connection(("127.0.0.2", port), timeout=5)
-
-
 @contextmanager
 def serve_command(
     repository: Path, temporary: Path, *options: str, model: str = "patient"
