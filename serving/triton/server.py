@@ -17,19 +17,22 @@ from typing import TYPE_CHECKING
 
 from heatserve.serving.allocator import GIVES_BACK
 from heatserve.serving.client.connection import Connection
-from heatserve.serving.errors import ServingError
+from heatserve.serving.errors import CrashedError, ServingError
+from heatserve.serving.observed.facts import declare_models
+from heatserve.serving.observed.recorder import FOLDER_VARIABLE
 from heatserve.serving.tiers.protocol import socket_folder
 from heatserve.serving.tiers.unanswered import unanswered
 from heatserve.serving.triton import guarded_exec
 from heatserve.serving.triton.bounded_log import BoundedLog
 from heatserve.serving.triton.debris import explained_writes, log_of, seal_regions, server_folder
-from heatserve.serving.triton.endpoints import STANDARD_PORTS, Endpoints
+from heatserve.serving.triton.endpoints import SERVICES, STANDARD_PORTS, Endpoints
 from heatserve.serving.triton.installation import find_triton
 from heatserve.serving.triton.log import explain
 from heatserve.serving.triton.offers import OFFERS_NAME
 from heatserve.serving.triton.processes import Process, ending, triton_and_instances
 from heatserve.serving.triton.replacing import POLL_OPTIONS, Replacement, answers_ok
 from heatserve.serving.triton.sockets import listens
+from heatserve.serving.triton.versions import TritonVersion, below_floor, version_of
 from heatserve.serving.triton.voters import Voters
 from heatserve.serving.triton.watch import Watch, has_unloaded, question_of, tier_questions
 from heatserve.serving.triton.workspace import prepare
@@ -73,14 +76,18 @@ class TritonServer:
 
     Attributes:
         models: the versions served, cards verified.
-        endpoints: where they are served, free ports filled in.
+        version: of this Triton, as it says itself; None where it does not say.
+        endpoints: where they are served, free ports filled in: this machine only, where the version is below the floor.
         voters: the processes that take the votes of tiers.
+        metrics: the folder in which its processes count (`heatserve.serving.observed.page`).
         log: the newest of what Triton writes, at most 8 MiB; removed at the end, unless Triton failed.
     """
 
     models: tuple[ModelVersion, ...]
+    version: TritonVersion | None
     endpoints: Endpoints
     voters: Voters
+    metrics: Path
     log: Path
 
     def __init__(
@@ -91,6 +98,7 @@ class TritonServer:
         versions: Mapping[str, int] | None = None,
         endpoints: Endpoints = STANDARD_PORTS,
         backend_directory: Path | str | None = None,
+        metrics: Path | None = None,
         startup_timeout: float = 60.0,
         exit_timeout: int = 10,
     ) -> None:
@@ -102,6 +110,7 @@ class TritonServer:
             versions: of models that are not to be served in the version that is pinned, or else the newest.
             endpoints: where to listen.
             backend_directory: Triton's backends, where they are not beside it.
+            metrics: a folder that outlives this Triton, in which its processes count; None: one that ends with it.
             startup_timeout: seconds until all models must be ready.
             exit_timeout: seconds that requests in flight are given at the end.
         """
@@ -110,10 +119,12 @@ class TritonServer:
         self._versions = versions or {}
         self._wanted = endpoints
         self._backend_directory = Path(backend_directory) if backend_directory else None
+        self._metrics = metrics
         self._startup_timeout = startup_timeout
         self._exit_timeout = exit_timeout
         self._failed = False
         self._problem = ""
+        self._hurried = threading.Event()
         self._watch: Watch | None = None
         self._replacing = threading.Lock()
         self._ended = threading.Event()
@@ -124,17 +135,22 @@ class TritonServer:
 
         Raises:
             CardError: a model without a card that matches its graphs.
+            CrashedError: Triton crashed, as it does at times on a busy machine.
             ServingError: no models, no usable Triton, a port that is taken, or Triton failed; names its log.
         """
         self.models = _verified_models(self._repository, self._names, self._versions)
         triton = find_triton(backend_directory=self._backend_directory)
-        # Triton 2.51 ends at single malformed HTTP requests (a shape of 2³² images will do); its gRPC side stood.
-        self.endpoints = (self._wanted.with_local_http() if triton.is_of_wheel else self._wanted).bound()
+        self.version = version_of(triton)
+        self.endpoints = (self._wanted.all_local() if below_floor(self.version) else self._wanted).bound()
         with ExitStack() as cleanup:
             folder, lock = cleanup.enter_context(server_folder())
             self._folder = folder
             with explained_writes():
+                self.metrics = self._metrics or folder / "metrics"
+                self.metrics.mkdir(exist_ok=True)
+                declare_models(self.metrics, self.models)
                 self._workspace = prepare(triton, self.models, folder)
+                self._environment = {**self._workspace.environment, FOLDER_VARIABLE: str(self.metrics)}
                 self._log = BoundedLog(log_of(folder))
                 voters_log = cleanup.enter_context(os.fdopen(os.dup(self._log.writer.fileno()), "wb", buffering=0))
             self._start([str(triton.binary), *self._options(shared_memory=folder.name)], lock)
@@ -142,7 +158,7 @@ class TritonServer:
                 self._workspace.voters,
                 folder,
                 modules=self._workspace.modules,
-                environment=self._workspace.environment,
+                environment=self._environment,
                 on_problem=self._end,
             )
             cleanup.callback(self._stop)
@@ -159,6 +175,20 @@ class TritonServer:
     ) -> None:
         """Let requests in flight finish, then end Triton and all of its processes, and remove its files."""
         self._cleanup.close()
+
+    @property
+    def problem(self) -> str:
+        """Why it is being ended though nobody asked it to: what was expected and found; empty while all is well."""
+        return self._problem
+
+    @property
+    def has_ended(self) -> bool:
+        """Whether Triton runs no more; `wait` says why."""
+        return self._process.poll() is not None
+
+    def hurry(self) -> None:
+        """From any thread: give a start up, and at the end do not wait for requests in flight."""
+        self._hurried.set()
 
     def wait(self) -> None:
         """Block until Triton ends by itself, which it should not, or is ended since a model does not answer any more.
@@ -241,7 +271,7 @@ class TritonServer:
         with self._log.writer as log:
             self._process = subprocess.Popen(
                 [sys.executable, "-IS", guarded_exec.__file__, *limits, *command],
-                env={**GIVES_BACK, **self._workspace.environment},
+                env={**GIVES_BACK, **self._environment},
                 cwd=self._workspace.repository,  # nothing there can be taken for a module
                 stdin=subprocess.DEVNULL,
                 stdout=log,
@@ -257,9 +287,8 @@ class TritonServer:
         yield "--disable-auto-complete-config"  # the exporter wrote all of it; guessing takes a second per model
         yield from POLL_OPTIONS
         yield f"--exit-timeout-secs={self._exit_timeout}"
-        for service in ("http", "grpc", "metrics"):
-            host = self.endpoints.http_host if service != "grpc" else None
-            yield f"--{service}-address={host or self.endpoints.host}"
+        for service in SERVICES:
+            yield f"--{service}-address={self.endpoints.address(service)}"
             yield f"--{service}-port={getattr(self.endpoints, service)}"
         yield from _CONNECTION_LIMITS
         yield _KEPT_REQUESTS
@@ -277,17 +306,19 @@ class TritonServer:
             and self.voters.are_ready()
         ):
             seal_regions(shared_memory)
+            if self._hurried.is_set():
+                raise ServingError("Triton was ended while it started")
             if self._process.poll() is not None:
                 self.endpoints.bound()  # where a port was taken meanwhile, say so
-                crashed = self._process.returncode == -signal.SIGSEGV
-                what = f"was ended: {self._problem}" if self._problem else "did not start"
-                raise self._failure(what, advice=_CRASHED if crashed else "")
+                if not self._problem and self._process.returncode == -signal.SIGSEGV:
+                    raise CrashedError(f"{self._failure('did not start')}{_CRASHED}")
+                raise self._failure(f"was ended: {self._problem}" if self._problem else "did not start")
             if time.monotonic() > deadline:
                 raise self._failure(f"was not ready after {self._startup_timeout:g} s")
             time.sleep(_POLL_SECONDS)
         seal_regions(shared_memory)
 
-    def _failure(self, what: str, *, advice: str = "") -> ServingError:
+    def _failure(self, what: str) -> ServingError:
         self._failed = True
         code = self._process.poll()
         if code is not None:
@@ -295,7 +326,7 @@ class TritonServer:
             self._log.settle(seconds=_SETTLE_SECONDS)
         how = "" if code is None or self._problem else f": it {ending(-code if code < 0 else code << 8)}"
         reasons = self._of_user(explain(self.log))
-        return ServingError(f"Triton {what}{how}; {reasons}{advice}")
+        return ServingError(f"Triton {what}{how}; {reasons}")
 
     def _of_user(self, text: str) -> str:
         """What Triton says with the paths of the user's repository in the place of those of its own."""
@@ -324,7 +355,7 @@ class TritonServer:
         self._process.terminate()
         deadline = time.monotonic() + self._exit_timeout + _KILL_AFTER_SECONDS
         with closing(Connection(self.endpoints.grpc_url, timeout=1)) as connection:
-            while self._process.poll() is None and time.monotonic() < deadline:
+            while self._process.poll() is None and time.monotonic() < deadline and not self._hurried.is_set():
                 if has_unloaded(connection, self.models[0].name) and not self._has_unanswered():
                     time.sleep(_SEND_SECONDS)
                     return
