@@ -14,11 +14,22 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.console import Console
 
-from heatserve.commands.options import REPOSITORY, BackendDirectory, GrpcPort, Host, HttpPort, MetricsPort, Repository
+from heatserve.commands.options import (
+    REPOSITORY,
+    BackendDirectory,
+    GrpcPort,
+    Host,
+    HttpPort,
+    MetricsPort,
+    Repository,
+    Trusted,
+    trust_in,
+)
 from heatserve.export.tiers import TierModel
 
 if TYPE_CHECKING:
     from heatserve.export.repository.layout import ModelVersion
+    from heatserve.export.signing.trust import Trust
     from heatserve.serving.triton.endpoints import Endpoints
     from heatserve.serving.triton.server import TritonServer
 
@@ -31,6 +42,7 @@ def serve(
     grpc_port: GrpcPort = 8001,
     metrics_port: MetricsPort = 8002,
     backend_directory: BackendDirectory = None,
+    trust: Trusted = None,
 ) -> None:
     """Serve certified models with Triton until Ctrl-C.
 
@@ -42,7 +54,14 @@ def serve(
     from heatserve.serving.triton.endpoints import Endpoints
 
     endpoints = Endpoints(host=host, http=http_port, grpc=grpc_port, metrics=metrics_port)
-    run_server(Console(highlight=False), repository, models or (), endpoints, backend_directory=backend_directory)
+    run_server(
+        Console(highlight=False),
+        repository,
+        models or (),
+        endpoints,
+        backend_directory=backend_directory,
+        trust=trust_in(trust),
+    )
 
 
 def run_server(
@@ -52,6 +71,7 @@ def run_server(
     endpoints: Endpoints,
     *,
     backend_directory: Path | None = None,
+    trust: Trust | None = None,
     on_ready: Callable[[TritonServer], object] = lambda _: None,
     stay: bool = True,
     picture: Path = Path("picture.png"),
@@ -64,6 +84,7 @@ def run_server(
         models: names of the models to serve; none: all.
         endpoints: where to listen.
         backend_directory: Triton's backends, where they are not beside it.
+        trust: keys, one of which must have signed each model; None: no signature is asked for.
         on_ready: called with the server once it answers.
         stay: whether to go on after `on_ready`.
         picture: an image file for the examples that are printed.
@@ -72,7 +93,7 @@ def run_server(
 
     try:
         with TritonServer(
-            repository, models=models, endpoints=endpoints, backend_directory=backend_directory
+            repository, models=models, endpoints=endpoints, backend_directory=backend_directory, trust=trust
         ) as server:
             on_ready(server)
             if not stay:

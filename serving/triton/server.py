@@ -34,6 +34,7 @@ from heatserve.serving.triton.workspace import prepare
 
 if TYPE_CHECKING:
     from heatserve.export.repository.layout import ModelVersion
+    from heatserve.export.signing.trust import Trust
 
 _POLL_SECONDS = 0.02
 _KILL_AFTER_SECONDS = 5.0  # past the time that Triton was given to drain
@@ -87,6 +88,7 @@ class TritonServer:
         models: Sequence[str] = (),
         endpoints: Endpoints = STANDARD_PORTS,
         backend_directory: Path | str | None = None,
+        trust: Trust | None = None,
         startup_timeout: float = 60.0,
         exit_timeout: int = 10,
     ) -> None:
@@ -97,6 +99,7 @@ class TritonServer:
             models: names of those to serve; none: all.
             endpoints: where to listen.
             backend_directory: Triton's backends, where they are not beside it.
+            trust: keys, one of which must have signed each model, which is then copied; None: it need not be signed.
             startup_timeout: seconds until all models must be ready.
             exit_timeout: seconds that requests in flight are given at the end.
         """
@@ -104,6 +107,7 @@ class TritonServer:
         self._names = models
         self._wanted = endpoints
         self._backend_directory = Path(backend_directory) if backend_directory else None
+        self._trust = trust
         self._startup_timeout = startup_timeout
         self._exit_timeout = exit_timeout
         self._failed = False
@@ -116,9 +120,11 @@ class TritonServer:
 
         Raises:
             CardError: a model without a card that matches its graphs.
+            UntrustedError: a model that no trusted key has signed as it is.
             ServingError: no models, no usable Triton, a port that is taken, or Triton failed; names its log.
         """
-        self.models = _verified_models(self._repository, self._names)
+        if self._trust is None:
+            self.models = _verified_models(self._repository, self._names)
         triton = find_triton(backend_directory=self._backend_directory)
         # Triton 2.51 ends at single malformed HTTP requests (a shape of 2³² images will do); its gRPC side stood.
         self.endpoints = (self._wanted.with_local_http() if triton.is_of_wheel else self._wanted).bound()
@@ -126,6 +132,10 @@ class TritonServer:
             folder, lock = cleanup.enter_context(server_folder())
             self._folder = folder
             with explained_writes():
+                if self._trust is not None:
+                    self.models = _served(
+                        self._repository, self._trust.admit_all(self._repository, self._names, folder / "trusted")
+                    )
                 self._workspace = prepare(triton, self.models, folder)
                 self._log = BoundedLog(log_of(folder))
                 voters_log = cleanup.enter_context(os.fdopen(os.dup(self._log.writer.fileno()), "wb", buffering=0))
@@ -286,7 +296,10 @@ def _verified_models(repository: Path, names: Sequence[str]) -> tuple[ModelVersi
         raise ServingError(f"serving needs more packages ({error}): pip install 'heatserve[serve]'") from None
 
     named = (open_model(repository, name) for name in dict.fromkeys(names))
-    models = tuple(named if names else open_models(repository))
+    return _served(repository, tuple(named if names else open_models(repository)))
+
+
+def _served(repository: Path, models: tuple[ModelVersion, ...]) -> tuple[ModelVersion, ...]:
     if not models:
         raise ServingError(
             f"{repository}: expected a model repository, found no model in it; write one with `heatserve export`"
