@@ -10,6 +10,7 @@
                                   model.onnx         the certified graph that is served
                                   base.onnx          logits of the base classifier, which Certify runs
                                   certificate.json   the card, bound to both graphs by hash
+                                  signature.sigstore.json    of a version that is signed (`heatserve.export.signing`)
                  <name>_confirm/config.pbtxt         a tier of it, and so on (`heatserve.export.repository.tiers`)
 
 Export writes it, the server reads it; nothing here needs torch.
@@ -58,6 +59,7 @@ CONFIG_NAME = "config.pbtxt"
 LABELS_NAME = "labels.txt"
 TIMING_CACHE_NAME = "timing.cache"
 ATTEMPTS_NAME = "attempts.jsonl"
+SIGNATURE_NAME = "signature.sigstore.json"
 MAX_BATCH_SIZE = 64
 _NAME = re.compile(r"\w[\w.-]{0,199}", re.ASCII)  # with the name of a tier, a folder's may have 255 characters
 PROMISE = ("promise", "alpha", "confidence")

@@ -67,10 +67,19 @@ def open_pinned(repository: Path, name: str, *, version: int | None = None) -> M
         CardError: see `open_model`.
         HeatserveError: see `read_pin`.
     """
-    if version is None and version_dirs(repository / name):  # without one, `open_model` says what is wrong
-        pin = read_pin(repository, name)
-        version = pin.version if pin else None
-    return open_model(repository, name, version=version)
+    return open_model(repository, name, version=pinned_version(repository, name, version))
+
+
+def pinned_version(repository: Path, name: str, version: int | None = None) -> int | None:
+    """The number of the version of a model that is to be served, as `open_pinned` takes it; None: the newest.
+
+    Raises:
+        HeatserveError: see `read_pin`.
+    """
+    if version is not None or not version_dirs(repository / name):  # without one, `open_model` says what is wrong
+        return version
+    pin = read_pin(repository, name)
+    return pin.version if pin else None
 
 
 def _pin(content: dict[str, Any]) -> Pin:

@@ -14,11 +14,22 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.console import Console
 
-from heatserve.commands.options import REPOSITORY, BackendDirectory, GrpcPort, Host, HttpPort, MetricsPort, Repository
+from heatserve.commands.options import (
+    REPOSITORY,
+    BackendDirectory,
+    GrpcPort,
+    Host,
+    HttpPort,
+    MetricsPort,
+    Repository,
+    Trusted,
+    trust_in,
+)
 from heatserve.export.tiers import TierModel
 
 if TYPE_CHECKING:
     from heatserve.export.repository.layout import ModelVersion
+    from heatserve.export.signing.trust import Trust
     from heatserve.serving.supervised.server import Server, Supervision
     from heatserve.serving.supervised.state import Event
     from heatserve.serving.triton.endpoints import Endpoints
@@ -34,6 +45,7 @@ def serve(
     grpc_port: GrpcPort = 8001,
     metrics_port: MetricsPort = 8002,
     backend_directory: BackendDirectory = None,
+    trust: Trusted = None,
     grace: Annotated[
         float,
         typer.Option(
@@ -70,6 +82,7 @@ def serve(
         Endpoints(host=host, http=http_port, grpc=grpc_port, metrics=metrics_port),
         backend_directory=backend_directory,
         supervision=Supervision(restart=None if no_restart else USUAL_RULE, grace=grace),
+        trust=trust_in(trust),
     )
 
 
@@ -81,6 +94,7 @@ def run_server(
     *,
     backend_directory: Path | None = None,
     supervision: Supervision | None = None,
+    trust: Trust | None = None,
     on_ready: Callable[[Server], object] = lambda _: None,
     stay: bool = True,
     picture: Path = Path("picture.png"),
@@ -94,6 +108,7 @@ def run_server(
         endpoints: where to listen.
         backend_directory: Triton's backends, where they are not beside it.
         supervision: how it is kept up and ended; None: as is usual.
+        trust: keys, one of which must have signed each model; None: no signature is asked for.
         on_ready: called with the server once it answers.
         stay: whether to go on after `on_ready`.
         picture: an image file for the examples that are printed.
@@ -108,6 +123,7 @@ def run_server(
             backend_directory=backend_directory,
             supervision=supervision or KEPT_UP,
             on_event=_tell,
+            trust=trust,
         ) as server:
             on_ready(server)
             if not stay:
@@ -154,7 +170,7 @@ def _print_served(console: Console, server: Server, picture: Path) -> None:
     )
 
 
-def _only_local(server: TritonServer) -> list[str]:
+def _only_local(server: Server) -> list[str]:
     """Why the ports are for this machine only, where the operator asked for others."""
     from heatserve.serving.triton.versions import below_floor
 

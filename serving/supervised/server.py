@@ -17,6 +17,7 @@ from heatserve.serving.triton.server import TritonServer
 
 if TYPE_CHECKING:
     from heatserve.export.repository.layout import ModelVersion
+    from heatserve.export.signing.trust import Trust
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,6 +52,7 @@ class Server:
         models: Sequence[str] = (),
         endpoints: Endpoints = STANDARD_PORTS,
         backend_directory: Path | str | None = None,
+        trust: Trust | None = None,
         supervision: Supervision = KEPT_UP,
         on_event: Callable[[Event], object] = lambda _: None,
     ) -> None:
@@ -61,6 +63,7 @@ class Server:
             models: names of those to serve; none: all.
             endpoints: where to listen.
             backend_directory: Triton's backends, where they are not beside it.
+            trust: keys, one of which must have signed each model; None: it need not be signed.
             supervision: how it is kept up and ended.
             on_event: called, from a thread, where something failed or is up again.
         """
@@ -68,6 +71,7 @@ class Server:
         self._names = models
         self._wanted = endpoints
         self._backend_directory = backend_directory
+        self._trust = trust
         self._supervision = supervision
         self._state, self._telling = IS_STARTING, threading.Lock()
         self._hurried = threading.Event()
@@ -140,6 +144,7 @@ class Server:
             models=self._names,
             endpoints=before.endpoints if before else self._wanted,
             backend_directory=self._backend_directory,
+            trust=self._trust,
         )
 
     def _tell(self, state: State) -> None:

@@ -24,12 +24,6 @@ if TYPE_CHECKING:
     from heatserve.serving.triton.offers import Offer
     from heatserve.serving.triton.voters import VoterPlan, Voters
 
-POLL_OPTIONS = (
-    "--model-control-mode=poll",
-    "--repository-poll-secs=1",
-    # Otherwise Triton says for good that it is not ready once a version has failed to load, though all others serve.
-    "--strict-readiness=false",
-)
 _LOOK_SECONDS = 0.05
 _DRAIN_SECONDS = 600.0  # for requests to the former version; the longest deadline of a tier is the operator's choice
 _FAILED = re.compile(r"failed to load '(?P<name>[^']+)' version (?P<version>\d+): (?P<why>.*)\"$", re.MULTILINE)

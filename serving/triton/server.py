@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import secrets
+import shutil
 import signal
 import subprocess
 import sys
@@ -29,8 +30,10 @@ from heatserve.serving.triton.endpoints import SERVICES, STANDARD_PORTS, Endpoin
 from heatserve.serving.triton.installation import find_triton
 from heatserve.serving.triton.log import explain
 from heatserve.serving.triton.offers import OFFERS_NAME
+from heatserve.serving.triton.opening import verified_model, verified_models
+from heatserve.serving.triton.options import CONNECTION_LIMITS, POLLS, closed_apis
 from heatserve.serving.triton.processes import Process, ending, triton_and_instances
-from heatserve.serving.triton.replacing import POLL_OPTIONS, Replacement, answers_ok
+from heatserve.serving.triton.replacing import Replacement, answers_ok
 from heatserve.serving.triton.sockets import listens
 from heatserve.serving.triton.versions import TritonVersion, below_floor, version_of
 from heatserve.serving.triton.voters import Voters
@@ -39,6 +42,7 @@ from heatserve.serving.triton.workspace import prepare
 
 if TYPE_CHECKING:
     from heatserve.export.repository.layout import ModelVersion
+    from heatserve.export.signing.trust import Trust
     from heatserve.serving.triton.offers import Offer
 
 _POLL_SECONDS = 0.02
@@ -46,27 +50,11 @@ _KILL_AFTER_SECONDS = 5.0  # past the time that Triton was given to drain
 _SEND_SECONDS = 0.1  # after its last request is answered, for the answer to leave
 _DOOMED_SECONDS = 1.0  # from a model that is found dead until Triton is killed: for answers of the others
 _SETTLE_SECONDS = 2.0  # the last lines of Triton's model instances, which end after it
-# A caller that answers no ping is closed after 60 + 20 s; each connection is replaced after ten minutes, and what runs
-# on it then has a minute more. Clients of gRPC connect again by themselves.
-_CONNECTION_LIMITS = (
-    "--grpc-keepalive-time=60000",
-    "--grpc-keepalive-timeout=20000",
-    "--grpc-keepalive-permit-without-calls=true",
-    "--grpc-http2-max-pings-without-data=0",
-    "--grpc-max-connection-age=600000",
-    "--grpc-max-connection-age-grace=60000",
-)
-# Of requests that were answered, Triton would keep this many for reuse, with the memory of the largest: 2 GiB each.
-_KEPT_REQUESTS = "--grpc-infer-allocation-pool-size=0"
 _CRASHED = (
     "\n  where a warm-up fails (`model_warmup` in config.pbtxt), Triton may die so before it "
     "says why; started again, it may say it"
 )
-# Shared memory lets a caller name the memory that Triton reads and writes; the others load models, or change what is
-# logged where. Triton closes an API to callers that lack a header. Whoever is on this machine may read the header in
-# the list of processes, so nobody can send it: HTTP/2 has no capitals in names, HTTP/1 no line break in values.
-_CLOSED_APIS = "shared-memory,model-repository,trace,logging"
-_HEADER = "NOBODY={secret}\n"
+_COPIES = "trusted"  # of signed versions, in the server's folder
 
 
 class TritonServer:
@@ -99,6 +87,7 @@ class TritonServer:
         endpoints: Endpoints = STANDARD_PORTS,
         backend_directory: Path | str | None = None,
         metrics: Path | None = None,
+        trust: Trust | None = None,
         startup_timeout: float = 60.0,
         exit_timeout: int = 10,
     ) -> None:
@@ -111,6 +100,7 @@ class TritonServer:
             endpoints: where to listen.
             backend_directory: Triton's backends, where they are not beside it.
             metrics: a folder that outlives this Triton, in which its processes count; None: one that ends with it.
+            trust: keys, one of which must have signed each model, which is then copied; None: it need not be signed.
             startup_timeout: seconds until all models must be ready.
             exit_timeout: seconds that requests in flight are given at the end.
         """
@@ -120,6 +110,7 @@ class TritonServer:
         self._wanted = endpoints
         self._backend_directory = Path(backend_directory) if backend_directory else None
         self._metrics = metrics
+        self._trust = trust
         self._startup_timeout = startup_timeout
         self._exit_timeout = exit_timeout
         self._failed = False
@@ -136,15 +127,19 @@ class TritonServer:
         Raises:
             CardError: a model without a card that matches its graphs.
             CrashedError: Triton crashed, as it does at times on a busy machine.
+            UntrustedError: a model that no trusted key has signed as it is.
             ServingError: no models, no usable Triton, a port that is taken, or Triton failed; names its log.
         """
-        self.models = _verified_models(self._repository, self._names, self._versions)
-        triton = find_triton(backend_directory=self._backend_directory)
-        self.version = version_of(triton)
-        self.endpoints = (self._wanted.all_local() if below_floor(self.version) else self._wanted).bound()
         with ExitStack() as cleanup:
             folder, lock = cleanup.enter_context(server_folder())
             self._folder = folder
+            with explained_writes():
+                self.models = verified_models(
+                    self._repository, self._names, self._versions, trust=self._trust, folder=folder / _COPIES
+                )
+            triton = find_triton(backend_directory=self._backend_directory)
+            self.version = version_of(triton)
+            self.endpoints = (self._wanted.all_local() if below_floor(self.version) else self._wanted).bound()
             with explained_writes():
                 self.metrics = self._metrics or folder / "metrics"
                 self.metrics.mkdir(exist_ok=True)
@@ -199,6 +194,21 @@ class TritonServer:
         self._process.wait()
         raise self._failure(f"was ended: {self._problem}" if self._problem else "ended by itself")
 
+    def open(self, name: str, version: int) -> ModelVersion:
+        """A version of a model, verified, and signed where this server serves nothing else: to be served, or discarded.
+
+        Raises:
+            HeatserveError: see `verified_models`.
+        """
+        folder = self._folder / _COPIES / f"{name}-{version}-{secrets.token_hex(4)}"
+        return verified_model(self._repository, name, version, trust=self._trust, folder=folder)
+
+    def discard(self, model: ModelVersion) -> None:
+        """Remove the copy of a version that `open` made, and that is not served."""
+        copies = self._folder / _COPIES
+        if model.path.is_relative_to(copies):
+            shutil.rmtree(copies / model.path.relative_to(copies).parts[0], ignore_errors=True)
+
     def replace(self, model: ModelVersion, *, timeout: float = 60.0) -> None:
         """Serve this version, with its tiers, in place of the one that is served under its name, while callers ask.
 
@@ -206,7 +216,7 @@ class TritonServer:
         former stays.
 
         Args:
-            model: as `open_model` verified it, with the input and the classes of the one that is served.
+            model: as `open` gave it, with the input and the classes of the one that is served.
             timeout: seconds until it must be loaded.
 
         Raises:
@@ -243,6 +253,7 @@ class TritonServer:
             replacement.has_ended(seconds=timeout, interrupted=self._ended)
         self._workspace.offers[new.model.name] = new
         self.models = tuple(new.model if model.name == new.model.name else model for model in self.models)
+        declare_models(self.metrics, self.models)
         if self._watch is not None:
             self._watch.stop()
         self._watch = self._watching(replacement.replaced)
@@ -285,16 +296,13 @@ class TritonServer:
         yield f"--backend-directory={self._workspace.backends}"
         yield f"--backend-config=python,shm-region-prefix-name={shared_memory}"  # servers side by side stay apart
         yield "--disable-auto-complete-config"  # the exporter wrote all of it; guessing takes a second per model
-        yield from POLL_OPTIONS
         yield f"--exit-timeout-secs={self._exit_timeout}"
         for service in SERVICES:
             yield f"--{service}-address={self.endpoints.address(service)}"
             yield f"--{service}-port={getattr(self.endpoints, service)}"
-        yield from _CONNECTION_LIMITS
-        yield _KEPT_REQUESTS
-        header = _HEADER.format(secret=secrets.token_hex())
-        yield f"--http-restricted-api={_CLOSED_APIS}:{header}"
-        yield f"--grpc-restricted-protocol={_CLOSED_APIS}:{header}"
+        yield from POLLS
+        yield from CONNECTION_LIMITS
+        yield from closed_apis()
 
     def _wait_until_ready(self, *, shared_memory: str) -> None:
         deadline = time.monotonic() + self._startup_timeout
@@ -375,21 +383,3 @@ class TritonServer:
     def _kill(self) -> None:
         with suppress(ProcessLookupError):
             os.killpg(self._process.pid, signal.SIGKILL)
-
-
-def _verified_models(repository: Path, names: Sequence[str], versions: Mapping[str, int]) -> tuple[ModelVersion, ...]:
-    try:
-        from heatserve.export.repository.layout import check_tier_folders, model_names
-        from heatserve.export.repository.pins import open_pinned
-    except ImportError as error:
-        raise ServingError(f"serving needs more packages ({error}): pip install 'heatserve[serve]'") from None
-
-    if not names:
-        check_tier_folders(repository)
-    opened = dict.fromkeys(names or model_names(repository))
-    models = tuple(open_pinned(repository, name, version=versions.get(name)) for name in opened)
-    if not models:
-        raise ServingError(
-            f"{repository}: expected a model repository, found no model in it; write one with `heatserve export`"
-        )
-    return models
