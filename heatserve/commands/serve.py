@@ -174,7 +174,7 @@ def _only_local(server: Server) -> list[str]:
     """Why the ports are for this machine only, where the operator asked for others."""
     from heatserve.serving.triton.versions import below_floor
 
-    reason = below_floor(server.version)
+    reason = below_floor(server.triton.version)
     if reason is None or not server.endpoints.local:
         return []
     return [f"These ports are for this machine only: {reason} (docs/security.md)."]

@@ -138,10 +138,11 @@ class Server:
             raise self._lives.error
 
     def _new_triton(self) -> TritonServer:
-        before = self._lives.triton  # callers know its ports
+        before = self._lives.triton  # callers know its ports, and its versions were tried
         return TritonServer(
             self._repository,
             models=self._names,
+            versions={model.name: model.version for model in before.models} if before else None,
             endpoints=before.endpoints if before else self._wanted,
             backend_directory=self._backend_directory,
             trust=self._trust,
