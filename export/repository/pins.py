@@ -29,7 +29,7 @@ class Pin:
     before: int | None = None
     """The version that was served before it, to which a rollback goes."""
     passed_over: tuple[int, ...] = ()
-    """Newer versions that somebody went back from: who waits for new versions leaves them alone."""
+    """Newer versions that were there when this one was chosen: who waits for new versions leaves them alone."""
 
 
 def read_pin(repository: Path, name: str) -> Pin | None:
@@ -49,6 +49,25 @@ def read_pin(repository: Path, name: str) -> Pin | None:
             f"{path}: expected a JSON object such as {example}, found something else; write it with "
             "`heatserve switch`, or remove it to serve the newest version"
         ) from None
+
+
+def version_before(name: str, pin: Pin | None) -> int:
+    """The version to go back to.
+
+    Raises:
+        HeatserveError: there is none.
+    """
+    if pin is None or pin.before is None:
+        raise HeatserveError(
+            f"{name}: expected a version that was served before, found none in {PIN_NAME}; name one: "
+            f"heatserve switch {name} VERSION"
+        )
+    return pin.before
+
+
+def newer_versions(repository: Path, name: str, version: int) -> tuple[int, ...]:
+    """The versions of a model that are passed over where this one is chosen."""
+    return tuple(number for path in version_dirs(repository / name) if (number := int(path.name)) > version)
 
 
 def write_pin(repository: Path, name: str, pin: Pin) -> None:

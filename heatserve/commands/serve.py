@@ -63,6 +63,14 @@ def serve(
             help="End with exit code 1 where something fails, and leave the restart to an orchestrator.",
         ),
     ] = False,
+    watch: Annotated[
+        bool,
+        typer.Option(
+            "--watch",
+            rich_help_panel=_KEEPING_UP,
+            help="Switch to each new version of a model that is published, once it has passed its trial.",
+        ),
+    ] = False,
 ) -> None:
     """Serve certified models with Triton until Ctrl-C.
 
@@ -83,6 +91,7 @@ def serve(
         backend_directory=backend_directory,
         supervision=Supervision(restart=None if no_restart else USUAL_RULE, grace=grace),
         trust=trust_in(trust),
+        watch=watch,
     )
 
 
@@ -95,6 +104,7 @@ def run_server(
     backend_directory: Path | None = None,
     supervision: Supervision | None = None,
     trust: Trust | None = None,
+    watch: bool = False,
     on_ready: Callable[[Server], object] = lambda _: None,
     stay: bool = True,
     picture: Path = Path("picture.png"),
@@ -109,11 +119,16 @@ def run_server(
         backend_directory: Triton's backends, where they are not beside it.
         supervision: how it is kept up and ended; None: as is usual.
         trust: keys, one of which must have signed each model; None: no signature is asked for.
+        watch: whether to switch to new versions that are published.
         on_ready: called with the server once it answers.
         stay: whether to go on after `on_ready`.
         picture: an image file for the examples that are printed.
     """
     from heatserve.serving.supervised.server import KEPT_UP, Server
+    from heatserve.serving.switching.switching import Switching
+
+    def say(text: str) -> None:
+        console.print(text, markup=False, soft_wrap=True)
 
     try:
         with Server(
@@ -130,7 +145,8 @@ def run_server(
                 return
             _print_served(console, server, picture)
             try:
-                server.wait()
+                with Switching(repository, lambda: server.triton, watch=watch, say=say):
+                    server.wait()
             except KeyboardInterrupt:
                 console.print("Stopping: requests in flight are finished first; Ctrl-C again ends at once.")
     except KeyboardInterrupt:  # before it was ready, or again

@@ -61,18 +61,19 @@ class Trial:
     """Tiers that answer."""
 
 
-def try_version(model: ModelVersion, served: ModelVersion) -> Trial:
+def try_version(model: ModelVersion, served: ModelVersion, *, kept: Path) -> Trial:
     """Try a version in a process of its own.
 
     Args:
         model: as `open_model` verified it.
         served: what is served under its name now.
+        kept: the model's folder, in which images may be kept (`heatserve.serving.switching.comparing`).
 
     Raises:
         ServingError: it does not start, or it answers otherwise than its graph; says what was expected and found.
     """
     path = [os.path.abspath(entry) for entry in sys.path if os.path.exists(entry or os.curdir)]
-    arguments = [str(model.path.parents[1]), model.name, str(model.version), str(served.version)]
+    arguments = [*map(str, (model.path.resolve(), served.path.resolve(), kept.resolve()))]
     guard = [sys.executable, "-IS", guarded_exec.__file__, str(os.getpid()), str(int(signal.SIGTERM)), "0"]
     process = subprocess.Popen(
         [*guard, sys.executable, "-I", "-c", _TRIAL.format(path=path), *arguments],
@@ -100,10 +101,10 @@ def main(arguments: list[str]) -> None:
     """Try a version; says what it found on standard output, as JSON, or why it failed, and exits with 3."""
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
     os.nice(_NICE)
-    repository, name, version, served = Path(arguments[0]), arguments[1], int(arguments[2]), int(arguments[3])
+    version_dir, served_dir, kept = map(Path, arguments)
     with redirect_stdout(sys.stderr):
         try:
-            found = json.dumps(asdict(tried(repository, name, version=version, served=served)))
+            found = json.dumps(asdict(tried(_open(version_dir), _open(served_dir), kept=kept)))
             code = 0
         except HeatserveError as error:
             found, code = str(error), _FAILED
@@ -112,18 +113,18 @@ def main(arguments: list[str]) -> None:
     sys.exit(code)
 
 
-def tried(repository: Path, name: str, *, version: int, served: int) -> Trial:
-    """Serve a version by a Triton of its own and compare its answers with those of its graph.
+def tried(model: ModelVersion, served: ModelVersion, *, kept: Path) -> Trial:
+    """Serve a version by a Triton of its own and compare its answers with those of its graph; see `try_version`.
 
     Raises:
         HeatserveError: it cannot be served, or answers otherwise; says what was expected and found.
     """
-    model = open_model(repository, name, version=version)
-    graph, before = open_served(model), open_served(open_model(repository, name, version=served))
+    name, graph, before = model.name, open_served(model), open_served(served)
     question = question_of(model, model.path.parent)
-    images = list(trial_images(model.path.parent, model.card, question.image))
+    images = list(trial_images(kept, model.card, question.image))
     expected = [graph(image) for image in images]
-    with TritonServer(repository, models=[name], versions={name: version}, endpoints=FREE_PORTS) as server:
+    repository, versions = model.path.parents[1], {name: model.version}
+    with TritonServer(repository, models=[name], versions=versions, endpoints=FREE_PORTS) as server:
         kinds = list(served_tiers(model))
         with closing(Connection(server.endpoints.grpc_url, timeout=_VOTES_SECONDS)) as connection:
             for number, (image, wanted) in enumerate(zip(images, expected, strict=True)):
@@ -137,6 +138,10 @@ def tried(repository: Path, name: str, *, version: int, served: int) -> Trial:
             _check_votes(server, model, question.image)
     same = sum(_label(before(image)) == _label(wanted) for image, wanted in zip(images, expected, strict=True))
     return Trial(images=len(images), same_class=same, tiers=len(kinds))
+
+
+def _open(version_dir: Path) -> ModelVersion:
+    return open_model(version_dir.parents[1], version_dir.parent.name, version=int(version_dir.name))
 
 
 def _check_refusal(connection: Connection, model: ModelVersion, image: Pixels) -> None:

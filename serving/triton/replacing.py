@@ -42,6 +42,7 @@ class Replacement:
         *,
         former: Sequence[Offer],
         new: Offer,
+        interrupted: threading.Event,
     ) -> None:
         """Describe it.
 
@@ -53,6 +54,7 @@ class Replacement:
             voters: of its models.
             former: what Triton was shown of the model before, and serves, or might.
             new: what it is to serve from now on.
+            interrupted: set when Triton is to end.
         """
         self._triton = triton
         self._address = http_url.removeprefix("http://")
@@ -61,6 +63,7 @@ class Replacement:
         self._voters = voters
         self._former = former
         self._new = new
+        self._interrupted = interrupted
         self.replaced: frozenset[Process] = frozenset()
         """The processes of the former version; each ends once its requests are answered."""
 
@@ -88,17 +91,17 @@ class Replacement:
         if self._new.voter:
             self._voters.need(self._new.voter)
 
-    def has_ended(self, *, seconds: float, interrupted: threading.Event) -> bool:
+    def has_ended(self, *, seconds: float) -> bool:
         """Whether the former processes have ended; waits for that."""
         deadline = time.monotonic() + seconds
         while any(not process.look().is_dead for process in self.replaced):
-            if interrupted.wait(_LOOK_SECONDS) or time.monotonic() > deadline:
+            if self._interrupted.wait(_LOOK_SECONDS) or time.monotonic() > deadline:
                 return False
         return True
 
-    def drain(self, interrupted: threading.Event) -> None:
+    def drain(self) -> None:
         """Wait until the former version has answered its requests, then end its voter and remove its folder."""
-        if self.has_ended(seconds=_DRAIN_SECONDS, interrupted=interrupted) or not interrupted.is_set():
+        if self.has_ended(seconds=_DRAIN_SECONDS) or not self._interrupted.is_set():
             for offer in self._former:
                 if offer.voter:
                     self._voters.remove(offer.voter)
@@ -112,7 +115,7 @@ class Replacement:
             time.sleep(_LOOK_SECONDS)
 
     def _check_time(self, deadline: float, expected: str) -> None:
-        if time.monotonic() > deadline:
+        if time.monotonic() > deadline or self._interrupted.is_set():
             raise ServingError(f"{self._new.model.name}: {expected} in time, found that it did not")
 
     def _answers(self, path: str) -> bool:

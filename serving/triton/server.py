@@ -230,6 +230,8 @@ class TritonServer:
             try:
                 self._show([former], new, timeout)
             except ServingError as error:
+                if self._ended.is_set():
+                    raise
                 with explained_writes():
                     again = self._workspace.offer(former.model)
                 self._show([former, new], again, timeout)
@@ -245,12 +247,13 @@ class TritonServer:
             self.voters,
             former=former,
             new=new,
+            interrupted=self._ended,
         )
         if self._watch is not None:
             self._watch.allow_to_end({name for offer in (*former, new) for name in offer.names})
         replacement.run(timeout=timeout)
         if any(offer.model.version == new.model.version for offer in former):  # ready before it is loaded anew
-            replacement.has_ended(seconds=timeout, interrupted=self._ended)
+            replacement.has_ended(seconds=timeout)
         self._workspace.offers[new.model.name] = new
         self.models = tuple(new.model if model.name == new.model.name else model for model in self.models)
         declare_models(self.metrics, self.models)
@@ -258,7 +261,7 @@ class TritonServer:
             self._watch.stop()
         self._watch = self._watching(replacement.replaced)
         self._watch.start()
-        drain = threading.Thread(target=replacement.drain, args=(self._ended,), name="heatserve-drain", daemon=True)
+        drain = threading.Thread(target=replacement.drain, name="heatserve-drain", daemon=True)
         drain.start()
 
     def _watching(self, replaced: frozenset[Process] = frozenset()) -> Watch:
