@@ -167,8 +167,9 @@ def test_what_the_former_version_has_begun_it_answers(server: TritonServer) -> N
     hurry(server)
     former = server._workspace.offers["known"].sockets
     with ThreadPoolExecutor(1) as pool:
-        begun = pool.submit(ask, server, "known_certify", FAR, n=100_000, deadline_ms=120_000)
-        until(lambda: unanswered(former, "certify"))
+        begun = pool.submit(ask, server, "known_certify", FAR, n=100_000, deadline_ms=60_000)
+        until(lambda: unanswered(former, "certify") or begun.done())
+        assert not begun.done(), begun.result()
         server.replace(server.open("known", 2))
         assert label_of(server) == 1
         answer = begun.result()
