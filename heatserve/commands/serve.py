@@ -19,8 +19,11 @@ from heatserve.export.tiers import TierModel
 
 if TYPE_CHECKING:
     from heatserve.export.repository.layout import ModelVersion
+    from heatserve.serving.supervised.server import Server, Supervision
+    from heatserve.serving.supervised.state import Event
     from heatserve.serving.triton.endpoints import Endpoints
-    from heatserve.serving.triton.server import TritonServer
+
+_KEEPING_UP = "Keeping it up"
 
 
 def serve(
@@ -31,6 +34,23 @@ def serve(
     grpc_port: GrpcPort = 8001,
     metrics_port: MetricsPort = 8002,
     backend_directory: BackendDirectory = None,
+    grace: Annotated[
+        float,
+        typer.Option(
+            min=0,
+            metavar="SECONDS",
+            rich_help_panel=_KEEPING_UP,
+            help="At the end: go on to answer for so long while readiness fails, for load balancers to take notice.",
+        ),
+    ] = 0.0,
+    no_restart: Annotated[
+        bool,
+        typer.Option(
+            "--no-restart",
+            rich_help_panel=_KEEPING_UP,
+            help="End with exit code 1 where something fails, and leave the restart to an orchestrator.",
+        ),
+    ] = False,
 ) -> None:
     """Serve certified models with Triton until Ctrl-C.
 
@@ -39,10 +59,18 @@ def serve(
 
     **Example:** `heatserve serve digits --http-port 9000`
     """
+    from heatserve.serving.supervised.failures import USUAL_RULE
+    from heatserve.serving.supervised.server import Supervision
     from heatserve.serving.triton.endpoints import Endpoints
 
-    endpoints = Endpoints(host=host, http=http_port, grpc=grpc_port, metrics=metrics_port)
-    run_server(Console(highlight=False), repository, models or (), endpoints, backend_directory=backend_directory)
+    run_server(
+        Console(highlight=False),
+        repository,
+        models or (),
+        Endpoints(host=host, http=http_port, grpc=grpc_port, metrics=metrics_port),
+        backend_directory=backend_directory,
+        supervision=Supervision(restart=None if no_restart else USUAL_RULE, grace=grace),
+    )
 
 
 def run_server(
@@ -52,7 +80,8 @@ def run_server(
     endpoints: Endpoints,
     *,
     backend_directory: Path | None = None,
-    on_ready: Callable[[TritonServer], object] = lambda _: None,
+    supervision: Supervision | None = None,
+    on_ready: Callable[[Server], object] = lambda _: None,
     stay: bool = True,
     picture: Path = Path("picture.png"),
 ) -> None:
@@ -64,15 +93,21 @@ def run_server(
         models: names of the models to serve; none: all.
         endpoints: where to listen.
         backend_directory: Triton's backends, where they are not beside it.
+        supervision: how it is kept up and ended; None: as is usual.
         on_ready: called with the server once it answers.
         stay: whether to go on after `on_ready`.
         picture: an image file for the examples that are printed.
     """
-    from heatserve.serving.triton.server import TritonServer
+    from heatserve.serving.supervised.server import KEPT_UP, Server
 
     try:
-        with TritonServer(
-            repository, models=models, endpoints=endpoints, backend_directory=backend_directory
+        with Server(
+            repository,
+            models=models,
+            endpoints=endpoints,
+            backend_directory=backend_directory,
+            supervision=supervision or KEPT_UP,
+            on_event=_tell,
         ) as server:
             on_ready(server)
             if not stay:
@@ -87,7 +122,12 @@ def run_server(
     console.print("Stopped.")
 
 
-def _print_served(console: Console, server: TritonServer, picture: Path) -> None:
+def _tell(event: Event) -> None:
+    """Say on stderr what failed, and that it is up again."""
+    typer.echo(event.described, err=True)
+
+
+def _print_served(console: Console, server: Server, picture: Path) -> None:
     from heatserve.export.repository.tiers import served_tiers, tier_limits
     from heatserve.tables import models_table, tiers_table
 
@@ -114,11 +154,11 @@ def _print_served(console: Console, server: TritonServer, picture: Path) -> None
     )
 
 
-def _only_local(server: TritonServer) -> list[str]:
+def _only_local(server: Server) -> list[str]:
     """Why the ports are for this machine only, where the operator asked for others."""
     from heatserve.serving.triton.versions import below_floor
 
-    reason = below_floor(server.version)
+    reason = below_floor(server.triton.version)
     if reason is None or not server.endpoints.local:
         return []
     return [f"These ports are for this machine only: {reason} (docs/security.md)."]

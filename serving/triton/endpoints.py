@@ -69,16 +69,24 @@ class Endpoints:
         address = self.address(service)
         return LOOPBACK if address == "0.0.0.0" else address
 
+    def resolved(self) -> Endpoints:
+        """The same endpoints with an address as host.
+
+        Raises:
+            ServingError: unknown host.
+        """
+        return replace(self, host=_resolved(self.host))
+
     def bound(self) -> Endpoints:
         """The same endpoints with the host resolved and each port 0 replaced by a free port.
 
         Raises:
             ServingError: unknown host, or a port that is taken or forbidden. Names it and its option.
         """
-        resolved = replace(self, host=_resolved(self.host))
+        resolved = self.resolved()
         with ExitStack() as held:  # all three at once, so that no two get the same free port
             ports = {
-                name: _bind(
+                name: bind_port(
                     held.enter_context(socket.socket()), resolved.address(name), getattr(self, name), f"--{name}-port"
                 )
                 for name in SERVICES
@@ -119,7 +127,12 @@ def _resolved(host: str) -> str:
         raise ServingError(f"--host {host}: expected an IPv4 address or a host name: {error}") from None
 
 
-def _bind(listening: socket.socket, host: str, port: int, option: str) -> int:
+def bind_port(listening: socket.socket, host: str, port: int, option: str) -> int:
+    """Bind a socket, and have it listen where any port will do; the port.
+
+    Raises:
+        ServingError: the port is taken or forbidden, or the address is none of this machine. Names the option.
+    """
     listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # a port in TIME_WAIT is free for Triton, too
     try:
         listening.bind((host, port))

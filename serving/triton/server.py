@@ -8,6 +8,7 @@ import secrets
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, closing, suppress
@@ -19,7 +20,9 @@ from typing import TYPE_CHECKING
 from heatserve.serving.allocator import GIVES_BACK
 from heatserve.serving.client.access import Access, access_to
 from heatserve.serving.client.connection import Connection
-from heatserve.serving.errors import ServingError
+from heatserve.serving.errors import CrashedError, ServingError
+from heatserve.serving.observed.facts import declare_models
+from heatserve.serving.observed.recorder import FOLDER_VARIABLE
 from heatserve.serving.tiers.protocol import socket_folder
 from heatserve.serving.tiers.unanswered import unanswered
 from heatserve.serving.triton import guarded_exec
@@ -78,6 +81,7 @@ class TritonServer:
         endpoints: where they are served, free ports filled in: this machine only, where the version is below the floor.
         way: how processes of this server reach its gRPC.
         voters: the processes that take the votes of tiers.
+        metrics: the folder in which its processes count (`heatserve.serving.observed.page`).
         log: the newest of what Triton writes, at most 8 MiB; removed at the end, unless Triton failed.
     """
 
@@ -86,6 +90,7 @@ class TritonServer:
     endpoints: Endpoints
     way: Access
     voters: Voters
+    metrics: Path
     log: Path
 
     def __init__(
@@ -96,6 +101,7 @@ class TritonServer:
         endpoints: Endpoints = STANDARD_PORTS,
         backend_directory: Path | str | None = None,
         tls: ServerTls | None = None,
+        metrics: Path | None = None,
         startup_timeout: float = 60.0,
         exit_timeout: int = 10,
     ) -> None:
@@ -107,6 +113,7 @@ class TritonServer:
             endpoints: where to listen.
             backend_directory: Triton's backends, where they are not beside it.
             tls: of gRPC, where other machines can reach it; None: it is not encrypted.
+            metrics: a folder that outlives this Triton, in which its processes count; None: one that ends with it.
             startup_timeout: seconds until all models must be ready.
             exit_timeout: seconds that requests in flight are given at the end.
         """
@@ -115,10 +122,12 @@ class TritonServer:
         self._wanted = endpoints
         self._backend_directory = Path(backend_directory) if backend_directory else None
         self._tls = tls
+        self._metrics = metrics
         self._startup_timeout = startup_timeout
         self._exit_timeout = exit_timeout
         self._failed = False
         self._problem = ""
+        self._hurried = threading.Event()
         self._watch: Watch | None = None
         self._cleanup = ExitStack()
 
@@ -127,6 +136,7 @@ class TritonServer:
 
         Raises:
             CardError: a model without a card that matches its graphs.
+            CrashedError: Triton crashed, as it does at times on a busy machine.
             ServingError: no models, no usable Triton, a port that is taken, or Triton failed; names its log.
         """
         self.models = _verified_models(self._repository, self._names)
@@ -138,7 +148,11 @@ class TritonServer:
             self._folder = folder
             self._encrypt(folder)
             with explained_writes():
+                self.metrics = self._metrics or folder / "metrics"
+                self.metrics.mkdir(exist_ok=True)
+                declare_models(self.metrics, self.models)
                 self._workspace = prepare(triton, self.models, folder)
+                self._environment = {**self._workspace.environment, FOLDER_VARIABLE: str(self.metrics)}
                 self._log = BoundedLog(log_of(folder))
                 voters_log = cleanup.enter_context(os.fdopen(os.dup(self._log.writer.fileno()), "wb", buffering=0))
             self._start([str(triton.binary), *self._options(shared_memory=folder.name)], lock)
@@ -146,7 +160,7 @@ class TritonServer:
                 self._workspace.voters,
                 folder,
                 modules=self._workspace.modules,
-                environment=self._workspace.environment,
+                environment=self._environment,
                 on_problem=self._end,
             )
             cleanup.callback(self._stop)
@@ -163,6 +177,20 @@ class TritonServer:
     ) -> None:
         """Let requests in flight finish, then end Triton and all of its processes, and remove its files."""
         self._cleanup.close()
+
+    @property
+    def problem(self) -> str:
+        """Why it is being ended though nobody asked it to: what was expected and found; empty while all is well."""
+        return self._problem
+
+    @property
+    def has_ended(self) -> bool:
+        """Whether Triton runs no more; `wait` says why."""
+        return self._process.poll() is not None
+
+    def hurry(self) -> None:
+        """From any thread: give a start up, and at the end do not wait for requests in flight."""
+        self._hurried.set()
 
     def wait(self) -> None:
         """Block until Triton ends by itself, which it should not, or is ended since a model does not answer any more.
@@ -204,7 +232,7 @@ class TritonServer:
         with self._log.writer as log:
             self._process = subprocess.Popen(
                 [sys.executable, "-IS", guarded_exec.__file__, *limits, *command],
-                env={**GIVES_BACK, **self._workspace.environment},
+                env={**GIVES_BACK, **self._environment},
                 cwd=self._workspace.repository,  # nothing there can be taken for a module
                 stdin=subprocess.DEVNULL,
                 stdout=log,
@@ -240,17 +268,19 @@ class TritonServer:
             and self.voters.are_ready()
         ):
             seal_regions(shared_memory)
+            if self._hurried.is_set():
+                raise ServingError("Triton was ended while it started")
             if self._process.poll() is not None:
                 self.endpoints.bound()  # where a port was taken meanwhile, say so
-                crashed = self._process.returncode == -signal.SIGSEGV
-                what = f"was ended: {self._problem}" if self._problem else "did not start"
-                raise self._failure(what, advice=_CRASHED if crashed else "")
+                if not self._problem and self._process.returncode == -signal.SIGSEGV:
+                    raise CrashedError(f"{self._failure('did not start')}{_CRASHED}")
+                raise self._failure(f"was ended: {self._problem}" if self._problem else "did not start")
             if time.monotonic() > deadline:
                 raise self._failure(f"was not ready after {self._startup_timeout:g} s")
             time.sleep(_POLL_SECONDS)
         seal_regions(shared_memory)
 
-    def _failure(self, what: str, *, advice: str = "") -> ServingError:
+    def _failure(self, what: str) -> ServingError:
         self._failed = True
         code = self._process.poll()
         if code is not None:
@@ -258,7 +288,7 @@ class TritonServer:
             self._log.settle(seconds=_SETTLE_SECONDS)
         how = "" if code is None or self._problem else f": it {ending(-code if code < 0 else code << 8)}"
         reasons = explain(self.log).replace(str(self._workspace.repository), str(self._repository))
-        return ServingError(f"Triton {what}{how}; {reasons}{advice}")
+        return ServingError(f"Triton {what}{how}; {reasons}")
 
     def _stop(self) -> None:
         try:
@@ -282,7 +312,7 @@ class TritonServer:
         self._process.terminate()
         deadline = time.monotonic() + self._exit_timeout + _KILL_AFTER_SECONDS
         with closing(Connection(self.way, timeout=1)) as connection:
-            while self._process.poll() is None and time.monotonic() < deadline:
+            while self._process.poll() is None and time.monotonic() < deadline and not self._hurried.is_set():
                 if has_unloaded(connection, self.models[0].name) and not self._has_unanswered():
                     time.sleep(_SEND_SECONDS)
                     return
