@@ -79,7 +79,8 @@ class TritonServer:
         models: the versions served, cards verified.
         version: of this Triton, as it says itself; None where it does not say.
         endpoints: where they are served, free ports filled in: this machine only, where the version is below the floor.
-        way: how processes of this server reach its gRPC.
+        way: how this process reaches its gRPC.
+        grpc_tls: the TLS of its gRPC; None: it is not encrypted, since it is for this machine only, or none was given.
         voters: the processes that take the votes of tiers.
         metrics: the folder in which its processes count (`heatserve.serving.observed.page`).
         log: the newest of what Triton writes, at most 8 MiB; removed at the end, unless Triton failed.
@@ -89,6 +90,7 @@ class TritonServer:
     version: TritonVersion | None
     endpoints: Endpoints
     way: Access
+    grpc_tls: GrpcTls | None
     voters: Voters
     metrics: Path
     log: Path
@@ -203,11 +205,11 @@ class TritonServer:
 
     def _encrypt(self, folder: Path) -> None:
         """Take up TLS where gRPC is open to other machines: what is for this machine only needs none."""
-        self._grpc_tls: GrpcTls | None = None
+        self.grpc_tls = None
         if self._tls is not None and not self.endpoints.is_loopback and "grpc" not in self.endpoints.local:
-            self._grpc_tls = GrpcTls.prepared(self._tls, folder)
+            self.grpc_tls = GrpcTls.prepared(self._tls, folder)
             self.endpoints = replace(self.endpoints, encrypted=True)
-            self.way = self._grpc_tls.access(self.endpoints.grpc_url)
+            self.way = self.grpc_tls.access(self.endpoints.grpc_url)
         else:
             self.way = access_to(self.endpoints.grpc_url)
 
@@ -250,8 +252,8 @@ class TritonServer:
         for service in SERVICES:
             yield f"--{service}-address={self.endpoints.address(service)}"
             yield f"--{service}-port={getattr(self.endpoints, service)}"
-        if self._grpc_tls is not None:
-            yield from self._grpc_tls.options()
+        if self.grpc_tls is not None:
+            yield from self.grpc_tls.options()
         yield from _CONNECTION_LIMITS
         yield _KEPT_REQUESTS
         header = _HEADER.format(secret=secrets.token_hex())

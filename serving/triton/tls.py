@@ -94,6 +94,11 @@ class GrpcTls:
         _write_private(clients, server.client_ca.read_bytes().rstrip() + b"\n" + certificate)
         return cls(server, own, clients)
 
+    def files(self) -> tuple[str, str, str]:
+        """The same for the front: the file of Triton's certificate, that of ours or "", and a name on Triton's."""
+        certificate = self.server.certificate.absolute()
+        return str(certificate), str(self.own or ""), _name_on(certificate)
+
     def options(self) -> Iterator[str]:
         """What Triton is started with."""
         yield "--grpc-use-ssl=true"
@@ -105,7 +110,7 @@ class GrpcTls:
 
     def access(self, url: str) -> Access:
         """How this server's own processes reach its gRPC, by whatever address: they trust this certificate alone."""
-        tls = OwnTls(ca=self.server.certificate, certificate=self.own)
+        tls = OwnTls(ca=self.server.certificate.absolute(), certificate=self.own)
         return Access(parse_address(url), tls, {}, None, server_name=_name_on(self.server.certificate))
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 import tritonclient.grpc
+from fronts import front_before, state_of_triton
 from relays import Certificates, make_certificates
 from tiny_model import random_images
 
@@ -140,6 +141,8 @@ def test_triton_at_the_floor_listens_where_it_is_told(
             assert len(client.predict(random_images(2))) == 2
         with closing(Connection(server.way, timeout=10)) as connection:
             connection.spec("tiny")
+        with front_before(state_of_triton(server)) as front, Client(front.url, model="tiny") as client:
+            assert len(client.predict(random_images(2))) == 2
         shown = [None, certificates.stranger] if mutual else []
         for stranger in shown:
             with (
