@@ -30,6 +30,8 @@ class Endpoints:
     metrics: int = 8002
     local: frozenset[Service] = frozenset()
     """What listens on 127.0.0.1 only, whatever `host` says."""
+    encrypted: bool = False
+    """Whether gRPC is spoken over TLS."""
 
     @property
     def http_url(self) -> str:
@@ -39,7 +41,7 @@ class Endpoints:
     @property
     def grpc_url(self) -> str:
         """Where this machine reaches gRPC."""
-        return f"grpc://{self._reachable('grpc')}:{self.grpc}"
+        return f"grpc{'s' if self.encrypted else ''}://{self._reachable('grpc')}:{self.grpc}"
 
     @property
     def metrics_url(self) -> str:

@@ -12,11 +12,13 @@ import threading
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, closing, suppress
+from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING
 
 from heatserve.serving.allocator import GIVES_BACK
+from heatserve.serving.client.access import Access, access_to
 from heatserve.serving.client.connection import Connection
 from heatserve.serving.errors import CrashedError, ServingError
 from heatserve.serving.observed.facts import declare_models
@@ -31,6 +33,7 @@ from heatserve.serving.triton.installation import find_triton
 from heatserve.serving.triton.log import explain
 from heatserve.serving.triton.processes import ending, triton_and_instances
 from heatserve.serving.triton.sockets import listens
+from heatserve.serving.triton.tls import GrpcTls, ServerTls
 from heatserve.serving.triton.versions import TritonVersion, below_floor, version_of
 from heatserve.serving.triton.voters import Voters
 from heatserve.serving.triton.watch import Watch, has_unloaded, question_of, tier_questions
@@ -76,6 +79,8 @@ class TritonServer:
         models: the versions served, cards verified.
         version: of this Triton, as it says itself; None where it does not say.
         endpoints: where they are served, free ports filled in: this machine only, where the version is below the floor.
+        way: how this process reaches its gRPC.
+        grpc_tls: the TLS of its gRPC; None: it is not encrypted, since it is for this machine only, or none was given.
         voters: the processes that take the votes of tiers.
         metrics: the folder in which its processes count (`heatserve.serving.observed.page`).
         log: the newest of what Triton writes, at most 8 MiB; removed at the end, unless Triton failed.
@@ -84,6 +89,8 @@ class TritonServer:
     models: tuple[ModelVersion, ...]
     version: TritonVersion | None
     endpoints: Endpoints
+    way: Access
+    grpc_tls: GrpcTls | None
     voters: Voters
     metrics: Path
     log: Path
@@ -95,6 +102,7 @@ class TritonServer:
         models: Sequence[str] = (),
         endpoints: Endpoints = STANDARD_PORTS,
         backend_directory: Path | str | None = None,
+        tls: ServerTls | None = None,
         metrics: Path | None = None,
         startup_timeout: float = 60.0,
         exit_timeout: int = 10,
@@ -106,6 +114,7 @@ class TritonServer:
             models: names of those to serve; none: all.
             endpoints: where to listen.
             backend_directory: Triton's backends, where they are not beside it.
+            tls: of gRPC, where other machines can reach it; None: it is not encrypted.
             metrics: a folder that outlives this Triton, in which its processes count; None: one that ends with it.
             startup_timeout: seconds until all models must be ready.
             exit_timeout: seconds that requests in flight are given at the end.
@@ -114,6 +123,7 @@ class TritonServer:
         self._names = models
         self._wanted = endpoints
         self._backend_directory = Path(backend_directory) if backend_directory else None
+        self._tls = tls
         self._metrics = metrics
         self._startup_timeout = startup_timeout
         self._exit_timeout = exit_timeout
@@ -138,6 +148,7 @@ class TritonServer:
         with ExitStack() as cleanup:
             folder, lock = cleanup.enter_context(server_folder())
             self._folder = folder
+            self._encrypt(folder)
             with explained_writes():
                 self.metrics = self._metrics or folder / "metrics"
                 self.metrics.mkdir(exist_ok=True)
@@ -198,11 +209,21 @@ class TritonServer:
         self._process.wait()
         raise self._failure(f"was ended: {self._problem}" if self._problem else "ended by itself")
 
+    def _encrypt(self, folder: Path) -> None:
+        """Take up TLS where gRPC is open to other machines: what is for this machine only needs none."""
+        self.grpc_tls = None
+        if self._tls is not None and not self.endpoints.is_loopback and "grpc" not in self.endpoints.local:
+            self.grpc_tls = GrpcTls.prepared(self._tls, folder)
+            self.endpoints = replace(self.endpoints, encrypted=True)
+            self.way = self.grpc_tls.access(self.endpoints.grpc_url)
+        else:
+            self.way = access_to(self.endpoints.grpc_url)
+
     def _watching(self) -> Watch:
         questions = [question_of(model, self._workspace.repository / model.name) for model in self.models]
         for question in questions[:]:
             questions += tier_questions(question, self._workspace.tiers[question.model])
-        return Watch(self._process.pid, self.endpoints.grpc_url, questions, self._end)
+        return Watch(self._process.pid, self.way, questions, self._end)
 
     def _end(self, problem: str) -> None:
         """End Triton, which would go on to say that it is ready: new requests are refused at once."""
@@ -240,6 +261,8 @@ class TritonServer:
         for service in SERVICES:
             yield f"--{service}-address={self.endpoints.address(service)}"
             yield f"--{service}-port={getattr(self.endpoints, service)}"
+        if self.grpc_tls is not None:
+            yield from self.grpc_tls.options()
         yield from _CONNECTION_LIMITS
         yield _KEPT_REQUESTS
         header = _HEADER.format(secret=secrets.token_hex())
@@ -299,7 +322,7 @@ class TritonServer:
         """
         self._process.terminate()
         deadline = time.monotonic() + self._exit_timeout + _KILL_AFTER_SECONDS
-        with closing(Connection(self.endpoints.grpc_url, timeout=1)) as connection:
+        with closing(Connection(self.way, timeout=1)) as connection:
             while self._process.poll() is None and time.monotonic() < deadline and not self._hurried.is_set():
                 if has_unloaded(connection, self.models[0].name) and not self._has_unanswered():
                     time.sleep(_SEND_SECONDS)
