@@ -274,7 +274,9 @@ class Connection(HttpToolsProtocol):
 
     def shutdown(self) -> None:
         """End it: at once where it is idle, else with its answer."""
-        if self._unanswered:
+        if self._is_refused and not self._closes_when_answered:
+            self.transport.abort()  # its last answer was written, and the rest of what it sends is dropped
+        elif self._unanswered:
             self._closes_when_answered = True
             self.cycle.keep_alive = False
         else:
