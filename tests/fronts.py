@@ -51,7 +51,8 @@ def state_of_triton(server: TritonServer) -> FrontState:
     return FrontState(
         ready=True,
         reason="",
-        grpc=server.endpoints.grpc_url.removeprefix("grpc://"),
+        grpc=server.endpoints.grpc_url.partition("://")[2],
+        grpc_tls=None if server.grpc_tls is None else server.grpc_tls.files(),
         models=tuple(chain.from_iterable(names)),
         metrics=f"127.0.0.1:{server.endpoints.metrics}",
     )

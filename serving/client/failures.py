@@ -112,6 +112,8 @@ def _grpc_failure(address: ServerAddress, status: str, message: str) -> ServingE
         return _no_model_server(address.url, message)
     if status in ("UNAUTHENTICATED", "PERMISSION_DENIED"):
         return _not_let_in(address.url, message)
+    if status == "RESOURCE_EXHAUSTED" and ASK_AGAIN in message:  # of what limits callers in front of Triton
+        return _asked_too_much(address.url, message)
     if status == "DEADLINE_EXCEEDED":
         return _too_late(address.url)
     if status == "UNAVAILABLE" or (status in ("UNKNOWN", "INTERNAL") and any(words in message for words in _LOST)):
@@ -144,11 +146,15 @@ def _known_refusal(url: str, message: str) -> ServingError | None:
             "or give it more /dev/shm (docker run --shm-size)"
         )
     if QUEUE_FULL in message:
-        hint = re.search(rf"{ASK_AGAIN} in about (\d+(?:\.\d+)?) s", message)
-        return OverloadedError(f"{url}: {message}", retry_after=float(hint[1]) if hint else None)
+        return _asked_too_much(url, message)
     if any(words in message for words in ENDING):
         return UnavailableError(f"{url}: the server is ending ({message}); ask another one, or this one again later")
     return UnavailableError(f"{url}: {message}") if ASK_AGAIN in message else None
+
+
+def _asked_too_much(url: str, message: str) -> OverloadedError:
+    hint = re.search(rf"{ASK_AGAIN} in about (\d+(?:\.\d+)?) s", message)
+    return OverloadedError(f"{url}: {message}", retry_after=float(hint[1]) if hint else None)
 
 
 def _not_of_triton(url: str, error: Refused) -> ServingError:

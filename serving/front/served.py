@@ -32,8 +32,8 @@ class Served:
         before, self.state = self.state, state
         self._rules.clear()
         self._ready = (False, 0.0)
-        if state.grpc != before.grpc:
-            calls, self._calls = self._calls, TritonCalls(state.grpc) if state.grpc else None
+        if (state.grpc, state.grpc_tls) != (before.grpc, before.grpc_tls):
+            calls, self._calls = self._calls, TritonCalls(state.grpc, state.grpc_tls) if state.grpc else None
             if calls is not None:
                 task = asyncio.get_running_loop().create_task(closed_later(calls))
                 self._tasks.add(task)

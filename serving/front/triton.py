@@ -6,6 +6,7 @@ import asyncio
 import http
 import re
 from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any, TypeVar
 
 import grpc.aio
@@ -41,25 +42,14 @@ _MOST_TEXT = 1_000
 class TritonCalls:
     """The calls of one event loop to the Triton at one address."""
 
-    def __init__(self, address: str) -> None:
+    def __init__(self, address: str, tls: tuple[str, str, str] | None = None) -> None:
         """Open a channel, which connects with the first call.
 
         Args:
             address: HOST:PORT of its gRPC.
+            tls: as `FrontState.grpc_tls`.
         """
-        self._channel = grpc.aio.insecure_channel(
-            address,
-            options=[
-                ("grpc.max_send_message_length", -1),
-                ("grpc.max_receive_message_length", -1),
-                ("grpc.use_local_subchannel_pool", 1),
-                ("grpc.initial_reconnect_backoff_ms", 50),
-                ("grpc.min_reconnect_backoff_ms", 50),
-                ("grpc.max_reconnect_backoff_ms", 500),
-                ("grpc.enable_http_proxy", 0),
-                ("grpc.enable_retries", 0),
-            ],
-        )
+        self._channel = _channel(address, tls)
         self._infer = self._method("ModelInfer", service_pb2.ModelInferRequest, service_pb2.ModelInferResponse)
         self._stream = self._channel.stream_stream(
             f"{_SERVICE}/ModelStreamInfer",
@@ -149,6 +139,25 @@ class TritonCalls:
             return bool((await _answered(self._model_ready(request, timeout=_SHORT_SECONDS))).ready)
         except Refusal:
             return False
+
+
+def _channel(address: str, tls: tuple[str, str, str] | None) -> Any:
+    options: list[tuple[str, int | str]] = [
+        ("grpc.max_send_message_length", -1),
+        ("grpc.max_receive_message_length", -1),
+        ("grpc.use_local_subchannel_pool", 1),
+        ("grpc.initial_reconnect_backoff_ms", 50),
+        ("grpc.min_reconnect_backoff_ms", 50),
+        ("grpc.max_reconnect_backoff_ms", 500),
+        ("grpc.enable_http_proxy", 0),
+        ("grpc.enable_retries", 0),
+    ]
+    if tls is None:
+        return grpc.aio.insecure_channel(address, options=options)
+    certificate, own, name = tls
+    shown = Path(own).read_bytes() if own else None
+    credentials = grpc.ssl_channel_credentials(Path(certificate).read_bytes(), shown, shown)
+    return grpc.aio.secure_channel(address, credentials, options=[*options, ("grpc.ssl_target_name_override", name)])
 
 
 async def _answered(call: Awaitable[T]) -> T:
