@@ -70,9 +70,9 @@ def server(repository: Path) -> Iterator[TritonServer]:
 @pytest.fixture
 def switcher(server: TritonServer, repository: Path) -> Switcher:
     """Of the server, which serves version 1, without a pin."""
-    switcher = Switcher(repository, lambda: server)
+    switcher = Switcher(repository, lambda: server.versions)
     if switcher.served != {"known": 1}:
-        server.replace(server.open("known", 1))
+        server.versions.replace(server.versions.open("known", 1))
     (repository / "known" / PIN_NAME).unlink(missing_ok=True)
     return switcher
 
@@ -124,7 +124,7 @@ def test_commands_switch_and_roll_back_under_load_without_a_request_that_fails(
     switcher: Switcher, server: TritonServer, repository: Path
 ) -> None:
     said = list[str]()
-    with Switching(repository, lambda: server, say=said.append), load(server) as counts:
+    with Switching(repository, lambda: server.versions, say=said.append), load(server) as counts:
         (folder,) = servers_of(repository)
         assert folder.stat().st_mode & 0o777 == 0o700
         (error,) = ask_server(folder, {"do": SWITCH, "model": 5})
@@ -170,7 +170,7 @@ def test_what_the_former_version_has_begun_it_answers(server: TritonServer) -> N
         begun = pool.submit(ask, server, "known_certify", FAR, n=100_000, deadline_ms=60_000)
         until(lambda: unanswered(former, "certify") or begun.done())
         assert not begun.done(), begun.result()
-        server.replace(server.open("known", 2))
+        server.versions.replace(server.versions.open("known", 2))
         assert label_of(server) == 1
         answer = begun.result()
     assert (answer["outcome"], answer["label"]) == (["yes"], [0])
@@ -178,15 +178,17 @@ def test_what_the_former_version_has_begun_it_answers(server: TritonServer) -> N
 
 def test_a_version_that_does_not_load_leaves_the_former_one(server: TritonServer, switcher: Switcher) -> None:
     """Its graph is exchanged after its card was verified."""
-    model = server.open("known", 2)
+    model = server.versions.open("known", 2)
     content = (model.path / GRAPH_NAME).read_bytes()
     with load(server) as counts:
         (model.path / GRAPH_NAME).write_bytes(b"another")
         with pytest.raises(ServingError, match=r"version 2 does not load: known: .*the card belongs to another graph"):
-            server.replace(model)
+            server.versions.replace(model)
         (model.path / GRAPH_NAME).write_bytes(content)
         assert switcher.served == {"known": 1}
-        server.replace(server.open("known", 2))  # what failed once may be switched to when it is mended
+        server.versions.replace(
+            server.versions.open("known", 2)
+        )  # what failed once may be switched to when it is mended
         assert not [problem for problem in counts if problem.startswith("error")], counts
     assert label_of(server) == 1
     assert server.problem == ""
@@ -293,11 +295,11 @@ def test_a_server_of_trusted_keys_switches_to_signed_versions_only(tmp_path: Pat
     sign_version(models, "known", tmp_path / "signing.pem", version=1)
     trust = Trust.of([tmp_path / "trusted.pem"])
     with TritonServer(models, versions={"known": 1}, endpoints=FREE_PORTS, trust=trust) as server:
-        switcher = Switcher(models, lambda: server)
+        switcher = Switcher(models, lambda: server.versions)
         refused = switcher.switch("known", 2)
         assert refused.outcome is Outcome.REFUSED
         assert "expected the signature of a trusted key, found none" in refused.reason
         sign_version(models, "known", tmp_path / "signing.pem", version=2)
-        server.replace(server.open("known", 2))
+        server.versions.replace(server.versions.open("known", 2))
         (models / "known" / "2" / GRAPH_NAME).write_bytes(b"another")
         assert label_of(server) == 1
