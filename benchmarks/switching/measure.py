@@ -77,7 +77,7 @@ def measure_switching(
         load = _load(generator, requests, settings.share)
         calm = merged([generator.window(load, _WINDOW_SECONDS) for _ in range(_CALM_WINDOWS)])
         commander = stack.enter_context(ThreadPoolExecutor(1))
-        versions = (second.version, first.version)
+        versions = (first.version, second.version)  # the newest is served first
         commands = commander.submit(_switch, server, served, versions, settings.switches, progress)
         switching = merged([*_while_it_runs(commands, generator, load)])
         kept_out = tuple(_kept_out(server, served))
