@@ -67,7 +67,7 @@ def disagreement(card: Card, expected: Outputs, found: Outputs) -> str:
     """What an engine answers otherwise than the graph does; nothing where it answers alike.
 
     Probabilities may differ by `PROBABILITY_TOLERANCE`, and a class where two are as close as that. A radius is the
-    same wherever the probabilities are, and never above what the calibration supports for the probabilities that were answered.
+    same wherever the probabilities are, and never above what the calibration supports for those that were answered.
 
     Args:
         card: of the version.
