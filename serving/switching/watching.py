@@ -52,12 +52,15 @@ class VersionWatch:
         self._stopped.set()
 
     def _run(self) -> None:
+        said = ""
         while not self._stopped.wait(_LOOK_SECONDS):
             for name, version in self._switcher.served.items():
                 try:
                     self._look(name, version)
-                except (HeatserveError, OSError) as error:  # another switch is under way, or the folder is
-                    self._say(str(error))
+                except (HeatserveError, OSError) as error:  # another switch is under way, or a file cannot be read
+                    if str(error) != said:
+                        self._say(str(error))
+                    said = str(error)
 
     def _look(self, name: str, served: int) -> None:
         pin = read_pin(self._repository, name)

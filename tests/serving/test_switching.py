@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -29,11 +30,13 @@ from heatserve.export.signing.signing import sign_version
 from heatserve.export.signing.trust import Trust
 from heatserve.export.tiers import TierModel
 from heatserve.serving.observed.page import page
+from heatserve.serving.supervised.server import Server
 from heatserve.serving.switching.control import ask_server, servers_of
 from heatserve.serving.switching.switcher import Switcher, SwitchOutcome
 from heatserve.serving.switching.switching import SWITCH, Switching
 from heatserve.serving.switching.watching import VersionWatch
 from heatserve.serving.tiers.unanswered import unanswered
+from heatserve.serving.triton.processes import triton_and_instances
 
 pytestmark = [
     pytest.mark.slow,
@@ -303,3 +306,19 @@ def test_a_server_of_trusted_keys_switches_to_signed_versions_only(tmp_path: Pat
         server.versions.replace(server.versions.open("known", 2))
         (models / "known" / "2" / GRAPH_NAME).write_bytes(b"another")
         assert label_of(server) == 1
+
+
+def test_a_server_that_is_started_again_serves_what_was_switched_to(tmp_path: Path) -> None:
+    """And not the newest version, which nobody has tried."""
+    write_known_model(tmp_path / "models", tiers=[])
+    with Server(tmp_path / "models", endpoints=FREE_PORTS) as server:
+        publish_other(tmp_path / "models")
+        server.triton.versions.replace(server.triton.versions.open("known", 2))
+        publish_other(tmp_path / "models")
+        former = server.triton
+        (triton, *_) = triton_and_instances(former._process.pid)
+        os.kill(triton.pid, signal.SIGKILL)
+        until(lambda: server.triton is not former and server.state.ready)
+        assert [model.version for model in server.models] == [2]
+        assert label_of(server.triton) == 1
+    former.log.unlink(missing_ok=True)
