@@ -87,7 +87,7 @@ class Served:
             Refusal: as said.
         """
         if model not in self.state.models:
-            raise Refusal(404, f"model: expected one that is served here, got {shown(model)}", reason="unknown")
+            raise Refusal(404, f"Request for unknown model: {shown(model)} is not served here", reason="unknown")
 
     async def close(self) -> None:
         """Let go of Triton."""
