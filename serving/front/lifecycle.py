@@ -94,10 +94,16 @@ class FrontServer:
         self._states.append(state)
         return lambda: Connection(config, state, gate, app.refused)
 
-    async def look(self) -> None:
-        """Once a second, as long as there are listeners: certificates that were renewed, and what is open."""
+    async def look(self, up: int) -> None:
+        """Once a second, as long as there are listeners: certificates that were renewed, and what is open.
+
+        Args:
+            up: a descriptor that gets one byte each time, so that the supervisor knows that this process lives.
+        """
         stamp = self._certificate_stamp()
         while True:
+            with suppress(BlockingIOError):
+                os.write(up, b"1")
             self._recorder.set(FRONT_CONNECTIONS, self._gate.open)
             await asyncio.sleep(_LOOK_SECONDS)
             now = self._certificate_stamp()
@@ -144,7 +150,7 @@ async def live(
         options: of the operator.
         http: sockets that listen for requests.
         metrics: sockets that listen for those who read metrics.
-        up: a descriptor that gets one byte once connections are accepted.
+        up: a descriptor that gets one byte once connections are accepted, and one every second from then on.
         log_file: a descriptor for the lines of the log; −1: none.
     """
     loop = asyncio.get_running_loop()
@@ -157,11 +163,10 @@ async def live(
     lines = asyncio.StreamReader(limit=_LONGEST_LINE)
     await loop.connect_read_pipe(lambda: asyncio.StreamReaderProtocol(lines), sys.stdin.buffer)
     await server.listen(http, metrics)
-    os.write(up, b"1")
-    os.close(up)
+    os.set_blocking(up, False)
     told = loop.create_task(hear(server.served, lines))
     told.add_done_callback(lambda _: ended.set())
-    looks = loop.create_task(server.look())
+    looks = loop.create_task(server.look(up))
     await ended.wait()
     looks.cancel()
     await server.end()

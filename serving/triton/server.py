@@ -181,6 +181,12 @@ class TritonServer:
         self._cleanup.close()
 
     @property
+    def names(self) -> tuple[str, ...]:
+        """What may be asked for: the models, and the tiers beside them."""
+        tiers = (kind.beside(model) for model, kinds in self._workspace.tiers.items() for kind in kinds)
+        return (*(model.name for model in self.models), *tiers)
+
+    @property
     def problem(self) -> str:
         """Why it is being ended though nobody asked it to: what was expected and found; empty while all is well."""
         return self._problem
@@ -231,17 +237,20 @@ class TritonServer:
     def _start(self, command: list[str], lock: int) -> None:
         self.log = self._log.path
         limits = [str(os.getpid()), str(int(signal.SIGTERM)), str(self._workspace.file_bytes)]
-        with self._log.writer as log:
-            self._process = subprocess.Popen(
-                [sys.executable, "-IS", guarded_exec.__file__, *limits, *command],
-                env={**GIVES_BACK, **self._environment},
-                cwd=self._workspace.repository,  # nothing there can be taken for a module
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=subprocess.STDOUT,
-                pass_fds=[lock],
-                start_new_session=True,  # a Ctrl-C in the terminal reaches only us, and we let Triton drain
-            )
+        try:
+            with self._log.writer as log:
+                self._process = subprocess.Popen(
+                    [sys.executable, "-IS", guarded_exec.__file__, *limits, *command],
+                    env={**GIVES_BACK, **self._environment},
+                    cwd=self._workspace.repository,  # nothing there can be taken for a module
+                    stdin=subprocess.DEVNULL,
+                    stdout=log,
+                    stderr=subprocess.STDOUT,
+                    pass_fds=[lock],
+                    start_new_session=True,  # a Ctrl-C in the terminal reaches only us, and we let Triton drain
+                )
+        except OSError as error:  # no process is left
+            raise ServingError(f"Triton cannot be started: {error.strerror}: {error.filename}") from None
 
     def _options(self, *, shared_memory: str) -> Iterator[str]:
         yield f"--model-repository={self._workspace.repository}"
