@@ -19,6 +19,7 @@ from heatserve.serving.allocator import GIVES_BACK
 from heatserve.serving.client.connection import Connection
 from heatserve.serving.errors import ServingError
 from heatserve.serving.observed.facts import declare_models
+from heatserve.serving.observed.probes import probe_environment
 from heatserve.serving.observed.recorder import FOLDER_VARIABLE
 from heatserve.serving.tiers.protocol import socket_folder
 from heatserve.serving.tiers.unanswered import unanswered
@@ -137,7 +138,8 @@ class TritonServer:
                 self.metrics.mkdir(exist_ok=True)
                 declare_models(self.metrics, self.models)
                 self._workspace = prepare(triton, self.models, folder)
-                self._environment = {**self._workspace.environment, FOLDER_VARIABLE: str(self.metrics)}
+                ours = {FOLDER_VARIABLE: str(self.metrics), **probe_environment()}
+                self._environment = {**self._workspace.environment, **ours}
                 self._log = BoundedLog(log_of(folder))
                 voters_log = cleanup.enter_context(os.fdopen(os.dup(self._log.writer.fileno()), "wb", buffering=0))
             self._start([str(triton.binary), *self._options(shared_memory=folder.name)], lock)
