@@ -56,7 +56,7 @@ class RequestCounts:
         self._recorder = recorder
         self._labels = model, tier
         self._model = model
-        for outcome in OUTCOMES[: 2 if tier == ONE_PASS else None]:
+        for outcome in OUTCOMES:
             recorder.add(REQUESTS, *self._labels, outcome, by=0)
         for reason in INVALID_REASONS:
             recorder.add(INVALID_INPUTS, model, reason, by=0)
