@@ -60,7 +60,7 @@ class Endpoints:
         http_host = self.http_host or host
         with ExitStack() as held:  # all three at once, so that no two get the same free port
             ports = {
-                name: _bind(held.enter_context(socket.socket()), where, getattr(self, name), f"--{name}-port")
+                name: bind_port(held.enter_context(socket.socket()), where, getattr(self, name), f"--{name}-port")
                 for name, where in (("http", http_host), ("grpc", host), ("metrics", http_host))
             }
         return replace(self, host=host, http=ports["http"], grpc=ports["grpc"], metrics=ports["metrics"])
@@ -73,7 +73,12 @@ FREE_PORTS = Endpoints(http=0, grpc=0, metrics=0)
 """Any free ports, reachable from this machine only."""
 
 
-def _bind(listening: socket.socket, host: str, port: int, option: str) -> int:
+def bind_port(listening: socket.socket, host: str, port: int, option: str) -> int:
+    """Bind a socket, and have it listen where any port will do; the port.
+
+    Raises:
+        ServingError: the port is taken or forbidden, or the address is none of this machine. Names the option.
+    """
     listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # a port in TIME_WAIT is free for Triton, too
     try:
         listening.bind((host, port))
