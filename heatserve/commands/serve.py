@@ -7,7 +7,8 @@ import os
 import shlex
 import shutil
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -15,12 +16,25 @@ import typer
 from rich.console import Console
 
 from heatserve.commands.options import REPOSITORY, BackendDirectory, GrpcPort, Host, HttpPort, MetricsPort, Repository
+from heatserve.commands.serve_options import (
+    ClientCa,
+    Grace,
+    LogFile,
+    MaxConnections,
+    NoRestart,
+    Rate,
+    ServerTokens,
+    TlsCert,
+    TlsKey,
+    TritonHttpPort,
+)
 from heatserve.export.tiers import TierModel
 
 if TYPE_CHECKING:
     from heatserve.export.repository.layout import ModelVersion
+    from heatserve.serving.supervised.events import Event
+    from heatserve.serving.supervised.server import Server
     from heatserve.serving.triton.endpoints import Endpoints
-    from heatserve.serving.triton.server import TritonServer
 
 
 def serve(
@@ -31,28 +45,51 @@ def serve(
     grpc_port: GrpcPort = 8001,
     metrics_port: MetricsPort = 8002,
     backend_directory: BackendDirectory = None,
+    tls_cert: TlsCert = None,
+    tls_key: TlsKey = None,
+    client_ca: ClientCa = None,
+    token_file: ServerTokens = None,
+    rate: Rate = None,
+    max_connections: MaxConnections = 1024,
+    triton_http_port: TritonHttpPort = None,
+    grace: Grace = 0.0,
+    no_restart: NoRestart = False,
+    log: LogFile = None,
 ) -> None:
     """Serve certified models with Triton until Ctrl-C.
 
     Refuses a model whose certificate card does not match its graph; a model that was not calibrated serves radius 0.
-    The tiers of a model (`MODEL_confirm`, …), whose answers hold against an adversary, are served with it.
+    The tiers of a model (`MODEL_confirm`, …), whose answers hold against an adversary, are served with it. What fails
+    is started again.
 
     **Example:** `heatserve serve digits --http-port 9000`
     """
+    from heatserve.serving.front.options import FrontOptions
+    from heatserve.serving.observed.logs import log_destination
+    from heatserve.serving.supervised.failures import USUAL_RULE
+    from heatserve.serving.supervised.server import Server, Supervision
     from heatserve.serving.triton.endpoints import Endpoints
 
-    endpoints = Endpoints(host=host, http=http_port, grpc=grpc_port, metrics=metrics_port)
-    run_server(Console(highlight=False), repository, models or (), endpoints, backend_directory=backend_directory)
+    with log_destination(log) if log else nullcontext() as log_file:
+        server = Server(
+            repository,
+            models=models or (),
+            endpoints=Endpoints(host=host, http=http_port, grpc=grpc_port, metrics=metrics_port),
+            triton_http=triton_http_port,
+            front=FrontOptions(tls_cert, tls_key, client_ca, token_file, rate, max_connections),
+            backend_directory=backend_directory,
+            supervision=Supervision(restart=None if no_restart else USUAL_RULE, grace=grace),
+            log_file=log_file,
+            on_event=tell,
+        )
+        run_server(Console(highlight=False, stderr=log == "-"), server)
 
 
 def run_server(
     console: Console,
-    repository: Path,
-    models: Sequence[str],
-    endpoints: Endpoints,
+    server: Server,
     *,
-    backend_directory: Path | None = None,
-    on_ready: Callable[[TritonServer], object] = lambda _: None,
+    on_ready: Callable[[Server], object] = lambda _: None,
     stay: bool = True,
     picture: Path = Path("picture.png"),
 ) -> None:
@@ -60,20 +97,13 @@ def run_server(
 
     Args:
         console: told what is served and how to call it.
-        repository: model repository.
-        models: names of the models to serve; none: all.
-        endpoints: where to listen.
-        backend_directory: Triton's backends, where they are not beside it.
+        server: not started yet.
         on_ready: called with the server once it answers.
         stay: whether to go on after `on_ready`.
         picture: an image file for the examples that are printed.
     """
-    from heatserve.serving.triton.server import TritonServer
-
     try:
-        with TritonServer(
-            repository, models=models, endpoints=endpoints, backend_directory=backend_directory
-        ) as server:
+        with server:
             on_ready(server)
             if not stay:
                 return
@@ -87,13 +117,16 @@ def run_server(
     console.print("Stopped.")
 
 
-def _print_served(console: Console, server: TritonServer, picture: Path) -> None:
+def tell(event: Event) -> None:
+    """Say on stderr what failed, and that it is up again."""
+    typer.echo(event.described, err=True)
+
+
+def _print_served(console: Console, server: Server, picture: Path) -> None:
     from heatserve.export.repository.tiers import served_tiers, tier_limits
     from heatserve.tables import models_table, tiers_table
 
     urls = server.endpoints
-    local = urls.http_host not in (None, urls.host)
-    only_here = "  (for this machine only: see `--host` in docs/guide/serve.md)" if local else ""
     console.print(models_table(server.models))
     limits = {
         model.name: {kind: tier_limits(config) for kind, config in served_tiers(model).items()}
@@ -106,14 +139,24 @@ def _print_served(console: Console, server: TritonServer, picture: Path) -> None
     if TierModel.CONFIRM in limits[shown.name]:
         paragraphs.append(confirm_examples(shown, urls, picture))
     console.print(
-        f"\ngRPC     {urls.grpc_url}\nHTTP     {urls.http_url}{only_here}\nmetrics  {urls.metrics_url}{only_here}\n"
-        f"log      {server.log}",
+        f"\ngRPC     {urls.grpc_url}\nHTTP     {urls.http_url}\nmetrics  {urls.metrics_url}\nlog      {server.log}",
+        *_only_local(server),
         *paragraphs,
         "Ctrl-C stops the server.",
         sep="\n\n",
         markup=False,
         soft_wrap=True,
     )
+
+
+def _only_local(server: Server) -> list[str]:
+    """Why gRPC is for this machine only, where the operator asked for others."""
+    from heatserve.serving.triton.versions import below_floor
+
+    reason = below_floor(server.triton.version)
+    if reason is None or not server.endpoints.local:
+        return []
+    return [f"gRPC is for this machine only: {reason} (docs/security.md). HTTP is answered by the front."]
 
 
 def examples(model: ModelVersion, urls: Endpoints, picture: Path) -> str:

@@ -8,16 +8,19 @@ import secrets
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, closing, suppress
+from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING
 
 from heatserve.serving.allocator import GIVES_BACK
+from heatserve.serving.client.access import Access, access_to
 from heatserve.serving.client.connection import Connection
-from heatserve.serving.errors import ServingError
+from heatserve.serving.errors import CrashedError, ServingError
 from heatserve.serving.observed.facts import declare_models
 from heatserve.serving.observed.probes import probe_environment
 from heatserve.serving.observed.recorder import FOLDER_VARIABLE
@@ -26,11 +29,13 @@ from heatserve.serving.tiers.unanswered import unanswered
 from heatserve.serving.triton import guarded_exec
 from heatserve.serving.triton.bounded_log import BoundedLog
 from heatserve.serving.triton.debris import explained_writes, log_of, seal_regions, server_folder
-from heatserve.serving.triton.endpoints import STANDARD_PORTS, Endpoints
+from heatserve.serving.triton.endpoints import SERVICES, STANDARD_PORTS, Endpoints
 from heatserve.serving.triton.installation import find_triton
 from heatserve.serving.triton.log import explain
 from heatserve.serving.triton.processes import ending, triton_and_instances
 from heatserve.serving.triton.sockets import listens
+from heatserve.serving.triton.tls import GrpcTls, ServerTls
+from heatserve.serving.triton.versions import TritonVersion, below_floor, version_of
 from heatserve.serving.triton.voters import Voters
 from heatserve.serving.triton.watch import Watch, has_unloaded, question_of, tier_questions
 from heatserve.serving.triton.workspace import prepare
@@ -73,14 +78,20 @@ class TritonServer:
 
     Attributes:
         models: the versions served, cards verified.
-        endpoints: where they are served, free ports filled in.
+        version: of this Triton, as it says itself; None where it does not say.
+        endpoints: where they are served, free ports filled in: this machine only, where the version is below the floor.
+        way: how this process reaches its gRPC.
+        grpc_tls: the TLS of its gRPC; None: it is not encrypted, since it is for this machine only, or none was given.
         voters: the processes that take the votes of tiers.
         metrics: the folder in which its processes count (`heatserve.serving.observed.page`).
         log: the newest of what Triton writes, at most 8 MiB; removed at the end, unless Triton failed.
     """
 
     models: tuple[ModelVersion, ...]
+    version: TritonVersion | None
     endpoints: Endpoints
+    way: Access
+    grpc_tls: GrpcTls | None
     voters: Voters
     metrics: Path
     log: Path
@@ -92,6 +103,7 @@ class TritonServer:
         models: Sequence[str] = (),
         endpoints: Endpoints = STANDARD_PORTS,
         backend_directory: Path | str | None = None,
+        tls: ServerTls | None = None,
         metrics: Path | None = None,
         startup_timeout: float = 60.0,
         exit_timeout: int = 10,
@@ -103,6 +115,7 @@ class TritonServer:
             models: names of those to serve; none: all.
             endpoints: where to listen.
             backend_directory: Triton's backends, where they are not beside it.
+            tls: of gRPC, where other machines can reach it; None: it is not encrypted.
             metrics: a folder that outlives this Triton, in which its processes count; None: one that ends with it.
             startup_timeout: seconds until all models must be ready.
             exit_timeout: seconds that requests in flight are given at the end.
@@ -111,11 +124,13 @@ class TritonServer:
         self._names = models
         self._wanted = endpoints
         self._backend_directory = Path(backend_directory) if backend_directory else None
+        self._tls = tls
         self._metrics = metrics
         self._startup_timeout = startup_timeout
         self._exit_timeout = exit_timeout
         self._failed = False
         self._problem = ""
+        self._hurried = threading.Event()
         self._watch: Watch | None = None
         self._cleanup = ExitStack()
 
@@ -124,15 +139,17 @@ class TritonServer:
 
         Raises:
             CardError: a model without a card that matches its graphs.
+            CrashedError: Triton crashed, as it does at times on a busy machine.
             ServingError: no models, no usable Triton, a port that is taken, or Triton failed; names its log.
         """
         self.models = _verified_models(self._repository, self._names)
         triton = find_triton(backend_directory=self._backend_directory)
-        # Triton 2.51 ends at single malformed HTTP requests (a shape of 2³² images will do); its gRPC side stood.
-        self.endpoints = (self._wanted.with_local_http() if triton.is_of_wheel else self._wanted).bound()
+        self.version = version_of(triton)
+        self.endpoints = (self._wanted.all_local() if below_floor(self.version) else self._wanted).bound()
         with ExitStack() as cleanup:
             folder, lock = cleanup.enter_context(server_folder())
             self._folder = folder
+            self._encrypt(folder)
             with explained_writes():
                 self.metrics = self._metrics or folder / "metrics"
                 self.metrics.mkdir(exist_ok=True)
@@ -165,6 +182,26 @@ class TritonServer:
         """Let requests in flight finish, then end Triton and all of its processes, and remove its files."""
         self._cleanup.close()
 
+    @property
+    def names(self) -> tuple[str, ...]:
+        """What may be asked for: the models, and the tiers beside them."""
+        tiers = (kind.beside(model) for model, kinds in self._workspace.tiers.items() for kind in kinds)
+        return (*(model.name for model in self.models), *tiers)
+
+    @property
+    def problem(self) -> str:
+        """Why it is being ended though nobody asked it to: what was expected and found; empty while all is well."""
+        return self._problem
+
+    @property
+    def has_ended(self) -> bool:
+        """Whether Triton runs no more; `wait` says why."""
+        return self._process.poll() is not None
+
+    def hurry(self) -> None:
+        """From any thread: give a start up, and at the end do not wait for requests in flight."""
+        self._hurried.set()
+
     def wait(self) -> None:
         """Block until Triton ends by itself, which it should not, or is ended since a model does not answer any more.
 
@@ -174,11 +211,21 @@ class TritonServer:
         self._process.wait()
         raise self._failure(f"was ended: {self._problem}" if self._problem else "ended by itself")
 
+    def _encrypt(self, folder: Path) -> None:
+        """Take up TLS where gRPC is open to other machines: what is for this machine only needs none."""
+        self.grpc_tls = None
+        if self._tls is not None and not self.endpoints.is_loopback and "grpc" not in self.endpoints.local:
+            self.grpc_tls = GrpcTls.prepared(self._tls, folder)
+            self.endpoints = replace(self.endpoints, encrypted=True)
+            self.way = self.grpc_tls.access(self.endpoints.grpc_url)
+        else:
+            self.way = access_to(self.endpoints.grpc_url)
+
     def _watching(self) -> Watch:
         questions = [question_of(model, self._workspace.repository / model.name) for model in self.models]
         for question in questions[:]:
             questions += tier_questions(question, self._workspace.tiers[question.model])
-        return Watch(self._process.pid, self.endpoints.grpc_url, questions, self._end)
+        return Watch(self._process.pid, self.way, questions, self._end)
 
     def _end(self, problem: str) -> None:
         """End Triton, which would go on to say that it is ready: new requests are refused at once."""
@@ -192,17 +239,20 @@ class TritonServer:
     def _start(self, command: list[str], lock: int) -> None:
         self.log = self._log.path
         limits = [str(os.getpid()), str(int(signal.SIGTERM)), str(self._workspace.file_bytes)]
-        with self._log.writer as log:
-            self._process = subprocess.Popen(
-                [sys.executable, "-IS", guarded_exec.__file__, *limits, *command],
-                env={**GIVES_BACK, **self._environment},
-                cwd=self._workspace.repository,  # nothing there can be taken for a module
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=subprocess.STDOUT,
-                pass_fds=[lock],
-                start_new_session=True,  # a Ctrl-C in the terminal reaches only us, and we let Triton drain
-            )
+        try:
+            with self._log.writer as log:
+                self._process = subprocess.Popen(
+                    [sys.executable, "-IS", guarded_exec.__file__, *limits, *command],
+                    env={**GIVES_BACK, **self._environment},
+                    cwd=self._workspace.repository,  # nothing there can be taken for a module
+                    stdin=subprocess.DEVNULL,
+                    stdout=log,
+                    stderr=subprocess.STDOUT,
+                    pass_fds=[lock],
+                    start_new_session=True,  # a Ctrl-C in the terminal reaches only us, and we let Triton drain
+                )
+        except OSError as error:  # no process is left
+            raise ServingError(f"Triton cannot be started: {error.strerror}: {error.filename}") from None
 
     def _options(self, *, shared_memory: str) -> Iterator[str]:
         yield f"--model-repository={self._workspace.repository}"
@@ -210,10 +260,11 @@ class TritonServer:
         yield f"--backend-config=python,shm-region-prefix-name={shared_memory}"  # servers side by side stay apart
         yield "--disable-auto-complete-config"  # the exporter wrote all of it; guessing takes a second per model
         yield f"--exit-timeout-secs={self._exit_timeout}"
-        for service in ("http", "grpc", "metrics"):
-            host = self.endpoints.http_host if service != "grpc" else None
-            yield f"--{service}-address={host or self.endpoints.host}"
+        for service in SERVICES:
+            yield f"--{service}-address={self.endpoints.address(service)}"
             yield f"--{service}-port={getattr(self.endpoints, service)}"
+        if self.grpc_tls is not None:
+            yield from self.grpc_tls.options()
         yield from _CONNECTION_LIMITS
         yield _KEPT_REQUESTS
         header = _HEADER.format(secret=secrets.token_hex())
@@ -230,17 +281,19 @@ class TritonServer:
             and self.voters.are_ready()
         ):
             seal_regions(shared_memory)
+            if self._hurried.is_set():
+                raise ServingError("Triton was ended while it started")
             if self._process.poll() is not None:
                 self.endpoints.bound()  # where a port was taken meanwhile, say so
-                crashed = self._process.returncode == -signal.SIGSEGV
-                what = f"was ended: {self._problem}" if self._problem else "did not start"
-                raise self._failure(what, advice=_CRASHED if crashed else "")
+                if not self._problem and self._process.returncode == -signal.SIGSEGV:
+                    raise CrashedError(f"{self._failure('did not start')}{_CRASHED}")
+                raise self._failure(f"was ended: {self._problem}" if self._problem else "did not start")
             if time.monotonic() > deadline:
                 raise self._failure(f"was not ready after {self._startup_timeout:g} s")
             time.sleep(_POLL_SECONDS)
         seal_regions(shared_memory)
 
-    def _failure(self, what: str, *, advice: str = "") -> ServingError:
+    def _failure(self, what: str) -> ServingError:
         self._failed = True
         code = self._process.poll()
         if code is not None:
@@ -248,7 +301,7 @@ class TritonServer:
             self._log.settle(seconds=_SETTLE_SECONDS)
         how = "" if code is None or self._problem else f": it {ending(-code if code < 0 else code << 8)}"
         reasons = explain(self.log).replace(str(self._workspace.repository), str(self._repository))
-        return ServingError(f"Triton {what}{how}; {reasons}{advice}")
+        return ServingError(f"Triton {what}{how}; {reasons}")
 
     def _stop(self) -> None:
         try:
@@ -271,8 +324,8 @@ class TritonServer:
         """
         self._process.terminate()
         deadline = time.monotonic() + self._exit_timeout + _KILL_AFTER_SECONDS
-        with closing(Connection(self.endpoints.grpc_url, timeout=1)) as connection:
-            while self._process.poll() is None and time.monotonic() < deadline:
+        with closing(Connection(self.way, timeout=1)) as connection:
+            while self._process.poll() is None and time.monotonic() < deadline and not self._hurried.is_set():
                 if has_unloaded(connection, self.models[0].name) and not self._has_unanswered():
                     time.sleep(_SEND_SECONDS)
                     return

@@ -18,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from heatserve.export.tiers import Mode, TierLimits, TierModel
+from heatserve.serving.client.access import Access
 from heatserve.serving.client.connection import Connection
 from heatserve.serving.client.failures import GIVEN_UP, UNLOADED
 from heatserve.serving.client.tier_answers import read_tier_answers
@@ -105,18 +106,18 @@ class Watch:
     """Threads that look at the processes of a Triton, and ask its models, until something is wrong or it is stopped."""
 
     def __init__(
-        self, triton: int, url: str, questions: Sequence[Question], on_problem: Callable[[str], object]
+        self, triton: int, way: Access | str, questions: Sequence[Question], on_problem: Callable[[str], object]
     ) -> None:
         """Describe the watch of a Triton whose models are ready.
 
         Args:
             triton: its process.
-            url: its gRPC address.
+            way: to its gRPC: how to get in, or its URL.
             questions: one for each model.
             on_problem: called at most once, from a thread, with what was expected and found.
         """
         self._processes = triton_and_instances(triton)
-        self._url = url
+        self._way = way
         self._on_problem = on_problem
         self._ended = threading.Event()
         self._one_problem = threading.Lock()
@@ -157,7 +158,7 @@ class Watch:
 
     def _ask(self, question: Question) -> None:
         strikes = 0
-        with closing(Connection(self._url, timeout=DEADLINE_SECONDS)) as connection:
+        with closing(Connection(self._way, timeout=DEADLINE_SECONDS)) as connection:
             while not self._ended.wait(ASK_SECONDS / (2 if strikes else 1)):
                 found = self._fault(connection, question)
                 strikes = strikes + 1 if found else 0
