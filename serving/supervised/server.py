@@ -24,14 +24,16 @@ from heatserve.serving.supervised.kept_front import KeptFront
 from heatserve.serving.supervised.kept_triton import KeptTriton
 from heatserve.serving.triton.bounded_log import BoundedLog
 from heatserve.serving.triton.debris import explained_writes, server_folder
-from heatserve.serving.triton.endpoints import STANDARD_PORTS, Endpoints, behind_front
+from heatserve.serving.triton.endpoints import STANDARD_PORTS, Endpoints, Service, behind_front
 from heatserve.serving.triton.installation import find_triton
 from heatserve.serving.triton.server import TritonServer
+from heatserve.serving.triton.tls import ServerTls
 from heatserve.serving.triton.versions import version_of
 
 if TYPE_CHECKING:
     from heatserve.export.repository.layout import ModelVersion
 
+_OF_FRONT: frozenset[Service] = frozenset({"http", "metrics"})
 _RESTARTING = "a model did not answer, and the server starts it again"
 _ENDING = "the server is about to end"
 
@@ -137,6 +139,7 @@ class Server:
                 grpc=grpc.grpc,
                 metrics=sockets.metrics_port,
                 local=grpc.local & {"grpc"},
+                encrypted=grpc.encrypted | (_OF_FRONT if self._front_options.tls_cert else frozenset()),
             )
             self._cleanup = cleanup.pop_all()
         return self
@@ -201,6 +204,9 @@ class Server:
     def _triton_kept(self, wanted: Endpoints) -> KeptTriton:
         version = version_of(find_triton(backend_directory=self._backend_directory))
         endpoints = behind_front(wanted, version, triton_http=self._triton_http)
+        options, tls = self._front_options, None
+        if options.tls_cert and options.tls_key:
+            tls = ServerTls(options.tls_cert, options.tls_key, options.client_ca)
 
         def create() -> TritonServer:
             self._make_folders()
@@ -210,6 +216,7 @@ class Server:
                 models=self._names,
                 endpoints=replace(endpoints, grpc=before.endpoints.grpc) if before else endpoints,
                 backend_directory=self._backend_directory,
+                tls=tls,
                 metrics=self.metrics,
             )
 
@@ -247,8 +254,16 @@ class Server:
         if triton is None:
             self._tell(FrontState(reason=_RESTARTING, models=self._state.models))
             return
-        grpc, metrics = (url.partition("://")[2] for url in (triton.endpoints.grpc_url, triton.endpoints.metrics_url))
-        self._tell(FrontState(True, "", grpc, triton.names, metrics.partition("/")[0]))
+        self._tell(
+            FrontState(
+                ready=True,
+                reason="",
+                grpc=triton.endpoints.grpc_url.partition("://")[2],
+                grpc_tls=triton.grpc_tls.files() if triton.grpc_tls else None,
+                models=triton.names,
+                metrics=triton.endpoints.metrics_url.partition("://")[2].partition("/")[0],
+            )
+        )
 
     def _tell(self, state: FrontState) -> None:
         with self._telling:
