@@ -18,7 +18,7 @@ from heatserve.benchmarks.soak.command import ServeCommand, answers, serve_comma
 from heatserve.certification.errors import HeatserveError
 from heatserve.serving.triton.processes import Process
 
-_REQUEST_SECONDS = 1.0
+_REQUEST_SECONDS = 2.0
 _PAUSE_SECONDS = 0.02
 _CALM_SECONDS = 2.0  # of good answers, after which it has recovered
 _AT_MOST_SECONDS = 90.0
@@ -89,7 +89,7 @@ def measure_fault(what: str, served: ServedModels, *, times: int, backend_direct
             time.sleep(_CALM_SECONDS / 2)
             begin = time.perf_counter()
             FAULTS[what](server, served)
-            seconds, bad = _recovery(heard, begin)
+            seconds, bad = _recovery(what, heard, begin)
             found.append(seconds)
             failed += bad
     return FaultRow(what=what, seconds=tuple(found), failed=failed)
@@ -121,7 +121,7 @@ def _asked(server: ServeCommand, served: ServedModels) -> Iterator[_Heard]:
             thread.join()
 
 
-def _recovery(heard: _Heard, begin: float) -> tuple[float, int]:
+def _recovery(what: str, heard: _Heard, begin: float) -> tuple[float, int]:
     """Seconds from the fault until the first good answer after the last bad one, and how many were bad."""
     while True:
         time.sleep(_PAUSE_SECONDS)
@@ -132,7 +132,9 @@ def _recovery(heard: _Heard, begin: float) -> tuple[float, int]:
             bad = sum(not good for found in since.values() for _, good in found)
             return (max(moment for moment in back if moment is not None) - begin if bad else 0.0), bad
         if now - begin > _AT_MOST_SECONDS:
-            raise HeatserveError(f"expected answers within {_AT_MOST_SECONDS:g} s of a fault, found none")
+            raise HeatserveError(
+                f"{what}: expected good answers within {_AT_MOST_SECONDS:g} s, found none, or not for long"
+            )
 
 
 def _back(found: list[tuple[float, bool]]) -> float | None:
