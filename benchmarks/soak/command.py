@@ -53,7 +53,7 @@ def serve_command(served: ServedModels, *options: str, backend_directory: Path |
         HeatserveError: it did not begin to answer, or did not end in order. Says what it said.
     """
     ports = FREE_PORTS.bound()
-    words = ["serve", *served.models.values(), "--repository", str(served.repository), *options]
+    words = ["serve", served.models[served.input], "--repository", str(served.repository), *options]
     words += [f"--{name}-port={getattr(ports, name)}" for name in ("http", "grpc", "metrics")]
     if backend_directory:
         words.append(f"--backend-directory={backend_directory}")

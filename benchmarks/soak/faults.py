@@ -125,24 +125,21 @@ def _recovery(what: str, heard: _Heard, begin: float) -> tuple[float, int]:
     """Seconds from the fault until the first good answer after the last bad one, and how many were bad."""
     while True:
         time.sleep(_PAUSE_SECONDS)
-        since = {url: [one for one in found if one[0] >= begin] for url, found in heard.items()}
-        now = time.perf_counter()
-        back = [_back(found) for found in since.values()]
-        if all(moment is not None and now - max(moment, begin) > _CALM_SECONDS for moment in back):
-            bad = sum(not good for found in since.values() for _, good in found)
-            return (max(moment for moment in back if moment is not None) - begin if bad else 0.0), bad
-        if now - begin > _AT_MOST_SECONDS:
-            raise HeatserveError(
-                f"{what}: expected good answers within {_AT_MOST_SECONDS:g} s, found none, or not for long"
-            )
+        since = [[one for one in found if one[0] >= begin] for found in heard.values()]
+        spans = [_good_at_the_end(found) for found in since]
+        if all(last - first > _CALM_SECONDS for first, last in spans):
+            bad = sum(not good for found in since for _, good in found)
+            return (max(first for first, _ in spans) - begin if bad else 0.0), bad
+        if time.perf_counter() - begin > _AT_MOST_SECONDS:
+            raise HeatserveError(f"{what}: expected good answers again within {_AT_MOST_SECONDS:g} s, found none")
 
 
-def _back(found: list[tuple[float, bool]]) -> float | None:
-    """When the first good answer came after the last bad one."""
-    moment = None
+def _good_at_the_end(found: list[tuple[float, bool]]) -> tuple[float, float]:
+    """When the first and the last good answer came after the last bad one; one that hangs is none yet."""
+    moments = list[float]()
     for when, good in found:
-        moment = (moment or when) if good else None
-    return moment
+        moments = [*moments[:1], when] if good else []
+    return (moments[0], moments[-1]) if moments else (0.0, 0.0)
 
 
 def _one(server: ServeCommand, kind: str) -> Process:
