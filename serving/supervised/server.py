@@ -24,7 +24,7 @@ from heatserve.serving.supervised.kept_front import KeptFront
 from heatserve.serving.supervised.kept_triton import KeptTriton
 from heatserve.serving.triton.bounded_log import BoundedLog
 from heatserve.serving.triton.debris import explained_writes, server_folder
-from heatserve.serving.triton.endpoints import STANDARD_PORTS, Endpoints, behind_front
+from heatserve.serving.triton.endpoints import STANDARD_PORTS, Endpoints, Service, behind_front
 from heatserve.serving.triton.installation import find_triton
 from heatserve.serving.triton.server import TritonServer
 from heatserve.serving.triton.versions import version_of
@@ -32,6 +32,7 @@ from heatserve.serving.triton.versions import version_of
 if TYPE_CHECKING:
     from heatserve.export.repository.layout import ModelVersion
 
+_OF_FRONT: frozenset[Service] = frozenset({"http", "metrics"})
 _RESTARTING = "a model did not answer, and the server starts it again"
 _ENDING = "the server is about to end"
 
@@ -86,7 +87,7 @@ class Server:
             models: names of those to serve; none: all.
             endpoints: where front and gRPC listen.
             triton_http: a port for Triton's own HTTP beside the front's; None: for nobody.
-            front: TLS, tokens and limits of the front.
+            front: TLS, tokens and limits of the front; its TLS is that of gRPC, too, where other machines reach it.
             backend_directory: Triton's backends, where they are not beside it.
             supervision: how it is kept up and ended.
             log_file: a descriptor for lines of JSON (`observed.logs`); None: none.
@@ -137,6 +138,7 @@ class Server:
                 grpc=grpc.grpc,
                 metrics=sockets.metrics_port,
                 local=grpc.local & {"grpc"},
+                encrypted=grpc.encrypted | (frozenset() if self._front_options.tls_cert is None else _OF_FRONT),
             )
             self._cleanup = cleanup.pop_all()
         return self
@@ -200,7 +202,9 @@ class Server:
 
     def _triton_kept(self, wanted: Endpoints) -> KeptTriton:
         version = version_of(find_triton(backend_directory=self._backend_directory))
-        endpoints = behind_front(wanted, version, triton_http=self._triton_http)
+        options = self._front_options
+        has_tokens = options.token_file is not None
+        endpoints = behind_front(wanted, version, triton_http=self._triton_http, has_tokens=has_tokens)
 
         def create() -> TritonServer:
             self._make_folders()
@@ -210,6 +214,7 @@ class Server:
                 models=self._names,
                 endpoints=replace(endpoints, grpc=before.endpoints.grpc) if before else endpoints,
                 backend_directory=self._backend_directory,
+                tls=options.server_tls(),
                 metrics=self.metrics,
             )
 
@@ -248,7 +253,8 @@ class Server:
             self._tell(FrontState(reason=_RESTARTING, models=self._state.models))
             return
         grpc, metrics = (url.partition("://")[2] for url in (triton.endpoints.grpc_url, triton.endpoints.metrics_url))
-        self._tell(FrontState(True, "", grpc, triton.names, metrics.partition("/")[0]))
+        tls = None if triton.grpc_tls is None else triton.grpc_tls.files()
+        self._tell(FrontState(True, "", grpc, tls, triton.names, metrics.partition("/")[0]))
 
     def _tell(self, state: FrontState) -> None:
         with self._telling:

@@ -214,7 +214,7 @@ class TritonServer:
         self.grpc_tls = None
         if self._tls is not None and not self.endpoints.is_loopback and "grpc" not in self.endpoints.local:
             self.grpc_tls = GrpcTls.prepared(self._tls, folder)
-            self.endpoints = replace(self.endpoints, encrypted=True)
+            self.endpoints = replace(self.endpoints, encrypted=frozenset({"grpc"}))
             self.way = self.grpc_tls.access(self.endpoints.grpc_url)
         else:
             self.way = access_to(self.endpoints.grpc_url)

@@ -124,8 +124,10 @@ def test_a_stream(tiers: TritonServer) -> None:
     with front_before(state_of_triton(tiers)) as front:
         model = "tiny"
         with Client(front.url, model=model) as client, Client(tiers.endpoints.grpc_url, model=model) as grpc:
-            asked = {"n": 200, "deadline": 30}
-            over_http, over_grpc = [*client.certify(image, **asked)], [*grpc.certify(image, **asked)]
+            over_http, over_grpc = (
+                [*client.certify(image, n=200, deadline=30)],
+                [*grpc.certify(image, n=200, deadline=30)],
+            )
             assert over_http[-1].label == over_grpc[-1].label
             assert len(over_http) > 1
             assert client.confirm(image[None], radius=0.01, deadline=30)[0].explanation
@@ -134,7 +136,7 @@ def test_a_stream(tiers: TritonServer) -> None:
             answers = client.certify(image, n=100_000, deadline=30)
             next(answers)
             answers.close()  # the caller leaves: the tier is free for the next one
-            assert [*client.certify(image, **asked)]
+            assert [*client.certify(image, n=200, deadline=30)]
         refused = raw_answer(front.port, post(f"/v2/models/{model}_certify_stream/infer", BODY))
         assert status_of(refused) == 400
         assert "generate_stream" in error_of(refused)
