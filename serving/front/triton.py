@@ -128,16 +128,14 @@ class TritonCalls:
         found: service_pb2.ModelMetadataResponse = await _answered(self._metadata(request, timeout=_SHORT_SECONDS))
         return found
 
-    async def statistics(self, model: str, version: str) -> pb.ModelStatisticsResponse:
+    async def statistics(self, model: str, version: str) -> service_pb2.ModelStatisticsResponse:
         """How much Triton has answered of a model since it started, and in what time.
 
         Raises:
             Refusal: there is none of that name and version.
         """
-        from tritonclient.grpc import service_pb2
-
         request = service_pb2.ModelStatisticsRequest(name=model, version=version)
-        found: pb.ModelStatisticsResponse = await _answered(self._statistics(request, timeout=_SHORT_SECONDS))
+        found: service_pb2.ModelStatisticsResponse = await _answered(self._statistics(request, timeout=_SHORT_SECONDS))
         return found
 
     async def is_ready(self) -> bool:

@@ -85,7 +85,7 @@ def test_classes_by_name(front: RunningFront) -> None:
 
 
 def test_what_the_server_says_of_itself(front: RunningFront) -> None:
-    assert got(front, "/v2")[1]["name"] == "heatserve"
+    assert got(front, "/v2")[1]["name"] == "triton"
     assert got(front, "/v2/health/live") == (200, {"live": True})
     assert got(front, "/v2/health/ready") == (200, {"ready": True})
     assert got(front, "/v2/models/tiny/ready") == (200, {"name": "tiny", "ready": True})
