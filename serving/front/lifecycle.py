@@ -9,6 +9,7 @@ import socket
 import sys
 from collections.abc import Callable, Sequence
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import cast
 
@@ -33,6 +34,7 @@ EXIT_SECONDS = 10.0
 
 _LOOK_SECONDS = 1.0
 _HANDSHAKE_SECONDS = 10.0
+_LAST_SECONDS = 0.1  # for connections that the system has made already
 _LONGEST_LINE = 2**20
 _METRICS_CONNECTIONS = 64
 
@@ -119,7 +121,9 @@ class FrontServer:
         return ()
 
     async def end(self) -> None:
-        """Accept no more; let what is in flight end, for `EXIT_SECONDS`."""
+        """Answer who waits in line, accept no more, and let what is in flight end, for `EXIT_SECONDS`."""
+        self.served.tell(replace(self.served.state, is_draining=True))
+        await asyncio.sleep(_LAST_SECONDS)
         for listener in self._listeners:
             listener.close()
         connections = [connection for state in self._states for connection in state.connections]

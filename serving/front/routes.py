@@ -6,6 +6,7 @@ import http
 import re
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
+from functools import cache
 from urllib.parse import unquote_to_bytes
 
 import orjson
@@ -111,8 +112,7 @@ class Descriptions:
 
     async def _metadata(self, route: Route) -> Answer:
         del route
-        said = {"name": _NAME, "version": versions().get("heatserve", "unknown"), "extensions": _EXTENSIONS}
-        return Answer(200, orjson.dumps(said))
+        return Answer(200, _server_metadata())
 
     async def _model_metadata(self, route: Route) -> Answer:
         calls = await self._served.calls()
@@ -135,6 +135,12 @@ class Descriptions:
         calls = await self._served.calls()
         self._served.check_name(route.model)
         return Answer(200, orjson.dumps(as_json(await calls.statistics(route.model, route.version))))
+
+
+@cache
+def _server_metadata() -> bytes:
+    said = {"name": _NAME, "version": versions().get("heatserve", "unknown"), "extensions": _EXTENSIONS}
+    return orjson.dumps(said)
 
 
 def check_method(route: Route, method: str) -> None:

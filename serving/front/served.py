@@ -87,6 +87,7 @@ class Served:
             Refusal: as said.
         """
         if model not in self.state.models:
+            # as Triton says it, by which clients know
             raise Refusal(404, f"Request for unknown model: {shown(model)} is not served here", reason="unknown")
 
     async def close(self) -> None:

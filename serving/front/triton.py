@@ -7,13 +7,13 @@ import http
 import re
 from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any, TypeVar
+
+import grpc.aio
+from tritonclient.grpc import model_config_pb2, service_pb2
 
 from heatserve.serving.client.failures import NO_SHARED_MEMORY
 from heatserve.serving.front.refusals import Refusal, unavailable
-
-if TYPE_CHECKING:
-    from tritonclient.grpc import service_pb2 as pb
 
 T = TypeVar("T")
 Metadata = Sequence[tuple[str, str]]
@@ -49,8 +49,6 @@ class TritonCalls:
             address: HOST:PORT of its gRPC.
             tls: as `FrontState.grpc_tls`.
         """
-        from tritonclient.grpc import service_pb2
-
         self._channel = _channel(address, tls)
         self._infer = self._method("ModelInfer", service_pb2.ModelInferRequest, service_pb2.ModelInferResponse)
         self._stream = self._channel.stream_stream(
@@ -80,25 +78,25 @@ class TritonCalls:
         """Close the channel; calls on their way are given a while to end."""
         await self._channel.close(grace=_ANSWER_SECONDS)
 
-    async def infer(self, message: pb.ModelInferRequest, metadata: Metadata) -> pb.ModelInferResponse:
+    async def infer(self, message: service_pb2.ModelInferRequest, metadata: Metadata) -> service_pb2.ModelInferResponse:
         """The answer to a request.
 
         Raises:
             Refusal: there is none.
         """
-        found: pb.ModelInferResponse = await _answered(self._infer(message, timeout=_ANSWER_SECONDS, metadata=metadata))
+        found: service_pb2.ModelInferResponse = await _answered(
+            self._infer(message, timeout=_ANSWER_SECONDS, metadata=metadata)
+        )
         return found
 
     async def stream(
-        self, message: pb.ModelInferRequest, metadata: Metadata
-    ) -> AsyncGenerator[pb.ModelInferResponse, None]:
+        self, message: service_pb2.ModelInferRequest, metadata: Metadata
+    ) -> AsyncGenerator[service_pb2.ModelInferResponse, None]:
         """The answers to a request as they come; closing the generator gives it up.
 
         Raises:
             Refusal: there are no more, for a reason.
         """
-        import grpc.aio
-
         call = self._stream(iter([message]), timeout=_ANSWER_SECONDS, metadata=metadata)
         try:
             async for answer in call:
@@ -110,46 +108,38 @@ class TritonCalls:
         finally:
             call.cancel()
 
-    async def config(self, model: str, version: str) -> pb.ModelConfig:
+    async def config(self, model: str, version: str) -> model_config_pb2.ModelConfig:
         """How Triton is configured for a model.
 
         Raises:
             Refusal: it has none of that name and version.
         """
-        from tritonclient.grpc import service_pb2
-
         request = service_pb2.ModelConfigRequest(name=model, version=version)
-        found: pb.ModelConfigResponse = await _answered(self._config(request, timeout=_SHORT_SECONDS))
+        found: service_pb2.ModelConfigResponse = await _answered(self._config(request, timeout=_SHORT_SECONDS))
         return found.config
 
-    async def model_metadata(self, model: str, version: str) -> pb.ModelMetadataResponse:
+    async def model_metadata(self, model: str, version: str) -> service_pb2.ModelMetadataResponse:
         """Names, types and shapes of a model's inputs and outputs.
 
         Raises:
             Refusal: there is none of that name and version.
         """
-        from tritonclient.grpc import service_pb2
-
         request = service_pb2.ModelMetadataRequest(name=model, version=version)
-        found: pb.ModelMetadataResponse = await _answered(self._metadata(request, timeout=_SHORT_SECONDS))
+        found: service_pb2.ModelMetadataResponse = await _answered(self._metadata(request, timeout=_SHORT_SECONDS))
         return found
 
-    async def statistics(self, model: str, version: str) -> pb.ModelStatisticsResponse:
+    async def statistics(self, model: str, version: str) -> service_pb2.ModelStatisticsResponse:
         """How much Triton has answered of a model since it started, and in what time.
 
         Raises:
             Refusal: there is none of that name and version.
         """
-        from tritonclient.grpc import service_pb2
-
         request = service_pb2.ModelStatisticsRequest(name=model, version=version)
-        found: pb.ModelStatisticsResponse = await _answered(self._statistics(request, timeout=_SHORT_SECONDS))
+        found: service_pb2.ModelStatisticsResponse = await _answered(self._statistics(request, timeout=_SHORT_SECONDS))
         return found
 
     async def is_ready(self) -> bool:
         """Whether all models are ready."""
-        from tritonclient.grpc import service_pb2
-
         try:
             return bool((await _answered(self._ready(service_pb2.ServerReadyRequest(), timeout=_SHORT_SECONDS))).ready)
         except Refusal:
@@ -157,8 +147,6 @@ class TritonCalls:
 
     async def is_model_ready(self, model: str, version: str) -> bool:
         """Whether a model is ready."""
-        from tritonclient.grpc import service_pb2
-
         request = service_pb2.ModelReadyRequest(name=model, version=version)
         try:
             return bool((await _answered(self._model_ready(request, timeout=_SHORT_SECONDS))).ready)
@@ -167,8 +155,6 @@ class TritonCalls:
 
 
 def _channel(address: str, tls: tuple[str, str, str] | None) -> Any:
-    import grpc.aio
-
     options: list[tuple[str, int | str]] = [
         ("grpc.max_send_message_length", -1),
         ("grpc.max_receive_message_length", -1),
@@ -194,8 +180,6 @@ async def _answered(call: Awaitable[T]) -> T:
         Refusal: it failed.
         CancelledError: the task was cancelled, and the call with it.
     """
-    import grpc.aio
-
     try:
         return await call
     except grpc.aio.AioRpcError as error:
