@@ -18,15 +18,15 @@ from typing import Any
 import numpy as np
 import pytest
 import yaml
-from fronts import RunningFront, front_before, state_of_triton
 from known_tiers import ask, hurry, refusal
 from programs import program
 
-from heatserve import FREE_PORTS, Client, ServingError, TritonServer
+from heatserve import FREE_PORTS, Client, ServingError
 from heatserve.serving.observed import families
 from heatserve.serving.observed.families import FAMILIES, Family
 from heatserve.serving.observed.page import value_of
 from heatserve.serving.observed.recorder import Recorder
+from heatserve.serving.supervised.server import Server
 
 ROOT = Path(__file__).parents[2]
 RULES = ROOT / "deploy" / "prometheus"
@@ -67,10 +67,9 @@ class Prometheus:
 
 @dataclass(frozen=True)
 class Served:
-    """A model and its tiers behind a front, on one folder of metrics, and clients that have asked before."""
+    """A server with a model and its tiers, as `heatserve serve` runs it, and clients that have asked before."""
 
-    server: TritonServer
-    front: RunningFront
+    server: Server
     clients: tuple[Client, Client]
 
     def call(self) -> None:
@@ -79,21 +78,20 @@ class Served:
             client.predict(IMAGES)
         with pytest.raises(ServingError, match="NaN"):
             self.clients[1]._connection.infer("digits", IMAGES * np.float32(np.nan), classes=10)
-        ask(self.server, "digits_confirm", IMAGES, radius=0.05, deadline_ms=20_000)
-        refusal(self.server, "digits_confirm", IMAGES, radius=-1.0)
+        ask(self.server.triton, "digits_confirm", IMAGES, radius=0.05, deadline_ms=20_000)
+        refusal(self.server.triton, "digits_confirm", IMAGES, radius=-1.0)
 
 
 @pytest.fixture(scope="module")
 def served() -> Iterator[Served]:
     program("prometheus")
     with (
-        TritonServer(ROOT / "model_repository", models=["digits"], endpoints=FREE_PORTS) as server,
-        front_before(state_of_triton(server), metrics=server.metrics) as front,
+        Server(ROOT / "model_repository", models=["digits"], endpoints=FREE_PORTS) as server,
         Client(server.endpoints.grpc_url, model="digits") as grpc,
-        Client(front.url, model="digits") as http,
+        Client(server.endpoints.http_url, model="digits") as http,
     ):
-        hurry(server, "digits")
-        served = Served(server, front, (grpc, http))
+        hurry(server.triton, "digits")
+        served = Served(server, (grpc, http))
         served.call()
         yield served
 
@@ -105,7 +103,7 @@ def prometheus(served: Served, tmp_path_factory: pytest.TempPathFactory) -> Iter
     configuration = (RULES / "prometheus.yml").read_text().replace("_interval: 15s", "_interval: 1s")
     (folder / "prometheus.yml").write_text(configuration)
     (folder / "alerts.yml").write_text((RULES / "alerts.yml").read_text())
-    (folder / "targets.yml").write_text(f'- targets: ["127.0.0.1:{served.front.sockets.metrics_port}"]\n')
+    (folder / "targets.yml").write_text(f'- targets: ["127.0.0.1:{served.server.endpoints.metrics}"]\n')
     command = [
         program("prometheus"),
         f"--config.file={folder / 'prometheus.yml'}",
@@ -130,9 +128,9 @@ def port_of(log: Path) -> int:
 
 
 def count_what_others_count(recorder: Recorder) -> None:
-    """What the supervisor, the shadow audit and the loader of versions count, which do not run here."""
-    recorder.set(families.READY, 1)
+    """What the shadow audit and switches count, which do not run here, and a restart."""
     recorder.add(families.RESTARTS, "triton", "killed")
+    recorder.add(families.LOG_DROPPED, "front")
     recorder.add(families.SWITCHES, "digits", "switched")
     for family in (families.SHADOW_JUDGED, families.SHADOW_OVERCLAIMS, families.SHADOW_DROPPED):
         recorder.add(family, "digits")
@@ -192,8 +190,7 @@ def test_the_page_passes_promtool(served: Served) -> None:
     """Triton's own part of it has units and names of another convention, which are not ours to change."""
     served.call()
     count_what_others_count(Recorder(served.server.metrics))
-    url = f"http://127.0.0.1:{served.front.sockets.metrics_port}/metrics"
-    text = urllib.request.urlopen(url, timeout=10).read().decode()
+    text = urllib.request.urlopen(served.server.endpoints.metrics_url, timeout=10).read().decode()
     ours = "".join(line for line in text.splitlines(keepends=True) if "nv_" not in line)
     assert "nv_inference_count" in text
     checked = subprocess.run(
