@@ -14,7 +14,7 @@ from types import MappingProxyType
 
 from heatserve.benchmarks.load.setting import ServedModels
 from heatserve.benchmarks.records.soak import FaultRow
-from heatserve.benchmarks.soak.command import ServeCommand, answers, serve_command
+from heatserve.benchmarks.soak.command import ServeCommand, is_answered, serve_command
 from heatserve.certification.errors import HeatserveError
 from heatserve.serving.triton.processes import Process
 
@@ -107,7 +107,7 @@ def _asked(server: ServeCommand, served: ServedModels) -> Iterator[_Heard]:
 
     def ask(url: str) -> None:
         while not ended.wait(_PAUSE_SECONDS):
-            good = answers(url, served, seconds=_REQUEST_SECONDS)
+            good = is_answered(url, served, seconds=_REQUEST_SECONDS)
             heard[url].append((time.perf_counter(), good))
 
     threads = [threading.Thread(target=ask, args=(url,)) for url in heard]
