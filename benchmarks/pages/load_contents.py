@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
+from heatserve.benchmarks.front import BYTES, GRPC
 from heatserve.benchmarks.load.report import described, one_caller_cells, saturated_cell
 from heatserve.benchmarks.load.targets import only
 from heatserve.benchmarks.pages.kept import KeptResults
 from heatserve.benchmarks.records.attack_tiers import TierAttackRecord
 from heatserve.benchmarks.records.load import Heard, LoadRow, ModelLoad
 from heatserve.benchmarks.records.tiers import TieredModel, TierRow, TiersRecord
-from heatserve.benchmarks.switching.report import HEADINGS, command_lines, heard_lines
+from heatserve.benchmarks.soak.report import fault_lines, heard_lines, held_lines
+from heatserve.benchmarks.switching.report import SWITCH_HEADINGS, command_lines, heard_meanwhile
 
 
 def load_page(kept: KeptResults) -> dict[str, object] | None:
@@ -40,6 +42,19 @@ def tiers_page(kept: KeptResults) -> dict[str, object] | None:
     )
 
 
+def soak_page(kept: KeptResults) -> dict[str, object] | None:
+    """A server under load for long, and after faults."""
+    record = kept.soak
+    if record is None:
+        return None
+    return {
+        "record": record,
+        "heard": heard_lines(record),
+        "held": held_lines(record),
+        "faults": fault_lines(record),
+    }
+
+
 def switch_page(kept: KeptResults) -> dict[str, object] | None:
     """A server that was switched under load."""
     record = kept.switch
@@ -47,8 +62,8 @@ def switch_page(kept: KeptResults) -> dict[str, object] | None:
         return None
     return {
         "record": record,
-        "headings": HEADINGS,
-        "heard": [*heard_lines(record)],
+        "headings": SWITCH_HEADINGS,
+        "heard": [*heard_meanwhile(record)],
         "commands": [*command_lines(record)],
     }
 
@@ -143,3 +158,8 @@ def _overclaims(kept: KeptResults, model: str, tier: str) -> str:
         return "–"
     total = record.totals[tier]
     return f"{total.overclaims:,} of {total.questions:,}"
+
+
+def front_page(kept: KeptResults) -> dict[str, object] | None:
+    """What the front adds to a request; None: it was not measured yet."""
+    return None if kept.front is None else {"record": kept.front, "target": f"{BYTES} − {GRPC}"}

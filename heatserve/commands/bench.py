@@ -8,8 +8,10 @@ from typing import Annotated
 
 import typer
 
+from heatserve.commands.bench_front import front
 from heatserve.commands.bench_load import load, tiers
 from heatserve.commands.bench_networks import networks
+from heatserve.commands.bench_soak import soak
 from heatserve.commands.bench_switch import switch
 from heatserve.commands.options import (
     KEPT,
@@ -317,10 +319,12 @@ def calibration(
     tell_page(out, "calibration")
 
 
+bench.command()(front)
 bench.command()(load)
 bench.command()(tiers)
 bench.command()(switch)
 bench.command()(networks)
+bench.command()(soak)
 
 
 @bench.command()

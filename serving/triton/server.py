@@ -20,6 +20,7 @@ from heatserve.serving.client.access import Access, access_to
 from heatserve.serving.client.connection import Connection
 from heatserve.serving.errors import CrashedError, ServingError
 from heatserve.serving.observed.facts import declare_models
+from heatserve.serving.observed.probes import probe_environment
 from heatserve.serving.observed.recorder import FOLDER_VARIABLE
 from heatserve.serving.tiers.protocol import socket_folder
 from heatserve.serving.tiers.unanswered import unanswered
@@ -148,9 +149,10 @@ class TritonServer:
             with explained_writes():
                 self.metrics = self._metrics or folder / "metrics"
                 self.metrics.mkdir(exist_ok=True)
-                declare_models(self.metrics, self.models)
+                declare_models(self.metrics, self.models, passed=triton.has_native_onnxruntime)
                 self._workspace = prepare(triton, self.models, folder)
-                self._environment = {**self._workspace.environment, FOLDER_VARIABLE: str(self.metrics)}
+                ours = {FOLDER_VARIABLE: str(self.metrics), **probe_environment()}
+                self._environment = {**self._workspace.environment, **ours}
                 self._log = BoundedLog(log_of(folder))
                 voters_log = cleanup.enter_context(os.fdopen(os.dup(self._log.writer.fileno()), "wb", buffering=0))
             self._start([str(triton.binary), *self._options(shared_memory=folder.name)], lock)

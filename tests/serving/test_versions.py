@@ -2,25 +2,20 @@
 
 from __future__ import annotations
 
+import re
 import socket
 import sys
 from collections.abc import Iterator
-from contextlib import closing
 from pathlib import Path
 
 import pytest
 import tritonclient.grpc
-from fronts import front_before, state_of_triton
-from relays import Certificates, make_certificates
 from tiny_model import random_images
 
-from heatserve import Client, Endpoints, ServingError, Tls, TritonServer
-from heatserve.serving.client.connection import Connection
-from heatserve.serving.triton import versions
+from heatserve import FREE_PORTS, Client, Endpoints, ServingError, TritonServer
 from heatserve.serving.triton.endpoints import SERVICES, behind_front
 from heatserve.serving.triton.installation import Triton, find_triton
-from heatserve.serving.triton.tls import GrpcTls, ServerTls
-from heatserve.serving.triton.versions import FLOOR, TritonVersion, below_floor, version_of
+from heatserve.serving.triton.versions import FLOOR, FLOOR_CONTAINER, TritonVersion, below_floor, version_of
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="Triton runs on Linux only")
 
@@ -86,6 +81,16 @@ def test_behind_a_front_only_grpc_is_at_the_host() -> None:
     assert behind_front(Endpoints(), OLD, triton_http=8003).http == 8003
 
 
+def test_with_tokens_only_the_front_is_at_the_host() -> None:
+    """Triton knows none: who has no token would ask it directly."""
+    wanted = Endpoints(host="0.0.0.0")
+    hidden = behind_front(wanted, FLOOR, has_tokens=True)
+    assert {hidden.address(service) for service in SERVICES} == {"127.0.0.1"}
+    with pytest.raises(ServingError, match="--triton-http-port 8003: expected it without --token-file"):
+        behind_front(wanted, FLOOR, triton_http=8003, has_tokens=True)
+    assert behind_front(Endpoints(), FLOOR, triton_http=8003, has_tokens=True).http == 8003
+
+
 def test_running_triton_is_of_the_version_that_was_read(triton: TritonServer) -> None:
     address = triton.endpoints.grpc_url.removeprefix("grpc://")
     with tritonclient.grpc.InferenceServerClient(address) as client:
@@ -116,59 +121,29 @@ def test_old_triton_is_for_this_machine_only(tiny_repository: Path) -> None:
                 assert len(client.predict(random_images(2))) == 2
 
 
-@pytest.fixture(scope="module")
-def certificates(tmp_path_factory: pytest.TempPathFactory) -> Certificates:
-    return make_certificates(tmp_path_factory.mktemp("certificates"))
-
-
 @pytest.mark.slow
-@pytest.mark.parametrize("mutual", [False, True], ids=["tls", "mutual tls"])
-def test_triton_at_the_floor_listens_where_it_is_told(
-    tiny_repository: Path, certificates: Certificates, monkeypatch: pytest.MonkeyPatch, mutual: bool
+def test_an_environment_of_vertex_ai_opens_no_other_port(
+    tiny_repository: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """With TLS, also where the address that we ask ourselves is not on the certificate."""
-    version = version_of(find_triton())
-    assert version is not None
-    monkeypatch.setattr(versions, "FLOOR", version)
-    endpoints = behind_front(Endpoints(host="0.0.0.0", grpc=0), version)
-    tls = ServerTls(certificates.server, certificates.server, certificates.ca if mutual else None)
-    with TritonServer(tiny_repository, models=["tiny"], endpoints=endpoints, tls=tls) as server:
+    """There, Triton would open an HTTP server for all machines, through which the closed APIs are reached."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = str(free.getsockname()[1])
+    for name, value in (("MODE", "PREDICTION"), ("HTTP_PORT", port), ("PREDICT_ROUTE", "/p"), ("HEALTH_ROUTE", "/h")):
+        monkeypatch.setenv(f"AIP_{name}", value)
+    with TritonServer(tiny_repository, models=["tiny"], endpoints=FREE_PORTS) as server:
         assert list(reached(server, "127.0.0.1")) == list(SERVICES)
-        assert list(reached(server, "127.0.0.2")) == ["grpc"]
-        url = f"grpcs://localhost:{server.endpoints.grpc}"
-        assert server.endpoints.grpc_url == url.replace("localhost", "127.0.0.1")
-        with Client(url, model="tiny", tls=Tls(certificates.ca, certificates.client)) as client:
-            assert len(client.predict(random_images(2))) == 2
-        with closing(Connection(server.way, timeout=10)) as connection:
-            connection.spec("tiny")
-        with front_before(state_of_triton(server)) as front, Client(front.url, model="tiny") as client:
-            assert len(client.predict(random_images(2))) == 2
-        shown = [None, certificates.stranger] if mutual else []
-        for stranger in shown:
-            with (
-                Client(url, model="tiny", tls=Tls(certificates.ca, stranger), timeout=10, retries=0) as client,
-                pytest.raises(ServingError, match="grpcs://localhost"),
-            ):
-                client.predict(random_images(1))
+        with pytest.raises(ConnectionRefusedError):
+            socket.create_connection(("127.0.0.1", int(port)), timeout=5)
 
 
-@pytest.mark.parametrize(
-    ("change", "message"),
-    [
-        ({"certificate": "missing.pem"}, r"--tls-cert missing\.pem: expected a certificate in PEM and, in --tls-key"),
-        ({"key": "stranger"}, r"--tls-cert .*server\.pem: expected a certificate .* key values mismatch"),
-        ({"client_ca": "missing.pem"}, r"--client-ca missing\.pem: expected certificates in PEM: .*No such file"),
-        ({"client_ca": __file__}, r"--client-ca .*: expected certificates in PEM"),
-    ],
-)
-def test_files_of_tls_are_checked(certificates: Certificates, change: dict[str, str], message: str) -> None:
-    named = {name: Path(certificates.stranger if value == "stranger" else value) for name, value in change.items()}
-    files = {"certificate": certificates.server, "key": certificates.server, "client_ca": certificates.ca, **named}
-    with pytest.raises(ServingError, match=message):
-        ServerTls(**files).check()
-
-
-def test_a_certificate_without_names_is_refused(certificates: Certificates, tmp_path: Path) -> None:
-    nameless = ServerTls(certificates.stranger, certificates.stranger)
-    with pytest.raises(ServingError, match=r"expected a certificate for names or addresses \(subjectAltName\)"):
-        GrpcTls.prepared(nameless, tmp_path).access("grpcs://127.0.0.1:1")
+def test_the_page_on_security_names_each_hole_and_the_floor() -> None:
+    text = (Path(__file__).parents[2] / "docs" / "security.md").read_text()
+    table = text[text.index("| part | CVE |") : text.index("So: give strangers")]
+    named = re.findall(r"CVE-\d{4}-\d+", "".join(row.split("|")[2] for row in table.splitlines() if row))
+    assert len(set(named)) == len(named)
+    assert (
+        f"name {len(named)} of them as fixed, up to container {FLOOR_CONTAINER} (Triton {FLOOR.major}.{FLOOR.minor})"
+        in " ".join(text.split())
+    )
+    assert set(re.findall(r"CVE-\d{4}-\d+", text)) == set(named)
