@@ -27,6 +27,7 @@ from heatserve.export.repository.layout import (
     MAX_BATCH_SIZE,
     ModelVersion,
     check_tier_folder,
+    is_newest,
     triton_config,
     version_dirs,
 )
@@ -79,6 +80,8 @@ def tier_limits(config: pb.ModelConfig) -> TierLimits:
 def served_tiers(model: ModelVersion) -> dict[TierModel, pb.ModelConfig]:
     """The configurations of the tiers that are on disk beside a model, checked; a tier that is not there is off.
 
+    Of a version that is not the newest they are made of its card, with what the operator set.
+
     Raises:
         HeatserveError: a file is no configuration of Triton.
         CardError: a configuration is not that of a tier of this model, has Triton load, run or keep something else, or
@@ -86,8 +89,11 @@ def served_tiers(model: ModelVersion) -> dict[TierModel, pb.ModelConfig]:
     """
     repository = model.path.parents[1]
     found = read_tier_configs(repository, model.name)
+    newest = is_newest(model)
     for kind, config in found.items():
-        _check(config, tier_config(model.card, kind), _path(repository, model.name, kind), kind)
+        if not newest:
+            found[kind] = adapted(config, model.card, kind)
+        _check(found[kind], tier_config(model.card, kind), _path(repository, model.name, kind), kind)
     return found
 
 
