@@ -67,7 +67,7 @@ class Connection(HttpToolsProtocol):
         self._is_in_headers = self._is_in_body = False
         self._is_refused = False
         self._closes_when_answered = False
-        self._unanswered = self._requests = 0
+        self._unanswered = self._requests = self._hosts = 0
         self._header_bytes = self._body_bytes = self._around_bytes = self._dropped_bytes = 0
         self._begun = 0.0
         self._breach = (http.HTTPStatus.BAD_REQUEST, "request: expected HTTP/1.1, got something else", "malformed")
@@ -125,6 +125,7 @@ class Connection(HttpToolsProtocol):
         super().on_message_begin()
         self._is_in_headers = True
         self._requests += 1
+        self._hosts = 0
         self._header_bytes = self._body_bytes = self._around_bytes = 0
 
     def on_url(self, url: bytes) -> None:
@@ -137,11 +138,17 @@ class Connection(HttpToolsProtocol):
         self._count_line(len(name) + len(value) + 4)
         if self._is_in_headers:
             super().on_header(name, value)
+            self._hosts += name.lower() == b"host"
 
     def on_headers_complete(self) -> None:
         """Begin to answer it, or to wait until the one before it is answered."""
         if len(self.pipeline) >= limits.PIPELINED:
             self._break(400, f"requests: expected at most {limits.PIPELINED} ahead of their answers", "pipelined")
+        version = self.parser.get_http_version()
+        if version not in ("1.0", "1.1"):
+            self._break(505, "request: expected HTTP/1.1, got another version", "malformed")
+        if self._hosts > 1 or (version == "1.1" and not self._hosts):
+            self._break(400, f"Host: expected this header once, got it {self._hosts} times", "malformed")
         super().on_headers_complete()
         self._is_in_headers, self._is_in_body = False, True
         self._begun = self.loop.time()
