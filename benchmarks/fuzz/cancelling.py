@@ -11,7 +11,7 @@ from random import Random
 import grpc
 
 from heatserve.benchmarks.fuzz.asking import ValidCaller, channel_to, raw_call
-from heatserve.benchmarks.fuzz.findings import Findings
+from heatserve.benchmarks.fuzz.findings import UNANSWERED, Findings
 from heatserve.benchmarks.fuzz.grpc_requests import INFER, valid_message
 from heatserve.benchmarks.fuzz.http_requests import valid_binary
 from heatserve.benchmarks.fuzz.mutations import CALLERS, Advance
@@ -47,10 +47,12 @@ def cancel_requests(
         answered, random = 0, Random(f"{seed}/cancel/{protocol}/{first}")
         with ValidCaller(target, subject, seed + first) as valid:
             for index in range(first, count, CALLERS * _VALID_EVERY):
+                if findings.is_hopeless:
+                    break
                 number = len(range(index, min(count, index + CALLERS * _VALID_EVERY), CALLERS))
                 answered += give_up(target, subject, random, number)
                 if problem := valid.problem(protocol):
-                    findings.fault("the next valid request was not answered", f"cancelled {protocol}: {problem}")
+                    findings.fault(UNANSWERED, f"cancelled {protocol}: {problem}")
                 else:
                     findings.answered_valid()
                 advance(number)

@@ -13,6 +13,8 @@ _INSIDE = re.compile(
 )
 _EXAMPLES_OF_A_KIND = 4
 _SHOWN_BYTES = 300
+_MOST_UNANSWERED = 50
+UNANSWERED = "the next valid request was not answered"
 
 
 class Findings:
@@ -38,6 +40,11 @@ class Findings:
             if self.faults[kind] <= _EXAMPLES_OF_A_KIND:
                 shown = content[:_SHOWN_BYTES].decode("ascii", "backslashreplace")
                 self.examples.append(f"{kind}: {which}" + (f": {shown}" if content else ""))
+
+    @property
+    def is_hopeless(self) -> bool:
+        """Whether the server answers no more, so that it is no use to go on."""
+        return self.faults[UNANSWERED] >= _MOST_UNANSWERED
 
     def answered_valid(self) -> None:
         """Count a valid request that was answered as it must be."""

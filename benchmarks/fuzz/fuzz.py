@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 
 from heatserve.benchmarks.fuzz.asking import ValidCaller
 from heatserve.benchmarks.fuzz.cancelling import cancel_requests
-from heatserve.benchmarks.fuzz.findings import Findings
+from heatserve.benchmarks.fuzz.findings import UNANSWERED, Findings
 from heatserve.benchmarks.fuzz.hostile import HTTP_CASES, SLOW_HTTP_CASES, HostileCall, silent_connections
 from heatserve.benchmarks.fuzz.hostile_grpc import GRPC_CASES
 from heatserve.benchmarks.fuzz.mutations import Advance, mutate_protocol
@@ -165,7 +165,7 @@ def _ask_valid(name: str, target: FuzzTarget, valid: ValidCaller, findings: Find
         if getattr(target, protocol) is None:
             continue
         if problem := valid.problem(protocol):
-            findings.fault("the next valid request was not answered", f"{name}, {protocol}: {problem}")
+            findings.fault(UNANSWERED, f"{name}, {protocol}: {problem}")
         else:
             findings.answered_valid()
 

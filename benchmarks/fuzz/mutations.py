@@ -14,7 +14,7 @@ import numpy as np
 from google.protobuf.message import DecodeError
 
 from heatserve.benchmarks.fuzz.asking import ValidCaller, channel_to, raw_call
-from heatserve.benchmarks.fuzz.findings import Findings, http_fault, tells_of_inside
+from heatserve.benchmarks.fuzz.findings import UNANSWERED, Findings, http_fault, tells_of_inside
 from heatserve.benchmarks.fuzz.grpc_requests import INFER, mutated_message
 from heatserve.benchmarks.fuzz.http_requests import MutatedHttp, mutated_binary, mutated_json
 from heatserve.benchmarks.fuzz.reading import radii_of_grpc, radii_of_http
@@ -57,9 +57,11 @@ def mutate_protocol(
         counted = Counter[str]()
         with ValidCaller(target, subject, seed + first) as valid, _Mutations(protocol, target, subject, seed) as sender:
             for index in range(first, count, CALLERS):
+                if findings.is_hopeless:
+                    break
                 counted.update(sender.send(index, findings))
                 if problem := valid.problem("grpc" if protocol == "grpc" else "http"):
-                    findings.fault("the next valid request was not answered", f"{protocol} {index}: {problem}")
+                    findings.fault(UNANSWERED, f"{protocol} {index}: {problem}")
                 else:
                     findings.answered_valid()
                 advance(1)
@@ -71,7 +73,7 @@ def mutate_protocol(
     statuses = {name: number for name, number in sorted(outcomes.items()) if name not in (CLOSED, SILENT, _POSITIVE)}
     answered = statuses.get("200", 0) + statuses.get("OK", 0)
     return MutationCounts(
-        sent=count,
+        sent=sum(outcomes.values()) - outcomes[_POSITIVE],
         answered=answered,
         refused=sum(statuses.values()) - answered,
         closed=outcomes[CLOSED],

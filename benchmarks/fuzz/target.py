@@ -7,6 +7,7 @@ import re
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -69,30 +70,30 @@ def own_server(repository: Path, model: str) -> Iterator[FuzzTarget]:
     """
     words = [sys.executable, "-m", "heatserve", "serve", model, "--repository", str(repository)]
     words += ["--http-port", "0", "--grpc-port", "0", "--metrics-port", "0"]
-    process = subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
-    try:
-        yield _ready(process)
-    finally:
-        process.send_signal(signal.SIGINT)
+    with tempfile.TemporaryDirectory() as folder:
+        told = Path(folder) / "told"
+        with told.open("w") as output:
+            process = subprocess.Popen(words, stdout=output, stderr=subprocess.STDOUT)
         try:
-            process.communicate(timeout=_END_SECONDS)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.communicate()
+            yield _ready(process, told)
+        finally:
+            process.send_signal(signal.SIGINT)
+            try:
+                process.wait(_END_SECONDS)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
 
 
-def _ready(process: subprocess.Popen[str]) -> FuzzTarget:
-    """Where it answers, as it prints it; what it prints later stays in the pipe, which is little."""
-    assert process.stdout is not None
-    told, deadline = "", time.monotonic() + _READY_SECONDS
-    for line in process.stdout:
-        told += line
-        found = {name: _address(text) for name, text in _ADDRESS.findall(told)}
+def _ready(process: subprocess.Popen[bytes], told: Path) -> FuzzTarget:
+    """Where it answers, as it prints it."""
+    deadline = time.monotonic() + _READY_SECONDS
+    while time.monotonic() < deadline and process.poll() is None:
+        found = {name: _address(text) for name, text in _ADDRESS.findall(told.read_text())}
         if len(found) == 3:
             return FuzzTarget(found["HTTP"], found["gRPC"], found["metrics"], process.pid)
-        if time.monotonic() > deadline:
-            break
-    raise HeatserveError(f"the server: expected it to be ready, got: {told.strip()[-500:]}")
+        time.sleep(0.1)
+    raise HeatserveError(f"the server: expected it to be ready, got: {told.read_text().strip()[-500:]}")
 
 
 def _address(text: str) -> Address:
