@@ -30,6 +30,7 @@ COMMANDS = [
     ["tiers"],
     ["sign"],
     ["conformance"],
+    ["fuzz"],
     ["serve"],
     ["predict"],
     ["certify"],
