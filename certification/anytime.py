@@ -27,6 +27,8 @@ References:
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -44,6 +46,7 @@ _MOST_WEALTH = 1e250
 """More of one bettor is not counted: less wealth is less evidence, and float64 ends at 1e308."""
 _RATE_STEPS = (0.5, 1.0, 1.5, 2.0, 3.0, 4.5, 7.0)
 """By how much the log odds of the rates that `rate_bets` bets on are above those of the hypothesis."""
+_RATE_STATE: Mapping[str, type] = {"trials": int, "successes": int, "lower": float, "upper": float, "alarmed": bool}
 _SHAPES = (0.25, 0.5, 1.0, 2.0, 4.0)
 """Parameters of the beta densities that `rank_bets` bets on; (1, 1) bets on nothing."""
 
@@ -131,6 +134,16 @@ class Evidence:
         self.staked = np.minimum(stakes * self._bets[:, np.asarray(outcomes, np.int64)].T, _MOST_WEALTH)
 
     @property
+    def state(self) -> dict[str, Any]:
+        """All that was seen, as JSON takes it; see `resume`."""
+        return {"seen": self.seen, "staked": self.staked.tolist()}
+
+    def resume(self, state: Mapping[str, Any]) -> None:
+        """Go on from a `state` of evidence on the same bets."""
+        self.seen = int(state["seen"])
+        self.staked = np.array(state["staked"], np.float64).reshape(self.staked.shape)
+
+    @property
     def log(self) -> Float64Array:
         """The logarithm of the wealth, [S]; 0 at the beginning."""
         return np.asarray(np.log(self._unstaked() + self.staked.sum(axis=1)))
@@ -181,6 +194,17 @@ class RateWatch:
         self.lower = anytime_lower_bound(self.successes, self.trials, alpha=each, least=self.lower)
         self.upper = anytime_upper_bound(self.successes, self.trials, alpha=each, most=self.upper)
         self.alarmed |= self.lower > self.alpha or bool(self.evidence.log[0] >= math.log(1 / each))
+
+    @property
+    def state(self) -> dict[str, Any]:
+        """All that was seen, as JSON takes it; see `resume`."""
+        return {name: getattr(self, name) for name in _RATE_STATE} | {"evidence": self.evidence.state}
+
+    def resume(self, state: Mapping[str, Any]) -> None:
+        """Go on from a `state` of a watch of the same α, at the same level."""
+        for name, kind in _RATE_STATE.items():
+            setattr(self, name, kind(state[name]))
+        self.evidence.resume(state["evidence"])
 
     @property
     def rate(self) -> float:

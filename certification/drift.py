@@ -1,8 +1,8 @@
 """Whether the inputs of a model are still drawn like its calibration images: conformal tests of four statistics.
 
 The statistics of an image and of the answer to it are Φ⁻¹(p₍₁₎) of the single pass, the guard's distance, the mean of the
-pixels, and the roughness: the logarithm of the mean square of the differences between neighbours of neighbours, which
-compression takes away. Each is sorted into one of `CELLS` cells of a grid that no data chose, so that a reference is a
+pixels, and the roughness: the share of a picture's changes from pixel to pixel that are none of its larger shapes, which
+compression and blur take away. Each is sorted into one of `CELLS` cells of a grid that no data chose, so that a reference is a
 small table of counts.
 
 If the inputs are exchangeable with the images of the reference, the p-values of each statistic are independent and
@@ -17,13 +17,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 from heatserve.certification.anytime import Evidence, Ranks, bins_of, rank_bets
 from heatserve.certification.guard import Guard
-from heatserve.certification.radius import Float64Array, FloatArray, top_score
+from heatserve.certification.radius import Float64Array, FloatArray
 
 CELLS = 512
 """Cells of the grid of each statistic."""
@@ -31,25 +32,25 @@ STATISTICS = ("score", "distance", "brightness", "roughness")
 """Names of the statistics, in their order."""
 
 _SCORES = (-1.0, 13.5)  # Φ⁻¹ of a probability above 1/K, of float32
-_NO_ROUGHNESS = 1e-8
+_SMOOTH = 1e-9
 _TYPICAL_DISTANCE = 5.0
 
 
-def input_cells(probabilities: FloatArray, images: FloatArray, *, guard: Guard) -> NDArray[np.int64]:
-    """The cell of each statistic, int64 [N, 4], of images [N, C, H, W] in [0,1] that the single pass answers so, [N, K].
+def input_cells(scores: ArrayLike, images: FloatArray, *, guard: Guard) -> NDArray[np.int64]:
+    """The cell of each statistic, int64 [N, 4], of images and of the answers to them.
 
     Args:
-        probabilities: what the single pass answers.
-        images: what the network gets.
+        scores: `top_score` of what the single pass answers, Φ⁻¹(p₍₁₎), [N].
+        images: what the network gets, [N, C, H, W] in [0,1].
         guard: of the model.
     """
     distance = guard.distance(images)
     shares = np.stack(
         [
-            (np.nan_to_num(top_score(probabilities)) - _SCORES[0]) / (_SCORES[1] - _SCORES[0]),
+            (np.nan_to_num(np.asarray(scores, np.float64)) - _SCORES[0]) / (_SCORES[1] - _SCORES[0]),
             distance / (distance + _TYPICAL_DISTANCE),
             images.mean(axis=(1, 2, 3), dtype=np.float64),
-            1 - np.log(_roughness(images)) / math.log(_NO_ROUGHNESS),
+            _roughness(images),
         ],
         axis=1,
     )
@@ -57,11 +58,14 @@ def input_cells(probabilities: FloatArray, images: FloatArray, *, guard: Guard) 
 
 
 def _roughness(images: FloatArray) -> Float64Array:
-    """The mean square of the second differences of each image, [N], from 1e-8 to 1."""
-    x = images.astype(np.float64)
-    for axis in (2, 3):
-        x = np.diff(x, axis=axis) if x.shape[axis] > 1 else x
-    return np.asarray(np.clip(np.square(x).mean(axis=(1, 2, 3)) / 4, _NO_ROUGHNESS, 1))
+    """Of each image, [N] from 0 to 1: mean squares of its second differences, as a share of these and the first's."""
+    squares = []
+    for axes in ((2,), (3,), (2, 3)):
+        x = images.astype(np.float64)
+        for axis in axes:
+            x = np.diff(x, axis=axis) if x.shape[axis] > 1 else x
+        squares.append(np.square(x).mean(axis=(1, 2, 3)))
+    return np.asarray(squares[2] / np.maximum(sum(squares), _SMOOTH))
 
 
 def counts_of(cells: NDArray[np.int64]) -> NDArray[np.int64]:
@@ -94,6 +98,17 @@ class DriftWatch:
         """Take the next input, its `input_cells` [4]."""
         self._evidence.see(bins_of(self._ranks.p_values(cells)))
         self.alarmed |= self.evidence >= math.log(1 / self.level)
+
+    @property
+    def state(self) -> dict[str, Any]:
+        """All that was seen, as JSON takes it; see `resume`."""
+        return {"counts": self._ranks.counts.tolist(), "evidence": self._evidence.state, "alarmed": self.alarmed}
+
+    def resume(self, state: Mapping[str, Any]) -> None:
+        """Go on from a `state` of a watch with the same reference."""
+        self._ranks.counts = np.array(state["counts"], np.int64).reshape(self._ranks.counts.shape)
+        self._evidence.resume(state["evidence"])
+        self.alarmed = bool(state["alarmed"])
 
     @property
     def seen(self) -> int:

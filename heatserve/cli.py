@@ -31,6 +31,7 @@ from heatserve.commands.import_onnx import import_onnx
 from heatserve.commands.import_weights import import_weights
 from heatserve.commands.predict import predict
 from heatserve.commands.quickstart import quickstart
+from heatserve.commands.reference import reference
 from heatserve.commands.serve import serve
 from heatserve.commands.tiers import tiers
 from heatserve.commands.train import train
@@ -46,6 +47,7 @@ _PANELS: Mapping[str, Sequence[Callable[..., None] | typer.Typer]] = {
         calibrate,
         calibrate_variant,
         audit,
+        reference,
         certify_dataset,
     ),
     "Serve": (serve, predict, certify, tiers, tune),
