@@ -18,6 +18,8 @@ from typing import TYPE_CHECKING
 from heatserve.serving.allocator import GIVES_BACK
 from heatserve.serving.client.connection import Connection
 from heatserve.serving.errors import ServingError
+from heatserve.serving.observed.facts import declare_models
+from heatserve.serving.observed.recorder import FOLDER_VARIABLE
 from heatserve.serving.tiers.protocol import socket_folder
 from heatserve.serving.tiers.unanswered import unanswered
 from heatserve.serving.triton import guarded_exec
@@ -72,12 +74,14 @@ class TritonServer:
         models: the versions served, cards verified.
         endpoints: where they are served, free ports filled in.
         voters: the processes that take the votes of tiers.
+        metrics: the folder in which its processes count (`heatserve.serving.observed.page`).
         log: the newest of what Triton writes, at most 8 MiB; removed at the end, unless Triton failed.
     """
 
     models: tuple[ModelVersion, ...]
     endpoints: Endpoints
     voters: Voters
+    metrics: Path
     log: Path
 
     def __init__(
@@ -87,6 +91,7 @@ class TritonServer:
         models: Sequence[str] = (),
         endpoints: Endpoints = STANDARD_PORTS,
         backend_directory: Path | str | None = None,
+        metrics: Path | None = None,
         startup_timeout: float = 60.0,
         exit_timeout: int = 10,
     ) -> None:
@@ -97,6 +102,7 @@ class TritonServer:
             models: names of those to serve; none: all.
             endpoints: where to listen.
             backend_directory: Triton's backends, where they are not beside it.
+            metrics: a folder that outlives this Triton, in which its processes count; None: one that ends with it.
             startup_timeout: seconds until all models must be ready.
             exit_timeout: seconds that requests in flight are given at the end.
         """
@@ -104,6 +110,7 @@ class TritonServer:
         self._names = models
         self._wanted = endpoints
         self._backend_directory = Path(backend_directory) if backend_directory else None
+        self._metrics = metrics
         self._startup_timeout = startup_timeout
         self._exit_timeout = exit_timeout
         self._failed = False
@@ -126,7 +133,11 @@ class TritonServer:
             folder, lock = cleanup.enter_context(server_folder())
             self._folder = folder
             with explained_writes():
+                self.metrics = self._metrics or folder / "metrics"
+                self.metrics.mkdir(exist_ok=True)
+                declare_models(self.metrics, self.models)
                 self._workspace = prepare(triton, self.models, folder)
+                self._environment = {**self._workspace.environment, FOLDER_VARIABLE: str(self.metrics)}
                 self._log = BoundedLog(log_of(folder))
                 voters_log = cleanup.enter_context(os.fdopen(os.dup(self._log.writer.fileno()), "wb", buffering=0))
             self._start([str(triton.binary), *self._options(shared_memory=folder.name)], lock)
@@ -134,7 +145,7 @@ class TritonServer:
                 self._workspace.voters,
                 folder,
                 modules=self._workspace.modules,
-                environment=self._workspace.environment,
+                environment=self._environment,
                 on_problem=self._end,
             )
             cleanup.callback(self._stop)
@@ -182,7 +193,7 @@ class TritonServer:
         with self._log.writer as log:
             self._process = subprocess.Popen(
                 [sys.executable, "-IS", guarded_exec.__file__, *limits, *command],
-                env={**GIVES_BACK, **self._workspace.environment},
+                env={**GIVES_BACK, **self._environment},
                 cwd=self._workspace.repository,  # nothing there can be taken for a module
                 stdin=subprocess.DEVNULL,
                 stdout=log,
