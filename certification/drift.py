@@ -1,14 +1,16 @@
 """Whether the inputs of a model are still drawn like its calibration images: conformal tests of four statistics.
 
-The statistics of an image and of the answer to it are Φ⁻¹(p₍₁₎) of the single pass, the guard's distance, the mean of the
-pixels, and the roughness: the share of a picture's changes from pixel to pixel that are none of its larger shapes, which
-compression and blur take away. Each is sorted into one of `CELLS` cells of a grid that no data chose, so that a reference is a
-small table of counts.
+The statistics of an image and of the answer to it are Φ⁻¹(p₍₁₎) of the single pass, the guard's distance, the mean of
+the pixels, and the roughness: the share of a picture's changes from pixel to pixel that belong to none of its larger
+shapes, which compression and blur take away. Each is sorted into one of `CELLS` cells of a grid that no data chose, so
+that a reference is a small table of counts.
 
 If the inputs are exchangeable with the images of the reference, the p-values of each statistic are independent and
-uniform (`anytime.Ranks`), and the evidence of any of the four ever reaches log(4/level) with probability at most `level`
-(union bound). This says that inputs differ, not that anything is wrong: other hours have other pictures. It does not
-notice what leaves all four statistics as they were, nor an adversary who knows the reference.
+uniform (`anytime.Ranks`), and the evidence of any of the four ever reaches log(4/level) with probability at most
+`level` (union bound). This says that inputs differ, not that anything is wrong: other hours have other pictures. It
+does not notice what leaves all four statistics as they were, nor an adversary who knows the reference. Inputs that have
+shifted become a part of what later ones are compared with, so the evidence ends to grow once they are as many as the
+rest.
 
 References: see `heatserve.certification.anytime` and `heatserve.certification.guard`.
 """
@@ -54,7 +56,7 @@ def input_cells(scores: ArrayLike, images: FloatArray, *, guard: Guard) -> NDArr
         ],
         axis=1,
     )
-    return np.asarray(np.clip(shares * CELLS, 0, CELLS - 1).astype(np.int64))
+    return np.asarray(np.minimum(np.clip(shares, 0, 1) * CELLS, CELLS - 1).astype(np.int64))
 
 
 def _roughness(images: FloatArray) -> Float64Array:

@@ -1,8 +1,8 @@
 """`reference.json` beside a card: how the statistics of `certification.drift` lie in the images of its calibration.
 
-What is served is watched by comparing live inputs with it. They are the images that tested the map (`check`), which the
-guard was not fitted on, so that honest inputs are exchangeable with them. It holds counts, and no image. Nothing that is
-promised rests on it.
+What is served is watched by comparing live inputs with it. They are the images that tested the map (`check`), which
+the guard was not fitted on, so that honest inputs are exchangeable with them. It holds counts, and no image. Nothing
+that is promised rests on it.
 """
 
 from __future__ import annotations

@@ -20,6 +20,7 @@ from heatserve.serving.client.connection import Connection
 from heatserve.serving.errors import ServingError
 from heatserve.serving.observed.facts import declare_models
 from heatserve.serving.observed.recorder import FOLDER_VARIABLE
+from heatserve.serving.shadow.folder import AuditSettings, audit_environment
 from heatserve.serving.tiers.protocol import socket_folder
 from heatserve.serving.tiers.unanswered import unanswered
 from heatserve.serving.triton import guarded_exec
@@ -92,6 +93,7 @@ class TritonServer:
         endpoints: Endpoints = STANDARD_PORTS,
         backend_directory: Path | str | None = None,
         metrics: Path | None = None,
+        audit: AuditSettings | None = None,
         startup_timeout: float = 60.0,
         exit_timeout: int = 10,
     ) -> None:
@@ -103,6 +105,7 @@ class TritonServer:
             endpoints: where to listen.
             backend_directory: Triton's backends, where they are not beside it.
             metrics: a folder that outlives this Triton, in which its processes count; None: one that ends with it.
+            audit: which share of the answers is judged by Certify, and what follows; None: none.
             startup_timeout: seconds until all models must be ready.
             exit_timeout: seconds that requests in flight are given at the end.
         """
@@ -111,6 +114,7 @@ class TritonServer:
         self._wanted = endpoints
         self._backend_directory = Path(backend_directory) if backend_directory else None
         self._metrics = metrics
+        self._audit = audit
         self._startup_timeout = startup_timeout
         self._exit_timeout = exit_timeout
         self._failed = False
@@ -136,8 +140,9 @@ class TritonServer:
                 self.metrics = self._metrics or folder / "metrics"
                 self.metrics.mkdir(exist_ok=True)
                 declare_models(self.metrics, self.models)
-                self._workspace = prepare(triton, self.models, folder)
+                self._workspace = prepare(triton, self.models, folder, audits=self._audit is not None)
                 self._environment = {**self._workspace.environment, FOLDER_VARIABLE: str(self.metrics)}
+                self._environment |= audit_environment(self._audit, folder)
                 self._log = BoundedLog(log_of(folder))
                 voters_log = cleanup.enter_context(os.fdopen(os.dup(self._log.writer.fileno()), "wb", buffering=0))
             self._start([str(triton.binary), *self._options(shared_memory=folder.name)], lock)

@@ -65,8 +65,14 @@ class Workspace:
     voters: tuple[VoterPlan, ...]
 
 
-def prepare(triton: Triton, models: Sequence[ModelVersion], folder: Path) -> Workspace:
+def prepare(triton: Triton, models: Sequence[ModelVersion], folder: Path, *, audits: bool = False) -> Workspace:
     """Fill the empty `folder` with what `triton` needs to serve `models`.
+
+    Args:
+        triton: which is to be started.
+        models: to be served.
+        folder: of the server.
+        audits: whether models that promise something get a voter also without tiers, for the shadow audit.
 
     Raises:
         CardError: the configuration or the labels of a model are not those of its card.
@@ -79,12 +85,15 @@ def prepare(triton: Triton, models: Sequence[ModelVersion], folder: Path) -> Wor
         _check_engine(triton, model)
     tiers = {model.name: served_tiers(model) for model in models}
     _check_python(triton, tiers)
+    if audits:
+        _check_audit(triton)
+    voted = {model.name for model in models if tiers[model.name] or (audits and model.card.calibration)}
     repository = folder / "models"
     repository.mkdir()
     modules = _module_folders()
     for model in models:
         _offer(triton, model, repository / model.name)
-        if tiers[model.name]:
+        if model.name in voted:
             socket_folder(folder, model.name).mkdir(parents=True)
         for kind, config in tiers[model.name].items():
             _offer_tier(triton, model, config, repository / kind.beside(model.name), modules)
@@ -95,7 +104,7 @@ def prepare(triton: Triton, models: Sequence[ModelVersion], folder: Path) -> Wor
         file_bytes = _REGION_FACTOR * max(map(_batch_bytes, models)) + _REGION_SLACK
     if any(tiers.values()) or not triton.has_native_onnxruntime:
         _link_libpython(folder)
-    voters = tuple(_voter_plan(model, tiers[model.name]) for model in models if tiers[model.name])
+    voters = tuple(_voter_plan(model, tiers[model.name]) for model in models if model.name in voted)
     return Workspace(repository, backends, _environment(triton, folder), file_bytes, tuple(modules), tiers, voters)
 
 
@@ -138,6 +147,16 @@ def _check_python(triton: Triton, tiers: Mapping[str, Tiers]) -> None:
         raise ServingError(
             f"{names[0]}: expected a Triton with the backend `python`, on which tiers run, found {triton.binary} "
             f"without it; install it, or remove the folders {', '.join(names)} to serve single passes only"
+        )
+
+
+def _check_audit(triton: Triton) -> None:
+    """Refuse to promise an audit of answers that no process of ours sees."""
+    if triton.has_native_onnxruntime:
+        raise ServingError(
+            f"audit share: expected a Triton whose single passes our backend answers, found {triton.binary} with "
+            "NVIDIA's `onnxruntime`, whose answers nobody sees before the caller; leave `--audit-share` out there, and "
+            "run `heatserve audit` on images that you keep"
         )
 
 
