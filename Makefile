@@ -1,6 +1,7 @@
 # make serve:      from nothing to certified answers from a running Triton, until Ctrl-C.
 # make test:       linter, type checker, the order of the rooms, and every test.
 # make test-fast:  the tests that take seconds.
+# make tools:      nginx, Prometheus and Alertmanager for the tests that run them, into the environment (Debian, Ubuntu; no root).
 # Each makes its own virtual environment first, of the first Python 3.10 to 3.12 among python3, python3.12, python3.11 and
 # python3.10 on PATH, or else of one that uv has or downloads; PYTHON=… chooses it.
 
@@ -17,21 +18,21 @@ ifneq ($(words $(VENV)),1)
 $(error VENV: expected one path without spaces, got '$(VENV)'; make $(or $(MAKECMDGOALS),serve) VENV=.venv)
 endif
 
-.PHONY: serve test test-fast clean
+.PHONY: serve test test-fast tools clean
 .DELETE_ON_ERROR:
 .NOTPARALLEL: # all install into one environment
 
 serve: $(VENV)/train.installed
 	$(BIN)/heatserve quickstart
 
-test: $(VENV)/dev.installed
+test: $(VENV)/dev.installed tools
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-logo --no-cache
 	$(PYTEST)
 
-test-fast: $(VENV)/dev.installed
+test-fast: $(VENV)/dev.installed tools
 	$(PYTEST) -m "not slow"
 
 # Triton's wheel needs a numpy that was built for these versions.
@@ -73,6 +74,21 @@ $(VENV)/%.installed: pyproject.toml constraints.txt | $(BIN)/python
 	@$(PIP) install --constraint constraints.txt --editable '.[$*]' | { grep --line-buffered -E '^ *(Downloading|Processing) .*(MB|torch-)' || true; }
 	@echo "Installed: $$(du -sh $(VENV) | cut -f1) in $(VENV)."
 	@touch $@
+
+# Packages are unpacked, not installed: nothing outside of the environment changes. Without them, tests skip and say why.
+TOOLS := $(abspath $(VENV))/tools
+APT := apt-get -qq -o APT::Sandbox::User="$$(id -un)" -o Dir::State::Lists="$(TOOLS)/lists" -o Dir::Cache="$(TOOLS)/cache"
+
+tools: | $(BIN)/python
+	@have() { for name in "$$@"; do command -v "$$name" > /dev/null || return 1; done; }; \
+	if have nginx prometheus promtool || [ -e "$(TOOLS)/usr/bin/promtool" ]; then exit; fi; \
+	if ! have apt-get dpkg; then \
+	    echo "nginx, prometheus, promtool: found neither them nor apt-get; tests that run them are skipped"; exit; fi; \
+	mkdir -p "$(TOOLS)/lists/partial" "$(TOOLS)/cache/archives/partial"; cd "$(TOOLS)"; \
+	if $(APT) update && $(APT) download nginx prometheus prometheus-alertmanager; then \
+	    for package in *.deb; do dpkg -x "$$package" .; done; \
+	else echo "nginx, prometheus: could not be downloaded; tests that run them are skipped"; fi; \
+	rm -rf lists cache *.deb
 
 clean:
 	rm -rf $(VENV) build *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis runs model_repository/quickstart_digits*

@@ -15,20 +15,20 @@ from heatserve.export.card_parts import Split
 from heatserve.export.reference import reference_of
 from heatserve.export.runtime.session import open_session, run
 
-HONEST, OVERCONFIDENT = 1.5, 14.0
+HONEST, OVERCONFIDENT = 8.0, 40.0
 """By how much a network is steep: the radii of the first are about half of what Certify proves, those of the second far
 above it. Both vote alike."""
 _IMAGES = 300
 
 
 def inputs(count: int, *, seed: int) -> NDArray[np.float32]:
-    """Images [count, 1, 8, 8] of 8 bits at distances from 0.05 to 0.6 from the boundary, with some grain."""
+    """Images [count, 1, 8, 8] of 8 bits at distances from 0.35 to 0.6 from the boundary, with some grain."""
     rng = np.random.default_rng(seed)
-    distances = rng.uniform(0.05, 0.6, count) * rng.choice([-1, 1], count)
+    distances = rng.uniform(0.35, 0.6, count) * rng.choice([-1, 1], count)
     grain = rng.normal(scale=0.04, size=(count, DIRECTION.size))
     grain -= np.outer(grain @ DIRECTION, DIRECTION)
     images = np.clip(0.5 + np.outer(distances, DIRECTION) + grain, 0, 1)
-    return (np.rint(images * 255) / 255).reshape(-1, *SHAPE).astype(np.float32)
+    return np.asarray((np.rint(images * 255) / 255).reshape(-1, *SHAPE), np.float32)
 
 
 def write_shadow_model(repository: Path, name: str, steepness: float, *, has_reference: bool = True) -> Path:

@@ -60,15 +60,18 @@ class Sampler:
         """Begin."""
         threading.Thread(target=self._hand_over, name="heatserve-sampler", daemon=True).start()
 
-    def offer(self, images: NDArray[Any], outputs: Mapping[str, NDArray[Any]]) -> None:
+    def offer(self, images: NDArray[Any], outputs: Mapping[str, NDArray[Any]], among: NDArray[np.bool_]) -> None:
         """Choose among images that are answered; those are copied.
 
         Args:
-            images: as a request has them, [N, …].
-            outputs: the answers, by name, as the caller gets them.
+            images: as requests have them, [N, …].
+            outputs: the answers, by name, as callers get them.
+            among: which of the images are those of callers, and answered, [N].
         """
-        chosen = (self._chance.random(len(images)) < self._share) & (outputs["label"] != INVALID_LABEL)
-        for index in np.flatnonzero(chosen):
+        chosen = self._chance.random(len(images)) < self._share
+        if not chosen.any():
+            return
+        for index in np.flatnonzero(chosen & among & (outputs["label"] != INVALID_LABEL)):
             sample = Sample(
                 label=int(outputs["label"][index]),
                 score=float(top_score(outputs["probabilities"][index])),

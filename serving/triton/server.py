@@ -19,6 +19,7 @@ from heatserve.serving.allocator import GIVES_BACK
 from heatserve.serving.client.connection import Connection
 from heatserve.serving.errors import ServingError
 from heatserve.serving.observed.facts import declare_models
+from heatserve.serving.observed.probes import probe_environment
 from heatserve.serving.observed.recorder import FOLDER_VARIABLE
 from heatserve.serving.shadow.folder import AuditSettings, audit_environment
 from heatserve.serving.tiers.protocol import socket_folder
@@ -141,8 +142,8 @@ class TritonServer:
                 self.metrics.mkdir(exist_ok=True)
                 declare_models(self.metrics, self.models)
                 self._workspace = prepare(triton, self.models, folder, audits=self._audit is not None)
-                self._environment = {**self._workspace.environment, FOLDER_VARIABLE: str(self.metrics)}
-                self._environment |= audit_environment(self._audit, folder)
+                ours = {FOLDER_VARIABLE: str(self.metrics), **probe_environment()}
+                self._environment = {**self._workspace.environment, **ours, **audit_environment(self._audit, folder)}
                 self._log = BoundedLog(log_of(folder))
                 voters_log = cleanup.enter_context(os.fdopen(os.dup(self._log.writer.fileno()), "wb", buffering=0))
             self._start([str(triton.binary), *self._options(shared_memory=folder.name)], lock)

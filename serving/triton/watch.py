@@ -23,6 +23,7 @@ from heatserve.serving.client.failures import GIVEN_UP, UNLOADED
 from heatserve.serving.client.tier_answers import read_tier_answers
 from heatserve.serving.client.tier_questions import TierQuestion, TierSpec
 from heatserve.serving.errors import OverloadedError, ServingError, TooLateError, UnavailableError
+from heatserve.serving.observed.probes import probe_id
 from heatserve.serving.pixels import Pixels
 from heatserve.serving.triton.processes import Process, ending, triton_and_instances
 
@@ -54,12 +55,12 @@ class Question:
             ServingError: there is no answer, or not that of such a model.
         """
         if self.tier is None:
-            connection.infer(self.model, self.image, classes=self.classes)
+            connection.infer(self.model, self.image, classes=self.classes, request_id=probe_id())
             return
         limits = TierLimits(most_alpha=1.0)
         spec = TierSpec(self.model, self.tier, max_batch_size=1, promise=None, limits=limits)
         radius = {"radius": _ANY_RADIUS} if self.tier.asks_radius else {}
-        answer = connection.ask(spec, self.image, {"deadline_ms": 0, **radius})
+        answer = connection.ask(spec, self.image, {"deadline_ms": 0, **radius}, request_id=probe_id())
         question = TierQuestion(self.tier, radius=radius.get("radius"), mode=Mode.CLAIMED)
         read_tier_answers(answer, question, images=1, classes=self.classes, most_alpha=limits.most_alpha, names={})
 

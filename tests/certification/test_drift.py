@@ -23,7 +23,7 @@ def pictures(count: int, *, seed: int) -> Float32Array:
     plane = np.linspace(-1, 1, 32)[:, None] * rng.normal(size=(count, 3, 1, 1))
     raw = 0.5 + rng.uniform(0.2, 0.6, (count, 1, 1, 1)) * (coarse - 0.5) + 0.1 * plane
     raw += rng.normal(scale=0.04, size=raw.shape) + rng.normal(scale=0.05, size=(count, 1, 1, 1))
-    return (np.rint(np.clip(raw, 0, 1) * 255) / 255).astype(np.float32)
+    return np.asarray(np.rint(np.clip(raw, 0, 1) * 255) / 255, np.float32)
 
 
 def scores(images: Float32Array) -> Float64Array:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from known_tiers import at_distance
 from numpy.typing import NDArray
 from shadow_models import HONEST, OVERCONFIDENT, inputs, write_shadow_model
 
@@ -113,11 +114,10 @@ def test_without_being_asked_it_withdraws_nothing(
 
 
 def test_each_answer_is_judged_by_its_own_radius_and_class(tmp_path: Path, audit: Audit) -> None:
-    """An image at distance 0.3: less is proven, more is not, and another class never; radius 0 claims nothing."""
+    """What is served is proven, much more is not, and another class never; a radius of 0 claims nothing."""
     version_dir = write_shadow_model(tmp_path, "honest", HONEST)
     auditor, _ = audit(version_dir, withdraws=False)
-    image = inputs(400, seed=6)
-    image = image[np.argmin(np.abs([sample.score - 1.5 for sample in samples(version_dir, image)]))]
+    image = inputs(1, seed=6)[0]
     truth = samples(version_dir, image[None])[0]
     for sample, overclaims in (
         (truth, 0),
@@ -136,16 +136,13 @@ def test_each_answer_is_judged_by_its_own_radius_and_class(tmp_path: Path, audit
 def test_one_radius_that_was_decided_is_decided_again(tmp_path: Path, audit: Audit) -> None:
     version_dir = write_shadow_model(tmp_path, "honest", HONEST)
     auditor, _ = audit(version_dir, decides=0.2)
-    images = inputs(400, seed=7)
-    found = samples(version_dir, images)
-    far, near = (max(range(400), key=lambda i: sign * found[i].score) for sign in (1, -1))
-    for index in (far, near):
-        sample = Sample(found[index].label, found[index].score, 0.2)
-        auditor.take(sample, images[index])
+    images = at_distance(0.5, 0.1)
+    for sample, image in zip(samples(version_dir, images), images, strict=True):
+        auditor.take(Sample(sample.label, sample.score, 0.2), image)
     while auditor.is_busy:
         auditor.step()
     assert value_of(tmp_path, families.SHADOW_JUDGED) == 2
-    assert value_of(tmp_path, families.SHADOW_OVERCLAIMS) == 1  # at distance 0.05, 0.2 is not proven
+    assert value_of(tmp_path, families.SHADOW_OVERCLAIMS) == 1  # at distance 0.1
 
 
 def test_answers_that_come_while_it_is_busy_are_dropped_and_counted(tmp_path: Path, audit: Audit) -> None:
