@@ -19,8 +19,31 @@ from heatserve.export.tiers import TierModel
 
 if TYPE_CHECKING:
     from heatserve.export.repository.layout import ModelVersion
+    from heatserve.serving.shadow.folder import AuditSettings
     from heatserve.serving.triton.endpoints import Endpoints
     from heatserve.serving.triton.server import TritonServer
+
+
+AUDIT = "Shadow audit"
+"""A panel of the help."""
+
+AuditShare = Annotated[
+    float,
+    typer.Option(
+        min=0,
+        max=1,
+        rich_help_panel=AUDIT,
+        help="Share of the images answered that Certify judges in idle time, by chance; 0: none.",
+    ),
+]
+WithdrawOnAlarm = Annotated[
+    bool,
+    typer.Option(
+        "--withdraw-on-alarm",
+        rich_help_panel=AUDIT,
+        help="Answer radius 0 once the judged answers speak against a model's promise, until the server is stopped.",
+    ),
+]
 
 
 def serve(
@@ -31,6 +54,8 @@ def serve(
     grpc_port: GrpcPort = 8001,
     metrics_port: MetricsPort = 8002,
     backend_directory: BackendDirectory = None,
+    audit_share: AuditShare = 0.0,
+    withdraw_on_alarm: WithdrawOnAlarm = False,
 ) -> None:
     """Serve certified models with Triton until Ctrl-C.
 
@@ -42,7 +67,22 @@ def serve(
     from heatserve.serving.triton.endpoints import Endpoints
 
     endpoints = Endpoints(host=host, http=http_port, grpc=grpc_port, metrics=metrics_port)
-    run_server(Console(highlight=False), repository, models or (), endpoints, backend_directory=backend_directory)
+    run_server(
+        Console(highlight=False),
+        repository,
+        models or (),
+        endpoints,
+        backend_directory=backend_directory,
+        audit=_audit_settings(audit_share, withdraws=withdraw_on_alarm),
+    )
+
+
+def _audit_settings(share: float, *, withdraws: bool) -> AuditSettings | None:
+    from heatserve.serving.shadow.folder import AuditSettings
+
+    if withdraws and not share:
+        raise typer.BadParameter("expected --audit-share above 0 with it", param_hint="--withdraw-on-alarm")
+    return AuditSettings(share, withdraws) if share else None
 
 
 def run_server(
@@ -52,6 +92,7 @@ def run_server(
     endpoints: Endpoints,
     *,
     backend_directory: Path | None = None,
+    audit: AuditSettings | None = None,
     on_ready: Callable[[TritonServer], object] = lambda _: None,
     stay: bool = True,
     picture: Path = Path("picture.png"),
@@ -64,6 +105,7 @@ def run_server(
         models: names of the models to serve; none: all.
         endpoints: where to listen.
         backend_directory: Triton's backends, where they are not beside it.
+        audit: which share of the answers is judged by Certify, and what follows; None: none.
         on_ready: called with the server once it answers.
         stay: whether to go on after `on_ready`.
         picture: an image file for the examples that are printed.
@@ -72,7 +114,7 @@ def run_server(
 
     try:
         with TritonServer(
-            repository, models=models, endpoints=endpoints, backend_directory=backend_directory
+            repository, models=models, endpoints=endpoints, backend_directory=backend_directory, audit=audit
         ) as server:
             on_ready(server)
             if not stay:
