@@ -10,6 +10,7 @@ import typer
 
 from heatserve.commands.bench_load import load, tiers
 from heatserve.commands.bench_networks import networks
+from heatserve.commands.bench_shadow import shadow
 from heatserve.commands.options import (
     KEPT,
     REPOSITORY,
@@ -319,6 +320,7 @@ def calibration(
 bench.command()(load)
 bench.command()(tiers)
 bench.command()(networks)
+bench.command()(shadow)
 
 
 @bench.command()

@@ -42,7 +42,15 @@ _Judgement = Certificate | Decision
 
 
 class Auditor:
-    """The shadow audit of one served graph. It belongs to the thread that votes."""
+    """The shadow audit of one served graph. It belongs to the thread that votes.
+
+    Attributes:
+        rate: the watch of the rate of overclaims.
+        drift: that of the inputs; None: there is no reference.
+    """
+
+    rate: RateWatch
+    drift: DriftWatch | None
 
     def __init__(
         self,
@@ -76,15 +84,15 @@ class Auditor:
         self._found = dict[int, bool | None]()
         """Whether answers overclaim that came after one which is not judged yet; None: that is not known."""
         self._polls = Polls[int, _Judgement](classifier, shape=card.input_shape, batch_size=batch_size)
-        self._rate = RateWatch(part.alpha, level=LEVEL)
-        self._drift: DriftWatch | None = None
+        self.rate = RateWatch(part.alpha, level=LEVEL)
+        self.drift = None
         if reference is not None and part.guard is not None:
-            self._drift = DriftWatch(reference.counts, level=LEVEL, rng=np.random.default_rng())
+            self.drift = DriftWatch(reference.counts, level=LEVEL, rng=np.random.default_rng())
         state = folder.read_state(card)
         if state is not None:
-            self._rate.resume(state["rate"])
-            if self._drift is not None and state["drift"] is not None:
-                self._drift.resume(state["drift"])
+            self.rate.resume(state["rate"])
+            if self.drift is not None and state["drift"] is not None:
+                self.drift.resume(state["drift"])
         self._told = self._alarms()
         self._kept = time.monotonic()
         for family in (families.SHADOW_JUDGED, families.SHADOW_OVERCLAIMS, families.SHADOW_DROPPED):
@@ -100,8 +108,8 @@ class Auditor:
         """Compare an input with the reference and, where its answer has a positive radius, begin to judge it."""
         if explain_pixels(image[None]):
             return
-        if self._drift is not None and self._part.guard is not None:
-            self._drift.see(input_cells([sample.score], image[None], guard=self._part.guard)[0])
+        if self.drift is not None and self._part.guard is not None:
+            self.drift.see(input_cells([sample.score], image[None], guard=self._part.guard)[0])
             self._show()
         if sample.radius <= 0:
             return
@@ -145,23 +153,23 @@ class Auditor:
     def _count(self, overclaims: bool | None) -> None:
         if overclaims is None:
             return
-        self._rate.see(overclaims)
+        self.rate.see(overclaims)
         self._recorder.add(families.SHADOW_JUDGED, self._card.model)
         self._recorder.add(families.SHADOW_OVERCLAIMS, self._card.model, by=int(overclaims))
         self._show()
 
     def _alarms(self) -> tuple[bool, bool]:
-        return self._rate.alarmed, self._drift is not None and self._drift.alarmed
+        return self.rate.alarmed, self.drift is not None and self.drift.alarmed
 
     def _show(self) -> None:
         """Set the gauges, keep what was seen, and tell of an alarm once."""
         model, alarms = self._card.model, self._alarms()
-        self._recorder.set(families.SHADOW_RATE, self._rate.rate, model)
-        self._recorder.set(families.SHADOW_RATE_LOWER, self._rate.lower, model)
-        self._recorder.set(families.SHADOW_RATE_UPPER, self._rate.upper, model)
+        self._recorder.set(families.SHADOW_RATE, self.rate.rate, model)
+        self._recorder.set(families.SHADOW_RATE_LOWER, self.rate.lower, model)
+        self._recorder.set(families.SHADOW_RATE_UPPER, self.rate.upper, model)
         self._recorder.set(families.SHADOW_ALARM, alarms[0], model)
-        if self._drift is not None:
-            self._recorder.set(families.DRIFT_EVIDENCE, self._drift.evidence, model)
+        if self.drift is not None:
+            self._recorder.set(families.DRIFT_EVIDENCE, self.drift.evidence, model)
             self._recorder.set(families.DRIFT_ALARM, alarms[1], model)
         if alarms == self._told and time.monotonic() - self._kept < _KEEP_SECONDS:
             return
@@ -173,7 +181,7 @@ class Auditor:
         self._told, self._kept = alarms, time.monotonic()
 
     def _keep(self, *, is_withdrawn: bool) -> None:
-        state = {"rate": self._rate.state, "drift": self._drift.state if self._drift else None}
+        state = {"rate": self.rate.state, "drift": self.drift.state if self.drift else None}
         try:
             if is_withdrawn:
                 self._folder.withdrawal(self._card).touch()
@@ -182,7 +190,7 @@ class Auditor:
             self._log(f"audit of {self._card.model}: {error.filename}: {error.strerror}")
 
     def _tell_of_rate(self) -> None:
-        rate = self._rate
+        rate = self.rate
         what = (
             "radius 0 is answered from now on"
             if self._folder.settings.withdraws
@@ -196,12 +204,12 @@ class Auditor:
         )
 
     def _tell_of_drift(self) -> None:
-        if self._drift is None:
+        if self.drift is None:
             return
-        by_statistic = self._drift.by_statistic
+        by_statistic = self.drift.by_statistic
         name = max(by_statistic, key=lambda statistic: by_statistic[statistic])
         self._log(
-            f"ALARM: {self._card.model}: expected inputs like its calibration images, found {self._drift.seen} whose "
+            f"ALARM: {self._card.model}: expected inputs like its calibration images, found {self.drift.seen} whose "
             f"{name} differs (such data come with probability at most {LEVEL:g} where they are alike): its promise is "
             "about inputs like those; look at what is sent"
         )
