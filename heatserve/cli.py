@@ -33,6 +33,8 @@ from heatserve.commands.predict import predict
 from heatserve.commands.quickstart import quickstart
 from heatserve.commands.reference import reference
 from heatserve.commands.serve import serve
+from heatserve.commands.sign import sign
+from heatserve.commands.switch import rollback, switch
 from heatserve.commands.tiers import tiers
 from heatserve.commands.train import train
 from heatserve.commands.tune import tune
@@ -50,7 +52,7 @@ _PANELS: Mapping[str, Sequence[Callable[..., None] | typer.Typer]] = {
         reference,
         certify_dataset,
     ),
-    "Serve": (serve, predict, certify, tiers, tune),
+    "Serve": (serve, switch, rollback, predict, certify, tiers, tune, sign),
     "Measure": (conformance, attack, attack_tiers, bench, experiment),
 }
 """The parts of the front page, and the commands and groups of commands in each."""

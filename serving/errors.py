@@ -16,6 +16,10 @@ class ServingError(HeatserveError):
     request_id: str | None = None
 
 
+class CrashedError(ServingError):
+    """Triton crashed while it started, as it does at times on a busy machine: started again, it may not."""
+
+
 class UnavailableError(ServingError):
     """No server answers there, or it is ending: the same request may succeed elsewhere, or there once it is back.
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from heatserve.benchmarks.records.load import ProcessUse
 from heatserve.serving.triton.processes import Process
 
+_MODULES = {"front": "heatserve.serving.front", "voter": "heatserve.serving.tiers.voter"}
 _MIB = 1024  # in the unit of /proc, KiB
 
 
@@ -32,7 +33,7 @@ def use_between(before: ServerLook, after: ServerLook, *, seconds: float) -> dic
     found: dict[str, ProcessUse] = {}
     for process, kind in after.kinds.items():
         cores = (after.seconds[process] - before.seconds.get(process, 0.0)) / seconds
-        rss, shared = _memory(process.pid)
+        rss, shared = memory_of(process.pid)
         other = found.get(kind, ProcessUse(cores=0.0, rss_mib=0.0, shared_mib=0.0))
         found[kind] = ProcessUse(
             cores=other.cores + cores, rss_mib=other.rss_mib + rss, shared_mib=other.shared_mib + shared
@@ -65,10 +66,11 @@ def _kind_of(words: list[str]) -> str:
         return "triton"
     if program == "triton_python_backend_stub":  # …/MODEL/VERSION/FILE
         return f"stub {Path(words[1]).parts[-3]}"
-    return "voter" if any("voter" in word for word in words) else program
+    ours = (kind for kind in ("front", "voter") if any(_MODULES[kind] in word for word in words))
+    return next(ours, program)
 
 
-def _memory(pid: int) -> tuple[float, float]:
+def memory_of(pid: int) -> tuple[float, float]:
     """MiB that are resident, and those of them that other processes have mapped too; 0 where it has ended."""
     try:
         lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()[1:]

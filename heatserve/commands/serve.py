@@ -14,14 +14,28 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.console import Console
 
-from heatserve.commands.options import REPOSITORY, BackendDirectory, GrpcPort, Host, HttpPort, MetricsPort, Repository
+from heatserve.commands.options import (
+    REPOSITORY,
+    BackendDirectory,
+    GrpcPort,
+    Host,
+    HttpPort,
+    MetricsPort,
+    Repository,
+    Trusted,
+    trust_in,
+)
 from heatserve.export.tiers import TierModel
 
 if TYPE_CHECKING:
     from heatserve.export.repository.layout import ModelVersion
+    from heatserve.export.signing.trust import Trust
     from heatserve.serving.shadow.folder import AuditSettings
+    from heatserve.serving.supervised.server import Server, Supervision
+    from heatserve.serving.supervised.state import Event
     from heatserve.serving.triton.endpoints import Endpoints
-    from heatserve.serving.triton.server import TritonServer
+
+_KEEPING_UP = "Keeping it up"
 
 
 AUDIT = "Shadow audit"
@@ -54,6 +68,32 @@ def serve(
     grpc_port: GrpcPort = 8001,
     metrics_port: MetricsPort = 8002,
     backend_directory: BackendDirectory = None,
+    trust: Trusted = None,
+    grace: Annotated[
+        float,
+        typer.Option(
+            min=0,
+            metavar="SECONDS",
+            rich_help_panel=_KEEPING_UP,
+            help="At the end: go on to answer for so long while readiness fails, for load balancers to take notice.",
+        ),
+    ] = 0.0,
+    no_restart: Annotated[
+        bool,
+        typer.Option(
+            "--no-restart",
+            rich_help_panel=_KEEPING_UP,
+            help="End with exit code 1 where something fails, and leave the restart to an orchestrator.",
+        ),
+    ] = False,
+    watch: Annotated[
+        bool,
+        typer.Option(
+            "--watch",
+            rich_help_panel=_KEEPING_UP,
+            help="Switch to each new version of a model that is published, once it has passed its trial.",
+        ),
+    ] = False,
     audit_share: AuditShare = 0.0,
     withdraw_on_alarm: WithdrawOnAlarm = False,
 ) -> None:
@@ -64,15 +104,19 @@ def serve(
 
     **Example:** `heatserve serve digits --http-port 9000`
     """
+    from heatserve.serving.supervised.failures import USUAL_RULE
+    from heatserve.serving.supervised.server import Supervision
     from heatserve.serving.triton.endpoints import Endpoints
 
-    endpoints = Endpoints(host=host, http=http_port, grpc=grpc_port, metrics=metrics_port)
     run_server(
         Console(highlight=False),
         repository,
         models or (),
-        endpoints,
+        Endpoints(host=host, http=http_port, grpc=grpc_port, metrics=metrics_port),
         backend_directory=backend_directory,
+        supervision=Supervision(restart=None if no_restart else USUAL_RULE, grace=grace),
+        trust=trust_in(trust),
+        watch=watch,
         audit=_audit_settings(audit_share, withdraws=withdraw_on_alarm),
     )
 
@@ -92,8 +136,11 @@ def run_server(
     endpoints: Endpoints,
     *,
     backend_directory: Path | None = None,
+    supervision: Supervision | None = None,
+    trust: Trust | None = None,
+    watch: bool = False,
     audit: AuditSettings | None = None,
-    on_ready: Callable[[TritonServer], object] = lambda _: None,
+    on_ready: Callable[[Server], object] = lambda _: None,
     stay: bool = True,
     picture: Path = Path("picture.png"),
 ) -> None:
@@ -105,23 +152,38 @@ def run_server(
         models: names of the models to serve; none: all.
         endpoints: where to listen.
         backend_directory: Triton's backends, where they are not beside it.
+        supervision: how it is kept up and ended; None: as is usual.
+        trust: keys, one of which must have signed each model; None: no signature is asked for.
+        watch: whether to switch to new versions that are published.
         audit: which share of the answers is judged by Certify, and what follows; None: none.
         on_ready: called with the server once it answers.
         stay: whether to go on after `on_ready`.
         picture: an image file for the examples that are printed.
     """
-    from heatserve.serving.triton.server import TritonServer
+    from heatserve.serving.supervised.server import KEPT_UP, Server
+    from heatserve.serving.switching.switching import Switching
+
+    def say(text: str) -> None:
+        console.print(text, markup=False, soft_wrap=True)
 
     try:
-        with TritonServer(
-            repository, models=models, endpoints=endpoints, backend_directory=backend_directory, audit=audit
+        with Server(
+            repository,
+            models=models,
+            endpoints=endpoints,
+            backend_directory=backend_directory,
+            supervision=supervision or KEPT_UP,
+            on_event=_tell,
+            trust=trust,
+            audit=audit,
         ) as server:
             on_ready(server)
             if not stay:
                 return
             _print_served(console, server, picture)
             try:
-                server.wait()
+                with Switching(repository, lambda: server.triton, watch=watch, say=say):
+                    server.wait()
             except KeyboardInterrupt:
                 console.print("Stopping: requests in flight are finished first; Ctrl-C again ends at once.")
     except KeyboardInterrupt:  # before it was ready, or again
@@ -129,13 +191,16 @@ def run_server(
     console.print("Stopped.")
 
 
-def _print_served(console: Console, server: TritonServer, picture: Path) -> None:
+def _tell(event: Event) -> None:
+    """Say on stderr what failed, and that it is up again."""
+    typer.echo(event.described, err=True)
+
+
+def _print_served(console: Console, server: Server, picture: Path) -> None:
     from heatserve.export.repository.tiers import served_tiers, tier_limits
     from heatserve.tables import models_table, tiers_table
 
     urls = server.endpoints
-    local = urls.http_host not in (None, urls.host)
-    only_here = "  (for this machine only: see `--host` in docs/guide/serve.md)" if local else ""
     console.print(models_table(server.models))
     limits = {
         model.name: {kind: tier_limits(config) for kind, config in served_tiers(model).items()}
@@ -148,14 +213,24 @@ def _print_served(console: Console, server: TritonServer, picture: Path) -> None
     if TierModel.CONFIRM in limits[shown.name]:
         paragraphs.append(confirm_examples(shown, urls, picture))
     console.print(
-        f"\ngRPC     {urls.grpc_url}\nHTTP     {urls.http_url}{only_here}\nmetrics  {urls.metrics_url}{only_here}\n"
-        f"log      {server.log}",
+        f"\ngRPC     {urls.grpc_url}\nHTTP     {urls.http_url}\nmetrics  {urls.metrics_url}\nlog      {server.log}",
+        *_only_local(server),
         *paragraphs,
         "Ctrl-C stops the server.",
         sep="\n\n",
         markup=False,
         soft_wrap=True,
     )
+
+
+def _only_local(server: Server) -> list[str]:
+    """Why the ports are for this machine only, where the operator asked for others."""
+    from heatserve.serving.triton.versions import below_floor
+
+    reason = below_floor(server.triton.version)
+    if reason is None or not server.endpoints.local:
+        return []
+    return [f"These ports are for this machine only: {reason} (docs/security.md)."]
 
 
 def examples(model: ModelVersion, urls: Endpoints, picture: Path) -> str:

@@ -38,7 +38,7 @@ class Audited:
         self._sampler: Sampler | None = None
         if folder is not None and card.calibration is not None:
             self._sampler = Sampler(
-                socket_folder(version_dir.parents[2], card.model),
+                socket_folder(version_dir.parent.resolve().parent, card.model),
                 share=folder.settings.share,
                 shape=card.input_shape,
                 pixels=votable_pixels(version_dir, card),

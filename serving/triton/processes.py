@@ -64,14 +64,19 @@ class Process:
         return Look(fields[_STATE], seconds, int(fields[_EXIT]) if fields[_STATE] in "ZX" else 0)
 
 
+def process_of(pid: int) -> Process:
+    """The process that has this number now."""
+    fields = _stat(pid)
+    return Process(pid, int(fields[_START]) if fields else 0)
+
+
 def triton_and_instances(pid: int) -> tuple[Process, ...]:
     """Triton, and after it the processes in which its `python` backend runs model instances.
 
     Args:
         pid: of a Triton whose models are ready.
     """
-    fields = _stat(pid)
-    found = [Process(pid, int(fields[_START]) if fields else 0)]
+    found = [process_of(pid)]
     for folder in Path("/proc").glob("[0-9]*"):
         fields = _stat(int(folder.name))
         if fields and int(fields[_PARENT]) == pid:

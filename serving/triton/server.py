@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-import http.client
 import os
 import secrets
+import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing, suppress
 from pathlib import Path
 from types import TracebackType
@@ -17,7 +18,7 @@ from typing import TYPE_CHECKING
 
 from heatserve.serving.allocator import GIVES_BACK
 from heatserve.serving.client.connection import Connection
-from heatserve.serving.errors import ServingError
+from heatserve.serving.errors import CrashedError, ServingError
 from heatserve.serving.observed.facts import declare_models
 from heatserve.serving.observed.probes import probe_environment
 from heatserve.serving.observed.recorder import FOLDER_VARIABLE
@@ -27,44 +28,35 @@ from heatserve.serving.tiers.unanswered import unanswered
 from heatserve.serving.triton import guarded_exec
 from heatserve.serving.triton.bounded_log import BoundedLog
 from heatserve.serving.triton.debris import explained_writes, log_of, seal_regions, server_folder
-from heatserve.serving.triton.endpoints import STANDARD_PORTS, Endpoints
+from heatserve.serving.triton.endpoints import SERVICES, STANDARD_PORTS, Endpoints
 from heatserve.serving.triton.installation import find_triton
 from heatserve.serving.triton.log import explain
-from heatserve.serving.triton.processes import ending, triton_and_instances
+from heatserve.serving.triton.offers import OFFERS_NAME
+from heatserve.serving.triton.opening import verified_model, verified_models
+from heatserve.serving.triton.options import CONNECTION_LIMITS, POLLS, closed_apis
+from heatserve.serving.triton.processes import Process, ending, triton_and_instances
+from heatserve.serving.triton.replacing import Replacement, answers_ok
 from heatserve.serving.triton.sockets import listens
+from heatserve.serving.triton.versions import TritonVersion, below_floor, version_of
 from heatserve.serving.triton.voters import Voters
 from heatserve.serving.triton.watch import Watch, has_unloaded, question_of, tier_questions
 from heatserve.serving.triton.workspace import prepare
 
 if TYPE_CHECKING:
     from heatserve.export.repository.layout import ModelVersion
+    from heatserve.export.signing.trust import Trust
+    from heatserve.serving.triton.offers import Offer
 
 _POLL_SECONDS = 0.02
 _KILL_AFTER_SECONDS = 5.0  # past the time that Triton was given to drain
 _SEND_SECONDS = 0.1  # after its last request is answered, for the answer to leave
 _DOOMED_SECONDS = 1.0  # from a model that is found dead until Triton is killed: for answers of the others
 _SETTLE_SECONDS = 2.0  # the last lines of Triton's model instances, which end after it
-# A caller that answers no ping is closed after 60 + 20 s; each connection is replaced after ten minutes, and what runs
-# on it then has a minute more. Clients of gRPC connect again by themselves.
-_CONNECTION_LIMITS = (
-    "--grpc-keepalive-time=60000",
-    "--grpc-keepalive-timeout=20000",
-    "--grpc-keepalive-permit-without-calls=true",
-    "--grpc-http2-max-pings-without-data=0",
-    "--grpc-max-connection-age=600000",
-    "--grpc-max-connection-age-grace=60000",
-)
-# Of requests that were answered, Triton would keep this many for reuse, with the memory of the largest: 2 GiB each.
-_KEPT_REQUESTS = "--grpc-infer-allocation-pool-size=0"
 _CRASHED = (
     "\n  where a warm-up fails (`model_warmup` in config.pbtxt), Triton may die so before it "
     "says why; started again, it may say it"
 )
-# Shared memory lets a caller name the memory that Triton reads and writes; the others load models, or change what is
-# logged where. Triton closes an API to callers that lack a header. Whoever is on this machine may read the header in
-# the list of processes, so nobody can send it: HTTP/2 has no capitals in names, HTTP/1 no line break in values.
-_CLOSED_APIS = "shared-memory,model-repository,trace,logging"
-_HEADER = "NOBODY={secret}\n"
+_COPIES = "trusted"  # of signed versions, in the server's folder
 
 
 class TritonServer:
@@ -74,13 +66,15 @@ class TritonServer:
 
     Attributes:
         models: the versions served, cards verified.
-        endpoints: where they are served, free ports filled in.
+        version: of this Triton, as it says itself; None where it does not say.
+        endpoints: where they are served, free ports filled in: this machine only, where the version is below the floor.
         voters: the processes that take the votes of tiers.
         metrics: the folder in which its processes count (`heatserve.serving.observed.page`).
         log: the newest of what Triton writes, at most 8 MiB; removed at the end, unless Triton failed.
     """
 
     models: tuple[ModelVersion, ...]
+    version: TritonVersion | None
     endpoints: Endpoints
     voters: Voters
     metrics: Path
@@ -91,10 +85,12 @@ class TritonServer:
         repository: Path | str,
         *,
         models: Sequence[str] = (),
+        versions: Mapping[str, int] | None = None,
         endpoints: Endpoints = STANDARD_PORTS,
         backend_directory: Path | str | None = None,
         metrics: Path | None = None,
         audit: AuditSettings | None = None,
+        trust: Trust | None = None,
         startup_timeout: float = 60.0,
         exit_timeout: int = 10,
     ) -> None:
@@ -103,24 +99,31 @@ class TritonServer:
         Args:
             repository: a folder of exported models.
             models: names of those to serve; none: all.
+            versions: of models that are not to be served in the version that is pinned, or else the newest.
             endpoints: where to listen.
             backend_directory: Triton's backends, where they are not beside it.
             metrics: a folder that outlives this Triton, in which its processes count; None: one that ends with it.
             audit: which share of the answers is judged by Certify, and what follows; None: none.
+            trust: keys, one of which must have signed each model, which is then copied; None: it need not be signed.
             startup_timeout: seconds until all models must be ready.
             exit_timeout: seconds that requests in flight are given at the end.
         """
         self._repository = Path(repository)
         self._names = models
+        self._versions = versions or {}
         self._wanted = endpoints
         self._backend_directory = Path(backend_directory) if backend_directory else None
         self._metrics = metrics
         self._audit = audit
+        self._trust = trust
         self._startup_timeout = startup_timeout
         self._exit_timeout = exit_timeout
         self._failed = False
         self._problem = ""
+        self._hurried = threading.Event()
         self._watch: Watch | None = None
+        self._replacing = threading.Lock()
+        self._ended = threading.Event()
         self._cleanup = ExitStack()
 
     def __enter__(self) -> TritonServer:
@@ -128,15 +131,20 @@ class TritonServer:
 
         Raises:
             CardError: a model without a card that matches its graphs.
+            CrashedError: Triton crashed, as it does at times on a busy machine.
+            UntrustedError: a model that no trusted key has signed as it is.
             ServingError: no models, no usable Triton, a port that is taken, or Triton failed; names its log.
         """
-        self.models = _verified_models(self._repository, self._names)
-        triton = find_triton(backend_directory=self._backend_directory)
-        # Triton 2.51 ends at single malformed HTTP requests (a shape of 2³² images will do); its gRPC side stood.
-        self.endpoints = (self._wanted.with_local_http() if triton.is_of_wheel else self._wanted).bound()
         with ExitStack() as cleanup:
             folder, lock = cleanup.enter_context(server_folder())
             self._folder = folder
+            with explained_writes():
+                self.models = verified_models(
+                    self._repository, self._names, self._versions, trust=self._trust, folder=folder / _COPIES
+                )
+            triton = find_triton(backend_directory=self._backend_directory)
+            self.version = version_of(triton)
+            self.endpoints = (self._wanted.all_local() if below_floor(self.version) else self._wanted).bound()
             with explained_writes():
                 self.metrics = self._metrics or folder / "metrics"
                 self.metrics.mkdir(exist_ok=True)
@@ -169,6 +177,20 @@ class TritonServer:
         """Let requests in flight finish, then end Triton and all of its processes, and remove its files."""
         self._cleanup.close()
 
+    @property
+    def problem(self) -> str:
+        """Why it is being ended though nobody asked it to: what was expected and found; empty while all is well."""
+        return self._problem
+
+    @property
+    def has_ended(self) -> bool:
+        """Whether Triton runs no more; `wait` says why."""
+        return self._process.poll() is not None
+
+    def hurry(self) -> None:
+        """From any thread: give a start up, and at the end do not wait for requests in flight."""
+        self._hurried.set()
+
     def wait(self) -> None:
         """Block until Triton ends by itself, which it should not, or is ended since a model does not answer any more.
 
@@ -178,11 +200,81 @@ class TritonServer:
         self._process.wait()
         raise self._failure(f"was ended: {self._problem}" if self._problem else "ended by itself")
 
-    def _watching(self) -> Watch:
+    def open(self, name: str, version: int) -> ModelVersion:
+        """A version of a model, verified, and signed where this server serves nothing else: to be served, or discarded.
+
+        Raises:
+            HeatserveError: see `verified_models`.
+        """
+        folder = self._folder / _COPIES / f"{name}-{version}-{secrets.token_hex(4)}"
+        return verified_model(self._repository, name, version, trust=self._trust, folder=folder)
+
+    def discard(self, model: ModelVersion) -> None:
+        """Remove the copy of a version that `open` made, and that is not served."""
+        copies = self._folder / _COPIES
+        if model.path.is_relative_to(copies):
+            shutil.rmtree(copies / model.path.relative_to(copies).parts[0], ignore_errors=True)
+
+    def replace(self, model: ModelVersion, *, timeout: float = 60.0) -> None:
+        """Serve this version, with its tiers, in place of the one that is served under its name, while callers ask.
+
+        No request fails for it: the former version answers those that it has. Where the new one does not load, the
+        former stays.
+
+        Args:
+            model: as `open` gave it, with the input and the classes of the one that is served.
+            timeout: seconds until it must be loaded.
+
+        Raises:
+            CardError: its configuration is not that of its card.
+            ServingError: it does not load; says why.
+        """
+        with self._replacing:
+            former = self._workspace.offers[model.name]
+            with explained_writes():
+                new = self._workspace.offer(model)
+            try:
+                self._show([former], new, timeout)
+            except ServingError as error:
+                if self._ended.is_set():
+                    raise
+                with explained_writes():
+                    again = self._workspace.offer(former.model)
+                self._show([former, new], again, timeout)
+                raise ServingError(self._of_user(str(error))) from None
+
+    def _show(self, former: Sequence[Offer], new: Offer, timeout: float) -> None:
+        """Have Triton serve an offer in place of others, and let those end."""
+        replacement = Replacement(
+            self._process.pid,
+            self.endpoints.http_url,
+            self.log,
+            self._workspace.repository,
+            self.voters,
+            former=former,
+            new=new,
+            interrupted=self._ended,
+        )
+        if self._watch is not None:
+            self._watch.allow_to_end({name for offer in (*former, new) for name in offer.names})
+        replacement.run(timeout=timeout)
+        if any(offer.model.version == new.model.version for offer in former):  # ready before it is loaded anew
+            replacement.has_ended(seconds=timeout)
+        self._workspace.offers[new.model.name] = new
+        self.models = tuple(new.model if model.name == new.model.name else model for model in self.models)
+        declare_models(self.metrics, self.models)
+        if self._watch is not None:
+            self._watch.stop()
+        self._watch = self._watching(replacement.replaced)
+        self._watch.start()
+        drain = threading.Thread(target=replacement.drain, name="heatserve-drain", daemon=True)
+        drain.start()
+
+    def _watching(self, replaced: frozenset[Process] = frozenset()) -> Watch:
         questions = [question_of(model, self._workspace.repository / model.name) for model in self.models]
         for question in questions[:]:
             questions += tier_questions(question, self._workspace.tiers[question.model])
-        return Watch(self._process.pid, self.endpoints.grpc_url, questions, self._end)
+        return Watch(self._process.pid, self.endpoints.grpc_url, questions, self._end, replaced=replaced)
 
     def _end(self, problem: str) -> None:
         """End Triton, which would go on to say that it is ready: new requests are refused at once."""
@@ -214,47 +306,51 @@ class TritonServer:
         yield f"--backend-config=python,shm-region-prefix-name={shared_memory}"  # servers side by side stay apart
         yield "--disable-auto-complete-config"  # the exporter wrote all of it; guessing takes a second per model
         yield f"--exit-timeout-secs={self._exit_timeout}"
-        for service in ("http", "grpc", "metrics"):
-            host = self.endpoints.http_host if service != "grpc" else None
-            yield f"--{service}-address={host or self.endpoints.host}"
+        for service in SERVICES:
+            yield f"--{service}-address={self.endpoints.address(service)}"
             yield f"--{service}-port={getattr(self.endpoints, service)}"
-        yield from _CONNECTION_LIMITS
-        yield _KEPT_REQUESTS
-        header = _HEADER.format(secret=secrets.token_hex())
-        yield f"--http-restricted-api={_CLOSED_APIS}:{header}"
-        yield f"--grpc-restricted-protocol={_CLOSED_APIS}:{header}"
+        yield from POLLS
+        yield from CONNECTION_LIMITS
+        yield from closed_apis()
 
     def _wait_until_ready(self, *, shared_memory: str) -> None:
         deadline = time.monotonic() + self._startup_timeout
         ports = (self.endpoints.http, self.endpoints.grpc, self.endpoints.metrics)
         # All three: a server beside ours that took a port first may be what answers.
         while not (
-            _is_ready(self.endpoints)
+            answers_ok(self.endpoints.http_url.removeprefix("http://"), "/v2/health/ready")
             and all(listens(self._process.pid, port) for port in ports)
             and self.voters.are_ready()
         ):
             seal_regions(shared_memory)
+            if self._hurried.is_set():
+                raise ServingError("Triton was ended while it started")
             if self._process.poll() is not None:
                 self.endpoints.bound()  # where a port was taken meanwhile, say so
-                crashed = self._process.returncode == -signal.SIGSEGV
-                what = f"was ended: {self._problem}" if self._problem else "did not start"
-                raise self._failure(what, advice=_CRASHED if crashed else "")
+                if not self._problem and self._process.returncode == -signal.SIGSEGV:
+                    raise CrashedError(f"{self._failure('did not start')}{_CRASHED}")
+                raise self._failure(f"was ended: {self._problem}" if self._problem else "did not start")
             if time.monotonic() > deadline:
                 raise self._failure(f"was not ready after {self._startup_timeout:g} s")
             time.sleep(_POLL_SECONDS)
         seal_regions(shared_memory)
 
-    def _failure(self, what: str, *, advice: str = "") -> ServingError:
+    def _failure(self, what: str) -> ServingError:
         self._failed = True
         code = self._process.poll()
         if code is not None:
             self.voters.stop()
             self._log.settle(seconds=_SETTLE_SECONDS)
         how = "" if code is None or self._problem else f": it {ending(-code if code < 0 else code << 8)}"
-        reasons = explain(self.log).replace(str(self._workspace.repository), str(self._repository))
-        return ServingError(f"Triton {what}{how}; {reasons}{advice}")
+        reasons = self._of_user(explain(self.log))
+        return ServingError(f"Triton {what}{how}; {reasons}")
+
+    def _of_user(self, text: str) -> str:
+        """What Triton says with the paths of the user's repository in the place of those of its own."""
+        return text.replace(str(self._workspace.repository), str(self._repository))
 
     def _stop(self) -> None:
+        self._ended.set()
         try:
             if self._watch is not None:
                 self._watch.stop()
@@ -276,7 +372,7 @@ class TritonServer:
         self._process.terminate()
         deadline = time.monotonic() + self._exit_timeout + _KILL_AFTER_SECONDS
         with closing(Connection(self.endpoints.grpc_url, timeout=1)) as connection:
-            while self._process.poll() is None and time.monotonic() < deadline:
+            while self._process.poll() is None and time.monotonic() < deadline and not self._hurried.is_set():
                 if has_unloaded(connection, self.models[0].name) and not self._has_unanswered():
                     time.sleep(_SEND_SECONDS)
                     return
@@ -285,8 +381,10 @@ class TritonServer:
     def _has_unanswered(self) -> bool:
         """Whether a tier that runs has requests that are not answered."""
         running = {process.model for process in triton_and_instances(self._process.pid)}
+        folders = self._folder.glob(f"{OFFERS_NAME}/*")  # also of versions that were replaced and are asked no more
         return any(
-            kind.beside(model) in running and unanswered(socket_folder(self._folder, model), kind.value)
+            kind.beside(model) in running and unanswered(socket_folder(folder, model), kind.value)
+            for folder in folders
             for model, kinds in self._workspace.tiers.items()
             for kind in kinds
         )
@@ -294,29 +392,3 @@ class TritonServer:
     def _kill(self) -> None:
         with suppress(ProcessLookupError):
             os.killpg(self._process.pid, signal.SIGKILL)
-
-
-def _verified_models(repository: Path, names: Sequence[str]) -> tuple[ModelVersion, ...]:
-    try:
-        from heatserve.export.repository.layout import open_model, open_models
-    except ImportError as error:
-        raise ServingError(f"serving needs more packages ({error}): pip install 'heatserve[serve]'") from None
-
-    named = (open_model(repository, name) for name in dict.fromkeys(names))
-    models = tuple(named if names else open_models(repository))
-    if not models:
-        raise ServingError(
-            f"{repository}: expected a model repository, found no model in it; write one with `heatserve export`"
-        )
-    return models
-
-
-def _is_ready(endpoints: Endpoints) -> bool:
-    connection = http.client.HTTPConnection(endpoints.http_url.removeprefix("http://"), timeout=1)
-    try:
-        connection.request("GET", "/v2/health/ready")
-        return connection.getresponse().status == http.client.OK
-    except (OSError, http.client.HTTPException):
-        return False
-    finally:
-        connection.close()

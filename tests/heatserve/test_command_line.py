@@ -28,6 +28,7 @@ COMMANDS = [
     ["certify-dataset"],
     ["tune"],
     ["tiers"],
+    ["sign"],
     ["conformance"],
     ["serve"],
     ["predict"],

@@ -132,25 +132,9 @@ def test_servers_side_by_side(triton: TritonServer, tiny_repository: Path) -> No
     assert not other.log.exists()
 
 
-@pytest.mark.slow
-def test_http_of_the_wheels_triton_is_for_this_machine_only(tiny_repository: Path) -> None:
-    """127.0.0.2 stands for an address of this machine that others can reach: 0.0.0.0 covers it."""
-    if not find_triton().is_of_wheel:
-        pytest.skip("the Triton on PATH is another one")
-    endpoints = Endpoints(host="0.0.0.0", http=0, grpc=0, metrics=0)
-    with TritonServer(tiny_repository, models=["tiny"], endpoints=endpoints) as server:
-        for url in (f"grpc://127.0.0.2:{server.endpoints.grpc}", server.endpoints.http_url):
-            with Client(url, model="tiny") as client:
-                assert len(client.predict(random_images(2))) == 2
-        for port in (server.endpoints.http, server.endpoints.metrics):  # metrics are the same HTTP server
-            socket.create_connection(("127.0.0.1", port), timeout=5).close()
-            with pytest.raises(ConnectionRefusedError):
-                socket.create_connection(("127.0.0.2", port), timeout=5)
-
-
 @contextmanager
 def serve_command(
-    repository: Path, temporary: Path, *, model: str = "patient"
+    repository: Path, temporary: Path, *options: str, model: str = "patient"
 ) -> Iterator[tuple[subprocess.Popen[str], str]]:
     """`heatserve serve` as a process of its own, its temporary files in `temporary`; and its gRPC URL."""
     # A shell that starts us in the background, or `nohup`, has a signal ignored, for us and our children.
@@ -158,7 +142,7 @@ def serve_command(
     code = start + "from heatserve.cli import main; main()"
     ports = ["--http-port", "0", "--grpc-port", "0", "--metrics-port", "0"]
     with subprocess.Popen(
-        [sys.executable, "-c", code, "serve", model, "--repository", str(repository), *ports],
+        [sys.executable, "-c", code, "serve", model, "--repository", str(repository), *ports, *options],
         env={**os.environ, "TMPDIR": str(temporary)},
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
@@ -312,7 +296,7 @@ def test_killed_command_takes_triton_along(tiny_repository: Path, tmp_path: Path
 @pytest.mark.slow
 def test_triton_that_ends_is_explained_though_somebody_removed_its_files(tiny_repository: Path, tmp_path: Path) -> None:
     """As services do that clean temporary folders; a running Triton needs none of its files."""
-    with serve_command(tiny_repository, tmp_path) as (process, url):
+    with serve_command(tiny_repository, tmp_path, "--no-restart") as (process, url):
         processes = descendants(process.pid)
         for path in tmp_path.iterdir():
             shutil.rmtree(path) if path.is_dir() else path.unlink()
@@ -328,7 +312,7 @@ def test_triton_that_ends_is_explained_though_somebody_removed_its_files(tiny_re
 
 @pytest.mark.slow
 def test_triton_that_ends_by_itself_is_explained(tiny_repository: Path, tmp_path: Path) -> None:
-    with serve_command(tiny_repository, tmp_path) as (process, _):
+    with serve_command(tiny_repository, tmp_path, "--no-restart") as (process, _):
         processes = descendants(process.pid)
         os.kill(min(processes), signal.SIGKILL)  # Triton, the parent of its model instance
         _, errors = process.communicate(timeout=20)

@@ -168,8 +168,8 @@ def test_an_instance_that_is_stopped_for_half_a_second_goes_on(server: TritonSer
         assert len(client.predict(random_images(2))) == 2
 
 
-def test_the_command_ends_with_an_error_for_its_supervisor(tiny_repository: Path, tmp_path: Path) -> None:
-    with serve_command(tiny_repository, tmp_path) as (process, _):
+def test_the_command_ends_with_an_error_for_an_orchestrator(tiny_repository: Path, tmp_path: Path) -> None:
+    with serve_command(tiny_repository, tmp_path, "--no-restart") as (process, _):
         processes = descendants(process.pid)
         os.kill(max(processes), signal.SIGKILL)  # the model instance, a child of Triton
         _, errors = process.communicate(timeout=20)

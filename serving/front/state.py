@@ -1,0 +1,37 @@
+"""What the supervisor tells the front, a line of JSON each time that it changes."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass
+
+
+@dataclass(frozen=True)
+class FrontState:
+    """What is behind the front.
+
+    Attributes:
+        ready: every model answers.
+        reason: why not, for callers: no paths, and nothing that is of this machine.
+        grpc: HOST:PORT of Triton's gRPC; empty: there is no Triton now, and requests wait for a moment.
+        models: the names that may be asked for, tiers among them.
+        metrics: HOST:PORT of Triton's own page of metrics; empty: none.
+        is_draining: the server ends: each answer asks its caller to connect elsewhere.
+    """
+
+    ready: bool = False
+    reason: str = "the server is starting"
+    grpc: str = ""
+    models: tuple[str, ...] = ()
+    metrics: str = ""
+    is_draining: bool = False
+
+    def line(self) -> bytes:
+        """As a line."""
+        return json.dumps(asdict(self)).encode() + b"\n"
+
+
+def state_of(line: bytes) -> FrontState:
+    """The state that a line tells."""
+    said = json.loads(line)
+    return FrontState(**{**said, "models": tuple(said["models"])})

@@ -1,0 +1,203 @@
+"""Triton over gRPC, as the front asks it: one channel, and its errors as refusals that strangers may read."""
+
+from __future__ import annotations
+
+import asyncio
+import http
+import re
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from heatserve.serving.client.failures import NO_SHARED_MEMORY
+from heatserve.serving.front.refusals import Refusal, unavailable
+
+if TYPE_CHECKING:
+    from tritonclient.grpc import service_pb2 as pb
+
+T = TypeVar("T")
+Metadata = Sequence[tuple[str, str]]
+
+_SERVICE = "/inference.GRPCInferenceService"
+_ANSWER_SECONDS = 600.0
+_SHORT_SECONDS = 2.0
+_STATUSES: Mapping[str, tuple[int, str]] = {
+    "INVALID_ARGUMENT": (400, "invalid"),
+    "OUT_OF_RANGE": (400, "invalid"),
+    "FAILED_PRECONDITION": (400, "invalid"),
+    "NOT_FOUND": (404, "unknown"),
+    "ALREADY_EXISTS": (409, "invalid"),
+    "RESOURCE_EXHAUSTED": (429, "overloaded"),
+    "UNIMPLEMENTED": (400, "invalid"),
+    "UNAVAILABLE": (503, "unavailable"),
+    "CANCELLED": (503, "unavailable"),
+    "DEADLINE_EXCEEDED": (504, "timeout"),
+}
+_OF_THE_CONNECTION = re.compile(r"ipv[46]:|failed to connect|socket closed|connection|GOAWAY|recvmsg|stream", re.I)
+# A path, a Python stack or the name of a region of shared memory: none of a stranger's business.
+_PRIVATE = re.compile(r"/\w+/|Traceback|shared memory|\bFile \"", re.I)
+_MOST_TEXT = 1_000
+
+
+class TritonCalls:
+    """The calls of one event loop to the Triton at one address."""
+
+    def __init__(self, address: str) -> None:
+        """Open a channel, which connects with the first call.
+
+        Args:
+            address: HOST:PORT of its gRPC.
+        """
+        import grpc.aio
+        from tritonclient.grpc import service_pb2
+
+        self._channel = grpc.aio.insecure_channel(
+            address,
+            options=[
+                ("grpc.max_send_message_length", -1),
+                ("grpc.max_receive_message_length", -1),
+                ("grpc.use_local_subchannel_pool", 1),
+                ("grpc.initial_reconnect_backoff_ms", 50),
+                ("grpc.min_reconnect_backoff_ms", 50),
+                ("grpc.max_reconnect_backoff_ms", 500),
+                ("grpc.enable_http_proxy", 0),
+                ("grpc.enable_retries", 0),
+            ],
+        )
+        self._infer = self._method("ModelInfer", service_pb2.ModelInferRequest, service_pb2.ModelInferResponse)
+        self._stream = self._channel.stream_stream(
+            f"{_SERVICE}/ModelStreamInfer",
+            request_serializer=service_pb2.ModelInferRequest.SerializeToString,
+            response_deserializer=service_pb2.ModelStreamInferResponse.FromString,
+        )
+        self._config = self._method("ModelConfig", service_pb2.ModelConfigRequest, service_pb2.ModelConfigResponse)
+        self._metadata = self._method(
+            "ModelMetadata", service_pb2.ModelMetadataRequest, service_pb2.ModelMetadataResponse
+        )
+        self._ready = self._method("ServerReady", service_pb2.ServerReadyRequest, service_pb2.ServerReadyResponse)
+        self._model_ready = self._method("ModelReady", service_pb2.ModelReadyRequest, service_pb2.ModelReadyResponse)
+
+    def _method(self, name: str, request: Any, response: Any) -> Callable[..., Awaitable[Any]]:
+        call: Callable[..., Awaitable[Any]] = self._channel.unary_unary(
+            f"{_SERVICE}/{name}",
+            request_serializer=request.SerializeToString,
+            response_deserializer=response.FromString,
+        )
+        return call
+
+    async def close(self) -> None:
+        """Close the channel; calls on their way are given a while to end."""
+        await self._channel.close(grace=_ANSWER_SECONDS)
+
+    async def infer(self, message: pb.ModelInferRequest, metadata: Metadata) -> pb.ModelInferResponse:
+        """The answer to a request.
+
+        Raises:
+            Refusal: there is none.
+        """
+        found: pb.ModelInferResponse = await _answered(self._infer(message, timeout=_ANSWER_SECONDS, metadata=metadata))
+        return found
+
+    async def stream(
+        self, message: pb.ModelInferRequest, metadata: Metadata
+    ) -> AsyncGenerator[pb.ModelInferResponse, None]:
+        """The answers to a request as they come; closing the generator gives it up.
+
+        Raises:
+            Refusal: there are no more, for a reason.
+        """
+        import grpc.aio
+
+        call = self._stream(iter([message]), timeout=_ANSWER_SECONDS, metadata=metadata)
+        try:
+            async for answer in call:
+                if answer.error_message:
+                    raise refusal_of("INVALID_ARGUMENT", answer.error_message)
+                yield answer.infer_response
+        except grpc.aio.AioRpcError as error:
+            raise refusal_of(error.code().name, error.details() or "") from None
+        finally:
+            call.cancel()
+
+    async def config(self, model: str, version: str) -> pb.ModelConfig:
+        """How Triton is configured for a model.
+
+        Raises:
+            Refusal: it has none of that name and version.
+        """
+        from tritonclient.grpc import service_pb2
+
+        request = service_pb2.ModelConfigRequest(name=model, version=version)
+        found: pb.ModelConfigResponse = await _answered(self._config(request, timeout=_SHORT_SECONDS))
+        return found.config
+
+    async def model_metadata(self, model: str, version: str) -> pb.ModelMetadataResponse:
+        """Names, types and shapes of a model's inputs and outputs.
+
+        Raises:
+            Refusal: there is none of that name and version.
+        """
+        from tritonclient.grpc import service_pb2
+
+        request = service_pb2.ModelMetadataRequest(name=model, version=version)
+        found: pb.ModelMetadataResponse = await _answered(self._metadata(request, timeout=_SHORT_SECONDS))
+        return found
+
+    async def is_ready(self) -> bool:
+        """Whether all models are ready."""
+        from tritonclient.grpc import service_pb2
+
+        try:
+            return bool((await _answered(self._ready(service_pb2.ServerReadyRequest(), timeout=_SHORT_SECONDS))).ready)
+        except Refusal:
+            return False
+
+    async def is_model_ready(self, model: str, version: str) -> bool:
+        """Whether a model is ready."""
+        from tritonclient.grpc import service_pb2
+
+        request = service_pb2.ModelReadyRequest(name=model, version=version)
+        try:
+            return bool((await _answered(self._model_ready(request, timeout=_SHORT_SECONDS))).ready)
+        except Refusal:
+            return False
+
+
+async def _answered(call: Awaitable[T]) -> T:
+    """What a call returns.
+
+    Raises:
+        Refusal: it failed.
+        CancelledError: the task was cancelled, and the call with it.
+    """
+    import grpc.aio
+
+    try:
+        return await call
+    except grpc.aio.AioRpcError as error:
+        raise refusal_of(error.code().name, error.details() or "") from None
+    except grpc.aio.UsageError:  # the channel was closed, since Triton was started anew
+        raise unavailable("the model server was started again meanwhile") from None
+
+
+def refusal_of(code: str, details: str) -> Refusal:
+    """What a status of gRPC means to a caller over HTTP, and as much of its text as is his business."""
+    status, reason = _STATUSES.get(code, (http.HTTPStatus.INTERNAL_SERVER_ERROR, "failed"))
+    if status == http.HTTPStatus.SERVICE_UNAVAILABLE:
+        if _OF_THE_CONNECTION.search(details) or not details:
+            return unavailable("the model server does not answer now")
+        return Refusal(status, details[:_MOST_TEXT], reason=reason, headers={b"retry-after": b"1"})
+    if NO_SHARED_MEMORY in details:  # behind it stands the name of the region
+        return Refusal(503, f"{NO_SHARED_MEMORY}; ask again later", reason="overloaded", headers={b"retry-after": b"1"})
+    if status == http.HTTPStatus.GATEWAY_TIMEOUT:
+        return Refusal(status, "the model did not answer in time", reason=reason)
+    if _PRIVATE.search(details):
+        details = "the model failed on this request; the log of the server says more"
+    return Refusal(status, details[:_MOST_TEXT], reason=reason)
+
+
+async def closed_later(calls: TritonCalls) -> None:
+    """Close calls that nobody begins any more, whatever becomes of those on their way."""
+    try:
+        await calls.close()
+    except (asyncio.CancelledError, RuntimeError):  # the process ends
+        return

@@ -1,0 +1,147 @@
+"""A server that is kept up: after each fault a good answer comes again, or a clear end."""
+
+from __future__ import annotations
+
+import os
+import resource
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+from test_limits import limit
+from test_server import descendants, log_named_in, serve_command, wait_until_gone
+from test_watch import BUSY_SECONDS, seconds_until
+from tiny_model import edit_card, random_images, write_tiny_model
+
+from heatserve import FREE_PORTS, Client, ServingError
+from heatserve.serving.supervised.failures import USUAL_RULE, RestartRule
+from heatserve.serving.supervised.server import Server, Supervision
+from heatserve.serving.supervised.state import Event, Recovery, Restart
+from heatserve.serving.triton.processes import triton_and_instances
+
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(sys.platform != "linux", reason="Triton runs on Linux only"),
+]
+
+
+@contextmanager
+def served(repository: Path, rule: RestartRule | None = USUAL_RULE) -> Iterator[tuple[Server, list[Event]]]:
+    """A server of the model `tiny`, and what it tells."""
+    events = list[Event]()
+    with Server(
+        repository,
+        models=["tiny"],
+        endpoints=FREE_PORTS,
+        supervision=Supervision(restart=rule),
+        on_event=events.append,
+    ) as server:
+        yield server, events
+        problems = [event.problem for event in events if isinstance(event, Restart)]
+        logs = {log_named_in(problem) for problem in problems if "its log " in problem}
+    for log in {server.log, *logs}:
+        log.unlink(missing_ok=True)
+
+
+def processes_of(server: Server) -> list[int]:
+    """Triton, and the process of its model instance."""
+    option = f"--grpc-port={server.endpoints.grpc}"
+    (triton,) = (p for p in descendants(os.getpid()) if option in Path(f"/proc/{p}/cmdline").read_text().split("\0"))
+    return [process.pid for process in triton_and_instances(triton)]
+
+
+def answers(server: Server) -> bool:
+    with Client(server.endpoints.grpc_url, model="tiny", timeout=5, retries=0) as client:
+        try:
+            return len(client.predict(random_images(2))) == 2
+        except ServingError:
+            return False
+
+
+def break_and_wait(server: Server, hurt: Callable[[], object]) -> None:
+    """Hurt it: first it does not answer, or says so, then it answers again."""
+    assert answers(server)
+    hurt()
+    seconds_until(lambda: not server.state.is_ready, at_most=BUSY_SECONDS)
+    seconds_until(lambda: server.state.is_ready, at_most=BUSY_SECONDS)
+    assert answers(server)
+
+
+def test_after_each_fault_it_answers_again_on_the_same_ports_and_at_the_fifth_it_ends(tiny_repository: Path) -> None:
+    with served(tiny_repository) as (server, events):
+        for number, index in ((signal.SIGKILL, 0), (signal.SIGKILL, 1), (signal.SIGSTOP, 1), (signal.SIGSTOP, 0)):
+            process = processes_of(server)[index]
+            break_and_wait(server, lambda: os.kill(process, number))  # noqa: B023
+            wait_until_gone({process}, seconds=5)
+        found = [event for event in events if isinstance(event, Restart)]
+        assert [restart.cause for restart in found] == ["ended", "unhealthy", "unhealthy", "unhealthy"]
+        assert [restart.pause for restart in found] == [0.1, 0.2, 0.4, 0.8]
+        assert [type(event) for event in events] == [Restart, Recovery] * 4
+        os.kill(processes_of(server)[0], signal.SIGKILL)
+        with pytest.raises(ServingError, match=r"given up after 5 failures within 60 s; .* ended by itself: it was"):
+            server.wait()
+        assert not server.state.is_ready
+
+
+def test_a_crash_at_the_first_start_is_followed_by_another_start(tiny_repository: Path) -> None:
+    before = descendants(os.getpid())
+    crashed = threading.Event()
+
+    def crash() -> None:
+        seconds_until(lambda: bool(descendants(os.getpid()) - before), at_most=BUSY_SECONDS)
+        os.kill(min(descendants(os.getpid()) - before), signal.SIGSEGV)
+        crashed.set()
+
+    threading.Thread(target=crash).start()
+    with served(tiny_repository) as (server, events):
+        assert crashed.is_set()
+        assert answers(server)
+        assert [event.cause for event in events if isinstance(event, Restart)] == ["start"]
+
+
+def test_a_full_disk_holds_a_restart_up_until_there_is_room(tiny_repository: Path) -> None:
+    with served(tiny_repository) as (server, events):
+        with limit(resource.RLIMIT_FSIZE, 5000):
+            os.kill(processes_of(server)[0], signal.SIGKILL)
+            seconds_until(lambda: len(events) >= 3, at_most=BUSY_SECONDS)
+        seconds_until(lambda: server.state.is_ready, at_most=BUSY_SECONDS)
+        assert answers(server)
+        starts = [event for event in events if isinstance(event, Restart) and event.cause == "start"]
+        assert all("expected a temporary folder with room to write into" in event.problem for event in starts)
+
+
+def test_a_card_is_verified_again_at_each_start(tmp_path: Path) -> None:
+    version_dir = write_tiny_model(tmp_path)
+    with served(tmp_path, RestartRule(within=1.0)) as (server, _):
+        edit_card(version_dir, lambda card: card.update(graph_sha256="0" * 64))
+        os.kill(processes_of(server)[0], signal.SIGKILL)
+        with pytest.raises(ServingError, match=r"given up after \d failed starts; the last one: .*sha256"):
+            server.wait()
+        assert not answers(server)
+
+
+def test_without_restarts_the_first_fault_ends_it(tiny_repository: Path) -> None:
+    with served(tiny_repository, None) as (server, events):
+        os.kill(processes_of(server)[1], signal.SIGKILL)
+        with pytest.raises(ServingError, match="Triton was ended: tiny: expected a running process of the model"):
+            server.wait()
+        assert events == []
+
+
+def test_the_command_goes_on_and_can_be_ended_while_it_restarts(tiny_repository: Path, tmp_path: Path) -> None:
+    with serve_command(tiny_repository, tmp_path) as (process, _):
+        processes = descendants(process.pid)
+        os.kill(min(processes), signal.SIGKILL)
+        assert process.stderr is not None
+        assert "Triton ended by itself: it was ended by SIGKILL" in process.stderr.readline()
+        assert "triton: it is started again in 0.1 s" in process.stderr.readline()
+        time.sleep(0.3)
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(20) == 0
+    (log,) = tmp_path.iterdir()
+    assert log.suffix == ".log"
