@@ -9,6 +9,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING
 
+from heatserve.serving.shadow.folder import AuditSettings
 from heatserve.serving.supervised.failures import USUAL_RULE, RestartRule
 from heatserve.serving.supervised.lives import Lives
 from heatserve.serving.supervised.state import IS_ENDING, IS_STARTING, Event, State
@@ -53,6 +54,7 @@ class Server:
         endpoints: Endpoints = STANDARD_PORTS,
         backend_directory: Path | str | None = None,
         trust: Trust | None = None,
+        audit: AuditSettings | None = None,
         supervision: Supervision = KEPT_UP,
         on_event: Callable[[Event], object] = lambda _: None,
     ) -> None:
@@ -64,6 +66,7 @@ class Server:
             endpoints: where to listen.
             backend_directory: Triton's backends, where they are not beside it.
             trust: keys, one of which must have signed each model; None: it need not be signed.
+            audit: which share of the answers is judged by Certify, and what follows; None: none.
             supervision: how it is kept up and ended.
             on_event: called, from a thread, where something failed or is up again.
         """
@@ -72,6 +75,7 @@ class Server:
         self._wanted = endpoints
         self._backend_directory = backend_directory
         self._trust = trust
+        self._audit = audit
         self._supervision = supervision
         self._state, self._telling = IS_STARTING, threading.Lock()
         self._hurried = threading.Event()
@@ -146,6 +150,7 @@ class Server:
             endpoints=before.endpoints if before else self._wanted,
             backend_directory=self._backend_directory,
             trust=self._trust,
+            audit=self._audit,
         )
 
     def _tell(self, state: State) -> None:
