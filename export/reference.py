@@ -92,9 +92,9 @@ def read_reference(version_dir: Path, card: Card) -> InputReference | None:
     again = f"write it again with `heatserve reference {card.model}`"
     try:
         content = read_json(read_text(path, "a reference of inputs").encode())
-        stated = content.pop(DIGEST, None)
+        stated = content.pop(DIGEST) if isinstance(content, dict) and DIGEST in content else None
         reference = InputReference.model_validate(content)
-    except (ValueError, RecursionError, AttributeError) as error:
+    except (ValueError, RecursionError) as error:
         what = "; ".join(e["msg"] for e in error.errors()) if isinstance(error, ValidationError) else error
         raise CardError(f"{path}: expected a reference of inputs, found: {what}; {again}") from None
     if stated != digest_of(content):

@@ -19,7 +19,7 @@ from heatserve.serving.errors import ServingError
 if TYPE_CHECKING:
     from heatserve.export.card import Card
 
-FOLDER_VARIABLE = "HEATSERVE_AUDIT"
+AUDIT_VARIABLE = "HEATSERVE_AUDIT"
 """The environment variable that names the folder to the processes of a server."""
 
 _SETTINGS_NAME = "settings.json"
@@ -70,7 +70,7 @@ class AuditFolder:
     @classmethod
     def of_environment(cls) -> AuditFolder | None:
         """That of the server that started this process; None: nothing is audited."""
-        named = os.environ.get(FOLDER_VARIABLE)
+        named = os.environ.get(AUDIT_VARIABLE)
         if not named:
             return None
         path = Path(named)
@@ -104,10 +104,10 @@ def audit_environment(settings: AuditSettings | None, folder: Path) -> dict[str,
         folder: of the server, where the audit has a folder in it, unless the settings name another one.
     """
     if settings is None:
-        return {FOLDER_VARIABLE: ""}
+        return {AUDIT_VARIABLE: ""}
     path = settings.folder or folder / "audit"
     AuditFolder.created(path, settings)
-    return {FOLDER_VARIABLE: str(path)}
+    return {AUDIT_VARIABLE: str(path)}
 
 
 def withdrawn(card: Card) -> Callable[[], bool]:

@@ -88,7 +88,14 @@ def make_offer(
     """Fill the new `folder` with what `triton` needs to serve a version, which was checked to be served by it.
 
     It has a voter where it has tiers, and where it promises something and the server `audits` what it answers.
+
+    Raises:
+        CardError: the server audits, and the reference of inputs is not that of the version.
     """
+    from heatserve.export.reference import read_reference
+
+    if audits:
+        read_reference(model.path, model.card)
     folder.mkdir(parents=True)
     _place(triton, model, folder / model.name)
     has_voter = bool(tiers) or (audits and model.card.calibration is not None)

@@ -22,7 +22,7 @@ from heatserve.serving.observed import families
 from heatserve.serving.observed.page import value_of
 from heatserve.serving.observed.recorder import Recorder
 from heatserve.serving.shadow.auditor import Auditor
-from heatserve.serving.shadow.folder import FOLDER_VARIABLE, AuditFolder, AuditSettings, audit_environment, withdrawn
+from heatserve.serving.shadow.folder import AUDIT_VARIABLE, AuditFolder, AuditSettings, audit_environment, withdrawn
 from heatserve.serving.tiers.protocol import Sample
 
 Audit = Callable[..., tuple[Auditor, list[str]]]
@@ -83,7 +83,7 @@ def test_a_network_that_claims_too_much_is_found_and_its_promise_withdrawn(
 ) -> None:
     version_dir = write_shadow_model(tmp_path, "swapped", OVERCONFIDENT)
     auditor, lines = audit(version_dir)
-    monkeypatch.setenv(FOLDER_VARIABLE, str(tmp_path / "audit"))
+    monkeypatch.setenv(AUDIT_VARIABLE, str(tmp_path / "audit"))
     is_withdrawn = withdrawn(read_card(version_dir))
     assert not is_withdrawn()
     feed(auditor, version_dir, inputs(12, seed=4))
@@ -107,7 +107,7 @@ def test_without_being_asked_it_withdraws_nothing(
 ) -> None:
     version_dir = write_shadow_model(tmp_path, "swapped", OVERCONFIDENT)
     auditor, lines = audit(version_dir, withdraws=False)
-    monkeypatch.setenv(FOLDER_VARIABLE, str(tmp_path / "audit"))
+    monkeypatch.setenv(AUDIT_VARIABLE, str(tmp_path / "audit"))
     feed(auditor, version_dir, inputs(12, seed=4))
     assert not withdrawn(read_card(version_dir))()
     assert "its radii are served as before, since `--withdraw-on-alarm` is not set" in lines[0]
@@ -162,7 +162,7 @@ def test_shifted_inputs_raise_the_other_alarm_and_withdraw_nothing(
 ) -> None:
     version_dir = write_shadow_model(tmp_path, "honest", HONEST)
     auditor, lines = audit(version_dir)
-    monkeypatch.setenv(FOLDER_VARIABLE, str(tmp_path / "audit"))
+    monkeypatch.setenv(AUDIT_VARIABLE, str(tmp_path / "audit"))
     feed(auditor, version_dir, np.clip(inputs(60, seed=9) + np.float32(0.05), 0, 1))
     assert value_of(tmp_path, families.DRIFT_ALARM, model="honest") == 1
     assert value_of(tmp_path, families.DRIFT_EVIDENCE, model="honest") > 6.9

@@ -2,23 +2,30 @@
 
 from __future__ import annotations
 
+import os
+import shutil
+import signal
 import time
 from collections.abc import Callable, Iterator
 from functools import partial
+from pathlib import Path
 
 import numpy as np
 import pytest
-from known_tiers import ask, hurry
+from known_tiers import ask, hurry, voter_of
 from numpy.typing import NDArray
 from shadow_models import HONEST, OVERCONFIDENT, inputs, write_shadow_model
 
 from heatserve import FREE_PORTS, Client, Reason, TritonServer
-from heatserve.export.card import read_card
+from heatserve.export.card import CardError, read_card
+from heatserve.export.reference import REFERENCE_NAME
 from heatserve.export.repository.tiers import write_tier_configs
 from heatserve.export.tiers import TierModel
+from heatserve.serving.errors import ServingError
 from heatserve.serving.observed import families
 from heatserve.serving.observed.page import value_of
 from heatserve.serving.shadow.folder import AuditSettings
+from heatserve.serving.triton.installation import find_triton
 
 SECONDS = 60
 
@@ -104,3 +111,44 @@ def test_inputs_that_are_brighter_raise_the_alarm_of_drift_and_withdraw_nothing(
     assert value_of(audited.metrics, families.SHADOW_ALARM, model="shifted") == 0
     with Client(audited.endpoints.grpc_url, model="shifted") as client:
         assert any(answer.certified_radius > 0 for answer in client.predict(images))
+
+
+def test_a_reference_of_another_graph_is_told_before_anything_starts(tmp_path: Path) -> None:
+    version_dir = write_shadow_model(tmp_path, "known", HONEST)
+    write_shadow_model(tmp_path / "other", "known", OVERCONFIDENT)
+    shutil.copy(tmp_path / "other" / "known" / "1" / REFERENCE_NAME, version_dir)
+    with (
+        pytest.raises(CardError, match="expected the reference of the graph of the card, found that of another one"),
+        TritonServer(tmp_path, models=["known"], endpoints=FREE_PORTS, audit=AuditSettings(share=0.5)),
+    ):
+        pass
+
+
+def test_where_another_backend_answers_an_audit_is_refused(tmp_path: Path) -> None:
+    """As with a Triton that has NVIDIA's own `onnxruntime` backend: no answer passes through a process of ours."""
+    found = find_triton()
+    backends = tmp_path / "backends"
+    shutil.copytree(found.backends, backends, symlinks=True)
+    (backends / "onnxruntime").mkdir()
+    (backends / "onnxruntime" / "libtriton_onnxruntime.so").touch()
+    repository = tmp_path / "repository"
+    write_shadow_model(repository, "known", HONEST)
+    with (
+        pytest.raises(ServingError, match="audit share: expected a Triton whose single passes our backend answers"),
+        TritonServer(repository, endpoints=FREE_PORTS, backend_directory=backends, audit=AuditSettings(share=0.5)),
+    ):
+        pass
+
+
+@pytest.mark.slow
+def test_a_voter_that_is_started_again_goes_on_with_what_was_seen(audited: TritonServer) -> None:
+    """The alarm of a model that was swapped stays, and so does its radius of 0."""
+    eventually(lambda: value_of(audited.metrics, families.SHADOW_ALARM, model="swapped") == 1, "the alarm of before")
+    former = voter_of(audited, "swapped")
+    os.kill(former, signal.SIGKILL)
+    eventually(lambda: voter_of(audited, "swapped") != former, "another voter")
+    with Client(audited.endpoints.grpc_url, model="swapped") as client:
+        assert client.predict(inputs(1, seed=23))[0].certified_radius == 0
+    eventually(lambda: audited.voters.are_ready(), "a voter that takes questions")
+    assert value_of(audited.metrics, families.SHADOW_ALARM, model="swapped") == 1
+    assert audited.log.read_text().count("ALARM: swapped") == 1
