@@ -32,6 +32,7 @@ from heatserve.commands.import_onnx import import_onnx
 from heatserve.commands.import_weights import import_weights
 from heatserve.commands.predict import predict
 from heatserve.commands.quickstart import quickstart
+from heatserve.commands.reference import reference
 from heatserve.commands.serve import serve
 from heatserve.commands.sign import sign
 from heatserve.commands.switch import rollback, switch
@@ -49,6 +50,7 @@ _PANELS: Mapping[str, Sequence[Callable[..., None] | typer.Typer]] = {
         calibrate,
         calibrate_variant,
         audit,
+        reference,
         certify_dataset,
     ),
     "Serve": (serve, switch, rollback, predict, certify, tiers, tune, sign),
