@@ -29,6 +29,7 @@ from heatserve.commands.experiment import experiment
 from heatserve.commands.export import export
 from heatserve.commands.import_onnx import import_onnx
 from heatserve.commands.import_weights import import_weights
+from heatserve.commands.plan import plan
 from heatserve.commands.predict import predict
 from heatserve.commands.quickstart import quickstart
 from heatserve.commands.serve import serve
@@ -48,7 +49,7 @@ _PANELS: Mapping[str, Sequence[Callable[..., None] | typer.Typer]] = {
         audit,
         certify_dataset,
     ),
-    "Serve": (serve, predict, certify, tiers, tune),
+    "Serve": (serve, predict, certify, tiers, tune, plan),
     "Measure": (conformance, attack, attack_tiers, bench, experiment),
 }
 """The parts of the front page, and the commands and groups of commands in each."""
