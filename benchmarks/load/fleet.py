@@ -31,7 +31,7 @@ class FleetDemand:
     images: int = 1
     """In each request of one pass, one of the numbers that were measured."""
     p99: float | None = None
-    """Milliseconds within which 99 of 100 requests of one pass are to be answered; None: as at 70 % of the saturation."""
+    """Milliseconds within which 99 of 100 requests of one pass are to be answered; None: as at 70 % load."""
     spare: int = 1
     """Servers that may be missing at the busiest time, since one is replaced or its machine is lost."""
 
@@ -91,9 +91,7 @@ def plan_fleet(record: LoadRecord, model: str, demand: FleetDemand) -> FleetPlan
     servers = max(1, math.ceil(needed)) + demand.spare
     steps += [
         FleetStep(what="servers that are busy", how=shares, value=needed, unit="servers"),
-        FleetStep(
-            what="servers", how=f"⌈{needed:,.2f}⌉ + {demand.spare} spare", value=float(servers), unit="servers"
-        ),
+        FleetStep(what="servers", how=f"⌈{needed:,.2f}⌉ + {demand.spare} spare", value=float(servers), unit="servers"),
         _cpu_step(found, demand, rates, servers * record.machine.cores),
     ]
     return FleetPlan(
@@ -129,9 +127,7 @@ def _one_pass_steps(found: ModelLoad, demand: FleetDemand) -> Sequence[FleetStep
     if demand.p99 is None:
         most = saturation(found.closed, kind)
         return (
-            FleetStep(
-                what=f"one pass, {demand.protocol}: saturation", how="most callers", value=most, unit="images/s"
-            ),
+            FleetStep(what=f"one pass, {demand.protocol}: saturation", how="most callers", value=most, unit="images/s"),
             FleetStep(
                 what="one pass: may be asked of one", how=f"{BUSY:g} × {most:,.1f}", value=BUSY * most, unit="images/s"
             ),
@@ -182,9 +178,7 @@ def _tier_steps(found: ModelLoad, tier: str) -> Sequence[FleetStep]:
     """What one server answers of a tier that takes votes; the last step is what it may be asked."""
     most = only(_of_tier(found, tier)).images_per_second
     return (
-        FleetStep(
-            what=f"{tier} at r = {found.radius:g}: saturation", how="most callers", value=most, unit="images/s"
-        ),
+        FleetStep(what=f"{tier} at r = {found.radius:g}: saturation", how="most callers", value=most, unit="images/s"),
         FleetStep(
             what=f"{tier}: may be asked of one", how=f"{BUSY:g} × {most:,.1f}", value=BUSY * most, unit="images/s"
         ),

@@ -1,4 +1,4 @@
-"""Builds manifests by the models of KServe's SDK, in a process of its own: its protobuf has the names of tritonclient's.
+"""Builds manifests by the models of KServe's SDK, in a process of its own: its protobuf is named as tritonclient's.
 
 Reads a JSON list of manifests from stdin, and writes a list of what is wrong with each: null, or a text.
 """

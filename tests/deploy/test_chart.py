@@ -184,7 +184,9 @@ def test_nginx_has_the_files_that_its_configuration_names() -> None:
     nginx = ROOT / "deploy" / "nginx"
     assert files == {path.name: path.read_text() for path in nginx.glob("*.conf")}
     (volume,) = (volume for volume in _pod("everything")["volumes"] if volume["name"] == "nginx")
-    paths = {item["path"] for source in volume["projected"]["sources"] for item in source.get("secret", {}).get("items", ())}
+    paths = {
+        item["path"] for source in volume["projected"]["sources"] for item in source.get("secret", {}).get("items", ())
+    }
     assert paths == {"tls/server.pem", "tls/server.key", "tls/clients.pem", "tokens.map"}
     assert all(path in files["nginx.conf"] for path in paths)
 
@@ -193,10 +195,16 @@ def test_nginx_has_the_files_that_its_configuration_names() -> None:
     ("values", "message"),
     [
         ({}, "modelStore: expected uri or existingClaim, got neither"),
-        ({"modelStore": {"uri": "s3://a", "existingClaim": "b"}}, "modelStore: expected uri or existingClaim, got both"),
+        (
+            {"modelStore": {"uri": "s3://a", "existingClaim": "b"}},
+            "modelStore: expected uri or existingClaim, got both",
+        ),
         ({"modelStore": {"uri": "models"}}, "modelStore/uri"),
         ({**STORE, "modelStor": {}}, "modelStor"),
-        ({**STORE, "autoscaling": {"queueSeconds": "", "cpuUtilization": 0}}, "expected queueSeconds or cpuUtilization"),
+        (
+            {**STORE, "autoscaling": {"queueSeconds": "", "cpuUtilization": 0}},
+            "expected queueSeconds or cpuUtilization",
+        ),
         ({**STORE, "grpc": {"enabled": True}}, "grpc.tlsSecret: expected a secret"),
         ({**STORE, "serve": {"extraOptions": ["audit"]}}, "extraOptions"),
     ],
