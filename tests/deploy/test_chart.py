@@ -29,7 +29,7 @@ EVERYTHING: Values = {
         "trustedKeysSecret": "trust",
         "trustedKeys": ["ours.pub"],
     },
-    "serve": {"grace": 7, "rate": 50, "extraOptions": ["--audit-share=0.01"]},
+    "serve": {"grace": 7, "rate": 50, "extraOptions": ["--max-connections=256"]},
     "tls": {"secret": "tls"},
     "tokens": {"secret": "tokens"},
     "grpc": {"enabled": True, "tlsSecret": "grpc", "tokensSecret": "callers"},
@@ -132,7 +132,7 @@ def test_everything_that_is_asked_for_reaches_the_server() -> None:
         "--tls-key=/etc/heatserve/tls/tls.key",
         "--token-file=/etc/heatserve/tokens/tokens",
         "--trust=/etc/heatserve/trust/ours.pub",
-        "--audit-share=0.01",
+        "--max-connections=256",
     ]
     assert server["resources"]["limits"]["nvidia.com/gpu"] == 1
     assert {server[probe]["httpGet"]["scheme"] for probe in ("startupProbe", "livenessProbe", "readinessProbe")} == {
