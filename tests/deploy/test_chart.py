@@ -27,7 +27,7 @@ EVERYTHING: Values = {
         "uri": "s3://models/model_repository",
         "credentialsSecret": "store",
         "trustedKeysSecret": "trust",
-        "trustedKeys": ["ours.pub"],
+        "trustedKeys": ["ours.pem"],
     },
     "serve": {"grace": 7, "rate": 50, "extraOptions": ["--max-connections=256"]},
     "tls": {"secret": "tls"},
@@ -131,7 +131,7 @@ def test_everything_that_is_asked_for_reaches_the_server() -> None:
         "--tls-cert=/etc/heatserve/tls/tls.crt",
         "--tls-key=/etc/heatserve/tls/tls.key",
         "--token-file=/etc/heatserve/tokens/tokens",
-        "--trust=/etc/heatserve/trust/ours.pub",
+        "--trust=/etc/heatserve/trust/ours.pem",
         "--max-connections=256",
     ]
     assert server["resources"]["limits"]["nvidia.com/gpu"] == 1

@@ -27,7 +27,11 @@ def test_prometheus_finds_the_pods_by_their_labels(tmp_path: Path) -> None:
     pod = {f"{meta}namespace": "prod", f"{meta}pod_phase": "Running"}
     named = {**pod, f"{meta}pod_label_app_kubernetes_io_name": "heatserve", f"{meta}pod_container_port_name": "metrics"}
     said = {
-        "10.0.0.1:8002": {**named, f"{meta}pod_name": "ours"},
+        "10.0.0.1:8002": {
+            **named,
+            f"{meta}pod_name": "ours",
+            f"{meta}pod_annotation_prometheus_io_scheme": "https",
+        },
         "10.0.0.1:8000": {**named, f"{meta}pod_name": "ours", f"{meta}pod_container_port_name": "http"},
         "10.0.0.2:8002": {**named, f"{meta}pod_name": "done", f"{meta}pod_phase": "Succeeded"},
         "10.0.0.3:8002": {**named, f"{meta}pod_name": "other", f"{meta}pod_label_app_kubernetes_io_name": "other"},
@@ -42,8 +46,8 @@ def test_prometheus_finds_the_pods_by_their_labels(tmp_path: Path) -> None:
         _promtool("check", "service-discovery", "--timeout=1s", str(tmp_path / "prometheus.yml"), "heatserve")
     )
     kept = [one["labels"] for one in found if one["labels"]]
-    assert [(one["__address__"], one["job"], one["namespace"], one["pod"]) for one in kept] == [
-        ("10.0.0.1:8002", "heatserve", "prod", "ours")
+    assert [(one["__address__"], one["job"], one["namespace"], one["pod"], one["__scheme__"]) for one in kept] == [
+        ("10.0.0.1:8002", "heatserve", "prod", "ours", "https")
     ]
     assert len(found) == len(said)
 
