@@ -7,10 +7,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from heatserve.benchmarks.load.targets import BUSY, heard_of, only, saturation
-from heatserve.benchmarks.records.load import Heard, LoadRecord, LoadRow, ModelLoad, Protocol, RequestKind
+from heatserve.benchmarks.records.load import Heard, LoadRecord, LoadRow, ModelLoad, RequestKind
 from heatserve.certification.errors import HeatserveError
 
-KEPT_UP = 0.95
+_KEPT_UP = 0.95
 """Arrivals of which a server answered a smaller share within the window were more than it can take."""
 _TIERS = ("confirm", "cascade")
 
@@ -27,7 +27,8 @@ class FleetDemand:
     """Images a second that one pass answers."""
     tiers: Mapping[str, float]
     """Images a second by tier, `confirm` and `cascade`, besides."""
-    protocol: Protocol = "grpc"
+    front_microseconds: float = 0.0
+    """CPU time of the front for each request of one pass, where it comes over HTTP; 0: over gRPC."""
     images: int = 1
     """In each request of one pass, one of the numbers that were measured."""
     p99: float | None = None
@@ -80,6 +81,8 @@ def plan_fleet(record: LoadRecord, model: str, demand: FleetDemand) -> FleetPlan
         raise FleetError(f"model: expected one that was measured ({', '.join(record.shapes)}), got {model!r}")
     found = record.shapes[model]
     steps = [*_one_pass_steps(found, demand)]
+    if demand.front_microseconds:
+        steps.append(_front_step(steps[-1].value, demand, record.machine.cores))
     usable = {"one pass": steps[-1].value}
     for tier in _TIERS:
         if demand.tiers.get(tier):
@@ -110,13 +113,12 @@ def _kind(found: ModelLoad, demand: FleetDemand) -> RequestKind:
     Raises:
         FleetError: it was not measured.
     """
-    kind = RequestKind(tier="one pass", protocol=demand.protocol, input=found.input, images=demand.images)
+    kind = RequestKind(tier="one pass", protocol="grpc", input=found.input, images=demand.images)
     if not heard_of(found.closed, kind):
-        measured = sorted({(one.protocol, one.images) for one in map(only, found.closed) if one.tier == "one pass"})
-        words = ", ".join(f"{protocol} with {images}" for protocol, images in measured)
+        heard = (one for one in map(only, found.closed) if (one.tier, one.protocol) == ("one pass", "grpc"))
+        measured = ", ".join(map(str, sorted({one.images for one in heard})))
         raise FleetError(
-            f"images: expected a number in each request that was measured ({words}), got {demand.protocol} with "
-            f"{demand.images}; measure it with `heatserve bench load`"
+            f"images: expected a number in each request that was measured over gRPC ({measured}), got {demand.images}"
         )
     return kind
 
@@ -127,7 +129,7 @@ def _one_pass_steps(found: ModelLoad, demand: FleetDemand) -> Sequence[FleetStep
     if demand.p99 is None:
         most = saturation(found.closed, kind)
         return (
-            FleetStep(what=f"one pass, {demand.protocol}: saturation", how="most callers", value=most, unit="images/s"),
+            FleetStep(what="one pass: saturation", how="most callers", value=most, unit="images/s"),
             FleetStep(
                 what="one pass: may be asked of one", how=f"{BUSY:g} × {most:,.1f}", value=BUSY * most, unit="images/s"
             ),
@@ -135,8 +137,8 @@ def _one_pass_steps(found: ModelLoad, demand: FleetDemand) -> Sequence[FleetStep
     arrivals = [one for one in heard_of(found.opened, kind) if one.milliseconds is not None]
     if not arrivals:
         raise FleetError(
-            f"p99: expected arrivals at a rate to be measured of {demand.protocol} with {demand.images} images a "
-            "request, found none; leave --p99 out, or ask for another kind of request"
+            f"p99: expected arrivals at a rate to be measured with {demand.images} images a request, found none; leave "
+            "--p99 out, or plan for requests of one image"
         )
     soon = [one for one in arrivals if _is_kept_up(one) and one.milliseconds and one.milliseconds.p99 <= demand.p99]
     if not soon:
@@ -149,7 +151,7 @@ def _one_pass_steps(found: ModelLoad, demand: FleetDemand) -> Sequence[FleetStep
     how = f"most arrivals with a 99th percentile of at most {demand.p99:g} ms"
     return (
         FleetStep(
-            what=f"one pass, {demand.protocol}: may be asked of one",
+            what="one pass: may be asked of one",
             how=how,
             value=best.images_per_second,
             unit="images/s",
@@ -157,9 +159,17 @@ def _one_pass_steps(found: ModelLoad, demand: FleetDemand) -> Sequence[FleetStep
     )
 
 
+def _front_step(usable: float, demand: FleetDemand, cores: int) -> FleetStep:
+    """What one server may be asked over HTTP: the front takes a share of its cores besides."""
+    seconds = demand.front_microseconds / 1e6 / demand.images
+    how = f"1 ÷ (1 ÷ {usable:,.1f} + {1e6 * seconds:g} µs ÷ ({BUSY:g} × {cores} cores))"
+    value = 1 / (1 / usable + seconds / (BUSY * cores))
+    return FleetStep(what="one pass, over HTTP: may be asked of one", how=how, value=value, unit="images/s")
+
+
 def _is_kept_up(heard: Heard) -> bool:
     """Whether what arrived was answered as fast as it came, and without an error."""
-    return not heard.errors and heard.images_per_second >= KEPT_UP * (heard.rate or 0) * heard.images
+    return not heard.errors and heard.images_per_second >= _KEPT_UP * (heard.rate or 0) * heard.images
 
 
 def _of_tier(found: ModelLoad, tier: str) -> LoadRow:
@@ -194,6 +204,7 @@ def _cpu_step(found: ModelLoad, demand: FleetDemand, rates: Mapping[str, float],
     )
     rows = {tier: single if tier == "one pass" else _of_tier(found, tier) for tier in rates}
     each = {tier: row.cpu_milliseconds or 0.0 for tier, row in rows.items()}
+    each["one pass"] += demand.front_microseconds / 1000 / demand.images
     busy = sum(rates[tier] * each[tier] / 1000 for tier in rates)
     how = " + ".join(f"{rates[tier]:,g}/s × {each[tier]:.2f} ms" for tier in rates)
     return FleetStep(

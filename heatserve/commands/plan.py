@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -24,7 +24,10 @@ def plan(
     ),
     confirm: Annotated[float, typer.Option(min=0, help="Images a second to confirm, besides.")] = 0.0,
     cascade: Annotated[float, typer.Option(min=0, help="Images a second for the cascade, besides.")] = 0.0,
-    protocol: Annotated[Literal["grpc", "http"], typer.Option(help="How one pass is asked.")] = "grpc",
+    front_us: Annotated[
+        float,
+        typer.Option(min=0, help="Microseconds of CPU that the front takes for a request over HTTP; 0: over gRPC."),
+    ] = 0.0,
     images: Annotated[int, typer.Option(min=1, help="Images in each request of one pass.")] = 1,
     p99: Annotated[
         float | None,
@@ -49,7 +52,7 @@ def plan(
     demand = FleetDemand(
         rate=rate,
         tiers={"confirm": confirm, "cascade": cascade},
-        protocol=protocol,
+        front_microseconds=front_us,
         images=images,
         p99=p99,
         spare=spare,

@@ -95,7 +95,7 @@ def _values(record: LoadRecord, demand: FleetDemand) -> dict[str, float]:
 def test_servers_are_asked_for_seven_tenths_of_what_saturates_them() -> None:
     found = plan_fleet(_record(), "model", FleetDemand(rate=2000.0, tiers={}))
     assert {step.what: step.value for step in found.steps} == {
-        "one pass, grpc: saturation": 1000.0,
+        "one pass: saturation": 1000.0,
         "one pass: may be asked of one": 700.0,
         "servers that are busy": pytest.approx(2000 / 700),
         "servers": 4.0,  # 3 and a spare one
@@ -117,6 +117,13 @@ def test_what_is_confirmed_adds_its_share() -> None:
     assert values["cores that are busy, of all"] == pytest.approx(100 * (700 * 0.001 + 70 * 0.02) / (4 * 4))
 
 
+def test_the_front_takes_a_share_of_the_cores() -> None:
+    """At 700 images a second, 0.35 ms each keep 0.245 of four cores busy, of which 0.7 may be used."""
+    values = _values(_record(), FleetDemand(rate=700.0, tiers={}, front_microseconds=350.0))
+    assert values["servers that are busy"] == pytest.approx(1 + 700 * 0.00035 / (0.7 * 4))
+    assert values["cores that are busy, of all"] == pytest.approx(100 * 700 * 0.00135 / (3 * 4))
+
+
 def test_a_tail_that_is_wanted_decides_by_what_was_measured_at_a_rate() -> None:
     opened = (
         _row(300.0, rate=300.0, p99=8.0),
@@ -126,7 +133,7 @@ def test_a_tail_that_is_wanted_decides_by_what_was_measured_at_a_rate() -> None:
         _row(700.0, rate=700.0, p99=30.0),
     )
     values = _values(_record(opened=opened), FleetDemand(rate=1000.0, tiers={}, p99=20.0))
-    assert values["one pass, grpc: may be asked of one"] == 500.0
+    assert values["one pass: may be asked of one"] == 500.0
     with pytest.raises(FleetError, match=r"p99: expected at least 8.0 ms"):
         plan_fleet(_record(opened=opened), "model", FleetDemand(rate=1.0, tiers={}, p99=5.0))
 
@@ -135,8 +142,7 @@ def test_a_tail_that_is_wanted_decides_by_what_was_measured_at_a_rate() -> None:
     ("model", "demand", "message"),
     [
         ("other", FleetDemand(rate=1.0, tiers={}), r"model: expected one that was measured \(model\), got 'other'"),
-        ("model", FleetDemand(rate=1.0, tiers={}, images=8), "images: expected a number"),
-        ("model", FleetDemand(rate=1.0, tiers={}, protocol="http"), "got http with 1"),
+        ("model", FleetDemand(rate=1.0, tiers={}, images=8), r"measured over gRPC \(1\), got 8"),
         ("model", FleetDemand(rate=1.0, tiers={"confirm": 1.0}), "confirm: expected that it was measured"),
         ("model", FleetDemand(rate=1.0, tiers={}, p99=5.0), "p99: expected arrivals"),
     ],
@@ -161,11 +167,12 @@ def test_the_command_plans_from_what_is_kept() -> None:
 
 def test_every_line_of_the_arithmetic_can_be_computed_again() -> None:
     """What stands in a line, with its numbers as they are rounded there, gives what stands behind it."""
-    found = json.loads(_planned("--rate", "2000", "--confirm", "20", "--json"))
+    found = json.loads(_planned("--rate", "2000", "--confirm", "20", "--front-us", "350", "--json"))
     for step in found["steps"]:
         if step["how"] == "most callers":
             continue
-        words = step["how"].replace(",", "").replace("/s", "").replace(" ms", " / 1000").replace(" cores", "")
+        words = step["how"].replace(",", "").replace("/s", "").replace(" cores", "")
+        words = words.replace(" ms", " / 1000").replace(" µs", " / 1000000")
         how = (
             words.replace("×", "*").replace("÷", "/").replace("⌈", "math.ceil(").replace("⌉", ")").replace(" spare", "")
         )
