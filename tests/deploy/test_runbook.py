@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+
 from heatserve.serving.observed.families import FAMILIES
 
 ROOT = Path(__file__).parents[2]
