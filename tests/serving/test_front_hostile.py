@@ -13,7 +13,7 @@ from fronts import RunningFront, error_of, front_before, post, raw_answer, read_
 from tiny_model import random_images
 
 from heatserve import Client, TritonServer
-from heatserve.serving.front.models import HEADER_BYTES
+from heatserve.serving.front.models import JSON_HEADER_BYTES
 
 INFER = "/v2/models/tiny/infer"
 IMAGE = {"name": "image", "datatype": "FP32", "shape": [1, 1, 8, 8], "data": [0.5] * 64}
@@ -402,7 +402,7 @@ def test_memory_is_given_back(front: RunningFront) -> None:
 def test_the_largest_header_of_a_binary_request(front: RunningFront) -> None:
     said = {**IMAGE, "parameters": {"binary_data_size": 256}}
     del said["data"]
-    header = json.dumps({"inputs": [said], "padding": "x" * HEADER_BYTES}).encode()
+    header = json.dumps({"inputs": [said], "padding": "x" * JSON_HEADER_BYTES}).encode()
     status, error = asked(front, header + bytes(256), f"Inference-Header-Content-Length: {len(header)}")
     assert status in (400, 413)
     assert "expected" in error
