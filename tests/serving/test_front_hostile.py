@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import socket
-import threading
 from collections.abc import Iterator
 
 import numpy as np
@@ -369,34 +368,6 @@ def test_request_ids_that_are_none_are_replaced(front: RunningFront, given: str)
     assert status_of(answer) == 200
     assert given.encode() not in head
     assert len(head.partition(b"x-request-id: ")[2].split(b"\r\n")[0]) == 32
-
-
-def test_memory_is_given_back(front: RunningFront) -> None:
-    """Bodies of many callers at once, all as large as they may be, leave nothing."""
-
-    def resident() -> int:
-        with open(f"/proc/{front.front.pid}/statm") as file:
-            return int(file.read().split()[1]) * 4096
-
-    body = json.dumps({"inputs": [{**IMAGE, "shape": [64, 1, 8, 8], "data": [0.123456789] * 4096}]}).encode()
-    request = post(INFER, body)
-
-    def ask_often() -> None:
-        for _ in range(20):
-            assert status_of(raw_answer(front.port, request)) == 200
-
-    def all_at_once() -> None:
-        threads = [threading.Thread(target=ask_often) for _ in range(8)]
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join()
-
-    all_at_once()
-    before = resident()
-    for _ in range(3):
-        all_at_once()
-    assert resident() < before + 30 * 2**20
 
 
 def test_the_largest_header_of_a_binary_request(front: RunningFront) -> None:
