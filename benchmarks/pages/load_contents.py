@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
+from heatserve.benchmarks.front import BYTES, GRPC
 from heatserve.benchmarks.load.report import described, one_caller_cells, saturated_cell
 from heatserve.benchmarks.load.targets import only
 from heatserve.benchmarks.pages.kept import KeptResults
@@ -143,3 +144,8 @@ def _overclaims(kept: KeptResults, model: str, tier: str) -> str:
         return "–"
     total = record.totals[tier]
     return f"{total.overclaims:,} of {total.questions:,}"
+
+
+def front_page(kept: KeptResults) -> dict[str, object] | None:
+    """What the front adds to a request; None: it was not measured yet."""
+    return None if kept.front is None else {"record": kept.front, "target": f"{BYTES} − {GRPC}"}

@@ -8,6 +8,7 @@ from typing import Annotated
 
 import typer
 
+from heatserve.commands.bench_front import front
 from heatserve.commands.bench_load import load, tiers
 from heatserve.commands.bench_networks import networks
 from heatserve.commands.bench_switch import switch
@@ -317,6 +318,7 @@ def calibration(
     tell_page(out, "calibration")
 
 
+bench.command()(front)
 bench.command()(load)
 bench.command()(tiers)
 bench.command()(switch)
