@@ -8,9 +8,10 @@ import time
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import asdict, dataclass, replace
+from itertools import product
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, BinaryIO
+from typing import TYPE_CHECKING, BinaryIO, get_args
 
 from heatserve.serving.front.options import FrontOptions
 from heatserve.serving.front.process import Front, FrontSockets
@@ -19,7 +20,7 @@ from heatserve.serving.observed.families import READY, RESTARTS, SWITCHES
 from heatserve.serving.observed.logs import EventLog, Level
 from heatserve.serving.observed.recorder import FOLDER_VARIABLE, Recorder
 from heatserve.serving.shadow.folder import AuditSettings
-from heatserve.serving.supervised.events import Event, Restart
+from heatserve.serving.supervised.events import Cause, Event, Kept, Restart
 from heatserve.serving.supervised.failures import USUAL_RULE, RestartRule
 from heatserve.serving.supervised.kept_front import KeptFront
 from heatserve.serving.supervised.kept_triton import KeptTriton
@@ -213,6 +214,8 @@ class Server:
         """Begin to count and to log."""
         self._recorder = Recorder(self.metrics)
         self._recorder.set(READY, 0)
+        for process, cause in product(get_args(Kept), get_args(Cause)):
+            self._recorder.add(RESTARTS, process, cause, by=0)
         self._events: EventLog | None = None
         if self._log_file is not None:
             self._events = EventLog(self._log_file, process="supervisor", recorder=self._recorder)
