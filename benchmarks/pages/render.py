@@ -38,6 +38,7 @@ _CONTENTS: Mapping[str, _Contents] = MappingProxyType(
         "front": load_contents.front_page,
         "load": load_contents.load_page,
         "networks": contents.networks_page,
+        "switch": load_contents.switch_page,
         "tiers": load_contents.tiers_page,
     }
 )

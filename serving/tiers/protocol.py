@@ -180,28 +180,28 @@ def _typed(value: Any, type_: str) -> Any:
     raise ValueError
 
 
-def socket_folder(server_folder: Path, model: str) -> Path:
-    """Where the process that votes for a model listens, in the folder of its server, which is for one user only."""
-    return server_folder / "votes" / model
+def socket_folder(offer_folder: Path, model: str) -> Path:
+    """Where the process that votes for a version listens, in the folder of its offer, which is for one user only."""
+    return offer_folder / "votes" / model
 
 
-def listening(folder: Path) -> socket.socket:
-    """A socket that listens in a folder; whoever may enter the folder may connect."""
-    with _address(folder) as address:
-        (folder / _SOCKET_NAME).unlink(missing_ok=True)
+def listening(folder: Path, name: str = _SOCKET_NAME) -> socket.socket:
+    """A socket that listens in a folder, under this name; whoever may enter the folder may connect."""
+    with _address(folder, name) as address:
+        (folder / name).unlink(missing_ok=True)
         listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         listener.bind(address)
     listener.listen(64)
     return listener
 
 
-def connected(folder: Path) -> socket.socket:
-    """A connection to who listens in a folder.
+def connected(folder: Path, name: str = _SOCKET_NAME) -> socket.socket:
+    """A connection to who listens in a folder, under this name.
 
     Raises:
         OSError: nothing listens there.
     """
-    with _address(folder) as address:
+    with _address(folder, name) as address:
         connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         try:
             connection.connect(address)
@@ -212,10 +212,10 @@ def connected(folder: Path) -> socket.socket:
 
 
 @contextmanager
-def _address(folder: Path) -> Iterator[str]:
+def _address(folder: Path, name: str) -> Iterator[str]:
     """The socket's address through an open descriptor: one of a socket has at most 107 bytes, whatever the folder's."""
     descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
     try:
-        yield f"/proc/self/fd/{descriptor}/{_SOCKET_NAME}"
+        yield f"/proc/self/fd/{descriptor}/{name}"
     finally:
         os.close(descriptor)
