@@ -263,6 +263,25 @@ def test_errors_of_the_server_come_through(nginx: Nginx, certificates: Certifica
         client.predict(grid_images(1))
 
 
+@pytest.mark.parametrize("way", ["directly", "nginx"])
+def test_a_header_that_changes_how_triton_ends_streams_does_not_pass(
+    tiers: TritonServer, channel: grpc.Channel, way: str
+) -> None:
+    """With it, the first error is the end of a stream: a use after free was fixed in that mode after Triton 2.51."""
+    mode = [*AUTHORIZED, ("triton_grpc_error", "true")]
+    tensor = service_pb2.ModelInferRequest.InferInputTensor(name="image", datatype="FP32", shape=[1, 1, 8, 8])
+    invalid = np.full((1, 1, 8, 8), 2, np.float32).tobytes()
+    request = service_pb2.ModelInferRequest(model_name="tiny", inputs=[tensor], raw_input_contents=[invalid])
+    with grpc.insecure_channel(tiers.endpoints.grpc_url.removeprefix("grpc://")) as direct:
+        stub = service_pb2_grpc.GRPCInferenceServiceStub(direct if way == "directly" else channel)
+        answers = stub.ModelStreamInfer(iter([request]), metadata=mode, timeout=30)
+        if way == "directly":
+            with pytest.raises(grpc.RpcError, match="image"):
+                next(answers)
+        else:
+            assert "image" in next(answers).error_message
+
+
 def test_who_asks_too_often_is_told_when_to_ask_again(strict: Nginx, certificates: Certificates) -> None:
     with Client(strict.url, model="tiny", tls=Tls(certificates.ca), token=TOKEN) as client:
         client.predict(grid_images(1))
