@@ -18,6 +18,7 @@ from heatserve.benchmarks.records.networks import NetworksRecord
 from heatserve.benchmarks.records.record import read_record
 from heatserve.benchmarks.records.serving import ConformanceRecord, TuneRecord
 from heatserve.benchmarks.records.shadow import ShadowRecord
+from heatserve.benchmarks.records.soak import SoakRecord
 from heatserve.benchmarks.records.speed import EngineRecord, LatencyRecord
 from heatserve.benchmarks.records.switching import SwitchingRecord
 from heatserve.benchmarks.records.tiers import TiersRecord
@@ -54,6 +55,7 @@ class KeptResults:
     networks: NetworksRecord | None = None
     switch: SwitchingRecord | None = None
     shadow: ShadowRecord | None = None
+    soak: SoakRecord | None = None
     tiers: TiersRecord | None = None
 
 

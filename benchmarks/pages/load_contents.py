@@ -11,6 +11,7 @@ from heatserve.benchmarks.pages.kept import KeptResults
 from heatserve.benchmarks.records.attack_tiers import TierAttackRecord
 from heatserve.benchmarks.records.load import Heard, LoadRow, ModelLoad
 from heatserve.benchmarks.records.tiers import TieredModel, TierRow, TiersRecord
+from heatserve.benchmarks.soak.report import fault_lines, held_lines, soak_lines
 from heatserve.benchmarks.switching.report import HEADINGS, command_lines, heard_lines
 
 
@@ -51,6 +52,19 @@ def switch_page(kept: KeptResults) -> dict[str, object] | None:
         "headings": HEADINGS,
         "heard": [*heard_lines(record)],
         "commands": [*command_lines(record)],
+    }
+
+
+def soak_page(kept: KeptResults) -> dict[str, object] | None:
+    """A server under load for long, and after faults."""
+    record = kept.soak
+    if record is None:
+        return None
+    return {
+        "record": record,
+        "heard": soak_lines(record),
+        "held": held_lines(record),
+        "faults": fault_lines(record),
     }
 
 

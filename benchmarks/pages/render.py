@@ -41,6 +41,7 @@ _CONTENTS: Mapping[str, _Contents] = MappingProxyType(
         "networks": contents.networks_page,
         "switch": load_contents.switch_page,
         "shadow": contents.shadow_page,
+        "soak": load_contents.soak_page,
         "tiers": load_contents.tiers_page,
     }
 )
