@@ -6,6 +6,7 @@ import socket
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from random import Random
 
 import grpc
@@ -93,7 +94,7 @@ def _over_http(target: FuzzTarget, subject: Subject, random: Random, count: int)
         content = message.encoded().replace(f"/{subject.name}/".encode(), f"/{_model(subject, random)}/".encode(), 1)
         if random.random() < 0.3:
             content = content[: random.randrange(len(content))]
-        with connected(target.http, source=target.stranger) as connection:
+        with suppress(ConnectionError), connected(target.http, source=target.stranger) as connection:
             connection.sendall(content)
             time.sleep(random.random() * _LONGEST_SECONDS)
             answered += _has_answer(connection)

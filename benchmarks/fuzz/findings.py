@@ -38,7 +38,7 @@ class Findings:
         with self._lock:
             self.faults[kind] += 1
             if self.faults[kind] <= _EXAMPLES_OF_A_KIND:
-                shown = content[:_SHOWN_BYTES].decode("ascii", "backslashreplace")
+                shown = repr(content[:_SHOWN_BYTES])
                 self.examples.append(f"{kind}: {which}" + (f": {shown}" if content else ""))
 
     @property
