@@ -17,6 +17,7 @@ from heatserve.benchmarks.records.networks import NetworksRecord
 from heatserve.benchmarks.records.record import read_record
 from heatserve.benchmarks.records.serving import ConformanceRecord, TuneRecord
 from heatserve.benchmarks.records.speed import EngineRecord, LatencyRecord
+from heatserve.benchmarks.records.switching import SwitchingRecord
 from heatserve.benchmarks.records.tiers import TiersRecord
 from heatserve.benchmarks.records.votes import VoteRecord
 from heatserve.export.calibration.compare import Comparison
@@ -48,6 +49,7 @@ class KeptResults:
     attack_tiers_digits: TierAttackRecord | None = None
     load: LoadRecord | None = None
     networks: NetworksRecord | None = None
+    switch: SwitchingRecord | None = None
     tiers: TiersRecord | None = None
 
 

@@ -37,6 +37,7 @@ _CONTENTS: Mapping[str, _Contents] = MappingProxyType(
         "conformance": contents.conformance_page,
         "load": load_contents.load_page,
         "networks": contents.networks_page,
+        "switch": load_contents.switch_page,
         "tiers": load_contents.tiers_page,
     }
 )

@@ -10,6 +10,7 @@ import typer
 
 from heatserve.commands.bench_load import load, tiers
 from heatserve.commands.bench_networks import networks
+from heatserve.commands.bench_switch import switch
 from heatserve.commands.options import (
     KEPT,
     REPOSITORY,
@@ -318,6 +319,7 @@ def calibration(
 
 bench.command()(load)
 bench.command()(tiers)
+bench.command()(switch)
 bench.command()(networks)
 
 

@@ -18,6 +18,7 @@ from uvicorn.server import ServerState
 from heatserve.serving.front import limits
 from heatserve.serving.front.refusals import error_body
 
+_CONTINUE = b"HTTP/1.1 100 "
 _LINGER_SECONDS = 2.0
 _LINGER_BYTES = 2**26
 _LOOK_SECONDS = 1.0  # between two looks at how fast a body comes
@@ -27,18 +28,37 @@ class _Breach(Exception):
     """A limit that was broken while the parser called back."""
 
 
-class _ClosedByUs:
-    """The transport as uvicorn's answers have it: where they close it, the rest of a request is read first."""
+class _AnswerTransport:
+    """The transport as one answer has it: its head goes out with what follows, and we close what it closes."""
 
-    __slots__ = ("_close", "is_closing", "write")
+    __slots__ = ("_close", "_head", "_is_begun", "_write", "is_closing")
 
     def __init__(self, transport: asyncio.Transport, close: Callable[[], None]) -> None:
-        self.write = transport.write
         self.is_closing = transport.is_closing
+        self._write = transport.write
         self._close = close
+        self._is_begun = False
+        self._head = b""
+
+    def write(self, data: bytes) -> None:
+        """Write, but for a head, which waits for the body that is there already: one packet in place of two."""
+        if self._head:
+            self._write(self._head + data)
+            self._head = b""
+        elif self._is_begun or data.startswith(_CONTINUE):
+            self._write(data)
+        else:
+            self._is_begun = True
+            self._head = data
+
+    def flush(self) -> None:
+        """Write a head that nothing followed."""
+        if self._head:
+            self.write(b"")
 
     def close(self) -> None:
         """Close it in order."""
+        self.flush()
         self._close()
 
 
@@ -153,7 +173,8 @@ class Connection(HttpToolsProtocol):
         self._is_in_headers, self._is_in_body = False, True
         self._begun = self.loop.time()
         self._unanswered += 1
-        self.cycle.transport = _ClosedByUs(self.transport, self._close_in_order)  # type: ignore[assignment]
+        self.cycle.transport = answer = _AnswerTransport(self.transport, self._close_in_order)  # type: ignore[assignment]
+        self.cycle.on_response = lambda: self._end_response(answer)
         self.scope["state"]["connection"] = self  # type: ignore[typeddict-item]
         if self.parser.should_upgrade():  # to nothing that is spoken here; the parser takes no more after it
             self.cycle.keep_alive = False
@@ -167,6 +188,10 @@ class Connection(HttpToolsProtocol):
         """The whole request is there."""
         self._is_in_body = False
         super().on_message_complete()
+
+    def _end_response(self, answer: _AnswerTransport) -> None:
+        answer.flush()
+        self.on_response_complete()
 
     def on_response_complete(self) -> None:
         """The answer was written."""
@@ -274,7 +299,9 @@ class Connection(HttpToolsProtocol):
 
     def shutdown(self) -> None:
         """End it: at once where it is idle, else with its answer."""
-        if self._unanswered:
+        if self._is_refused and not self._closes_when_answered:
+            self.transport.abort()  # its last answer was written, and the rest of what it sends is dropped
+        elif self._unanswered:
             self._closes_when_answered = True
             self.cycle.keep_alive = False
         else:

@@ -9,6 +9,7 @@ import socket
 import sys
 from collections.abc import Callable, Sequence
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import cast
 
@@ -19,6 +20,7 @@ from heatserve.serving.errors import ServingError
 from heatserve.serving.front import limits
 from heatserve.serving.front.app import FrontApp
 from heatserve.serving.front.connections import Connection
+from heatserve.serving.front.counted import PassedCounts
 from heatserve.serving.front.metrics_page import MetricsApp
 from heatserve.serving.front.options import FrontOptions
 from heatserve.serving.front.served import Served
@@ -33,6 +35,7 @@ EXIT_SECONDS = 10.0
 
 _LOOK_SECONDS = 1.0
 _HANDSHAKE_SECONDS = 10.0
+_LAST_SECONDS = 0.1  # for connections that the system has made already
 _LONGEST_LINE = 2**20
 _METRICS_CONNECTIONS = 64
 
@@ -52,11 +55,11 @@ class FrontServer:
         self._tls = options.tls_context()
         tokens = Tokens(options.token_file) if options.token_file else None
         rates = limits.Rates(options.rate) if options.rate else None
-        folder = os.environ.get(FOLDER_VARIABLE)
-        self._app = FrontApp(self.served, tokens=tokens, rates=rates, recorder=recorder, log=log)
-        self._metrics = MetricsApp(
-            self.served, folder=Path(folder) if folder else None, tokens=tokens, recorder=recorder
-        )
+        named = os.environ.get(FOLDER_VARIABLE)
+        folder = Path(named) if named else None
+        passed = PassedCounts(recorder, folder)
+        self._app = FrontApp(self.served, tokens=tokens, rates=rates, recorder=recorder, log=log, passed=passed)
+        self._metrics = MetricsApp(self.served, folder=folder, tokens=tokens, recorder=recorder)
         self._gate = limits.Gate(options.max_connections)
         self._states = list[ServerState]()
         self._listeners = list[asyncio.Server]()
@@ -94,10 +97,16 @@ class FrontServer:
         self._states.append(state)
         return lambda: Connection(config, state, gate, app.refused)
 
-    async def look(self) -> None:
-        """Once a second, as long as there are listeners: certificates that were renewed, and what is open."""
+    async def look(self, up: int) -> None:
+        """Once a second, as long as there are listeners: certificates that were renewed, and what is open.
+
+        Args:
+            up: a descriptor that gets one byte each time, so that the supervisor knows that this process lives.
+        """
         stamp = self._certificate_stamp()
         while True:
+            with suppress(BlockingIOError):
+                os.write(up, b"1")
             self._recorder.set(FRONT_CONNECTIONS, self._gate.open)
             await asyncio.sleep(_LOOK_SECONDS)
             now = self._certificate_stamp()
@@ -113,7 +122,9 @@ class FrontServer:
         return ()
 
     async def end(self) -> None:
-        """Accept no more; let what is in flight end, for `EXIT_SECONDS`."""
+        """Answer who waits in line, accept no more, and let what is in flight end, for `EXIT_SECONDS`."""
+        self.served.tell(replace(self.served.state, is_draining=True))
+        await asyncio.sleep(_LAST_SECONDS)
         for listener in self._listeners:
             listener.close()
         connections = [connection for state in self._states for connection in state.connections]
@@ -144,7 +155,7 @@ async def live(
         options: of the operator.
         http: sockets that listen for requests.
         metrics: sockets that listen for those who read metrics.
-        up: a descriptor that gets one byte once connections are accepted.
+        up: a descriptor that gets one byte once connections are accepted, and one every second from then on.
         log_file: a descriptor for the lines of the log; −1: none.
     """
     loop = asyncio.get_running_loop()
@@ -157,11 +168,10 @@ async def live(
     lines = asyncio.StreamReader(limit=_LONGEST_LINE)
     await loop.connect_read_pipe(lambda: asyncio.StreamReaderProtocol(lines), sys.stdin.buffer)
     await server.listen(http, metrics)
-    os.write(up, b"1")
-    os.close(up)
+    os.set_blocking(up, False)
     told = loop.create_task(hear(server.served, lines))
     told.add_done_callback(lambda _: ended.set())
-    looks = loop.create_task(server.look())
+    looks = loop.create_task(server.look(up))
     await ended.wait()
     looks.cancel()
     await server.end()

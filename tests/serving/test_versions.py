@@ -12,7 +12,6 @@ import tritonclient.grpc
 from tiny_model import random_images
 
 from heatserve import Client, Endpoints, ServingError, TritonServer
-from heatserve.serving.triton import versions
 from heatserve.serving.triton.endpoints import SERVICES, behind_front
 from heatserve.serving.triton.installation import Triton, find_triton
 from heatserve.serving.triton.versions import FLOOR, TritonVersion, below_floor, version_of
@@ -81,6 +80,16 @@ def test_behind_a_front_only_grpc_is_at_the_host() -> None:
     assert behind_front(Endpoints(), OLD, triton_http=8003).http == 8003
 
 
+def test_with_tokens_only_the_front_is_at_the_host() -> None:
+    """Triton knows none: who has no token would ask it directly."""
+    wanted = Endpoints(host="0.0.0.0")
+    hidden = behind_front(wanted, FLOOR, has_tokens=True)
+    assert {hidden.address(service) for service in SERVICES} == {"127.0.0.1"}
+    with pytest.raises(ServingError, match="--triton-http-port 8003: expected it without --token-file"):
+        behind_front(wanted, FLOOR, triton_http=8003, has_tokens=True)
+    assert behind_front(Endpoints(), FLOOR, triton_http=8003, has_tokens=True).http == 8003
+
+
 def test_running_triton_is_of_the_version_that_was_read(triton: TritonServer) -> None:
     address = triton.endpoints.grpc_url.removeprefix("grpc://")
     with tritonclient.grpc.InferenceServerClient(address) as client:
@@ -109,14 +118,3 @@ def test_old_triton_is_for_this_machine_only(tiny_repository: Path) -> None:
         for url in (server.endpoints.grpc_url, server.endpoints.http_url):
             with Client(url, model="tiny") as client:
                 assert len(client.predict(random_images(2))) == 2
-
-
-@pytest.mark.slow
-def test_triton_at_the_floor_listens_where_it_is_told(tiny_repository: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    version = version_of(find_triton())
-    assert version is not None
-    monkeypatch.setattr(versions, "FLOOR", version)
-    endpoints = behind_front(Endpoints(host="0.0.0.0", grpc=0), version)
-    with TritonServer(tiny_repository, models=["tiny"], endpoints=endpoints) as server:
-        assert list(reached(server, "127.0.0.1")) == list(SERVICES)
-        assert list(reached(server, "127.0.0.2")) == ["grpc"]
