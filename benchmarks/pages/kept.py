@@ -11,6 +11,7 @@ from heatserve.benchmarks.records.attack_tiers import TierAttackRecord
 from heatserve.benchmarks.records.calibration import CalibrationRecord
 from heatserve.benchmarks.records.cifar10 import Cifar10Record
 from heatserve.benchmarks.records.confirming import ConfirmRecord
+from heatserve.benchmarks.records.fuzz import FuzzRecord
 from heatserve.benchmarks.records.heat_step import HeatStepRecord
 from heatserve.benchmarks.records.load import LoadRecord
 from heatserve.benchmarks.records.networks import NetworksRecord
@@ -47,6 +48,7 @@ class KeptResults:
     variant_uint8: Comparison
     attack_tiers_cifar10: TierAttackRecord | None = None
     attack_tiers_digits: TierAttackRecord | None = None
+    fuzz: FuzzRecord | None = None
     load: LoadRecord | None = None
     networks: NetworksRecord | None = None
     switch: SwitchingRecord | None = None

@@ -35,6 +35,7 @@ _CONTENTS: Mapping[str, _Contents] = MappingProxyType(
         "attack": contents.attack_page,
         "confirm": contents.confirm_page,
         "conformance": contents.conformance_page,
+        "fuzz": contents.fuzz_page,
         "load": load_contents.load_page,
         "networks": contents.networks_page,
         "switch": load_contents.switch_page,
