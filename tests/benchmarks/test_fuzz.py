@@ -39,7 +39,7 @@ def repository(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def subject(repository: Path) -> Subject:
-    return subject_of(open_model(repository, "tiny"), random_images(50), ())
+    return subject_of(open_model(repository, "tiny"), random_images(50))
 
 
 def test_valid_requests_are_read_as_the_images_that_they_hold(subject: Subject) -> None:
@@ -137,7 +137,7 @@ def test_a_server_that_fails_and_tells_of_its_inside_is_found_out(subject: Subje
 
 def test_models_that_it_cannot_ask_about(repository: Path) -> None:
     with pytest.raises(HeatserveError, match="uncalibrated: expected positive radii, got none on 5 images"):
-        subject_of(open_model(repository, "uncalibrated"), random_images(5), ())
+        subject_of(open_model(repository, "uncalibrated"), random_images(5))
 
 
 @pytest.mark.slow
