@@ -43,9 +43,32 @@ from heatserve.export.tiers import TierModel
 
 if TYPE_CHECKING:
     from heatserve.export.repository.layout import ModelVersion
+    from heatserve.serving.shadow.folder import AuditSettings
     from heatserve.serving.supervised.events import Event
     from heatserve.serving.supervised.server import Server
     from heatserve.serving.triton.endpoints import Endpoints
+
+
+AUDIT = "Shadow audit"
+"""A panel of the help."""
+
+AuditShare = Annotated[
+    float,
+    typer.Option(
+        min=0,
+        max=1,
+        rich_help_panel=AUDIT,
+        help="Share of the images answered that Certify judges in idle time, by chance; 0: none.",
+    ),
+]
+WithdrawOnAlarm = Annotated[
+    bool,
+    typer.Option(
+        "--withdraw-on-alarm",
+        rich_help_panel=AUDIT,
+        help="Answer radius 0 once the judged answers speak against a model's promise, until the server is stopped.",
+    ),
+]
 
 
 def serve(
@@ -67,6 +90,8 @@ def serve(
     no_restart: NoRestart = False,
     trust: Trusted = None,
     watch: WatchVersions = False,
+    audit_share: AuditShare = 0.0,
+    withdraw_on_alarm: WithdrawOnAlarm = False,
     log: LogFile = None,
 ) -> None:
     """Serve certified models with Triton until Ctrl-C.
@@ -93,10 +118,19 @@ def serve(
             backend_directory=backend_directory,
             trust=trust_in(trust),
             supervision=Supervision(restart=None if no_restart else USUAL_RULE, grace=grace),
+            audit=_audit_settings(audit_share, withdraws=withdraw_on_alarm),
             log_file=log_file,
             on_event=tell,
         )
         run_server(Console(highlight=False, stderr=log == "-"), server, watch=watch)
+
+
+def _audit_settings(share: float, *, withdraws: bool) -> AuditSettings | None:
+    from heatserve.serving.shadow.folder import AuditSettings
+
+    if withdraws and not share:
+        raise typer.BadParameter("expected --audit-share above 0 with it", param_hint="--withdraw-on-alarm")
+    return AuditSettings(share, withdraws) if share else None
 
 
 def run_server(

@@ -27,6 +27,7 @@ COMMANDS = [
     ["calibrate-variant"],
     ["certify-dataset"],
     ["tune"],
+    ["plan"],
     ["tiers"],
     ["sign"],
     ["conformance"],
