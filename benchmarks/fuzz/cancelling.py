@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import socket
 import time
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from random import Random
 
 import grpc
@@ -13,15 +14,16 @@ import grpc
 from heatserve.benchmarks.fuzz.asking import ValidCaller, channel_to, raw_call
 from heatserve.benchmarks.fuzz.findings import UNANSWERED, Findings
 from heatserve.benchmarks.fuzz.grpc_requests import INFER, valid_message
-from heatserve.benchmarks.fuzz.http_requests import valid_binary
+from heatserve.benchmarks.fuzz.http_requests import valid_json
 from heatserve.benchmarks.fuzz.mutations import CALLERS, Advance
 from heatserve.benchmarks.fuzz.subject import Subject
 from heatserve.benchmarks.fuzz.target import FuzzTarget
-from heatserve.benchmarks.fuzz.wire import connected, reset
+from heatserve.benchmarks.fuzz.wire import HttpMessage, connected, reset
 from heatserve.benchmarks.records.fuzz import CancelCounts
 
 _LONGEST_SECONDS = 0.006
 _VALID_EVERY = 10
+_RADIUS, _ASKED_RADIUS = "radius", 0.125
 _TIER_SHARE = 0.25
 
 
@@ -58,8 +60,7 @@ def cancel_requests(
                 advance(number)
         return answered
 
-    with ThreadPoolExecutor(CALLERS) as pool:
-        answered = sum(pool.map(caller, range(min(CALLERS, count))))
+    answered = sum(findings.by_callers(caller, min(CALLERS, count)))
     return CancelCounts(sent=count, answered=answered, seconds=time.perf_counter() - start)
 
 
@@ -74,6 +75,8 @@ def _over_grpc(target: FuzzTarget, subject: Subject, random: Random, count: int)
         for _ in range(count):
             message = valid_message(subject, subject.images[: random.choice((1, 1, 3))])
             message.model_name = _model(subject, random)
+            if message.model_name in subject.radius_tiers:
+                message.parameters[_RADIUS].double_param = _ASKED_RADIUS
             del message.outputs[:]
             call = raw_call(channel, INFER).future(message.SerializeToString(), timeout=10)  # type: ignore[attr-defined]
             time.sleep(random.random() * _LONGEST_SECONDS)
@@ -89,17 +92,26 @@ def _over_http(target: FuzzTarget, subject: Subject, random: Random, count: int)
     assert target.http is not None
     answered = 0
     for _ in range(count):
-        message = valid_binary(subject, subject.images[: random.choice((1, 1, 3))])
-        content = message.encoded().replace(f"/{subject.name}/".encode(), f"/{_model(subject, random)}/".encode(), 1)
+        content = _message(subject, _model(subject, random), random.choice((1, 1, 3))).encoded()
         if random.random() < 0.3:
             content = content[: random.randrange(len(content))]
-        with connected(target.http, source=target.stranger) as connection:
+        with suppress(ConnectionError), connected(target.http, source=target.stranger) as connection:
             connection.sendall(content)
             time.sleep(random.random() * _LONGEST_SECONDS)
             answered += _has_answer(connection)
             if random.random() < 0.5:
                 reset(connection)
     return answered
+
+
+def _message(subject: Subject, model: str, count: int) -> HttpMessage:
+    """A valid request to the model or a tier, whose pixels are JSON."""
+    message = valid_json(subject, subject.images[:count])
+    document = json.loads(message.body)
+    del document["outputs"]
+    if model in subject.radius_tiers:
+        document["parameters"] = {_RADIUS: _ASKED_RADIUS}
+    return HttpMessage(message.target.replace(subject.name, model), json.dumps(document).encode())
 
 
 def _has_answer(connection: socket.socket) -> bool:

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import re
 from collections import Counter
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from threading import Lock
+from typing import TypeVar
 
 from heatserve.benchmarks.fuzz.wire import HttpAnswer
 
@@ -16,6 +19,8 @@ _SHOWN_BYTES = 300
 _MOST_UNANSWERED = 50
 UNANSWERED = "the next valid request was not answered"
 
+T = TypeVar("T")
+
 
 class Findings:
     """Faults and valid requests, counted by many threads."""
@@ -25,6 +30,7 @@ class Findings:
         self.faults: Counter[str] = Counter()
         self.examples: list[str] = []
         self.valid = 0
+        self._is_interrupted = False
         self._lock = Lock()
 
     def fault(self, kind: str, which: str, content: bytes = b"") -> None:
@@ -38,13 +44,22 @@ class Findings:
         with self._lock:
             self.faults[kind] += 1
             if self.faults[kind] <= _EXAMPLES_OF_A_KIND:
-                shown = content[:_SHOWN_BYTES].decode("ascii", "backslashreplace")
+                shown = repr(content[:_SHOWN_BYTES])
                 self.examples.append(f"{kind}: {which}" + (f": {shown}" if content else ""))
 
     @property
     def is_hopeless(self) -> bool:
-        """Whether the server answers no more, so that it is no use to go on."""
-        return self.faults[UNANSWERED] >= _MOST_UNANSWERED
+        """Whether it is no use to go on: the server answers no more, or the command was interrupted."""
+        return self._is_interrupted or self.faults[UNANSWERED] >= _MOST_UNANSWERED
+
+    def by_callers(self, work: Callable[[int], T], callers: int) -> list[T]:
+        """What `work` finds for each number below `callers`, in as many threads, which an interruption ends soon."""
+        with ThreadPoolExecutor(callers) as pool:
+            try:
+                return [*pool.map(work, range(callers))]
+            except BaseException:
+                self._is_interrupted = True
+                raise
 
     def answered_valid(self) -> None:
         """Count a valid request that was answered as it must be."""

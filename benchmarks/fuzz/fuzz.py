@@ -66,8 +66,8 @@ def fuzz_server(
     """
     findings = Findings()
     # What a server takes once, for its first requests of a kind, is no leak: other seeds come first.
-    _mutations(target, subject, min(requests, _WARM_REQUESTS), seed + 1, Findings(), no_fuzz_progress)
-    _cancellations(target, subject, min(cancellations, _WARM_REQUESTS), seed + 1, Findings(), no_fuzz_progress)
+    _mutations(target, subject, min(requests, _WARM_REQUESTS), seed + 1, findings, no_fuzz_progress)
+    _cancellations(target, subject, min(cancellations, _WARM_REQUESTS), seed + 1, findings, no_fuzz_progress)
     before = use_of(target.parent) if target.parent else None
     mutations = _mutations(target, subject, requests, seed, findings, progress)
     cancelled = _cancellations(target, subject, cancellations, seed, findings, progress)

@@ -63,7 +63,10 @@ def _chunks(target: FuzzTarget, subject: Subject) -> str:
 
 
 def _chunks_at_metrics(target: FuzzTarget, _: Subject) -> str:
-    contents = (HttpMessage(path, b" " * 1_000_000, chunks=1).encoded() for path in ("/metrics", "/v2/health/ready"))
+    contents = (
+        HttpMessage(path, b" " * 1_000_000, method="GET", chunks=1).encoded()
+        for path in ("/metrics", "/v2/health/ready")
+    )
     return _all(
         _sent(target, content, address=address)
         for content, address in zip(contents, (target.metrics or target.http, target.http), strict=True)

@@ -78,7 +78,7 @@ def mutated_json(subject: Subject, random: Random) -> MutatedHttp:
         case 0:
             return MutatedHttp(_head(message, random), images)
         case 1:
-            return MutatedHttp(mutate_bytes(message.encoded(), random), images)
+            return MutatedHttp(_mutated_head(message, random), images)
         case 2:
             body = mutate_bytes(message.body, random)
         case _:
@@ -95,7 +95,7 @@ def mutated_binary(subject: Subject, random: Random) -> MutatedHttp:
         case 0:
             return MutatedHttp(_head(_binary(subject, header, pixels), random), images)
         case 1:
-            return MutatedHttp(mutate_bytes(_binary(subject, header, pixels).encoded(), random), images)
+            return MutatedHttp(_mutated_head(_binary(subject, header, pixels), random), images)
         case 2 | 3 | 4:
             header = mutate_json(document, random)
         case 5 | 6:
@@ -125,6 +125,12 @@ def _head(message: HttpMessage, random: Random) -> bytes:
             extra = tuple(random.choice(_HEADERS) for _ in range(random.choice((1, 1, 2, 200))))
             message = replace(message, headers=(*message.headers, *extra))
     return message.encoded()
+
+
+def _mutated_head(message: HttpMessage, random: Random) -> bytes:
+    """The request with other bytes before the body."""
+    head, end, body = message.encoded().partition(b"\r\n\r\n")
+    return mutate_bytes(head + end, random) + body
 
 
 def _some(subject: Subject, random: Random) -> Float32Array:

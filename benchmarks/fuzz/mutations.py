@@ -5,7 +5,6 @@ from __future__ import annotations
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable
-from concurrent.futures import ThreadPoolExecutor
 from random import Random
 from typing import Protocol
 
@@ -67,9 +66,8 @@ def mutate_protocol(
                 advance(1)
         return counted
 
-    with ThreadPoolExecutor(CALLERS) as pool:
-        for counted in pool.map(caller, range(min(CALLERS, count))):
-            outcomes.update(counted)
+    for counted in findings.by_callers(caller, min(CALLERS, count)):
+        outcomes.update(counted)
     statuses = {name: number for name, number in sorted(outcomes.items()) if name not in (CLOSED, SILENT, _POSITIVE)}
     answered = statuses.get("200", 0) + statuses.get("OK", 0)
     return MutationCounts(

@@ -34,7 +34,8 @@ def images_of_http(body: bytes, json_length: int | None, shape: tuple[int, ...])
         if (tensor["name"], tensor["datatype"]) != (_INPUT, "FP32"):
             return None
         if "data" in tensor:
-            values = np.array(tensor["data"], dtype=np.float64).astype(np.float32).ravel()
+            with np.errstate(over="ignore"):
+                values = np.array(tensor["data"], dtype=np.float64).astype(np.float32).ravel()
         else:
             raw = b"" if json_length is None else body[json_length:]
             if tensor["parameters"]["binary_data_size"] != len(raw):

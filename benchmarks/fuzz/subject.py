@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
@@ -12,6 +13,7 @@ from heatserve.certification.radius import Float32Array
 from heatserve.export.repository.layout import ModelVersion
 from heatserve.export.runtime.served import open_served
 from heatserve.export.runtime.session import Runner
+from heatserve.export.tiers import TierModel
 
 CERTIFIED = "certified_radius"
 _TOLERANCE = 0.01
@@ -31,6 +33,8 @@ class Subject:
     """What the model answers with, in this process."""
     tiers: tuple[str, ...]
     """Names of the models beside it whose answers take votes and come once."""
+    radius_tiers: tuple[str, ...]
+    """Those of them that are asked about a radius."""
 
     def radii(self, images: Float32Array) -> NDArray[np.float32]:
         """The certified radii of valid images, [N]."""
@@ -58,8 +62,8 @@ def is_valid(images: Float32Array) -> bool:
     return bool(len(images) and np.isfinite(images).all() and images.min() >= 0 and images.max() <= 1)
 
 
-def subject_of(model: ModelVersion, images: Float32Array, tiers: tuple[str, ...]) -> Subject:
-    """The model with those of the images that have a positive radius.
+def subject_of(model: ModelVersion, images: Float32Array, kinds: Iterable[TierModel] = ()) -> Subject:
+    """The model, its tiers of these kinds, and those of the images that have a positive radius.
 
     Raises:
         HeatserveError: it takes something else than FP32 images of one size, or none of the images has a radius.
@@ -73,4 +77,7 @@ def subject_of(model: ModelVersion, images: Float32Array, tiers: tuple[str, ...]
     kept = images[np.asarray(run(images)[CERTIFIED]) > 0]
     if not len(kept):
         raise HeatserveError(f"{model.name}: expected positive radii, got none on {len(images)} images; calibrate it")
-    return Subject(model.name, model.card.input_shape, kept, run, tiers)
+    chosen = [kind for kind in kinds if kind is not TierModel.CERTIFY_STREAM]
+    tiers = tuple(kind.beside(model.name) for kind in chosen)
+    radius_tiers = tuple(kind.beside(model.name) for kind in chosen if kind.asks_radius)
+    return Subject(model.name, model.card.input_shape, kept, run, tiers, radius_tiers)

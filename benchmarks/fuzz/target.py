@@ -18,7 +18,7 @@ from urllib.parse import urlsplit
 from heatserve.benchmarks.load.server_use import look_at_server
 from heatserve.benchmarks.records.fuzz import RoleUse
 from heatserve.certification.errors import HeatserveError
-from heatserve.serving.triton.processes import Process
+from heatserve.serving.triton.processes import Process, triton_and_instances
 
 _READY_SECONDS = 120
 _END_SECONDS = 60
@@ -112,7 +112,8 @@ class Use:
 
 def use_of(parent: int) -> Use:
     """What a server holds: the process `parent` and all that descend from it."""
-    roles = dict(look_at_server(parent, apart=set()).kinds)
+    itself, *_ = triton_and_instances(parent)
+    roles = {itself: "heatserve serve", **look_at_server(parent, apart=set()).kinds}
     return Use(
         roles,
         {process: _own_megabytes(process.pid) for process in roles},

@@ -364,3 +364,8 @@ def _network_cells(name: str, found: ExportedNetwork, batches: Sequence[int]) ->
         f"{found.seconds:.0f}",
         "refused" if found.refused else "yes",
     ]
+
+
+def fuzz_page(kept: KeptResults) -> dict[str, object] | None:
+    """What became of a server under attack."""
+    return None if kept.fuzz is None else {"record": kept.fuzz}

@@ -12,6 +12,7 @@ from heatserve.benchmarks.records.calibration import CalibrationRecord
 from heatserve.benchmarks.records.cifar10 import Cifar10Record
 from heatserve.benchmarks.records.confirming import ConfirmRecord
 from heatserve.benchmarks.records.front import FrontRecord
+from heatserve.benchmarks.records.fuzz import FuzzRecord
 from heatserve.benchmarks.records.heat_step import HeatStepRecord
 from heatserve.benchmarks.records.load import LoadRecord
 from heatserve.benchmarks.records.networks import NetworksRecord
@@ -51,6 +52,7 @@ class KeptResults:
     attack_tiers_cifar10: TierAttackRecord | None = None
     attack_tiers_digits: TierAttackRecord | None = None
     front: FrontRecord | None = None
+    fuzz: FuzzRecord | None = None
     load: LoadRecord | None = None
     networks: NetworksRecord | None = None
     switch: SwitchingRecord | None = None

@@ -37,6 +37,7 @@ _CONTENTS: Mapping[str, _Contents] = MappingProxyType(
         "confirm": contents.confirm_page,
         "conformance": contents.conformance_page,
         "front": load_contents.front_page,
+        "fuzz": contents.fuzz_page,
         "load": load_contents.load_page,
         "networks": contents.networks_page,
         "switch": load_contents.switch_page,

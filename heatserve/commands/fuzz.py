@@ -50,12 +50,10 @@ def fuzz(
     from heatserve.export.calibration.sampling import sample
     from heatserve.export.repository.layout import open_model
     from heatserve.export.repository.tiers import served_tiers
-    from heatserve.export.tiers import TierModel
 
     opened = open_model(repository, model)
     data = sample(opened.card.trained_on, "test", root=root, count=200, seed=seed)
-    tiers = tuple(kind.beside(model) for kind in served_tiers(opened) if kind is not TierModel.CERTIFY_STREAM)
-    subject = subject_of(opened, data.images, tiers)
+    subject = subject_of(opened, data.images, served_tiers(opened))
     record = made_now("grpcio", "uvicorn", seed=seed)
     with nullcontext(target_of(url)) if url else own_server(repository, model) as target:
         found = fuzz_server(
