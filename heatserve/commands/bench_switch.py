@@ -13,7 +13,7 @@ def switch(
     model: Annotated[str, typer.Argument(help="Model in the repository.")] = "digits",
     repository: Repository = REPOSITORY,
     root: Root = None,
-    switches: Annotated[int, typer.Option(min=2, help="Switches, one after the other.")] = 20,
+    switches: Annotated[int, typer.Option(min=2, help="Switches and rollbacks, in turn.")] = 20,
     load: Annotated[float, typer.Option(min=0.01, max=1, help="Share of what the server reaches.")] = 0.5,
     seed: Annotated[int, typer.Option(help="Decides the moments of arrivals.")] = 0,
     out: Out = None,

@@ -24,7 +24,7 @@ from heatserve.serving.supervised.events import Cause, Event, Kept, Restart
 from heatserve.serving.supervised.failures import USUAL_RULE, RestartRule
 from heatserve.serving.supervised.kept_front import KeptFront
 from heatserve.serving.supervised.kept_triton import KeptTriton
-from heatserve.serving.switching.switcher import Outcome, Switch
+from heatserve.serving.switching.switcher import Switch, SwitchOutcome
 from heatserve.serving.triton.bounded_log import BoundedLog
 from heatserve.serving.triton.debris import explained_writes, server_folder
 from heatserve.serving.triton.endpoints import STANDARD_PORTS, Endpoints, Service, behind_front
@@ -190,7 +190,7 @@ class Server:
         """Count a version that was to be served, and log what became of it."""
         self._recorder.add(SWITCHES, switch.model, switch.outcome.value)
         if self._events is not None:
-            level: Level = "info" if switch.outcome is Outcome.SWITCHED else "error"
+            level: Level = "info" if switch.outcome is SwitchOutcome.SWITCHED else "error"
             fields = {**asdict(switch), "outcome": switch.outcome.value}
             self._events.event("switch", level=level, **fields)
 
