@@ -17,7 +17,7 @@ class ServingError(HeatserveError):
 
 
 class CrashedError(ServingError):
-    """Triton crashed while it started, as it does at times on a busy machine: started again, it may not."""
+    """A process of a server crashed while it started, as Triton does on a busy machine: started again, it may not."""
 
 
 class UnavailableError(ServingError):

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import os
+import socket
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
@@ -49,7 +51,8 @@ def state_of_triton(server: TritonServer) -> FrontState:
     return FrontState(
         ready=True,
         reason="",
-        grpc=server.endpoints.grpc_url.removeprefix("grpc://"),
+        grpc=server.endpoints.grpc_url.partition("://")[2],
+        grpc_tls=None if server.grpc_tls is None else server.grpc_tls.files(),
         models=tuple(chain.from_iterable(names)),
         metrics=f"127.0.0.1:{server.endpoints.metrics}",
     )
@@ -79,3 +82,36 @@ def front_before(
             finally:
                 front.kill()
                 sockets.close()
+
+
+def raw_answer(port: int, request: bytes, *, seconds: float = 5.0) -> bytes:
+    """All that a server sends on one connection after these bytes, until it closes it or says nothing for a time."""
+    with socket.create_connection(("127.0.0.1", port), timeout=seconds) as connection:
+        with suppress(OSError):  # it may have answered and closed before all was sent
+            connection.sendall(request)
+        return read_all(connection)
+
+
+def read_all(connection: socket.socket) -> bytes:
+    """What comes on a connection until it is closed, or until its timeout."""
+    received = b""
+    with suppress(OSError):
+        while part := connection.recv(2**16):
+            received += part
+    return received
+
+
+def post(path: str, body: bytes, *headers: str, version: str = "1.1", close: bool = True) -> bytes:
+    """The bytes of a POST."""
+    lines = [f"POST {path} HTTP/{version}", "Host: front", f"Content-Length: {len(body)}", *headers]
+    return "\r\n".join([*lines, *(["Connection: close"] if close else []), "", ""]).encode() + body
+
+
+def status_of(answer: bytes) -> int:
+    """The status of the first answer in these bytes; 0: there is none."""
+    return int(answer.split(b" ", 2)[1]) if answer.startswith(b"HTTP/1.1 ") else 0
+
+
+def error_of(answer: bytes) -> str:
+    """The error in the JSON of the first answer in these bytes."""
+    return str(json.loads(answer.split(b"\r\n\r\n", 1)[1])["error"])

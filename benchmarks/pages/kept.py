@@ -18,6 +18,7 @@ from heatserve.benchmarks.records.record import read_record
 from heatserve.benchmarks.records.serving import ConformanceRecord, TuneRecord
 from heatserve.benchmarks.records.shadow import ShadowRecord
 from heatserve.benchmarks.records.speed import EngineRecord, LatencyRecord
+from heatserve.benchmarks.records.switching import SwitchingRecord
 from heatserve.benchmarks.records.tiers import TiersRecord
 from heatserve.benchmarks.records.votes import VoteRecord
 from heatserve.export.calibration.compare import Comparison
@@ -50,6 +51,7 @@ class KeptResults:
     load: LoadRecord | None = None
     networks: NetworksRecord | None = None
     shadow: ShadowRecord | None = None
+    switch: SwitchingRecord | None = None
     tiers: TiersRecord | None = None
 
 

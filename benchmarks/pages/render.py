@@ -39,6 +39,7 @@ _CONTENTS: Mapping[str, _Contents] = MappingProxyType(
         "load": load_contents.load_page,
         "networks": contents.networks_page,
         "shadow": contents.shadow_page,
+        "switch": load_contents.switch_page,
         "tiers": load_contents.tiers_page,
     }
 )

@@ -7,7 +7,8 @@ import os
 import shlex
 import shutil
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -25,39 +26,29 @@ from heatserve.commands.options import (
     Trusted,
     trust_in,
 )
+from heatserve.commands.serve_options import (
+    AuditShare,
+    ClientCa,
+    Grace,
+    LogFile,
+    MaxConnections,
+    NoRestart,
+    Rate,
+    ServerTokens,
+    TlsCert,
+    TlsKey,
+    TritonHttpPort,
+    WatchVersions,
+    WithdrawOnAlarm,
+)
 from heatserve.export.tiers import TierModel
 
 if TYPE_CHECKING:
     from heatserve.export.repository.layout import ModelVersion
-    from heatserve.export.signing.trust import Trust
     from heatserve.serving.shadow.folder import AuditSettings
-    from heatserve.serving.supervised.server import Server, Supervision
-    from heatserve.serving.supervised.state import Event
+    from heatserve.serving.supervised.events import Event
+    from heatserve.serving.supervised.server import Server
     from heatserve.serving.triton.endpoints import Endpoints
-
-_KEEPING_UP = "Keeping it up"
-
-
-AUDIT = "Shadow audit"
-"""A panel of the help."""
-
-AuditShare = Annotated[
-    float,
-    typer.Option(
-        min=0,
-        max=1,
-        rich_help_panel=AUDIT,
-        help="Share of the images answered that Certify judges in idle time, by chance; 0: none.",
-    ),
-]
-WithdrawOnAlarm = Annotated[
-    bool,
-    typer.Option(
-        "--withdraw-on-alarm",
-        rich_help_panel=AUDIT,
-        help="Answer radius 0 once the judged answers speak against a model's promise, until the server is stopped.",
-    ),
-]
 
 
 def serve(
@@ -68,57 +59,50 @@ def serve(
     grpc_port: GrpcPort = 8001,
     metrics_port: MetricsPort = 8002,
     backend_directory: BackendDirectory = None,
+    tls_cert: TlsCert = None,
+    tls_key: TlsKey = None,
+    client_ca: ClientCa = None,
+    token_file: ServerTokens = None,
+    rate: Rate = None,
+    max_connections: MaxConnections = 1024,
+    triton_http_port: TritonHttpPort = None,
+    grace: Grace = 0.0,
+    no_restart: NoRestart = False,
     trust: Trusted = None,
-    grace: Annotated[
-        float,
-        typer.Option(
-            min=0,
-            metavar="SECONDS",
-            rich_help_panel=_KEEPING_UP,
-            help="At the end: go on to answer for so long while readiness fails, for load balancers to take notice.",
-        ),
-    ] = 0.0,
-    no_restart: Annotated[
-        bool,
-        typer.Option(
-            "--no-restart",
-            rich_help_panel=_KEEPING_UP,
-            help="End with exit code 1 where something fails, and leave the restart to an orchestrator.",
-        ),
-    ] = False,
-    watch: Annotated[
-        bool,
-        typer.Option(
-            "--watch",
-            rich_help_panel=_KEEPING_UP,
-            help="Switch to each new version of a model that is published, once it has passed its trial.",
-        ),
-    ] = False,
+    watch: WatchVersions = False,
     audit_share: AuditShare = 0.0,
     withdraw_on_alarm: WithdrawOnAlarm = False,
+    log: LogFile = None,
 ) -> None:
     """Serve certified models with Triton until Ctrl-C.
 
     Refuses a model whose certificate card does not match its graph; a model that was not calibrated serves radius 0.
-    The tiers of a model (`MODEL_confirm`, …), whose answers hold against an adversary, are served with it.
+    The tiers of a model (`MODEL_confirm`, …), whose answers hold against an adversary, are served with it. What fails
+    is started again.
 
     **Example:** `heatserve serve digits --http-port 9000`
     """
+    from heatserve.serving.front.options import FrontOptions
+    from heatserve.serving.observed.logs import log_destination
     from heatserve.serving.supervised.failures import USUAL_RULE
-    from heatserve.serving.supervised.server import Supervision
+    from heatserve.serving.supervised.server import Server, Supervision
     from heatserve.serving.triton.endpoints import Endpoints
 
-    run_server(
-        Console(highlight=False),
-        repository,
-        models or (),
-        Endpoints(host=host, http=http_port, grpc=grpc_port, metrics=metrics_port),
-        backend_directory=backend_directory,
-        supervision=Supervision(restart=None if no_restart else USUAL_RULE, grace=grace),
-        trust=trust_in(trust),
-        watch=watch,
-        audit=_audit_settings(audit_share, withdraws=withdraw_on_alarm),
-    )
+    with log_destination(log) if log else nullcontext() as log_file:
+        server = Server(
+            repository,
+            models=models or (),
+            endpoints=Endpoints(host=host, http=http_port, grpc=grpc_port, metrics=metrics_port),
+            triton_http=triton_http_port,
+            front=FrontOptions(tls_cert, tls_key, client_ca, token_file, rate, max_connections),
+            backend_directory=backend_directory,
+            trust=trust_in(trust),
+            audit=_audit_settings(audit_share, withdraws=withdraw_on_alarm),
+            supervision=Supervision(restart=None if no_restart else USUAL_RULE, grace=grace),
+            log_file=log_file,
+            on_event=tell,
+        )
+        run_server(Console(highlight=False, stderr=log == "-"), server, watch=watch)
 
 
 def _audit_settings(share: float, *, withdraws: bool) -> AuditSettings | None:
@@ -131,15 +115,9 @@ def _audit_settings(share: float, *, withdraws: bool) -> AuditSettings | None:
 
 def run_server(
     console: Console,
-    repository: Path,
-    models: Sequence[str],
-    endpoints: Endpoints,
+    server: Server,
     *,
-    backend_directory: Path | None = None,
-    supervision: Supervision | None = None,
-    trust: Trust | None = None,
     watch: bool = False,
-    audit: AuditSettings | None = None,
     on_ready: Callable[[Server], object] = lambda _: None,
     stay: bool = True,
     picture: Path = Path("picture.png"),
@@ -148,41 +126,31 @@ def run_server(
 
     Args:
         console: told what is served and how to call it.
-        repository: model repository.
-        models: names of the models to serve; none: all.
-        endpoints: where to listen.
-        backend_directory: Triton's backends, where they are not beside it.
-        supervision: how it is kept up and ended; None: as is usual.
-        trust: keys, one of which must have signed each model; None: no signature is asked for.
+        server: not started yet.
         watch: whether to switch to new versions that are published.
-        audit: which share of the answers is judged by Certify, and what follows; None: none.
         on_ready: called with the server once it answers.
         stay: whether to go on after `on_ready`.
         picture: an image file for the examples that are printed.
     """
-    from heatserve.serving.supervised.server import KEPT_UP, Server
     from heatserve.serving.switching.switching import Switching
 
     def say(text: str) -> None:
         console.print(text, markup=False, soft_wrap=True)
 
     try:
-        with Server(
-            repository,
-            models=models,
-            endpoints=endpoints,
-            backend_directory=backend_directory,
-            supervision=supervision or KEPT_UP,
-            on_event=_tell,
-            trust=trust,
-            audit=audit,
-        ) as server:
+        with server:
             on_ready(server)
             if not stay:
                 return
             _print_served(console, server, picture)
             try:
-                with Switching(repository, lambda: server.triton, watch=watch, say=say):
+                with Switching(
+                    server.repository,
+                    lambda: server.triton.versions,
+                    watch=watch,
+                    say=say,
+                    on_switch=server.note_switch,
+                ):
                     server.wait()
             except KeyboardInterrupt:
                 console.print("Stopping: requests in flight are finished first; Ctrl-C again ends at once.")
@@ -191,7 +159,7 @@ def run_server(
     console.print("Stopped.")
 
 
-def _tell(event: Event) -> None:
+def tell(event: Event) -> None:
     """Say on stderr what failed, and that it is up again."""
     typer.echo(event.described, err=True)
 
@@ -224,13 +192,13 @@ def _print_served(console: Console, server: Server, picture: Path) -> None:
 
 
 def _only_local(server: Server) -> list[str]:
-    """Why the ports are for this machine only, where the operator asked for others."""
+    """Why gRPC is for this machine only, where the operator asked for others."""
     from heatserve.serving.triton.versions import below_floor
 
     reason = below_floor(server.triton.version)
     if reason is None or not server.endpoints.local:
         return []
-    return [f"These ports are for this machine only: {reason} (docs/security.md)."]
+    return [f"gRPC is for this machine only: {reason} (docs/security.md). HTTP is answered by the front."]
 
 
 def examples(model: ModelVersion, urls: Endpoints, picture: Path) -> str:

@@ -18,6 +18,7 @@ from uvicorn.server import ServerState
 from heatserve.serving.front import limits
 from heatserve.serving.front.refusals import error_body
 
+_CONTINUE = b"HTTP/1.1 100 "
 _LINGER_SECONDS = 2.0
 _LINGER_BYTES = 2**26
 _LOOK_SECONDS = 1.0  # between two looks at how fast a body comes
@@ -27,18 +28,37 @@ class _Breach(Exception):
     """A limit that was broken while the parser called back."""
 
 
-class _ClosedByUs:
-    """The transport as uvicorn's answers have it: where they close it, the rest of a request is read first."""
+class _AnswerTransport:
+    """The transport as one answer has it: its head goes out with what follows, and we close what it closes."""
 
-    __slots__ = ("_close", "is_closing", "write")
+    __slots__ = ("_close", "_head", "_is_begun", "_write", "is_closing")
 
     def __init__(self, transport: asyncio.Transport, close: Callable[[], None]) -> None:
-        self.write = transport.write
         self.is_closing = transport.is_closing
+        self._write = transport.write
         self._close = close
+        self._is_begun = False
+        self._head = b""
+
+    def write(self, data: bytes) -> None:
+        """Write, but for a head, which waits for the body that is there already: one packet in place of two."""
+        if self._head:
+            self._write(self._head + data)
+            self._head = b""
+        elif self._is_begun or data.startswith(_CONTINUE):
+            self._write(data)
+        else:
+            self._is_begun = True
+            self._head = data
+
+    def flush(self) -> None:
+        """Write a head that nothing followed."""
+        if self._head:
+            self.write(b"")
 
     def close(self) -> None:
         """Close it in order."""
+        self.flush()
         self._close()
 
 
@@ -67,7 +87,7 @@ class Connection(HttpToolsProtocol):
         self._is_in_headers = self._is_in_body = False
         self._is_refused = False
         self._closes_when_answered = False
-        self._unanswered = self._requests = 0
+        self._unanswered = self._requests = self._hosts = 0
         self._header_bytes = self._body_bytes = self._around_bytes = self._dropped_bytes = 0
         self._begun = 0.0
         self._breach = (http.HTTPStatus.BAD_REQUEST, "request: expected HTTP/1.1, got something else", "malformed")
@@ -125,6 +145,7 @@ class Connection(HttpToolsProtocol):
         super().on_message_begin()
         self._is_in_headers = True
         self._requests += 1
+        self._hosts = 0
         self._header_bytes = self._body_bytes = self._around_bytes = 0
 
     def on_url(self, url: bytes) -> None:
@@ -137,16 +158,23 @@ class Connection(HttpToolsProtocol):
         self._count_line(len(name) + len(value) + 4)
         if self._is_in_headers:
             super().on_header(name, value)
+            self._hosts += name.lower() == b"host"
 
     def on_headers_complete(self) -> None:
         """Begin to answer it, or to wait until the one before it is answered."""
         if len(self.pipeline) >= limits.PIPELINED:
             self._break(400, f"requests: expected at most {limits.PIPELINED} ahead of their answers", "pipelined")
+        version = self.parser.get_http_version()
+        if version not in ("1.0", "1.1"):
+            self._break(505, "request: expected HTTP/1.1, got another version", "malformed")
+        if self._hosts > 1 or (version == "1.1" and not self._hosts):
+            self._break(400, f"Host: expected this header once, got it {self._hosts} times", "malformed")
         super().on_headers_complete()
         self._is_in_headers, self._is_in_body = False, True
         self._begun = self.loop.time()
         self._unanswered += 1
-        self.cycle.transport = _ClosedByUs(self.transport, self._close_in_order)  # type: ignore[assignment]
+        self.cycle.transport = answer = _AnswerTransport(self.transport, self._close_in_order)  # type: ignore[assignment]
+        self.cycle.on_response = lambda: self._end_response(answer)
         self.scope["state"]["connection"] = self  # type: ignore[typeddict-item]
         if self.parser.should_upgrade():  # to nothing that is spoken here; the parser takes no more after it
             self.cycle.keep_alive = False
@@ -160,6 +188,10 @@ class Connection(HttpToolsProtocol):
         """The whole request is there."""
         self._is_in_body = False
         super().on_message_complete()
+
+    def _end_response(self, answer: _AnswerTransport) -> None:
+        answer.flush()
+        self.on_response_complete()
 
     def on_response_complete(self) -> None:
         """The answer was written."""
@@ -267,7 +299,9 @@ class Connection(HttpToolsProtocol):
 
     def shutdown(self) -> None:
         """End it: at once where it is idle, else with its answer."""
-        if self._unanswered:
+        if self._is_refused and not self._closes_when_answered:
+            self.transport.abort()  # its last answer was written, and the rest of what it sends is dropped
+        elif self._unanswered:
             self._closes_when_answered = True
             self.cycle.keep_alive = False
         else:

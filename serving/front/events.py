@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import orjson
+from tritonclient.grpc import service_pb2 as pb
 
 from heatserve.serving.front.inference import checked_id, read_object, set_parameter
 from heatserve.serving.front.models import ModelRules
 from heatserve.serving.front.refusals import invalid
 from heatserve.serving.front.tensors import json_bytes, json_values
-
-if TYPE_CHECKING:
-    from tritonclient.grpc import service_pb2 as pb
 
 EVENTS = b"text/event-stream"
 
@@ -23,8 +21,6 @@ def stream_message(rules: ModelRules, version: str, body: bytes) -> pb.ModelInfe
     Raises:
         Refusal: names what was expected and what came.
     """
-    from tritonclient.grpc import service_pb2 as pb
-
     said = read_object(body, "body")
     message = pb.ModelInferRequest(model_name=rules.name, model_version=version, id=checked_id(said.pop("id", None)))
     for rule in rules.inputs.values():

@@ -10,16 +10,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import orjson
+from tritonclient.grpc import service_pb2 as pb
 
 from heatserve.serving.front.models import HEADER_BYTES, ModelRules
 from heatserve.serving.front.refusals import JSON, Answer, invalid, shown
 from heatserve.serving.front.tensors import checked_shape, checked_size, json_bytes, json_values
-
-if TYPE_CHECKING:
-    from tritonclient.grpc import service_pb2 as pb
 
 OCTETS = b"application/octet-stream"
 JSON_LENGTH = b"inference-header-content-length"
@@ -48,8 +46,6 @@ class InferenceQuestion:
         Raises:
             Refusal: names what was expected and what came.
         """
-        from tritonclient.grpc import service_pb2 as pb
-
         said, start = _read_json(body, json_length)
         self.request_id = checked_id(said.get("id"))
         self.message = pb.ModelInferRequest(model_name=rules.name, model_version=version, id=self.request_id)

@@ -9,6 +9,7 @@ import socket
 import sys
 from collections.abc import Callable, Sequence
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import cast
 
@@ -33,6 +34,7 @@ EXIT_SECONDS = 10.0
 
 _LOOK_SECONDS = 1.0
 _HANDSHAKE_SECONDS = 10.0
+_LAST_SECONDS = 0.1  # for connections that the system has made already
 _LONGEST_LINE = 2**20
 _METRICS_CONNECTIONS = 64
 
@@ -94,10 +96,16 @@ class FrontServer:
         self._states.append(state)
         return lambda: Connection(config, state, gate, app.refused)
 
-    async def look(self) -> None:
-        """Once a second, as long as there are listeners: certificates that were renewed, and what is open."""
+    async def look(self, up: int) -> None:
+        """Once a second, as long as there are listeners: certificates that were renewed, and what is open.
+
+        Args:
+            up: a descriptor that gets one byte each time, so that the supervisor knows that this process lives.
+        """
         stamp = self._certificate_stamp()
         while True:
+            with suppress(BlockingIOError):
+                os.write(up, b"1")
             self._recorder.set(FRONT_CONNECTIONS, self._gate.open)
             await asyncio.sleep(_LOOK_SECONDS)
             now = self._certificate_stamp()
@@ -113,7 +121,9 @@ class FrontServer:
         return ()
 
     async def end(self) -> None:
-        """Accept no more; let what is in flight end, for `EXIT_SECONDS`."""
+        """Answer who waits in line, accept no more, and let what is in flight end, for `EXIT_SECONDS`."""
+        self.served.tell(replace(self.served.state, is_draining=True))
+        await asyncio.sleep(_LAST_SECONDS)
         for listener in self._listeners:
             listener.close()
         connections = [connection for state in self._states for connection in state.connections]
@@ -144,7 +154,7 @@ async def live(
         options: of the operator.
         http: sockets that listen for requests.
         metrics: sockets that listen for those who read metrics.
-        up: a descriptor that gets one byte once connections are accepted.
+        up: a descriptor that gets one byte once connections are accepted, and one every second from then on.
         log_file: a descriptor for the lines of the log; −1: none.
     """
     loop = asyncio.get_running_loop()
@@ -157,11 +167,10 @@ async def live(
     lines = asyncio.StreamReader(limit=_LONGEST_LINE)
     await loop.connect_read_pipe(lambda: asyncio.StreamReaderProtocol(lines), sys.stdin.buffer)
     await server.listen(http, metrics)
-    os.write(up, b"1")
-    os.close(up)
+    os.set_blocking(up, False)
     told = loop.create_task(hear(server.served, lines))
     told.add_done_callback(lambda _: ended.set())
-    looks = loop.create_task(server.look())
+    looks = loop.create_task(server.look(up))
     await ended.wait()
     looks.cancel()
     await server.end()

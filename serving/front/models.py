@@ -5,12 +5,11 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+from tritonclient.grpc import model_config_pb2 as pb
 
 from heatserve.serving.batching import PICTURES_BYTES, request_bytes
-
-if TYPE_CHECKING:
-    from tritonclient.grpc import model_config_pb2 as pb
 
 HEADER_BYTES = 2**16
 """The most bytes of JSON before the tensors of a binary request."""
@@ -85,8 +84,6 @@ def _rule(tensor: Any) -> TensorRule:
 
 
 def _datatype(data_type: int) -> str:
-    from tritonclient.grpc import model_config_pb2 as pb
-
     return str(pb.DataType.Name(data_type)).removeprefix("TYPE_")
 
 

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
-from heatserve.serving.errors import ServingError
+from heatserve.serving.errors import CrashedError, ServingError
 from heatserve.serving.front.options import FrontOptions
 from heatserve.serving.front.state import FrontState
 from heatserve.serving.triton import guarded_exec
@@ -121,7 +121,7 @@ class Front:
         self._code = _FRONT.format(path=[os.path.abspath(path) for path in modules or sys.path if path])
         self._pass_fds = pass_fds
         self._process: subprocess.Popen[bytes] | None = None
-        self._up = -1
+        self._up, self._heard = -1, 0.0
 
     @property
     def pid(self) -> int:
@@ -136,12 +136,17 @@ class Front:
             state: what it is told first; None: that the server is starting.
 
         Raises:
+            CrashedError: it was ended by a signal.
             ServingError: it did not start.
         """
         self._options.check()
         self._up, up = os.pipe()
         try:
             self._process = self._spawn(up)
+        except OSError as error:  # no process is left, or the server's folder was removed
+            os.close(self._up)
+            self._up = -1
+            raise ServingError(f"front: it cannot be started: {error.strerror}: {error.filename}") from None
         finally:
             os.close(up)
         self.tell(state or FrontState())
@@ -151,18 +156,27 @@ class Front:
                 if self._process.poll() is not None or time.monotonic() > end:
                     break
             is_up = bool(select.select([self._up], [], [], 0)[0]) and os.read(self._up, 1) == b"1"
-        finally:
-            os.close(self._up)
-        if not is_up:
-            how = self.ending()
+        except BaseException:  # a Ctrl-C
             self.kill()
-            raise ServingError(f"front: expected a process that accepts connections, found that it {how}")
+            raise
+        self._heard = time.monotonic()
+        if not is_up:
+            how, code = self.ending(), self._process.poll()
+            self.kill()
+            kind = CrashedError if code is not None and code < 0 else ServingError
+            raise kind(f"front: expected a process that accepts connections, found that it {how}")
+
+    def silent_seconds(self) -> float:
+        """How long ago it said that it lives, which it does every second."""
+        while select.select([self._up], [], [], 0)[0] and os.read(self._up, 4096):
+            self._heard = time.monotonic()
+        return time.monotonic() - self._heard
 
     def tell(self, state: FrontState) -> None:
         """Tell it what is behind it now; one that has ended hears nothing."""
         assert self._process is not None
         assert self._process.stdin is not None
-        with suppress(OSError):
+        with suppress(OSError, ValueError):  # of a pipe that is broken, or closed
             self._process.stdin.write(state.line())
             self._process.stdin.flush()
 
@@ -187,15 +201,23 @@ class Front:
         assert self._process is not None
         with suppress(ProcessLookupError):
             self._process.send_signal(signal.SIGTERM)
-        if not self.wait(_EXIT_SECONDS):
-            self.kill()
+        self.wait(_EXIT_SECONDS)
+        self.kill()
+
+    def hurry(self) -> None:
+        """From any thread: do not wait for what is in flight."""
+        if self._process is not None:
+            self._process.kill()
 
     def kill(self) -> None:
-        """End it at once."""
+        """End it at once, and let go of it."""
         if self._process is None:
             return
         self._process.kill()
         self._process.wait()
+        if self._up >= 0:
+            os.close(self._up)
+            self._up = -1
         if self._process.stdin is not None:
             with suppress(OSError):
                 self._process.stdin.close()

@@ -32,8 +32,8 @@ class Served:
         before, self.state = self.state, state
         self._rules.clear()
         self._ready = (False, 0.0)
-        if state.grpc != before.grpc:
-            calls, self._calls = self._calls, TritonCalls(state.grpc) if state.grpc else None
+        if (state.grpc, state.grpc_tls) != (before.grpc, before.grpc_tls):
+            calls, self._calls = self._calls, TritonCalls(state.grpc, state.grpc_tls) if state.grpc else None
             if calls is not None:
                 task = asyncio.get_running_loop().create_task(closed_later(calls))
                 self._tasks.add(task)
@@ -87,7 +87,8 @@ class Served:
             Refusal: as said.
         """
         if model not in self.state.models:
-            raise Refusal(404, f"model: expected one that is served here, got {shown(model)}", reason="unknown")
+            # as Triton says it, by which clients know
+            raise Refusal(404, f"Request for unknown model: {shown(model)} is not served here", reason="unknown")
 
     async def close(self) -> None:
         """Let go of Triton."""

@@ -14,6 +14,8 @@ class FrontState:
         ready: every model answers.
         reason: why not, for callers: no paths, and nothing that is of this machine.
         grpc: HOST:PORT of Triton's gRPC; empty: there is no Triton now, and requests wait for a moment.
+        grpc_tls: where that is encrypted: the files of Triton's certificate and of ours (empty: it asks for none), and
+            a name that is on Triton's.
         models: the names that may be asked for, tiers among them.
         metrics: HOST:PORT of Triton's own page of metrics; empty: none.
         is_draining: the server ends: each answer asks its caller to connect elsewhere.
@@ -22,6 +24,7 @@ class FrontState:
     ready: bool = False
     reason: str = "the server is starting"
     grpc: str = ""
+    grpc_tls: tuple[str, str, str] | None = None
     models: tuple[str, ...] = ()
     metrics: str = ""
     is_draining: bool = False
@@ -34,4 +37,5 @@ class FrontState:
 def state_of(line: bytes) -> FrontState:
     """The state that a line tells."""
     said = json.loads(line)
-    return FrontState(**{**said, "models": tuple(said["models"])})
+    tls = said["grpc_tls"]
+    return FrontState(**{**said, "models": tuple(said["models"]), "grpc_tls": None if tls is None else tuple(tls)})

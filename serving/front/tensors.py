@@ -77,9 +77,9 @@ def json_bytes(rule: TensorRule, shape: Sequence[int], data: object) -> bytes:
     """
     flat: Any = data
     count = math.prod(shape)
-    for _ in shape:  # as many lists in lists as there are axes, at most
-        if not isinstance(flat, list):
-            raise invalid(f"{rule.name}: expected a list of {count} values as data, got {shown(data)}")
+    if not isinstance(flat, list):
+        raise invalid(f"{rule.name}: expected a list of {count} values as data, got {shown(data)}")
+    for _ in shape[1:]:  # as many lists in lists as there are axes, at most
         if not flat or type(flat[0]) is not list:
             break
         if any(type(part) is not list for part in flat):

@@ -6,13 +6,14 @@ import asyncio
 import http
 import re
 from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, TypeVar
+from pathlib import Path
+from typing import Any, TypeVar
+
+import grpc.aio
+from tritonclient.grpc import model_config_pb2, service_pb2
 
 from heatserve.serving.client.failures import NO_SHARED_MEMORY
 from heatserve.serving.front.refusals import Refusal, unavailable
-
-if TYPE_CHECKING:
-    from tritonclient.grpc import service_pb2 as pb
 
 T = TypeVar("T")
 Metadata = Sequence[tuple[str, str]]
@@ -41,28 +42,14 @@ _MOST_TEXT = 1_000
 class TritonCalls:
     """The calls of one event loop to the Triton at one address."""
 
-    def __init__(self, address: str) -> None:
+    def __init__(self, address: str, tls: tuple[str, str, str] | None = None) -> None:
         """Open a channel, which connects with the first call.
 
         Args:
             address: HOST:PORT of its gRPC.
+            tls: as `FrontState.grpc_tls`.
         """
-        import grpc.aio
-        from tritonclient.grpc import service_pb2
-
-        self._channel = grpc.aio.insecure_channel(
-            address,
-            options=[
-                ("grpc.max_send_message_length", -1),
-                ("grpc.max_receive_message_length", -1),
-                ("grpc.use_local_subchannel_pool", 1),
-                ("grpc.initial_reconnect_backoff_ms", 50),
-                ("grpc.min_reconnect_backoff_ms", 50),
-                ("grpc.max_reconnect_backoff_ms", 500),
-                ("grpc.enable_http_proxy", 0),
-                ("grpc.enable_retries", 0),
-            ],
-        )
+        self._channel = _channel(address, tls)
         self._infer = self._method("ModelInfer", service_pb2.ModelInferRequest, service_pb2.ModelInferResponse)
         self._stream = self._channel.stream_stream(
             f"{_SERVICE}/ModelStreamInfer",
@@ -88,25 +75,25 @@ class TritonCalls:
         """Close the channel; calls on their way are given a while to end."""
         await self._channel.close(grace=_ANSWER_SECONDS)
 
-    async def infer(self, message: pb.ModelInferRequest, metadata: Metadata) -> pb.ModelInferResponse:
+    async def infer(self, message: service_pb2.ModelInferRequest, metadata: Metadata) -> service_pb2.ModelInferResponse:
         """The answer to a request.
 
         Raises:
             Refusal: there is none.
         """
-        found: pb.ModelInferResponse = await _answered(self._infer(message, timeout=_ANSWER_SECONDS, metadata=metadata))
+        found: service_pb2.ModelInferResponse = await _answered(
+            self._infer(message, timeout=_ANSWER_SECONDS, metadata=metadata)
+        )
         return found
 
     async def stream(
-        self, message: pb.ModelInferRequest, metadata: Metadata
-    ) -> AsyncGenerator[pb.ModelInferResponse, None]:
+        self, message: service_pb2.ModelInferRequest, metadata: Metadata
+    ) -> AsyncGenerator[service_pb2.ModelInferResponse, None]:
         """The answers to a request as they come; closing the generator gives it up.
 
         Raises:
             Refusal: there are no more, for a reason.
         """
-        import grpc.aio
-
         call = self._stream(iter([message]), timeout=_ANSWER_SECONDS, metadata=metadata)
         try:
             async for answer in call:
@@ -118,34 +105,28 @@ class TritonCalls:
         finally:
             call.cancel()
 
-    async def config(self, model: str, version: str) -> pb.ModelConfig:
+    async def config(self, model: str, version: str) -> model_config_pb2.ModelConfig:
         """How Triton is configured for a model.
 
         Raises:
             Refusal: it has none of that name and version.
         """
-        from tritonclient.grpc import service_pb2
-
         request = service_pb2.ModelConfigRequest(name=model, version=version)
-        found: pb.ModelConfigResponse = await _answered(self._config(request, timeout=_SHORT_SECONDS))
+        found: service_pb2.ModelConfigResponse = await _answered(self._config(request, timeout=_SHORT_SECONDS))
         return found.config
 
-    async def model_metadata(self, model: str, version: str) -> pb.ModelMetadataResponse:
+    async def model_metadata(self, model: str, version: str) -> service_pb2.ModelMetadataResponse:
         """Names, types and shapes of a model's inputs and outputs.
 
         Raises:
             Refusal: there is none of that name and version.
         """
-        from tritonclient.grpc import service_pb2
-
         request = service_pb2.ModelMetadataRequest(name=model, version=version)
-        found: pb.ModelMetadataResponse = await _answered(self._metadata(request, timeout=_SHORT_SECONDS))
+        found: service_pb2.ModelMetadataResponse = await _answered(self._metadata(request, timeout=_SHORT_SECONDS))
         return found
 
     async def is_ready(self) -> bool:
         """Whether all models are ready."""
-        from tritonclient.grpc import service_pb2
-
         try:
             return bool((await _answered(self._ready(service_pb2.ServerReadyRequest(), timeout=_SHORT_SECONDS))).ready)
         except Refusal:
@@ -153,13 +134,30 @@ class TritonCalls:
 
     async def is_model_ready(self, model: str, version: str) -> bool:
         """Whether a model is ready."""
-        from tritonclient.grpc import service_pb2
-
         request = service_pb2.ModelReadyRequest(name=model, version=version)
         try:
             return bool((await _answered(self._model_ready(request, timeout=_SHORT_SECONDS))).ready)
         except Refusal:
             return False
+
+
+def _channel(address: str, tls: tuple[str, str, str] | None) -> Any:
+    options: list[tuple[str, int | str]] = [
+        ("grpc.max_send_message_length", -1),
+        ("grpc.max_receive_message_length", -1),
+        ("grpc.use_local_subchannel_pool", 1),
+        ("grpc.initial_reconnect_backoff_ms", 50),
+        ("grpc.min_reconnect_backoff_ms", 50),
+        ("grpc.max_reconnect_backoff_ms", 500),
+        ("grpc.enable_http_proxy", 0),
+        ("grpc.enable_retries", 0),
+    ]
+    if tls is None:
+        return grpc.aio.insecure_channel(address, options=options)
+    certificate, own, name = tls
+    shown = Path(own).read_bytes() if own else None
+    credentials = grpc.ssl_channel_credentials(Path(certificate).read_bytes(), shown, shown)
+    return grpc.aio.secure_channel(address, credentials, options=[*options, ("grpc.ssl_target_name_override", name)])
 
 
 async def _answered(call: Awaitable[T]) -> T:
@@ -169,8 +167,6 @@ async def _answered(call: Awaitable[T]) -> T:
         Refusal: it failed.
         CancelledError: the task was cancelled, and the call with it.
     """
-    import grpc.aio
-
     try:
         return await call
     except grpc.aio.AioRpcError as error:

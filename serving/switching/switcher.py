@@ -19,7 +19,7 @@ from heatserve.serving.switching.trial import try_version
 
 if TYPE_CHECKING:
     from heatserve.export.repository.layout import ModelVersion
-    from heatserve.serving.triton.server import TritonServer
+    from heatserve.serving.triton.served import ServedVersions
 
 Say = Callable[[str], object]
 
@@ -57,7 +57,7 @@ class Switcher:
     def __init__(
         self,
         repository: Path,
-        triton: Callable[[], TritonServer],
+        versions: Callable[[], ServedVersions],
         *,
         on_switch: Callable[[Switch], object] = lambda _: None,
     ) -> None:
@@ -65,18 +65,18 @@ class Switcher:
 
         Args:
             repository: the model repository that is served.
-            triton: what answers now.
+            versions: those that are served now.
             on_switch: called with each version that was to be served, from the thread that asked for it.
         """
         self._repository = repository
-        self._triton = triton
+        self._versions = versions
         self._on_switch = on_switch
         self._busy = threading.Lock()
 
     @property
     def served(self) -> dict[str, int]:
         """The version that is served of each model."""
-        return {model.name: model.version for model in self._triton().models}
+        return {model.name: model.version for model in self._versions().models}
 
     def switch(self, name: str, version: int | None = None, *, say: Say = lambda _: None) -> Switch:
         """Verify a version, try it, switch to it and pin it.
@@ -120,9 +120,9 @@ class Switcher:
             say(f"{name}: version {version} stays out, and version {former.version} is served: {error}")
             return self._told(Switch(name, version, former.version, outcome, str(error), time.monotonic() - began))
 
-        triton = self._triton()
+        versions = self._versions()
         try:
-            model = triton.open(name, version)
+            model = versions.open(name, version)
         except (HeatserveError, OSError) as error:
             return failed(Outcome.REFUSED, error)
         try:
@@ -135,12 +135,12 @@ class Switcher:
                     f"them with the class of version {former.version}; {trial.tiers} tiers answer"
                 )
         except HeatserveError as error:
-            triton.discard(model)
+            versions.discard(model)
             return failed(Outcome.FAILED_TRIAL if isinstance(error, ServingError) else Outcome.REFUSED, error)
         try:
-            triton.replace(model)
+            versions.replace(model)
         except (HeatserveError, OSError) as error:
-            triton.discard(model)
+            versions.discard(model)
             return failed(Outcome.FAILED_LOAD, error)
         say(f"{name}: version {version} is served")
         return self._pinned(name, pin, former, began, say)
@@ -163,7 +163,7 @@ class Switcher:
         return switch
 
     def _model(self, name: str) -> ModelVersion:
-        models = {model.name: model for model in self._triton().models}
+        models = {model.name: model for model in self._versions().models}
         if name not in models:
             raise HeatserveError(f"{name}: expected a model that is served: {', '.join(models)}")
         return models[name]

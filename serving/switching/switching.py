@@ -16,7 +16,7 @@ from heatserve.serving.switching.switcher import Say, Switch, Switcher
 from heatserve.serving.switching.watching import VersionWatch
 
 if TYPE_CHECKING:
-    from heatserve.serving.triton.server import TritonServer
+    from heatserve.serving.triton.served import ServedVersions
 
 SWITCH, ROLL_BACK = "switch", "roll back"
 """What a command may ask for, as the field `do` of its request."""
@@ -28,7 +28,7 @@ class Switching:
     def __init__(
         self,
         repository: Path,
-        triton: Callable[[], TritonServer],
+        versions: Callable[[], ServedVersions],
         *,
         watch: bool = False,
         say: Say = lambda _: None,
@@ -38,12 +38,12 @@ class Switching:
 
         Args:
             repository: that is served.
-            triton: what answers now.
+            versions: those that are served now.
             watch: whether to switch to each new version that passes its trial.
             say: told what is done, in words for the operator; called by several threads.
             on_switch: called with each version that was to be served, by several threads.
         """
-        self.switcher = Switcher(repository, triton, on_switch=on_switch)
+        self.switcher = Switcher(repository, versions, on_switch=on_switch)
         self._repository = repository
         self._say = say
         self._watches = watch

@@ -30,21 +30,23 @@ class Endpoints:
     metrics: int = 8002
     local: frozenset[Service] = frozenset()
     """What listens on 127.0.0.1 only, whatever `host` says."""
+    encrypted: frozenset[Service] = frozenset()
+    """What is spoken over TLS."""
 
     @property
     def http_url(self) -> str:
         """Where this machine reaches HTTP."""
-        return f"http://{self._reachable('http')}:{self.http}"
+        return f"http{self._s('http')}://{self._reachable('http')}:{self.http}"
 
     @property
     def grpc_url(self) -> str:
         """Where this machine reaches gRPC."""
-        return f"grpc://{self._reachable('grpc')}:{self.grpc}"
+        return f"grpc{self._s('grpc')}://{self._reachable('grpc')}:{self.grpc}"
 
     @property
     def metrics_url(self) -> str:
         """Where this machine reads Prometheus metrics."""
-        return f"http://{self._reachable('metrics')}:{self.metrics}/metrics"
+        return f"http{self._s('metrics')}://{self._reachable('metrics')}:{self.metrics}/metrics"
 
     def address(self, service: Service) -> str:
         """The address that a service listens on."""
@@ -62,6 +64,9 @@ class Endpoints:
             ServingError: unknown host.
         """
         return ipaddress.ip_address(_resolved(self.host)).is_loopback
+
+    def _s(self, service: Service) -> str:
+        return "s" if service in self.encrypted else ""
 
     def _reachable(self, service: Service) -> str:
         address = self.address(service)

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import os
-import secrets
-import shutil
 import signal
 import subprocess
 import sys
@@ -12,11 +10,13 @@ import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing, suppress
+from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING
 
 from heatserve.serving.allocator import GIVES_BACK
+from heatserve.serving.client.access import Access, access_to
 from heatserve.serving.client.connection import Connection
 from heatserve.serving.errors import CrashedError, ServingError
 from heatserve.serving.observed.facts import declare_models
@@ -32,20 +32,21 @@ from heatserve.serving.triton.endpoints import SERVICES, STANDARD_PORTS, Endpoin
 from heatserve.serving.triton.installation import find_triton
 from heatserve.serving.triton.log import explain
 from heatserve.serving.triton.offers import OFFERS_NAME
-from heatserve.serving.triton.opening import verified_model, verified_models
+from heatserve.serving.triton.opening import verified_models
 from heatserve.serving.triton.options import CONNECTION_LIMITS, POLLS, closed_apis
-from heatserve.serving.triton.processes import Process, ending, triton_and_instances
-from heatserve.serving.triton.replacing import Replacement, answers_ok
+from heatserve.serving.triton.processes import ending, triton_and_instances
+from heatserve.serving.triton.replacing import answers_ok
+from heatserve.serving.triton.served import COPIES_NAME, ServedVersions, Serving
 from heatserve.serving.triton.sockets import listens
+from heatserve.serving.triton.tls import GrpcTls, ServerTls
 from heatserve.serving.triton.versions import TritonVersion, below_floor, version_of
 from heatserve.serving.triton.voters import Voters
-from heatserve.serving.triton.watch import Watch, has_unloaded, question_of, tier_questions
+from heatserve.serving.triton.watch import has_unloaded
 from heatserve.serving.triton.workspace import prepare
 
 if TYPE_CHECKING:
     from heatserve.export.repository.layout import ModelVersion
     from heatserve.export.signing.trust import Trust
-    from heatserve.serving.triton.offers import Offer
 
 _POLL_SECONDS = 0.02
 _KILL_AFTER_SECONDS = 5.0  # past the time that Triton was given to drain
@@ -56,7 +57,6 @@ _CRASHED = (
     "\n  where a warm-up fails (`model_warmup` in config.pbtxt), Triton may die so before it "
     "says why; started again, it may say it"
 )
-_COPIES = "trusted"  # of signed versions, in the server's folder
 
 
 class TritonServer:
@@ -65,17 +65,19 @@ class TritonServer:
     The thread that enters the context must outlive it: Linux ends Triton with that thread.
 
     Attributes:
-        models: the versions served, cards verified.
         version: of this Triton, as it says itself; None where it does not say.
         endpoints: where they are served, free ports filled in: this machine only, where the version is below the floor.
+        way: how this process reaches its gRPC.
+        grpc_tls: the TLS of its gRPC; None: it is not encrypted, since it is for this machine only, or none was given.
         voters: the processes that take the votes of tiers.
         metrics: the folder in which its processes count (`heatserve.serving.observed.page`).
         log: the newest of what Triton writes, at most 8 MiB; removed at the end, unless Triton failed.
     """
 
-    models: tuple[ModelVersion, ...]
     version: TritonVersion | None
     endpoints: Endpoints
+    way: Access
+    grpc_tls: GrpcTls | None
     voters: Voters
     metrics: Path
     log: Path
@@ -88,6 +90,7 @@ class TritonServer:
         versions: Mapping[str, int] | None = None,
         endpoints: Endpoints = STANDARD_PORTS,
         backend_directory: Path | str | None = None,
+        tls: ServerTls | None = None,
         metrics: Path | None = None,
         audit: AuditSettings | None = None,
         trust: Trust | None = None,
@@ -102,6 +105,7 @@ class TritonServer:
             versions: of models that are not to be served in the version that is pinned, or else the newest.
             endpoints: where to listen.
             backend_directory: Triton's backends, where they are not beside it.
+            tls: of gRPC, where other machines can reach it; None: it is not encrypted.
             metrics: a folder that outlives this Triton, in which its processes count; None: one that ends with it.
             audit: which share of the answers is judged by Certify, and what follows; None: none.
             trust: keys, one of which must have signed each model, which is then copied; None: it need not be signed.
@@ -113,6 +117,7 @@ class TritonServer:
         self._versions = versions or {}
         self._wanted = endpoints
         self._backend_directory = Path(backend_directory) if backend_directory else None
+        self._tls = tls
         self._metrics = metrics
         self._audit = audit
         self._trust = trust
@@ -121,9 +126,8 @@ class TritonServer:
         self._failed = False
         self._problem = ""
         self._hurried = threading.Event()
-        self._watch: Watch | None = None
-        self._replacing = threading.Lock()
-        self._ended = threading.Event()
+        self._models: tuple[ModelVersion, ...] = ()
+        self._served: ServedVersions | None = None
         self._cleanup = ExitStack()
 
     def __enter__(self) -> TritonServer:
@@ -139,12 +143,13 @@ class TritonServer:
             folder, lock = cleanup.enter_context(server_folder())
             self._folder = folder
             with explained_writes():
-                self.models = verified_models(
-                    self._repository, self._names, self._versions, trust=self._trust, folder=folder / _COPIES
+                self._models = verified_models(
+                    self._repository, self._names, self._versions, trust=self._trust, folder=folder / COPIES_NAME
                 )
             triton = find_triton(backend_directory=self._backend_directory)
             self.version = version_of(triton)
             self.endpoints = (self._wanted.all_local() if below_floor(self.version) else self._wanted).bound()
+            self._encrypt(folder)
             with explained_writes():
                 self.metrics = self._metrics or folder / "metrics"
                 self.metrics.mkdir(exist_ok=True)
@@ -166,8 +171,7 @@ class TritonServer:
             with explained_writes():
                 self.voters.start(voters_log, lock)
             self._wait_until_ready(shared_memory=folder.name)
-            self._watch = self._watching()
-            self._watch.start()
+            self._served = ServedVersions(self._serving(), self._models, on_problem=self._end)
             self._cleanup = cleanup.pop_all()
         return self
 
@@ -176,6 +180,12 @@ class TritonServer:
     ) -> None:
         """Let requests in flight finish, then end Triton and all of its processes, and remove its files."""
         self._cleanup.close()
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """What may be asked for: the models, and the tiers beside them."""
+        tiers = (kind.beside(model) for model, kinds in self._workspace.tiers.items() for kind in kinds)
+        return (*(model.name for model in self.models), *tiers)
 
     @property
     def problem(self) -> str:
@@ -200,81 +210,39 @@ class TritonServer:
         self._process.wait()
         raise self._failure(f"was ended: {self._problem}" if self._problem else "ended by itself")
 
-    def open(self, name: str, version: int) -> ModelVersion:
-        """A version of a model, verified, and signed where this server serves nothing else: to be served, or discarded.
+    @property
+    def models(self) -> tuple[ModelVersion, ...]:
+        """The versions served, cards verified."""
+        return self._served.models if self._served else self._models
 
-        Raises:
-            HeatserveError: see `verified_models`.
-        """
-        folder = self._folder / _COPIES / f"{name}-{version}-{secrets.token_hex(4)}"
-        return verified_model(self._repository, name, version, trust=self._trust, folder=folder)
+    @property
+    def versions(self) -> ServedVersions:
+        """What it serves, to be replaced version by version."""
+        assert self._served is not None, "the context is not entered"
+        return self._served
 
-    def discard(self, model: ModelVersion) -> None:
-        """Remove the copy of a version that `open` made, and that is not served."""
-        copies = self._folder / _COPIES
-        if model.path.is_relative_to(copies):
-            shutil.rmtree(copies / model.path.relative_to(copies).parts[0], ignore_errors=True)
+    def _encrypt(self, folder: Path) -> None:
+        """Take up TLS where gRPC is open to other machines: what is for this machine only needs none."""
+        self.grpc_tls = None
+        if self._tls is not None and not self.endpoints.is_loopback and "grpc" not in self.endpoints.local:
+            self.grpc_tls = GrpcTls.prepared(self._tls, folder)
+            self.endpoints = replace(self.endpoints, encrypted=frozenset({"grpc"}))
+            self.way = self.grpc_tls.access(self.endpoints.grpc_url)
+        else:
+            self.way = access_to(self.endpoints.grpc_url)
 
-    def replace(self, model: ModelVersion, *, timeout: float = 60.0) -> None:
-        """Serve this version, with its tiers, in place of the one that is served under its name, while callers ask.
-
-        No request fails for it: the former version answers those that it has. Where the new one does not load, the
-        former stays.
-
-        Args:
-            model: as `open` gave it, with the input and the classes of the one that is served.
-            timeout: seconds until it must be loaded.
-
-        Raises:
-            CardError: its configuration is not that of its card.
-            ServingError: it does not load; says why.
-        """
-        with self._replacing:
-            former = self._workspace.offers[model.name]
-            with explained_writes():
-                new = self._workspace.offer(model)
-            try:
-                self._show([former], new, timeout)
-            except ServingError as error:
-                if self._ended.is_set():
-                    raise
-                with explained_writes():
-                    again = self._workspace.offer(former.model)
-                self._show([former, new], again, timeout)
-                raise ServingError(self._of_user(str(error))) from None
-
-    def _show(self, former: Sequence[Offer], new: Offer, timeout: float) -> None:
-        """Have Triton serve an offer in place of others, and let those end."""
-        replacement = Replacement(
-            self._process.pid,
-            self.endpoints.http_url,
-            self.log,
-            self._workspace.repository,
-            self.voters,
-            former=former,
-            new=new,
-            interrupted=self._ended,
+    def _serving(self) -> Serving:
+        return Serving(
+            triton=self._process.pid,
+            way=self.way,
+            http_url=self.endpoints.http_url,
+            log=self.log,
+            metrics=self.metrics,
+            workspace=self._workspace,
+            voters=self.voters,
+            repository=self._repository,
+            trust=self._trust,
         )
-        if self._watch is not None:
-            self._watch.allow_to_end({name for offer in (*former, new) for name in offer.names})
-        replacement.run(timeout=timeout)
-        if any(offer.model.version == new.model.version for offer in former):  # ready before it is loaded anew
-            replacement.has_ended(seconds=timeout)
-        self._workspace.offers[new.model.name] = new
-        self.models = tuple(new.model if model.name == new.model.name else model for model in self.models)
-        declare_models(self.metrics, self.models)
-        if self._watch is not None:
-            self._watch.stop()
-        self._watch = self._watching(replacement.replaced)
-        self._watch.start()
-        drain = threading.Thread(target=replacement.drain, name="heatserve-drain", daemon=True)
-        drain.start()
-
-    def _watching(self, replaced: frozenset[Process] = frozenset()) -> Watch:
-        questions = [question_of(model, self._workspace.repository / model.name) for model in self.models]
-        for question in questions[:]:
-            questions += tier_questions(question, self._workspace.tiers[question.model])
-        return Watch(self._process.pid, self.endpoints.grpc_url, questions, self._end, replaced=replaced)
 
     def _end(self, problem: str) -> None:
         """End Triton, which would go on to say that it is ready: new requests are refused at once."""
@@ -288,17 +256,20 @@ class TritonServer:
     def _start(self, command: list[str], lock: int) -> None:
         self.log = self._log.path
         limits = [str(os.getpid()), str(int(signal.SIGTERM)), str(self._workspace.file_bytes)]
-        with self._log.writer as log:
-            self._process = subprocess.Popen(
-                [sys.executable, "-IS", guarded_exec.__file__, *limits, *command],
-                env={**GIVES_BACK, **self._environment},
-                cwd=self._workspace.repository,  # nothing there can be taken for a module
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=subprocess.STDOUT,
-                pass_fds=[lock],
-                start_new_session=True,  # a Ctrl-C in the terminal reaches only us, and we let Triton drain
-            )
+        try:
+            with self._log.writer as log:
+                self._process = subprocess.Popen(
+                    [sys.executable, "-IS", guarded_exec.__file__, *limits, *command],
+                    env={**GIVES_BACK, **self._environment},
+                    cwd=self._workspace.repository,  # nothing there can be taken for a module
+                    stdin=subprocess.DEVNULL,
+                    stdout=log,
+                    stderr=subprocess.STDOUT,
+                    pass_fds=[lock],
+                    start_new_session=True,  # a Ctrl-C in the terminal reaches only us, and we let Triton drain
+                )
+        except OSError as error:  # no process is left
+            raise ServingError(f"Triton cannot be started: {error.strerror}: {error.filename}") from None
 
     def _options(self, *, shared_memory: str) -> Iterator[str]:
         yield f"--model-repository={self._workspace.repository}"
@@ -309,6 +280,8 @@ class TritonServer:
         for service in SERVICES:
             yield f"--{service}-address={self.endpoints.address(service)}"
             yield f"--{service}-port={getattr(self.endpoints, service)}"
+        if self.grpc_tls is not None:
+            yield from self.grpc_tls.options()
         yield from POLLS
         yield from CONNECTION_LIMITS
         yield from closed_apis()
@@ -342,18 +315,13 @@ class TritonServer:
             self.voters.stop()
             self._log.settle(seconds=_SETTLE_SECONDS)
         how = "" if code is None or self._problem else f": it {ending(-code if code < 0 else code << 8)}"
-        reasons = self._of_user(explain(self.log))
+        reasons = explain(self.log).replace(str(self._workspace.repository), str(self._repository))
         return ServingError(f"Triton {what}{how}; {reasons}")
 
-    def _of_user(self, text: str) -> str:
-        """What Triton says with the paths of the user's repository in the place of those of its own."""
-        return text.replace(str(self._workspace.repository), str(self._repository))
-
     def _stop(self) -> None:
-        self._ended.set()
         try:
-            if self._watch is not None:
-                self._watch.stop()
+            if self._served is not None:
+                self._served.stop()
             self._drain()
         finally:  # also when a second Ctrl-C interrupts the wait
             self._kill()
@@ -371,7 +339,7 @@ class TritonServer:
         """
         self._process.terminate()
         deadline = time.monotonic() + self._exit_timeout + _KILL_AFTER_SECONDS
-        with closing(Connection(self.endpoints.grpc_url, timeout=1)) as connection:
+        with closing(Connection(self.way, timeout=1)) as connection:
             while self._process.poll() is None and time.monotonic() < deadline and not self._hurried.is_set():
                 if has_unloaded(connection, self.models[0].name) and not self._has_unanswered():
                     time.sleep(_SEND_SECONDS)

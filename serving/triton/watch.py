@@ -18,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from heatserve.export.tiers import Mode, TierLimits, TierModel
+from heatserve.serving.client.access import Access
 from heatserve.serving.client.connection import Connection
 from heatserve.serving.client.failures import GIVEN_UP, UNLOADED
 from heatserve.serving.client.tier_answers import read_tier_answers
@@ -107,7 +108,7 @@ class Watch:
     def __init__(
         self,
         triton: int,
-        url: str,
+        way: Access | str,
         questions: Sequence[Question],
         on_problem: Callable[[str], object],
         *,
@@ -117,14 +118,14 @@ class Watch:
 
         Args:
             triton: its process.
-            url: its gRPC address.
+            way: to its gRPC: how to get in, or its URL.
             questions: one for each model.
             on_problem: called at most once, from a thread, with what was expected and found.
             replaced: processes of versions that were replaced, which end once their requests are answered.
         """
         self._processes = tuple(process for process in triton_and_instances(triton) if process not in replaced)
         self._replaced = frozenset[str]()
-        self._url = url
+        self._way = way
         self._on_problem = on_problem
         self._ended = threading.Event()
         self._one_problem = threading.Lock()
@@ -171,7 +172,7 @@ class Watch:
 
     def _ask(self, question: Question) -> None:
         strikes = 0
-        with closing(Connection(self._url, timeout=DEADLINE_SECONDS)) as connection:
+        with closing(Connection(self._way, timeout=DEADLINE_SECONDS)) as connection:
             while not self._ended.wait(ASK_SECONDS / (2 if strikes else 1)):
                 found = self._fault(connection, question)
                 strikes = strikes + 1 if found else 0

@@ -13,14 +13,14 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 import grpc
 import numpy as np
 import pytest
 from test_poison import infer_request, refusal
-from test_server import descendants, is_running, serve_command, triton_process, wait_until_gone
+from test_server import descendants, is_running, serve_command, triton_below, triton_process, wait_until_gone
 from tiny_model import random_images, take_uint8, write_tiny_model
 from tritonclient.grpc import service_pb2_grpc
 
@@ -303,15 +303,22 @@ def test_of_servers_that_start_at_once_on_the_same_ports_one_is_ready(tiny_repos
     assert not list(tmp_path.iterdir())
 
 
+def triton_folder(temporary: Path) -> Path:
+    """That of the one Triton whose files are there."""
+    (found,) = (path.parent for path in temporary.glob("heatserve-*/models"))
+    return found
+
+
 def test_the_next_server_removes_what_a_killed_one_left(tiny_repository: Path, tmp_path: Path) -> None:
     with serve_command(tiny_repository, tmp_path) as (process, _):
-        (folder,) = (path for path in tmp_path.iterdir() if path.is_dir())
+        folder = triton_folder(tmp_path)
         processes = descendants(process.pid)
         with serve_command(tiny_repository, tmp_path) as (other, _):
             assert folder.exists()
             assert regions(folder.name), "what belongs to a living server was removed"
             for pid in (process.pid, *processes):
-                os.kill(pid, signal.SIGKILL)
+                with suppress(ProcessLookupError):  # the front ends with its parent
+                    os.kill(pid, signal.SIGKILL)
             process.wait()
             wait_until_gone(processes, seconds=5)
             assert folder.exists()
@@ -320,7 +327,7 @@ def test_the_next_server_removes_what_a_killed_one_left(tiny_repository: Path, t
                 assert not folder.exists()
                 assert not folder.with_name(f"{folder.name}.log").exists()
                 assert not regions(folder.name)
-                assert len([path for path in tmp_path.iterdir() if path.is_dir()]) == 2
+                assert len([path for path in tmp_path.iterdir() if path.is_dir()]) == 4, "two of each of two servers"
                 for server in (other, third):
                     server.send_signal(signal.SIGTERM)
                     assert server.wait(20) == 0
@@ -330,8 +337,7 @@ def test_the_next_server_removes_what_a_killed_one_left(tiny_repository: Path, t
 def test_triton_that_outlives_its_parent_keeps_its_folder(tiny_repository: Path, tmp_path: Path) -> None:
     """It drains: a request in flight needs what is there."""
     with serve_command(tiny_repository, tmp_path) as (process, _):
-        (folder,) = (path for path in tmp_path.iterdir() if path.is_dir())
-        triton = min(descendants(process.pid))
+        folder, triton = triton_folder(tmp_path), triton_below(process.pid)
         os.kill(triton, signal.SIGSTOP)
         try:
             process.kill()

@@ -248,9 +248,13 @@ def descendants(pid: int) -> set[int]:
 
 def triton_process(server: TritonServer) -> int:
     """The process of Triton."""
-    option = f"--http-port={server.endpoints.http}"
-    (pid,) = (pid for pid in descendants(os.getpid()) if option in Path(f"/proc/{pid}/cmdline").read_text().split("\0"))
-    return pid
+    return triton_below(os.getpid(), f"--http-port={server.endpoints.http}")
+
+
+def triton_below(pid: int, option: str = "--grpc-port=") -> int:
+    """The one Triton that a process started, with such an option."""
+    (found,) = (child for child in descendants(pid) if f"\0{option}" in Path(f"/proc/{child}/cmdline").read_text())
+    return found
 
 
 def is_running(pid: int) -> bool:
@@ -273,7 +277,7 @@ def wait_until_gone(pids: set[int], *, seconds: float) -> None:
 def test_signal_drains_and_leaves_nothing(tiny_repository: Path, tmp_path: Path, number: signal.Signals) -> None:
     with serve_command(tiny_repository, tmp_path) as (process, url), ThreadPoolExecutor(1) as pool:
         processes = descendants(process.pid)
-        assert len(processes) == 2, "expected Triton and one model instance"
+        assert len(processes) == 3, "expected the front, Triton and one model instance"
         with Client(url, model="patient") as client:
             client.spec()
             answer = pool.submit(client.predict, random_images(3))  # waits in the queue for a fifth of a second
@@ -297,12 +301,11 @@ def test_killed_command_takes_triton_along(tiny_repository: Path, tmp_path: Path
 def test_triton_that_ends_is_explained_though_somebody_removed_its_files(tiny_repository: Path, tmp_path: Path) -> None:
     """As services do that clean temporary folders; a running Triton needs none of its files."""
     with serve_command(tiny_repository, tmp_path, "--no-restart") as (process, url):
-        processes = descendants(process.pid)
         for path in tmp_path.iterdir():
             shutil.rmtree(path) if path.is_dir() else path.unlink()
         with Client(url, model="patient") as client:
             assert len(client.predict(random_images(2))) == 2
-        os.kill(min(processes), signal.SIGKILL)
+        os.kill(triton_below(process.pid), signal.SIGKILL)
         _, errors = process.communicate(timeout=20)
     assert process.returncode == 1
     assert "Triton ended by itself: it was ended by SIGKILL" in errors
@@ -314,7 +317,7 @@ def test_triton_that_ends_is_explained_though_somebody_removed_its_files(tiny_re
 def test_triton_that_ends_by_itself_is_explained(tiny_repository: Path, tmp_path: Path) -> None:
     with serve_command(tiny_repository, tmp_path, "--no-restart") as (process, _):
         processes = descendants(process.pid)
-        os.kill(min(processes), signal.SIGKILL)  # Triton, the parent of its model instance
+        os.kill(triton_below(process.pid), signal.SIGKILL)
         _, errors = process.communicate(timeout=20)
     assert process.returncode == 1
     assert "Triton ended by itself: it was ended by SIGKILL (by another process, or by the kernel for want of" in errors

@@ -14,15 +14,16 @@ from pathlib import Path
 
 import pytest
 from test_limits import limit
-from test_server import descendants, log_named_in, serve_command, wait_until_gone
+from test_server import descendants, log_named_in, serve_command, triton_below, wait_until_gone
 from test_watch import BUSY_SECONDS, seconds_until
 from tiny_model import edit_card, random_images, write_tiny_model
 
 from heatserve import FREE_PORTS, Client, ServingError
+from heatserve.serving.supervised.events import Event, Recovery, Restart
 from heatserve.serving.supervised.failures import USUAL_RULE, RestartRule
 from heatserve.serving.supervised.server import Server, Supervision
-from heatserve.serving.supervised.state import Event, Recovery, Restart
 from heatserve.serving.triton.processes import triton_and_instances
+from heatserve.serving.triton.sockets import listens
 
 pytestmark = [
     pytest.mark.slow,
@@ -48,15 +49,20 @@ def served(repository: Path, rule: RestartRule | None = USUAL_RULE) -> Iterator[
         log.unlink(missing_ok=True)
 
 
+def tritons() -> set[int]:
+    """Processes below this one that are, or become, a Triton with ports."""
+    return {pid for pid in descendants(os.getpid()) if b"--grpc-port=" in Path(f"/proc/{pid}/cmdline").read_bytes()}
+
+
 def processes_of(server: Server) -> list[int]:
     """Triton, and the process of its model instance."""
-    option = f"--grpc-port={server.endpoints.grpc}"
-    (triton,) = (p for p in descendants(os.getpid()) if option in Path(f"/proc/{p}/cmdline").read_text().split("\0"))
+    triton = triton_below(os.getpid(), f"--grpc-port={server.endpoints.grpc}")
     return [process.pid for process in triton_and_instances(triton)]
 
 
-def answers(server: Server) -> bool:
-    with Client(server.endpoints.grpc_url, model="tiny", timeout=5, retries=0) as client:
+def answers(server: Server, over: str = "grpc") -> bool:
+    url = server.endpoints.grpc_url if over == "grpc" else server.endpoints.http_url
+    with Client(url, model="tiny", timeout=5, retries=0) as client:
         try:
             return len(client.predict(random_images(2))) == 2
         except ServingError:
@@ -67,9 +73,10 @@ def break_and_wait(server: Server, hurt: Callable[[], object]) -> None:
     """Hurt it: first it does not answer, or says so, then it answers again."""
     assert answers(server)
     hurt()
-    seconds_until(lambda: not server.state.is_ready, at_most=BUSY_SECONDS)
-    seconds_until(lambda: server.state.is_ready, at_most=BUSY_SECONDS)
+    seconds_until(lambda: not server.state.ready, at_most=BUSY_SECONDS)
+    seconds_until(lambda: server.state.ready, at_most=BUSY_SECONDS)
     assert answers(server)
+    assert answers(server, over="http")
 
 
 def test_after_each_fault_it_answers_again_on_the_same_ports_and_at_the_fifth_it_ends(tiny_repository: Path) -> None:
@@ -85,21 +92,46 @@ def test_after_each_fault_it_answers_again_on_the_same_ports_and_at_the_fifth_it
         os.kill(processes_of(server)[0], signal.SIGKILL)
         with pytest.raises(ServingError, match=r"given up after 5 failures within 60 s; .* ended by itself: it was"):
             server.wait()
-        assert not server.state.is_ready
+        assert not server.state.ready
+
+
+def front_of(server: Server) -> int:
+    """The process of its front, which is told the number of the socket that it listens on."""
+    (found,) = (
+        pid
+        for pid in descendants(os.getpid())
+        if "heatserve.serving.front.main" in Path(f"/proc/{pid}/cmdline").read_text()
+        and listens(pid, server.endpoints.http)
+    )
+    return found
+
+
+def test_a_front_that_is_killed_or_stopped_is_followed_by_another_and_callers_wait(tiny_repository: Path) -> None:
+    with served(tiny_repository) as (server, events):
+        triton = server.triton
+        for turn, number in enumerate((signal.SIGKILL, signal.SIGSTOP)):
+            front = front_of(server)
+            os.kill(front, number)
+            assert answers(server, over="http"), "a connection that comes meanwhile is not refused"
+            seconds_until(lambda: len(events) == 2 * turn + 2, at_most=BUSY_SECONDS)  # noqa: B023
+            wait_until_gone({front}, seconds=5)
+        assert [event.process for event in events] == ["front"] * 4
+        assert [event.cause for event in events if isinstance(event, Restart)] == ["ended", "unhealthy"]
+        assert server.triton is triton
+        assert answers(server)
 
 
 def test_a_crash_at_the_first_start_is_followed_by_another_start(tiny_repository: Path) -> None:
-    before = descendants(os.getpid())
-    crashed = threading.Event()
+    others = tritons()
 
     def crash() -> None:
-        seconds_until(lambda: bool(descendants(os.getpid()) - before), at_most=BUSY_SECONDS)
-        os.kill(min(descendants(os.getpid()) - before), signal.SIGSEGV)
-        crashed.set()
+        seconds_until(lambda: bool(tritons() - others), at_most=BUSY_SECONDS)
+        os.kill(min(tritons() - others), signal.SIGSEGV)
 
-    threading.Thread(target=crash).start()
+    crashing = threading.Thread(target=crash)
+    crashing.start()
     with served(tiny_repository) as (server, events):
-        assert crashed.is_set()
+        crashing.join()
         assert answers(server)
         assert [event.cause for event in events if isinstance(event, Restart)] == ["start"]
 
@@ -109,7 +141,7 @@ def test_a_full_disk_holds_a_restart_up_until_there_is_room(tiny_repository: Pat
         with limit(resource.RLIMIT_FSIZE, 5000):
             os.kill(processes_of(server)[0], signal.SIGKILL)
             seconds_until(lambda: len(events) >= 3, at_most=BUSY_SECONDS)
-        seconds_until(lambda: server.state.is_ready, at_most=BUSY_SECONDS)
+        seconds_until(lambda: server.state.ready, at_most=BUSY_SECONDS)
         assert answers(server)
         starts = [event for event in events if isinstance(event, Restart) and event.cause == "start"]
         assert all("expected a temporary folder with room to write into" in event.problem for event in starts)
@@ -135,8 +167,7 @@ def test_without_restarts_the_first_fault_ends_it(tiny_repository: Path) -> None
 
 def test_the_command_goes_on_and_can_be_ended_while_it_restarts(tiny_repository: Path, tmp_path: Path) -> None:
     with serve_command(tiny_repository, tmp_path) as (process, _):
-        processes = descendants(process.pid)
-        os.kill(min(processes), signal.SIGKILL)
+        os.kill(triton_below(process.pid), signal.SIGKILL)
         assert process.stderr is not None
         assert "Triton ended by itself: it was ended by SIGKILL" in process.stderr.readline()
         assert "triton: it is started again in 0.1 s" in process.stderr.readline()

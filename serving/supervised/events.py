@@ -1,4 +1,4 @@
-"""What a server that is kept up tells: whether it answers, and what was started again and why."""
+"""What a server that is kept up tells of itself: what failed and is started again, and what is up again."""
 
 from __future__ import annotations
 
@@ -10,27 +10,6 @@ Kept = Literal["triton", "front"]
 
 Cause = Literal["start", "ended", "unhealthy"]
 """Its start failed; it ended by itself; it was ended since it, or a model of it, did not answer any more."""
-
-
-@dataclass(frozen=True)
-class State:
-    """Whether requests are answered now, and by whom."""
-
-    is_ready: bool
-    """Whether every model answers, as far as the last look tells, and the server is not about to end."""
-    reason: str
-    """Why not, in words for anybody; empty where it is ready."""
-    grpc: str = ""
-    """HOST:PORT of Triton's gRPC, for this machine."""
-    metrics: str = ""
-    """The URL of Triton's own metrics, for this machine."""
-    models: tuple[str, ...] = ()
-    """The models that are served, without their tiers."""
-
-
-IS_STARTING = State(False, "the server starts")
-IS_RESTARTING = State(False, "a model did not answer, and the server starts again")
-IS_ENDING = State(False, "the server is about to end")
 
 
 @dataclass(frozen=True)

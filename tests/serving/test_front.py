@@ -1,0 +1,282 @@
+"""The front as its callers and its parent see it: the protocol, streams, its state, its end."""
+
+from __future__ import annotations
+
+import asyncio
+import http.client
+import json
+import os
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from fronts import RunningFront, error_of, front_before, post, raw_answer, state_of_triton, status_of
+from tiny_model import random_images
+
+from heatserve import AsyncClient, Client, OverloadedError, ServingError, TritonServer
+from heatserve.serving.front.options import FrontOptions
+from heatserve.serving.front.process import Front, FrontSockets
+from heatserve.serving.front.state import FrontState, state_of
+from heatserve.serving.observed.families import FRONT_REQUESTS
+from heatserve.serving.observed.page import value_of
+
+INFER = "/v2/models/tiny/infer"
+BODY = json.dumps(
+    {"inputs": [{"name": "image", "datatype": "FP32", "shape": [1, 1, 8, 8], "data": [0.5] * 64}]}
+).encode()
+
+
+@pytest.fixture(scope="module")
+def front(triton: TritonServer) -> Iterator[RunningFront]:
+    with front_before(state_of_triton(triton)) as running:
+        yield running
+
+
+def got(front: RunningFront, path: str) -> tuple[int, dict[str, object]]:
+    connection = http.client.HTTPConnection("127.0.0.1", front.port, timeout=5)
+    try:
+        connection.request("GET", path)
+        answer = connection.getresponse()
+        return answer.status, json.loads(answer.read())
+    finally:
+        connection.close()
+
+
+def test_answers_are_those_of_grpc(front: RunningFront, triton: TritonServer) -> None:
+    images = random_images(70)
+    with Client(front.url, model="tiny") as ours, Client(triton.endpoints.grpc_url, model="tiny") as theirs:
+        assert repr(ours.predict(images)) == repr(theirs.predict(images))
+        assert ours.promise() == theirs.promise()
+        some = ours.predict(images[:2], outputs=["certified_radius"])
+        assert [one.certified_radius for one in some] == [one.certified_radius for one in theirs.predict(images[:2])]
+
+
+def test_json_says_the_same_as_bytes(front: RunningFront) -> None:
+    image = random_images(1, seed=3)
+    said = {"name": "image", "datatype": "FP32", "shape": [1, 1, 8, 8], "data": image.tolist()}
+    outputs = [{"name": "label"}, {"name": "probabilities", "parameters": {"binary_data": True}}]
+    body = json.dumps({"id": "mine", "inputs": [said], "outputs": outputs}).encode()
+    head, _, content = raw_answer(front.port, post(INFER, body)).partition(b"\r\n\r\n")
+    length = int(head.partition(b"inference-header-content-length: ")[2].split(b"\r\n")[0])
+    answer = json.loads(content[:length])
+    with Client(front.url, model="tiny") as client:
+        (expected,) = client.predict(image)
+    assert answer["id"] == "mine"
+    by_name = {output["name"]: output for output in answer["outputs"]}
+    assert by_name["label"]["data"] == [expected.label]
+    assert by_name["probabilities"]["parameters"] == {"binary_data_size": 40}
+    assert np.array_equal(np.frombuffer(content[length:], np.float32), expected.probabilities)
+
+
+def test_classes_by_name(front: RunningFront) -> None:
+    body = json.loads(BODY) | {"outputs": [{"name": "probabilities", "parameters": {"classification": 2}}]}
+    answer = raw_answer(front.port, post(INFER, json.dumps(body).encode()))
+    (output,) = json.loads(answer.split(b"\r\n\r\n")[1])["outputs"]
+    assert output["datatype"] == "BYTES"
+    assert len(output["data"]) == 2
+    assert output["data"][0].endswith(":nine")
+
+
+def test_what_the_server_says_of_itself(front: RunningFront) -> None:
+    assert got(front, "/v2")[1]["name"] == "heatserve"
+    assert got(front, "/v2/health/live") == (200, {"live": True})
+    assert got(front, "/v2/health/ready") == (200, {"ready": True})
+    assert got(front, "/v2/models/tiny/ready") == (200, {"name": "tiny", "ready": True})
+    assert got(front, "/v2/models/tiny/versions/1")[1]["versions"] == ["1"]
+    assert got(front, "/v2/models/tiny/versions/7")[0] == 404
+    status, config = got(front, "/v2/models/tiny/config")
+    assert (status, config["max_batch_size"]) == (200, 64)
+    assert config["input"][0]["dims"] == [1, 8, 8]  # type: ignore[index]
+
+
+def test_request_ids_and_logs(front: RunningFront) -> None:
+    trace = f"00-{'a' * 32}-{'b' * 16}-01"
+    answer = raw_answer(front.port, post(INFER, BODY, "X-Request-Id: mine-1", f"traceparent: {trace}"))
+    assert b"\r\nx-request-id: mine-1\r\n" in answer
+    end = time.monotonic() + 5
+    while b"mine-1" not in front.events.read_bytes() and time.monotonic() < end:
+        time.sleep(0.01)
+    (line,) = (line for line in front.events.read_text().splitlines() if "mine-1" in line)
+    event = json.loads(line)
+    assert (event["route"], event["model"], event["status"], event["traceparent"]) == ("infer", "tiny", 200, trace)
+
+
+def test_requests_are_counted_on_the_page(front: RunningFront) -> None:
+    before = value_of(front.folder, FRONT_REQUESTS, route="infer", code="200")
+    assert status_of(raw_answer(front.port, post(INFER, BODY))) == 200
+    request = b"GET /metrics HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n"
+    page = raw_answer(front.sockets.metrics_port, request).decode()
+    assert f'heatserve_front_requests_total{{route="infer",code="200"}} {before + 1:g}\n' in page
+    assert 'nv_inference_request_success{model="tiny"' in page
+    assert status_of(raw_answer(front.sockets.metrics_port, request.replace(b"/metrics", b"/v2"))) == 404
+
+
+@pytest.mark.slow
+def test_a_stream(tiers: TritonServer) -> None:
+    image = random_images(1)[0]
+    with front_before(state_of_triton(tiers)) as front:
+        model = "tiny"
+        with Client(front.url, model=model) as client, Client(tiers.endpoints.grpc_url, model=model) as grpc:
+            asked = {"n": 200, "deadline": 30}
+            over_http, over_grpc = [*client.certify(image, **asked)], [*grpc.certify(image, **asked)]
+            assert over_http[-1].label == over_grpc[-1].label
+            assert len(over_http) > 1
+            assert client.confirm(image[None], radius=0.01, deadline=30)[0].explanation
+            with pytest.raises(ServingError, match="alpha: expected"):
+                next(client.certify(image, alpha=0.5, deadline=30))
+            answers = client.certify(image, n=100_000, deadline=30)
+            next(answers)
+            answers.close()  # the caller leaves: the tier is free for the next one
+            assert [*client.certify(image, **asked)]
+        refused = raw_answer(front.port, post(f"/v2/models/{model}_certify_stream/infer", BODY))
+        assert status_of(refused) == 400
+        assert "generate_stream" in error_of(refused)
+        refused = raw_answer(front.port, post(f"/v2/models/{model}/generate_stream", BODY))
+        assert status_of(refused) == 400
+
+
+def test_a_caller_who_leaves_leaves_the_queue(front: RunningFront, triton: TritonServer) -> None:
+    body = BODY
+    with socket.create_connection(("127.0.0.1", front.port)) as caller:
+        caller.sendall(post("/v2/models/patient/infer", body))
+        time.sleep(0.05)
+    end = time.monotonic() + 5
+    while not value_of(front.folder, FRONT_REQUESTS, code="499") and time.monotonic() < end:
+        time.sleep(0.02)
+    assert value_of(front.folder, FRONT_REQUESTS, route="infer", code="499") >= 1
+    del triton
+
+
+def test_states_are_told_as_lines() -> None:
+    state = FrontState(ready=True, reason="a\nb", grpc="127.0.0.1:1", models=("a", "b"), is_draining=True)
+    assert state.line().count(b"\n") == 1
+    assert state_of(state.line()) == state
+
+
+def test_not_ready_until_told(triton: TritonServer) -> None:
+    """Without Triton the front is live, not ready, and holds a request until there is one."""
+    state = state_of_triton(triton)
+    with front_before(FrontState(reason="the models are loaded")) as front:
+        assert got(front, "/v2/health/live")[0] == 200
+        status, said = got(front, "/v2/health/ready")
+        assert (status, said["error"]) == (503, "server: expected one that is ready, found: the models are loaded")
+        answer = raw_answer(front.port, post(INFER, BODY))
+        assert status_of(answer) == 503
+        assert b"retry-after: 1" in answer
+        answers = list[bytes]()
+        caller = threading.Thread(target=lambda: answers.append(raw_answer(front.port, post(INFER, BODY))))
+        caller.start()
+        time.sleep(0.1)
+        front.front.tell(state)
+        caller.join()
+        assert status_of(answers[0]) == 200
+        assert got(front, "/v2/health/ready")[0] == 200
+        front.front.tell(replace(state, ready=False, reason="the server ends", is_draining=True))
+        time.sleep(0.1)
+        assert got(front, "/v2/health/ready")[0] == 503
+        answer = raw_answer(front.port, post(INFER, BODY, close=False))
+        assert status_of(answer) == 200
+        assert b"connection: close" in answer
+
+
+def test_a_triton_that_is_gone(triton: TritonServer) -> None:
+    with socket.socket() as nobody:
+        nobody.bind(("127.0.0.1", 0))
+        state = replace(state_of_triton(triton), grpc=f"127.0.0.1:{nobody.getsockname()[1]}")
+        with front_before(state) as front:
+            answer = raw_answer(front.port, post(INFER, BODY))
+            assert status_of(answer) == 503
+            assert error_of(answer) == "the model server does not answer now; ask again in 1 s"
+            assert got(front, "/v2/health/ready")[0] == 503
+
+
+def test_a_front_that_is_killed_loses_nobody_who_waits(triton: TritonServer) -> None:
+    """Its sockets are its parent's: who connects meanwhile is answered by the next one."""
+    with front_before(state_of_triton(triton)) as running:
+        running.front.kill()
+        answers = list[bytes]()
+        caller = threading.Thread(
+            target=lambda: answers.append(raw_answer(running.port, post(INFER, BODY), seconds=20))
+        )
+        caller.start()
+        time.sleep(0.2)
+        assert not answers
+        running.front.start(running.state)
+        caller.join()
+        assert status_of(answers[0]) == 200
+
+
+def test_the_end_answers_what_is_in_flight(triton: TritonServer) -> None:
+    with front_before(state_of_triton(triton)) as running:
+        callers = [socket.create_connection(("127.0.0.1", running.port), timeout=5) for _ in range(8)]
+        for caller in callers:
+            caller.sendall(post("/v2/models/patient/infer", BODY, close=False))  # waits for 0.2 s
+        idle = socket.create_connection(("127.0.0.1", running.port), timeout=5)
+        time.sleep(0.05)
+        running.front.drain()
+        assert [status_of(caller.recv(2**16)) for caller in callers] == [200] * 8
+        assert idle.recv(1) == b""
+        for caller in (*callers, idle):
+            caller.close()
+
+
+def test_it_ends_with_its_parent(triton: TritonServer, tmp_path: Path) -> None:
+    """Killed, a parent says nothing more: the front hears that."""
+    script = f"""
+import sys, time
+from pathlib import Path
+from heatserve.serving.front.options import FrontOptions
+from heatserve.serving.front.process import Front, FrontSockets
+sockets = FrontSockets.bound("127.0.0.1", http=0)
+front = Front(FrontOptions(), sockets, folder=Path({str(tmp_path)!r}), log=sys.stderr.buffer)
+front.start()
+print(front.pid, flush=True)
+time.sleep(60)
+"""
+    parent = subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, text=True)
+    assert parent.stdout is not None
+    pid = int(parent.stdout.readline())
+    parent.kill()
+    parent.wait()
+    end = time.monotonic() + 10
+    while Path(f"/proc/{pid}").exists() and time.monotonic() < end:
+        time.sleep(0.05)
+    assert not Path(f"/proc/{pid}").exists()
+    del triton
+
+
+def test_what_it_cannot_start_with_is_explained(tmp_path: Path) -> None:
+    sockets = FrontSockets.bound("127.0.0.1", http=0)
+    with open(os.devnull, "wb") as log:
+        front = Front(FrontOptions(token_file=tmp_path / "none"), sockets, folder=tmp_path, log=log)
+        with pytest.raises(ServingError, match=r"--token-file .*none: expected a file, found: No such file"):
+            front.start()
+    sockets.close()
+
+
+def test_asyncio_callers(front: RunningFront) -> None:
+    async def ask() -> int:
+        async with AsyncClient(front.url, model="tiny") as client:
+            answers = await asyncio.gather(*(client.predict(random_images(1)) for _ in range(50)))
+            return len(answers)
+
+    assert asyncio.run(ask()) == 50
+
+
+def test_a_client_is_told_when_to_ask_again(triton: TritonServer) -> None:
+    with (
+        front_before(state_of_triton(triton), FrontOptions(rate=3)) as front,
+        Client(front.url, model="tiny") as client,
+    ):
+        client.predict(random_images(1))  # which asks for the configuration, for names and for the image
+        with pytest.raises(OverloadedError) as caught:
+            client.predict(random_images(1))
+        assert caught.value.retry_after == 1
+        assert got(front, "/v2/health/ready")[0] == 200  # probes are not counted
