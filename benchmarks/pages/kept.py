@@ -50,8 +50,8 @@ class KeptResults:
     attack_tiers_digits: TierAttackRecord | None = None
     load: LoadRecord | None = None
     networks: NetworksRecord | None = None
-    shadow: ShadowRecord | None = None
     switch: SwitchingRecord | None = None
+    shadow: ShadowRecord | None = None
     tiers: TiersRecord | None = None
 
 

@@ -38,8 +38,8 @@ _CONTENTS: Mapping[str, _Contents] = MappingProxyType(
         "conformance": contents.conformance_page,
         "load": load_contents.load_page,
         "networks": contents.networks_page,
-        "shadow": contents.shadow_page,
         "switch": load_contents.switch_page,
+        "shadow": contents.shadow_page,
         "tiers": load_contents.tiers_page,
     }
 )

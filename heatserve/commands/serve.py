@@ -195,10 +195,10 @@ def _only_local(server: Server) -> list[str]:
     """Why gRPC is for this machine only, where the operator asked for others."""
     from heatserve.serving.triton.versions import below_floor
 
-    reason = below_floor(server.triton.version)
-    if reason is None or not server.endpoints.local:
+    if "grpc" not in server.endpoints.local:
         return []
-    return [f"gRPC is for this machine only: {reason} (docs/security.md). HTTP is answered by the front."]
+    reason = below_floor(server.triton.version) or "tokens are for HTTP, and Triton's gRPC knows none"
+    return [f"gRPC is for this machine only: {reason}. Others ask over HTTP, or through nginx (docs/security.md)."]
 
 
 def examples(model: ModelVersion, urls: Endpoints, picture: Path) -> str:

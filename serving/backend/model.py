@@ -27,7 +27,7 @@ from heatserve.export.card import GRAPH_NAME, verify_card
 from heatserve.export.contract import INVALID_LABEL
 from heatserve.serving.backend.shapes import survive_impossible_shapes
 from heatserve.serving.batching import batch_limit, groups, request_bytes
-from heatserve.serving.observed import counting
+from heatserve.serving.observed.counting import AnswerCounts, RequestCounts, RequestOutcome, faults_of
 from heatserve.serving.observed.probes import is_probe
 from heatserve.serving.observed.recorder import Recorder
 from heatserve.serving.pixels import IMPOSSIBLE_SHAPE, explain_pixels, explain_shape
@@ -64,8 +64,8 @@ class TritonPythonModel:
         self._session = ort.InferenceSession(str(version_dir / GRAPH_NAME), options, providers=["CPUExecutionProvider"])
         self._names = [output.name for output in self._session.get_outputs()]
         recorder = Recorder.of_environment()
-        self._requests = counting.RequestCounts(recorder, model=card.model)
-        self._images = counting.AnswerCounts(recorder, model=card.model, class_names=card.class_names)
+        self._requests = RequestCounts(recorder, model=card.model)
+        self._images = AnswerCounts(recorder, model=card.model, class_names=card.class_names)
         self._audited = Audited(version_dir, card, recorder)
         for sample in config.get("model_warmup", ()):
             self._rehearse(sample, version_dir.parent)
@@ -200,7 +200,7 @@ class _Answer:
     """What is answered to a request, as Triton takes it, and how it is counted."""
 
     response: Any
-    outcome: str = counting.ANSWERED
+    outcome: RequestOutcome = RequestOutcome.ANSWERED
     faults: Collection[str] = ()
 
 
@@ -236,12 +236,12 @@ def _warm_up_requests(config: Mapping[str, Any]) -> int:
 
 def _invalid(message: str, faults: Collection[str]) -> _Answer:
     error = triton.TritonError(message, triton.TritonError.INVALID_ARG)
-    return _Answer(triton.InferenceResponse(error=error), counting.INVALID, faults)
+    return _Answer(triton.InferenceResponse(error=error), RequestOutcome.INVALID, faults)
 
 
 def _failed(message: str) -> _Answer:
     error = triton.TritonError(message, triton.TritonError.INTERNAL)
-    return _Answer(triton.InferenceResponse(error=error), counting.FAILED)
+    return _Answer(triton.InferenceResponse(error=error), RequestOutcome.FAILED)
 
 
 def _rows(images: Iterable[Array]) -> Iterator[slice]:
@@ -257,7 +257,7 @@ def _pixel_refusal(image: Array, invalid: NDArray[np.bool_]) -> _Answer | None:
     if not invalid.any():
         return None
     if pixels := explain_pixels(image):
-        return _invalid(pixels, counting.faults_of(image))
+        return _invalid(pixels, faults_of(image))
     return _failed(
         f"probabilities: expected numbers, found NaN for image {np.argmax(invalid)} of {len(image)}, whose pixels are "
         "valid"

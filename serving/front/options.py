@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from heatserve.serving.errors import ServingError
+from heatserve.serving.triton.tls import ServerTls
 
 MOST_CONNECTIONS = 1024
 
@@ -72,6 +73,12 @@ class FrontOptions:
                 raise ServingError(f"--client-ca {self.client_ca}: expected certificates (PEM): {error}") from None
             context.verify_mode = ssl.CERT_REQUIRED
         return context
+
+    def server_tls(self) -> ServerTls | None:
+        """The same files for Triton's gRPC; None: no TLS."""
+        if self.tls_cert is None or self.tls_key is None:
+            return None
+        return ServerTls(self.tls_cert, self.tls_key, self.client_ca)
 
     def load_certificate(self, context: ssl.SSLContext) -> None:
         """Have a context show this certificate from now on.

@@ -18,7 +18,8 @@ from heatserve.serving.front.served import Served
 READ = ("GET", "HEAD")
 WRITE = ("POST",)
 _VERSION = re.compile(r"[0-9]{1,18}", re.ASCII)
-_EXTENSIONS = ("binary_tensor_data", "classification", "parameters", "model_configuration", "generate")
+_EXTENSIONS = ("binary_tensor_data", "classification", "parameters", "model_configuration", "statistics", "generate")
+_NAME = "triton"  # clients of Triton look whether it is one, which answers behind the front
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +42,7 @@ _OF_A_MODEL = {
     "": ("model_metadata", READ),
     "ready": ("model_ready", READ),
     "config": ("model_config", READ),
+    "stats": ("model_statistics", READ),
     "infer": ("infer", WRITE),
     "generate_stream": ("generate_stream", WRITE),
 }
@@ -84,6 +86,7 @@ class Descriptions:
             "model_metadata": self._model_metadata,
             "model_ready": self._model_ready,
             "model_config": self._model_config,
+            "model_statistics": self._model_statistics,
         }
 
     async def answer(self, route: Route) -> Answer:
@@ -108,7 +111,7 @@ class Descriptions:
 
     async def _metadata(self, route: Route) -> Answer:
         del route
-        said = {"name": "heatserve", "version": versions().get("heatserve", "unknown"), "extensions": _EXTENSIONS}
+        said = {"name": _NAME, "version": versions().get("heatserve", "unknown"), "extensions": _EXTENSIONS}
         return Answer(200, orjson.dumps(said))
 
     async def _model_metadata(self, route: Route) -> Answer:
@@ -127,6 +130,11 @@ class Descriptions:
         calls = await self._served.calls()
         self._served.check_name(route.model)
         return Answer(200, orjson.dumps(as_json(await calls.config(route.model, route.version))))
+
+    async def _model_statistics(self, route: Route) -> Answer:
+        calls = await self._served.calls()
+        self._served.check_name(route.model)
+        return Answer(200, orjson.dumps(as_json(await calls.statistics(route.model, route.version))))
 
 
 def check_method(route: Route, method: str) -> None:

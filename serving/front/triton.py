@@ -60,6 +60,9 @@ class TritonCalls:
         self._metadata = self._method(
             "ModelMetadata", service_pb2.ModelMetadataRequest, service_pb2.ModelMetadataResponse
         )
+        self._statistics = self._method(
+            "ModelStatistics", service_pb2.ModelStatisticsRequest, service_pb2.ModelStatisticsResponse
+        )
         self._ready = self._method("ServerReady", service_pb2.ServerReadyRequest, service_pb2.ServerReadyResponse)
         self._model_ready = self._method("ModelReady", service_pb2.ModelReadyRequest, service_pb2.ModelReadyResponse)
 
@@ -123,6 +126,16 @@ class TritonCalls:
         """
         request = service_pb2.ModelMetadataRequest(name=model, version=version)
         found: service_pb2.ModelMetadataResponse = await _answered(self._metadata(request, timeout=_SHORT_SECONDS))
+        return found
+
+    async def statistics(self, model: str, version: str) -> service_pb2.ModelStatisticsResponse:
+        """How much Triton has answered of a model since it started, and in what time.
+
+        Raises:
+            Refusal: there is none of that name and version.
+        """
+        request = service_pb2.ModelStatisticsRequest(name=model, version=version)
+        found: service_pb2.ModelStatisticsResponse = await _answered(self._statistics(request, timeout=_SHORT_SECONDS))
         return found
 
     async def is_ready(self) -> bool:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
+from enum import Enum
 from typing import Any
 
 import numpy as np
@@ -19,21 +20,24 @@ from heatserve.serving.observed.families import (
     REQUEST_SECONDS,
     REQUESTS,
     TIER_ANSWERS,
-    VOTES,
+    VOTES_TAKEN,
 )
 from heatserve.serving.observed.recorder import Recorder
 
 ONE_PASS = "one_pass"
 """The label `tier` of a single pass; those of the tiers are the values of `TierModel`."""
 
-ANSWERED = "answered"
-INVALID = "invalid"
-OVERLOADED = "overloaded"
-UNAVAILABLE = "unavailable"
-CANCELLED = "cancelled"
-FAILED = "failed"
-OUTCOMES = (ANSWERED, INVALID, OVERLOADED, UNAVAILABLE, CANCELLED, FAILED)
-"""What becomes of a request: the label `outcome` of `heatserve_requests_total`."""
+
+class RequestOutcome(str, Enum):
+    """What becomes of a request: the label `outcome` of `heatserve_requests_total`."""
+
+    ANSWERED = "answered"
+    INVALID = "invalid"
+    OVERLOADED = "overloaded"
+    UNAVAILABLE = "unavailable"
+    CANCELLED = "cancelled"
+    FAILED = "failed"
+
 
 INVALID_REASONS = ("shape", "size", "nan", "infinite", "range", "sampling", "parameters", "other")
 """What is wrong with an input: the label `reason` of `heatserve_invalid_inputs_total`."""
@@ -56,20 +60,20 @@ class RequestCounts:
         self._recorder = recorder
         self._labels = model, tier
         self._model = model
-        for outcome in OUTCOMES[: 2 if tier == ONE_PASS else None]:
-            recorder.add(REQUESTS, *self._labels, outcome, by=0)
+        for outcome in RequestOutcome:
+            recorder.add(REQUESTS, *self._labels, outcome.value, by=0)
         for reason in INVALID_REASONS:
             recorder.add(INVALID_INPUTS, model, reason, by=0)
 
-    def count(self, outcome: str, *, came: float, requests: int = 1) -> None:
+    def count(self, outcome: RequestOutcome, *, came: float, requests: int = 1) -> None:
         """Count requests that are answered now, and the time that they took.
 
         Args:
-            outcome: one of `OUTCOMES`.
+            outcome: of all of them.
             came: when they came, by `time.monotonic`.
             requests: how many.
         """
-        self._recorder.add(REQUESTS, *self._labels, outcome, by=requests)
+        self._recorder.add(REQUESTS, *self._labels, outcome.value, by=requests)
         self._recorder.observe(REQUEST_SECONDS, time.monotonic() - came, *self._labels, times=requests)
 
     def count_invalid(self, reasons: Iterable[str]) -> None:
@@ -130,7 +134,7 @@ class TierCounts:
         """
         self._recorder = recorder
         self._labels = model, tier
-        recorder.add(VOTES, *self._labels, by=0)
+        recorder.add(VOTES_TAKEN, *self._labels, by=0)
 
     def count(self, answers: Iterable[tuple[str, str]], *, votes: int) -> None:
         """Count the images of a request that was answered.
@@ -141,7 +145,7 @@ class TierCounts:
         """
         for (outcome, reason), images in Counter(answers).items():
             self._recorder.add(TIER_ANSWERS, *self._labels, outcome, reason, by=images)
-        self._recorder.add(VOTES, *self._labels, by=votes)
+        self._recorder.add(VOTES_TAKEN, *self._labels, by=votes)
 
 
 def class_groups(class_names: Sequence[str]) -> tuple[list[str], int]:

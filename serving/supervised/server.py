@@ -29,7 +29,6 @@ from heatserve.serving.triton.debris import explained_writes, server_folder
 from heatserve.serving.triton.endpoints import STANDARD_PORTS, Endpoints, Service, behind_front
 from heatserve.serving.triton.installation import find_triton
 from heatserve.serving.triton.server import TritonServer
-from heatserve.serving.triton.tls import ServerTls
 from heatserve.serving.triton.versions import version_of
 
 if TYPE_CHECKING:
@@ -94,7 +93,7 @@ class Server:
             models: names of those to serve; none: all.
             endpoints: where front and gRPC listen.
             triton_http: a port for Triton's own HTTP beside the front's; None: for nobody.
-            front: TLS, tokens and limits of the front.
+            front: TLS, tokens and limits of the front; its TLS is that of gRPC, too, where other machines reach it.
             backend_directory: Triton's backends, where they are not beside it.
             trust: keys, one of which must have signed each model; None: it need not be signed.
             audit: which share of the answers is judged by Certify, and what follows; None: none.
@@ -149,7 +148,7 @@ class Server:
                 grpc=grpc.grpc,
                 metrics=sockets.metrics_port,
                 local=grpc.local & {"grpc"},
-                encrypted=grpc.encrypted | (_OF_FRONT if self._front_options.tls_cert else frozenset()),
+                encrypted=grpc.encrypted | (frozenset() if self._front_options.tls_cert is None else _OF_FRONT),
             )
             self._cleanup = cleanup.pop_all()
         return self
@@ -221,10 +220,9 @@ class Server:
 
     def _triton_kept(self, wanted: Endpoints) -> KeptTriton:
         version = version_of(find_triton(backend_directory=self._backend_directory))
-        endpoints = behind_front(wanted, version, triton_http=self._triton_http)
-        options, tls = self._front_options, None
-        if options.tls_cert and options.tls_key:
-            tls = ServerTls(options.tls_cert, options.tls_key, options.client_ca)
+        options = self._front_options
+        has_tokens = options.token_file is not None
+        endpoints = behind_front(wanted, version, triton_http=self._triton_http, has_tokens=has_tokens)
 
         def create() -> TritonServer:
             self._make_folders()
@@ -235,7 +233,7 @@ class Server:
                 versions={model.name: model.version for model in before.models} if before else None,
                 endpoints=replace(endpoints, grpc=before.endpoints.grpc) if before else endpoints,
                 backend_directory=self._backend_directory,
-                tls=tls,
+                tls=options.server_tls(),
                 metrics=self.metrics,
                 trust=self._trust,
                 audit=replace(self._audit, folder=self.folder / "audit") if self._audit else None,

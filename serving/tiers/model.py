@@ -26,7 +26,7 @@ from heatserve.export.tiers import Mode, Tier, TierModel, TierReason, parse_limi
 from heatserve.serving.backend.shapes import survive_impossible_shapes
 from heatserve.serving.batching import request_bytes
 from heatserve.serving.errors import OverloadedError, ServingError, UnavailableError
-from heatserve.serving.observed import counting
+from heatserve.serving.observed.counting import RequestCounts, RequestOutcome, TierCounts, faults_of
 from heatserve.serving.observed.probes import is_probe
 from heatserve.serving.observed.recorder import Recorder
 from heatserve.serving.pixels import IMPOSSIBLE_SHAPE, explain_pixels, explain_shape
@@ -122,7 +122,7 @@ class TierInstance:
             problem = f"image: expected at most {self._most_bytes} bytes in one request, found {image.nbytes}"
             raise QuestionError(problem, faults=["size"])
         if problem := explain_pixels(image):
-            raise QuestionError(problem, faults=counting.faults_of(image))
+            raise QuestionError(problem, faults=faults_of(image))
         return image
 
     def _before_votes(self, index: int, passed: Passed | None, question: CheckedQuestion) -> ImageAnswer:
@@ -160,15 +160,15 @@ class _Counts:
     """What one tier counts: requests, and the images that it answers."""
 
     def __init__(self, recorder: Recorder, *, model: str, tier: str) -> None:
-        self._requests = counting.RequestCounts(recorder, model=model, tier=tier)
-        self._images = counting.TierCounts(recorder, model=model, tier=tier)
+        self._requests = RequestCounts(recorder, model=model, tier=tier)
+        self._images = TierCounts(recorder, model=model, tier=tier)
 
     def answered(self, answers: Sequence[ImageAnswer], *, came: float) -> None:
         found = ((answer.outcome.value, answer.reason.value) for answer in answers)
         self._images.count(found, votes=sum(answer.votes for answer in answers))
-        self._requests.count(counting.ANSWERED, came=came)
+        self._requests.count(RequestOutcome.ANSWERED, came=came)
 
-    def failed(self, outcome: str, error: ServingError | None, *, came: float) -> None:
+    def failed(self, outcome: RequestOutcome, error: ServingError | None, *, came: float) -> None:
         if isinstance(error, QuestionError):
             self._requests.count_invalid(error.faults)
         self._requests.count(outcome, came=came)
@@ -195,15 +195,15 @@ class _TritonCaller:
 
     def fail(self, error: ServingError | None) -> None:
         if error is None:
-            outcome, code = counting.CANCELLED, triton.TritonError.CANCELLED
+            outcome, code = RequestOutcome.CANCELLED, triton.TritonError.CANCELLED
         elif isinstance(error, QuestionError):
-            outcome, code = counting.INVALID, triton.TritonError.INVALID_ARG
+            outcome, code = RequestOutcome.INVALID, triton.TritonError.INVALID_ARG
         elif isinstance(error, OverloadedError):
-            outcome, code = counting.OVERLOADED, triton.TritonError.UNAVAILABLE
+            outcome, code = RequestOutcome.OVERLOADED, triton.TritonError.UNAVAILABLE
         elif isinstance(error, UnavailableError):
-            outcome, code = counting.UNAVAILABLE, triton.TritonError.UNAVAILABLE
+            outcome, code = RequestOutcome.UNAVAILABLE, triton.TritonError.UNAVAILABLE
         else:
-            outcome, code = counting.FAILED, triton.TritonError.INTERNAL
+            outcome, code = RequestOutcome.FAILED, triton.TritonError.INTERNAL
         if self._is_counted:
             self._counts.failed(outcome, error, came=self.came)
         self._send([], triton.TritonError(str(error or "the caller is gone"), code))

@@ -36,17 +36,17 @@ class Endpoints:
     @property
     def http_url(self) -> str:
         """Where this machine reaches HTTP."""
-        return f"http{self._s('http')}://{self._reachable('http')}:{self.http}"
+        return f"{self._scheme('http')}://{self._reachable('http')}:{self.http}"
 
     @property
     def grpc_url(self) -> str:
         """Where this machine reaches gRPC."""
-        return f"grpc{self._s('grpc')}://{self._reachable('grpc')}:{self.grpc}"
+        return f"{self._scheme('grpc')}://{self._reachable('grpc')}:{self.grpc}"
 
     @property
     def metrics_url(self) -> str:
         """Where this machine reads Prometheus metrics."""
-        return f"http{self._s('metrics')}://{self._reachable('metrics')}:{self.metrics}/metrics"
+        return f"{self._scheme('metrics')}://{self._reachable('metrics')}:{self.metrics}/metrics"
 
     def address(self, service: Service) -> str:
         """The address that a service listens on."""
@@ -65,8 +65,8 @@ class Endpoints:
         """
         return ipaddress.ip_address(_resolved(self.host)).is_loopback
 
-    def _s(self, service: Service) -> str:
-        return "s" if service in self.encrypted else ""
+    def _scheme(self, service: Service) -> str:
+        return ("grpc" if service == "grpc" else "http") + ("s" if service in self.encrypted else "")
 
     def _reachable(self, service: Service) -> str:
         address = self.address(service)
@@ -97,22 +97,34 @@ class Endpoints:
         return replace(resolved, http=ports["http"], grpc=ports["grpc"], metrics=ports["metrics"])
 
 
-def behind_front(wanted: Endpoints, version: TritonVersion | None, *, triton_http: int | None = None) -> Endpoints:
+def behind_front(
+    wanted: Endpoints, version: TritonVersion | None, *, triton_http: int | None = None, has_tokens: bool = False
+) -> Endpoints:
     """What Triton listens on where a front has the ports for HTTP and metrics: gRPC, and what only the front is told.
 
     Args:
         wanted: what the operator asked for; its ports `http` and `metrics` are the front's.
         version: of Triton.
         triton_http: a port for Triton's own HTTP at `wanted.host`, beside the front's; None: on this machine only.
+        has_tokens: whether the front lets in only who brings a token. Triton knows none, so that gRPC is for this
+            machine only.
 
     Raises:
-        ServingError: unknown host, or Triton's own HTTP for other machines where its version is below the floor.
+        ServingError: unknown host, or Triton's own HTTP for other machines where its version is below the floor, or
+            where they need tokens.
     """
     local: set[Service] = {"http", "metrics"}
     if triton_http is not None:
         local.remove("http")
         if not wanted.is_loopback:
             check_exposed(f"--triton-http-port {triton_http}", version)
+            if has_tokens:
+                raise ServingError(
+                    f"--triton-http-port {triton_http}: expected it without --token-file where --host is not this "
+                    "machine alone, got both; Triton's own HTTP lets in callers without tokens"
+                )
+    if has_tokens and not wanted.is_loopback:
+        local.add("grpc")
     return replace(wanted, http=triton_http or 0, metrics=0, local=frozenset(local))
 
 

@@ -153,7 +153,7 @@ class TritonServer:
             with explained_writes():
                 self.metrics = self._metrics or folder / "metrics"
                 self.metrics.mkdir(exist_ok=True)
-                declare_models(self.metrics, self.models)
+                declare_models(self.metrics, self.models, passed=triton.has_native_onnxruntime)
                 self._workspace = prepare(triton, self.models, folder, audits=self._audit is not None)
                 ours = {FOLDER_VARIABLE: str(self.metrics), **probe_environment()}
                 self._environment = {**self._workspace.environment, **ours, **audit_environment(self._audit, folder)}

@@ -5,16 +5,22 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Iterator
+from pathlib import Path
 
 import numpy as np
 import pytest
 import tritonclient.grpc
+from fronts import front_before, state_of_triton
 from numpy.typing import NDArray
 from tiny_model import CLASS_NAMES, delay_batches, random_images, write_tiny_model
+from tritonclient.grpc import service_pb2
 from tritonclient.utils import InferenceServerException
 
 from heatserve import FREE_PORTS, Client, ServingError, TritonServer
+from heatserve.export.repository.layout import open_model
+from heatserve.serving.front.counted import PassedCounts
 from heatserve.serving.observed.counting import INVALID_REASONS, class_groups
+from heatserve.serving.observed.facts import declare_models
 from heatserve.serving.observed.families import (
     ANSWERS,
     CERTIFIED_RADIUS,
@@ -25,6 +31,7 @@ from heatserve.serving.observed.families import (
     Family,
 )
 from heatserve.serving.observed.page import page, value_of
+from heatserve.serving.observed.recorder import Recorder
 
 
 @pytest.fixture(scope="module")
@@ -113,6 +120,51 @@ def test_an_invalid_input_is_counted_by_what_is_wrong(server: TritonServer, valu
     assert after[reason] == before[reason] + 1
     # No answer was given: the two valid images of a request that was refused are not counted.
     assert value_of(server.metrics, CERTIFIED_RADIUS, model="tiny") == images_before
+
+
+def test_where_the_backend_counts_nothing_the_front_counts_what_passes(server: TritonServer) -> None:
+    """As before NVIDIA's own backend, which answers invalid images with label −1; here ours answers an error."""
+    images = random_images(5, seed=4)
+    with front_before(state_of_triton(server)) as front, Client(front.url, model="tiny") as client:
+        client.predict(images)
+        assert value_of(front.folder, REQUESTS) == 0
+        declare_models(front.folder, [model for model in server.models if model.name == "tiny"], passed=True)
+        answers = client.predict(images)
+        client.predict(images[:2], outputs=["certified_radius"])
+        with pytest.raises(ServingError, match="NaN"):
+            client._connection.infer("tiny", images * np.float32(np.nan), classes=10)
+        with Client(front.url, model="patient") as other:
+            other.predict(images)
+        folder = front.folder
+        assert value_of(folder, REQUESTS, model="tiny", tier="one_pass", outcome="answered") == 2
+        assert value_of(folder, REQUESTS, model="tiny", tier="one_pass", outcome="invalid") == 1
+        assert value_of(folder, REQUESTS) == value_of(folder, REQUEST_SECONDS) == 3
+        assert value_of(folder, CERTIFIED_RADIUS, model="tiny") == 7
+        assert value_of(folder, CLASS_ANSWERS, model="tiny") == 7  # the client asks for the label in any case
+        assert value_of(folder, ANSWERS, model="tiny") == 5
+        for name in CLASS_NAMES:
+            expected = sum(answer.class_name == name for answer in answers[:5]) + sum(
+                answer.class_name == name for answer in answers[:2]
+            )
+            assert value_of(folder, CLASS_ANSWERS, model="tiny", **{"class": name}) == expected
+
+
+@pytest.mark.parametrize("label", [0, -1])
+def test_an_answer_that_says_that_an_image_is_invalid_is_counted_so(tmp_path: Path, label: int) -> None:
+    """Such an answer as NVIDIA's own backend gives: no error, label −1 and reason 2."""
+    write_tiny_model(tmp_path / "models")
+    declare_models(tmp_path, [open_model(tmp_path / "models", "tiny")], passed=True)
+    response = service_pb2.ModelInferResponse(model_name="tiny")
+    for name, dtype, values in (
+        ("label", np.int64, (label, 3)),
+        ("certified_radius", np.float32, (0, 0.1)),
+        ("reason", np.int64, (0 if label == 0 else 2, 0)),
+    ):
+        response.outputs.add(name=name, datatype="INT64" if dtype is np.int64 else "FP32", shape=[2, 1])
+        response.raw_output_contents.append(np.array(values, dtype).tobytes())
+    PassedCounts(Recorder(tmp_path), tmp_path).answered("tiny", response)
+    assert value_of(tmp_path, INVALID_INPUTS, reason="other") == (label < 0)
+    assert value_of(tmp_path, ANSWERS) == value_of(tmp_path, CERTIFIED_RADIUS) == 1 + (label >= 0)
 
 
 def test_classes_are_at_most_a_hundred_groups() -> None:

@@ -35,7 +35,7 @@ from tritonclient.utils import InferenceServerException
 from heatserve import FREE_PORTS, Client, TritonServer
 from heatserve.export.tiers import TierModel, tier_tensors
 from heatserve.serving.observed.counting import INVALID_REASONS
-from heatserve.serving.observed.families import INVALID_INPUTS, REQUEST_SECONDS, REQUESTS, TIER_ANSWERS, VOTES
+from heatserve.serving.observed.families import INVALID_INPUTS, REQUEST_SECONDS, REQUESTS, TIER_ANSWERS, VOTES_TAKEN
 from heatserve.serving.observed.page import value_of
 
 pytestmark = pytest.mark.slow
@@ -416,10 +416,13 @@ def test_answers_refusals_and_votes_are_counted(server: TritonServer) -> None:
     proven = {"model": "known", "tier": "confirm", "outcome": "yes", "reason": "proven"}
     confirm = {"model": "known", "tier": "confirm"}
     before = value_of(server.metrics, TIER_ANSWERS, **proven)
-    votes, requests = value_of(server.metrics, VOTES, **confirm), value_of(server.metrics, REQUEST_SECONDS, **confirm)
+    votes, requests = (
+        value_of(server.metrics, VOTES_TAKEN, **confirm),
+        value_of(server.metrics, REQUEST_SECONDS, **confirm),
+    )
     answer = ask(server, "known_confirm", np.repeat(FAR, 3, axis=0), radius=0.1, deadline_ms=SECONDS)
     assert value_of(server.metrics, TIER_ANSWERS, **proven) == before + 3
-    assert value_of(server.metrics, VOTES, **confirm) == votes + sum(answer["votes"])
+    assert value_of(server.metrics, VOTES_TAKEN, **confirm) == votes + sum(answer["votes"])
     assert value_of(server.metrics, REQUEST_SECONDS, **confirm) == requests + 1
 
 
