@@ -239,7 +239,7 @@ class Server:
                 tls=options.server_tls(),
                 metrics=self.metrics,
                 trust=self._trust,
-                audit=self._audit,
+                audit=replace(self._audit, folder=self.folder / "audit") if self._audit else None,
             )
 
         kept = KeptTriton(
