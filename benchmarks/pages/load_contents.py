@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from heatserve.benchmarks.front import BYTES, GRPC
+from heatserve.benchmarks.load.fleet import FleetDemand, plan_fleet
 from heatserve.benchmarks.load.report import described, one_caller_cells, saturated_cell
 from heatserve.benchmarks.load.targets import only
 from heatserve.benchmarks.pages.kept import KeptResults
@@ -25,7 +26,14 @@ def load_page(kept: KeptResults) -> dict[str, object] | None:
         "best": {name: max(found.raw, key=lambda row: row.images_per_second) for name, found in record.shapes.items()},
         "tables": {name: _tables(found) for name, found in record.shapes.items()},
         "busiest": {name: _busiest(found) for name, found in record.shapes.items()},
+        "plans": {name: plan_fleet(record, name, _demand(found)) for name, found in record.shapes.items()},
+        "demands": {name: _demand(found) for name, found in record.shapes.items()},
     }
+
+
+def _demand(found: ModelLoad) -> FleetDemand:
+    """The demand of the example of `heatserve plan`; no tier where the model was measured without."""
+    return FleetDemand(rate=2000.0, tiers={"confirm": 20.0} if found.mixes else {})
 
 
 def tiers_page(kept: KeptResults) -> dict[str, object] | None:
