@@ -60,13 +60,18 @@ def state_of_triton(server: TritonServer) -> FrontState:
 
 @contextmanager
 def front_before(
-    state: FrontState, options: FrontOptions | None = None, *, environment: dict[str, str] | None = None
+    state: FrontState,
+    options: FrontOptions | None = None,
+    *,
+    environment: dict[str, str] | None = None,
+    metrics: Path | None = None,
 ) -> Iterator[RunningFront]:
-    """A front, told this state."""
+    """A front, told this state; it counts in a folder of its own, unless that of a server is given."""
     sockets = FrontSockets.bound("127.0.0.1", http=0, metrics=0)
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        (folder / "metrics").mkdir()
+        metrics = metrics or folder / "metrics"
+        metrics.mkdir(exist_ok=True)
         with (folder / "log").open("wb") as log, (folder / "events").open("ab") as events:
             front = Front(
                 options or FrontOptions(),
@@ -74,11 +79,11 @@ def front_before(
                 folder=folder,
                 log=log,
                 events=events.fileno(),
-                environment={**os.environ, **(environment or {}), FOLDER_VARIABLE: str(folder / "metrics")},
+                environment={**os.environ, **(environment or {}), FOLDER_VARIABLE: str(metrics)},
             )
             front.start(state)
             try:
-                yield RunningFront(front, sockets, state, folder / "metrics", folder / "log", folder / "events")
+                yield RunningFront(front, sockets, state, metrics, folder / "log", folder / "events")
             finally:
                 front.kill()
                 sockets.close()

@@ -11,6 +11,7 @@ from heatserve.benchmarks.pages.kept import KeptResults
 from heatserve.benchmarks.records.attack_tiers import TierAttackRecord
 from heatserve.benchmarks.records.load import Heard, LoadRow, ModelLoad
 from heatserve.benchmarks.records.tiers import TieredModel, TierRow, TiersRecord
+from heatserve.benchmarks.switching.report import HEADINGS, command_lines, heard_lines
 
 
 def load_page(kept: KeptResults) -> dict[str, object] | None:
@@ -38,6 +39,19 @@ def tiers_page(kept: KeptResults) -> dict[str, object] | None:
             **_tiers_table(kept, kept.tiers),
         }
     )
+
+
+def switch_page(kept: KeptResults) -> dict[str, object] | None:
+    """A server that was switched under load."""
+    record = kept.switch
+    if record is None:
+        return None
+    return {
+        "record": record,
+        "headings": HEADINGS,
+        "heard": [*heard_lines(record)],
+        "commands": [*command_lines(record)],
+    }
 
 
 def readme_tiers(kept: KeptResults) -> dict[str, object] | None:

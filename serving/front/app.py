@@ -8,6 +8,7 @@ from collections.abc import MutableMapping
 from contextlib import aclosing
 from typing import Any
 
+from heatserve.serving.front.counted import PassedCounts
 from heatserve.serving.front.events import EVENTS, event, stream_message
 from heatserve.serving.front.exchange import CallerLeft, Exchange, Receive, Send
 from heatserve.serving.front.inference import JSON_LENGTH_HEADER, InferenceQuestion
@@ -27,7 +28,14 @@ class FrontApp:
     """An ASGI application for one kind of paths: the protocol here, the page of metrics in `metrics_page`."""
 
     def __init__(
-        self, served: Served, *, tokens: Tokens | None, rates: Rates | None, recorder: Recorder, log: EventLog | None
+        self,
+        served: Served,
+        *,
+        tokens: Tokens | None,
+        rates: Rates | None,
+        recorder: Recorder,
+        log: EventLog | None,
+        passed: PassedCounts | None = None,
     ) -> None:
         """Describe it.
 
@@ -37,6 +45,7 @@ class FrontApp:
             rates: of each client; None: any.
             recorder: counts requests.
             log: gets a line for each; None: none is written.
+            passed: counts what models answer whose backend does not; None: nobody does.
         """
         self._served = served
         self._descriptions = Descriptions(served)
@@ -44,6 +53,7 @@ class FrontApp:
         self._rates = rates
         self._recorder = recorder
         self._log = log
+        self._passed = passed
         self._bodies = BodyBytes()
 
     async def __call__(self, scope: MutableMapping[str, Any], receive: Receive, send: Send) -> None:
@@ -136,7 +146,10 @@ class FrontApp:
         question = InferenceQuestion(rules, route.version, body, length)
         del body
         calls = await self._served.calls()
-        return question.answer(await calls.infer(question.message, exchange.metadata))
+        response = await calls.infer(question.message, exchange.metadata)
+        if self._passed is not None:
+            self._passed.answered(route.model, response)
+        return question.answer(response)
 
     async def _stream(self, exchange: Exchange, route: Route) -> None:
         rules = await self._served.rules(route.model, route.version)
@@ -164,6 +177,8 @@ class FrontApp:
         self._recorder.observe(FRONT_SECONDS, seconds, name)
         if exchange.reason:
             self._recorder.add(FRONT_REJECTED, exchange.reason)
+        if self._passed is not None and route is not None and name == "infer":
+            self._passed.ended(route.model, status=exchange.status, reason=exchange.reason, seconds=seconds)
         if self._log is None or (name in OPEN and exchange.status < 400):
             return
         self._log.event(

@@ -20,6 +20,7 @@ from heatserve.serving.errors import ServingError
 from heatserve.serving.front import limits
 from heatserve.serving.front.app import FrontApp
 from heatserve.serving.front.connections import CallerConnection
+from heatserve.serving.front.counted import PassedCounts
 from heatserve.serving.front.metrics_page import MetricsApp
 from heatserve.serving.front.options import FrontOptions
 from heatserve.serving.front.served import Served
@@ -54,11 +55,11 @@ class FrontServer:
         self._tls = options.tls_context()
         tokens = Tokens(options.token_file) if options.token_file else None
         rates = limits.Rates(options.rate) if options.rate else None
-        folder = os.environ.get(FOLDER_VARIABLE)
-        self._app = FrontApp(self.served, tokens=tokens, rates=rates, recorder=recorder, log=log)
-        self._metrics = MetricsApp(
-            self.served, folder=Path(folder) if folder else None, tokens=tokens, recorder=recorder
-        )
+        named = os.environ.get(FOLDER_VARIABLE)
+        folder = Path(named) if named else None
+        passed = PassedCounts(recorder, folder)
+        self._app = FrontApp(self.served, tokens=tokens, rates=rates, recorder=recorder, log=log, passed=passed)
+        self._metrics = MetricsApp(self.served, folder=folder, tokens=tokens, recorder=recorder)
         self._gate = limits.Gate(options.max_connections)
         self._states = list[ServerState]()
         self._listeners = list[asyncio.Server]()

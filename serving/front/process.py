@@ -176,7 +176,7 @@ class Front:
         """Tell it what is behind it now; one that has ended hears nothing."""
         assert self._process is not None
         assert self._process.stdin is not None
-        with suppress(OSError):
+        with suppress(OSError, ValueError):  # of a pipe that is broken, or closed
             self._process.stdin.write(state.line())
             self._process.stdin.flush()
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import time
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
+from enum import Enum
 from typing import Any
 
 import numpy as np
@@ -17,26 +19,28 @@ from heatserve.serving.observed.families import (
     INVALID_INPUTS,
     REQUEST_SECONDS,
     REQUESTS,
+    TIER_ANSWERS,
+    VOTES_TAKEN,
 )
 from heatserve.serving.observed.recorder import Recorder
 
 ONE_PASS = "one_pass"
 """The label `tier` of a single pass; those of the tiers are the values of `TierModel`."""
 
-ANSWERED = "answered"
-INVALID = "invalid"
-OVERLOADED = "overloaded"
-UNAVAILABLE = "unavailable"
-CANCELLED = "cancelled"
-FAILED = "failed"
-OUTCOMES = (ANSWERED, INVALID, OVERLOADED, UNAVAILABLE, CANCELLED, FAILED)
-"""What becomes of a request: the label `outcome` of `heatserve_requests_total`."""
 
-INVALID_REASONS = ("shape", "size", "nan", "infinite", "range", "parameters", "other")
+class RequestOutcome(str, Enum):
+    """What becomes of a request: the label `outcome` of `heatserve_requests_total`."""
+
+    ANSWERED = "answered"
+    INVALID = "invalid"
+    OVERLOADED = "overloaded"
+    UNAVAILABLE = "unavailable"
+    CANCELLED = "cancelled"
+    FAILED = "failed"
+
+
+INVALID_REASONS = ("shape", "size", "nan", "infinite", "range", "sampling", "parameters", "other")
 """What is wrong with an input: the label `reason` of `heatserve_invalid_inputs_total`."""
-
-PROBE_PREFIX = "heatserve-probe-"
-"""Requests with such an id are those of the server to itself, and are not counted."""
 
 _MOST_CLASSES = 100
 _LONGEST_NAME = 100
@@ -56,20 +60,21 @@ class RequestCounts:
         self._recorder = recorder
         self._labels = model, tier
         self._model = model
-        for outcome in OUTCOMES[: 2 if tier == ONE_PASS else None]:
-            recorder.add(REQUESTS, *self._labels, outcome, by=0)
+        for outcome in RequestOutcome:
+            recorder.add(REQUESTS, *self._labels, outcome.value, by=0)
         for reason in INVALID_REASONS:
             recorder.add(INVALID_INPUTS, model, reason, by=0)
 
-    def count(self, outcome: str, *, came: float) -> None:
-        """Count a request and the time that it took.
+    def count(self, outcome: RequestOutcome, *, came: float, requests: int = 1) -> None:
+        """Count requests that are answered now, and the time that they took.
 
         Args:
-            outcome: one of `OUTCOMES`.
-            came: when it came, by `time.monotonic`.
+            outcome: of all of them.
+            came: when they came, by `time.monotonic`.
+            requests: how many.
         """
-        self._recorder.add(REQUESTS, *self._labels, outcome)
-        self._recorder.observe(REQUEST_SECONDS, time.monotonic() - came, *self._labels)
+        self._recorder.add(REQUESTS, *self._labels, outcome.value, by=requests)
+        self._recorder.observe(REQUEST_SECONDS, time.monotonic() - came, *self._labels, times=requests)
 
     def count_invalid(self, reasons: Iterable[str]) -> None:
         """Count what is wrong with the input of a request: each reason once."""
@@ -98,7 +103,7 @@ class AnswerCounts:
             recorder.add(CLASS_ANSWERS, model, group, by=0)
 
     def count(self, outputs: Mapping[str, NDArray[Any]]) -> None:
-        """Count the images of valid requests.
+        """Count the images of requests that are answered.
 
         Args:
             outputs: of the graph, for N images: those of `label`, `certified_radius` and `reason` that are there, [N]
@@ -116,6 +121,33 @@ class AnswerCounts:
                 self._recorder.add(ANSWERS, self._model, Reason(code).name.lower(), by=images)
 
 
+class TierCounts:
+    """The images that one tier answers, and the votes that they took."""
+
+    def __init__(self, recorder: Recorder, *, model: str, tier: str) -> None:
+        """Begin at 0.
+
+        Args:
+            recorder: of this process.
+            model: the name of the single pass.
+            tier: which tier.
+        """
+        self._recorder = recorder
+        self._labels = model, tier
+        recorder.add(VOTES_TAKEN, *self._labels, by=0)
+
+    def count(self, answers: Iterable[tuple[str, str]], *, votes: int) -> None:
+        """Count the images of a request that was answered.
+
+        Args:
+            answers: outcome and reason of each image.
+            votes: of all of them together.
+        """
+        for (outcome, reason), images in Counter(answers).items():
+            self._recorder.add(TIER_ANSWERS, *self._labels, outcome, reason, by=images)
+        self._recorder.add(VOTES_TAKEN, *self._labels, by=votes)
+
+
 def class_groups(class_names: Sequence[str]) -> tuple[list[str], int]:
     """The values of the label `class`, at most 100, and how many classes each is: names, or ranges of indices."""
     width = -(-len(class_names) // _MOST_CLASSES)
@@ -125,19 +157,13 @@ def class_groups(class_names: Sequence[str]) -> tuple[list[str], int]:
     return [f"{start}-{min(start + width, len(class_names)) - 1}" for start in starts], width
 
 
-def faults_of(images: NDArray[Any], invalid: NDArray[np.bool_] | None = None) -> set[str]:
-    """What is wrong with the pixels of images FP32 [N, …]: some of nan, infinite and range.
-
-    Args:
-        images: the batch.
-        invalid: which are at fault, [N], where that is known.
-    """
-    values = images if invalid is None else images[invalid.ravel()]
-    finite = np.isfinite(values)
+def faults_of(images: NDArray[Any]) -> set[str]:
+    """What is wrong with the pixels of images FP32 [N, …]: some of nan, infinite and range."""
+    finite = np.isfinite(images)
     found = {
-        "nan": bool(np.isnan(values).any()),
-        "infinite": bool(np.isinf(values).any()),
-        "range": bool(((values < 0) | (values > 1))[finite].any()),
+        "nan": bool(np.isnan(images).any()),
+        "infinite": bool(np.isinf(images).any()),
+        "range": bool(((images < 0) | (images > 1))[finite].any()),
     }
     return {reason for reason, is_found in found.items() if is_found}
 
@@ -146,5 +172,4 @@ def _counted(codes: NDArray[np.int64]) -> Iterable[tuple[int, int]]:
     """How often each number ≥ 0 comes."""
     if len(codes) == 1:
         return ((int(codes[0]), 1),)
-    counts = np.bincount(codes)
-    return ((int(code), int(counts[code])) for code in np.flatnonzero(counts))
+    return ((code, images) for code, images in enumerate(np.bincount(codes).tolist()) if images)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from heatserve.certification.files import write_atomically
 from heatserve.serving.observed.families import CARD_ALPHA, CARD_POSITIVE, MODEL_INFO
@@ -18,18 +18,52 @@ _NAME = "models.json"
 _GRAPH_DIGITS = 12
 
 
-def declare_models(folder: Path, models: Iterable[ModelVersion]) -> None:
-    """Have the page say that these versions are served, and no others; to be called again after a switch."""
-    facts = [fact for model in models for fact in _facts(model)]
-    write_atomically(folder / _NAME, json.dumps(facts).encode())
+def declare_models(folder: Path, models: Iterable[ModelVersion], *, passed: bool = False) -> None:
+    """Have the page say that these versions are served, and no others; to be called again after a switch.
+
+    Args:
+        folder: that of the server's metrics.
+        models: all of them.
+        passed: whether their backend counts nothing, so that the front is to count what passes through it.
+    """
+    served = [*models]
+    names = {model.name: [*model.card.class_names] for model in served if passed}
+    content = {"facts": [fact for model in served for fact in _facts(model)], "passed": names}
+    write_atomically(folder / _NAME, json.dumps(content).encode())
 
 
 def read_facts(folder: Path) -> list[tuple[Key, float]]:
     """What was declared last: series and their numbers."""
+    return [(tuple(key), value) for key, value in _read(folder)["facts"]]
+
+
+class PassedFacts:
+    """The models whose answers the front is to count, as they were declared last."""
+
+    def __init__(self, folder: Path) -> None:
+        """Read them when they are asked for."""
+        self._folder = folder
+        self._file = (0, 0)
+        self._names = dict[str, list[str]]()
+
+    def class_names(self, model: str) -> list[str] | None:
+        """The names of a model's classes; None: it is not to be counted here."""
+        try:
+            found = (self._folder / _NAME).stat()
+        except OSError:
+            return None
+        if (found.st_ino, found.st_mtime_ns) != self._file:  # each declaration is a new file
+            self._file = found.st_ino, found.st_mtime_ns
+            self._names = _read(self._folder)["passed"]
+        return self._names.get(model)
+
+
+def _read(folder: Path) -> dict[str, Any]:
     try:
-        return [(tuple(key), value) for key, value in json.loads((folder / _NAME).read_bytes())]
+        content: dict[str, Any] = json.loads((folder / _NAME).read_bytes())
     except FileNotFoundError:
-        return []
+        return {"facts": [], "passed": {}}
+    return content
 
 
 def _facts(model: ModelVersion) -> Iterator[tuple[Key, float]]:

@@ -77,7 +77,7 @@ TIER_ANSWERS = _counter(
     "Images answered by a tier, by outcome (yes: proven; no: disproven; undecided) and reason",
     *("model", "tier", "outcome", "reason"),
 )
-VOTES = _counter(
+VOTES_TAKEN = _counter(
     "votes", "Noisy passes of the base classifier taken for the images that a tier answered", *("model", "tier")
 )
 

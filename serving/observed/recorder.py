@@ -13,7 +13,7 @@ from bisect import bisect_left
 from pathlib import Path
 
 import numpy as np
-from numpy.typing import ArrayLike
+from numpy.typing import ArrayLike, NDArray
 
 from heatserve.serving.observed.families import Family
 from heatserve.serving.observed.series import Key, SeriesFile
@@ -36,6 +36,7 @@ class Recorder:
         self._file = SeriesFile(folder)
         self._places = dict[Key, int]()
         self._values = dict[Key, float]()
+        self._bounds = dict[str, NDArray[np.float64]]()
         self._lock = threading.Lock()
 
     @classmethod
@@ -58,12 +59,12 @@ class Recorder:
             if place is not None:
                 self._file.write(place, float(value), time.time())
 
-    def observe(self, family: Family, value: float, *labels: str) -> None:
-        """Count one value in a histogram, which is not NaN."""
-        value = float(value)
+    def observe(self, family: Family, value: float, *labels: str, times: int = 1) -> None:
+        """Count a value in a histogram, which is not NaN, once or several times."""
+        bucket = bound_text(family, bisect_left(family.buckets, value))
         with self._lock:
-            self._add(family, (f"{family.name}_bucket", *labels, bucket_of(family, value)), 1)
-            self._add(family, (f"{family.name}_sum", *labels), value)
+            self._add(family, (f"{family.name}_bucket", *labels, bucket), times)
+            self._add(family, (f"{family.name}_sum", *labels), value * times)
 
     def observe_all(self, family: Family, values: ArrayLike, *labels: str) -> None:
         """Count many values in a histogram, none of which is NaN."""
@@ -71,12 +72,16 @@ class Recorder:
         if not len(numbers):
             return
         if len(numbers) == 1:
-            self.observe(family, numbers[0], *labels)
+            self.observe(family, float(numbers[0]), *labels)
             return
-        counts = np.bincount(np.searchsorted(family.buckets, numbers))
+        bounds = self._bounds.get(family.name)
+        if bounds is None:
+            bounds = self._bounds[family.name] = np.array(family.buckets)
+        counts = np.bincount(bounds.searchsorted(numbers)).tolist()
         with self._lock:
-            for index in np.flatnonzero(counts):
-                self._add(family, (f"{family.name}_bucket", *labels, bound_text(family, index)), int(counts[index]))
+            for index, count in enumerate(counts):
+                if count:
+                    self._add(family, (f"{family.name}_bucket", *labels, bound_text(family, index)), count)
             self._add(family, (f"{family.name}_sum", *labels), float(numbers.sum()))
 
     def _add(self, family: Family, key: Key, by: float) -> None:
@@ -96,11 +101,6 @@ class Recorder:
         if len(self._places) < _MOST_SERIES and (place := self._file.slot(key)) is not None:
             self._places[key], self._values[key] = place, 0.0
         return place
-
-
-def bucket_of(family: Family, value: float) -> str:
-    """The bound of the bucket that a value belongs to: the smallest that is not below it."""
-    return bound_text(family, bisect_left(family.buckets, value))
 
 
 def bound_text(family: Family, index: int) -> str:

@@ -1,4 +1,4 @@
-"""`heatserve bench latency`, `bench front` and `bench export` on the digits: every way is timed, and the file says how it was made."""
+"""`heatserve bench latency`, `front` and `export` on the digits: every way is timed; the file says how it was made."""
 
 from __future__ import annotations
 

@@ -21,7 +21,7 @@ from heatserve.serving.observed.families import (
     READY,
     REQUEST_SECONDS,
     REQUESTS,
-    VOTES,
+    VOTES_TAKEN,
 )
 from heatserve.serving.observed.page import page, value_of
 from heatserve.serving.observed.recorder import FOLDER_VARIABLE, Recorder
@@ -105,38 +105,38 @@ def test_many_values_are_counted_as_each_of_them_is(tmp_path: Path) -> None:
 
 
 def test_a_count_outlives_its_process_however_that_ended_and_the_folder_does_not_grow(tmp_path: Path) -> None:
-    code = "recorder.add(VOTES, 'digits', 'confirm', by=7); recorder.set(READY, {ready})"
+    code = "recorder.add(VOTES_TAKEN, 'digits', 'confirm', by=7); recorder.set(READY, {ready})"
     lasting = counting(tmp_path, code.format(ready=0))
     for turn in range(3):
         process = counting(tmp_path, code.format(ready=1))
-        assert value_of(tmp_path, VOTES, model="digits") == 7 * (turn + 2)
+        assert value_of(tmp_path, VOTES_TAKEN, model="digits") == 7 * (turn + 2)
         process.send_signal(signal.SIGKILL) if turn % 2 else process.communicate()
         process.wait()
-        assert value_of(tmp_path, VOTES, tier="confirm") == 7 * (turn + 2)
+        assert value_of(tmp_path, VOTES_TAKEN, tier="confirm") == 7 * (turn + 2)
         assert value_of(tmp_path, READY) == 1  # the last that was set
         assert len([*tmp_path.glob(f"*{SUFFIX}")]) == 1
     lasting.communicate()
-    assert value_of(tmp_path, VOTES) == value_of(tmp_path, VOTES, model="digits", tier="confirm") == 28
+    assert value_of(tmp_path, VOTES_TAKEN) == value_of(tmp_path, VOTES_TAKEN, model="digits", tier="confirm") == 28
     assert not [*tmp_path.glob(f"*{SUFFIX}")]
 
 
 def test_what_was_folded_is_counted_once_where_its_files_were_not_removed(tmp_path: Path) -> None:
     """A reader may be killed between the two steps."""
-    counting(tmp_path, "recorder.add(VOTES, 'digits', 'confirm')").communicate()
+    counting(tmp_path, "recorder.add(VOTES_TAKEN, 'digits', 'confirm')").communicate()
     (path,) = tmp_path.glob(f"*{SUFFIX}")
     content = path.read_bytes()
-    assert value_of(tmp_path, VOTES) == 1
+    assert value_of(tmp_path, VOTES_TAKEN) == 1
     ended = tmp_path / "ended.json"
     ended.write_text(ended.read_text().replace('"files": []', f'"files": ["{path.name}"]'))
     path.write_bytes(content)
-    assert value_of(tmp_path, VOTES) == value_of(tmp_path, VOTES) == 1
+    assert value_of(tmp_path, VOTES_TAKEN) == value_of(tmp_path, VOTES_TAKEN) == 1
 
 
 def test_threads_and_readers_at_once_lose_nothing(tmp_path: Path) -> None:
     code = """
         def count(name):
             for turn in range(2000):
-                recorder.add(VOTES, name, 'confirm')
+                recorder.add(VOTES_TAKEN, name, 'confirm')
                 recorder.observe(CERTIFIED_RADIUS, 0.1, f"{name} {turn % 50}")
         threads = [threading.Thread(target=count, args=(f"model {i % 2}",)) for i in range(4)]
         print('counted', flush=True)
@@ -146,12 +146,12 @@ def test_threads_and_readers_at_once_lose_nothing(tmp_path: Path) -> None:
     processes = [counting(tmp_path, code) for _ in range(2)]
     last = 0.0
     for _ in range(20):  # while they count
-        now = value_of(tmp_path, VOTES)
+        now = value_of(tmp_path, VOTES_TAKEN)
         assert last <= now <= 16_000
         last = now
     for process in processes:
         process.communicate()
-    assert value_of(tmp_path, VOTES, model="model 1") == value_of(tmp_path, VOTES) / 2 == 8_000
+    assert value_of(tmp_path, VOTES_TAKEN, model="model 1") == value_of(tmp_path, VOTES_TAKEN) / 2 == 8_000
     assert value_of(tmp_path, CERTIFIED_RADIUS) == 16_000
 
 
@@ -161,18 +161,18 @@ def test_a_process_that_finds_no_room_goes_on_and_counts_what_it_can(tmp_path: P
         import resource
         resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000))
         for turn in range(1000):
-            recorder.add(VOTES, f"model {turn}", 'confirm')
-            recorder.add(VOTES, "model 0", 'confirm')
+            recorder.add(VOTES_TAKEN, f"model {turn}", 'confirm')
+            recorder.add(VOTES_TAKEN, "model 0", 'confirm')
     """
     counting(tmp_path, code).communicate()
-    assert value_of(tmp_path, VOTES, model="model 0") == 1001
-    assert 1001 < value_of(tmp_path, VOTES) < 2000
+    assert value_of(tmp_path, VOTES_TAKEN, model="model 0") == 1001
+    assert 1001 < value_of(tmp_path, VOTES_TAKEN) < 2000
 
 
 @pytest.mark.parametrize("folder", ["", "/nowhere/at/all"])
 def test_without_a_folder_counting_does_nothing(folder: str, tmp_path: Path) -> None:
     process = counting(
-        tmp_path, "[recorder.add(VOTES, str(i), 'confirm') for i in range(1000)]", **{FOLDER_VARIABLE: folder}
+        tmp_path, "[recorder.add(VOTES_TAKEN, str(i), 'confirm') for i in range(1000)]", **{FOLDER_VARIABLE: folder}
     )
     process.communicate()
     assert process.returncode == 0
@@ -182,14 +182,14 @@ def test_without_a_folder_counting_does_nothing(folder: str, tmp_path: Path) -> 
 def test_the_number_of_series_is_bounded(tmp_path: Path) -> None:
     recorder = Recorder(tmp_path)
     for turn in range(3000):
-        recorder.add(VOTES, f"model {turn}", "confirm")
-    assert value_of(tmp_path, VOTES) == 2000
+        recorder.add(VOTES_TAKEN, f"model {turn}", "confirm")
+    assert value_of(tmp_path, VOTES_TAKEN) == 2000
     assert sum(path.stat().st_size for path in tmp_path.iterdir()) < 2**20
 
 
 def test_a_label_that_is_missing_is_an_error() -> None:
     with pytest.raises(ValueError, match=r"heatserve_votes_total: expected values of .*, got"):
-        Recorder().add(VOTES, "digits")
+        Recorder().add(VOTES_TAKEN, "digits")
 
 
 def test_each_family_follows_the_conventions_of_names() -> None:
