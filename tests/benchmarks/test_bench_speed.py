@@ -1,4 +1,4 @@
-"""`heatserve bench latency`, `bench front`, `bench export` on the digits: each way is timed; files say how."""
+"""`heatserve bench latency`, `front` and `export` on the digits: every way is timed; the file says how it was made."""
 
 from __future__ import annotations
 
