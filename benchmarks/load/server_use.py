@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from heatserve.benchmarks.records.load import ProcessUse
-from heatserve.serving.triton.processes import Process
+from heatserve.serving.triton.processes import STUB, Process, model_of
 
 _MODULES = {"front": "heatserve.serving.front", "voter": "heatserve.serving.tiers.voter"}
 _MIB = 1024  # in the unit of /proc, KiB
@@ -64,8 +64,8 @@ def _kind_of(words: list[str]) -> str:
     program = Path(words[0]).name
     if program == "tritonserver":
         return "triton"
-    if program == "triton_python_backend_stub":  # …/MODEL/VERSION/FILE
-        return f"stub {Path(words[1]).parts[-3]}"
+    if program == STUB:
+        return f"stub {model_of(words)}"
     ours = (kind for kind in ("front", "voter") if any(_MODULES[kind] in word for word in words))
     return next(ours, program)
 

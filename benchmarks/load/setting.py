@@ -29,8 +29,8 @@ from heatserve.export.tiers import TierModel, tier_tensors
 from heatserve.serving.client.client import Client
 from heatserve.serving.pixels import Pixels
 from heatserve.serving.triton.endpoints import FREE_PORTS
+from heatserve.serving.triton.offers import place_model
 from heatserve.serving.triton.server import TritonServer
-from heatserve.serving.triton.workspace import link_model
 
 ONE_PASS, IDENTITY = "one pass", "identity"
 TAKEN_IN_TURN = 64
@@ -169,7 +169,7 @@ def repository_models(model: ModelVersion, images: Float32Array, data: str) -> I
     tiers = served_tiers(model)
     with TemporaryDirectory(prefix="heatserve-load-") as folder:
         repository = Path(folder)
-        link_model(repository / model.name, model, served_config(model))
+        place_model(repository / model.name, model, served_config(model))
         for kind, config in tiers.items():
             (repository / kind.beside(model.name)).mkdir()
             write_config(repository / kind.beside(model.name) / CONFIG_NAME, config)

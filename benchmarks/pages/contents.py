@@ -332,6 +332,11 @@ def conformance_page(kept: KeptResults) -> dict[str, object]:
     return {"record": record, "promises": list(next(iter(record.engines.values())).promises)}
 
 
+def shadow_page(kept: KeptResults) -> dict[str, object] | None:
+    """Each kind of traffic, and the alarms that it raised."""
+    return None if kept.shadow is None else {"record": kept.shadow}
+
+
 def networks_page(kept: KeptResults) -> dict[str, object] | None:
     """Each network's largest error at each size of batch, and what is said of networks that are refused."""
     record = kept.networks

@@ -17,8 +17,10 @@ from heatserve.benchmarks.records.load import LoadRecord
 from heatserve.benchmarks.records.networks import NetworksRecord
 from heatserve.benchmarks.records.record import read_record
 from heatserve.benchmarks.records.serving import ConformanceRecord, TuneRecord
+from heatserve.benchmarks.records.shadow import ShadowRecord
 from heatserve.benchmarks.records.soak import SoakRecord
 from heatserve.benchmarks.records.speed import EngineRecord, LatencyRecord
+from heatserve.benchmarks.records.switching import SwitchingRecord
 from heatserve.benchmarks.records.tiers import TiersRecord
 from heatserve.benchmarks.records.votes import VoteRecord
 from heatserve.export.calibration.compare import Comparison
@@ -52,6 +54,8 @@ class KeptResults:
     load: LoadRecord | None = None
     networks: NetworksRecord | None = None
     soak: SoakRecord | None = None
+    switch: SwitchingRecord | None = None
+    shadow: ShadowRecord | None = None
     tiers: TiersRecord | None = None
 
 

@@ -11,7 +11,9 @@ from heatserve.benchmarks.pages.kept import KeptResults
 from heatserve.benchmarks.records.attack_tiers import TierAttackRecord
 from heatserve.benchmarks.records.load import Heard, LoadRow, ModelLoad
 from heatserve.benchmarks.records.tiers import TieredModel, TierRow, TiersRecord
-from heatserve.benchmarks.soak.report import fault_lines, heard_lines, held_lines
+from heatserve.benchmarks.soak.report import fault_lines, held_lines
+from heatserve.benchmarks.soak.report import heard_lines as soak_lines
+from heatserve.benchmarks.switching.report import HEADINGS, command_lines, heard_lines
 
 
 def load_page(kept: KeptResults) -> dict[str, object] | None:
@@ -48,9 +50,22 @@ def soak_page(kept: KeptResults) -> dict[str, object] | None:
         return None
     return {
         "record": record,
-        "heard": heard_lines(record),
+        "heard": soak_lines(record),
         "held": held_lines(record),
         "faults": fault_lines(record),
+    }
+
+
+def switch_page(kept: KeptResults) -> dict[str, object] | None:
+    """A server that was switched under load."""
+    record = kept.switch
+    if record is None:
+        return None
+    return {
+        "record": record,
+        "headings": HEADINGS,
+        "heard": [*heard_lines(record)],
+        "commands": [*command_lines(record)],
     }
 
 

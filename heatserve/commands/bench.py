@@ -11,7 +11,9 @@ import typer
 from heatserve.commands.bench_front import front
 from heatserve.commands.bench_load import load, tiers
 from heatserve.commands.bench_networks import networks
+from heatserve.commands.bench_shadow import shadow
 from heatserve.commands.bench_soak import soak
+from heatserve.commands.bench_switch import switch
 from heatserve.commands.options import (
     KEPT,
     REPOSITORY,
@@ -321,8 +323,10 @@ def calibration(
 bench.command()(front)
 bench.command()(load)
 bench.command()(tiers)
+bench.command()(switch)
 bench.command()(networks)
 bench.command()(soak)
+bench.command()(shadow)
 
 
 @bench.command()

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from heatserve.benchmarks.records.load import LoadRecord
     from heatserve.benchmarks.records.speed import EngineRecord, LatencyRecord
     from heatserve.benchmarks.records.tiers import TiersRecord
+    from heatserve.export.signing.trust import Trust
 
 R = TypeVar("R", "LatencyRecord", "EngineRecord", "FrontRecord", "HeatStepRecord", "LoadRecord", "TiersRecord")
 
@@ -94,6 +95,24 @@ MetricsPort = Annotated[int, typer.Option(help=_PORT_HELP)]
 BackendDirectory = Annotated[
     Path | None, typer.Option(help="Triton's backends, where they are not beside `tritonserver`.")
 ]
+
+Trusted = Annotated[
+    list[Path] | None,
+    typer.Option(
+        "--trust",
+        metavar="KEY",
+        help="Serve only what `heatserve sign` signed with this key: its public key, a PEM file. May be given again.",
+    ),
+]
+
+
+def trust_in(keys: Sequence[Path] | None) -> Trust | None:
+    """What the options `--trust` say; None: there are none, and no signature is asked for."""
+    if not keys:
+        return None
+    from heatserve.export.signing.trust import Trust
+
+    return Trust.of(keys)
 
 
 def name_data(

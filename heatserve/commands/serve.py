@@ -15,7 +15,17 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.console import Console
 
-from heatserve.commands.options import REPOSITORY, BackendDirectory, GrpcPort, Host, HttpPort, MetricsPort, Repository
+from heatserve.commands.options import (
+    REPOSITORY,
+    BackendDirectory,
+    GrpcPort,
+    Host,
+    HttpPort,
+    MetricsPort,
+    Repository,
+    Trusted,
+    trust_in,
+)
 from heatserve.commands.serve_options import (
     ClientCa,
     Grace,
@@ -27,14 +37,38 @@ from heatserve.commands.serve_options import (
     TlsCert,
     TlsKey,
     TritonHttpPort,
+    WatchVersions,
 )
 from heatserve.export.tiers import TierModel
 
 if TYPE_CHECKING:
     from heatserve.export.repository.layout import ModelVersion
+    from heatserve.serving.shadow.folder import AuditSettings
     from heatserve.serving.supervised.events import Event
     from heatserve.serving.supervised.server import Server
     from heatserve.serving.triton.endpoints import Endpoints
+
+
+AUDIT = "Shadow audit"
+"""A panel of the help."""
+
+AuditShare = Annotated[
+    float,
+    typer.Option(
+        min=0,
+        max=1,
+        rich_help_panel=AUDIT,
+        help="Share of the images answered that Certify judges in idle time, by chance; 0: none.",
+    ),
+]
+WithdrawOnAlarm = Annotated[
+    bool,
+    typer.Option(
+        "--withdraw-on-alarm",
+        rich_help_panel=AUDIT,
+        help="Answer radius 0 once the judged answers speak against a model's promise, until the server is stopped.",
+    ),
+]
 
 
 def serve(
@@ -54,6 +88,10 @@ def serve(
     triton_http_port: TritonHttpPort = None,
     grace: Grace = 0.0,
     no_restart: NoRestart = False,
+    trust: Trusted = None,
+    watch: WatchVersions = False,
+    audit_share: AuditShare = 0.0,
+    withdraw_on_alarm: WithdrawOnAlarm = False,
     log: LogFile = None,
 ) -> None:
     """Serve certified models with Triton until Ctrl-C.
@@ -78,17 +116,28 @@ def serve(
             triton_http=triton_http_port,
             front=FrontOptions(tls_cert, tls_key, client_ca, token_file, rate, max_connections),
             backend_directory=backend_directory,
+            trust=trust_in(trust),
             supervision=Supervision(restart=None if no_restart else USUAL_RULE, grace=grace),
+            audit=_audit_settings(audit_share, withdraws=withdraw_on_alarm),
             log_file=log_file,
             on_event=tell,
         )
-        run_server(Console(highlight=False, stderr=log == "-"), server)
+        run_server(Console(highlight=False, stderr=log == "-"), server, watch=watch)
+
+
+def _audit_settings(share: float, *, withdraws: bool) -> AuditSettings | None:
+    from heatserve.serving.shadow.folder import AuditSettings
+
+    if withdraws and not share:
+        raise typer.BadParameter("expected --audit-share above 0 with it", param_hint="--withdraw-on-alarm")
+    return AuditSettings(share, withdraws) if share else None
 
 
 def run_server(
     console: Console,
     server: Server,
     *,
+    watch: bool = False,
     on_ready: Callable[[Server], object] = lambda _: None,
     stay: bool = True,
     picture: Path = Path("picture.png"),
@@ -98,10 +147,16 @@ def run_server(
     Args:
         console: told what is served and how to call it.
         server: not started yet.
+        watch: whether to switch to new versions that are published.
         on_ready: called with the server once it answers.
         stay: whether to go on after `on_ready`.
         picture: an image file for the examples that are printed.
     """
+    from heatserve.serving.switching.switching import Switching
+
+    def say(text: str) -> None:
+        console.print(text, markup=False, soft_wrap=True)
+
     try:
         with server:
             on_ready(server)
@@ -109,7 +164,14 @@ def run_server(
                 return
             _print_served(console, server, picture)
             try:
-                server.wait()
+                with Switching(
+                    server.repository,
+                    lambda: server.triton.versions,
+                    watch=watch,
+                    say=say,
+                    on_switch=server.note_switch,
+                ):
+                    server.wait()
             except KeyboardInterrupt:
                 console.print("Stopping: requests in flight are finished first; Ctrl-C again ends at once.")
     except KeyboardInterrupt:  # before it was ready, or again

@@ -65,6 +65,14 @@ NoRestart = Annotated[
         help="End with exit code 1 where something fails, and leave the restart to an orchestrator.",
     ),
 ]
+WatchVersions = Annotated[
+    bool,
+    typer.Option(
+        "--watch",
+        rich_help_panel=_KEEPING_UP,
+        help="Switch to each new version of a model that is published, once it has passed its trial.",
+    ),
+]
 LogFile = Annotated[
     str | None,
     typer.Option(

@@ -16,13 +16,15 @@ from typing import TYPE_CHECKING, BinaryIO, get_args
 from heatserve.serving.front.options import FrontOptions
 from heatserve.serving.front.process import Front, FrontSockets
 from heatserve.serving.front.state import FrontState
-from heatserve.serving.observed.families import READY, RESTARTS
+from heatserve.serving.observed.families import READY, RESTARTS, SWITCHES
 from heatserve.serving.observed.logs import EventLog, Level
 from heatserve.serving.observed.recorder import FOLDER_VARIABLE, Recorder
+from heatserve.serving.shadow.folder import AuditSettings
 from heatserve.serving.supervised.events import Cause, Event, Kept, Restart
 from heatserve.serving.supervised.failures import USUAL_RULE, RestartRule
 from heatserve.serving.supervised.kept_front import KeptFront
 from heatserve.serving.supervised.kept_triton import KeptTriton
+from heatserve.serving.switching.switcher import Outcome, Switch
 from heatserve.serving.triton.bounded_log import BoundedLog
 from heatserve.serving.triton.debris import explained_writes, server_folder
 from heatserve.serving.triton.endpoints import STANDARD_PORTS, Endpoints, Service, behind_front
@@ -32,6 +34,7 @@ from heatserve.serving.triton.versions import version_of
 
 if TYPE_CHECKING:
     from heatserve.export.repository.layout import ModelVersion
+    from heatserve.export.signing.trust import Trust
 
 _OF_FRONT: frozenset[Service] = frozenset({"http", "metrics"})
 _RESTARTING = "a model did not answer, and the server starts it again"
@@ -62,6 +65,7 @@ class Server:
     Attributes:
         endpoints: where it is served, free ports filled in, the same for all of its life: HTTP and metrics by the
             front, gRPC by Triton.
+        repository: the folder of exported models.
         folder: for this user only, and for all of its life.
     """
 
@@ -77,6 +81,8 @@ class Server:
         triton_http: int | None = None,
         front: FrontOptions = NO_OPTIONS,
         backend_directory: Path | str | None = None,
+        trust: Trust | None = None,
+        audit: AuditSettings | None = None,
         supervision: Supervision = KEPT_UP,
         log_file: int | None = None,
         on_event: Callable[[Event], object] = lambda _: None,
@@ -90,16 +96,20 @@ class Server:
             triton_http: a port for Triton's own HTTP beside the front's; None: for nobody.
             front: TLS, tokens and limits of the front; its TLS is that of gRPC, too, where other machines reach it.
             backend_directory: Triton's backends, where they are not beside it.
+            trust: keys, one of which must have signed each model; None: it need not be signed.
+            audit: which share of the answers is judged by Certify, and what follows; None: none.
             supervision: how it is kept up and ended.
             log_file: a descriptor for lines of JSON (`observed.logs`); None: none.
             on_event: called, from a thread, where something failed or is up again.
         """
-        self._repository = repository
+        self.repository = Path(repository)
         self._names = models
         self._wanted = endpoints
         self._triton_http = triton_http
         self._front_options = front
         self._backend_directory = Path(backend_directory) if backend_directory else None
+        self._trust = trust
+        self._audit = audit
         self._supervision = supervision
         self._log_file = log_file
         self._on_event = on_event
@@ -176,6 +186,14 @@ class Server:
         """What the front is told: whether it answers now, and why not."""
         return self._state
 
+    def note_switch(self, switch: Switch) -> None:
+        """Count a version that was to be served, and log what became of it."""
+        self._recorder.add(SWITCHES, switch.model, switch.outcome.value)
+        if self._events is not None:
+            level: Level = "info" if switch.outcome is Outcome.SWITCHED else "error"
+            fields = {**asdict(switch), "outcome": switch.outcome.value}
+            self._events.event("switch", level=level, **fields)
+
     def wait(self) -> None:
         """Block until it ends by itself: something failed that is not started again, or failed too often.
 
@@ -211,14 +229,17 @@ class Server:
 
         def create() -> TritonServer:
             self._make_folders()
-            before = kept.server  # callers know its port of gRPC, and nobody those that only the front is told
+            before = kept.server  # callers know its port of gRPC, and its versions were tried
             return TritonServer(
-                self._repository,
+                self.repository,
                 models=self._names,
+                versions={model.name: model.version for model in before.models} if before else None,
                 endpoints=replace(endpoints, grpc=before.endpoints.grpc) if before else endpoints,
                 backend_directory=self._backend_directory,
                 tls=options.server_tls(),
                 metrics=self.metrics,
+                trust=self._trust,
+                audit=self._audit,
             )
 
         kept = KeptTriton(

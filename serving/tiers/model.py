@@ -66,7 +66,8 @@ class TierInstance:
         self._pixels = votable_pixels(version_dir, card)
         self._counts = _Counts(Recorder.of_environment(), model=parameters["model"], tier=self._kind.value)
         self._waiting = WaitingRequests(
-            socket_folder(Path(args["model_repository"]).parents[1], parameters["model"]),
+            # The voter of this version: a link leads from Triton's repository to the folder of its offer.
+            socket_folder(Path(args["model_repository"]).resolve().parent, parameters["model"]),
             kind=self._kind,
             shape=shape,
             classes=classes,

@@ -18,6 +18,8 @@ from pathlib import Path
 from heatserve.serving.errors import ServingError
 
 _PREFIX = "heatserve-"
+FOLDERS = f"{_PREFIX}*"
+"""The temporary folders of servers, as a pattern."""
 _LOCK_NAME = "alive.lock"
 _PLAIN_PATH = re.compile(r"[\w@%+=:,./-]+", re.ASCII)
 SHARED_MEMORY = Path("/dev/shm")
@@ -41,9 +43,14 @@ def server_folder() -> Iterator[tuple[Path, int]]:
     try:
         with explained_writes():
             lock = _locked(folder)
+            held = os.open(folder, os.O_RDONLY)
+            # systemd-tmpfiles leaves a folder alone that is locked. It would remove files that nobody has read for
+            # days, and a Triton whose files are gone unloads its models.
+            fcntl.flock(held, fcntl.LOCK_EX)
         try:
             yield folder, lock
         finally:
+            os.close(held)
             os.close(lock)
     finally:
         _remove(folder)
@@ -88,7 +95,7 @@ def seal_regions(prefix: str) -> None:
 
 def remove_debris(temporary: Path) -> None:
     """Remove folders, logs and shared memory of servers of this user in `temporary` of which no process is left."""
-    for lock_file in temporary.glob(f"{_PREFIX}*/{_LOCK_NAME}"):
+    for lock_file in temporary.glob(f"{FOLDERS}/{_LOCK_NAME}"):
         folder = lock_file.parent
         with suppress(OSError):  # somebody else's, or just removed
             if folder.is_symlink() or folder.stat().st_uid != os.geteuid():

@@ -8,7 +8,7 @@ of step: requests fail for good, are answered without outputs, or Triton itself 
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -106,7 +106,13 @@ class Watch:
     """Threads that look at the processes of a Triton, and ask its models, until something is wrong or it is stopped."""
 
     def __init__(
-        self, triton: int, way: Access | str, questions: Sequence[Question], on_problem: Callable[[str], object]
+        self,
+        triton: int,
+        way: Access | str,
+        questions: Sequence[Question],
+        on_problem: Callable[[str], object],
+        *,
+        replaced: Collection[Process] = (),
     ) -> None:
         """Describe the watch of a Triton whose models are ready.
 
@@ -115,8 +121,10 @@ class Watch:
             way: to its gRPC: how to get in, or its URL.
             questions: one for each model.
             on_problem: called at most once, from a thread, with what was expected and found.
+            replaced: processes of versions that were replaced, which end once their requests are answered.
         """
-        self._processes = triton_and_instances(triton)
+        self._processes = tuple(process for process in triton_and_instances(triton) if process not in replaced)
+        self._replaced = frozenset[str]()
         self._way = way
         self._on_problem = on_problem
         self._ended = threading.Event()
@@ -130,6 +138,10 @@ class Watch:
         """Begin."""
         for thread in self._threads:
             thread.start()
+
+    def allow_to_end(self, models: Collection[str]) -> None:
+        """The processes of these models may end from now on: others take their place."""
+        self._replaced = frozenset(models)
 
     def stop(self) -> None:
         """Report nothing from now on; a question that is still out there ends with the server, or at its deadline."""
@@ -150,6 +162,8 @@ class Watch:
             if looks[triton].is_dead:
                 return  # its parent sees that, and says how
             for process, look in looks.items():
+                if process.model in self._replaced:
+                    continue
                 stopped[process] = stopped[process] + 1 if look.is_stopped else 0
                 if look.status:  # with 0, Triton ended it since it ends itself; and if not, the model does not answer
                     self._report(_problem(process, f"{ending(look.status)}; Triton does not start it again"))

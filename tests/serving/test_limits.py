@@ -31,6 +31,7 @@ from heatserve.serving.batching import PICTURES_BYTES
 from heatserve.serving.triton import server as server_module
 from heatserve.serving.triton import workspace as workspace_module
 from heatserve.serving.triton.bounded_log import LOG_BYTES, BoundedLog
+from heatserve.serving.triton.options import CONNECTION_LIMITS
 
 pytestmark = [pytest.mark.slow, pytest.mark.skipif(sys.platform != "linux", reason="Triton runs on Linux only")]
 
@@ -200,10 +201,10 @@ def half_a_request() -> bytes:
 def test_a_request_that_never_ends_is_closed(tiny_repository: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """After 80 seconds; here after 2."""
     quick = {"--grpc-keepalive-time": 1000, "--grpc-keepalive-timeout": 1000}
-    options = [option.split("=") for option in server_module._CONNECTION_LIMITS]
+    options = [option.split("=") for option in CONNECTION_LIMITS]
     assert quick.keys() < dict(options).keys()
     shortened = tuple(f"{name}={quick.get(name, value)}" for name, value in options)
-    monkeypatch.setattr(server_module, "_CONNECTION_LIMITS", shortened)
+    monkeypatch.setattr(server_module, "CONNECTION_LIMITS", shortened)
     with TritonServer(tiny_repository, models=["tiny"], endpoints=FREE_PORTS) as server, ExitStack() as stack:
         address = ("127.0.0.1", server.endpoints.grpc)
         callers = [stack.enter_context(socket.create_connection(address)) for _ in range(200)]
@@ -229,10 +230,10 @@ def assert_closed(callers: list[socket.socket], *, seconds: float) -> None:
 
 def test_clients_outlive_their_connections(tiny_repository: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A connection is replaced after ten minutes; here after one second."""
-    options = [option.split("=") for option in server_module._CONNECTION_LIMITS]
+    options = [option.split("=") for option in CONNECTION_LIMITS]
     assert "--grpc-max-connection-age" in dict(options)
     shortened = tuple(f"{name}={1000 if name.endswith('-age') else value}" for name, value in options)
-    monkeypatch.setattr(server_module, "_CONNECTION_LIMITS", shortened)
+    monkeypatch.setattr(server_module, "CONNECTION_LIMITS", shortened)
     with (
         TritonServer(tiny_repository, models=["patient"], endpoints=FREE_PORTS) as server,
         Client(server.endpoints.grpc_url, model="patient") as client,

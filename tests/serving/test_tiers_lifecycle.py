@@ -18,7 +18,6 @@ from heatserve import FREE_PORTS, ServingError, TritonServer
 from heatserve.export.card import BASE_NAME
 from heatserve.export.repository.layout import open_model
 from heatserve.export.tiers import TierModel
-from heatserve.serving.tiers.protocol import socket_folder
 from heatserve.serving.tiers.unanswered import unanswered
 from heatserve.serving.triton import workspace
 from heatserve.serving.triton.installation import find_triton
@@ -41,8 +40,7 @@ def test_a_server_answers_what_is_in_flight_and_leaves_no_process(tmp_path: Path
             assert voter in processes
             ask(server, "known_certify", FAR, n=100)
             in_flight = pool.submit(ask, server, "known_certify", FAR, n=500_000, deadline_ms=60_000)
-            folder = socket_folder(server._workspace.repository.parent, "known")
-            while not unanswered(folder, "certify"):
+            while not unanswered(server._workspace.offers["known"].sockets, "certify"):
                 time.sleep(0.01)
             assert not in_flight.done()
         assert in_flight.result()["outcome"] == ["yes"]
