@@ -12,10 +12,10 @@ from random import Random
 import grpc
 
 from heatserve.benchmarks.fuzz.asking import ValidCaller, channel_to, raw_call
-from heatserve.benchmarks.fuzz.findings import UNANSWERED, Findings
+from heatserve.benchmarks.fuzz.findings import UNANSWERED, FuzzFindings
 from heatserve.benchmarks.fuzz.grpc_requests import INFER, valid_message
 from heatserve.benchmarks.fuzz.http_requests import valid_json
-from heatserve.benchmarks.fuzz.mutations import CALLERS, Advance
+from heatserve.benchmarks.fuzz.mutations import FUZZ_CALLERS, Advance
 from heatserve.benchmarks.fuzz.subject import Subject
 from heatserve.benchmarks.fuzz.target import FuzzTarget
 from heatserve.benchmarks.fuzz.wire import HttpMessage, connected, reset
@@ -28,7 +28,14 @@ _TIER_SHARE = 0.25
 
 
 def cancel_requests(
-    protocol: str, target: FuzzTarget, subject: Subject, count: int, *, seed: int, findings: Findings, advance: Advance
+    protocol: str,
+    target: FuzzTarget,
+    subject: Subject,
+    count: int,
+    *,
+    seed: int,
+    findings: FuzzFindings,
+    advance: Advance,
 ) -> CancelCounts:
     """Send valid requests, a quarter of them to tiers, and give each up after 0 to 6 ms; every tenth is followed by one
     that is not given up.
@@ -48,10 +55,10 @@ def cancel_requests(
     def caller(first: int) -> int:
         answered, random = 0, Random(f"{seed}/cancel/{protocol}/{first}")
         with ValidCaller(target, subject, seed + first) as valid:
-            for index in range(first, count, CALLERS * _VALID_EVERY):
+            for index in range(first, count, FUZZ_CALLERS * _VALID_EVERY):
                 if findings.is_hopeless:
                     break
-                number = len(range(index, min(count, index + CALLERS * _VALID_EVERY), CALLERS))
+                number = len(range(index, min(count, index + FUZZ_CALLERS * _VALID_EVERY), FUZZ_CALLERS))
                 answered += give_up(target, subject, random, number)
                 if problem := valid.problem(protocol):
                     findings.fault(UNANSWERED, f"cancelled {protocol}: {problem}")
@@ -60,7 +67,7 @@ def cancel_requests(
                 advance(number)
         return answered
 
-    answered = sum(findings.by_callers(caller, min(CALLERS, count)))
+    answered = sum(findings.by_callers(caller, min(FUZZ_CALLERS, count)))
     return CancelCounts(sent=count, answered=answered, seconds=time.perf_counter() - start)
 
 

@@ -19,10 +19,10 @@ _SHOWN_BYTES = 300
 _MOST_UNANSWERED = 50
 UNANSWERED = "the next valid request was not answered"
 
-T = TypeVar("T")
+_T = TypeVar("_T")
 
 
-class Findings:
+class FuzzFindings:
     """Faults and valid requests, counted by many threads."""
 
     def __init__(self) -> None:
@@ -52,7 +52,7 @@ class Findings:
         """Whether it is no use to go on: the server answers no more, or the command was interrupted."""
         return self._is_interrupted or self.faults[UNANSWERED] >= _MOST_UNANSWERED
 
-    def by_callers(self, work: Callable[[int], T], callers: int) -> list[T]:
+    def by_callers(self, work: Callable[[int], _T], callers: int) -> list[_T]:
         """What `work` finds for each number below `callers`, in as many threads, which an interruption ends soon."""
         with ThreadPoolExecutor(callers) as pool:
             try:

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 
 from heatserve.benchmarks.fuzz.asking import ValidCaller
 from heatserve.benchmarks.fuzz.cancelling import cancel_requests
-from heatserve.benchmarks.fuzz.findings import UNANSWERED, Findings
+from heatserve.benchmarks.fuzz.findings import UNANSWERED, FuzzFindings
 from heatserve.benchmarks.fuzz.hostile import HTTP_CASES, SLOW_HTTP_CASES, HostileCall, silent_connections
 from heatserve.benchmarks.fuzz.hostile_grpc import GRPC_CASES
 from heatserve.benchmarks.fuzz.mutations import Advance, mutate_protocol
@@ -36,7 +36,7 @@ class Fuzzed:
     cancellations: Mapping[str, CancelCounts]
     cases: tuple[HostileCase, ...]
     processes: tuple[RoleUse, ...]
-    findings: Findings = field(compare=False)
+    findings: FuzzFindings = field(compare=False)
 
 
 @contextmanager
@@ -64,7 +64,7 @@ def fuzz_server(
         seed: decides all requests.
         progress: shows how far it is.
     """
-    findings = Findings()
+    findings = FuzzFindings()
     # What a server takes once, for its first requests of a kind, is no leak: other seeds come first.
     _mutations(target, subject, min(requests, _WARM_REQUESTS), seed + 1, findings, no_fuzz_progress)
     _cancellations(target, subject, min(cancellations, _WARM_REQUESTS), seed + 1, findings, no_fuzz_progress)
@@ -77,7 +77,7 @@ def fuzz_server(
 
 
 def _mutations(
-    target: FuzzTarget, subject: Subject, count: int, seed: int, findings: Findings, progress: FuzzProgress
+    target: FuzzTarget, subject: Subject, count: int, seed: int, findings: FuzzFindings, progress: FuzzProgress
 ) -> dict[str, MutationCounts]:
     found = {}
     for protocol in (*(("http-json", "http-binary") if target.http else ()), *(("grpc",) if target.grpc else ())):
@@ -89,7 +89,7 @@ def _mutations(
 
 
 def _cancellations(
-    target: FuzzTarget, subject: Subject, count: int, seed: int, findings: Findings, progress: FuzzProgress
+    target: FuzzTarget, subject: Subject, count: int, seed: int, findings: FuzzFindings, progress: FuzzProgress
 ) -> dict[str, CancelCounts]:
     protocols = (*(("http",) if target.http else ()), *(("grpc",) if target.grpc else ()))
     found = {}
@@ -103,7 +103,7 @@ def _cancellations(
 
 
 def _hostile(
-    target: FuzzTarget, subject: Subject, seed: int, findings: Findings, progress: FuzzProgress
+    target: FuzzTarget, subject: Subject, seed: int, findings: FuzzFindings, progress: FuzzProgress
 ) -> Iterator[HostileCase]:
     cases = {**(HTTP_CASES if target.http else {}), **(GRPC_CASES if target.grpc else {})}
     slow = SLOW_HTTP_CASES if target.http else {}
@@ -126,7 +126,7 @@ def _hostile(
 
 
 def _one(
-    name: str, call: HostileCall, target: FuzzTarget, subject: Subject, valid: ValidCaller, findings: Findings
+    name: str, call: HostileCall, target: FuzzTarget, subject: Subject, valid: ValidCaller, findings: FuzzFindings
 ) -> HostileCase:
     case = _timed(name, call, target, subject)
     _ask_valid(name, target, valid, findings)
@@ -142,7 +142,7 @@ def _timed(name: str, call: HostileCall, target: FuzzTarget, subject: Subject) -
     return HostileCase(name=name, outcome=outcome, seconds=time.perf_counter() - start)
 
 
-def _many_silent(target: FuzzTarget, valid: ValidCaller, findings: Findings) -> Iterator[HostileCase]:
+def _many_silent(target: FuzzTarget, valid: ValidCaller, findings: FuzzFindings) -> Iterator[HostileCase]:
     """Many open connections; what is valid is asked while they are."""
     half = HttpMessage("/v2/models/a/infer", b"{", length="100").encoded()
     for protocol, address, first in (
@@ -160,7 +160,7 @@ def _many_silent(target: FuzzTarget, valid: ValidCaller, findings: Findings) -> 
         yield HostileCase(name=name, outcome=f"{count} at once", seconds=time.perf_counter() - start)
 
 
-def _ask_valid(name: str, target: FuzzTarget, valid: ValidCaller, findings: Findings) -> None:
+def _ask_valid(name: str, target: FuzzTarget, valid: ValidCaller, findings: FuzzFindings) -> None:
     for protocol in ("http", "grpc"):
         if getattr(target, protocol) is None:
             continue
@@ -170,7 +170,7 @@ def _ask_valid(name: str, target: FuzzTarget, valid: ValidCaller, findings: Find
             findings.answered_valid()
 
 
-def _compare(target: FuzzTarget, before: Use, findings: Findings) -> tuple[RoleUse, ...]:
+def _compare(target: FuzzTarget, before: Use, findings: FuzzFindings) -> tuple[RoleUse, ...]:
     """What each role holds, once it has settled or the time for that is over."""
     assert target.parent is not None
     deadline = time.monotonic() + _SETTLE_SECONDS

@@ -13,7 +13,7 @@ import numpy as np
 from google.protobuf.message import DecodeError
 
 from heatserve.benchmarks.fuzz.asking import ValidCaller, channel_to, raw_call
-from heatserve.benchmarks.fuzz.findings import UNANSWERED, Findings, http_fault, tells_of_inside
+from heatserve.benchmarks.fuzz.findings import UNANSWERED, FuzzFindings, http_fault, tells_of_inside
 from heatserve.benchmarks.fuzz.grpc_requests import INFER, mutated_message
 from heatserve.benchmarks.fuzz.http_requests import MutatedHttp, mutated_binary, mutated_json
 from heatserve.benchmarks.fuzz.reading import radii_of_grpc, radii_of_http
@@ -23,7 +23,7 @@ from heatserve.benchmarks.fuzz.wire import CLOSED, SILENT, exchange
 from heatserve.benchmarks.records.fuzz import MutationCounts
 from heatserve.certification.radius import Float32Array
 
-CALLERS = 8
+FUZZ_CALLERS = 8
 _GRPC_SECONDS = 10.0
 _POSITIVE = "positive"
 
@@ -37,7 +37,14 @@ class Sender(Protocol):
 
 
 def mutate_protocol(
-    protocol: str, target: FuzzTarget, subject: Subject, count: int, *, seed: int, findings: Findings, advance: Advance
+    protocol: str,
+    target: FuzzTarget,
+    subject: Subject,
+    count: int,
+    *,
+    seed: int,
+    findings: FuzzFindings,
+    advance: Advance,
 ) -> MutationCounts:
     """Send mutated requests of one protocol, and after each a valid one.
 
@@ -55,7 +62,7 @@ def mutate_protocol(
     def caller(first: int) -> Counter[str]:
         counted = Counter[str]()
         with ValidCaller(target, subject, seed + first) as valid, _Mutations(protocol, target, subject, seed) as sender:
-            for index in range(first, count, CALLERS):
+            for index in range(first, count, FUZZ_CALLERS):
                 if findings.is_hopeless:
                     break
                 counted.update(sender.send(index, findings))
@@ -66,7 +73,7 @@ def mutate_protocol(
                 advance(1)
         return counted
 
-    for counted in findings.by_callers(caller, min(CALLERS, count)):
+    for counted in findings.by_callers(caller, min(FUZZ_CALLERS, count)):
         outcomes.update(counted)
     statuses = {name: number for name, number in sorted(outcomes.items()) if name not in (CLOSED, SILENT, _POSITIVE)}
     answered = statuses.get("200", 0) + statuses.get("OK", 0)
@@ -99,7 +106,7 @@ class _Mutations:
         if self._channel:
             self._channel.close()
 
-    def send(self, index: int, findings: Findings) -> list[str]:
+    def send(self, index: int, findings: FuzzFindings) -> list[str]:
         """How the request of this number ended, and `positive` where it got a positive radius."""
         random = Random(f"{self._seed}/{self._protocol}/{index}")
         if self._channel:
@@ -107,7 +114,7 @@ class _Mutations:
         make = mutated_json if self._protocol == "http-json" else mutated_binary
         return self._http(index, make(self._subject, random), findings)
 
-    def _http(self, index: int, request: MutatedHttp, findings: Findings) -> list[str]:
+    def _http(self, index: int, request: MutatedHttp, findings: FuzzFindings) -> list[str]:
         assert self._target.http is not None
         answer = exchange(self._target.http, request.content, source=self._target.stranger)
         which = f"{self._protocol} {index}"
@@ -121,7 +128,7 @@ class _Mutations:
             return [answer.outcome]  # metadata, health, …
         return self._answered("200", which, radii, request.images, request.content, findings)
 
-    def _grpc(self, index: int, random: Random, findings: Findings) -> list[str]:
+    def _grpc(self, index: int, random: Random, findings: FuzzFindings) -> list[str]:
         assert self._channel is not None
         request = mutated_message(self._subject, random)
         which = f"grpc {index} {request.method.rpartition('/')[2]}"
@@ -149,7 +156,7 @@ class _Mutations:
         radii: Float32Array,
         images: Float32Array | None,
         content: bytes,
-        findings: Findings,
+        findings: FuzzFindings,
     ) -> list[str]:
         if not np.any(radii > 0):
             return [status]

@@ -16,7 +16,7 @@ import pytest
 from tiny_model import SHAPE, random_images, write_tiny_model
 
 from heatserve.benchmarks.fuzz.cancelling import cancel_requests
-from heatserve.benchmarks.fuzz.findings import UNANSWERED, Findings, tells_of_inside
+from heatserve.benchmarks.fuzz.findings import UNANSWERED, FuzzFindings, tells_of_inside
 from heatserve.benchmarks.fuzz.grpc_requests import mutated_message, valid_message
 from heatserve.benchmarks.fuzz.hostile import HTTP_CASES
 from heatserve.benchmarks.fuzz.http_requests import mutated_binary, mutated_json, valid_binary, valid_json
@@ -113,7 +113,7 @@ def wrong_server(status: int, answer: dict[str, object]) -> Iterator[FuzzTarget]
 
 
 def faults_of(subject: Subject, status: int, answer: dict[str, object]) -> dict[str, int]:
-    findings = Findings()
+    findings = FuzzFindings()
     with wrong_server(status, answer) as target:
         mutate_protocol("http-json", target, subject, 60, seed=0, findings=findings, advance=lambda _: None)
     return dict(findings.faults)
@@ -143,7 +143,7 @@ def test_models_that_it_cannot_ask_about(repository: Path) -> None:
 @pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="Triton runs on Linux only")
 def test_our_server_stands(repository: Path, subject: Subject) -> None:
-    findings = Findings()
+    findings = FuzzFindings()
     with own_server(repository, "tiny") as target:
         assert target.parent is not None
         before = use_of(target.parent)
