@@ -13,7 +13,7 @@ from heatserve.benchmarks.records.attack_tiers import TierAttackRecord
 from heatserve.benchmarks.records.load import Heard, LoadRow, ModelLoad
 from heatserve.benchmarks.records.tiers import TieredModel, TierRow, TiersRecord
 from heatserve.benchmarks.soak.report import fault_lines, held_lines, soak_lines
-from heatserve.benchmarks.switching.report import HEADINGS, command_lines, heard_lines
+from heatserve.benchmarks.switching.report import SWITCH_HEADINGS, command_lines, heard_meanwhile
 
 
 def load_page(kept: KeptResults) -> dict[str, object] | None:
@@ -57,8 +57,8 @@ def switch_page(kept: KeptResults) -> dict[str, object] | None:
         return None
     return {
         "record": record,
-        "headings": HEADINGS,
-        "heard": [*heard_lines(record)],
+        "headings": SWITCH_HEADINGS,
+        "heard": [*heard_meanwhile(record)],
         "commands": [*command_lines(record)],
     }
 

@@ -26,7 +26,7 @@ def switch(
     from heatserve.benchmarks.load.setting import TAKEN_IN_TURN, repository_models
     from heatserve.benchmarks.records.record import to_json
     from heatserve.benchmarks.switching.measure import SwitchSettings, measure_switching
-    from heatserve.benchmarks.switching.report import report
+    from heatserve.benchmarks.switching.report import switching_report
     from heatserve.export.calibration.report import progress_bar
     from heatserve.export.calibration.sampling import sample
     from heatserve.export.repository.layout import open_model
@@ -36,5 +36,5 @@ def switch(
     settings = SwitchSettings(switches=switches, share=load, seed=seed)
     with repository_models(opened, data.images, f"{data.dataset}, test split") as served:
         record = measure_switching(served, settings, progress=progress_bar)
-    deliver(to_json(record), lambda: report(record), as_json=as_json, out=out)
+    deliver(to_json(record), lambda: switching_report(record), as_json=as_json, out=out)
     tell_page(out, "switch")
