@@ -15,6 +15,7 @@ from heatserve.benchmarks.records.front import FrontRecord
 from heatserve.benchmarks.records.heat_step import ClassifierSteps, HeatStepRecord
 from heatserve.benchmarks.records.networks import NetworksRecord
 from heatserve.benchmarks.records.record import Record
+from heatserve.benchmarks.records.shadow import ShadowModel, ShadowRecord, alarms_text
 from heatserve.benchmarks.records.speed import EngineRecord, EngineRow, LatencyRecord
 from heatserve.benchmarks.records.votes import DecidedRadius, VoteRecord
 
@@ -218,6 +219,29 @@ def calibration_table(record: CalibrationRecord) -> Table:
             for i in shown
         )
         table.add_row(*start, *gaps, f"{row.overclaims} of {row.positive}")
+    return table
+
+
+def shadow_tables(record: ShadowRecord) -> Group:
+    """A table for each model: each kind of traffic, and the alarms that it raised."""
+    return Group(*(_shadow_table(name, found, record) for name, found in record.models.items()))
+
+
+def _shadow_table(name: str, found: ShadowModel, record: ShadowRecord) -> Table:
+    table = Table(
+        title=f"{name}: alarms at level {record.level:g}; promised: overclaims of at most {found.alpha:g}",
+        caption="runs with an alarm, and after how many judged answers, or inputs, it was raised: median (least to "
+        "most)",
+        title_justify="left",
+        caption_justify="left",
+        box=SIMPLE,
+    )
+    table.add_column("traffic")
+    for heading in ("overclaims", "alarm of the rate", "alarm of the inputs"):
+        table.add_column(heading, justify="right")
+    for row in found.rows:
+        counts = f"{row.overclaims} of {row.judged}"
+        table.add_row(row.traffic, counts, alarms_text(row.rate_alarms), alarms_text(row.drift_alarms))
     return table
 
 

@@ -18,7 +18,7 @@ def soak_report(record: SoakRecord) -> Group:
     return Group(*_parts(record))
 
 
-def heard_lines(record: SoakRecord) -> list[list[str]]:
+def soak_lines(record: SoakRecord) -> list[list[str]]:
     """Each kind of request: its name, answers, p50, p99, p99.9 in milliseconds, and errors."""
     lines = []
     for heard in record.heard:
@@ -53,7 +53,7 @@ def fault_lines(record: SoakRecord) -> list[list[str]]:
 
 def _parts(record: SoakRecord) -> Iterator[RenderableType]:
     yield Text(f"{record.model}: {record.minutes:g} minutes at {100 * record.share:g} % load", style="bold")
-    yield _table(("requests", "answers", "p50, ms", "p99", "p99.9", "errors"), heard_lines(record))
+    yield _table(("requests", "answers", "p50, ms", "p99", "p99.9", "errors"), soak_lines(record))
     headings = ("process", "cores", "MiB before", "after", "grows by, %", "descriptors before", "after")
     yield _table(headings, held_lines(record))
     if record.faults:

@@ -10,6 +10,7 @@
                                   model.onnx         the certified graph that is served
                                   base.onnx          logits of the base classifier, which Certify runs
                                   certificate.json   the card, bound to both graphs by hash
+                                  reference.json     what live inputs are compared with (`heatserve.export.reference`)
                                   signature.sigstore.json    of a version that is signed (`heatserve.export.signing`)
                  <name>_confirm/config.pbtxt         a tier of it, and so on (`heatserve.export.repository.tiers`)
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from heatserve.certification.errors import HeatserveError, first_of
 from heatserve.certification.files import read_text
 from heatserve.certification.provenance import sha256_of
-from heatserve.export.repository.layout import SIGNATURE_NAME, ModelVersion, model_names
+from heatserve.export.repository.layout import SIGNATURE_NAME, ModelVersion
 from heatserve.export.signing.contents import SETTINGS_NAME, Contents, copy_contents, find_version
 from heatserve.export.signing.envelope import Envelope, UntrustedError, read_envelope
 
@@ -77,15 +77,6 @@ class Trust:
             return contents.open()
         except HeatserveError as error:
             raise type(error)(str(error).replace(str(contents.folder), str(repository))) from None
-
-    def admit_all(self, repository: Path, names: Sequence[str], folder: Path) -> tuple[ModelVersion, ...]:
-        """The newest version of each model, admitted; without names: of all models of the repository.
-
-        Raises:
-            HeatserveError: see `admit`.
-        """
-        chosen = dict.fromkeys(names or model_names(repository))
-        return tuple(self.admit(repository, name, folder / name) for name in chosen)
 
     def _verify(self, contents: Contents, envelope: Envelope, path: Path) -> None:
         from cryptography.exceptions import InvalidSignature

@@ -11,6 +11,7 @@ import typer
 from heatserve.commands.bench_front import front
 from heatserve.commands.bench_load import load, tiers
 from heatserve.commands.bench_networks import networks
+from heatserve.commands.bench_shadow import shadow
 from heatserve.commands.bench_soak import soak
 from heatserve.commands.bench_switch import switch
 from heatserve.commands.options import (
@@ -324,6 +325,7 @@ bench.command()(load)
 bench.command()(tiers)
 bench.command()(switch)
 bench.command()(networks)
+bench.command()(shadow)
 bench.command()(soak)
 
 

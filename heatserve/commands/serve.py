@@ -27,6 +27,7 @@ from heatserve.commands.options import (
     trust_in,
 )
 from heatserve.commands.serve_options import (
+    AuditShare,
     ClientCa,
     Grace,
     LogFile,
@@ -38,11 +39,13 @@ from heatserve.commands.serve_options import (
     TlsKey,
     TritonHttpPort,
     WatchVersions,
+    WithdrawOnAlarm,
 )
 from heatserve.export.tiers import TierModel
 
 if TYPE_CHECKING:
     from heatserve.export.repository.layout import ModelVersion
+    from heatserve.serving.shadow.folder import AuditSettings
     from heatserve.serving.supervised.events import Event
     from heatserve.serving.supervised.server import Server
     from heatserve.serving.triton.endpoints import Endpoints
@@ -67,6 +70,8 @@ def serve(
     no_restart: NoRestart = False,
     trust: Trusted = None,
     watch: WatchVersions = False,
+    audit_share: AuditShare = 0.0,
+    withdraw_on_alarm: WithdrawOnAlarm = False,
     log: LogFile = None,
 ) -> None:
     """Serve certified models with Triton until Ctrl-C.
@@ -92,11 +97,20 @@ def serve(
             front=FrontOptions(tls_cert, tls_key, client_ca, token_file, rate, max_connections),
             backend_directory=backend_directory,
             trust=trust_in(trust),
+            audit=_audit_settings(audit_share, withdraws=withdraw_on_alarm),
             supervision=Supervision(restart=None if no_restart else USUAL_RULE, grace=grace),
             log_file=log_file,
             on_event=tell,
         )
         run_server(Console(highlight=False, stderr=log == "-"), server, watch=watch)
+
+
+def _audit_settings(share: float, *, withdraws: bool) -> AuditSettings | None:
+    from heatserve.serving.shadow.folder import AuditSettings
+
+    if withdraws and not share:
+        raise typer.BadParameter("expected --audit-share above 0 with it", param_hint="--withdraw-on-alarm")
+    return AuditSettings(share, withdraws) if share else None
 
 
 def run_server(

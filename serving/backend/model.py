@@ -31,6 +31,7 @@ from heatserve.serving.observed.counting import AnswerCounts, RequestCounts, Req
 from heatserve.serving.observed.probes import is_probe
 from heatserve.serving.observed.recorder import Recorder
 from heatserve.serving.pixels import IMPOSSIBLE_SHAPE, explain_pixels, explain_shape
+from heatserve.serving.shadow.audited import Audited
 
 Array = NDArray[Any]
 
@@ -65,6 +66,7 @@ class TritonPythonModel:
         recorder = Recorder.of_environment()
         self._requests = RequestCounts(recorder, model=card.model)
         self._images = AnswerCounts(recorder, model=card.model, class_names=card.class_names)
+        self._audited = Audited(version_dir, card, recorder)
         for sample in config.get("model_warmup", ()):
             self._rehearse(sample, version_dir.parent)
         self._warm_ups = _warm_up_requests(config)
@@ -162,6 +164,7 @@ class TritonPythonModel:
         images = [each.image for each in asked]
         batch = images[0] if len(images) == 1 else np.concatenate(images)
         outputs = dict(zip(self._names, self._session.run(None, {"image": batch}), strict=True))
+        self._audited.withdraw(outputs)
         invalid = outputs["label"] == INVALID_LABEL
         refusals: list[_Answer | None] = [None] * len(asked)
         if invalid.any():
@@ -173,12 +176,13 @@ class TritonPythonModel:
                 triton.InferenceResponse([triton.Tensor(name, outputs[name][rows]) for name in each.outputs])
             )
         is_counted = [each.is_counted and not refusal for each, refusal in zip(asked, refusals, strict=True)]
-        self._count_images(images, is_counted, outputs)
+        among = np.repeat(is_counted, [len(image) for image in images])
+        self._count_images(among, outputs)
+        self._audited.offer(batch, outputs, among=among)
 
-    def _count_images(self, images: Sequence[Array], is_counted: Sequence[bool], outputs: Mapping[str, Array]) -> None:
-        if not all(is_counted):
-            rows = np.repeat(is_counted, [len(image) for image in images])
-            outputs = {name: values[rows] for name, values in outputs.items()}
+    def _count_images(self, among: NDArray[np.bool_], outputs: Mapping[str, Array]) -> None:
+        if not among.all():
+            outputs = {name: values[among] for name, values in outputs.items()}
         self._images.count(outputs)
 
 

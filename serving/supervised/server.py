@@ -19,6 +19,7 @@ from heatserve.serving.front.state import FrontState
 from heatserve.serving.observed.families import READY, RESTARTS, SWITCHES
 from heatserve.serving.observed.logs import EventLog, Level
 from heatserve.serving.observed.recorder import FOLDER_VARIABLE, Recorder
+from heatserve.serving.shadow.folder import AuditSettings
 from heatserve.serving.supervised.events import Cause, Event, Kept, Restart
 from heatserve.serving.supervised.failures import USUAL_RULE, RestartRule
 from heatserve.serving.supervised.kept_front import KeptFront
@@ -81,6 +82,7 @@ class Server:
         front: FrontOptions = NO_OPTIONS,
         backend_directory: Path | str | None = None,
         trust: Trust | None = None,
+        audit: AuditSettings | None = None,
         supervision: Supervision = KEPT_UP,
         log_file: int | None = None,
         on_event: Callable[[Event], object] = lambda _: None,
@@ -95,6 +97,7 @@ class Server:
             front: TLS, tokens and limits of the front; its TLS is that of gRPC, too, where other machines reach it.
             backend_directory: Triton's backends, where they are not beside it.
             trust: keys, one of which must have signed each model; None: it need not be signed.
+            audit: which share of the answers is judged by Certify, and what follows; None: none.
             supervision: how it is kept up and ended.
             log_file: a descriptor for lines of JSON (`observed.logs`); None: none.
             on_event: called, from a thread, where something failed or is up again.
@@ -106,6 +109,7 @@ class Server:
         self._front_options = front
         self._backend_directory = Path(backend_directory) if backend_directory else None
         self._trust = trust
+        self._audit = audit
         self._supervision = supervision
         self._log_file = log_file
         self._on_event = on_event
@@ -235,6 +239,7 @@ class Server:
                 tls=options.server_tls(),
                 metrics=self.metrics,
                 trust=self._trust,
+                audit=replace(self._audit, folder=self.folder / "audit") if self._audit else None,
             )
 
         kept = KeptTriton(

@@ -55,6 +55,17 @@ class VoteQuestion:
 
 
 @dataclass(frozen=True)
+class Sample:
+    """What the single pass answered to an image, FP32 [C, H, W] in [0,1], which goes along: for the shadow audit."""
+
+    label: int
+    score: float
+    """Φ⁻¹ of the largest probability."""
+    radius: float
+    """The certified radius that was served, L2."""
+
+
+@dataclass(frozen=True)
 class GiveUp:
     """The answer to a question is not wanted any more."""
 
@@ -84,8 +95,10 @@ class Unanswered:
     problem: str
 
 
-Message = VoteQuestion | GiveUp | Finding | Unanswered
-_MESSAGES: dict[str, type[Message]] = {kind.__name__: kind for kind in (VoteQuestion, GiveUp, Finding, Unanswered)}
+Message = VoteQuestion | Sample | GiveUp | Finding | Unanswered
+_MESSAGES: dict[str, type[Message]] = {
+    kind.__name__: kind for kind in (VoteQuestion, Sample, GiveUp, Finding, Unanswered)
+}
 _TYPES: dict[str, type] = {"int": int, "bool": bool, "str": str}
 
 
@@ -104,7 +117,7 @@ class Channel:
         self._image_bytes = 4 * int(np.prod(shape))
 
     def send(self, message: Message, image: Float32Array | None = None) -> None:
-        """Send a message, with the image of a question.
+        """Send a message, with the image of a question or sample.
 
         Raises:
             OSError: the other end is gone.
@@ -114,7 +127,7 @@ class Channel:
         self._socket.sendall(_SIZES.pack(len(content), len(pixels)) + content + pixels)
 
     def receive(self) -> tuple[Message, Float32Array | None]:
-        """The next message, and the image of a question.
+        """The next message, and the image of a question or sample.
 
         Raises:
             EOFError: the other end closed the connection.
@@ -128,7 +141,7 @@ class Channel:
                 f"and {data}"
             )
         message = _message(self._read(header))
-        if isinstance(message, VoteQuestion) is not bool(data):
+        if isinstance(message, VoteQuestion | Sample) is not bool(data):
             raise ProtocolError(f"message: expected an image with a question only, found {data} bytes with {message}")
         pixels: NDArray[np.float32] = np.frombuffer(self._read(data), np.float32)
         return message, pixels.reshape(self._shape) if data else None

@@ -15,6 +15,7 @@ from heatserve.certification.radius import Float32Array
 from heatserve.export.card import GRAPH_NAME, Card, read_verified
 from heatserve.export.runtime.served import open_version
 from heatserve.export.runtime.session import open_session
+from heatserve.serving.shadow.folder import withdrawn
 
 
 @dataclass(frozen=True)
@@ -40,11 +41,14 @@ class SinglePass:
         """
         _one_thread()
         self._run = open_version(version_dir, card)
+        self._is_withdrawn = withdrawn(card)
 
     def run(self, images: NDArray[Any]) -> Passed:
         """What is served for images as a request has them, FP32 [N, C, H, W] or UINT8 [N, H, W, C]."""
         outputs = self._run(images)
-        return Passed(outputs["label"], outputs["probabilities"].max(axis=1), outputs["certified_radius"])
+        radius = outputs["certified_radius"]
+        radius = np.zeros_like(radius) if self._is_withdrawn() else radius
+        return Passed(outputs["label"], outputs["probabilities"].max(axis=1), radius)
 
 
 def votable_pixels(version_dir: Path, card: Card) -> Callable[[NDArray[Any]], Float32Array]:

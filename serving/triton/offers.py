@@ -82,15 +82,28 @@ class Offer:
         return socket_folder(self.folder, self.model.name)
 
 
-def make_offer(triton: Triton, model: ModelVersion, tiers: Tiers, folder: Path, *, modules: Sequence[str]) -> Offer:
-    """Fill the new `folder` with what `triton` needs to serve a version, which was checked to be served by it."""
+def make_offer(
+    triton: Triton, model: ModelVersion, tiers: Tiers, folder: Path, *, modules: Sequence[str], audits: bool = False
+) -> Offer:
+    """Fill the new `folder` with what `triton` needs to serve a version, which was checked to be served by it.
+
+    It has a voter where it has tiers, and where it promises something and the server `audits` what it answers.
+
+    Raises:
+        CardError: the server audits, and the reference of inputs is not that of the version.
+    """
+    from heatserve.export.reference import read_reference
+
+    if audits:
+        read_reference(model.path, model.card)
     folder.mkdir(parents=True)
     _place(triton, model, folder / model.name)
-    if tiers:
+    has_voter = bool(tiers) or (audits and model.card.calibration is not None)
+    if has_voter:
         socket_folder(folder, model.name).mkdir(parents=True)
     for kind, config in tiers.items():
         _place_tier(triton, model, config, folder / kind.beside(model.name), modules)
-    return Offer(model, folder, tiers, _voter_plan(model, tiers, folder) if tiers else None)
+    return Offer(model, folder, tiers, _voter_plan(model, tiers, folder) if has_voter else None)
 
 
 def _place(triton: Triton, model: ModelVersion, folder: Path) -> None:
@@ -117,12 +130,13 @@ def place_model(folder: Path, model: ModelVersion, config: pb.ModelConfig) -> No
     graph takes the place of the backend.
     """
     from heatserve.export.card import BASE_NAME, CARD_NAME, GRAPH_NAME, PLAN_NAME
+    from heatserve.export.reference import REFERENCE_NAME
     from heatserve.export.repository.layout import CONFIG_NAME, LABELS_NAME, labels_of
     from heatserve.export.repository.settings import WARM_UP_PATH, write_config
 
     version = folder / str(model.version)
     version.mkdir(parents=True)
-    _place_files(model.path, version, (GRAPH_NAME, BASE_NAME, PLAN_NAME, CARD_NAME))
+    _place_files(model.path, version, (GRAPH_NAME, BASE_NAME, PLAN_NAME, CARD_NAME, REFERENCE_NAME))
     (folder / LABELS_NAME).write_bytes(labels_of(model.card))
     warm_up = model.path.parent / WARM_UP_PATH.parent
     if warm_up.exists():

@@ -22,6 +22,7 @@ from heatserve.serving.errors import CrashedError, ServingError
 from heatserve.serving.observed.facts import declare_models
 from heatserve.serving.observed.probes import probe_environment
 from heatserve.serving.observed.recorder import FOLDER_VARIABLE
+from heatserve.serving.shadow.folder import AuditSettings, audit_environment
 from heatserve.serving.tiers.protocol import socket_folder
 from heatserve.serving.tiers.unanswered import unanswered
 from heatserve.serving.triton import guarded_exec
@@ -92,6 +93,7 @@ class TritonServer:
         backend_directory: Path | str | None = None,
         tls: ServerTls | None = None,
         metrics: Path | None = None,
+        audit: AuditSettings | None = None,
         trust: Trust | None = None,
         startup_timeout: float = 60.0,
         exit_timeout: int = 10,
@@ -106,6 +108,7 @@ class TritonServer:
             backend_directory: Triton's backends, where they are not beside it.
             tls: of gRPC, where other machines can reach it; None: it is not encrypted.
             metrics: a folder that outlives this Triton, in which its processes count; None: one that ends with it.
+            audit: which share of the answers is judged by Certify, and what follows; None: none.
             trust: keys, one of which must have signed each model, which is then copied; None: it need not be signed.
             startup_timeout: seconds until all models must be ready.
             exit_timeout: seconds that requests in flight are given at the end.
@@ -117,6 +120,7 @@ class TritonServer:
         self._backend_directory = Path(backend_directory) if backend_directory else None
         self._tls = tls
         self._metrics = metrics
+        self._audit = audit
         self._trust = trust
         self._startup_timeout = startup_timeout
         self._exit_timeout = exit_timeout
@@ -151,9 +155,9 @@ class TritonServer:
                 self.metrics = self._metrics or folder / "metrics"
                 self.metrics.mkdir(exist_ok=True)
                 declare_models(self.metrics, self.models, passed=triton.has_native_onnxruntime)
-                self._workspace = prepare(triton, self.models, folder)
+                self._workspace = prepare(triton, self.models, folder, audits=self._audit is not None)
                 ours = {FOLDER_VARIABLE: str(self.metrics), **probe_environment()}
-                self._environment = {**self._workspace.environment, **ours}
+                self._environment = {**self._workspace.environment, **ours, **audit_environment(self._audit, folder)}
                 self._log = BoundedLog(log_of(folder))
                 voters_log = cleanup.enter_context(os.fdopen(os.dup(self._log.writer.fileno()), "wb", buffering=0))
             self._start([str(triton.binary), *self._options(shared_memory=folder.name)], lock)

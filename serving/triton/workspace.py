@@ -50,6 +50,8 @@ class Workspace:
     """What each model is served from, by its name."""
     numbers: Iterator[int]
     """Of the folders of offers that are yet to be made."""
+    audits: bool
+    """Whether models that promise something have a voter also without tiers, for the shadow audit."""
 
     @property
     def tiers(self) -> dict[str, Tiers]:
@@ -75,11 +77,17 @@ class Workspace:
         _check_python(self.triton, {model.name: tiers})
         _check_shared_memory([model], {model.name: tiers}, has_native=self.triton.has_native_onnxruntime)
         folder = self.repository.with_name(OFFERS_NAME) / str(next(self.numbers))
-        return make_offer(self.triton, model, tiers, folder, modules=self.modules)
+        return make_offer(self.triton, model, tiers, folder, modules=self.modules, audits=self.audits)
 
 
-def prepare(triton: Triton, models: Sequence[ModelVersion], folder: Path) -> Workspace:
+def prepare(triton: Triton, models: Sequence[ModelVersion], folder: Path, *, audits: bool = False) -> Workspace:
     """Fill the empty `folder` with what `triton` needs to serve `models`.
+
+    Args:
+        triton: which is to be started.
+        models: to be served.
+        folder: of the server.
+        audits: see `Workspace.audits`.
 
     Raises:
         CardError: the configuration or the labels of a model are not those of its card.
@@ -92,13 +100,17 @@ def prepare(triton: Triton, models: Sequence[ModelVersion], folder: Path) -> Wor
         _check_engine(triton, model)
     tiers = {model.name: served_tiers(model) for model in models}
     _check_python(triton, tiers)
+    if audits:
+        _check_audit(triton)
     _check_shared_memory(models, tiers, has_native=triton.has_native_onnxruntime)
     repository = folder / "models"
     repository.mkdir()
     modules, numbers, offers = tuple(_module_folders()), count(), dict[str, Offer]()
     for model in models:
         offer_folder = folder / OFFERS_NAME / str(next(numbers))
-        offer = offers[model.name] = make_offer(triton, model, tiers[model.name], offer_folder, modules=modules)
+        offer = offers[model.name] = make_offer(
+            triton, model, tiers[model.name], offer_folder, modules=modules, audits=audits
+        )
         offer.show(repository)
     backends, file_bytes = triton.backends, 0
     if not triton.has_native_onnxruntime:
@@ -106,7 +118,8 @@ def prepare(triton: Triton, models: Sequence[ModelVersion], folder: Path) -> Wor
         file_bytes = _REGION_FACTOR * max(map(_batch_bytes, models)) + _REGION_SLACK
     if any(tiers.values()) or not triton.has_native_onnxruntime:
         _link_libpython(folder)
-    return Workspace(triton, repository, backends, _environment(triton, folder), file_bytes, modules, offers, numbers)
+    environment = _environment(triton, folder)
+    return Workspace(triton, repository, backends, environment, file_bytes, modules, offers, numbers, audits)
 
 
 def _check_engine(triton: Triton, model: ModelVersion) -> None:
@@ -131,6 +144,16 @@ def _check_python(triton: Triton, tiers: Mapping[str, Tiers]) -> None:
         raise ServingError(
             f"{names[0]}: expected a Triton with the backend `python`, on which tiers run, found {triton.binary} "
             f"without it; install it, or remove the folders {', '.join(names)} to serve single passes only"
+        )
+
+
+def _check_audit(triton: Triton) -> None:
+    """Refuse to promise an audit of answers that no process of ours sees."""
+    if triton.has_native_onnxruntime:
+        raise ServingError(
+            f"audit share: expected a Triton whose single passes our backend answers, found {triton.binary} with "
+            "NVIDIA's `onnxruntime`, whose answers nobody sees before the caller; leave `--audit-share` out there, and "
+            "run `heatserve audit` on images that you keep"
         )
 
 

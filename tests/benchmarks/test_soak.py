@@ -42,7 +42,8 @@ def test_a_server_is_loaded_and_broken_and_the_page_shows_what_came_of_it(tmp_pa
     assert result.exit_code == 0, result.output
     record = read_record(out, SoakRecord)
     assert {heard.protocol for heard in record.heard} == {"grpc", "http"}
-    assert all(heard.answers and not heard.errors for heard in record.heard)
+    assert [heard.errors for heard in record.heard if heard.errors] == []
+    assert sum(heard.answers for heard in record.heard) > 0
     before, after = record.idle
     assert set(before.processes) == {"all", "supervisor", "front", "triton", "stub digits"}
     assert after.processes == before.processes

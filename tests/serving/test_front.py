@@ -28,9 +28,8 @@ from heatserve.serving.observed.families import FRONT_REQUESTS
 from heatserve.serving.observed.page import value_of
 
 INFER = "/v2/models/tiny/infer"
-BODY = json.dumps(
-    {"inputs": [{"name": "image", "datatype": "FP32", "shape": [1, 1, 8, 8], "data": [0.5] * 64}]}
-).encode()
+IMAGE = {"name": "image", "datatype": "FP32", "shape": [1, 1, 8, 8], "data": [0.5] * 64}
+BODY = json.dumps({"inputs": [IMAGE]}).encode()
 
 
 @pytest.fixture(scope="module")
@@ -281,3 +280,31 @@ def test_a_client_is_told_when_to_ask_again(triton: TritonServer) -> None:
             [client.predict(random_images(1)) for _ in range(100)]
         assert caught.value.retry_after == 1
         assert got(front, "/v2/health/ready")[0] == 200  # probes are not counted
+
+
+def test_memory_is_given_back(front: RunningFront) -> None:
+    """Bodies of many callers at once, all as large as they may be, leave nothing."""
+
+    def resident() -> int:
+        with open(f"/proc/{front.front.pid}/statm") as file:
+            return int(file.read().split()[1]) * 4096
+
+    body = json.dumps({"inputs": [{**IMAGE, "shape": [64, 1, 8, 8], "data": [0.123456789] * 4096}]}).encode()
+    request = post(INFER, body)
+
+    def ask_often() -> None:
+        for _ in range(20):
+            assert status_of(raw_answer(front.port, request)) == 200
+
+    def all_at_once() -> None:
+        threads = [threading.Thread(target=ask_often) for _ in range(8)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+
+    all_at_once()
+    before = resident()
+    for _ in range(3):
+        all_at_once()
+    assert resident() < before + 30 * 2**20

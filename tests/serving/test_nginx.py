@@ -8,8 +8,9 @@ import http.client
 import socket
 import ssl
 import subprocess
+import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from pathlib import Path
@@ -41,6 +42,7 @@ OPEN_TO_ALL = ("ServerLive", "ServerReady")
 OPEN_TO_CALLERS = ("ServerMetadata", "ModelReady", "ModelMetadata", "ModelConfig", "ModelInfer", "ModelStreamInfer")
 AUTHORIZED = (("authorization", f"Bearer {TOKEN}"),)
 MEGABYTE = 2**20
+Silence = Callable[[], Iterator[bytes]]
 
 
 @pytest.fixture(scope="module")
@@ -293,7 +295,7 @@ def test_who_asks_too_often_is_told_when_to_ask_again(strict: Nginx, certificate
 
 
 @pytest.mark.slow
-def test_silent_callers_are_closed(strict: Nginx, certificates: Certificates) -> None:
+def test_silent_callers_are_closed(strict: Nginx, certificates: Certificates, never_ending: Silence) -> None:
     """Before the handshake, after it, and within a request."""
     context = ssl.create_default_context(cafile=certificates.ca)
     context.set_alpn_protocols(["h2"])
@@ -313,9 +315,17 @@ def test_silent_callers_are_closed(strict: Nginx, certificates: Certificates) ->
     assert strict.next_request(known)["status"] == 408
 
 
-def never_ending() -> Iterator[bytes]:
-    time.sleep(20)
-    yield b""
+@pytest.fixture
+def never_ending() -> Iterator[Silence]:
+    """Makes requests of which nothing comes as long as the test runs; gRPC waits for each in a thread."""
+    over = threading.Event()
+
+    def request() -> Iterator[bytes]:
+        over.wait(120)
+        yield b""
+
+    yield request
+    over.set()
 
 
 def test_connections_that_say_nothing_keep_nobody_out(strict: Nginx, certificates: Certificates) -> None:
@@ -328,11 +338,12 @@ def test_connections_that_say_nothing_keep_nobody_out(strict: Nginx, certificate
             connection.close()
 
 
-def test_requests_at_once_are_limited(tiers: TritonServer, certificates: Certificates, tmp_path: Path) -> None:
+def test_requests_at_once_are_limited(
+    tiers: TritonServer, certificates: Certificates, tmp_path: Path, never_ending: Silence
+) -> None:
+    change = {"open_by_address 64;": "open_by_address 2;", "client_body_timeout 10s": "client_body_timeout 90s"}
     with (
-        nginx_before(
-            tiers.endpoints.grpc, certificates, tmp_path, change={"open_by_address 64;": "open_by_address 2;"}
-        ) as nginx,
+        nginx_before(tiers.endpoints.grpc, certificates, tmp_path, change=change) as nginx,
         channel_to(nginx, certificates) as channel,
         ThreadPoolExecutor(2) as pool,
     ):
@@ -352,6 +363,7 @@ def until_refused(call: Any) -> tuple[str, str]:
     while True:
         try:
             call(b"", timeout=30)
+            time.sleep(0.02)
         except grpc.RpcError as error:
             return status_of(error), error.details()  # type: ignore[attr-defined]
 
@@ -364,9 +376,10 @@ def until_answered(call: Any) -> Any:
         except grpc.RpcError as error:
             if status_of(error) != "RESOURCE_EXHAUSTED":
                 raise
+            time.sleep(0.02)
 
 
-def test_cancelled_requests_leave_the_next_one_alone(channel: grpc.Channel) -> None:
+def test_cancelled_requests_leave_the_next_one_alone(channel: grpc.Channel, never_ending: Silence) -> None:
     call = channel.stream_unary(f"{SERVICE}ModelInfer")
     for _ in range(20):
         call.future(never_ending(), metadata=AUTHORIZED).cancel()

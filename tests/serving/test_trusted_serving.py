@@ -54,6 +54,7 @@ def test_server_of_a_trusted_key_serves_what_was_signed(signed: Path) -> None:
 def test_command_refuses_what_no_trusted_key_signed(signed: Path) -> None:
     write_tiny_model(signed, "unsigned")
     command = [sys.executable, "-m", "heatserve", "serve", "--repository", str(signed), "--trust", "trusted.pem"]
+    command += [word for name in ("http", "grpc", "metrics") for word in (f"--{name}-port", "0")]
     ended = subprocess.run(command, cwd=signed.parent, capture_output=True, text=True, timeout=100, check=False)
     assert ended.returncode == 1
     assert "unsigned/1/signature.sigstore.json: expected the signature of a trusted key, found none" in ended.stderr
