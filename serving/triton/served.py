@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from heatserve.serving.triton.voters import Voters
     from heatserve.serving.triton.workspace import Workspace
 
+_GO_BACK_SECONDS = 600.0  # what was not replaced answers meanwhile, and what was answers as the other version
 COPIES_NAME = "trusted"
 """In the folder of a server: copies of signed versions."""
 
@@ -94,7 +95,7 @@ class ServedVersions:
         if model.path.is_relative_to(self._copies):
             shutil.rmtree(self._copies / model.path.relative_to(self._copies).parts[0], ignore_errors=True)
 
-    def replace(self, model: ModelVersion, *, timeout: float = 60.0) -> None:
+    def replace(self, model: ModelVersion, *, timeout: float = 180.0) -> None:
         """Serve this version, with its tiers, in place of the one that is served under its name, while callers ask.
 
         No request fails for it: the former version answers those that it has. Where the new one does not load, the
@@ -118,16 +119,16 @@ class ServedVersions:
             except ServingError as error:
                 if self._ended.is_set():
                     raise
-                self._go_back(former, new, timeout)
+                self._go_back(former, new)
                 theirs, ours = str(workspace.repository), str(self._serving.repository)
                 raise ServingError(str(error).replace(theirs, ours)) from None
 
-    def _go_back(self, former: Offer, new: Offer, timeout: float) -> None:
+    def _go_back(self, former: Offer, new: Offer) -> None:
         """Have Triton serve the former version again, of which a part may have been replaced."""
         try:
             with explained_writes():
                 again = self._serving.workspace.offer(former.model)
-            self._show([former, new], again, timeout)
+            self._show([former, new], again, _GO_BACK_SECONDS)
         except ServingError as error:
             self._on_problem(
                 f"{former.model.name}: expected version {former.model.version} to load again, found: {error}"
