@@ -11,6 +11,7 @@ from rich.text import Text
 
 from heatserve.benchmarks.records.calibration import CalibrationRecord, RefusedRow
 from heatserve.benchmarks.records.confirming import ConfirmedModel, ConfirmRecord, VoteCounts
+from heatserve.benchmarks.records.front import FrontRecord
 from heatserve.benchmarks.records.heat_step import ClassifierSteps, HeatStepRecord
 from heatserve.benchmarks.records.networks import NetworksRecord
 from heatserve.benchmarks.records.record import Record
@@ -32,6 +33,22 @@ def latency_table(record: LatencyRecord) -> Table:
             milliseconds = (f"{quantile:.2f}" for quantile in (times.p50, times.p90, times.p99))
             slower = 1.0 if way == "plain" else found.ratios[f"{way} / plain"].p50
             table.add_row(way, *milliseconds, f"{slower:.3f}", f"{stochastic / times.p50:.1f}")
+        table.add_section()
+    return table
+
+
+def front_table(record: FrontRecord) -> Table:
+    """Each way to ask for one image, by classifier, and what it takes above another."""
+    table = Table(title=f"ms for one image, random weights; {_machine(record)}", title_justify="left")
+    table.add_column("way", no_wrap=True)
+    for heading in ("p50", "p90", "p99"):
+        table.add_column(heading, justify="right")
+    for name, found in record.shapes.items():
+        table.add_row(f"[bold]{name}[/] front: {found.cpu_microseconds:.0f} µs of a core, {found.megabytes:.0f} MiB")
+        for way, times in found.milliseconds.items():
+            table.add_row(way, *(f"{quantile:.2f}" for quantile in (times.p50, times.p90, times.p99)))
+        for pair, above in found.above.items():
+            table.add_row(pair, f"{above.p50:.2f}")
         table.add_section()
     return table
 

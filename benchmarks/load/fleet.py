@@ -46,6 +46,11 @@ class FleetStep:
     value: float
     unit: str
 
+    @property
+    def result(self) -> str:
+        """The value with its unit, with a digit behind the point where it is not whole."""
+        return f"{self.value:,.{0 if self.value.is_integer() else 1}f} {self.unit}"
+
 
 @dataclass(frozen=True, kw_only=True)
 class FleetPlan:

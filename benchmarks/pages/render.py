@@ -36,11 +36,13 @@ _CONTENTS: Mapping[str, _Contents] = MappingProxyType(
         "attack": contents.attack_page,
         "confirm": contents.confirm_page,
         "conformance": contents.conformance_page,
+        "front": load_contents.front_page,
         "fuzz": contents.fuzz_page,
         "load": load_contents.load_page,
         "networks": contents.networks_page,
         "switch": load_contents.switch_page,
         "shadow": contents.shadow_page,
+        "soak": load_contents.soak_page,
         "tiers": load_contents.tiers_page,
     }
 )

@@ -53,7 +53,7 @@ def serve_command(served: ServedModels, *options: str, backend_directory: Path |
         HeatserveError: it did not begin to answer, or did not end in order. Says what it said.
     """
     ports = FREE_PORTS.bound()
-    words = ["serve", *served.models.values(), "--repository", str(served.repository), *options]
+    words = ["serve", served.models[served.input], "--repository", str(served.repository), *options]
     words += [f"--{name}-port={getattr(ports, name)}" for name in ("http", "grpc", "metrics")]
     if backend_directory:
         words.append(f"--backend-directory={backend_directory}")
@@ -93,14 +93,14 @@ def _wait_until_it_answers(
         if process.poll() is not None:
             raise ServingError(f"expected it to serve, found that it ended with exit code {process.returncode}")
         for url in [*left]:
-            if answers(url, served):
+            if is_answered(url, served):
                 left.remove(url)
         if time.monotonic() > deadline:
             raise ServingError(f"expected it to answer within {_START_SECONDS:g} s, found that it did not")
         time.sleep(0.05)
 
 
-def answers(url: str, served: ServedModels, *, seconds: float = 5.0) -> bool:
+def is_answered(url: str, served: ServedModels, *, seconds: float = 5.0) -> bool:
     """Whether one image gets an answer that our client accepts, at the first attempt."""
     with Client(url, model=served.models[served.input], timeout=seconds, retries=0) as client:
         try:

@@ -14,11 +14,11 @@ from types import MappingProxyType
 
 from heatserve.benchmarks.load.setting import ServedModels
 from heatserve.benchmarks.records.soak import FaultRow
-from heatserve.benchmarks.soak.command import ServeCommand, answers, serve_command
+from heatserve.benchmarks.soak.command import ServeCommand, is_answered, serve_command
 from heatserve.certification.errors import HeatserveError
 from heatserve.serving.triton.processes import Process
 
-_REQUEST_SECONDS = 1.0
+_REQUEST_SECONDS = 2.0
 _PAUSE_SECONDS = 0.02
 _CALM_SECONDS = 2.0  # of good answers, after which it has recovered
 _AT_MOST_SECONDS = 90.0
@@ -89,7 +89,7 @@ def measure_fault(what: str, served: ServedModels, *, times: int, backend_direct
             time.sleep(_CALM_SECONDS / 2)
             begin = time.perf_counter()
             FAULTS[what](server, served)
-            seconds, bad = _recovery(heard, begin)
+            seconds, bad = _recovery(what, heard, begin)
             found.append(seconds)
             failed += bad
     return FaultRow(what=what, seconds=tuple(found), failed=failed)
@@ -107,7 +107,7 @@ def _asked(server: ServeCommand, served: ServedModels) -> Iterator[_Heard]:
 
     def ask(url: str) -> None:
         while not ended.wait(_PAUSE_SECONDS):
-            good = answers(url, served, seconds=_REQUEST_SECONDS)
+            good = is_answered(url, served, seconds=_REQUEST_SECONDS)
             heard[url].append((time.perf_counter(), good))
 
     threads = [threading.Thread(target=ask, args=(url,)) for url in heard]
@@ -121,26 +121,25 @@ def _asked(server: ServeCommand, served: ServedModels) -> Iterator[_Heard]:
             thread.join()
 
 
-def _recovery(heard: _Heard, begin: float) -> tuple[float, int]:
+def _recovery(what: str, heard: _Heard, begin: float) -> tuple[float, int]:
     """Seconds from the fault until the first good answer after the last bad one, and how many were bad."""
     while True:
         time.sleep(_PAUSE_SECONDS)
-        since = {url: [one for one in found if one[0] >= begin] for url, found in heard.items()}
-        now = time.perf_counter()
-        back = [_back(found) for found in since.values()]
-        if all(moment is not None and now - max(moment, begin) > _CALM_SECONDS for moment in back):
-            bad = sum(not good for found in since.values() for _, good in found)
-            return (max(moment for moment in back if moment is not None) - begin if bad else 0.0), bad
-        if now - begin > _AT_MOST_SECONDS:
-            raise HeatserveError(f"expected answers within {_AT_MOST_SECONDS:g} s of a fault, found none")
+        since = [[one for one in found if one[0] >= begin] for found in heard.values()]
+        spans = [_good_at_the_end(found) for found in since]
+        if all(last - first > _CALM_SECONDS for first, last in spans):
+            bad = sum(not good for found in since for _, good in found)
+            return (max(first for first, _ in spans) - begin if bad else 0.0), bad
+        if time.perf_counter() - begin > _AT_MOST_SECONDS:
+            raise HeatserveError(f"{what}: expected good answers again within {_AT_MOST_SECONDS:g} s, found none")
 
 
-def _back(found: list[tuple[float, bool]]) -> float | None:
-    """When the first good answer came after the last bad one."""
-    moment = None
+def _good_at_the_end(found: list[tuple[float, bool]]) -> tuple[float, float]:
+    """When the first and the last good answer came after the last bad one; one that hangs is none yet."""
+    moments = list[float]()
     for when, good in found:
-        moment = (moment or when) if good else None
-    return moment
+        moments = [*moments[:1], when] if good else []
+    return (moments[0], moments[-1]) if moments else (0.0, 0.0)
 
 
 def _one(server: ServeCommand, kind: str) -> Process:

@@ -105,7 +105,8 @@ class _Soak:
 
     def run(self, requests: Sequence[LoadRequest]) -> _Found:
         """The saturation of the mix, its share for the time, and looks before, between and after."""
-        reached = self.generator.row(_callers(requests), _SATURATION_SECONDS)
+        seconds = min(_SATURATION_SECONDS, 15.0 * self.settings.minutes)
+        reached = self.generator.row(_callers(requests), seconds)
         load = tuple(
             LoadPart(request, rate=self.settings.share * heard.images_per_second / request.count)
             for request, heard in zip(requests, reached.heard, strict=True)

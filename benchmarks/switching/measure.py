@@ -28,7 +28,6 @@ from heatserve.benchmarks.soak.command import ServeCommand, serve_command
 from heatserve.certification.errors import HeatserveError
 from heatserve.certification.progress import Progress, unseen
 from heatserve.export.card import BASE_NAME, CARD_NAME, GRAPH_NAME
-from heatserve.export.digest import with_digest
 from heatserve.export.repository.layout import open_model
 from heatserve.export.repository.publishing import republish
 from heatserve.export.tiers import TierModel
@@ -37,6 +36,7 @@ _CALLERS = 4  # of each kind of request, to find what the server reaches
 _SATURATION_SECONDS = 5.0
 _WINDOW_SECONDS = 10.0
 _CALM_WINDOWS = 3
+_LEAST_RATE = 0.5  # requests a second of each kind
 _COMMAND_SECONDS = 600.0
 
 
@@ -45,6 +45,7 @@ class SwitchSettings:
     """How often, and under what load."""
 
     switches: int
+    """Switches and rollbacks, in turn."""
     share: float
     radius: float = 0.125
     """What confirm is asked for."""
@@ -76,8 +77,8 @@ def measure_switching(
         load = _load(generator, requests, settings.share)
         calm = merged([generator.window(load, _WINDOW_SECONDS) for _ in range(_CALM_WINDOWS)])
         commander = stack.enter_context(ThreadPoolExecutor(1))
-        versions = islice(cycle((first.version, second.version)), settings.switches)
-        commands = commander.submit(_switch, server, served, [*versions], progress)
+        versions = (first.version, second.version)  # the newest is served first
+        commands = commander.submit(_switch, server, served, versions, settings.switches, progress)
         switching = merged([*_while_it_runs(commands, generator, load)])
         kept_out = tuple(_kept_out(server, served))
     return SwitchingRecord(
@@ -106,7 +107,7 @@ def _load(generator: LoadGenerator, requests: Sequence[LoadRequest], share: floa
     """A share of what the mix reaches, as arrivals at a rate."""
     reached = generator.row(tuple(LoadPart(one, callers=_CALLERS) for one in requests), _SATURATION_SECONDS)
     return tuple(
-        LoadPart(request, rate=share * heard.images_per_second / request.count)
+        LoadPart(request, rate=max(share * heard.images_per_second / request.count, _LEAST_RATE))
         for request, heard in zip(requests, reached.heard, strict=True)
     )
 
@@ -118,13 +119,12 @@ def _while_it_runs(
         yield generator.window(load, _WINDOW_SECONDS)
 
 
-def _switch(server: ServeCommand, served: ServedModels, versions: Sequence[int], progress: Progress) -> list[SwitchRow]:
-    """Switch to each version in turn, and at the end go back from the last one."""
-    rows = list[SwitchRow]()
-    for version in progress(versions, len(versions), "switches"):
-        rows.append(_timed(server, served, "switch", version))
-    rows.append(_timed(server, served, "rollback", versions[-2]))
-    return rows
+def _switch(
+    server: ServeCommand, served: ServedModels, versions: tuple[int, int], times: int, progress: Progress
+) -> list[SwitchRow]:
+    """Switch to the first of the versions and go back to the second, again and again."""
+    turns = islice(cycle(zip(("switch", "rollback"), versions, strict=True)), times)
+    return [_timed(server, served, command, version) for command, version in progress(turns, times, "switches")]
 
 
 def _timed(server: ServeCommand, served: ServedModels, name: str, version: int) -> SwitchRow:
@@ -163,9 +163,9 @@ def _flip_a_bit(path: Path) -> None:
     path.write_bytes(content)
 
 
-def _double_sigma(folder: Path) -> None:
-    card = json.loads((folder / CARD_NAME).read_bytes())
-    (folder / CARD_NAME).write_bytes(with_digest({**card, "sigma": 2 * card["sigma"]}))
+def _change_sigma(path: Path) -> None:
+    card = json.loads(path.read_bytes())
+    path.write_text(json.dumps({**card, "sigma": 2 * card["sigma"]}))
 
 
 _FAULTS: Mapping[str, Callable[[Path], object]] = MappingProxyType(
@@ -175,7 +175,7 @@ _FAULTS: Mapping[str, Callable[[Path], object]] = MappingProxyType(
         "the served graph is half copied": lambda folder: os.truncate(
             folder / GRAPH_NAME, (folder / GRAPH_NAME).stat().st_size // 2
         ),
-        "the card says twice the sigma, its digest computed again": _double_sigma,
+        "the card says twice the sigma": lambda folder: _change_sigma(folder / CARD_NAME),
         "there is no card": lambda folder: (folder / CARD_NAME).unlink(),
     }
 )

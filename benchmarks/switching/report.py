@@ -13,13 +13,13 @@ from heatserve.benchmarks.load.report import described
 from heatserve.benchmarks.records.load import Heard
 from heatserve.benchmarks.records.switching import SwitchingRecord
 
-HEADINGS = ("requests", "meanwhile", "answers", "p50 ms", "p99 ms", "p99.9 ms", "errors")
+SWITCH_HEADINGS = ("requests", "meanwhile", "answers", "p50 ms", "p99 ms", "p99.9 ms", "errors")
 
 
-def report(record: SwitchingRecord) -> Group:
+def switching_report(record: SwitchingRecord) -> Group:
     """What callers heard, how long the commands took, and what was kept out."""
-    heard = Table(*HEADINGS, box=SIMPLE)
-    for line in heard_lines(record):
+    heard = Table(*SWITCH_HEADINGS, box=SIMPLE)
+    for line in heard_meanwhile(record):
         heard.add_row(*line)
     times = Table("command", "times", "median s", "longest s", box=SIMPLE)
     for line in command_lines(record):
@@ -30,7 +30,7 @@ def report(record: SwitchingRecord) -> Group:
     return Group(heard, times, faults)
 
 
-def heard_lines(record: SwitchingRecord) -> Iterator[list[str]]:
+def heard_meanwhile(record: SwitchingRecord) -> Iterator[list[str]]:
     """What each kind of caller heard, without switches and with them."""
     for calm, switching in zip(record.calm, record.switching, strict=True):
         yield [described(calm), "nothing", *_cells(calm)]

@@ -13,7 +13,7 @@ def switch(
     model: Annotated[str, typer.Argument(help="Model in the repository.")] = "digits",
     repository: Repository = REPOSITORY,
     root: Root = None,
-    switches: Annotated[int, typer.Option(min=2, help="Switches, one after the other.")] = 20,
+    switches: Annotated[int, typer.Option(min=2, help="Switches and rollbacks, in turn.")] = 20,
     load: Annotated[float, typer.Option(min=0.01, max=1, help="Share of what the server reaches.")] = 0.5,
     seed: Annotated[int, typer.Option(help="Decides the moments of arrivals.")] = 0,
     out: Out = None,
@@ -26,7 +26,7 @@ def switch(
     from heatserve.benchmarks.load.setting import TAKEN_IN_TURN, repository_models
     from heatserve.benchmarks.records.record import to_json
     from heatserve.benchmarks.switching.measure import SwitchSettings, measure_switching
-    from heatserve.benchmarks.switching.report import report
+    from heatserve.benchmarks.switching.report import switching_report
     from heatserve.export.calibration.report import progress_bar
     from heatserve.export.calibration.sampling import sample
     from heatserve.export.repository.layout import open_model
@@ -36,5 +36,5 @@ def switch(
     settings = SwitchSettings(switches=switches, share=load, seed=seed)
     with repository_models(opened, data.images, f"{data.dataset}, test split") as served:
         record = measure_switching(served, settings, progress=progress_bar)
-    deliver(to_json(record), lambda: report(record), as_json=as_json, out=out)
+    deliver(to_json(record), lambda: switching_report(record), as_json=as_json, out=out)
     tell_page(out, "switch")

@@ -17,13 +17,14 @@ if TYPE_CHECKING:
     from rich.console import Group, RenderableType
     from rich.text import Text
 
+    from heatserve.benchmarks.records.front import FrontRecord
     from heatserve.benchmarks.records.heat_step import HeatStepRecord
     from heatserve.benchmarks.records.load import LoadRecord
     from heatserve.benchmarks.records.speed import EngineRecord, LatencyRecord
     from heatserve.benchmarks.records.tiers import TiersRecord
     from heatserve.export.signing.trust import Trust
 
-R = TypeVar("R", "LatencyRecord", "EngineRecord", "HeatStepRecord", "LoadRecord", "TiersRecord")
+R = TypeVar("R", "LatencyRecord", "EngineRecord", "FrontRecord", "HeatStepRecord", "LoadRecord", "TiersRecord")
 
 DATA_HELP = "`digits`, `cifar10`, `imagenet` or `imagefolder:PATH`"
 _FOLDERS = "Folders of pictures (they become a part of the data set's name)"

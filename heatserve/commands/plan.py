@@ -72,9 +72,8 @@ def _report(found: FleetPlan) -> Group:
     table.add_column("what")
     table.add_column("how")
     table.add_column(justify="right")
-    table.add_column()
     for step in found.steps:
-        table.add_row(step.what, step.how, f"{step.value:,.{0 if step.value.is_integer() else 1}f}", step.unit)
+        table.add_row(step.what, step.how, step.result)
     return Group(
         table,
         Text(

@@ -27,6 +27,7 @@ from heatserve.commands.options import (
     trust_in,
 )
 from heatserve.commands.serve_options import (
+    AuditShare,
     ClientCa,
     Grace,
     LogFile,
@@ -38,6 +39,7 @@ from heatserve.commands.serve_options import (
     TlsKey,
     TritonHttpPort,
     WatchVersions,
+    WithdrawOnAlarm,
 )
 from heatserve.export.tiers import TierModel
 
@@ -47,28 +49,6 @@ if TYPE_CHECKING:
     from heatserve.serving.supervised.events import Event
     from heatserve.serving.supervised.server import Server
     from heatserve.serving.triton.endpoints import Endpoints
-
-
-AUDIT = "Shadow audit"
-"""A panel of the help."""
-
-AuditShare = Annotated[
-    float,
-    typer.Option(
-        min=0,
-        max=1,
-        rich_help_panel=AUDIT,
-        help="Share of the images answered that Certify judges in idle time, by chance; 0: none.",
-    ),
-]
-WithdrawOnAlarm = Annotated[
-    bool,
-    typer.Option(
-        "--withdraw-on-alarm",
-        rich_help_panel=AUDIT,
-        help="Answer radius 0 once the judged answers speak against a model's promise, until the server is stopped.",
-    ),
-]
 
 
 def serve(
@@ -117,8 +97,8 @@ def serve(
             front=FrontOptions(tls_cert, tls_key, client_ca, token_file, rate, max_connections),
             backend_directory=backend_directory,
             trust=trust_in(trust),
-            supervision=Supervision(restart=None if no_restart else USUAL_RULE, grace=grace),
             audit=_audit_settings(audit_share, withdraws=withdraw_on_alarm),
+            supervision=Supervision(restart=None if no_restart else USUAL_RULE, grace=grace),
             log_file=log_file,
             on_event=tell,
         )

@@ -9,6 +9,7 @@ import typer
 
 _STRANGERS = "For callers from elsewhere"
 _KEEPING_UP = "Keeping it up"
+_SHADOW_AUDIT = "Shadow audit"
 
 TlsCert = Annotated[
     Path | None,
@@ -71,6 +72,23 @@ WatchVersions = Annotated[
         "--watch",
         rich_help_panel=_KEEPING_UP,
         help="Switch to each new version of a model that is published, once it has passed its trial.",
+    ),
+]
+AuditShare = Annotated[
+    float,
+    typer.Option(
+        min=0,
+        max=1,
+        rich_help_panel=_SHADOW_AUDIT,
+        help="Share of the images answered that Certify judges in idle time, by chance; 0: none.",
+    ),
+]
+WithdrawOnAlarm = Annotated[
+    bool,
+    typer.Option(
+        "--withdraw-on-alarm",
+        rich_help_panel=_SHADOW_AUDIT,
+        help="Answer radius 0 once the judged answers speak against a model's promise, until the server is stopped.",
     ),
 ]
 LogFile = Annotated[

@@ -59,14 +59,14 @@ def rollback(model: _Model, repository: Repository = REPOSITORY) -> None:
 def _ask(request: dict[str, Any], repository: Path, pin: Callable[[], Any]) -> None:
     """Have each server do it; where none runs, note what the next one is to serve."""
     from heatserve.export.repository.pins import write_pin
-    from heatserve.serving.switching.control import ask_server, explained, servers_of
+    from heatserve.serving.switching.control import ask_server, servers_of, without_error
 
     console = Console(highlight=False, soft_wrap=True)
     name, is_done = request["model"], True
     servers = servers_of(repository)
     for folder in servers:
         answer: dict[str, Any] = {}
-        for answer in map(explained, ask_server(folder, request)):
+        for answer in map(without_error, ask_server(folder, request)):
             if "says" in answer:
                 console.print(answer["says"], markup=False)
         is_done &= answer.get("outcome") == "switched"

@@ -11,9 +11,9 @@ from typing import Any
 from heatserve.serving.front.counted import PassedCounts
 from heatserve.serving.front.events import EVENTS, event, stream_message
 from heatserve.serving.front.exchange import CallerLeft, Exchange, Receive, Send
-from heatserve.serving.front.inference import JSON_LENGTH, InferenceQuestion
+from heatserve.serving.front.inference import JSON_LENGTH_HEADER, InferenceQuestion
 from heatserve.serving.front.limits import BodyBytes, Rates, whole_seconds
-from heatserve.serving.front.refusals import Answer, Refusal, error_body, invalid
+from heatserve.serving.front.refusals import FrontAnswer, Refusal, error_body, invalid
 from heatserve.serving.front.routes import OPEN, Descriptions, Route, check_method, route_of
 from heatserve.serving.front.served import Served
 from heatserve.serving.front.tokens import Tokens
@@ -103,10 +103,10 @@ class FrontApp:
             if exchange.status:  # a part of the answer was sent
                 exchange.connection.transport.abort()
                 return
-            answer = Answer(500, error_body("the server failed on this request; its log says more"))
+            answer = FrontAnswer(500, error_body("the server failed on this request; its log says more"))
         await exchange.send(answer, is_last=self._is_ending)
 
-    async def describe(self, route: Route) -> Answer:
+    async def describe(self, route: Route) -> FrontAnswer:
         """The answer of a route that computes nothing."""
         return await self._descriptions.answer(route)
 
@@ -137,11 +137,11 @@ class FrontApp:
                 headers={b"retry-after": b"%d" % seconds},
             )
 
-    async def _infer(self, exchange: Exchange, route: Route) -> Answer:
+    async def _infer(self, exchange: Exchange, route: Route) -> FrontAnswer:
         rules = await self._served.rules(route.model, route.version)
         if rules.is_stream:
             raise invalid(f"model: expected a request to /v2/models/{rules.name}/generate_stream, which it answers")
-        length = exchange.headers.get(JSON_LENGTH)
+        length = exchange.headers.get(JSON_LENGTH_HEADER)
         body = await exchange.body(rules.json_bytes if length is None else rules.binary_bytes)
         question = InferenceQuestion(rules, route.version, body, length)
         del body

@@ -62,7 +62,7 @@ class _AnswerTransport:
         self._close()
 
 
-class Connection(HttpToolsProtocol):
+class CallerConnection(HttpToolsProtocol):
     """A connection with limits; `on_lost` is called where the caller leaves before he has his answer."""
 
     def __init__(

@@ -8,9 +8,9 @@ import uuid
 from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any
 
-from heatserve.serving.front.connections import Connection, request_headers
+from heatserve.serving.front.connections import CallerConnection, request_headers
 from heatserve.serving.front.limits import BodyBytes
-from heatserve.serving.front.refusals import Answer, Refusal, invalid, shown
+from heatserve.serving.front.refusals import FrontAnswer, Refusal, invalid, shown
 
 Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
 Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
@@ -40,7 +40,7 @@ class Exchange:
         """Read the headers that mean something here."""
         self.method: str = scope["method"]
         self.path: bytes = scope["raw_path"]
-        self.connection: Connection = scope["state"]["connection"]
+        self.connection: CallerConnection = scope["state"]["connection"]
         self.headers = request_headers(scope, _HEADERS)
         self.client = self.connection.address
         self.begun = time.perf_counter()
@@ -56,10 +56,9 @@ class Exchange:
         self.traceparent = traceparent.decode() if _TRACEPARENT.fullmatch(traceparent) else ""
 
     @property
-    def metadata(self) -> list[tuple[str, str]]:
-        """What goes with a call to Triton: the id, and the trace that the call belongs to."""
-        found = [("x-request-id", self.request_id.decode())]
-        return [*found, ("traceparent", self.traceparent)] if self.traceparent else found
+    def metadata(self) -> list[tuple[str, str]] | None:
+        """What goes with a call to Triton: the trace that the call belongs to, if there is one."""
+        return [("traceparent", self.traceparent)] if self.traceparent else None
 
     async def body(self, most: int) -> bytes:
         """The body, which is kept only as far as it has room.
@@ -102,7 +101,7 @@ class Exchange:
             raise invalid("body: expected JSON, got no bytes")
         return parts[0] if len(parts) == 1 else b"".join(parts)
 
-    async def send(self, answer: Answer, *, is_last: bool) -> None:
+    async def send(self, answer: FrontAnswer, *, is_last: bool) -> None:
         """Write a whole answer.
 
         Args:

@@ -15,12 +15,13 @@ from typing import Any
 import orjson
 from tritonclient.grpc import service_pb2 as pb
 
-from heatserve.serving.front.models import HEADER_BYTES, ModelRules
-from heatserve.serving.front.refusals import JSON, Answer, invalid, shown
+from heatserve.serving.client.messages import JSON_LENGTH
+from heatserve.serving.front.models import JSON_HEADER_BYTES, ModelRules
+from heatserve.serving.front.refusals import JSON, FrontAnswer, invalid, shown
 from heatserve.serving.front.tensors import checked_shape, checked_size, json_bytes, json_values
 
 OCTETS = b"application/octet-stream"
-JSON_LENGTH = b"inference-header-content-length"
+JSON_LENGTH_HEADER = JSON_LENGTH.lower().encode()
 
 _MOST_ID = 128
 _MOST_PARAMETERS = 64
@@ -113,7 +114,7 @@ class InferenceQuestion:
                     raise invalid(f"classification: expected a number from 1 to {_MOST_CLASSES}, got {shown(classes)}")
                 asked.parameters["classification"].int64_param = classes
 
-    def answer(self, response: pb.ModelInferResponse) -> Answer:
+    def answer(self, response: pb.ModelInferResponse) -> FrontAnswer:
         """Triton's answer to the message, as this request wants it."""
         outputs, contents = [], []
         for tensor, content in zip(response.outputs, response.raw_output_contents, strict=True):
@@ -132,8 +133,8 @@ class InferenceQuestion:
         whole["outputs"] = outputs
         header = orjson.dumps(whole)
         if not contents:
-            return Answer(200, header, JSON)
-        return Answer(200, b"".join([header, *contents]), OCTETS, {JSON_LENGTH: b"%d" % len(header)})
+            return FrontAnswer(200, header, JSON)
+        return FrontAnswer(200, b"".join([header, *contents]), OCTETS, {JSON_LENGTH_HEADER: b"%d" % len(header)})
 
 
 def read_object(content: bytes, what: str) -> dict[str, Any]:
@@ -195,9 +196,9 @@ def _read_json(body: bytes, json_length: bytes | None) -> tuple[dict[str, Any], 
     if json_length is None:
         return read_object(body, "body"), len(body)
     length = int(json_length) if json_length.isdigit() and len(json_length) < 10 else -1
-    if not 0 < length <= min(len(body), HEADER_BYTES):
+    if not 0 < length <= min(len(body), JSON_HEADER_BYTES):
         raise invalid(
-            f"Inference-Header-Content-Length: expected a number from 1 to {min(len(body), HEADER_BYTES)}, the bytes "
+            f"{JSON_LENGTH}: expected a number from 1 to {min(len(body), JSON_HEADER_BYTES)}, the bytes "
             f"of JSON in this body, got {shown(json_length.decode('latin-1'))}"
         )
     return read_object(body[:length], "body"), length

@@ -19,7 +19,7 @@ from uvicorn.server import ServerState
 from heatserve.serving.errors import ServingError
 from heatserve.serving.front import limits
 from heatserve.serving.front.app import FrontApp
-from heatserve.serving.front.connections import Connection
+from heatserve.serving.front.connections import CallerConnection
 from heatserve.serving.front.counted import PassedCounts
 from heatserve.serving.front.metrics_page import MetricsApp
 from heatserve.serving.front.options import FrontOptions
@@ -83,7 +83,7 @@ class FrontServer:
     def _factory(self, app: FrontApp, gate: limits.Gate) -> Callable[[], asyncio.Protocol]:
         config = Config(
             cast("object", app),  # type: ignore[arg-type]
-            http=Connection,
+            http=CallerConnection,
             ws="none",
             lifespan="off",
             interface="asgi3",
@@ -95,7 +95,7 @@ class FrontServer:
         config.load()
         state = ServerState()
         self._states.append(state)
-        return lambda: Connection(config, state, gate, app.refused)
+        return lambda: CallerConnection(config, state, gate, app.refused)
 
     async def look(self, up: int) -> None:
         """Once a second, as long as there are listeners: certificates that were renewed, and what is open.

@@ -6,7 +6,7 @@ import asyncio
 from pathlib import Path
 
 from heatserve.serving.front.app import FrontApp
-from heatserve.serving.front.refusals import Answer
+from heatserve.serving.front.refusals import FrontAnswer
 from heatserve.serving.front.routes import Route
 from heatserve.serving.front.served import Served
 from heatserve.serving.front.tokens import Tokens
@@ -37,7 +37,7 @@ class MetricsApp(FrontApp):
         """See `FrontApp.route`."""
         return Route("metrics") if path == b"/metrics" else None
 
-    async def describe(self, route: Route) -> Answer:
+    async def describe(self, route: Route) -> FrontAnswer:
         """Both pages, one after the other; without Triton's where it does not answer."""
         del route
         ours = await asyncio.to_thread(page, self._folder) if self._folder else ""
@@ -45,7 +45,7 @@ class MetricsApp(FrontApp):
             triton = await asyncio.wait_for(_triton_page(self._served.state.metrics), _TRITON_SECONDS)
         except (OSError, ValueError, asyncio.IncompleteReadError, asyncio.TimeoutError):
             triton = b""
-        return Answer(200, ours.encode() + triton, CONTENT_TYPE.encode())
+        return FrontAnswer(200, ours.encode() + triton, CONTENT_TYPE.encode())
 
 
 async def _triton_page(address: str) -> bytes:

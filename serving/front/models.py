@@ -11,7 +11,7 @@ from tritonclient.grpc import model_config_pb2 as pb
 
 from heatserve.serving.batching import PICTURES_BYTES, request_bytes
 
-HEADER_BYTES = 2**16
+JSON_HEADER_BYTES = 2**16
 """The most bytes of JSON before the tensors of a binary request."""
 JSON_BYTES = 2**24
 """The most bytes of a request that is JSON alone: parsed, it takes up to 20 times as much memory, for a moment."""
@@ -73,8 +73,8 @@ def rules_of(config: pb.ModelConfig) -> ModelRules:
         is_batched=config.max_batch_size > 0,
         most_images=most_images,
         is_stream=config.model_transaction_policy.decoupled,
-        binary_bytes=HEADER_BYTES + _pixel_bytes(inputs.values(), most_images),
-        json_bytes=min(JSON_BYTES, HEADER_BYTES + _values(inputs.values(), most_images) * _TEXT_OF_VALUE),
+        binary_bytes=JSON_HEADER_BYTES + _pixel_bytes(inputs.values(), most_images),
+        json_bytes=min(JSON_BYTES, JSON_HEADER_BYTES + _values(inputs.values(), most_images) * _TEXT_OF_VALUE),
     )
 
 

@@ -13,7 +13,7 @@ _SHOWN = 80
 
 
 @dataclass(frozen=True, slots=True)
-class Answer:
+class FrontAnswer:
     """A response: its status, its body, and headers beside those that each response has."""
 
     status: int
@@ -40,9 +40,9 @@ class Refusal(Exception):
         self.headers = dict(headers or {})
 
     @property
-    def answer(self) -> Answer:
+    def answer(self) -> FrontAnswer:
         """The response."""
-        return Answer(self.status, error_body(self.message), headers=self.headers)
+        return FrontAnswer(self.status, error_body(self.message), headers=self.headers)
 
 
 def invalid(message: str) -> Refusal:

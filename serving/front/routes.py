@@ -6,13 +6,14 @@ import http
 import re
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
+from functools import cache
 from urllib.parse import unquote_to_bytes
 
 import orjson
 
 from heatserve.certification.provenance import versions
 from heatserve.serving.front.described import as_json
-from heatserve.serving.front.refusals import Answer, Refusal, unavailable
+from heatserve.serving.front.refusals import FrontAnswer, Refusal, unavailable
 from heatserve.serving.front.served import Served
 
 READ = ("GET", "HEAD")
@@ -79,7 +80,7 @@ class Descriptions:
     def __init__(self, served: Served) -> None:
         """Answer for what is served."""
         self._served = served
-        self._by_name: dict[str, Callable[[Route], Awaitable[Answer]]] = {
+        self._by_name: dict[str, Callable[[Route], Awaitable[FrontAnswer]]] = {
             "live": self._live,
             "ready": self._ready,
             "metadata": self._metadata,
@@ -89,7 +90,7 @@ class Descriptions:
             "model_statistics": self._model_statistics,
         }
 
-    async def answer(self, route: Route) -> Answer:
+    async def answer(self, route: Route) -> FrontAnswer:
         """The answer of a route.
 
         Raises:
@@ -97,44 +98,49 @@ class Descriptions:
         """
         return await self._by_name[route.name](route)
 
-    async def _live(self, route: Route) -> Answer:
+    async def _live(self, route: Route) -> FrontAnswer:
         del route
-        return Answer(200, b'{"live":true}')
+        return FrontAnswer(200, b'{"live":true}')
 
-    async def _ready(self, route: Route) -> Answer:
+    async def _ready(self, route: Route) -> FrontAnswer:
         del route
         if await self._served.is_ready():
-            return Answer(200, b'{"ready":true}')
+            return FrontAnswer(200, b'{"ready":true}')
         reason = self._served.state.reason or "a model does not answer"
         body = orjson.dumps({"ready": False, "error": f"server: expected one that is ready, found: {reason}"})
-        return Answer(http.HTTPStatus.SERVICE_UNAVAILABLE, body, headers={b"retry-after": b"1"})
+        return FrontAnswer(http.HTTPStatus.SERVICE_UNAVAILABLE, body, headers={b"retry-after": b"1"})
 
-    async def _metadata(self, route: Route) -> Answer:
+    async def _metadata(self, route: Route) -> FrontAnswer:
         del route
-        said = {"name": _NAME, "version": versions().get("heatserve", "unknown"), "extensions": _EXTENSIONS}
-        return Answer(200, orjson.dumps(said))
+        return FrontAnswer(200, _server_metadata())
 
-    async def _model_metadata(self, route: Route) -> Answer:
+    async def _model_metadata(self, route: Route) -> FrontAnswer:
         calls = await self._served.calls()
         self._served.check_name(route.model)
-        return Answer(200, orjson.dumps(as_json(await calls.model_metadata(route.model, route.version))))
+        return FrontAnswer(200, orjson.dumps(as_json(await calls.model_metadata(route.model, route.version))))
 
-    async def _model_ready(self, route: Route) -> Answer:
+    async def _model_ready(self, route: Route) -> FrontAnswer:
         calls = await self._served.calls()
         self._served.check_name(route.model)
         if not await calls.is_model_ready(route.model, route.version):
             raise unavailable("model: expected one that is ready, found that it does not answer now")
-        return Answer(200, orjson.dumps({"name": route.model, "ready": True}))
+        return FrontAnswer(200, orjson.dumps({"name": route.model, "ready": True}))
 
-    async def _model_config(self, route: Route) -> Answer:
+    async def _model_config(self, route: Route) -> FrontAnswer:
         calls = await self._served.calls()
         self._served.check_name(route.model)
-        return Answer(200, orjson.dumps(as_json(await calls.config(route.model, route.version))))
+        return FrontAnswer(200, orjson.dumps(as_json(await calls.config(route.model, route.version))))
 
-    async def _model_statistics(self, route: Route) -> Answer:
+    async def _model_statistics(self, route: Route) -> FrontAnswer:
         calls = await self._served.calls()
         self._served.check_name(route.model)
-        return Answer(200, orjson.dumps(as_json(await calls.statistics(route.model, route.version))))
+        return FrontAnswer(200, orjson.dumps(as_json(await calls.statistics(route.model, route.version))))
+
+
+@cache
+def _server_metadata() -> bytes:
+    said = {"name": _NAME, "version": versions().get("heatserve", "unknown"), "extensions": _EXTENSIONS}
+    return orjson.dumps(said)
 
 
 def check_method(route: Route, method: str) -> None:

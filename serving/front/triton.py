@@ -16,7 +16,7 @@ from heatserve.serving.client.failures import NO_SHARED_MEMORY
 from heatserve.serving.front.refusals import Refusal, unavailable
 
 T = TypeVar("T")
-Metadata = Sequence[tuple[str, str]]
+Metadata = Sequence[tuple[str, str]] | None
 
 _SERVICE = "/inference.GRPCInferenceService"
 _ANSWER_SECONDS = 600.0

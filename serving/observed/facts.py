@@ -18,15 +18,18 @@ _NAME = "models.json"
 _GRAPH_DIGITS = 12
 
 
-def declare_models(folder: Path, models: Iterable[ModelVersion], *, passed: bool = False) -> None:
+def declare_models(folder: Path, models: Iterable[ModelVersion], *, passed: bool | None = None) -> None:
     """Have the page say that these versions are served, and no others; to be called again after a switch.
 
     Args:
         folder: that of the server's metrics.
         models: all of them.
-        passed: whether their backend counts nothing, so that the front is to count what passes through it.
+        passed: whether their backend counts nothing, so that the front is to count what passes through it; None: as it
+            was declared before.
     """
     served = [*models]
+    if passed is None:
+        passed = bool(_read(folder)["passed"])
     names = {model.name: [*model.card.class_names] for model in served if passed}
     content = {"facts": [fact for model in served for fact in _facts(model)], "passed": names}
     write_atomically(folder / _NAME, json.dumps(content).encode())

@@ -19,6 +19,7 @@ import mmap
 import os
 import secrets
 import struct
+import weakref
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -50,6 +51,7 @@ class SeriesFile:
         if folder is not None:
             with suppress(OSError):
                 self._file = _new_file(folder)
+                weakref.finalize(self, os.close, self._file)
         self._grow(self._used)
 
     def slot(self, key: Key) -> int | None:

@@ -111,7 +111,7 @@ def audit_environment(settings: AuditSettings | None, folder: Path) -> dict[str,
 
 
 def withdrawn(card: Card) -> Callable[[], bool]:
-    """Whether the promise of a card is withdrawn, as a function that takes a few microseconds."""
+    """Whether the promise of a card is withdrawn, as a function that takes about a microsecond."""
     folder = AuditFolder.of_environment()
     if folder is None or not folder.settings.withdraws:
         return lambda: False

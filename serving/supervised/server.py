@@ -8,9 +8,10 @@ import time
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import asdict, dataclass, replace
+from itertools import product
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, BinaryIO
+from typing import TYPE_CHECKING, BinaryIO, get_args
 
 from heatserve.serving.front.options import FrontOptions
 from heatserve.serving.front.process import Front, FrontSockets
@@ -19,11 +20,11 @@ from heatserve.serving.observed.families import READY, RESTARTS, SWITCHES
 from heatserve.serving.observed.logs import EventLog, Level
 from heatserve.serving.observed.recorder import FOLDER_VARIABLE, Recorder
 from heatserve.serving.shadow.folder import AuditSettings
-from heatserve.serving.supervised.events import Event, Restart
+from heatserve.serving.supervised.events import Cause, Event, Kept, Restart
 from heatserve.serving.supervised.failures import USUAL_RULE, RestartRule
 from heatserve.serving.supervised.kept_front import KeptFront
 from heatserve.serving.supervised.kept_triton import KeptTriton
-from heatserve.serving.switching.switcher import Outcome, Switch
+from heatserve.serving.switching.switcher import Switch, SwitchOutcome
 from heatserve.serving.triton.bounded_log import BoundedLog
 from heatserve.serving.triton.debris import explained_writes, server_folder
 from heatserve.serving.triton.endpoints import STANDARD_PORTS, Endpoints, Service, behind_front
@@ -189,7 +190,7 @@ class Server:
         """Count a version that was to be served, and log what became of it."""
         self._recorder.add(SWITCHES, switch.model, switch.outcome.value)
         if self._events is not None:
-            level: Level = "info" if switch.outcome is Outcome.SWITCHED else "error"
+            level: Level = "info" if switch.outcome is SwitchOutcome.SWITCHED else "error"
             fields = {**asdict(switch), "outcome": switch.outcome.value}
             self._events.event("switch", level=level, **fields)
 
@@ -213,6 +214,8 @@ class Server:
         """Begin to count and to log."""
         self._recorder = Recorder(self.metrics)
         self._recorder.set(READY, 0)
+        for process, cause in product(get_args(Kept), get_args(Cause)):
+            self._recorder.add(RESTARTS, process, cause, by=0)
         self._events: EventLog | None = None
         if self._log_file is not None:
             self._events = EventLog(self._log_file, process="supervisor", recorder=self._recorder)
@@ -236,7 +239,7 @@ class Server:
                 tls=options.server_tls(),
                 metrics=self.metrics,
                 trust=self._trust,
-                audit=self._audit,
+                audit=replace(self._audit, folder=self.folder / "audit") if self._audit else None,
             )
 
         kept = KeptTriton(

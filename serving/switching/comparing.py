@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 KEPT_NAME = "kept"
 """In a model's folder: pictures and .npy arrays on which each new version is tried."""
 MOST_KEPT = 64
-TOLERANCE = 1e-5
+PROBABILITY_TOLERANCE = 1e-5
 """What a probability may differ by between two engines, or between batches of one."""
 
 
@@ -66,8 +66,8 @@ def _made_of(image: Pixels, sigma: float) -> Iterator[Pixels]:
 def disagreement(card: Card, expected: Outputs, found: Outputs) -> str:
     """What an engine answers otherwise than the graph does; nothing where it answers alike.
 
-    Probabilities may differ by `TOLERANCE`, and a class where two are as close as that. A radius is the same wherever
-    the probabilities are, and never above what the calibration supports for the probabilities that were answered.
+    Probabilities may differ by `PROBABILITY_TOLERANCE`, and a class where two are as close as that. A radius is the
+    same wherever the probabilities are, and never above what the calibration supports for those that were answered.
 
     Args:
         card: of the version.
@@ -76,10 +76,10 @@ def disagreement(card: Card, expected: Outputs, found: Outputs) -> str:
     """
     p, wanted = found["probabilities"].astype(np.float64), expected["probabilities"].astype(np.float64)
     off = float(np.abs(p - wanted).max())
-    if not off <= TOLERANCE:  # also where it is NaN
-        return f"probabilities: expected those of the graph within {TOLERANCE:g}, got {off:.3g} off"
+    if not off <= PROBABILITY_TOLERANCE:  # also where it is NaN
+        return f"probabilities: expected those of the graph within {PROBABILITY_TOLERANCE:g}, got {off:.3g} off"
     ranked = -np.sort(-wanted, axis=1)
-    if _differ("label", expected, found) and ranked[0, 0] - ranked[0, 1] > 2 * TOLERANCE:
+    if _differ("label", expected, found) and ranked[0, 0] - ranked[0, 1] > 2 * PROBABILITY_TOLERANCE:
         return f"label: expected {int(expected['label'][0])}, got {int(found['label'][0])}"
     supported = (card.calibration.radius_map if card.calibration else NOT_CALIBRATED)(p)
     if float(found["certified_radius"][0]) > float(supported[0]):

@@ -32,8 +32,8 @@ _REQUEST_SECONDS = 5.0  # for a request to come; what it asks for may take longe
 _ANSWER_SECONDS = 1800.0
 _CREDENTIALS = struct.Struct("3i")  # process, user, group
 
-Answer = dict[str, Any]
-Handler = Callable[[dict[str, Any], Callable[[Answer], None]], None]
+ControlAnswer = dict[str, Any]
+Handler = Callable[[dict[str, Any], Callable[[ControlAnswer], None]], None]
 
 
 class ControlSocket:
@@ -84,7 +84,7 @@ class ControlSocket:
             if user not in (0, os.geteuid()):
                 return
 
-            def send(answer: Answer) -> None:
+            def send(answer: ControlAnswer) -> None:
                 with suppress(OSError):
                     connection.sendall(json.dumps(answer).encode() + b"\n")
 
@@ -114,7 +114,7 @@ def servers_of(repository: Path) -> list[Path]:
     return found
 
 
-def ask_server(folder: Path, request: dict[str, Any]) -> Iterator[Answer]:
+def ask_server(folder: Path, request: dict[str, Any]) -> Iterator[ControlAnswer]:
     """What a server answers to a request, as it comes.
 
     Raises:
@@ -131,7 +131,7 @@ def ask_server(folder: Path, request: dict[str, Any]) -> Iterator[Answer]:
         raise ServingError(f"expected an answer of the server, found that it is gone: {error}") from None
 
 
-def explained(answer: Answer) -> Answer:
+def without_error(answer: ControlAnswer) -> ControlAnswer:
     """An answer that is no error.
 
     Raises:

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 Say = Callable[[str], object]
 
 
-class Outcome(Enum):
+class SwitchOutcome(Enum):
     """What became of a version."""
 
     SWITCHED = "switched"
@@ -45,7 +45,7 @@ class Switch:
     version: int
     former: int
     """The version that was served before."""
-    outcome: Outcome
+    outcome: SwitchOutcome
     reason: str = ""
     """Why it is not served; or why a server that is started again may serve another one."""
     seconds: float = 0.0
@@ -116,7 +116,7 @@ class Switcher:
     def _to(self, former: ModelVersion, version: int, pin: Pin, say: Say, *, is_tried: bool) -> Switch:
         began, name = time.monotonic(), former.name
 
-        def failed(outcome: Outcome, error: Exception) -> Switch:
+        def failed(outcome: SwitchOutcome, error: Exception) -> Switch:
             say(f"{name}: version {version} stays out, and version {former.version} is served: {error}")
             return self._told(Switch(name, version, former.version, outcome, str(error), time.monotonic() - began))
 
@@ -124,7 +124,7 @@ class Switcher:
         try:
             model = versions.open(name, version)
         except (HeatserveError, OSError) as error:
-            return failed(Outcome.REFUSED, error)
+            return failed(SwitchOutcome.REFUSED, error)
         try:
             say(f"{name}: the card of version {version} matches its graphs")
             check_same_contract(former, model)
@@ -136,12 +136,14 @@ class Switcher:
                 )
         except HeatserveError as error:
             versions.discard(model)
-            return failed(Outcome.FAILED_TRIAL if isinstance(error, ServingError) else Outcome.REFUSED, error)
+            return failed(
+                SwitchOutcome.FAILED_TRIAL if isinstance(error, ServingError) else SwitchOutcome.REFUSED, error
+            )
         try:
             versions.replace(model)
         except (HeatserveError, OSError) as error:
             versions.discard(model)
-            return failed(Outcome.FAILED_LOAD, error)
+            return failed(SwitchOutcome.FAILED_LOAD, error)
         say(f"{name}: version {version} is served")
         return self._pinned(name, pin, former, began, say)
 
@@ -156,7 +158,7 @@ class Switcher:
             )
             say(reason)
         seconds = time.monotonic() - began
-        return self._told(Switch(name, pin.version, former.version, Outcome.SWITCHED, reason, seconds))
+        return self._told(Switch(name, pin.version, former.version, SwitchOutcome.SWITCHED, reason, seconds))
 
     def _told(self, switch: Switch) -> Switch:
         self._on_switch(switch)

@@ -11,7 +11,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 from heatserve.certification.errors import HeatserveError
-from heatserve.serving.switching.control import Answer, ControlSocket
+from heatserve.serving.switching.control import ControlAnswer, ControlSocket
 from heatserve.serving.switching.switcher import Say, Switch, Switcher
 from heatserve.serving.switching.watching import VersionWatch
 
@@ -71,7 +71,7 @@ class Switching:
         with self._saying:
             self._say(text)
 
-    def _handle(self, request: dict[str, Any], send: Callable[[Answer], None]) -> None:
+    def _handle(self, request: dict[str, Any], send: Callable[[ControlAnswer], None]) -> None:
         def say(text: str) -> None:
             self._tell(text)
             send({"says": text})

@@ -8,9 +8,9 @@ from pathlib import Path
 from heatserve.certification.errors import HeatserveError
 from heatserve.export.repository.layout import version_dirs
 from heatserve.export.repository.pins import Pin, read_pin, write_pin
-from heatserve.serving.switching.switcher import Outcome, Say, Switcher
+from heatserve.serving.switching.switcher import Say, Switcher, SwitchOutcome
 
-LOOK_SECONDS = 2.0
+_LOOK_SECONDS = 2.0
 
 _State = tuple[tuple[str, int, int], ...]
 
@@ -52,12 +52,15 @@ class VersionWatch:
         self._stopped.set()
 
     def _run(self) -> None:
-        while not self._stopped.wait(LOOK_SECONDS):
+        said = ""
+        while not self._stopped.wait(_LOOK_SECONDS):
             for name, version in self._switcher.served.items():
                 try:
                     self._look(name, version)
-                except (HeatserveError, OSError) as error:  # another switch is under way, or the folder is
-                    self._say(str(error))
+                except (HeatserveError, OSError) as error:  # another switch is under way, or a file cannot be read
+                    if str(error) != said:
+                        self._say(str(error))
+                    said = str(error)
 
     def _look(self, name: str, served: int) -> None:
         pin = read_pin(self._repository, name)
@@ -67,7 +70,7 @@ class VersionWatch:
                 return
             if self._failed.get(path) == state or (pin and version in pin.passed_over):
                 continue
-            if self._switcher.switch(name, version, say=self._say).outcome is Outcome.SWITCHED:
+            if self._switcher.switch(name, version, say=self._say).outcome is SwitchOutcome.SWITCHED:
                 return
             self._failed[path] = state
 

@@ -118,11 +118,21 @@ class ServedVersions:
             except ServingError as error:
                 if self._ended.is_set():
                     raise
-                with explained_writes():
-                    again = workspace.offer(former.model)
-                self._show([former, new], again, timeout)
+                self._go_back(former, new, timeout)
                 theirs, ours = str(workspace.repository), str(self._serving.repository)
                 raise ServingError(str(error).replace(theirs, ours)) from None
+
+    def _go_back(self, former: Offer, new: Offer, timeout: float) -> None:
+        """Have Triton serve the former version again, of which a part may have been replaced."""
+        try:
+            with explained_writes():
+                again = self._serving.workspace.offer(former.model)
+            self._show([former, new], again, timeout)
+        except ServingError as error:
+            self._on_problem(
+                f"{former.model.name}: expected version {former.model.version} to load again, found: {error}"
+            )
+            raise
 
     @property
     def _copies(self) -> Path:

@@ -15,6 +15,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import BinaryIO
 
+from heatserve.serving.observed.families import RESTARTS
+from heatserve.serving.observed.recorder import FOLDER_VARIABLE, Recorder
 from heatserve.serving.tiers.protocol import EXPLAINED, connected
 from heatserve.serving.triton import guarded_exec
 from heatserve.serving.triton.processes import ending
@@ -33,6 +35,7 @@ from heatserve.serving.tiers.voter import main
 main(sys.argv[1:])
 """
 _PAUSE_SECONDS = 0.1
+_RESTART = ("voter", "ended")  # in the metrics
 
 
 @dataclass(frozen=True)
@@ -81,7 +84,7 @@ class Voters:
             plans: what they are started on.
             folder: the server's, for this user only.
             modules: where their Python looks for modules.
-            environment: that of the voters.
+            environment: that of the voters; it names the folder of metrics.
             on_problem: called from a thread where one cannot be kept alive, with what was expected and found.
         """
         self._plans = plans
@@ -89,6 +92,9 @@ class Voters:
         self._code = _VOTER.format(path=list(modules))
         self._environment = environment
         self._on_problem = on_problem
+        metrics = environment.get(FOLDER_VARIABLE)
+        self._recorder = Recorder(Path(metrics) if metrics else None)
+        self._recorder.add(RESTARTS, *_RESTART, by=0)
         self._starting = threading.Lock()
         self._keepers = dict[VoterPlan, _Keeper]()
         self._is_stopped = False
@@ -194,6 +200,7 @@ class Voters:
                 times = f" {len(deaths)} times within {DEATHS_SECONDS:g} s, the last time it" if len(deaths) > 1 else ""
                 problem = f"it{f' ended{times}' if times else ''} {how}"
                 break
+            self._recorder.add(RESTARTS, *_RESTART)
             with suppress(OSError, ValueError):
                 self._log.write(f"heatserve: the voter of {plan.model} {how}; it is started again\n".encode())  # type: ignore[union-attr]
         with self._starting:

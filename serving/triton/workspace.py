@@ -28,6 +28,9 @@ _ANSWER_BYTES_OF_CLASS = 32  # more than all outputs of one image take, divided 
 _REGION_FACTOR = 4
 _REGION_SLACK = 16 * 2**20
 _FIRST_REGION_BYTES = 2**20  # of an instance's region, before it grows
+# Where this says PREDICTION, Triton opens another HTTP server at 0.0.0.0 in place of the usual ones. That of 2.51 hands
+# requests on to the closed APIs: the index of the repository and shared memory were open to callers (fixed in 2.67).
+_VERTEX_AI = "AIP_MODE"
 
 
 @dataclass(frozen=True)
@@ -216,9 +219,10 @@ def _module_folders() -> list[str]:
 def _environment(triton: Triton, folder: Path) -> dict[str, str]:
     """Our environment, with Triton's libraries, and with this Python first on PATH: the one that its stub takes."""
     libraries = [str(folder / "lib"), str(triton.libraries or ""), os.environ.get("LD_LIBRARY_PATH", "")]
+    inherited = {name: value for name, value in os.environ.items() if name != _VERTEX_AI}
     return {
         "ORT_DISABLE_TELEMETRY": "1",  # by default it sends events to its makers; the caller may decide otherwise
-        **os.environ,
+        **inherited,
         "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', os.defpath)}",
         "LD_LIBRARY_PATH": os.pathsep.join(filter(None, libraries)),
     }

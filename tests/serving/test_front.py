@@ -28,9 +28,8 @@ from heatserve.serving.observed.families import FRONT_REQUESTS
 from heatserve.serving.observed.page import value_of
 
 INFER = "/v2/models/tiny/infer"
-BODY = json.dumps(
-    {"inputs": [{"name": "image", "datatype": "FP32", "shape": [1, 1, 8, 8], "data": [0.5] * 64}]}
-).encode()
+IMAGE = {"name": "image", "datatype": "FP32", "shape": [1, 1, 8, 8], "data": [0.5] * 64}
+BODY = json.dumps({"inputs": [IMAGE]}).encode()
 
 
 @pytest.fixture(scope="module")
@@ -85,7 +84,7 @@ def test_classes_by_name(front: RunningFront) -> None:
 
 
 def test_what_the_server_says_of_itself(front: RunningFront) -> None:
-    assert got(front, "/v2")[1]["name"] == "heatserve"
+    assert got(front, "/v2")[1]["name"] == "triton"
     assert got(front, "/v2/health/live") == (200, {"live": True})
     assert got(front, "/v2/health/ready") == (200, {"ready": True})
     assert got(front, "/v2/models/tiny/ready") == (200, {"name": "tiny", "ready": True})
@@ -124,8 +123,10 @@ def test_a_stream(tiers: TritonServer) -> None:
     with front_before(state_of_triton(tiers)) as front:
         model = "tiny"
         with Client(front.url, model=model) as client, Client(tiers.endpoints.grpc_url, model=model) as grpc:
-            asked = {"n": 200, "deadline": 30}
-            over_http, over_grpc = [*client.certify(image, **asked)], [*grpc.certify(image, **asked)]
+            over_http, over_grpc = (
+                [*client.certify(image, n=200, deadline=30)],
+                [*grpc.certify(image, n=200, deadline=30)],
+            )
             assert over_http[-1].label == over_grpc[-1].label
             assert len(over_http) > 1
             assert client.confirm(image[None], radius=0.01, deadline=30)[0].explanation
@@ -134,7 +135,7 @@ def test_a_stream(tiers: TritonServer) -> None:
             answers = client.certify(image, n=100_000, deadline=30)
             next(answers)
             answers.close()  # the caller leaves: the tier is free for the next one
-            assert [*client.certify(image, **asked)]
+            assert [*client.certify(image, n=200, deadline=30)]
         refused = raw_answer(front.port, post(f"/v2/models/{model}_certify_stream/infer", BODY))
         assert status_of(refused) == 400
         assert "generate_stream" in error_of(refused)
@@ -275,8 +276,35 @@ def test_a_client_is_told_when_to_ask_again(triton: TritonServer) -> None:
         front_before(state_of_triton(triton), FrontOptions(rate=3)) as front,
         Client(front.url, model="tiny") as client,
     ):
-        client.predict(random_images(1))  # which asks for the configuration, for names and for the image
         with pytest.raises(OverloadedError) as caught:
-            client.predict(random_images(1))
+            [client.predict(random_images(1)) for _ in range(100)]
         assert caught.value.retry_after == 1
         assert got(front, "/v2/health/ready")[0] == 200  # probes are not counted
+
+
+def test_memory_is_given_back(front: RunningFront) -> None:
+    """Bodies of many callers at once, all as large as they may be, leave nothing."""
+
+    def resident() -> int:
+        with open(f"/proc/{front.front.pid}/statm") as file:
+            return int(file.read().split()[1]) * 4096
+
+    body = json.dumps({"inputs": [{**IMAGE, "shape": [64, 1, 8, 8], "data": [0.123456789] * 4096}]}).encode()
+    request = post(INFER, body)
+
+    def ask_often() -> None:
+        for _ in range(20):
+            assert status_of(raw_answer(front.port, request)) == 200
+
+    def all_at_once() -> None:
+        threads = [threading.Thread(target=ask_often) for _ in range(8)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+
+    all_at_once()
+    before = resident()
+    for _ in range(3):
+        all_at_once()
+    assert resident() < before + 30 * 2**20

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import socket
-import threading
 from collections.abc import Iterator
 
 import numpy as np
@@ -13,7 +12,7 @@ from fronts import RunningFront, error_of, front_before, post, raw_answer, read_
 from tiny_model import random_images
 
 from heatserve import Client, TritonServer
-from heatserve.serving.front.models import HEADER_BYTES
+from heatserve.serving.front.models import JSON_HEADER_BYTES
 
 INFER = "/v2/models/tiny/infer"
 IMAGE = {"name": "image", "datatype": "FP32", "shape": [1, 1, 8, 8], "data": [0.5] * 64}
@@ -371,38 +370,10 @@ def test_request_ids_that_are_none_are_replaced(front: RunningFront, given: str)
     assert len(head.partition(b"x-request-id: ")[2].split(b"\r\n")[0]) == 32
 
 
-def test_memory_is_given_back(front: RunningFront) -> None:
-    """Bodies of many callers at once, all as large as they may be, leave nothing."""
-
-    def resident() -> int:
-        with open(f"/proc/{front.front.pid}/statm") as file:
-            return int(file.read().split()[1]) * 4096
-
-    body = json.dumps({"inputs": [{**IMAGE, "shape": [64, 1, 8, 8], "data": [0.123456789] * 4096}]}).encode()
-    request = post(INFER, body)
-
-    def ask_often() -> None:
-        for _ in range(20):
-            assert status_of(raw_answer(front.port, request)) == 200
-
-    def all_at_once() -> None:
-        threads = [threading.Thread(target=ask_often) for _ in range(8)]
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join()
-
-    all_at_once()
-    before = resident()
-    for _ in range(3):
-        all_at_once()
-    assert resident() < before + 30 * 2**20
-
-
 def test_the_largest_header_of_a_binary_request(front: RunningFront) -> None:
     said = {**IMAGE, "parameters": {"binary_data_size": 256}}
     del said["data"]
-    header = json.dumps({"inputs": [said], "padding": "x" * HEADER_BYTES}).encode()
+    header = json.dumps({"inputs": [said], "padding": "x" * JSON_HEADER_BYTES}).encode()
     status, error = asked(front, header + bytes(256), f"Inference-Header-Content-Length: {len(header)}")
     assert status in (400, 413)
     assert "expected" in error

@@ -169,6 +169,17 @@ def test_a_process_that_finds_no_room_goes_on_and_counts_what_it_can(tmp_path: P
     assert 1001 < value_of(tmp_path, VOTES_TAKEN) < 2000
 
 
+def test_a_recorder_that_nobody_holds_any_more_leaves_no_file_open(tmp_path: Path) -> None:
+    def count() -> int:
+        Recorder(tmp_path).add(VOTES_TAKEN, "digits", "confirm")
+        return len(os.listdir("/proc/self/fd"))
+
+    before = count()
+    assert {count() for _ in range(20)} == {before}
+    assert value_of(tmp_path, VOTES_TAKEN) == 21
+    assert not [*tmp_path.glob(f"*{SUFFIX}")]
+
+
 @pytest.mark.parametrize("folder", ["", "/nowhere/at/all"])
 def test_without_a_folder_counting_does_nothing(folder: str, tmp_path: Path) -> None:
     process = counting(

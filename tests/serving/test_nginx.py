@@ -8,9 +8,9 @@ import http.client
 import socket
 import ssl
 import subprocess
+import threading
 import time
-from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterator
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -41,6 +41,7 @@ OPEN_TO_ALL = ("ServerLive", "ServerReady")
 OPEN_TO_CALLERS = ("ServerMetadata", "ModelReady", "ModelMetadata", "ModelConfig", "ModelInfer", "ModelStreamInfer")
 AUTHORIZED = (("authorization", f"Bearer {TOKEN}"),)
 MEGABYTE = 2**20
+Silence = Callable[[], Iterator[bytes]]
 
 
 @pytest.fixture(scope="module")
@@ -263,6 +264,25 @@ def test_errors_of_the_server_come_through(nginx: Nginx, certificates: Certifica
         client.predict(grid_images(1))
 
 
+@pytest.mark.parametrize("way", ["directly", "nginx"])
+def test_a_header_that_changes_how_triton_ends_streams_does_not_pass(
+    tiers: TritonServer, channel: grpc.Channel, way: str
+) -> None:
+    """With it, the first error is the end of a stream: a use after free was fixed in that mode after Triton 2.51."""
+    mode = [*AUTHORIZED, ("triton_grpc_error", "true")]
+    tensor = service_pb2.ModelInferRequest.InferInputTensor(name="image", datatype="FP32", shape=[1, 1, 8, 8])
+    invalid = np.full((1, 1, 8, 8), 2, np.float32).tobytes()
+    request = service_pb2.ModelInferRequest(model_name="tiny", inputs=[tensor], raw_input_contents=[invalid])
+    with grpc.insecure_channel(tiers.endpoints.grpc_url.removeprefix("grpc://")) as direct:
+        stub = service_pb2_grpc.GRPCInferenceServiceStub(direct if way == "directly" else channel)
+        answers = stub.ModelStreamInfer(iter([request]), metadata=mode, timeout=30)
+        if way == "directly":
+            with pytest.raises(grpc.RpcError, match="image"):
+                next(answers)
+        else:
+            assert "image" in next(answers).error_message
+
+
 def test_who_asks_too_often_is_told_when_to_ask_again(strict: Nginx, certificates: Certificates) -> None:
     with Client(strict.url, model="tiny", tls=Tls(certificates.ca), token=TOKEN) as client:
         client.predict(grid_images(1))
@@ -274,7 +294,7 @@ def test_who_asks_too_often_is_told_when_to_ask_again(strict: Nginx, certificate
 
 
 @pytest.mark.slow
-def test_silent_callers_are_closed(strict: Nginx, certificates: Certificates) -> None:
+def test_silent_callers_are_closed(strict: Nginx, certificates: Certificates, never_ending: Silence) -> None:
     """Before the handshake, after it, and within a request."""
     context = ssl.create_default_context(cafile=certificates.ca)
     context.set_alpn_protocols(["h2"])
@@ -294,9 +314,17 @@ def test_silent_callers_are_closed(strict: Nginx, certificates: Certificates) ->
     assert strict.next_request(known)["status"] == 408
 
 
-def never_ending() -> Iterator[bytes]:
-    time.sleep(20)
-    yield b""
+@pytest.fixture
+def never_ending() -> Iterator[Silence]:
+    """Makes requests of which nothing comes as long as the test runs; gRPC waits for each in a thread."""
+    over = threading.Event()
+
+    def request() -> Iterator[bytes]:
+        over.wait(120)
+        yield b""
+
+    yield request
+    over.set()
 
 
 def test_connections_that_say_nothing_keep_nobody_out(strict: Nginx, certificates: Certificates) -> None:
@@ -309,45 +337,41 @@ def test_connections_that_say_nothing_keep_nobody_out(strict: Nginx, certificate
             connection.close()
 
 
-def test_requests_at_once_are_limited(tiers: TritonServer, certificates: Certificates, tmp_path: Path) -> None:
+def test_requests_at_once_are_limited(
+    tiers: TritonServer, certificates: Certificates, tmp_path: Path, never_ending: Silence
+) -> None:
+    change = {"open_by_address 64;": "open_by_address 2;", "client_body_timeout 10s": "client_body_timeout 90s"}
     with (
-        nginx_before(
-            tiers.endpoints.grpc, certificates, tmp_path, change={"open_by_address 64;": "open_by_address 2;"}
-        ) as nginx,
+        nginx_before(tiers.endpoints.grpc, certificates, tmp_path, change=change) as nginx,
         channel_to(nginx, certificates) as channel,
-        ThreadPoolExecutor(2) as pool,
     ):
         call = channel.stream_unary(f"{SERVICE}ModelInfer")
-        held = [call.future(never_ending(), metadata=AUTHORIZED) for _ in range(2)]
         ready = method(channel, f"{SERVICE}ServerReady")
-        found = pool.submit(until_refused, ready).result(60)
+        held: list[Any] = []
+        found, deadline = None, time.monotonic() + 60
+        while found is None and time.monotonic() < deadline:  # until nginx knows of the others
+            held = [one for one in held if not one.done()]
+            held += [call.future(never_ending(), metadata=AUTHORIZED) for _ in range(2 - len(held))]
+            found = failure(ready)
         assert found == ("RESOURCE_EXHAUSTED", "too many requests; ask again in about 1 s")
         for one in held:
             one.cancel()
-        answered = pool.submit(until_answered, ready).result(60)
-        assert answered == b"\x08\x01"
+        while found is not None and time.monotonic() < deadline:  # until it knows that they are gone
+            found = failure(ready)
+        assert found is None
 
 
-def until_refused(call: Any) -> tuple[str, str]:
-    """What it is refused with, once the others have begun."""
-    while True:
-        try:
-            call(b"", timeout=30)
-        except grpc.RpcError as error:
-            return status_of(error), error.details()  # type: ignore[attr-defined]
+def failure(call: Any) -> tuple[str, str] | None:
+    """Status and message of a call, a moment later; None: it is answered."""
+    time.sleep(0.02)
+    try:
+        call(b"", timeout=30)
+    except grpc.RpcError as error:
+        return status_of(error), error.details()  # type: ignore[attr-defined]
+    return None
 
 
-def until_answered(call: Any) -> Any:
-    """The answer, once nginx knows that the others are gone."""
-    while True:
-        try:
-            return call(b"", timeout=30)
-        except grpc.RpcError as error:
-            if status_of(error) != "RESOURCE_EXHAUSTED":
-                raise
-
-
-def test_cancelled_requests_leave_the_next_one_alone(channel: grpc.Channel) -> None:
+def test_cancelled_requests_leave_the_next_one_alone(channel: grpc.Channel, never_ending: Silence) -> None:
     call = channel.stream_unary(f"{SERVICE}ModelInfer")
     for _ in range(20):
         call.future(never_ending(), metadata=AUTHORIZED).cancel()

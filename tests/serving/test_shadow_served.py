@@ -15,6 +15,7 @@ import pytest
 from known_tiers import ask, hurry, voter_of
 from numpy.typing import NDArray
 from shadow_models import HONEST, OVERCONFIDENT, inputs, write_shadow_model
+from test_server import triton_below
 
 from heatserve import FREE_PORTS, Client, Reason, TritonServer
 from heatserve.export.card import CardError, read_card
@@ -25,6 +26,7 @@ from heatserve.serving.errors import ServingError
 from heatserve.serving.observed import families
 from heatserve.serving.observed.page import value_of
 from heatserve.serving.shadow.folder import AuditSettings
+from heatserve.serving.supervised.server import Server
 from heatserve.serving.triton.installation import find_triton
 
 SECONDS = 60
@@ -152,3 +154,22 @@ def test_a_voter_that_is_started_again_goes_on_with_what_was_seen(audited: Trito
     eventually(lambda: audited.voters.are_ready(), "a voter that takes questions")
     assert value_of(audited.metrics, families.SHADOW_ALARM, model="swapped") == 1
     assert audited.log.read_text().count("ALARM: swapped") == 1
+
+
+@pytest.mark.slow
+def test_what_is_withdrawn_stays_so_where_triton_is_started_again(tmp_path: Path) -> None:
+    write_shadow_model(tmp_path, "swapped", OVERCONFIDENT)
+    images = inputs(20, seed=24)
+    with Server(tmp_path, endpoints=FREE_PORTS, audit=AuditSettings(share=1.0, withdraws=True)) as server:
+        hurry(server.triton, "swapped")
+        with Client(server.endpoints.grpc_url, model="swapped") as client:
+            assert client.predict(images[:1])[0].certified_radius > 0
+            client.predict(images)
+            eventually(lambda: client.predict(images[:1])[0].reason is Reason.WITHDRAWN, "an alarm")
+        former = server.triton
+        os.kill(triton_below(os.getpid(), f"--grpc-port={server.endpoints.grpc}"), signal.SIGKILL)
+        eventually(lambda: server.triton is not former and server.state.ready, "another Triton")
+        with Client(server.endpoints.grpc_url, model="swapped") as client:
+            answer = client.predict(images[:1])[0]
+    assert (answer.certified_radius, answer.reason) == (0, Reason.WITHDRAWN)
+    former.log.unlink(missing_ok=True)

@@ -35,7 +35,14 @@ from tritonclient.utils import InferenceServerException
 from heatserve import FREE_PORTS, Client, TritonServer
 from heatserve.export.tiers import TierModel, tier_tensors
 from heatserve.serving.observed.counting import INVALID_REASONS
-from heatserve.serving.observed.families import INVALID_INPUTS, REQUEST_SECONDS, REQUESTS, TIER_ANSWERS, VOTES_TAKEN
+from heatserve.serving.observed.families import (
+    INVALID_INPUTS,
+    REQUEST_SECONDS,
+    REQUESTS,
+    RESTARTS,
+    TIER_ANSWERS,
+    VOTES_TAKEN,
+)
 from heatserve.serving.observed.page import value_of
 
 pytestmark = pytest.mark.slow
@@ -382,6 +389,7 @@ def test_a_killed_voter_comes_back_and_nothing_else_fails(server: TritonServer) 
     hurry(server, "narrow")
     until(lambda: try_to_confirm(server, "narrow") == "yes")
     assert "the voter of narrow was ended by SIGKILL" in server.log.read_text()
+    assert value_of(server.metrics, RESTARTS, process="voter") >= 1
 
 
 def test_many_callers_of_all_tiers_at_once_are_all_answered(server: TritonServer) -> None:

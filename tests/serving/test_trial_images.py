@@ -11,7 +11,7 @@ from tiny_model import random_images, write_tiny_model
 from heatserve.export.contract import Outputs
 from heatserve.export.repository.layout import ModelVersion, open_model
 from heatserve.export.runtime.served import open_served
-from heatserve.serving.switching.comparing import TOLERANCE, disagreement, trial_images
+from heatserve.serving.switching.comparing import PROBABILITY_TOLERANCE, disagreement, trial_images
 
 
 @pytest.fixture(scope="module")
@@ -41,7 +41,7 @@ def test_another_answer_of_the_same_probabilities_is_named(model: ModelVersion, 
 
 def test_probabilities_may_be_off_by_what_engines_differ_in(model: ModelVersion, answer: Outputs) -> None:
     label = int(answer["label"][0])
-    for off, agrees in ((TOLERANCE / 2, True), (2 * TOLERANCE, False), (np.nan, False)):
+    for off, agrees in ((PROBABILITY_TOLERANCE / 2, True), (2 * PROBABILITY_TOLERANCE, False), (np.nan, False)):
         probabilities = answer["probabilities"].copy()
         probabilities[0, label] -= off
         other = {**answer, "probabilities": probabilities, "certified_radius": np.zeros(1, np.float32)}
@@ -53,7 +53,7 @@ def test_probabilities_may_be_off_by_what_engines_differ_in(model: ModelVersion,
 def test_a_radius_above_what_its_probabilities_support_is_named(model: ModelVersion, answer: Outputs) -> None:
     largest = max(model.card.calibration.radius_map.radii) if model.card.calibration else 0
     probabilities = answer["probabilities"].copy()
-    probabilities[0, int(answer["label"][0])] -= TOLERANCE / 2
+    probabilities[0, int(answer["label"][0])] -= PROBABILITY_TOLERANCE / 2
     other = {**answer, "probabilities": probabilities, "certified_radius": np.array([2 * largest], np.float32)}
     assert disagreement(model.card, answer, other).startswith("certified_radius: expected at most ")
 

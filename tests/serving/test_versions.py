@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import socket
 import sys
 from collections.abc import Iterator
@@ -11,10 +12,10 @@ import pytest
 import tritonclient.grpc
 from tiny_model import random_images
 
-from heatserve import Client, Endpoints, ServingError, TritonServer
+from heatserve import FREE_PORTS, Client, Endpoints, ServingError, TritonServer
 from heatserve.serving.triton.endpoints import SERVICES, behind_front
 from heatserve.serving.triton.installation import Triton, find_triton
-from heatserve.serving.triton.versions import FLOOR, TritonVersion, below_floor, version_of
+from heatserve.serving.triton.versions import FLOOR, FLOOR_CONTAINER, TritonVersion, below_floor, version_of
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="Triton runs on Linux only")
 
@@ -118,3 +119,31 @@ def test_old_triton_is_for_this_machine_only(tiny_repository: Path) -> None:
         for url in (server.endpoints.grpc_url, server.endpoints.http_url):
             with Client(url, model="tiny") as client:
                 assert len(client.predict(random_images(2))) == 2
+
+
+@pytest.mark.slow
+def test_an_environment_of_vertex_ai_opens_no_other_port(
+    tiny_repository: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """There, Triton would open an HTTP server for all machines, through which the closed APIs are reached."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = str(free.getsockname()[1])
+    for name, value in (("MODE", "PREDICTION"), ("HTTP_PORT", port), ("PREDICT_ROUTE", "/p"), ("HEALTH_ROUTE", "/h")):
+        monkeypatch.setenv(f"AIP_{name}", value)
+    with TritonServer(tiny_repository, models=["tiny"], endpoints=FREE_PORTS) as server:
+        assert list(reached(server, "127.0.0.1")) == list(SERVICES)
+        with pytest.raises(ConnectionRefusedError):
+            socket.create_connection(("127.0.0.1", int(port)), timeout=5)
+
+
+def test_the_page_on_security_names_each_hole_and_the_floor() -> None:
+    text = (Path(__file__).parents[2] / "docs" / "security.md").read_text()
+    table = text[text.index("| part | CVE |") : text.index("So: give strangers")]
+    named = re.findall(r"CVE-\d{4}-\d+", "".join(row.split("|")[2] for row in table.splitlines() if row))
+    assert len(set(named)) == len(named)
+    assert (
+        f"name {len(named)} of them as fixed, up to container {FLOOR_CONTAINER} (Triton {FLOOR.major}.{FLOOR.minor})"
+        in " ".join(text.split())
+    )
+    assert set(re.findall(r"CVE-\d{4}-\d+", text)) == set(named)
