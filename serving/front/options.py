@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from heatserve.serving.errors import ServingError
-from heatserve.serving.triton.tls import ServerTls, problem_of
+from heatserve.serving.triton.tls import ServerTls, tls_problem
 
 MOST_CONNECTIONS = 1024
 
@@ -72,7 +72,7 @@ class FrontOptions:
                 context.load_verify_locations(self.client_ca)
             except (OSError, ssl.SSLError) as error:
                 raise ServingError(
-                    f"--client-ca {self.client_ca}: expected certificates (PEM), found: {problem_of(error)}"
+                    f"--client-ca {self.client_ca}: expected certificates (PEM), found: {tls_problem(error)}"
                 ) from None
             context.verify_mode = ssl.CERT_REQUIRED
         return context
@@ -95,7 +95,7 @@ class FrontOptions:
         except (OSError, ssl.SSLError) as error:
             raise ServingError(
                 f"--tls-cert {self.tls_cert}: expected a certificate and, in --tls-key {self.tls_key}, its key without "
-                f"a password (PEM), found: {problem_of(error)}"
+                f"a password (PEM), found: {tls_problem(error)}"
             ) from None
 
     def as_json(self) -> str:
