@@ -48,7 +48,7 @@ if TYPE_CHECKING:
     from heatserve.serving.shadow.folder import AuditSettings
     from heatserve.serving.supervised.events import Event
     from heatserve.serving.supervised.server import Server
-    from heatserve.serving.triton.endpoints import Endpoints
+    from heatserve.serving.triton.endpoints import Endpoints, Service
 
 
 def serve(
@@ -181,8 +181,9 @@ def _print_served(console: Console, server: Server, picture: Path) -> None:
     if TierModel.CONFIRM in limits[shown.name]:
         paragraphs.append(confirm_examples(shown, urls, picture))
     console.print(
-        f"\ngRPC     {urls.grpc_url}\nHTTP     {urls.http_url}\nmetrics  {urls.metrics_url}\nlog      {server.log}",
+        f"\n{address_lines(urls)}\nlog      {server.log}  of Triton, for when it fails",
         *_only_local(server),
+        *callers_need(urls, has_tokens=server.has_tokens),
         *paragraphs,
         "Ctrl-C stops the server.",
         sep="\n\n",
@@ -191,14 +192,48 @@ def _print_served(console: Console, server: Server, picture: Path) -> None:
     )
 
 
+def address_lines(urls: Endpoints) -> str:
+    """Where a server answers, and whom: a line each for HTTP, gRPC and metrics."""
+    rows: list[tuple[str, Service, str]] = [
+        ("HTTP", "http", urls.http_url),
+        ("gRPC", "grpc", urls.grpc_url),
+        ("metrics", "metrics", urls.metrics_url),
+    ]
+    width = max(len(url) for *_, url in rows)
+    others = "this machine under any address" if urls.host == "0.0.0.0" else urls.host
+    lines = []
+    for name, service, url in rows:
+        is_local = urls.is_loopback or service in urls.local
+        lines.append(f"{name:8} {url:{width}}  for {'this machine only' if is_local else f'all who reach {others}'}")
+    return "\n".join(lines)
+
+
+def callers_need(urls: Endpoints, *, has_tokens: bool) -> list[str]:
+    """What callers over HTTP have to bring and the examples leave out: a paragraph, or none.
+
+    Args:
+        urls: where it answers.
+        has_tokens: whether the front lets in only who brings a token.
+    """
+    needs = []
+    if "http" in urls.encrypted:
+        needs.append("as host a name that is on the certificate, `--cacert FILE` for a CA of your own")
+    if has_tokens:
+        needs.append("`-H 'Authorization: Bearer TOKEN'`")
+    return [f"For HTTP and metrics, curl needs besides: {', and '.join(needs)}."] if needs else []
+
+
 def _only_local(server: Server) -> list[str]:
     """Why gRPC is for this machine only, where the operator asked for others."""
     from heatserve.serving.triton.versions import below_floor
 
     if "grpc" not in server.endpoints.local:
         return []
-    reason = below_floor(server.triton.version) or "tokens are for HTTP, and Triton's gRPC knows none"
-    return [f"gRPC is for this machine only: {reason}. Others ask over HTTP, or through nginx (docs/security.md)."]
+    reason = below_floor(server.triton.version) or "Triton's gRPC knows no tokens (--token-file)"
+    return [
+        f"gRPC is for this machine only, whatever --host is: {reason}. Callers elsewhere ask over HTTP, or over gRPC "
+        "through nginx: deploy/nginx, docs/security.md."
+    ]
 
 
 def examples(model: ModelVersion, urls: Endpoints, picture: Path) -> str:

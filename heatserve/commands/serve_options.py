@@ -13,15 +13,22 @@ _SHADOW_AUDIT = "Shadow audit"
 
 TlsCert = Annotated[
     Path | None,
-    typer.Option(metavar="FILE", rich_help_panel=_STRANGERS, help="The server's certificate, with its chain (PEM)."),
+    typer.Option(
+        metavar="FILE",
+        rich_help_panel=_STRANGERS,
+        help="TLS: the server's certificate, with its chain (PEM).",
+    ),
 ]
 TlsKey = Annotated[
-    Path | None, typer.Option(metavar="FILE", rich_help_panel=_STRANGERS, help="Its key, without a password (PEM).")
+    Path | None,
+    typer.Option(metavar="FILE", rich_help_panel=_STRANGERS, help="Key of --tls-cert, without a password (PEM)."),
 ]
 ClientCa = Annotated[
     Path | None,
     typer.Option(
-        metavar="FILE", rich_help_panel=_STRANGERS, help="Let in only who shows a certificate of this CA (PEM)."
+        metavar="FILE",
+        rich_help_panel=_STRANGERS,
+        help="Over TLS, let in only who shows a certificate of this CA (PEM).",
     ),
 ]
 ServerTokens = Annotated[
@@ -30,17 +37,22 @@ ServerTokens = Annotated[
         "--token-file",
         metavar="FILE",
         rich_help_panel=_STRANGERS,
-        help="Let in only who sends `Authorization: Bearer TOKEN` with a token of this file, one a line; it is read "
-        "again when it changes.",
+        help="Over HTTP, let in only who sends `Authorization: Bearer TOKEN` with a token of this file, one a line; it "
+        "is read again when it changes. gRPC is for this machine only then.",
     ),
 ]
 Rate = Annotated[
     float | None,
-    typer.Option(rich_help_panel=_STRANGERS, help="Requests a second that one client may send; by default any number."),
+    typer.Option(
+        rich_help_panel=_STRANGERS,
+        help="Requests a second over HTTP of one token, or else of one address; by default any number.",
+    ),
 ]
 MaxConnections = Annotated[
     int,
-    typer.Option(min=1, rich_help_panel=_STRANGERS, help="Connections that may be open, half of them of one address."),
+    typer.Option(
+        min=1, rich_help_panel=_STRANGERS, help="Connections over HTTP that may be open, half of them of one address."
+    ),
 ]
 TritonHttpPort = Annotated[
     int | None,
@@ -88,7 +100,8 @@ WithdrawOnAlarm = Annotated[
     typer.Option(
         "--withdraw-on-alarm",
         rich_help_panel=_SHADOW_AUDIT,
-        help="Answer radius 0 once the judged answers speak against a model's promise, until the server is stopped.",
+        help="Answer radius 0 once the judged answers speak against a model's promise, until the server is stopped. "
+        "Strangers who send images can bring that about.",
     ),
 ]
 LogFile = Annotated[

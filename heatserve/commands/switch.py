@@ -9,6 +9,7 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 
+from heatserve.certification.errors import HeatserveError
 from heatserve.commands.options import REPOSITORY, Repository
 
 _Model = Annotated[str, typer.Argument(help="Model in the repository.")]
@@ -69,7 +70,11 @@ def _ask(request: dict[str, Any], repository: Path, pin: Callable[[], Any]) -> N
         for answer in map(without_error, ask_server(folder, request)):
             if "says" in answer:
                 console.print(answer["says"], markup=False)
-        is_done &= answer.get("outcome") == "switched"
+        if "outcome" not in answer:
+            raise HeatserveError(
+                f"{name}: expected the server to say which version it serves, found that it ended first"
+            )
+        is_done &= answer["outcome"] == "switched"
     if not servers:
         wanted = pin()
         write_pin(repository, name, wanted)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import socket
 import sys
 from collections.abc import Sequence
@@ -11,6 +12,8 @@ from heatserve.serving.errors import ServingError
 from heatserve.serving.front.lifecycle import live
 from heatserve.serving.front.options import options_of
 from heatserve.serving.tiers.protocol import EXPLAINED
+
+_MOST_WORDS = 4096
 
 
 def main(arguments: Sequence[str]) -> None:
@@ -24,6 +27,7 @@ def main(arguments: Sequence[str]) -> None:
         uvloop.run(live(options_of(options), _sockets(http), _sockets(metrics), int(up), int(log)))
     except ServingError as error:
         print(f"heatserve: front: {error}", file=sys.stderr)  # noqa: T201
+        os.write(int(up), str(error).encode()[:_MOST_WORDS])
         sys.exit(EXPLAINED)
 
 

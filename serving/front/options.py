@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
+import os
 import ssl
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from heatserve.serving.errors import ServingError
-from heatserve.serving.triton.tls import ServerTls
+from heatserve.serving.triton.tls import ServerTls, tls_problem
 
 MOST_CONNECTIONS = 1024
 
@@ -70,7 +71,9 @@ class FrontOptions:
             try:
                 context.load_verify_locations(self.client_ca)
             except (OSError, ssl.SSLError) as error:
-                raise ServingError(f"--client-ca {self.client_ca}: expected certificates (PEM): {error}") from None
+                raise ServingError(
+                    f"--client-ca {self.client_ca}: expected certificates (PEM), found: {tls_problem(error)}"
+                ) from None
             context.verify_mode = ssl.CERT_REQUIRED
         return context
 
@@ -92,16 +95,16 @@ class FrontOptions:
         except (OSError, ssl.SSLError) as error:
             raise ServingError(
                 f"--tls-cert {self.tls_cert}: expected a certificate and, in --tls-key {self.tls_key}, its key without "
-                f"a password (PEM): {error}"
+                f"a password (PEM), found: {tls_problem(error)}"
             ) from None
 
     def as_json(self) -> str:
-        """As one text, for the process of the front; it holds names of files, and no secrets."""
-        return json.dumps(asdict(self), default=str)
+        """As one text, for the process of the front, which has another current folder: names of files are absolute."""
+        return json.dumps(asdict(self), default=os.path.abspath)
 
 
 def options_of(text: str) -> FrontOptions:
-    """The options in such a text; names of files are those of the folder in which the front was started."""
+    """The options in such a text."""
     said = json.loads(text)
     for name in ("tls_cert", "tls_key", "client_ca", "token_file"):
         said[name] = None if said[name] is None else Path(said[name])

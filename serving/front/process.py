@@ -26,6 +26,7 @@ BACKLOG = 1024
 """Connections that wait until they are accepted, on each socket."""
 
 _START_SECONDS = 30.0
+_LAST_SECONDS = 1.0
 _EXIT_SECONDS = 15.0  # more than it gives requests in flight
 _FRONT = """\
 import sys
@@ -155,16 +156,18 @@ class Front:
             while not select.select([self._up], [], [], 0.05)[0]:
                 if self._process.poll() is not None or time.monotonic() > end:
                     break
-            is_up = bool(select.select([self._up], [], [], 0)[0]) and os.read(self._up, 1) == b"1"
+            said = os.read(self._up, 4096) if select.select([self._up], [], [], 0)[0] else b""
         except BaseException:  # a Ctrl-C
             self.kill()
             raise
         self._heard = time.monotonic()
-        if not is_up:
+        if not said.startswith(b"1"):
+            self.wait(_LAST_SECONDS)  # it has closed its end, and is about to end
             how, code = self.ending(), self._process.poll()
             self.kill()
             kind = CrashedError if code is not None and code < 0 else ServingError
-            raise kind(f"front: expected a process that accepts connections, found that it {how}")
+            why = f": {said.decode(errors='replace')}" if said else ""
+            raise kind(f"front: expected a process that accepts connections, found that it {how}{why}")
 
     def silent_seconds(self) -> float:
         """How long ago it said that it lives, which it does every second."""

@@ -177,6 +177,11 @@ class Server:
         return self.triton.models
 
     @property
+    def has_tokens(self) -> bool:
+        """Whether the front lets in only who brings a token."""
+        return self._front_options.token_file is not None
+
+    @property
     def log(self) -> Path:
         """The newest of what the Triton writes that answers now."""
         return self.triton.log

@@ -139,7 +139,7 @@ def _resolved(host: str) -> str:
     try:
         return socket.gethostbyname(host)
     except OSError as error:
-        raise ServingError(f"--host {host}: expected an IPv4 address or a host name: {error}") from None
+        raise ServingError(f"--host {host}: expected an IPv4 address or a host name, found: {error.strerror}") from None
 
 
 def bind_port(listening: socket.socket, host: str, port: int, option: str) -> int:
@@ -161,7 +161,8 @@ def bind_port(listening: socket.socket, host: str, port: int, option: str) -> in
             ) from None
         if getattr(error, "errno", None) == errno.EADDRNOTAVAIL:
             raise ServingError(
-                f"--host {host}: expected an address of this machine (0.0.0.0: all of them): {error}"
+                f"--host {host}: expected an address of this machine (0.0.0.0: all of them), found another one"
             ) from None
-        raise ServingError(f"{option} {port}: expected a port to listen on at {host}: {error}") from None
+        problem = getattr(error, "strerror", None) or error
+        raise ServingError(f"{option} {port}: expected a port to listen on at {host}, found: {problem}") from None
     return int(listening.getsockname()[1])

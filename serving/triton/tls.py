@@ -18,6 +18,13 @@ _CLIENTS_NAME = "clients.pem"
 _DAYS = 3650  # as long as one life of a Triton may be; each life has a key of its own
 
 
+def tls_problem(error: OSError | ValueError) -> str:
+    """What is wrong with a file of certificates or keys, in words without numbers of errors or lines of C."""
+    if isinstance(error, ssl.SSLError):  # its reason is KEY_VALUES_MISMATCH, or none
+        return (error.reason or "no certificate, no key, or a key with a password").replace("_", " ").lower()
+    return getattr(error, "strerror", None) or str(error)
+
+
 @dataclass(frozen=True)
 class ServerTls:
     """Files in PEM with which a server encrypts, and knows its clients.
@@ -44,13 +51,15 @@ class ServerTls:
         except (OSError, ValueError) as error:
             raise ServingError(
                 f"--tls-cert {self.certificate}: expected a certificate in PEM and, in --tls-key {self.key}, its key "
-                f"without a password: {error}"
+                f"without a password, found: {tls_problem(error)}"
             ) from None
         if self.client_ca is not None:
             try:
                 context.load_verify_locations(self.client_ca)
             except (OSError, ValueError) as error:
-                raise ServingError(f"--client-ca {self.client_ca}: expected certificates in PEM: {error}") from None
+                raise ServingError(
+                    f"--client-ca {self.client_ca}: expected certificates in PEM, found: {tls_problem(error)}"
+                ) from None
 
 
 @dataclass(frozen=True)

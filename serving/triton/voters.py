@@ -126,15 +126,18 @@ class Voters:
 
     def need(self, plan: VoterPlan) -> None:
         """From now on the server cannot go on without this one."""
-        keeper = self._keepers[plan]
         with self._starting:
+            keeper = self._keepers.get(plan)
+            if keeper is None:  # they were stopped meanwhile
+                return
             keeper.is_needed = True
         if keeper.problem:
             self._give_up(keeper)
 
     def problem_of(self, plan: VoterPlan) -> str:
         """Why a voter cannot be kept alive; nothing where it can."""
-        return self._keepers[plan].problem
+        keeper = self._keepers.get(plan)
+        return keeper.problem if keeper else "Triton ended meanwhile, and its voters with it"
 
     def are_ready(self) -> bool:
         """Whether all of them take questions."""

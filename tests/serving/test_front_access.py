@@ -66,6 +66,26 @@ def test_a_body_of_a_stranger_is_not_read(front: RunningFront) -> None:
     assert status_of(raw_answer(front.port, head)) == 401
 
 
+def test_files_are_those_of_the_folder_in_which_the_server_was_started(
+    triton: TritonServer, token_file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(token_file.parent)
+    with front_before(state_of_triton(triton), FrontOptions(token_file=Path(token_file.name))) as front:
+        assert status_of(asked(front)) == 401
+        assert status_of(asked(front, f"Authorization: Bearer {FIRST}")) == 200
+
+
+def test_a_front_that_does_not_start_says_why(triton: TritonServer, token_file: Path) -> None:
+    with token_file.open() as opened:
+        only_here = Path(f"/proc/self/fd/{opened.fileno()}")  # the front has no such descriptor
+        message = rf"front: .* found that it ended with exit code \d+: --token-file {only_here}: expected"
+        with (
+            pytest.raises(ServingError, match=message),
+            front_before(state_of_triton(triton), FrontOptions(token_file=only_here)),
+        ):
+            pass
+
+
 def test_probes_need_no_token(front: RunningFront) -> None:
     assert status_of(asked(front, path="/v2/health/live")) == 200
     assert status_of(asked(front, path="/v2/health/ready")) == 200

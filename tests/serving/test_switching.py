@@ -37,6 +37,7 @@ from heatserve.serving.switching.switching import SWITCH, Switching
 from heatserve.serving.switching.watching import VersionWatch
 from heatserve.serving.tiers.unanswered import unanswered
 from heatserve.serving.triton.processes import triton_and_instances
+from heatserve.serving.triton.voters import VoterPlan, Voters
 
 pytestmark = [
     pytest.mark.slow,
@@ -324,3 +325,12 @@ def test_a_server_that_is_started_again_serves_what_was_switched_to(tmp_path: Pa
         assert [model.version for model in server.models] == [2]
         assert label_of(server.triton) == 1
     former.log.unlink(missing_ok=True)
+
+
+def test_a_voter_that_is_added_once_all_have_stopped_has_a_problem(tmp_path: Path) -> None:
+    voters = Voters([], tmp_path, modules=[], environment={}, on_problem=pytest.fail)
+    plan = VoterPlan("known", tmp_path, tmp_path, batch_size=1, threads=1, most_open=1)
+    voters.stop()
+    voters.add(plan, is_needed=False)
+    voters.need(plan)
+    assert voters.problem_of(plan) == "Triton ended meanwhile, and its voters with it"

@@ -36,7 +36,7 @@ pytestmark = [
 ]
 
 BUSY_SECONDS = 60.0
-"""A death is told within 3 s where the machine is free (docs/guide/serve.md); a test must also pass on a busy one."""
+"""A death is told within 3 s where the machine is free (docs/guide/operate.md); a test must also pass on a busy one."""
 
 # 64 images take 13 billion multiplications, which two cores that do other things too need about a second for.
 HEAVY = """
