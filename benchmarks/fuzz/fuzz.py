@@ -16,8 +16,8 @@ from heatserve.benchmarks.fuzz.hostile_grpc import GRPC_CASES
 from heatserve.benchmarks.fuzz.mutations import Advance, mutate_protocol
 from heatserve.benchmarks.fuzz.subject import Subject
 from heatserve.benchmarks.fuzz.target import FuzzTarget, Use, compared, use_of
-from heatserve.benchmarks.fuzz.wire import HttpMessage
 from heatserve.benchmarks.records.fuzz import CancelCounts, HostileCase, MutationCounts, RoleUse
+from heatserve.benchmarks.wire import HttpMessage
 
 _WARM_REQUESTS = 400
 _SETTLE_SECONDS = 120.0

@@ -19,8 +19,8 @@ from heatserve.benchmarks.fuzz.http_requests import MutatedHttp, mutated_binary,
 from heatserve.benchmarks.fuzz.reading import radii_of_grpc, radii_of_http
 from heatserve.benchmarks.fuzz.subject import Subject
 from heatserve.benchmarks.fuzz.target import FuzzTarget
-from heatserve.benchmarks.fuzz.wire import CLOSED, SILENT, exchange
 from heatserve.benchmarks.records.fuzz import MutationCounts
+from heatserve.benchmarks.wire import CLOSED, SILENT, exchange
 from heatserve.certification.radius import Float32Array
 
 FUZZ_CALLERS = 8
