@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from random import Random
-from typing import Protocol
 
 import grpc
 import numpy as np
@@ -28,12 +27,6 @@ _GRPC_SECONDS = 10.0
 _POSITIVE = "positive"
 
 Advance = Callable[[int], object]
-
-
-class Sender(Protocol):
-    """Sends the mutated request of a number; answers how it ended."""
-
-    def __call__(self, index: int) -> Iterable[str]: ...
 
 
 def mutate_protocol(
