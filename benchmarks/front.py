@@ -32,7 +32,7 @@ from heatserve.serving.client.messages import JSON_LENGTH, InferRequest, grpc_me
 from heatserve.serving.errors import ServingError
 from heatserve.serving.front.options import FrontOptions
 from heatserve.serving.front.process import Front, FrontSockets
-from heatserve.serving.front.state import FrontState
+from heatserve.serving.front.state import state_of_triton
 from heatserve.serving.observed.logs import log_destination
 from heatserve.serving.triton.endpoints import FREE_PORTS
 from heatserve.serving.triton.processes import process_of
@@ -88,8 +88,7 @@ def _front(server: TritonServer) -> Iterator[tuple[Front, int]]:
         log = stack.enter_context((folder / "log").open("wb"))
         front = Front(FrontOptions(), sockets, folder=folder, log=log, events=events)
         stack.callback(front.kill)
-        address = server.endpoints.grpc_url.partition("://")[2]
-        front.start(FrontState(ready=True, grpc=address, models=(_MODEL,)))
+        front.start(state_of_triton(server))
         yield front, sockets.http_port
 
 
