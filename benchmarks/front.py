@@ -8,7 +8,6 @@ also checks pixels and reads answers.
 from __future__ import annotations
 
 import json
-import os
 import socket
 import time
 from collections.abc import Callable, Iterator
@@ -20,17 +19,20 @@ from typing import Any
 import numpy as np
 
 from heatserve.benchmarks.classifiers import CLASSIFIERS, publish_uncalibrated, random_classifier
+from heatserve.benchmarks.load.server_use import memory_of
 from heatserve.benchmarks.records.front import Above, FrontLatency
 from heatserve.benchmarks.records.speed import Milliseconds
+from heatserve.benchmarks.wire import HttpMessage
 from heatserve.certification.progress import Progress, unseen
 from heatserve.certification.radius import Float32Array
 from heatserve.export.runtime.timing import Times, Way, interleave, quantiles
 from heatserve.serving.client.client import Client
+from heatserve.serving.client.http_answers import infer_path
 from heatserve.serving.client.messages import JSON_LENGTH, InferRequest, grpc_message, http_message
 from heatserve.serving.errors import ServingError
 from heatserve.serving.front.options import FrontOptions
 from heatserve.serving.front.process import Front, FrontSockets
-from heatserve.serving.front.state import FrontState
+from heatserve.serving.front.state import state_of_triton
 from heatserve.serving.observed.logs import log_destination
 from heatserve.serving.triton.endpoints import FREE_PORTS
 from heatserve.serving.triton.processes import process_of
@@ -64,7 +66,7 @@ def measure_front(name: str, *, rounds: int, seed: int, progress: Progress = uns
         ways = stack.enter_context(_ways(server, port, image))
         times = interleave(ways, rounds=rounds, seed=seed, progress=progress, description=name)
         cpu = _cpu_microseconds(front, ways[BYTES])
-        megabytes = _resident_bytes(front.pid) / 2**20
+        megabytes, _ = memory_of(front.pid)
     pairs = ((BYTES, GRPC), (JSON, GRPC), (TRITON, GRPC), (CLIENT_HTTP, CLIENT_GRPC))
     return FrontLatency(
         requests={way: sum(map(len, blocks)) for way, blocks in times.items()},
@@ -86,8 +88,7 @@ def _front(server: TritonServer) -> Iterator[tuple[Front, int]]:
         log = stack.enter_context((folder / "log").open("wb"))
         front = Front(FrontOptions(), sockets, folder=folder, log=log, events=events)
         stack.callback(front.kill)
-        address = server.endpoints.grpc_url.partition("://")[2]
-        front.start(FrontState(ready=True, grpc=address, models=(_MODEL,)))
+        front.start(state_of_triton(server))
         yield front, sockets.http_port
 
 
@@ -100,8 +101,8 @@ def _ways(server: TritonServer, port: int, image: Float32Array) -> Iterator[dict
     message = grpc_message(request)
     body, json_bytes = http_message(request)
     tensor = {"name": "image", "datatype": "FP32", "shape": image.shape, "data": image.ravel().tolist()}
-    in_bytes = _post(body, f"{JSON_LENGTH}: {json_bytes}")
-    in_json = _post(json.dumps({"inputs": [tensor]}).encode())
+    in_bytes = HttpMessage(infer_path(_MODEL), body, headers=((JSON_LENGTH, str(json_bytes)),)).encoded()
+    in_json = HttpMessage(infer_path(_MODEL), json.dumps({"inputs": [tensor]}).encode()).encoded()
     with ExitStack() as stack:
         channel = stack.enter_context(grpc.insecure_channel(server.endpoints.grpc_url.partition("://")[2]))
         call = channel.unary_unary(
@@ -157,11 +158,6 @@ class _HttpCaller:
         self._socket.close()
 
 
-def _post(body: bytes, *headers: str) -> bytes:
-    lines = [f"POST /v2/models/{_MODEL}/infer HTTP/1.1", "Host: front", f"Content-Length: {len(body)}", *headers]
-    return "\r\n".join([*lines, "", ""]).encode() + body
-
-
 def _above(times: Times, base: Times) -> Above:
     found = [np.median(block) - np.median(other) for block, other in zip(times, base, strict=True)]
     return Above(**{f"p{q}": float(np.percentile(found, q)) for q in (25, 50, 75)})
@@ -174,8 +170,3 @@ def _cpu_microseconds(front: Front, ask: Callable[[], Any]) -> float:
         ask()
     time.sleep(0.1)  # its log is written by a thread
     return (process.look().seconds - before) / _CPU_REQUESTS * 1e6
-
-
-def _resident_bytes(pid: int) -> int:
-    pages = int(Path(f"/proc/{pid}/statm").read_text().split()[1])
-    return pages * os.sysconf("SC_PAGE_SIZE")

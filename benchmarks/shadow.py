@@ -30,7 +30,7 @@ from heatserve.export.runtime.session import classifier, open_session
 from heatserve.serving.observed.recorder import Recorder
 from heatserve.serving.shadow.auditor import Auditor
 from heatserve.serving.shadow.folder import AuditFolder, AuditSettings
-from heatserve.serving.tiers.protocol import Sample
+from heatserve.serving.vote_protocol import Sample
 
 _BATCH = 256
 

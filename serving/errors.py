@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from heatserve.certification.errors import HeatserveError
 
+EXPLAINED = 78
+"""The exit code of a process that cannot work, has said why, and would say it again (EX_CONFIG in <sysexits.h>)."""
+
 
 class ServingError(HeatserveError):
     """The server cannot be started or reached, or it refused a request; holds its message.

@@ -9,11 +9,8 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from itertools import chain
 from pathlib import Path
 
-from heatserve import TritonServer
-from heatserve.export.repository.tiers import served_tiers
 from heatserve.serving.front.options import FrontOptions
 from heatserve.serving.front.process import Front, FrontSockets
 from heatserve.serving.front.state import FrontState
@@ -43,19 +40,6 @@ class RunningFront:
     def url(self) -> str:
         """Where it takes requests."""
         return f"http://127.0.0.1:{self.port}"
-
-
-def state_of_triton(server: TritonServer) -> FrontState:
-    """What a supervisor tells about a Triton that answers."""
-    names = [(model.name, *(kind.beside(model.name) for kind in served_tiers(model))) for model in server.models]
-    return FrontState(
-        ready=True,
-        reason="",
-        grpc=server.endpoints.grpc_url.partition("://")[2],
-        grpc_tls=None if server.grpc_tls is None else server.grpc_tls.files(),
-        models=tuple(chain.from_iterable(names)),
-        metrics=f"127.0.0.1:{server.endpoints.metrics}",
-    )
 
 
 @contextmanager

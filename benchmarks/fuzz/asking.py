@@ -17,6 +17,7 @@ from heatserve.benchmarks.fuzz.http_requests import valid_binary
 from heatserve.benchmarks.fuzz.reading import radii_of_grpc, radii_of_http
 from heatserve.benchmarks.fuzz.subject import Subject
 from heatserve.benchmarks.fuzz.target import Address, FuzzTarget
+from heatserve.serving.client.messages import JSON_LENGTH
 
 _SECONDS = 20.0
 _OPTIONS = (("grpc.use_local_subchannel_pool", 1), ("grpc.max_send_message_length", -1))
@@ -92,7 +93,7 @@ class ValidCaller:
                 body = response.read()
                 if response.status != http.client.OK:
                     return f"status {response.status}: {body[:200]!r}"
-                length = response.headers.get("Inference-Header-Content-Length")
+                length = response.headers.get(JSON_LENGTH)
                 return self._wrong(radii_of_http(body, int(length) if length else None), images)
             except (OSError, http.client.HTTPException) as error:
                 problem = f"{type(error).__name__}: {error}"

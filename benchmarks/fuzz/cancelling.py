@@ -18,8 +18,8 @@ from heatserve.benchmarks.fuzz.http_requests import valid_json
 from heatserve.benchmarks.fuzz.mutations import FUZZ_CALLERS, Advance
 from heatserve.benchmarks.fuzz.subject import Subject
 from heatserve.benchmarks.fuzz.target import FuzzTarget
-from heatserve.benchmarks.fuzz.wire import HttpMessage, connected, reset
 from heatserve.benchmarks.records.fuzz import CancelCounts
+from heatserve.benchmarks.wire import HttpMessage, connection_to, reset
 
 _LONGEST_SECONDS = 0.006
 _VALID_EVERY = 10
@@ -102,7 +102,7 @@ def _over_http(target: FuzzTarget, subject: Subject, random: Random, count: int)
         content = _message(subject, _model(subject, random), random.choice((1, 1, 3))).encoded()
         if random.random() < 0.3:
             content = content[: random.randrange(len(content))]
-        with suppress(ConnectionError), connected(target.http, source=target.stranger) as connection:
+        with suppress(ConnectionError), connection_to(target.http, source=target.stranger) as connection:
             connection.sendall(content)
             time.sleep(random.random() * _LONGEST_SECONDS)
             answered += _has_answer(connection)

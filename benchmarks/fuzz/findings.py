@@ -9,7 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 from threading import Lock
 from typing import TypeVar
 
-from heatserve.benchmarks.fuzz.wire import HttpAnswer
+from heatserve.benchmarks.wire import HttpAnswer
 
 _INSIDE = re.compile(
     rb"Traceback|\.py\b|\bline \d+,|/tmp/|/home/|/root/|/usr/lib|heatserve-\w{8}|/dev/shm|0x[0-9a-f]{8}"

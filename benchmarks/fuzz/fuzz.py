@@ -16,8 +16,9 @@ from heatserve.benchmarks.fuzz.hostile_grpc import GRPC_CASES
 from heatserve.benchmarks.fuzz.mutations import Advance, mutate_protocol
 from heatserve.benchmarks.fuzz.subject import Subject
 from heatserve.benchmarks.fuzz.target import FuzzTarget, Use, compared, use_of
-from heatserve.benchmarks.fuzz.wire import HttpMessage
-from heatserve.benchmarks.records.fuzz import CancelCounts, HostileCase, MutationCounts, RoleUse
+from heatserve.benchmarks.records.fuzz import CancelCounts, FuzzRecord, HostileCase, MutationCounts, RoleUse
+from heatserve.benchmarks.records.record import Record
+from heatserve.benchmarks.wire import HttpMessage
 
 _WARM_REQUESTS = 400
 _SETTLE_SECONDS = 120.0
@@ -37,6 +38,27 @@ class Fuzzed:
     cases: tuple[HostileCase, ...]
     processes: tuple[RoleUse, ...]
     findings: FuzzFindings = field(compare=False)
+
+    def record(self, begun: Record, *, model: str, server: str) -> FuzzRecord:
+        """It as a result.
+
+        Args:
+            begun: how it is made, taken before it was.
+            model: that was asked about.
+            server: what was asked.
+        """
+        return FuzzRecord(
+            **vars(begun),
+            model=model,
+            server=server,
+            mutations=self.mutations,
+            cancellations=self.cancellations,
+            cases=self.cases,
+            valid=self.findings.valid,
+            processes=self.processes,
+            faults=dict(self.findings.faults),
+            examples=tuple(self.findings.examples),
+        )
 
 
 @contextmanager

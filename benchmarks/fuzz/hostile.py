@@ -18,7 +18,7 @@ from types import MappingProxyType
 from heatserve.benchmarks.fuzz.http_requests import valid_binary, valid_json
 from heatserve.benchmarks.fuzz.subject import Subject
 from heatserve.benchmarks.fuzz.target import Address, FuzzTarget
-from heatserve.benchmarks.fuzz.wire import CLOSED, SILENT, HttpMessage, connected, exchange, read_answer, reset
+from heatserve.benchmarks.wire import CLOSED, SILENT, HttpMessage, connection_to, exchange, read_answer, reset
 
 PATIENCE_SECONDS = 60.0
 """How long a connection is watched that the server should close."""
@@ -113,7 +113,7 @@ def _pipelined(target: FuzzTarget, subject: Subject) -> str:
     """A thousand requests at once, whose answers nobody reads before the last was sent."""
     assert target.http is not None
     content = valid_binary(subject, subject.images[:1]).encoded() * 1000
-    with connected(target.http, source=target.stranger, timeout=_ANSWER_SECONDS) as connection:
+    with connection_to(target.http, source=target.stranger, timeout=_ANSWER_SECONDS) as connection:
         try:
             connection.sendall(content)
         except TimeoutError:
@@ -138,7 +138,7 @@ def _unread(target: FuzzTarget, subject: Subject) -> str:
     """Callers who ask and never read: how long until each is closed."""
     assert target.http is not None
     content = valid_json(subject, subject.images[:1]).encoded()
-    with connected(target.http, source=target.stranger, timeout=PATIENCE_SECONDS) as connection:
+    with connection_to(target.http, source=target.stranger, timeout=PATIENCE_SECONDS) as connection:
         connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
         start = time.monotonic()
         try:
@@ -157,7 +157,7 @@ def _trickled(target: FuzzTarget, subject: Subject, *, body: bool) -> str:
     message = valid_json(subject, subject.images[:1])
     content = message.encoded()
     begun = content.index(b"\r\n\r\n") + 4 if body else 10
-    with connected(target.http, source=target.stranger) as connection:
+    with connection_to(target.http, source=target.stranger) as connection:
         connection.sendall(content[:begun])
         start = time.monotonic()
         connection.settimeout(0.5)
@@ -178,7 +178,7 @@ def _trickled(target: FuzzTarget, subject: Subject, *, body: bool) -> str:
 def _idle(target: FuzzTarget, subject: Subject) -> str:
     """A connection that was used once: how long it is kept open."""
     assert target.http is not None
-    with connected(target.http, source=target.stranger, timeout=_ANSWER_SECONDS) as connection:
+    with connection_to(target.http, source=target.stranger, timeout=_ANSWER_SECONDS) as connection:
         connection.sendall(valid_binary(subject, subject.images[:1]).encoded())
         read_answer(connection)
         start = time.monotonic()
@@ -195,7 +195,7 @@ def _half(target: FuzzTarget, subject: Subject) -> str:
     assert target.http is not None
     content = valid_json(subject, subject.images[:1]).encoded()
     for number in range(_MANY):
-        with connected(target.http, source=target.stranger) as connection:
+        with connection_to(target.http, source=target.stranger) as connection:
             connection.sendall(content[: number * len(content) // _MANY])
             if number % 2:
                 reset(connection)
@@ -209,7 +209,7 @@ def silent_connections(address: Address, source: str, first: bytes = b"") -> Ite
         count = 0
         for _ in range(_MANY):
             try:
-                connection = stack.enter_context(connected(address, source=source))
+                connection = stack.enter_context(connection_to(address, source=source))
                 connection.sendall(first)
             except OSError:
                 break

@@ -15,7 +15,7 @@ from heatserve.benchmarks.fuzz.grpc_requests import INFER, valid_message
 from heatserve.benchmarks.fuzz.hostile import HostileCall
 from heatserve.benchmarks.fuzz.subject import Subject
 from heatserve.benchmarks.fuzz.target import FuzzTarget
-from heatserve.benchmarks.fuzz.wire import CLOSED, connected
+from heatserve.benchmarks.wire import CLOSED, connection_to
 
 _PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
 _DATA, _HEADERS, _RESET, _SETTINGS, _PING, _CONTINUATION = 0, 1, 3, 4, 6, 9
@@ -50,7 +50,7 @@ def _frames(target: FuzzTarget, content: bytes) -> str:
     """Send frames over a connection of their own; what becomes of it."""
     assert target.grpc is not None
     start = time.monotonic()
-    with connected(target.grpc, source=target.stranger, timeout=_SECONDS) as connection:
+    with connection_to(target.grpc, source=target.stranger, timeout=_SECONDS) as connection:
         try:
             connection.sendall(_PREFACE + _frame(_SETTINGS, 0, 0) + content)
             while connection.recv(65536):
@@ -66,7 +66,7 @@ def _frames(target: FuzzTarget, content: bytes) -> str:
 def _garbage(target: FuzzTarget, _: Subject) -> str:
     assert target.grpc is not None
     for content in (b"\0" * 100_000, b"GET / HTTP/1.1\r\nHost: a\r\n\r\n", b"\x16\x03\x01" * 1000):
-        with suppress(OSError), connected(target.grpc, source=target.stranger, timeout=1) as connection:
+        with suppress(OSError), connection_to(target.grpc, source=target.stranger, timeout=1) as connection:
             connection.sendall(content)
             connection.recv(1)
     return "3 connections"

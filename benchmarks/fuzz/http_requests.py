@@ -10,15 +10,16 @@ from typing import Any
 from heatserve.benchmarks.fuzz.mutate import mutate_bytes, mutate_json
 from heatserve.benchmarks.fuzz.reading import images_of_http
 from heatserve.benchmarks.fuzz.subject import CERTIFIED, Subject
-from heatserve.benchmarks.fuzz.wire import HttpMessage
+from heatserve.benchmarks.wire import HttpMessage
 from heatserve.certification.radius import Float32Array
+from heatserve.serving.client.http_answers import infer_path
+from heatserve.serving.client.messages import JSON_LENGTH
 
-_LENGTH = "Inference-Header-Content-Length"
 _SPECIAL = ("0", "-1", "1", "99999999999", "18446744073709551616", "0x10", "1e3", " 5", "5 ", "5, 5", "+7", "", "a")
 _METHODS = ("GET", "PUT", "DELETE", "HEAD", "OPTIONS", "PATCH", "TRACE", "CONNECT", "BREW", "post", "P" * 5000)
 _HEADERS = (
     *(("Content-Length", value) for value in _SPECIAL),
-    *((_LENGTH, value) for value in _SPECIAL),
+    *((JSON_LENGTH, value) for value in _SPECIAL),
     *(("Transfer-Encoding", value) for value in ("chunked", "gzip", "identity", "chunked, chunked", "xchunked")),
     *(("Content-Encoding", value) for value in ("gzip", "deflate", "br", "identity")),
     *(("Expect", value) for value in ("100-continue", "200-ok")),
@@ -62,7 +63,7 @@ class MutatedHttp:
 
 def valid_json(subject: Subject, images: Float32Array) -> HttpMessage:
     """A valid request with the pixels as JSON."""
-    return HttpMessage(f"/v2/models/{subject.name}/infer", json.dumps(_document(images)).encode())
+    return HttpMessage(infer_path(subject.name), json.dumps(_document(images)).encode())
 
 
 def valid_binary(subject: Subject, images: Float32Array) -> HttpMessage:
@@ -155,4 +156,4 @@ def _binary_document(images: Float32Array) -> dict[str, Any]:
 
 
 def _binary(subject: Subject, header: bytes, pixels: bytes) -> HttpMessage:
-    return HttpMessage(f"/v2/models/{subject.name}/infer", header + pixels, headers=((_LENGTH, str(len(header))),))
+    return HttpMessage(infer_path(subject.name), header + pixels, headers=((JSON_LENGTH, str(len(header))),))

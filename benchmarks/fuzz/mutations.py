@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from random import Random
-from typing import Protocol
 
 import grpc
 import numpy as np
@@ -19,8 +18,8 @@ from heatserve.benchmarks.fuzz.http_requests import MutatedHttp, mutated_binary,
 from heatserve.benchmarks.fuzz.reading import radii_of_grpc, radii_of_http
 from heatserve.benchmarks.fuzz.subject import Subject
 from heatserve.benchmarks.fuzz.target import FuzzTarget
-from heatserve.benchmarks.fuzz.wire import CLOSED, SILENT, exchange
 from heatserve.benchmarks.records.fuzz import MutationCounts
+from heatserve.benchmarks.wire import CLOSED, SILENT, exchange
 from heatserve.certification.radius import Float32Array
 
 FUZZ_CALLERS = 8
@@ -28,12 +27,6 @@ _GRPC_SECONDS = 10.0
 _POSITIVE = "positive"
 
 Advance = Callable[[int], object]
-
-
-class Sender(Protocol):
-    """Sends the mutated request of a number; answers how it ended."""
-
-    def __call__(self, index: int) -> Iterable[str]: ...
 
 
 def mutate_protocol(

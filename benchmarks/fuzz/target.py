@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 import signal
 import subprocess
@@ -15,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from heatserve.benchmarks.load.server_use import look_at_server
+from heatserve.benchmarks.load.server_use import descriptors_of, look_at_server
 from heatserve.benchmarks.records.fuzz import RoleUse
 from heatserve.certification.errors import HeatserveError
 from heatserve.serving.triton.processes import Process, triton_and_instances
@@ -117,7 +116,7 @@ def use_of(parent: int) -> Use:
     return Use(
         roles,
         {process: _own_megabytes(process.pid) for process in roles},
-        {process: _open_files(process.pid) for process in roles},
+        {process: descriptors_of(process.pid) for process in roles},
     )
 
 
@@ -148,10 +147,3 @@ def _own_megabytes(pid: int) -> float:
     except OSError:
         return 0.0
     return next((int(line.split()[1]) * 1024 / 1e6 for line in lines if line.startswith("RssAnon")), 0.0)
-
-
-def _open_files(pid: int) -> int:
-    try:
-        return len(os.listdir(f"/proc/{pid}/fd"))
-    except OSError:
-        return 0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Mapping, Set
 from dataclasses import dataclass
 from pathlib import Path
@@ -78,3 +79,11 @@ def memory_of(pid: int) -> tuple[float, float]:
         return 0.0, 0.0
     sizes = {name: int(rest.split()[0]) for name, _, rest in (line.partition(":") for line in lines)}
     return sizes["Rss"] / _MIB, (sizes["Shared_Clean"] + sizes["Shared_Dirty"]) / _MIB
+
+
+def descriptors_of(pid: int) -> int:
+    """How many file descriptors are open; 0 where it has ended."""
+    try:
+        return len(os.listdir(f"/proc/{pid}/fd"))
+    except OSError:
+        return 0

@@ -83,6 +83,13 @@ class ServedModels:
             parameters={"radius": radius} if kind.asks_radius else {},
         )
 
+    def mix(self, radius: float) -> list[LoadRequest]:
+        """One pass over each protocol, and confirm of this radius where there is that tier."""
+        requests = [self.one_pass("grpc"), self.one_pass("http")]
+        if TierModel.CONFIRM in self.tiers:
+            requests.append(self.tier(TierModel.CONFIRM, "grpc", radius))
+        return requests
+
 
 @dataclass(frozen=True)
 class Setting:

@@ -12,9 +12,9 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import MappingProxyType
 
+from heatserve.benchmarks.load.serve_command import ServeCommand, is_answered, serve_command
 from heatserve.benchmarks.load.setting import ServedModels
 from heatserve.benchmarks.records.soak import FaultRow
-from heatserve.benchmarks.soak.command import ServeCommand, is_answered, serve_command
 from heatserve.certification.errors import HeatserveError
 from heatserve.serving.triton.processes import Process
 

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import os
 import statistics
 from collections import Counter
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 
-from heatserve.benchmarks.load.server_use import memory_of
+from heatserve.benchmarks.load.serve_command import ServeCommand
+from heatserve.benchmarks.load.server_use import descriptors_of, memory_of
 from heatserve.benchmarks.records.soak import SoakSample
-from heatserve.benchmarks.soak.command import ServeCommand
 from heatserve.serving.triton.debris import SHARED_MEMORY
 
 ALL = "all"
@@ -24,7 +23,7 @@ def sample_of(server: ServeCommand, *, minute: float) -> SoakSample:
     memory, files, processes = Counter[str](), Counter[str](), Counter[str]()
     for process, kind in server.processes().items():
         memory[kind] += memory_of(process.pid)[0]  # type: ignore[assignment]
-        files[kind] += _descriptors(process.pid)
+        files[kind] += descriptors_of(process.pid)
         processes[kind] += 1
     folders = [path.name for path in server.folder.iterdir() if path.is_dir()]
     regions = [path for name in folders for path in SHARED_MEMORY.glob(f"{name}*")]
@@ -48,13 +47,6 @@ def growth_of(samples: Sequence[SoakSample]) -> dict[str, float]:
 
 def _median(samples: Sequence[SoakSample], kind: str) -> float:
     return statistics.median(sample.rss_mib[kind] for sample in samples)
-
-
-def _descriptors(pid: int) -> int:
-    try:
-        return len(os.listdir(f"/proc/{pid}/fd"))
-    except OSError:  # it has ended
-        return 0
 
 
 def _size(path: Path) -> int:

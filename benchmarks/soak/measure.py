@@ -10,23 +10,22 @@ from pathlib import Path
 
 from heatserve.benchmarks.load.helper import Helper
 from heatserve.benchmarks.load.messages import LoadRequest
+from heatserve.benchmarks.load.serve_command import ServeCommand, serve_command
 from heatserve.benchmarks.load.setting import ServedModels, Setting
-from heatserve.benchmarks.load.windows import Load, LoadGenerator, LoadPart, Window, merged
+from heatserve.benchmarks.load.targets import target_at_most
+from heatserve.benchmarks.load.windows import Load, LoadGenerator, Window, merged
 from heatserve.benchmarks.records.load import LoadRow, LoadTarget
 from heatserve.benchmarks.records.record import made_now
 from heatserve.benchmarks.records.soak import FaultRow, SoakRecord, SoakSample
-from heatserve.benchmarks.soak.command import ServeCommand, serve_command
 from heatserve.benchmarks.soak.faults import FAULTS, measure_fault
 from heatserve.benchmarks.soak.looks import ALL, growth_of, sample_of
 from heatserve.certification.progress import Progress, unseen
-from heatserve.export.tiers import TierModel
 from heatserve.serving.triton.processes import Process
 
 MOST_GROWTH = 0.02
 """By how much memory may grow, as a share."""
 MOST_SECONDS = 5.0
 """From a fault until the next good answer."""
-_CALLERS = 4  # of each kind of request, to find what the server reaches
 _SATURATION_SECONDS = 5.0
 _WINDOW_SECONDS = 20.0
 _SETTLE_SECONDS = 3.0  # for connections to be closed
@@ -58,7 +57,7 @@ def measure_soak(served: ServedModels, settings: SoakSettings, *, progress: Prog
         HeatserveError: a server does not start, does not end in order, or does not answer again after a fault.
     """
     begun = made_now(seed=settings.seed)
-    requests = _requests(served, settings)
+    requests = served.mix(settings.radius)
     with ExitStack() as stack:
         helpers = [stack.enter_context(Helper()) for _ in requests]
         apart = frozenset(helper.pid for helper in helpers)
@@ -106,11 +105,7 @@ class _Soak:
     def run(self, requests: Sequence[LoadRequest]) -> _Found:
         """The saturation of the mix, its share for the time, and looks before, between and after."""
         seconds = min(_SATURATION_SECONDS, 15.0 * self.settings.minutes)
-        reached = self.generator.row(_callers(requests), seconds)
-        load = tuple(
-            LoadPart(request, rate=self.settings.share * heard.images_per_second / request.count)
-            for request, heard in zip(requests, reached.heard, strict=True)
-        )
+        load = self.generator.at_share(requests, self.settings.share, seconds=seconds)
         time.sleep(_SETTLE_SECONDS)
         before, processes = sample_of(self.server, minute=0.0), set(self.server.processes())
         windows, samples = list[Window](), list[SoakSample]()
@@ -131,18 +126,6 @@ class _Soak:
             yield window, sample_of(self.server, minute=(time.monotonic() - begin) / 60.0)
 
 
-def _requests(served: ServedModels, settings: SoakSettings) -> list[LoadRequest]:
-    """One pass over each protocol, and confirm where there is that tier."""
-    requests = [served.one_pass("grpc"), served.one_pass("http")]
-    if TierModel.CONFIRM in served.tiers:
-        requests.append(served.tier(TierModel.CONFIRM, "grpc", settings.radius))
-    return requests
-
-
-def _callers(requests: Sequence[LoadRequest]) -> Load:
-    return tuple(LoadPart(request, callers=_CALLERS) for request in requests)
-
-
 def _alive(server: ServeCommand) -> set[Process]:
     return set(server.processes())
 
@@ -155,14 +138,10 @@ def _faults(served: ServedModels, settings: SoakSettings, progress: Progress) ->
 
 def _targets(found: _Found, faults: Sequence[FaultRow]) -> Iterator[LoadTarget]:
     before, after = found.idle
-    yield _at_most("memory of all processes grows by, as a share", found.growth[ALL], MOST_GROWTH)
-    yield _at_most("descriptors more after the load than before", after.files[ALL] - before.files[ALL], 0)
-    yield _at_most("processes more after the load than before", after.processes[ALL] - before.processes[ALL], 0)
-    yield _at_most("processes started again during the load", found.replaced, 0)
-    yield _at_most("requests without an answer", sum(sum(one.errors.values()) for one in found.row.heard), 0)
+    yield target_at_most("memory of all processes grows by, as a share", found.growth[ALL], MOST_GROWTH)
+    yield target_at_most("descriptors more after the load than before", after.files[ALL] - before.files[ALL], 0)
+    yield target_at_most("processes more after the load than before", after.processes[ALL] - before.processes[ALL], 0)
+    yield target_at_most("processes started again during the load", found.replaced, 0)
+    yield target_at_most("requests without an answer", sum(sum(one.errors.values()) for one in found.row.heard), 0)
     for row in faults:
-        yield _at_most(f"{row.what}: seconds until the next good answer", max(row.seconds), MOST_SECONDS)
-
-
-def _at_most(name: str, found: float, limit: float) -> LoadTarget:
-    return LoadTarget(name=name, found=found, limit=limit, at_most=True, met=found <= limit)
+        yield target_at_most(f"{row.what}: seconds until the next good answer", max(row.seconds), MOST_SECONDS)

@@ -18,25 +18,22 @@ from pathlib import Path
 from types import MappingProxyType
 
 from heatserve.benchmarks.load.helper import Helper
-from heatserve.benchmarks.load.messages import LoadRequest
+from heatserve.benchmarks.load.serve_command import ServeCommand, serve_command
 from heatserve.benchmarks.load.setting import ServedModels, Setting
-from heatserve.benchmarks.load.windows import LoadGenerator, LoadPart, Window, merged
+from heatserve.benchmarks.load.targets import target_at_most
+from heatserve.benchmarks.load.windows import Load, LoadGenerator, Window, merged
 from heatserve.benchmarks.records.load import Heard, LoadTarget
 from heatserve.benchmarks.records.record import made_now
 from heatserve.benchmarks.records.switching import KeptOut, SwitchingRecord, SwitchRow
-from heatserve.benchmarks.soak.command import ServeCommand, serve_command
 from heatserve.certification.errors import HeatserveError
 from heatserve.certification.progress import Progress, unseen
 from heatserve.export.card import BASE_NAME, CARD_NAME, GRAPH_NAME
 from heatserve.export.repository.layout import open_model
 from heatserve.export.repository.publishing import republish
-from heatserve.export.tiers import TierModel
 
-_CALLERS = 4  # of each kind of request, to find what the server reaches
 _SATURATION_SECONDS = 5.0
 _WINDOW_SECONDS = 10.0
 _CALM_WINDOWS = 3
-_LEAST_RATE = 0.5  # requests a second of each kind
 _COMMAND_SECONDS = 600.0
 
 
@@ -68,13 +65,13 @@ def measure_switching(
     begun = made_now(seed=settings.seed)
     first = open_model(served.repository, served.name)
     second = republish(first, served.repository, served.name)
-    requests = _requests(served, settings.radius)
+    requests = served.mix(settings.radius)
     with ExitStack() as stack:
         helpers = [stack.enter_context(Helper()) for _ in requests]
         server = stack.enter_context(serve_command(served))
         setting = Setting(served, server.urls, frozenset(helper.pid for helper in helpers))
         generator = LoadGenerator(helpers, setting, seed=settings.seed)
-        load = _load(generator, requests, settings.share)
+        load = generator.at_share(requests, settings.share, seconds=_SATURATION_SECONDS)
         calm = merged([generator.window(load, _WINDOW_SECONDS) for _ in range(_CALM_WINDOWS)])
         commander = stack.enter_context(ThreadPoolExecutor(1))
         versions = (first.version, second.version)  # the newest is served first
@@ -95,26 +92,7 @@ def measure_switching(
     )
 
 
-def _requests(served: ServedModels, radius: float) -> list[LoadRequest]:
-    """One pass over each protocol, and confirm where there is that tier."""
-    requests = [served.one_pass("grpc"), served.one_pass("http")]
-    if TierModel.CONFIRM in served.tiers:
-        requests.append(served.tier(TierModel.CONFIRM, "grpc", radius))
-    return requests
-
-
-def _load(generator: LoadGenerator, requests: Sequence[LoadRequest], share: float) -> tuple[LoadPart, ...]:
-    """A share of what the mix reaches, as arrivals at a rate."""
-    reached = generator.row(tuple(LoadPart(one, callers=_CALLERS) for one in requests), _SATURATION_SECONDS)
-    return tuple(
-        LoadPart(request, rate=max(share * heard.images_per_second / request.count, _LEAST_RATE))
-        for request, heard in zip(requests, reached.heard, strict=True)
-    )
-
-
-def _while_it_runs(
-    commands: Future[list[SwitchRow]], generator: LoadGenerator, load: tuple[LoadPart, ...]
-) -> Iterator[Window]:
+def _while_it_runs(commands: Future[list[SwitchRow]], generator: LoadGenerator, load: Load) -> Iterator[Window]:
     while not commands.done():
         yield generator.window(load, _WINDOW_SECONDS)
 
@@ -189,8 +167,6 @@ def _said(done: subprocess.CompletedProcess[str], served: ServedModels) -> str:
 
 def _targets(heard: Sequence[Heard], kept_out: Sequence[KeptOut]) -> Iterator[LoadTarget]:
     errors = sum(sum(one.errors.values()) for one in heard)
-    yield LoadTarget(name="requests without an answer", found=errors, limit=0, at_most=True, met=errors == 0)
+    yield target_at_most("requests without an answer", errors, 0)
     served = sum(one.exit_code == 0 for one in kept_out)
-    yield LoadTarget(
-        name="versions with a fault that were served", found=served, limit=0, at_most=True, met=served == 0
-    )
+    yield target_at_most("versions with a fault that were served", served, 0)

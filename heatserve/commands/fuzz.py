@@ -45,7 +45,6 @@ def fuzz(
     from heatserve.benchmarks.fuzz.report import fuzz_report
     from heatserve.benchmarks.fuzz.subject import subject_of
     from heatserve.benchmarks.fuzz.target import own_server, target_of
-    from heatserve.benchmarks.records.fuzz import FuzzRecord
     from heatserve.benchmarks.records.record import made_now, to_json
     from heatserve.export.calibration.sampling import sample
     from heatserve.export.repository.layout import open_model
@@ -54,23 +53,12 @@ def fuzz(
     opened = open_model(repository, model)
     data = sample(opened.card.trained_on, "test", root=root, count=200, seed=seed)
     subject = subject_of(opened, data.images, served_tiers(opened))
-    record = made_now("grpcio", "uvicorn", seed=seed)
+    begun = made_now("grpcio", "uvicorn", seed=seed)
     with nullcontext(target_of(url)) if url else own_server(repository, model) as target:
         found = fuzz_server(
             target, subject, requests=requests, cancellations=cancellations, seed=seed, progress=_progress
         )
-    result = FuzzRecord(
-        **vars(record),
-        model=model,
-        server=", ".join(url) if url else "heatserve serve",
-        mutations=found.mutations,
-        cancellations=found.cancellations,
-        cases=found.cases,
-        valid=found.findings.valid,
-        processes=found.processes,
-        faults=dict(found.findings.faults),
-        examples=tuple(found.findings.examples),
-    )
+    result = found.record(begun, model=model, server=", ".join(url) if url else "heatserve serve")
     deliver(to_json(result), lambda: fuzz_report(result), as_json=as_json, out=out)
     tell_page(out, "fuzz")
     if result.faults:

@@ -8,10 +8,9 @@ import socket
 import sys
 from collections.abc import Sequence
 
-from heatserve.serving.errors import ServingError
+from heatserve.serving.errors import EXPLAINED, ServingError
 from heatserve.serving.front.lifecycle import live
 from heatserve.serving.front.options import options_of
-from heatserve.serving.tiers.protocol import EXPLAINED
 
 _MOST_WORDS = 4096
 

@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import json
 from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from heatserve.serving.triton.server import TritonServer
 
 
 @dataclass(frozen=True)
@@ -39,3 +43,15 @@ def state_of(line: bytes) -> FrontState:
     said = json.loads(line)
     tls = said["grpc_tls"]
     return FrontState(**{**said, "models": tuple(said["models"]), "grpc_tls": None if tls is None else tuple(tls)})
+
+
+def state_of_triton(triton: TritonServer) -> FrontState:
+    """What is behind the front where a Triton answers."""
+    return FrontState(
+        ready=True,
+        reason="",
+        grpc=triton.endpoints.grpc_url.partition("://")[2],
+        grpc_tls=triton.grpc_tls.files() if triton.grpc_tls else None,
+        models=triton.names,
+        metrics=triton.endpoints.metrics_url.partition("://")[2].partition("/")[0],
+    )

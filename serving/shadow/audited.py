@@ -15,8 +15,8 @@ from heatserve.serving.observed.families import SHADOW_DROPPED
 from heatserve.serving.observed.recorder import Recorder
 from heatserve.serving.shadow.folder import AuditFolder, withdrawn
 from heatserve.serving.shadow.sampler import Sampler
-from heatserve.serving.tiers.protocol import socket_folder
-from heatserve.serving.tiers.single_pass import votable_pixels
+from heatserve.serving.votable import votable_pixels
+from heatserve.serving.vote_protocol import socket_folder
 
 
 class Audited:

@@ -31,7 +31,7 @@ from heatserve.serving.observed import families
 from heatserve.serving.observed.recorder import Recorder
 from heatserve.serving.pixels import explain_pixels
 from heatserve.serving.shadow.folder import AuditFolder
-from heatserve.serving.tiers.protocol import Sample
+from heatserve.serving.vote_protocol import Sample
 
 LEVEL = 0.001
 """Probability of a false alarm, for each of the two alarms, each graph and each start of a server."""

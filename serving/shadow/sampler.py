@@ -14,7 +14,8 @@ from numpy.typing import NDArray
 
 from heatserve.certification.radius import Float32Array, top_score
 from heatserve.export.contract import INVALID_LABEL
-from heatserve.serving.tiers.protocol import Channel, Sample, connected
+from heatserve.serving.unix_sockets import connected
+from heatserve.serving.vote_protocol import Channel, Sample
 
 _MOST_WAITING = 16
 _MOST_BYTES = 32 * 2**20

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, BinaryIO, get_args
 
 from heatserve.serving.front.options import FrontOptions
 from heatserve.serving.front.process import Front, FrontSockets
-from heatserve.serving.front.state import FrontState
+from heatserve.serving.front.state import FrontState, state_of_triton
 from heatserve.serving.observed.families import READY, RESTARTS, SWITCHES
 from heatserve.serving.observed.logs import EventLog, Level
 from heatserve.serving.observed.recorder import FOLDER_VARIABLE, Recorder
@@ -278,19 +278,8 @@ class Server:
         )
 
     def _triton_changed(self, triton: TritonServer | None) -> None:
-        if triton is None:
-            self._tell(FrontState(reason=_RESTARTING, models=self._state.models))
-            return
-        self._tell(
-            FrontState(
-                ready=True,
-                reason="",
-                grpc=triton.endpoints.grpc_url.partition("://")[2],
-                grpc_tls=triton.grpc_tls.files() if triton.grpc_tls else None,
-                models=triton.names,
-                metrics=triton.endpoints.metrics_url.partition("://")[2].partition("/")[0],
-            )
-        )
+        is_restarting = FrontState(reason=_RESTARTING, models=self._state.models)
+        self._tell(state_of_triton(triton) if triton else is_restarting)
 
     def _tell(self, state: FrontState) -> None:
         with self._telling:

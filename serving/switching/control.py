@@ -23,8 +23,8 @@ from typing import Any
 from heatserve.certification.errors import HeatserveError
 from heatserve.certification.files import write_atomically
 from heatserve.serving.errors import ServingError
-from heatserve.serving.tiers.protocol import connected, listening
 from heatserve.serving.triton.debris import FOLDERS, server_folder
+from heatserve.serving.unix_sockets import connected, listening
 
 _NOTE_NAME, _SOCKET_NAME = "control.json", "control"
 _LINE_BYTES = 2**16

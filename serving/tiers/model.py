@@ -31,10 +31,11 @@ from heatserve.serving.observed.probes import is_probe
 from heatserve.serving.observed.recorder import Recorder
 from heatserve.serving.pixels import IMPOSSIBLE_SHAPE, explain_pixels, explain_shape
 from heatserve.serving.tiers.answering import ImageAnswer, tensors_of
-from heatserve.serving.tiers.protocol import socket_folder
 from heatserve.serving.tiers.questions import CheckedQuestion, QuestionError, QuestionRules
-from heatserve.serving.tiers.single_pass import Passed, SinglePass, votable_pixels
+from heatserve.serving.tiers.single_pass import Passed, SinglePass
 from heatserve.serving.tiers.waiting import TierRequest, WaitingRequests
+from heatserve.serving.votable import votable_pixels
+from heatserve.serving.vote_protocol import socket_folder
 
 _FINAL = triton.TRITONSERVER_RESPONSE_COMPLETE_FINAL
 

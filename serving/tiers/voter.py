@@ -30,12 +30,13 @@ from heatserve.certification.voting import Classifier
 from heatserve.export.card import BASE_NAME, Card, read_card, read_verified
 from heatserve.export.reference import read_reference
 from heatserve.export.tiers import TierModel, TierReason
+from heatserve.serving.errors import EXPLAINED
 from heatserve.serving.observed.recorder import Recorder
 from heatserve.serving.pixels import explain_pixels
 from heatserve.serving.shadow.auditor import Auditor
 from heatserve.serving.shadow.folder import AuditFolder
-from heatserve.serving.tiers.protocol import (
-    EXPLAINED,
+from heatserve.serving.unix_sockets import listening
+from heatserve.serving.vote_protocol import (
     Channel,
     Finding,
     GiveUp,
@@ -44,7 +45,6 @@ from heatserve.serving.tiers.protocol import (
     Sample,
     Unanswered,
     VoteQuestion,
-    listening,
 )
 
 _WAITING_MESSAGES = 64  # that came, and that nobody has looked at: whoever sends more of them waits

@@ -22,9 +22,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from heatserve.export.tiers import TierModel
-from heatserve.serving.tiers.protocol import socket_folder
 from heatserve.serving.triton.installation import Triton
 from heatserve.serving.triton.voters import VoterPlan
+from heatserve.serving.vote_protocol import socket_folder
 
 if TYPE_CHECKING:
     from tritonclient.grpc import model_config_pb2 as pb

@@ -23,7 +23,6 @@ from heatserve.serving.observed.facts import declare_models
 from heatserve.serving.observed.probes import probe_environment
 from heatserve.serving.observed.recorder import FOLDER_VARIABLE
 from heatserve.serving.shadow.folder import AuditSettings, audit_environment
-from heatserve.serving.tiers.protocol import socket_folder
 from heatserve.serving.tiers.unanswered import unanswered
 from heatserve.serving.triton import guarded_exec
 from heatserve.serving.triton.bounded_log import BoundedLog
@@ -43,6 +42,7 @@ from heatserve.serving.triton.versions import TritonVersion, below_floor, versio
 from heatserve.serving.triton.voters import Voters
 from heatserve.serving.triton.watch import has_unloaded
 from heatserve.serving.triton.workspace import prepare
+from heatserve.serving.vote_protocol import socket_folder
 
 if TYPE_CHECKING:
     from heatserve.export.repository.layout import ModelVersion

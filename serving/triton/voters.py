@@ -15,11 +15,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import BinaryIO
 
+from heatserve.serving.errors import EXPLAINED
 from heatserve.serving.observed.families import RESTARTS
 from heatserve.serving.observed.recorder import FOLDER_VARIABLE, Recorder
-from heatserve.serving.tiers.protocol import EXPLAINED, connected
 from heatserve.serving.triton import guarded_exec
 from heatserve.serving.triton.processes import ending
+from heatserve.serving.unix_sockets import connected
 
 MOST_DEATHS = 3
 DEATHS_SECONDS = 60.0

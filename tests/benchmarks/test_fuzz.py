@@ -24,7 +24,7 @@ from heatserve.benchmarks.fuzz.mutations import mutate_protocol
 from heatserve.benchmarks.fuzz.reading import images_of_grpc, images_of_http
 from heatserve.benchmarks.fuzz.subject import Subject, is_valid, subject_of
 from heatserve.benchmarks.fuzz.target import FuzzTarget, compared, own_server, use_of
-from heatserve.benchmarks.fuzz.wire import exchange
+from heatserve.benchmarks.wire import exchange
 from heatserve.certification.errors import HeatserveError
 from heatserve.export.repository.layout import open_model
 

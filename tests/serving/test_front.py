@@ -17,13 +17,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from fronts import RunningFront, error_of, front_before, post, raw_answer, state_of_triton, status_of
+from fronts import RunningFront, error_of, front_before, post, raw_answer, status_of
 from tiny_model import random_images
 
 from heatserve import AsyncClient, Client, OverloadedError, ServingError, TritonServer
 from heatserve.serving.front.options import FrontOptions
 from heatserve.serving.front.process import Front, FrontSockets
-from heatserve.serving.front.state import FrontState, state_of
+from heatserve.serving.front.state import FrontState, state_of, state_of_triton
 from heatserve.serving.observed.families import FRONT_REQUESTS
 from heatserve.serving.observed.page import value_of
 

@@ -9,12 +9,13 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from fronts import RunningFront, error_of, front_before, raw_answer, state_of_triton, status_of
+from fronts import RunningFront, error_of, front_before, raw_answer, status_of
 from relays import Certificates, make_certificates
 from tiny_model import random_images
 
 from heatserve import Client, OverloadedError, ServingError, Tls, TritonServer
 from heatserve.serving.front.options import FrontOptions, options_of
+from heatserve.serving.front.state import state_of_triton
 from heatserve.serving.front.tokens import Tokens
 
 FIRST, SECOND = "first-token-of-a-client", "second-token-of-a-client"

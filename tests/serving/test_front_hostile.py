@@ -8,11 +8,12 @@ from collections.abc import Iterator
 
 import numpy as np
 import pytest
-from fronts import RunningFront, error_of, front_before, post, raw_answer, read_all, state_of_triton, status_of
+from fronts import RunningFront, error_of, front_before, post, raw_answer, read_all, status_of
 from tiny_model import random_images
 
 from heatserve import Client, TritonServer
 from heatserve.serving.front.models import JSON_HEADER_BYTES
+from heatserve.serving.front.state import state_of_triton
 
 INFER = "/v2/models/tiny/infer"
 IMAGE = {"name": "image", "datatype": "FP32", "shape": [1, 1, 8, 8], "data": [0.5] * 64}

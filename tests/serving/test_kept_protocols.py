@@ -20,7 +20,7 @@ import tritonclient.grpc
 import tritonclient.grpc.aio
 import tritonclient.http
 import tritonclient.http.aio
-from fronts import RunningFront, front_before, state_of_triton
+from fronts import RunningFront, front_before
 from nginx import TOKEN, Nginx, nginx_before
 from programs import program
 from relays import Certificates, make_certificates
@@ -30,6 +30,7 @@ from tritonclient.utils import InferenceServerException
 
 from heatserve import Client, Prediction, TritonServer, UnknownModelError
 from heatserve.export.contract import OUTPUT_NAMES
+from heatserve.serving.front.state import state_of_triton
 
 IMAGES = grid_images(3)
 QUERY = {"test_1": 1, "test_2": 2}

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import tritonclient.grpc
-from fronts import front_before, state_of_triton
+from fronts import front_before
 from numpy.typing import NDArray
 from tiny_model import CLASS_NAMES, delay_batches, random_images, write_tiny_model
 from tritonclient.grpc import service_pb2
@@ -19,6 +19,7 @@ from tritonclient.utils import InferenceServerException
 from heatserve import FREE_PORTS, Client, ServingError, TritonServer
 from heatserve.export.repository.layout import open_model
 from heatserve.serving.front.counted import PassedCounts
+from heatserve.serving.front.state import state_of_triton
 from heatserve.serving.observed.counting import INVALID_REASONS, class_groups
 from heatserve.serving.observed.facts import declare_models
 from heatserve.serving.observed.families import (

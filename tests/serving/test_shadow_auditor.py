@@ -23,7 +23,7 @@ from heatserve.serving.observed.page import value_of
 from heatserve.serving.observed.recorder import Recorder
 from heatserve.serving.shadow.auditor import Auditor
 from heatserve.serving.shadow.folder import AUDIT_VARIABLE, AuditFolder, AuditSettings, audit_environment, withdrawn
-from heatserve.serving.tiers.protocol import Sample
+from heatserve.serving.vote_protocol import Sample
 
 Audit = Callable[..., tuple[Auditor, list[str]]]
 

@@ -9,13 +9,15 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 
+from heatserve.serving.client.messages import JSON_LENGTH
+
 CLOSED, SILENT = "closed", "silent"
 _LINGER = struct.pack("ii", 1, 0)
 
 
 @dataclass(frozen=True)
 class HttpMessage:
-    """A request."""
+    """A request, as the parts of its bytes."""
 
     target: str
     body: bytes
@@ -27,9 +29,9 @@ class HttpMessage:
     chunks: int = 0
     """Bytes of a chunk, for a body that is sent in chunks; 0: it is not."""
 
-    def encoded(self) -> bytes:
-        """Its bytes."""
-        lines = [f"{self.method} {self.target} HTTP/1.1", "Host: localhost"]
+    def encoded(self, host: str = "localhost") -> bytes:
+        """All that is sent to a server, which is called by this name."""
+        lines = [f"{self.method} {self.target} HTTP/1.1", f"Host: {host}"]
         lines += [f"{name}: {value}" for name, value in self.headers]
         if self.chunks:
             lines.append("Transfer-Encoding: chunked")
@@ -56,7 +58,7 @@ class HttpAnswer:
 
 
 @contextmanager
-def connected(address: tuple[str, int], *, source: str = "", timeout: float = 10.0) -> Iterator[socket.socket]:
+def connection_to(address: tuple[str, int], *, source: str = "", timeout: float = 10.0) -> Iterator[socket.socket]:
     """A connection, from another address of this machine if `source` names one."""
     connection = socket.create_connection(address, timeout, (source, 0) if source else None)
     try:
@@ -75,7 +77,7 @@ def exchange(address: tuple[str, int], content: bytes, *, source: str = "", time
         timeout: seconds without a byte after which the server counts as silent.
     """
     try:
-        with connected(address, source=source, timeout=timeout) as connection:
+        with connection_to(address, source=source, timeout=timeout) as connection:
             with suppress(ConnectionError):  # refused before it was read; the answer may be there
                 connection.sendall(content)
             return read_answer(connection)
@@ -97,7 +99,7 @@ def read_answer(connection: socket.socket) -> HttpAnswer:
         body = response.read()
     except http.client.HTTPException:
         return HttpAnswer(CLOSED)
-    length = response.headers.get("Inference-Header-Content-Length")
+    length = response.headers.get(JSON_LENGTH)
     return HttpAnswer(
         str(response.status),
         body,

@@ -8,11 +8,9 @@ from __future__ import annotations
 
 import json
 import math
-import os
 import socket
 import struct
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -26,9 +24,6 @@ from heatserve.export.tiers import TierModel, TierReason
 
 _SIZES = struct.Struct("!II")
 _MOST_HEADER = 2**16
-_SOCKET_NAME = "votes"
-EXPLAINED = 78
-"""The exit code of a process that cannot vote, has said why, and would say it again (EX_CONFIG in <sysexits.h>)."""
 
 
 class ProtocolError(HeatserveError):
@@ -196,39 +191,3 @@ def _typed(value: Any, type_: str) -> Any:
 def socket_folder(offer_folder: Path, model: str) -> Path:
     """Where the process that votes for a version listens, in the folder of its offer, which is for one user only."""
     return offer_folder / "votes" / model
-
-
-def listening(folder: Path, name: str = _SOCKET_NAME) -> socket.socket:
-    """A socket that listens in a folder, under this name; whoever may enter the folder may connect."""
-    with _address(folder, name) as address:
-        (folder / name).unlink(missing_ok=True)
-        listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        listener.bind(address)
-    listener.listen(64)
-    return listener
-
-
-def connected(folder: Path, name: str = _SOCKET_NAME) -> socket.socket:
-    """A connection to who listens in a folder, under this name.
-
-    Raises:
-        OSError: nothing listens there.
-    """
-    with _address(folder, name) as address:
-        connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        try:
-            connection.connect(address)
-        except OSError:
-            connection.close()
-            raise
-    return connection
-
-
-@contextmanager
-def _address(folder: Path, name: str) -> Iterator[str]:
-    """The socket's address through an open descriptor: one of a socket has at most 107 bytes, whatever the folder's."""
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        yield f"/proc/self/fd/{descriptor}/{name}"
-    finally:
-        os.close(descriptor)
