@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from known_tiers import hurry
 from tiny_model import delay_batches, random_images, write_tiny_model
 from tiny_tiers import write_tiny_tiers
 from wheels import ROOMS, ROOT, built, run
@@ -45,7 +46,9 @@ def tiers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TritonServer]:
         pytest.skip("Triton runs on Linux only")
     repository = tmp_path_factory.mktemp("tiers")
     write_tiny_tiers(repository)
-    with TritonServer(repository, endpoints=FREE_PORTS) as server:
+    with TritonServer(repository, endpoints=FREE_PORTS, startup_timeout=300) as server:  # of eleven processes
+        for model in server.models:
+            hurry(server, model.name)
         yield server
 
 
