@@ -47,7 +47,10 @@ def images_of_http(body: bytes, json_length: int | None, shape: tuple[int, ...])
 
 
 def images_of_grpc(message: bytes, model: str, shape: tuple[int, ...]) -> Float32Array | None:
-    """The images [N, C, H, W] of a serialised `ModelInferRequest`."""
+    """The images [N, C, H, W] of a serialised `ModelInferRequest`.
+
+    Raw contents belong to the inputs in their order; Triton leaves those beyond the last input unread.
+    """
     try:
         request = service_pb2.ModelInferRequest.FromString(message)
         (tensor,) = request.inputs
@@ -56,7 +59,7 @@ def images_of_grpc(message: bytes, model: str, shape: tuple[int, ...]) -> Float3
     if (request.model_name, tensor.name, tensor.datatype) != (model, _INPUT, "FP32"):
         return None
     if request.raw_input_contents:
-        if len(request.raw_input_contents) != 1 or len(request.raw_input_contents[0]) % 4:
+        if len(request.raw_input_contents[0]) % 4:
             return None
         values = np.frombuffer(request.raw_input_contents[0], np.float32)
     else:

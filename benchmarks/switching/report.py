@@ -9,7 +9,6 @@ from rich.box import SIMPLE
 from rich.console import Group
 from rich.table import Table
 
-from heatserve.benchmarks.load.report import described
 from heatserve.benchmarks.records.load import Heard
 from heatserve.benchmarks.records.switching import SwitchingRecord
 
@@ -33,8 +32,9 @@ def switching_report(record: SwitchingRecord) -> Group:
 def heard_meanwhile(record: SwitchingRecord) -> Iterator[list[str]]:
     """What each kind of caller heard, without switches and with them."""
     for calm, switching in zip(record.calm, record.switching, strict=True):
-        yield [described(calm), "nothing", *_cells(calm)]
-        yield [described(calm), "switches", *_cells(switching)]
+        asked = f"{calm.tier}, {calm.protocol}, {calm.rate:.1f}/s"
+        yield [asked, "nothing", *_cells(calm)]
+        yield [asked, "switches", *_cells(switching)]
 
 
 def command_lines(record: SwitchingRecord) -> Iterator[list[str]]:

@@ -11,7 +11,7 @@ import os
 import signal
 import subprocess
 import sys
-from contextlib import closing, redirect_stdout
+from contextlib import closing, redirect_stdout, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -25,7 +25,7 @@ from heatserve.export.runtime.served import open_served
 from heatserve.export.tiers import TierModel
 from heatserve.serving.client.client import Client
 from heatserve.serving.client.connection import Connection
-from heatserve.serving.errors import ServingError
+from heatserve.serving.errors import CrashedError, ServingError, UnavailableError
 from heatserve.serving.pixels import Pixels
 from heatserve.serving.switching.comparing import disagreement, trial_images
 from heatserve.serving.triton import guarded_exec
@@ -46,6 +46,7 @@ from heatserve.serving.switching.trial import main
 main(sys.argv[1:])
 """
 _VOTES, _VOTES_SECONDS = 100, 60.0
+_TIMES = 3
 _FAILED = 3  # the exit code of a trial that found a fault and says which
 
 
@@ -104,13 +105,21 @@ def main(arguments: list[str]) -> None:
     version_dir, served_dir, kept = map(Path, arguments)
     with redirect_stdout(sys.stderr):
         try:
-            found = json.dumps(asdict(tried(_open(version_dir), _open(served_dir), kept=kept)))
+            found = json.dumps(asdict(_tried_again(_open(version_dir), _open(served_dir), kept=kept)))
             code = 0
         except HeatserveError as error:
             found, code = str(error), _FAILED
     sys.stdout.write(found)
     sys.stdout.flush()
     sys.exit(code)
+
+
+def _tried_again(model: ModelVersion, served: ModelVersion, *, kept: Path) -> Trial:
+    """Try, and try again where Triton crashed or went away, as it does at times on a busy machine."""
+    for _ in range(_TIMES - 1):
+        with suppress(CrashedError, UnavailableError):
+            return tried(model, served, kept=kept)
+    return tried(model, served, kept=kept)
 
 
 def tried(model: ModelVersion, served: ModelVersion, *, kept: Path) -> Trial:

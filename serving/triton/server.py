@@ -53,6 +53,7 @@ _KILL_AFTER_SECONDS = 5.0  # past the time that Triton was given to drain
 _SEND_SECONDS = 0.1  # after its last request is answered, for the answer to leave
 _DOOMED_SECONDS = 1.0  # from a model that is found dead until Triton is killed: for answers of the others
 _SETTLE_SECONDS = 2.0  # the last lines of Triton's model instances, which end after it
+_CRASHES = (-signal.SIGSEGV, -signal.SIGABRT)
 _CRASHED = (
     "\n  where a warm-up fails (`model_warmup` in config.pbtxt), Triton may die so before it "
     "says why; started again, it may say it"
@@ -300,7 +301,7 @@ class TritonServer:
                 raise ServingError("Triton was ended while it started")
             if self._process.poll() is not None:
                 self.endpoints.bound()  # where a port was taken meanwhile, say so
-                if not self._problem and self._process.returncode == -signal.SIGSEGV:
+                if not self._problem and self._process.returncode in _CRASHES:
                     raise CrashedError(f"{self._failure('did not start')}{_CRASHED}")
                 raise self._failure(f"was ended: {self._problem}" if self._problem else "did not start")
             if time.monotonic() > deadline:

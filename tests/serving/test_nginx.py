@@ -11,7 +11,6 @@ import subprocess
 import threading
 import time
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -345,38 +344,31 @@ def test_requests_at_once_are_limited(
     with (
         nginx_before(tiers.endpoints.grpc, certificates, tmp_path, change=change) as nginx,
         channel_to(nginx, certificates) as channel,
-        ThreadPoolExecutor(2) as pool,
     ):
         call = channel.stream_unary(f"{SERVICE}ModelInfer")
-        held = [call.future(never_ending(), metadata=AUTHORIZED) for _ in range(2)]
         ready = method(channel, f"{SERVICE}ServerReady")
-        found = pool.submit(until_refused, ready).result(60)
+        held: list[Any] = []
+        found, deadline = None, time.monotonic() + 60
+        while found is None and time.monotonic() < deadline:  # until nginx knows of the others
+            held = [one for one in held if not one.done()]
+            held += [call.future(never_ending(), metadata=AUTHORIZED) for _ in range(2 - len(held))]
+            found = failure(ready)
         assert found == ("RESOURCE_EXHAUSTED", "too many requests; ask again in about 1 s")
         for one in held:
             one.cancel()
-        answered = pool.submit(until_answered, ready).result(60)
-        assert answered == b"\x08\x01"
+        while found is not None and time.monotonic() < deadline:  # until it knows that they are gone
+            found = failure(ready)
+        assert found is None
 
 
-def until_refused(call: Any) -> tuple[str, str]:
-    """What it is refused with, once the others have begun."""
-    while True:
-        try:
-            call(b"", timeout=60)
-            time.sleep(0.02)
-        except grpc.RpcError as error:
-            return status_of(error), error.details()  # type: ignore[attr-defined]
-
-
-def until_answered(call: Any) -> Any:
-    """The answer, once nginx knows that the others are gone."""
-    while True:
-        try:
-            return call(b"", timeout=60)
-        except grpc.RpcError as error:
-            if status_of(error) != "RESOURCE_EXHAUSTED":
-                raise
-            time.sleep(0.02)
+def failure(call: Any) -> tuple[str, str] | None:
+    """Status and message of a call, a moment later; None: it is answered."""
+    time.sleep(0.02)
+    try:
+        call(b"", timeout=60)
+    except grpc.RpcError as error:
+        return status_of(error), error.details()  # type: ignore[attr-defined]
+    return None
 
 
 def test_cancelled_requests_leave_the_next_one_alone(channel: grpc.Channel, never_ending: Silence) -> None:

@@ -24,6 +24,7 @@ from programs import program
 from heatserve import FREE_PORTS, Client, ServingError
 from heatserve.serving.observed import families
 from heatserve.serving.observed.families import FAMILIES, Family
+from heatserve.serving.observed.page import value_of
 from heatserve.serving.observed.recorder import Recorder
 from heatserve.serving.supervised.server import Server
 
@@ -65,18 +66,15 @@ class Prometheus:
         return [value for value in found if math.isfinite(value)]
 
 
-@dataclass
+@dataclass(frozen=True)
 class Served:
     """A server with a model and its tiers, as `heatserve serve` runs it, and clients that have asked before."""
 
     server: Server
     clients: tuple[Client, Client]
-    calls: int = 0
-    """How often each kind was asked."""
 
     def call(self) -> None:
         """One request of each kind."""
-        self.calls += 1
         for client in self.clients:
             client.predict(IMAGES)
         with pytest.raises(ServingError, match="NaN"):
@@ -170,9 +168,24 @@ def test_what_prometheus_reads_is_what_was_answered(served: Served, prometheus: 
         (families.FRONT_REQUESTS, {"route": "infer", "code": "200"}, 1),
         (families.FRONT_REQUESTS, {"route": "infer", "code": "400"}, 1),
     ]
-    served.call()
-    wanted = {query_of(family, labels): served.calls * each for family, labels, each in counted}
+    before = settled(lambda: [value_of(served.server.metrics, family, **labels) for family, labels, _ in counted])
+    wanted = {
+        query_of(family, labels): known + 3 * each
+        for (family, labels, each), known in zip(counted, before, strict=True)
+    }
+    for _ in range(3):
+        served.call()
     until(lambda: {query: sum(prometheus.numbers(query)) for query in wanted} == wanted)
+
+
+def settled(look: Callable[[], list[float]]) -> list[float]:
+    """What it sees, once that stays the same for a second: an answer may be counted after it was sent."""
+    seen = look()
+    while True:
+        time.sleep(1)
+        last, seen = seen, look()
+        if seen == last:
+            return seen
 
 
 def query_of(family: Family, labels: dict[str, str]) -> str:

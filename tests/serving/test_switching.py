@@ -189,9 +189,11 @@ def test_a_version_that_does_not_load_leaves_the_former_one(server: TritonServer
     content = (model.path / GRAPH_NAME).read_bytes()
     with load(server) as counts:
         (model.path / GRAPH_NAME).write_bytes(b"another")
-        with pytest.raises(ServingError, match=r"version 2 does not load: known: .*the card belongs to another graph"):
-            server.versions.replace(model)
-        (model.path / GRAPH_NAME).write_bytes(content)
+        try:
+            with pytest.raises(ServingError, match=r"version 2 does not load: known\w*: .*model\.onnx: .*sha256"):
+                server.versions.replace(model)
+        finally:
+            (model.path / GRAPH_NAME).write_bytes(content)
         assert switcher.served == {"known": 1}
         server.versions.replace(
             server.versions.open("known", 2)
