@@ -131,7 +131,10 @@ def test_a_stream(tiers: TritonServer) -> None:
     image = random_images(1)[0]
     with front_before(state_of_triton(tiers)) as front:
         model = "tiny"
-        with Client(front.url, model=model) as client, Client(tiers.endpoints.grpc_url, model=model) as grpc:
+        with (
+            Client(front.url, model=model, timeout=2 * PATIENCE_SECONDS) as client,
+            Client(tiers.endpoints.grpc_url, model=model, timeout=2 * PATIENCE_SECONDS) as grpc,
+        ):
             over_http, over_grpc = (
                 [*client.certify(image, n=200, deadline=PATIENCE_SECONDS)],
                 [*grpc.certify(image, n=200, deadline=PATIENCE_SECONDS)],
