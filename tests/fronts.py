@@ -6,7 +6,8 @@ import json
 import os
 import socket
 import tempfile
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +16,9 @@ from heatserve.serving.front.options import FrontOptions
 from heatserve.serving.front.process import Front, FrontSockets
 from heatserve.serving.front.state import FrontState
 from heatserve.serving.observed.recorder import FOLDER_VARIABLE
+
+PATIENCE_SECONDS = 60.0
+"""After which a test gives up what is to happen at once: a busy machine takes its time."""
 
 
 @dataclass(frozen=True)
@@ -73,7 +77,15 @@ def front_before(
                 sockets.close()
 
 
-def raw_answer(port: int, request: bytes, *, seconds: float = 5.0) -> bytes:
+def until(condition: Callable[[], object]) -> None:
+    """Wait until it holds."""
+    end = time.monotonic() + PATIENCE_SECONDS
+    while not condition():
+        assert time.monotonic() < end
+        time.sleep(0.02)
+
+
+def raw_answer(port: int, request: bytes, *, seconds: float = PATIENCE_SECONDS) -> bytes:
     """All that a server sends on one connection after these bytes, until it closes it or says nothing for a time."""
     with socket.create_connection(("127.0.0.1", port), timeout=seconds) as connection:
         with suppress(OSError):  # it may have answered and closed before all was sent

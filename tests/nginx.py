@@ -20,7 +20,7 @@ from relays import Certificates
 ROOT = Path(__file__).parents[1]
 TOKEN = "6c9cbf3f0f4a4f0f8d0b1f3c5e7a9b2d4f6081a3c5e7092b4d6f8a1c3e507294"
 CALLER = "team-a"
-_SECONDS = 30.0
+_SECONDS = 60.0
 
 
 @dataclass(frozen=True)

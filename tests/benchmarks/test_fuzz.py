@@ -156,7 +156,7 @@ def test_our_server_stands(repository: Path, subject: Subject) -> None:
         told = {name: call(target, subject) for name, call in [*HTTP_CASES.items()][:3]}
         after = compared(before, use_of(target.parent))
         assert target.http is not None
-        assert exchange(target.http, valid_json(subject, subject.images[:1]).encoded(), timeout=10).outcome == "200"
+        assert exchange(target.http, valid_json(subject, subject.images[:1]).encoded(), timeout=60).outcome == "200"
     assert findings.faults == {}, findings.examples
     assert findings.valid == 3 * 150 + 2 * 16
     assert all(outcome.startswith("status 4") for outcome in told.values()), told

@@ -37,7 +37,7 @@ def test_growth_is_from_the_second_quarter_to_the_last_one() -> None:
 @pytest.mark.skipif(sys.platform != "linux", reason="Triton runs on Linux only")
 def test_a_server_is_loaded_and_broken_and_the_page_shows_what_came_of_it(tmp_path: Path) -> None:
     out = tmp_path / "soak.json"
-    command = ["bench", "soak", "digits", "--repository", str(tmp_path), "--minutes", "0.1", "--times", "0"]
+    command = ["bench", "soak", "digits", "--repository", str(tmp_path), "--minutes", "0.2", "--times", "0"]
     result = CliRunner().invoke(app, [*command, "--out", str(out)], catch_exceptions=False)
     assert result.exit_code == 0, result.output
     record = read_record(out, SoakRecord)

@@ -24,7 +24,7 @@ pytestmark = [
     pytest.mark.skipif(sys.platform != "linux", reason="Triton runs on Linux only"),
 ]
 
-GRACE_SECONDS = 1.5
+GRACE_SECONDS = 5.0  # twelve callers in one process learn of it within this time, on a busy machine too
 
 
 @dataclass
@@ -46,7 +46,7 @@ class Caller:
 
 
 def says_ready(port: int) -> bool:
-    connection = HTTPConnection("127.0.0.1", port, timeout=5)
+    connection = HTTPConnection("127.0.0.1", port, timeout=BUSY_SECONDS)
     try:
         connection.request("GET", "/v2/health/ready")
         return connection.getresponse().status == 200

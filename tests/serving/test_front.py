@@ -17,7 +17,17 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from fronts import RunningFront, error_of, front_before, post, raw_answer, status_of
+from fronts import (
+    PATIENCE_SECONDS,
+    RunningFront,
+    error_of,
+    front_before,
+    post,
+    raw_answer,
+    status_of,
+    until,
+)
+from test_server import wait_until_gone
 from tiny_model import random_images
 
 from heatserve import AsyncClient, Client, OverloadedError, ServingError, TritonServer
@@ -39,7 +49,7 @@ def front(triton: TritonServer) -> Iterator[RunningFront]:
 
 
 def got(front: RunningFront, path: str) -> tuple[int, dict[str, object]]:
-    connection = http.client.HTTPConnection("127.0.0.1", front.port, timeout=5)
+    connection = http.client.HTTPConnection("127.0.0.1", front.port, timeout=PATIENCE_SECONDS)
     try:
         connection.request("GET", path)
         answer = connection.getresponse()
@@ -99,9 +109,7 @@ def test_request_ids_and_logs(front: RunningFront) -> None:
     trace = f"00-{'a' * 32}-{'b' * 16}-01"
     answer = raw_answer(front.port, post(INFER, BODY, "X-Request-Id: mine-1", f"traceparent: {trace}"))
     assert b"\r\nx-request-id: mine-1\r\n" in answer
-    end = time.monotonic() + 5
-    while b"mine-1" not in front.events.read_bytes() and time.monotonic() < end:
-        time.sleep(0.01)
+    until(lambda: b"mine-1" in front.events.read_bytes())
     (line,) = (line for line in front.events.read_text().splitlines() if "mine-1" in line)
     event = json.loads(line)
     assert (event["route"], event["model"], event["status"], event["traceparent"]) == ("infer", "tiny", 200, trace)
@@ -111,9 +119,9 @@ def test_requests_are_counted_on_the_page(front: RunningFront) -> None:
     before = value_of(front.folder, FRONT_REQUESTS, route="infer", code="200")
     assert status_of(raw_answer(front.port, post(INFER, BODY))) == 200
     request = b"GET /metrics HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n"
-    page = raw_answer(front.sockets.metrics_port, request).decode()
-    assert f'heatserve_front_requests_total{{route="infer",code="200"}} {before + 1:g}\n' in page
-    assert 'nv_inference_request_success{model="tiny"' in page
+    counted = f'heatserve_front_requests_total{{route="infer",code="200"}} {before + 1:g}\n'
+    until(lambda: counted in raw_answer(front.sockets.metrics_port, request).decode())
+    until(lambda: b'nv_inference_request_success{model="tiny"' in raw_answer(front.sockets.metrics_port, request))
     assert status_of(raw_answer(front.sockets.metrics_port, request.replace(b"/metrics", b"/v2"))) == 404
 
 
@@ -122,20 +130,23 @@ def test_a_stream(tiers: TritonServer) -> None:
     image = random_images(1)[0]
     with front_before(state_of_triton(tiers)) as front:
         model = "tiny"
-        with Client(front.url, model=model) as client, Client(tiers.endpoints.grpc_url, model=model) as grpc:
+        with (
+            Client(front.url, model=model, timeout=2 * PATIENCE_SECONDS) as client,
+            Client(tiers.endpoints.grpc_url, model=model, timeout=2 * PATIENCE_SECONDS) as grpc,
+        ):
             over_http, over_grpc = (
-                [*client.certify(image, n=200, deadline=30)],
-                [*grpc.certify(image, n=200, deadline=30)],
+                [*client.certify(image, n=200, deadline=PATIENCE_SECONDS)],
+                [*grpc.certify(image, n=200, deadline=PATIENCE_SECONDS)],
             )
             assert over_http[-1].label == over_grpc[-1].label
             assert len(over_http) > 1
-            assert client.confirm(image[None], radius=0.01, deadline=30)[0].explanation
+            assert client.confirm(image[None], radius=0.01, deadline=PATIENCE_SECONDS)[0].explanation
             with pytest.raises(ServingError, match="alpha: expected"):
-                next(client.certify(image, alpha=0.5, deadline=30))
-            answers = client.certify(image, n=100_000, deadline=30)
+                next(client.certify(image, alpha=0.5, deadline=PATIENCE_SECONDS))
+            answers = client.certify(image, n=100_000, deadline=PATIENCE_SECONDS)
             next(answers)
             answers.close()  # the caller leaves: the tier is free for the next one
-            assert [*client.certify(image, n=200, deadline=30)]
+            assert [*client.certify(image, n=200, deadline=PATIENCE_SECONDS)]
         refused = raw_answer(front.port, post(f"/v2/models/{model}_certify_stream/infer", BODY))
         assert status_of(refused) == 400
         assert "generate_stream" in error_of(refused)
@@ -143,16 +154,11 @@ def test_a_stream(tiers: TritonServer) -> None:
         assert status_of(refused) == 400
 
 
-def test_a_caller_who_leaves_leaves_the_queue(front: RunningFront, triton: TritonServer) -> None:
-    body = BODY
+def test_a_caller_who_leaves_leaves_the_queue(front: RunningFront) -> None:
     with socket.create_connection(("127.0.0.1", front.port)) as caller:
-        caller.sendall(post("/v2/models/patient/infer", body))
+        caller.sendall(post("/v2/models/patient/infer", BODY))
         time.sleep(0.05)
-    end = time.monotonic() + 5
-    while not value_of(front.folder, FRONT_REQUESTS, code="499") and time.monotonic() < end:
-        time.sleep(0.02)
-    assert value_of(front.folder, FRONT_REQUESTS, route="infer", code="499") >= 1
-    del triton
+    until(lambda: value_of(front.folder, FRONT_REQUESTS, route="infer", code="499") >= 1)
 
 
 def test_states_are_told_as_lines() -> None:
@@ -180,8 +186,7 @@ def test_not_ready_until_told(triton: TritonServer) -> None:
         assert status_of(answers[0]) == 200
         assert got(front, "/v2/health/ready")[0] == 200
         front.front.tell(replace(state, ready=False, reason="the server ends", is_draining=True))
-        time.sleep(0.1)
-        assert got(front, "/v2/health/ready")[0] == 503
+        until(lambda: got(front, "/v2/health/ready")[0] == 503)
         answer = raw_answer(front.port, post(INFER, BODY, close=False))
         assert status_of(answer) == 200
         assert b"connection: close" in answer
@@ -203,9 +208,7 @@ def test_a_front_that_is_killed_loses_nobody_who_waits(triton: TritonServer) -> 
     with front_before(state_of_triton(triton)) as running:
         running.front.kill()
         answers = list[bytes]()
-        caller = threading.Thread(
-            target=lambda: answers.append(raw_answer(running.port, post(INFER, BODY), seconds=20))
-        )
+        caller = threading.Thread(target=lambda: answers.append(raw_answer(running.port, post(INFER, BODY))))
         caller.start()
         time.sleep(0.2)
         assert not answers
@@ -216,11 +219,15 @@ def test_a_front_that_is_killed_loses_nobody_who_waits(triton: TritonServer) -> 
 
 def test_the_end_answers_what_is_in_flight(triton: TritonServer) -> None:
     with front_before(state_of_triton(triton)) as running:
-        callers = [socket.create_connection(("127.0.0.1", running.port), timeout=5) for _ in range(8)]
+        address = ("127.0.0.1", running.port)
+        idle, *callers = (socket.create_connection(address, timeout=PATIENCE_SECONDS) for _ in range(9))
+        request = post("/v2/models/patient/infer", BODY, "Expect: 100-continue", close=False)
+        head, _, body = request.partition(b"\r\n\r\n")
         for caller in callers:
-            caller.sendall(post("/v2/models/patient/infer", BODY, close=False))  # waits for 0.2 s
-        idle = socket.create_connection(("127.0.0.1", running.port), timeout=5)
-        time.sleep(0.05)
+            caller.sendall(head + b"\r\n\r\n")
+            assert caller.recv(100) == b"HTTP/1.1 100 Continue\r\n\r\n"
+        for caller in callers:
+            caller.sendall(body)  # and waits for 0.2 s in the queue of the model
         running.front.drain()
         assert [status_of(caller.recv(2**16)) for caller in callers] == [200] * 8
         assert idle.recv(1) == b""
@@ -228,7 +235,7 @@ def test_the_end_answers_what_is_in_flight(triton: TritonServer) -> None:
             caller.close()
 
 
-def test_it_ends_with_its_parent(triton: TritonServer, tmp_path: Path) -> None:
+def test_it_ends_with_its_parent(tmp_path: Path) -> None:
     """Killed, a parent says nothing more: the front hears that."""
     script = f"""
 import sys, time
@@ -239,18 +246,13 @@ sockets = FrontSockets.bound("127.0.0.1", http=0)
 front = Front(FrontOptions(), sockets, folder=Path({str(tmp_path)!r}), log=sys.stderr.buffer)
 front.start()
 print(front.pid, flush=True)
-time.sleep(60)
+time.sleep(600)
 """
-    parent = subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, text=True)
-    assert parent.stdout is not None
-    pid = int(parent.stdout.readline())
-    parent.kill()
-    parent.wait()
-    end = time.monotonic() + 10
-    while Path(f"/proc/{pid}").exists() and time.monotonic() < end:
-        time.sleep(0.05)
-    assert not Path(f"/proc/{pid}").exists()
-    del triton
+    with subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, text=True) as parent:
+        assert parent.stdout is not None
+        pid = int(parent.stdout.readline())
+        parent.kill()
+    wait_until_gone({pid}, seconds=PATIENCE_SECONDS)
 
 
 def test_what_it_cannot_start_with_is_explained(tmp_path: Path) -> None:

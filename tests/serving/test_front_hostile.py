@@ -8,7 +8,16 @@ from collections.abc import Iterator
 
 import numpy as np
 import pytest
-from fronts import RunningFront, error_of, front_before, post, raw_answer, read_all, status_of
+from fronts import (
+    PATIENCE_SECONDS,
+    RunningFront,
+    error_of,
+    front_before,
+    post,
+    raw_answer,
+    read_all,
+    status_of,
+)
 from tiny_model import random_images
 
 from heatserve import Client, TritonServer
@@ -281,7 +290,7 @@ def test_a_caller_who_waits_for_100_is_refused_before_he_sends(front: RunningFro
 
 def test_a_caller_who_waits_for_100_gets_it(front: RunningFront) -> None:
     head, _, body = post(INFER, json.dumps(image()).encode(), "Expect: 100-continue").partition(b"\r\n\r\n")
-    with socket.create_connection(("127.0.0.1", front.port), timeout=5) as connection:
+    with socket.create_connection(("127.0.0.1", front.port), timeout=PATIENCE_SECONDS) as connection:
         connection.sendall(head + b"\r\n\r\n")
         assert connection.recv(100) == b"HTTP/1.1 100 Continue\r\n\r\n"
         connection.sendall(body)

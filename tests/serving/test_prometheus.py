@@ -9,7 +9,7 @@ import subprocess
 import time
 import urllib.parse
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
@@ -55,7 +55,8 @@ class Prometheus:
     url: str
 
     def ask(self, path: str, **query: str) -> Any:
-        with urllib.request.urlopen(f"{self.url}/api/v1/{path}?{urllib.parse.urlencode(query)}", timeout=10) as answer:
+        url = f"{self.url}/api/v1/{path}?{urllib.parse.urlencode(query)}"
+        with urllib.request.urlopen(url, timeout=WAIT_SECONDS) as answer:
             return json.loads(answer.read())["data"]
 
     def numbers(self, query: str) -> list[float]:
@@ -78,7 +79,7 @@ class Served:
             client.predict(IMAGES)
         with pytest.raises(ServingError, match="NaN"):
             self.clients[1]._connection.infer("digits", IMAGES * np.float32(np.nan), classes=10)
-        ask(self.server.triton, "digits_confirm", IMAGES, radius=0.05, deadline_ms=20_000)
+        ask(self.server.triton, "digits_confirm", IMAGES, radius=0.05, deadline_ms=60_000)
         refusal(self.server.triton, "digits_confirm", IMAGES, radius=-1.0)
 
 
@@ -150,7 +151,7 @@ def test_every_panel_has_data_and_every_rule_is_judged(served: Served, prometheu
         queries = {(title, query) for title, query in queries if not prometheus.numbers(query)}
         time.sleep(0.5)
     assert not queries
-    assert prometheus.numbers("up") == [1]
+    until(lambda: prometheus.numbers("up") == [1])  # a page that takes longer than a second is not read
     judged = [rule for group in prometheus.ask("rules")["groups"] for rule in group["rules"]]
     assert {rule["name"] for rule in judged} == {rule["alert"] for rule in rules()}
     assert {rule["health"] for rule in judged} == {"ok"}
@@ -167,16 +168,24 @@ def test_what_prometheus_reads_is_what_was_answered(served: Served, prometheus: 
         (families.FRONT_REQUESTS, {"route": "infer", "code": "200"}, 1),
         (families.FRONT_REQUESTS, {"route": "infer", "code": "400"}, 1),
     ]
+    before = settled(lambda: [value_of(served.server.metrics, family, **labels) for family, labels, _ in counted])
     wanted = {
-        query_of(family, labels): value_of(served.server.metrics, family, **labels) + 3 * each
-        for family, labels, each in counted
+        query_of(family, labels): known + 3 * each
+        for (family, labels, each), known in zip(counted, before, strict=True)
     }
     for _ in range(3):
         served.call()
-    deadline = time.monotonic() + WAIT_SECONDS
-    while (found := {query: sum(prometheus.numbers(query)) for query in wanted}) != wanted:
-        assert time.monotonic() < deadline, found
-        time.sleep(0.5)
+    until(lambda: {query: sum(prometheus.numbers(query)) for query in wanted} == wanted)
+
+
+def settled(look: Callable[[], list[float]]) -> list[float]:
+    """What it sees, once that stays the same for a second: an answer may be counted after it was sent."""
+    seen = look()
+    while True:
+        time.sleep(1)
+        last, seen = seen, look()
+        if seen == last:
+            return seen
 
 
 def query_of(family: Family, labels: dict[str, str]) -> str:
@@ -185,14 +194,28 @@ def query_of(family: Family, labels: dict[str, str]) -> str:
     return f"{name}{{{pairs}}}"
 
 
+def page_of(server: Server) -> str:
+    """What Prometheus reads of it."""
+    content: bytes = urllib.request.urlopen(server.endpoints.metrics_url, timeout=WAIT_SECONDS).read()
+    return content.decode()
+
+
+def until(condition: Callable[[], bool]) -> None:
+    """Wait until it holds."""
+    deadline = time.monotonic() + WAIT_SECONDS
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.5)
+
+
 @pytest.mark.slow
 def test_the_page_passes_promtool(served: Served) -> None:
     """Triton's own part of it has units and names of another convention, which are not ours to change."""
     served.call()
     count_what_others_count(Recorder(served.server.metrics))
-    text = urllib.request.urlopen(served.server.endpoints.metrics_url, timeout=10).read().decode()
+    until(lambda: "nv_inference_count" in page_of(served.server))  # left out where Triton takes longer than a second
+    text = page_of(served.server)
     ours = "".join(line for line in text.splitlines(keepends=True) if "nv_" not in line)
-    assert "nv_inference_count" in text
     checked = subprocess.run(
         [program("promtool"), "check", "metrics"], input=ours, capture_output=True, text=True, timeout=300
     )

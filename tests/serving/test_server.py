@@ -195,7 +195,7 @@ def status(port: int, path: str, name: str, value: str) -> str:
 
 
 def test_who_reads_the_list_of_processes_opens_no_closed_api(triton: TritonServer) -> None:
-    commands = (Path(f"/proc/{pid}/cmdline").read_text().split("\0") for pid in descendants(os.getpid()))
+    commands = (command_of(pid).split("\0") for pid in descendants(os.getpid()))
     (command,) = (command for command in commands if f"--http-port={triton.endpoints.http}" in command)
     headers = {word.split(":")[1] for word in command if "-restricted-" in word}
     assert len(headers) == 1
@@ -242,8 +242,21 @@ def log_named_in(message: str) -> Path:
 
 def descendants(pid: int) -> set[int]:
     tasks = Path(f"/proc/{pid}/task").glob("*/children")  # a process belongs to the thread that started it
-    children = {int(child) for task in tasks for child in task.read_text().split()}
+    children = {int(child) for task in tasks for child in text_of(task).split()}
     return children.union(*(descendants(child) for child in children))
+
+
+def text_of(path: Path) -> str:
+    """What the kernel says there of a process or a thread; nothing, where that ended meanwhile."""
+    try:
+        return path.read_text()
+    except OSError:
+        return ""
+
+
+def command_of(pid: int) -> str:
+    """The command line of a process, a zero byte behind each word; empty where it ended meanwhile."""
+    return text_of(Path(f"/proc/{pid}/cmdline"))
 
 
 def triton_process(server: TritonServer) -> int:
@@ -253,7 +266,7 @@ def triton_process(server: TritonServer) -> int:
 
 def triton_below(pid: int, option: str = "--grpc-port=") -> int:
     """The one Triton that a process started, with such an option."""
-    (found,) = (child for child in descendants(pid) if f"\0{option}" in Path(f"/proc/{child}/cmdline").read_text())
+    (found,) = (child for child in descendants(pid) if f"\0{option}" in command_of(child))
     return found
 
 

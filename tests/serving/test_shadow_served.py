@@ -29,7 +29,7 @@ from heatserve.serving.shadow.folder import AuditSettings
 from heatserve.serving.supervised.server import Server
 from heatserve.serving.triton.installation import find_triton
 
-SECONDS = 60
+SECONDS = 180
 
 
 @pytest.fixture(scope="module")

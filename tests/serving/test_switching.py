@@ -20,8 +20,10 @@ import numpy as np
 import pytest
 from known_tiers import ask, at_distance, hurry, write_known_model
 from tiny_model import edit_card
+from typer.testing import CliRunner
 
 from heatserve import FREE_PORTS, Client, HeatserveError, ServingError, TritonServer
+from heatserve.cli import app
 from heatserve.export.card import GRAPH_NAME
 from heatserve.export.repository.layout import LABELS_NAME, open_model, version_dirs, write_model_config
 from heatserve.export.repository.pins import PIN_NAME, Pin, read_pin
@@ -31,6 +33,7 @@ from heatserve.export.signing.trust import Trust
 from heatserve.export.tiers import TierModel
 from heatserve.serving.observed.page import page
 from heatserve.serving.supervised.server import Server
+from heatserve.serving.switching import watching
 from heatserve.serving.switching.control import ask_server, servers_of
 from heatserve.serving.switching.switcher import Switcher, SwitchOutcome
 from heatserve.serving.switching.switching import SWITCH, Switching
@@ -156,14 +159,15 @@ def test_commands_switch_and_roll_back_under_load_without_a_request_that_fails(
 
 def test_without_a_server_the_next_one_is_told(repository: Path) -> None:
     (repository / "known" / PIN_NAME).unlink(missing_ok=True)
-    done = command("switch", "known", "1", repository=repository)
-    assert done.returncode == 0, done.stderr
-    assert "the next one serves version 1" in done.stdout
+    options = ["known", "--repository", str(repository)]
+    done = CliRunner().invoke(app, ["switch", *options, "1"])
+    assert done.exit_code == 0, done.output
+    assert "the next one serves version 1" in done.output
     assert read_pin(repository, "known") == Pin(1, None, (2,))
-    assert command("switch", "known", repository=repository).returncode == 0
-    assert command("rollback", "known", repository=repository).returncode == 0
+    assert CliRunner().invoke(app, ["switch", *options]).exit_code == 0
+    assert CliRunner().invoke(app, ["rollback", *options]).exit_code == 0
     assert read_pin(repository, "known") == Pin(1, None, (2,))
-    assert "expected a version that was served before" in command("rollback", "known", repository=repository).stderr
+    assert "expected a version that was served before" in str(CliRunner().invoke(app, ["rollback", *options]).exception)
 
 
 @pytest.mark.usefixtures("switcher")
@@ -249,9 +253,10 @@ def test_there_must_be_something_to_go_back_to(switcher: Switcher) -> None:
 
 
 def test_a_new_version_that_is_published_is_switched_to(
-    server: TritonServer, switcher: Switcher, repository: Path, third: Path
+    server: TritonServer, switcher: Switcher, repository: Path, third: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The broken one is left out, and so is, later, the one that was gone back from."""
+    monkeypatch.setattr(watching, "_LOOK_SECONDS", 0.5)
     (third / GRAPH_NAME).write_bytes(b"another")
     said = list[str]()
     watch = VersionWatch(repository, switcher, say=said.append)
@@ -267,8 +272,9 @@ def test_a_new_version_that_is_published_is_switched_to(
                 break
             except HeatserveError:  # a look at version 3 is under way
                 time.sleep(0.1)
+        time.sleep(1)  # for a look that was begun before
         count = len(said)
-        time.sleep(5)
+        time.sleep(2)
         assert switcher.served == {"known": 1}
         assert said[count:] == []
     finally:

@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from known_tiers import hurry
 from tiny_model import random_images, write_tiny_model
 
 from heatserve import FREE_PORTS, Client, TritonServer
@@ -44,9 +45,10 @@ def test_server_of_a_trusted_key_serves_what_was_signed(signed: Path) -> None:
     with TritonServer(signed, endpoints=FREE_PORTS, trust=trust) as server:
         for name in (GRAPH_NAME, BASE_NAME, CARD_NAME):
             (signed / "tiny" / "1" / name).write_bytes(b"other")
-        with Client(server.endpoints.grpc_url, model="tiny") as client:
+        hurry(server, "tiny")
+        with Client(server.endpoints.grpc_url, model="tiny", timeout=120) as client:
             assert client.predict(random_images(1))[0].certified_radius > 0
-            assert client.certify_fixed(random_images(1), deadline=30)[0].votes > 0
+            assert client.certify_fixed(random_images(1), deadline=60)[0].votes > 0
     with pytest.raises(UntrustedError, match="changed, added or removed since it was signed"):
         TritonServer(signed, endpoints=FREE_PORTS, trust=trust).__enter__()
 
@@ -55,6 +57,6 @@ def test_command_refuses_what_no_trusted_key_signed(signed: Path) -> None:
     write_tiny_model(signed, "unsigned")
     command = [sys.executable, "-m", "heatserve", "serve", "--repository", str(signed), "--trust", "trusted.pem"]
     command += [word for name in ("http", "grpc", "metrics") for word in (f"--{name}-port", "0")]
-    ended = subprocess.run(command, cwd=signed.parent, capture_output=True, text=True, timeout=100, check=False)
+    ended = subprocess.run(command, cwd=signed.parent, capture_output=True, text=True, timeout=300, check=False)
     assert ended.returncode == 1
     assert "unsigned/1/signature.sigstore.json: expected the signature of a trusted key, found none" in ended.stderr
