@@ -48,7 +48,7 @@ def connect_from_everywhere(port: int, many: list[socket.socket], *, count: int)
 
 def test_what_it_cannot_understand_of_its_supervisor_it_says_and_fails_with() -> None:
     with front_before(FrontState()) as running:
-        stdin = running.front._process.stdin  # type: ignore[union-attr]  # noqa: SLF001
+        stdin = running.front._process.stdin  # type: ignore[union-attr]
         assert stdin is not None
         stdin.write(b'{"ready": 1}\n')
         stdin.flush()
