@@ -8,7 +8,7 @@ import shlex
 import shutil
 import sys
 from collections.abc import Callable
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -135,7 +135,8 @@ def run_server(
     from heatserve.serving.switching.switching import Switching
 
     def say(text: str) -> None:
-        console.print(text, markup=False, soft_wrap=True)
+        with suppress(OSError, SystemExit):  # nobody reads any more, or the disk is full: no reason to end
+            console.print(text, markup=False, soft_wrap=True)
 
     try:
         with server:
@@ -160,8 +161,9 @@ def run_server(
 
 
 def tell(event: Event) -> None:
-    """Say on stderr what failed, and that it is up again."""
-    typer.echo(event.described, err=True)
+    """Say on stderr what failed, and that it is up again; where nobody reads that, the server goes on."""
+    with suppress(OSError):
+        typer.echo(event.described, err=True)
 
 
 def _print_served(console: Console, server: Server, picture: Path) -> None:
@@ -229,7 +231,7 @@ def _only_local(server: Server) -> list[str]:
 
     if "grpc" not in server.endpoints.local:
         return []
-    reason = below_floor(server.triton.version) or "Triton's gRPC knows no tokens (--token-file)"
+    reason = below_floor(server.triton.version) or "Triton's gRPC knows no tokens (--token-file) and no rates (--rate)"
     return [
         f"gRPC is for this machine only, whatever --host is: {reason}. Callers elsewhere ask over HTTP, or over gRPC "
         "through nginx: deploy/nginx, docs/security.md."

@@ -54,27 +54,33 @@ def rollback(model: _Model, repository: Repository = REPOSITORY) -> None:
         opened = open_model(repository, model, version=version_before(model, read_pin(repository, model)))
         return Pin(opened.version, None, newer_versions(repository, model, opened.version))
 
-    _ask({"do": ROLL_BACK, "model": model}, repository, pin)
+    before = version_before(model, read_pin(repository, model))  # the first server that goes back changes the pin
+    _ask({"do": ROLL_BACK, "model": model, "version": before}, repository, pin)
 
 
 def _ask(request: dict[str, Any], repository: Path, pin: Callable[[], Any]) -> None:
-    """Have each server do it; where none runs, note what the next one is to serve."""
+    """Have each server do it, also where one cannot; where none runs, note what the next one is to serve."""
     from heatserve.export.repository.pins import write_pin
     from heatserve.serving.switching.control import ask_server, servers_of, without_error
 
     console = Console(highlight=False, soft_wrap=True)
     name, is_done = request["model"], True
-    servers = servers_of(repository)
+    servers, errors = servers_of(repository), list[HeatserveError]()
     for folder in servers:
         answer: dict[str, Any] = {}
-        for answer in map(without_error, ask_server(folder, request)):
-            if "says" in answer:
-                console.print(answer["says"], markup=False)
-        if "outcome" not in answer:
-            raise HeatserveError(
-                f"{name}: expected the server to say which version it serves, found that it ended first"
-            )
-        is_done &= answer["outcome"] == "switched"
+        try:
+            for answer in map(without_error, ask_server(folder, request)):
+                if "says" in answer:
+                    console.print(answer["says"], markup=False)
+            if "outcome" not in answer:
+                raise HeatserveError(
+                    f"{name}: expected the server to say which version it serves, found that it ended first"
+                )
+        except HeatserveError as error:
+            errors.append(error)
+        is_done &= answer.get("outcome") == "switched"
+    if errors:
+        raise errors[0]
     if not servers:
         wanted = pin()
         write_pin(repository, name, wanted)

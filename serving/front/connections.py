@@ -104,7 +104,11 @@ class CallerConnection(HttpToolsProtocol):
         super().connection_made(transport)
         self.address = self.client[0] if self.client else ""
         problem = self._gate.enter(self.address)
-        if problem:
+        if self._gate.is_flooded:
+            self._is_refused = True
+            self._on_refused("connections", 0)
+            self.transport.abort()
+        elif problem:
             self._refuse(http.HTTPStatus.SERVICE_UNAVAILABLE, f"{problem}; ask again later", "connections")
         else:
             self._enter("headers")

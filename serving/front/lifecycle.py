@@ -21,6 +21,7 @@ from heatserve.serving.front import limits
 from heatserve.serving.front.app import FrontApp
 from heatserve.serving.front.connections import CallerConnection
 from heatserve.serving.front.counted import PassedCounts
+from heatserve.serving.front.handshakes import TlsListener
 from heatserve.serving.front.metrics_page import MetricsApp
 from heatserve.serving.front.options import FrontOptions
 from heatserve.serving.front.served import Served
@@ -34,7 +35,6 @@ EXIT_SECONDS = 10.0
 """The time that requests in flight are given at the end."""
 
 _LOOK_SECONDS = 1.0
-_HANDSHAKE_SECONDS = 10.0
 _LAST_SECONDS = 0.1  # for connections that the system has made already
 _LONGEST_LINE = 2**20
 _METRICS_CONNECTIONS = 64
@@ -61,8 +61,9 @@ class FrontServer:
         self._app = FrontApp(self.served, tokens=tokens, rates=rates, recorder=recorder, log=log, passed=passed)
         self._metrics = MetricsApp(self.served, folder=folder, tokens=tokens, recorder=recorder)
         self._gate = limits.Gate(options.max_connections)
+        self._handshakes = limits.Gate(options.max_connections)
         self._states = list[ServerState]()
-        self._listeners = list[asyncio.Server]()
+        self._listeners = list[asyncio.Server | TlsListener]()
 
     async def listen(self, http: Sequence[socket.socket], metrics: Sequence[socket.socket]) -> None:
         """Accept connections on sockets that listen already."""
@@ -72,13 +73,10 @@ class FrontServer:
         ):
             factory = self._factory(app, gate)
             for listening in sockets:
-                self._listeners.append(await self._listener(factory, listening))
-
-    async def _listener(self, factory: Callable[[], asyncio.Protocol], listening: socket.socket) -> asyncio.Server:
-        timeout = _HANDSHAKE_SECONDS if self._tls else None
-        return await asyncio.get_running_loop().create_server(
-            factory, sock=listening, ssl=self._tls, ssl_handshake_timeout=timeout
-        )
+                if self._tls is None:
+                    self._listeners.append(await asyncio.get_running_loop().create_server(factory, sock=listening))
+                else:
+                    self._listeners.append(TlsListener(listening, self._tls, factory, self._handshakes, app.refused))
 
     def _factory(self, app: FrontApp, gate: limits.Gate) -> Callable[[], asyncio.Protocol]:
         config = Config(
@@ -105,7 +103,7 @@ class FrontServer:
         """
         stamp = self._certificate_stamp()
         while True:
-            with suppress(BlockingIOError):
+            with suppress(OSError):  # nobody has read it for long, or the supervisor is no more, which `hear` tells
                 os.write(up, b"1")
             self._recorder.set(FRONT_CONNECTIONS, self._gate.open)
             await asyncio.sleep(_LOOK_SECONDS)
@@ -157,6 +155,9 @@ async def live(
         metrics: sockets that listen for those who read metrics.
         up: a descriptor that gets one byte once connections are accepted, and one every second from then on.
         log_file: a descriptor for the lines of the log; −1: none.
+
+    Raises:
+        Exception: what hears of the server or looks after it failed; callers in flight had their answers first.
     """
     loop = asyncio.get_running_loop()
     ended = asyncio.Event()
@@ -169,12 +170,15 @@ async def live(
     await loop.connect_read_pipe(lambda: asyncio.StreamReaderProtocol(lines), sys.stdin.buffer)
     await server.listen(http, metrics)
     os.set_blocking(up, False)
-    told = loop.create_task(hear(server.served, lines))
-    told.add_done_callback(lambda _: ended.set())
-    looks = loop.create_task(server.look(up))
+    tasks = [loop.create_task(hear(server.served, lines)), loop.create_task(server.look(up))]
+    for task in tasks:
+        task.add_done_callback(lambda _: ended.set())
     await ended.wait()
-    looks.cancel()
+    failed = [error for task in tasks if task.done() and (error := task.exception())]
+    for task in tasks:
+        task.cancel()
     await server.end()
-    told.cancel()
     if log is not None:
         log.close()
+    if failed:
+        raise failed[0]

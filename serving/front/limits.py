@@ -56,6 +56,11 @@ class Gate:
         """The most connections from one address."""
         return max(1, self.most // 2)
 
+    @property
+    def is_flooded(self) -> bool:
+        """Whether so many are refused at this moment that there is no time for an answer."""
+        return self.open > 2 * self.most
+
     def leave(self, address: str) -> None:
         """Count one less."""
         self.open -= 1

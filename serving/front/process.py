@@ -20,12 +20,12 @@ from heatserve.serving.front.options import FrontOptions
 from heatserve.serving.front.state import FrontState
 from heatserve.serving.triton import guarded_exec
 from heatserve.serving.triton.endpoints import bind_port
+from heatserve.serving.triton.options import START_SECONDS
 from heatserve.serving.triton.processes import ending
 
 BACKLOG = 1024
 """Connections that wait until they are accepted, on each socket."""
 
-_START_SECONDS = 30.0
 _LAST_SECONDS = 1.0
 _EXIT_SECONDS = 15.0  # more than it gives requests in flight
 _FRONT = """\
@@ -151,7 +151,7 @@ class Front:
         finally:
             os.close(up)
         self.tell(state or FrontState())
-        end = time.monotonic() + _START_SECONDS
+        end = time.monotonic() + START_SECONDS
         try:
             while not select.select([self._up], [], [], 0.05)[0]:
                 if self._process.poll() is not None or time.monotonic() > end:

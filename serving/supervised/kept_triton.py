@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections import deque
 from collections.abc import Callable
-from pathlib import Path
 
 from heatserve.certification.errors import HeatserveError
 from heatserve.serving.errors import ServingError
@@ -14,8 +12,6 @@ from heatserve.serving.supervised.failures import RestartRule
 from heatserve.serving.supervised.restarts import Restarts
 from heatserve.serving.triton.server import TritonServer
 
-KEPT_LOGS = 3
-"""Logs of Tritons that failed, the newest; older ones are removed."""
 _LOOK_SECONDS = 0.05
 
 
@@ -48,11 +44,9 @@ class KeptTriton:
         self._restarts = Restarts("triton", rule, on_event)
         self._on_change = on_change
         self._on_end = on_end
-        self._stopping, self._hurried = threading.Event(), threading.Event()
-        self._first = threading.Event()
+        self._stopping, self._first = threading.Event(), threading.Event()
         self._error: Exception | None = None
         self._current: TritonServer | None = None
-        self._failed_logs = deque[Path]()
         self._thread = threading.Thread(target=self._run, name="heatserve-keep-triton", daemon=True)
         self.server: TritonServer | None = None
 
@@ -72,14 +66,19 @@ class KeptTriton:
         return self.server
 
     def stop(self) -> None:
-        """End it in order: requests in flight are answered first. It may be called again, after an interruption."""
+        """End it in order: requests in flight are answered first. It may be called again, after an interruption.
+
+        One that only starts has none, and is ended at once.
+        """
         self._stopping.set()
+        starting = self._current
+        if starting is not None and starting is not self.server:
+            starting.hurry()
         if self._thread.ident is not None:
             self._thread.join()
 
     def hurry(self) -> None:
         """End it at once."""
-        self._hurried.set()
         self._stopping.set()
         if self._current is not None:
             self._current.hurry()
@@ -96,7 +95,7 @@ class KeptTriton:
     def _keep(self) -> None:
         while not self._stopping.is_set():
             self._current = triton = self._create()
-            if self._hurried.is_set():  # by one who saw the one before
+            if self._stopping.is_set():  # by one who saw the one before
                 return
             try:
                 self._live(triton)
@@ -124,12 +123,5 @@ class KeptTriton:
             HeatserveError: there will be none.
         """
         self._on_change(None)
-        self._keep_log(triton)
         cause: Cause = "start" if self.server is not triton else "unhealthy" if triton.problem else "ended"
         self._stopping.wait(self._restarts.pause(cause, error))
-
-    def _keep_log(self, triton: TritonServer) -> None:
-        if log := getattr(triton, "log", None):  # it came so far as to have one
-            self._failed_logs.append(log)
-        while len(self._failed_logs) > KEPT_LOGS:
-            self._failed_logs.popleft().unlink(missing_ok=True)

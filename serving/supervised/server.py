@@ -192,7 +192,11 @@ class Server:
         return self._state
 
     def note_switch(self, switch: Switch) -> None:
-        """Count a version that was to be served, and log what became of it."""
+        """Count a version that was to be served, log what became of it, and tell the front the tiers that it has."""
+        with self._telling:
+            if self._state.grpc:
+                self._state = replace(self._state, models=self.triton.names)
+                self._kept_front.tell(self._state)
         self._recorder.add(SWITCHES, switch.model, switch.outcome.value)
         if self._events is not None:
             level: Level = "info" if switch.outcome is SwitchOutcome.SWITCHED else "error"
@@ -229,8 +233,10 @@ class Server:
     def _triton_kept(self, wanted: Endpoints) -> KeptTriton:
         version = version_of(find_triton(backend_directory=self._backend_directory))
         options = self._front_options
-        has_tokens = options.token_file is not None
-        endpoints = behind_front(wanted, version, triton_http=self._triton_http, has_tokens=has_tokens)
+        guard = "--token-file" if options.token_file else "--rate" if options.rate else ""
+        endpoints = behind_front(
+            wanted, version, triton_http=self._triton_http, guard=guard, has_client_ca=options.client_ca is not None
+        )
 
         def create() -> TritonServer:
             self._make_folders()

@@ -90,7 +90,7 @@ class ControlSocket:
 
             try:
                 self._handle(_request(connection), send)
-            except HeatserveError as error:
+            except (HeatserveError, OSError) as error:
                 send({"error": str(error)})
 
 

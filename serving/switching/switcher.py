@@ -87,7 +87,7 @@ class Switcher:
             say: told what is done, in words for the operator.
 
         Raises:
-            HeatserveError: there is no such model, or another switch is under way.
+            HeatserveError: there is no such model, another switch is under way, or Triton was ended meanwhile.
         """
         with self._one_at_a_time():
             former = self._model(name)
@@ -101,22 +101,34 @@ class Switcher:
                 return self._pinned(name, again, former, time.monotonic(), say)
             return self._to(former, version, Pin(version, former.version, passed_over), say, is_tried=True)
 
-    def roll_back(self, name: str, *, say: Say = lambda _: None) -> Switch:
-        """Go back to the version that was served before, without a trial, and pass the present one over from now on.
+    def roll_back(self, name: str, version: int | None = None, *, say: Say = lambda _: None) -> Switch:
+        """Go back to the version that was served before, without a trial, and pass newer ones over from now on.
+
+        Args:
+            name: of a model that is served.
+            version: to go back to; None: the one that its pin has as the one before.
+            say: told what is done, in words for the operator.
 
         Raises:
-            HeatserveError: there is no such model, nothing to go back to, or another switch is under way.
+            HeatserveError: there is no such model, nothing to go back to, another switch is under way, or Triton was
+                ended meanwhile.
         """
         with self._one_at_a_time():
             former = self._model(name)
-            version = version_before(name, read_pin(self._repository, name))
+            if version is None:
+                version = version_before(name, read_pin(self._repository, name))
             pin = Pin(version, None, newer_versions(self._repository, name, version))
+            if version == former.version:
+                say(f"{name}: version {version} is served")
+                return self._pinned(name, pin, former, time.monotonic(), say)
             return self._to(former, version, pin, say, is_tried=False)
 
     def _to(self, former: ModelVersion, version: int, pin: Pin, say: Say, *, is_tried: bool) -> Switch:
         began, name = time.monotonic(), former.name
 
         def failed(outcome: SwitchOutcome, error: Exception) -> Switch:
+            if versions.has_ended:  # what failed may be that, and not the version
+                raise ServingError(f"{name}: expected a server that runs on, found that it was ended; ask again")
             say(f"{name}: version {version} stays out, and version {former.version} is served: {error}")
             return self._told(Switch(name, version, former.version, outcome, str(error), time.monotonic() - began))
 

@@ -82,7 +82,7 @@ class Switching:
         if request.get("do") == SWITCH:
             done = self.switcher.switch(name, version, say=say)
         elif request.get("do") == ROLL_BACK:
-            done = self.switcher.roll_back(name, say=say)
+            done = self.switcher.roll_back(name, version, say=say)
         else:
             raise HeatserveError(f"do: expected {SWITCH!r} or {ROLL_BACK!r}")
         send({**asdict(done), "outcome": done.outcome.value})

@@ -5,7 +5,6 @@ from __future__ import annotations
 import threading
 from pathlib import Path
 
-from heatserve.certification.errors import HeatserveError
 from heatserve.export.repository.layout import version_dirs
 from heatserve.export.repository.pins import Pin, read_pin, write_pin
 from heatserve.serving.switching.switcher import Say, Switcher, SwitchOutcome
@@ -57,7 +56,7 @@ class VersionWatch:
             for name, version in self._switcher.served.items():
                 try:
                     self._look(name, version)
-                except (HeatserveError, OSError) as error:  # another switch is under way, or a file cannot be read
+                except Exception as error:  # another switch is under way, or a file cannot be read
                     if str(error) != said:
                         self._say(str(error))
                     said = str(error)

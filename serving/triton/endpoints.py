@@ -98,7 +98,12 @@ class Endpoints:
 
 
 def behind_front(
-    wanted: Endpoints, version: TritonVersion | None, *, triton_http: int | None = None, has_tokens: bool = False
+    wanted: Endpoints,
+    version: TritonVersion | None,
+    *,
+    triton_http: int | None = None,
+    guard: str = "",
+    has_client_ca: bool = False,
 ) -> Endpoints:
     """What Triton listens on where a front has the ports for HTTP and metrics: gRPC, and what only the front is told.
 
@@ -106,24 +111,25 @@ def behind_front(
         wanted: what the operator asked for; its ports `http` and `metrics` are the front's.
         version: of Triton.
         triton_http: a port for Triton's own HTTP at `wanted.host`, beside the front's; None: on this machine only.
-        has_tokens: whether the front lets in only who brings a token. Triton knows none, so that gRPC is for this
-            machine only.
+        guard: the option by which the front lets in only who brings a token, or asks no more than a rate; empty:
+            everybody. Triton knows neither, so that its gRPC is for this machine only.
+        has_client_ca: whether callers must show a certificate; Triton's gRPC asks for it, its HTTP does not.
 
     Raises:
         ServingError: unknown host, or Triton's own HTTP for other machines where its version is below the floor, or
-            where they need tokens.
+            where they meet a guard.
     """
     local: set[Service] = {"http", "metrics"}
     if triton_http is not None:
         local.remove("http")
         if not wanted.is_loopback:
             check_exposed(f"--triton-http-port {triton_http}", version)
-            if has_tokens:
+            if guard := guard or ("--client-ca" if has_client_ca else ""):
                 raise ServingError(
-                    f"--triton-http-port {triton_http}: expected it without --token-file where --host is not this "
-                    "machine alone, got both; Triton's own HTTP lets in callers without tokens"
+                    f"--triton-http-port {triton_http}: expected it without {guard} where --host is not this machine "
+                    "alone, got both; Triton's own HTTP knows no tokens, rates or certificates"
                 )
-    if has_tokens and not wanted.is_loopback:
+    if guard and not wanted.is_loopback:
         local.add("grpc")
     return replace(wanted, http=triton_http or 0, metrics=0, local=frozenset(local))
 

@@ -17,6 +17,12 @@ CONNECTION_LIMITS = (
     # Of requests that were answered, Triton would keep some for reuse, with the memory of the largest: 2 GiB each.
     "--grpc-infer-allocation-pool-size=0",
 )
+START_SECONDS = 170.0
+"""The time in which all models must be ready, or a version of one be loaded, and the front must accept connections.
+
+It is an upper bound, for machines that are starved; what fails is noticed at once. The probes of `deploy/` wait longer,
+so that a server says what is wrong before it is ended.
+"""
 POLLS = (
     "--model-control-mode=poll",
     "--repository-poll-secs=1",

@@ -6,6 +6,7 @@ import secrets
 import shutil
 import threading
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -14,6 +15,7 @@ from heatserve.serving.errors import ServingError
 from heatserve.serving.observed.facts import declare_models
 from heatserve.serving.triton.debris import explained_writes
 from heatserve.serving.triton.opening import verified_model
+from heatserve.serving.triton.options import START_SECONDS
 from heatserve.serving.triton.processes import Process
 from heatserve.serving.triton.replacing import Replacement
 from heatserve.serving.triton.watch import Watch, question_of, tier_questions
@@ -76,6 +78,11 @@ class ServedVersions:
         self._watch = self._watching(frozenset())
         self._watch.start()
 
+    @property
+    def has_ended(self) -> bool:
+        """Whether Triton is to end, or has: nothing is opened or replaced any more."""
+        return self._ended.is_set()
+
     def stop(self) -> None:
         """Watch and replace no more: Triton is to end."""
         self._ended.set()
@@ -85,8 +92,9 @@ class ServedVersions:
         """A version of a model, verified, and signed where nothing else is served: to be served, or discarded.
 
         Raises:
-            HeatserveError: see `verified_models`.
+            HeatserveError: see `verified_models`; or Triton has ended.
         """
+        self._check_running()
         folder = self._copies / f"{name}-{version}-{secrets.token_hex(4)}"
         return verified_model(self._serving.repository, name, version, trust=self._serving.trust, folder=folder)
 
@@ -95,7 +103,7 @@ class ServedVersions:
         if model.path.is_relative_to(self._copies):
             shutil.rmtree(self._copies / model.path.relative_to(self._copies).parts[0], ignore_errors=True)
 
-    def replace(self, model: ModelVersion, *, timeout: float = 180.0) -> None:
+    def replace(self, model: ModelVersion, *, timeout: float = START_SECONDS) -> None:
         """Serve this version, with its tiers, in place of the one that is served under its name, while callers ask.
 
         No request fails for it: the former version answers those that it has. Where the new one does not load, the
@@ -107,8 +115,9 @@ class ServedVersions:
 
         Raises:
             CardError: its configuration is not that of its card.
-            ServingError: it does not load; says why.
+            ServingError: it does not load; says why. Or Triton has ended.
         """
+        self._check_running()
         workspace = self._serving.workspace
         with self._replacing:
             former = workspace.offers[model.name]
@@ -135,6 +144,11 @@ class ServedVersions:
             )
             raise
 
+    def _check_running(self) -> None:
+        """Write nothing into the folder of a Triton that has ended, which was removed."""
+        if self.has_ended:
+            raise ServingError("expected a Triton that runs, found that it was ended; ask again")
+
     @property
     def _copies(self) -> Path:
         return self._serving.workspace.repository.with_name(COPIES_NAME)
@@ -158,7 +172,8 @@ class ServedVersions:
             replacement.has_ended(seconds=timeout)
         serving.workspace.offers[new.model.name] = new
         self.models = tuple(new.model if model.name == new.model.name else model for model in self.models)
-        declare_models(serving.metrics, self.models)
+        with suppress(OSError):  # a disk without room: the page of metrics tells of the former version
+            declare_models(serving.metrics, self.models)
         self._watch.stop()
         self._watch = self._watching(replacement.replaced)
         if not self._ended.is_set():

@@ -32,7 +32,7 @@ from heatserve.serving.triton.installation import find_triton
 from heatserve.serving.triton.log import explain
 from heatserve.serving.triton.offers import OFFERS_NAME
 from heatserve.serving.triton.opening import verified_models
-from heatserve.serving.triton.options import CONNECTION_LIMITS, POLLS, closed_apis
+from heatserve.serving.triton.options import CONNECTION_LIMITS, POLLS, START_SECONDS, closed_apis
 from heatserve.serving.triton.processes import ending, triton_and_instances
 from heatserve.serving.triton.replacing import answers_ok
 from heatserve.serving.triton.served import COPIES_NAME, ServedVersions, Serving
@@ -95,7 +95,7 @@ class TritonServer:
         metrics: Path | None = None,
         audit: AuditSettings | None = None,
         trust: Trust | None = None,
-        startup_timeout: float = 60.0,
+        startup_timeout: float = START_SECONDS,
         exit_timeout: int = 10,
     ) -> None:
         """Describe the server; entering the context starts it.

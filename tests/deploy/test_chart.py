@@ -14,6 +14,8 @@ import pytest
 import yaml
 from serve_options import check_serve
 
+from heatserve.serving.triton.options import START_SECONDS
+
 ROOT = Path(__file__).parents[2]
 CHART = ROOT / "deploy" / "helm" / "heatserve"
 KUBERNETES = ("1.30", "1.37")
@@ -151,6 +153,11 @@ def test_live_and_ready_are_asked_where_they_are_told_apart() -> None:
     }
     ports = {port["name"]: port["containerPort"] for port in server["ports"]}
     assert ports == {"http": 8000, "metrics": 8002}
+
+
+def test_a_pod_is_not_ended_before_its_server_says_why_it_does_not_start() -> None:
+    (server,) = _pod("store")["containers"]
+    assert server["startupProbe"]["failureThreshold"] * server["startupProbe"]["periodSeconds"] > START_SECONDS
 
 
 def test_a_pod_that_ends_has_time_for_its_grace_and_for_requests_in_flight() -> None:

@@ -51,7 +51,11 @@ def served(repository: Path, rule: RestartRule | None = USUAL_RULE) -> Iterator[
 
 def tritons() -> set[int]:
     """Processes below this one that are, or become, a Triton with ports."""
-    return {pid for pid in descendants(os.getpid()) if "--grpc-port=" in command_of(pid)}
+    return set(filter(is_triton, descendants(os.getpid())))
+
+
+def is_triton(pid: int) -> bool:
+    return "--grpc-port=" in command_of(pid)
 
 
 def processes_of(server: Server) -> list[int]:
@@ -170,7 +174,9 @@ def test_the_command_goes_on_and_can_be_ended_while_it_restarts(tiny_repository:
         assert process.stderr is not None
         assert "Triton ended by itself: it was ended by SIGKILL" in process.stderr.readline()
         assert "triton: it is started again in 0.1 s" in process.stderr.readline()
-        time.sleep(0.3)
+        while not (starting := {pid for pid in descendants(process.pid) if is_triton(pid)}):
+            time.sleep(0.02)
+        os.kill(min(starting), signal.SIGSTOP)  # it will never be ready, and nobody is answered by it
         process.send_signal(signal.SIGTERM)
         assert process.wait(BUSY_SECONDS) == 0
     (log,) = tmp_path.iterdir()

@@ -81,14 +81,22 @@ def test_behind_a_front_only_grpc_is_at_the_host() -> None:
     assert behind_front(Endpoints(), OLD, triton_http=8003).http == 8003
 
 
-def test_with_tokens_only_the_front_is_at_the_host() -> None:
-    """Triton knows none: who has no token would ask it directly."""
+@pytest.mark.parametrize("guard", ["--token-file", "--rate"])
+def test_with_tokens_or_a_rate_only_the_front_is_at_the_host(guard: str) -> None:
+    """Triton knows neither: who has no token, or asks too often, would ask it directly."""
     wanted = Endpoints(host="0.0.0.0")
-    hidden = behind_front(wanted, FLOOR, has_tokens=True)
+    hidden = behind_front(wanted, FLOOR, guard=guard)
     assert {hidden.address(service) for service in SERVICES} == {"127.0.0.1"}
-    with pytest.raises(ServingError, match="--triton-http-port 8003: expected it without --token-file"):
-        behind_front(wanted, FLOOR, triton_http=8003, has_tokens=True)
-    assert behind_front(Endpoints(), FLOOR, triton_http=8003, has_tokens=True).http == 8003
+    with pytest.raises(ServingError, match=f"--triton-http-port 8003: expected it without {guard}"):
+        behind_front(wanted, FLOOR, triton_http=8003, guard=guard)
+    assert behind_front(Endpoints(), FLOOR, triton_http=8003, guard=guard).http == 8003
+
+
+def test_who_must_show_a_certificate_cannot_go_round_it_by_the_http_of_triton() -> None:
+    wanted = Endpoints(host="0.0.0.0")
+    assert behind_front(wanted, FLOOR, has_client_ca=True).address("grpc") == "0.0.0.0"
+    with pytest.raises(ServingError, match="--triton-http-port 8003: expected it without --client-ca"):
+        behind_front(wanted, FLOOR, triton_http=8003, has_client_ca=True)
 
 
 def test_running_triton_is_of_the_version_that_was_read(triton: TritonServer) -> None:
