@@ -109,9 +109,11 @@ class FrontServer:
             await asyncio.sleep(_LOOK_SECONDS)
             now = self._certificate_stamp()
             if self._tls is not None and now != stamp:
-                with suppress(ServingError):  # half of a new pair: the other half comes
+                stamp = now
+                try:
                     self._options.load_certificate(self._tls)
-                    stamp = now
+                except ServingError as error:  # half of a new pair, perhaps: the other half changes the files again
+                    sys.stderr.write(f"{error}; the certificate from before is shown\n")
 
     def _certificate_stamp(self) -> tuple[int, ...]:
         files = filter(None, (self._options.tls_cert, self._options.tls_key))

@@ -1,10 +1,14 @@
-"""The tokens that let a request in: a file, one a line, read again when it changes."""
+"""The tokens that let a request in: a file, one a line, read again when it changes.
+
+Where it cannot be used any more, nobody is let in: a token that was to be withdrawn is not one of those left over.
+"""
 
 from __future__ import annotations
 
 import hashlib
 import hmac
 import os
+import sys
 import time
 from pathlib import Path
 
@@ -40,18 +44,20 @@ class Tokens:
         return found[0].hex() if found else None
 
     def _look(self) -> None:
-        """Read the file again where it was changed; one that cannot be used leaves the tokens as they were."""
+        """Read the file again where it was changed, or could not be used."""
         now = time.monotonic()
         if now - self._looked < _LOOK_SECONDS:
             return
         self._looked = now
         try:
             stamp = self._stamp_now()
-            if stamp != self._stamp:
+            if stamp != self._stamp or not self._digests:
                 self._digests = _read(self._path)
                 self._stamp = stamp
-        except ServingError:
-            return
+        except ServingError as error:
+            if self._digests:
+                sys.stderr.write(f"{error}; nobody is let in until it can be used\n")
+            self._digests = ()
 
     def _stamp_now(self) -> tuple[int, int, int]:
         try:

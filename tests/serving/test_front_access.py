@@ -108,7 +108,7 @@ def test_each_token_has_its_rate(front: RunningFront) -> None:
         assert second.predict(random_images(1))[0].label >= 0
 
 
-def test_tokens_are_read_again_when_they_change(tmp_path: Path) -> None:
+def test_tokens_are_read_again_when_they_change(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = tmp_path / "tokens"
     path.write_text(f"{FIRST}\n")
     tokens = Tokens(path)
@@ -117,13 +117,19 @@ def test_tokens_are_read_again_when_they_change(tmp_path: Path) -> None:
         return tokens.client_of(f"Bearer {token}".encode()) is not None
 
     assert (is_let_in(FIRST), is_let_in(SECOND)) == (True, False)
-    for text, expected in ((SECOND, (False, True)), ("short", (False, True)), (f"{FIRST}\n{SECOND}", (True, True))):
+    for text, expected in ((SECOND, (False, True)), ("short", (False, False)), (f"{FIRST}\n{SECOND}", (True, True))):
         other = tmp_path / "other"
         other.write_text(text)
         other.replace(path)
         tokens._looked -= 2  # as if two seconds had passed
         assert (is_let_in(FIRST), is_let_in(SECOND)) == expected
     path.unlink()
+    for _ in range(2):
+        tokens._looked -= 2
+        assert not is_let_in(FIRST)
+    said = capsys.readouterr().err.splitlines()  # once for each file that cannot be used
+    assert [line.endswith("; nobody is let in until it can be used") for line in said] == [True, True]
+    path.write_text(FIRST)
     tokens._looked -= 2
     assert is_let_in(FIRST)
 
