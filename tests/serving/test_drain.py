@@ -13,7 +13,7 @@ from http.client import HTTPConnection
 from pathlib import Path
 
 import pytest
-from test_server import serve_command
+from test_server import serve_command_at
 from test_watch import BUSY_SECONDS, seconds_until
 from tiny_model import random_images
 
@@ -61,10 +61,9 @@ def test_no_request_is_lost_at_the_end_under_load(tiny_repository: Path, tmp_pat
     is_ready, runs = threading.Event(), threading.Event()
     is_ready.set()
     runs.set()
-    with serve_command(tiny_repository, tmp_path, f"--grace={GRACE_SECONDS}") as (process, grpc):
-        assert process.stdout is not None
-        http = next(line.split()[1] for line in process.stdout if line.startswith("HTTP"))
-        careful, careless = ([Caller(url) for url in (grpc, http) * times] for times in (4, 2))
+    with serve_command_at(tiny_repository, tmp_path, f"--grace={GRACE_SECONDS}") as (process, urls):
+        http = urls["HTTP"]
+        careful, careless = ([Caller(url) for url in (urls["gRPC"], http) * times] for times in (4, 2))
         with ThreadPoolExecutor(len(careful) + len(careless)) as pool:
             asking = [pool.submit(caller.ask_while, is_ready.is_set) for caller in careful]
             asking += [pool.submit(caller.ask_while, runs.is_set) for caller in careless]

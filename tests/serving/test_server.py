@@ -137,6 +137,15 @@ def serve_command(
     repository: Path, temporary: Path, *options: str, model: str = "patient"
 ) -> Iterator[tuple[subprocess.Popen[str], str]]:
     """`heatserve serve` as a process of its own, its temporary files in `temporary`; and its gRPC URL."""
+    with serve_command_at(repository, temporary, *options, model=model) as (process, urls):
+        yield process, urls["gRPC"]
+
+
+@contextmanager
+def serve_command_at(
+    repository: Path, temporary: Path, *options: str, model: str = "patient"
+) -> Iterator[tuple[subprocess.Popen[str], dict[str, str]]]:
+    """The same, and its URLs of `HTTP` and `gRPC`."""
     # A shell that starts us in the background, or `nohup`, has a signal ignored, for us and our children.
     start = "from signal import *; signal(SIGINT, default_int_handler); signal(SIGHUP, SIG_DFL); "
     code = start + "from heatserve.cli import main; main()"
@@ -149,9 +158,14 @@ def serve_command(
         text=True,
     ) as process:
         assert process.stdout is not None
-        url = next(line.split()[1] for line in process.stdout if line.startswith("gRPC"))
+        urls = dict[str, str]()
+        for line in process.stdout:
+            if line.startswith(("HTTP ", "gRPC ")):
+                urls[line.split()[0]] = line.split()[1]
+            if len(urls) == 2:
+                break
         try:
-            yield process, url
+            yield process, urls
         finally:  # where a test failed, too: leaving the context waits for the process
             process.kill()
 
