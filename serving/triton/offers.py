@@ -7,8 +7,8 @@
                                votes/NAME/   where the voter of this version listens
 
 Triton looks at `models` every second (`--model-control-mode=poll`), and loads what has changed beside what it serves.
-It calls a model changed where any of its files has a newer date, also behind a link. So no link leads to a file that
-may be written while the model is served: an offer has copies, and hard links to graphs, which are only ever replaced.
+It calls a model changed where any of its files has a newer date, also behind a link, and where one is linked or closed
+to others (`st_ctime`). So an offer is of copies: nothing that becomes of the repository reaches them.
 """
 
 from __future__ import annotations
@@ -136,7 +136,9 @@ def place_model(folder: Path, model: ModelVersion, config: pb.ModelConfig) -> No
 
     version = folder / str(model.version)
     version.mkdir(parents=True)
-    _place_files(model.path, version, (GRAPH_NAME, BASE_NAME, PLAN_NAME, CARD_NAME, REFERENCE_NAME))
+    for name in (GRAPH_NAME, BASE_NAME, PLAN_NAME, CARD_NAME, REFERENCE_NAME):
+        if (model.path / name).exists():
+            shutil.copyfile(model.path / name, version / name)
     (folder / LABELS_NAME).write_bytes(labels_of(model.card))
     warm_up = model.path.parent / WARM_UP_PATH.parent
     if warm_up.exists():
@@ -154,7 +156,10 @@ def _place_tier(
 
     version = folder / str(model.version)
     version.mkdir(parents=True)
-    _place_files(folder.with_name(model.name) / str(model.version), version, (GRAPH_NAME, PLAN_NAME, CARD_NAME))
+    own = folder.with_name(model.name) / str(model.version)
+    for name in (GRAPH_NAME, PLAN_NAME, CARD_NAME):
+        if (own / name).exists():  # the same file under another name, before Triton sees either
+            (version / name).hardlink_to(own / name)
     module = version / "model.py"
     module.write_text(BACKEND.format(path=list(modules), **_TIER))
     # Python would write it when the tier starts, and Triton take the tier for changed, and load it again.
@@ -165,17 +170,6 @@ def _place_tier(
     config.CopyFrom(tier)
     config.input[0].reshape.shape.extend([1, *config.input[0].dims])
     write_config(folder / CONFIG_NAME, config)
-
-
-def _place_files(source: Path, target: Path, names: Sequence[str]) -> None:
-    """Place those of the files that are there: the same file under another name, or, on another disk, a copy."""
-    for name in names:
-        if not (source / name).exists():
-            continue
-        try:
-            os.link((source / name).resolve(), target / name)
-        except OSError:  # another file system, or another user's file
-            shutil.copyfile(source / name, target / name)
 
 
 def _voter_plan(model: ModelVersion, tiers: Tiers, folder: Path) -> VoterPlan:

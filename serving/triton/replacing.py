@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from heatserve.serving.errors import ServingError
+from heatserve.serving.triton.debris import seal_regions
 from heatserve.serving.triton.log import without_stack
 from heatserve.serving.triton.processes import Process, triton_and_instances
 
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
     from heatserve.serving.triton.offers import Offer
     from heatserve.serving.triton.voters import VoterPlan, Voters
 
-_LOOK_SECONDS = 0.05
+_LOOK_SECONDS = 0.02
 _DRAIN_SECONDS = 600.0  # for requests to the former version; the longest deadline of a tier is the operator's choice
 _FAILED = re.compile(r"failed to load '(?P<name>[^']+)' version (?P<version>\d+): (?P<why>.*)\"$", re.MULTILINE)
 
@@ -50,7 +51,7 @@ class Replacement:
             triton: the process.
             http_url: where it answers HTTP.
             log: what it writes.
-            repository: what it looks at.
+            repository: what it looks at, in the folder whose name its regions of shared memory begin with.
             voters: of its models.
             former: what Triton was shown of the model before, and serves, or might.
             new: what it is to serve from now on.
@@ -87,7 +88,9 @@ class Replacement:
             if failed := self._failures()[known:]:
                 raise ServingError(f"{self._new.model.name}: version {version} does not load: {failed[0]}")
             self._check_time(deadline, f"expected {', '.join(waiting)} to load")
+            seal_regions(self._repository.parent.name)
             time.sleep(_LOOK_SECONDS)
+        seal_regions(self._repository.parent.name)
         if self._new.voter:
             self._voters.need(self._new.voter)
 

@@ -9,6 +9,7 @@ import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import pytest
 from known_tiers import ask, at_distance, hurry, voter_of, write_known_model
@@ -93,9 +94,9 @@ def test_a_base_network_that_does_not_load_is_explained(tmp_path: Path, monkeypa
     version_dir = write_known_model(tmp_path, tiers=[TierModel.CONFIRM])
     prepare = workspace.prepare
 
-    def exchanging(*args: object) -> object:
-        found = prepare(*args)  # type: ignore[arg-type]
-        (version_dir / BASE_NAME).write_bytes(b"another")
+    def exchanging(*args: Any, **options: Any) -> workspace.Workspace:
+        found = prepare(*args, **options)
+        (found.offers["known"].folder / "known" / version_dir.name / BASE_NAME).write_bytes(b"another")
         return found
 
     monkeypatch.setattr("heatserve.serving.triton.server.prepare", exchanging)
