@@ -14,7 +14,6 @@ import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from math import inf
 from pathlib import Path
 
 from heatserve.serving.errors import ServingError
@@ -33,6 +32,7 @@ KEPT_LOGS = 5
 _ENVIRONMENTS = Path("/tmp"), "python_env_??????"
 _TRITON_NAME = "tritonserver"
 _START_SLACK = 2.0  # seconds
+_LEAST_AGE = 60.0  # a Triton may start while others are looked for
 
 
 @contextmanager
@@ -149,8 +149,9 @@ def _remove_environments() -> None:
 
 
 def _first_triton() -> float:
-    """When the Triton started that has run for longest, in seconds since 1970; infinity where none runs."""
-    booted, started = time.time() - time.clock_gettime(time.CLOCK_BOOTTIME), inf
+    """When the Triton started that has run for longest, in seconds since 1970; a minute ago where none is older."""
+    booted = time.time() - time.clock_gettime(time.CLOCK_BOOTTIME)
+    started = time.time() - _LEAST_AGE
     for folder in Path("/proc").glob("[0-9]*"):
         with suppress(OSError):  # it has ended
             if (folder / "comm").read_text().strip() == _TRITON_NAME:

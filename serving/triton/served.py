@@ -16,7 +16,7 @@ from heatserve.serving.observed.facts import declare_models
 from heatserve.serving.triton.debris import explained_writes
 from heatserve.serving.triton.opening import verified_model
 from heatserve.serving.triton.options import START_SECONDS
-from heatserve.serving.triton.processes import Process
+from heatserve.serving.triton.processes import Process, process_of
 from heatserve.serving.triton.replacing import Replacement
 from heatserve.serving.triton.watch import Watch, question_of, tier_questions
 
@@ -75,13 +75,14 @@ class ServedVersions:
         self._on_problem = on_problem
         self._replacing = threading.Lock()
         self._ended = threading.Event()
+        self._triton = process_of(serving.triton)
         self._watch = self._watching(frozenset())
         self._watch.start()
 
     @property
     def has_ended(self) -> bool:
         """Whether Triton is to end, or has: nothing is opened or replaced any more."""
-        return self._ended.is_set()
+        return self._ended.is_set() or self._triton.look().is_dead
 
     def stop(self) -> None:
         """Watch and replace no more: Triton is to end."""
@@ -126,7 +127,7 @@ class ServedVersions:
             try:
                 self._show([former], new, timeout)
             except ServingError as error:
-                if self._ended.is_set():
+                if self.has_ended:
                     raise
                 self._go_back(former, new)
                 theirs, ours = str(workspace.repository), str(self._serving.repository)
