@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import random
 import re
 import time
-import uuid
 from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any
 
@@ -51,7 +51,7 @@ class Exchange:
         self._bodies = bodies
         self._held = 0
         given = self.headers.get(b"x-request-id", b"")
-        self.request_id = given if _REQUEST_ID.fullmatch(given) else uuid.uuid4().hex.encode()
+        self.request_id = given if _REQUEST_ID.fullmatch(given) else b"%032x" % random.getrandbits(128)
         traceparent = self.headers.get(b"traceparent", b"")
         self.traceparent = traceparent.decode() if _TRACEPARENT.fullmatch(traceparent) else ""
 

@@ -64,8 +64,16 @@ def test_a_line_is_one_line_and_bounded_whatever_a_caller_sent(text: str) -> Non
     assert json.loads(line)["event"] == "request"
 
 
-def test_numbers_that_json_lacks_are_text() -> None:
-    assert json.loads(json_line("x", process="front", a=float("nan"), b=float("inf")))["a"] == "nan"
+@pytest.mark.parametrize("number", [float("nan"), float("-inf"), 2**63, -(2**80)])
+def test_numbers_that_json_or_its_readers_lack_are_text(number: float) -> None:
+    assert json.loads(json_line("x", process="front", a=number))["a"] == str(number)
+    assert json.loads(json_line("x", process="front", a=2**63 - 1, b=0.1, c=True, d=None))["a"] == 2**63 - 1
+
+
+def test_text_of_a_caller_does_nothing_to_a_terminal() -> None:
+    line = json_line("x", process="front", model="\x1b[2J\x9b2Jé\ud800")
+    assert json.loads(line)["model"] == "\x1b[2J\\x9b2J\\xe9\\ud800"
+    assert line.decode("ascii").strip().isprintable()
 
 
 def test_nobody_waits_for_a_log_that_nobody_reads(tmp_path: Path) -> None:
