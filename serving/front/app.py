@@ -17,6 +17,7 @@ from heatserve.serving.front.refusals import FrontAnswer, Refusal, error_body, i
 from heatserve.serving.front.routes import OPEN, Descriptions, Route, check_method, route_of
 from heatserve.serving.front.served import Served
 from heatserve.serving.front.tokens import Tokens
+from heatserve.serving.front.triton import TritonCalls
 from heatserve.serving.observed.families import FRONT_REJECTED, FRONT_REQUESTS, FRONT_SECONDS
 from heatserve.serving.observed.logs import EventLog
 from heatserve.serving.observed.recorder import Recorder
@@ -61,7 +62,7 @@ class FrontApp:
         exchange = Exchange(scope, receive, send, self._bodies)
         task = asyncio.current_task()
         assert task is not None
-        exchange.connection.on_lost = task.cancel
+        exchange.connection.begin(task.cancel)
         route = self.route(exchange.path)
         name = route.name if route else "other"
         try:
@@ -69,7 +70,7 @@ class FrontApp:
         except (CallerLeft, asyncio.CancelledError):
             exchange.status = _LEFT
         finally:
-            exchange.connection.on_lost = None
+            exchange.connection.settle()
             self._note(exchange, route, name)
 
     def route(self, path: bytes) -> Route | None:
@@ -145,8 +146,10 @@ class FrontApp:
         body = await exchange.body(rules.json_bytes if length is None else rules.binary_bytes)
         question = InferenceQuestion(rules, route.version, body, length)
         del body
-        calls = await self._served.calls()
+        calls = await self._calls(exchange)
         response = await calls.infer(question.message, exchange.metadata)
+        if exchange.connection.is_lost:
+            raise CallerLeft
         if self._passed is not None:
             self._passed.answered(route.model, response)
         return question.answer(response)
@@ -156,7 +159,7 @@ class FrontApp:
         if not rules.is_stream:
             raise invalid(f"model: expected a request to /v2/models/{rules.name}/infer, which answers once")
         message = stream_message(rules, route.version, await exchange.body(rules.json_bytes))
-        calls = await self._served.calls()
+        calls = await self._calls(exchange)
         async with aclosing(calls.stream(message, exchange.metadata)) as answers:
             first = await anext(answers, None)  # before anything is sent, so that a refusal has a status of its own
             if first is None:
@@ -170,6 +173,15 @@ class FrontApp:
                 exchange.reason = refusal.reason
                 await exchange.send_event(b"data: %b\n\n" % error_body(refusal.message))
         await exchange.send_event(b"", is_end=True)
+        if exchange.connection.is_lost:
+            raise CallerLeft
+
+    async def _calls(self, exchange: Exchange) -> TritonCalls:
+        """Triton; where it must not be cancelled, a caller who leaves counts until what he asked for has ended."""
+        calls = await self._served.calls()
+        if not self._served.state.cancels:
+            exchange.connection.on_lost = None
+        return calls
 
     def _note(self, exchange: Exchange, route: Route | None, name: str) -> None:
         seconds = exchange.end()

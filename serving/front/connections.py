@@ -63,7 +63,10 @@ class _AnswerTransport:
 
 
 class CallerConnection(HttpToolsProtocol):
-    """A connection with limits; `on_lost` is called where the caller leaves before he has his answer."""
+    """A connection with limits; `on_lost` is called where the caller leaves before he has his answer.
+
+    One whose caller left counts until nothing that he asked for is computed: `settle` says so.
+    """
 
     def __init__(
         self, config: Config, state: ServerState, gate: limits.Gate, on_refused: Callable[[str, int], None]
@@ -78,7 +81,9 @@ class CallerConnection(HttpToolsProtocol):
         """
         super().__init__(config, state, {})
         self.on_lost: Callable[[], object] | None = None
+        self.is_lost = False
         self.address = ""
+        self._is_counted = self._is_answering = False
         self._gate = gate
         self._on_refused = on_refused
         self._timer: asyncio.TimerHandle | None = None
@@ -104,6 +109,7 @@ class CallerConnection(HttpToolsProtocol):
         super().connection_made(transport)
         self.address = self.client[0] if self.client else ""
         problem = self._gate.enter(self.address)
+        self._is_counted = True
         if self._gate.is_flooded:
             self._is_refused = True
             self._on_refused("connections", 0)
@@ -115,13 +121,32 @@ class CallerConnection(HttpToolsProtocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Count it, and give up what the caller asked for."""
-        self._gate.leave(self.address)
+        self.is_lost = True
         self._enter("")
         if self._write_timer is not None:
             self._write_timer.cancel()
         super().connection_lost(exc)
         if self.on_lost is not None:
             self.on_lost()
+        if not self._is_answering:
+            self._leave()
+
+    def begin(self, on_lost: Callable[[], object]) -> None:
+        """A request is answered from now on."""
+        self.on_lost = on_lost
+        self._is_answering = True
+
+    def settle(self) -> None:
+        """Nothing is computed for it any more."""
+        self.on_lost = None
+        self._is_answering = False
+        if self.is_lost:
+            self._leave()
+
+    def _leave(self) -> None:
+        if self._is_counted:
+            self._is_counted = False
+            self._gate.leave(self.address)
 
     def data_received(self, data: bytes) -> None:
         """Parse what came, and give what is to come its time."""

@@ -22,6 +22,7 @@ class FrontState:
             a name that is on Triton's.
         models: the names that may be asked for, tiers among them.
         metrics: HOST:PORT of Triton's own page of metrics; empty: none.
+        cancels: what a caller gave up may be cancelled in Triton, which is new enough to survive it.
         is_draining: the server ends: each answer asks its caller to connect elsewhere.
     """
 
@@ -31,6 +32,7 @@ class FrontState:
     grpc_tls: tuple[str, str, str] | None = None
     models: tuple[str, ...] = ()
     metrics: str = ""
+    cancels: bool = False
     is_draining: bool = False
 
     def line(self) -> bytes:
@@ -47,6 +49,8 @@ def state_of(line: bytes) -> FrontState:
 
 def state_of_triton(triton: TritonServer) -> FrontState:
     """What is behind the front where a Triton answers."""
+    from heatserve.serving.triton.versions import below_floor
+
     return FrontState(
         ready=True,
         reason="",
@@ -54,4 +58,5 @@ def state_of_triton(triton: TritonServer) -> FrontState:
         grpc_tls=triton.grpc_tls.files() if triton.grpc_tls else None,
         models=triton.names,
         metrics=triton.endpoints.metrics_url.partition("://")[2].partition("/")[0],
+        cancels=below_floor(triton.version) is None,
     )

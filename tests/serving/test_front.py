@@ -154,11 +154,28 @@ def test_a_stream(tiers: TritonServer) -> None:
         assert status_of(refused) == 400
 
 
-def test_a_caller_who_leaves_leaves_the_queue(front: RunningFront) -> None:
-    with socket.create_connection(("127.0.0.1", front.port)) as caller:
-        caller.sendall(post("/v2/models/patient/infer", BODY))
-        time.sleep(0.05)
-    until(lambda: value_of(front.folder, FRONT_REQUESTS, route="infer", code="499") >= 1)
+@pytest.mark.parametrize("cancels", [False, True])
+def test_a_caller_who_leaves(triton: TritonServer, cancels: bool) -> None:
+    """His request is cancelled only in a Triton that survives it: 2.51 is aborted by some of 10,000 cancellations."""
+    state = state_of_triton(triton)
+    assert not state.cancels
+    kind = 'nv_inference_request_failure{model="patient",reason="CANCELED"' if cancels else _ANSWERED
+    before = triton_value(state, kind)
+    with front_before(replace(state, cancels=cancels)) as front:
+        with socket.create_connection(("127.0.0.1", front.port)) as caller:
+            caller.sendall(post("/v2/models/patient/infer", BODY))
+            time.sleep(0.05)
+        until(lambda: value_of(front.folder, FRONT_REQUESTS, route="infer", code="499") == 1)
+        until(lambda: triton_value(state, kind) > before)
+
+
+_ANSWERED = 'nv_inference_request_success{model="patient"'
+
+
+def triton_value(state: FrontState, start: str) -> float:
+    host, _, port = state.metrics.partition(":")
+    page = raw_answer(int(port), f"GET /metrics HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n".encode())
+    return sum(float(line.split()[-1]) for line in page.decode().splitlines() if line.startswith(start))
 
 
 def test_states_are_told_as_lines() -> None:

@@ -9,11 +9,15 @@ import time
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
+from typing import Any
 
 import pytest
 from fronts import PATIENCE_SECONDS, error_of, raw_answer, read_all, status_of, until
+from uvicorn.config import Config
+from uvicorn.server import ServerState
 
 from heatserve.serving.front import limits
+from heatserve.serving.front.connections import CallerConnection
 from heatserve.serving.front.lifecycle import FrontServer
 from heatserve.serving.front.limits import BodyBytes, Gate, Rates
 from heatserve.serving.front.options import FrontOptions
@@ -102,6 +106,50 @@ def test_connections_of_one_address(port: int, folder: Path, monkeypatch: pytest
     last = LIVE.replace(b"\r\n\r\n", b"\r\nConnection: close\r\n\r\n")
     until(lambda: status_of(raw_answer(port, last)) == 200)
     assert value_of(folder, FRONT_REJECTED, reason="connections") >= 4
+
+
+@pytest.mark.parametrize("ends", ["answered", "failed"])
+def test_a_caller_who_left_counts_until_his_request_has_ended(ends: str) -> None:
+    """What he asked for is still computed: by leaving he could ask for more than those who stay."""
+
+    async def ask() -> None:
+        begun, ended = asyncio.Event(), asyncio.Event()
+
+        async def app(scope: Any, receive: Any, send: Any) -> None:
+            del receive, send
+            connection = scope["state"]["connection"]
+            connection.begin(lambda: None)
+            begun.set()
+            await ended.wait()
+            connection.settle()
+            if ends == "failed":
+                raise ValueError
+
+        gate, state = Gate(2), ServerState()
+        config = Config(app, http=CallerConnection, ws="none", lifespan="off", log_config=None)
+        config.load()
+        loop = asyncio.get_running_loop()
+        refused = list[str]()
+        async with await loop.create_server(
+            lambda: CallerConnection(config, state, gate, lambda reason, _: refused.append(reason)), "127.0.0.1", 0
+        ) as server:
+            address = server.sockets[0].getsockname()
+            _, caller = await asyncio.open_connection(*address)
+            caller.write(LIVE)
+            await begun.wait()
+            caller.close()
+            while state.connections:
+                await asyncio.sleep(0.01)
+            assert gate.open == 1
+            other, _ = await asyncio.open_connection(*address)
+            assert status_of(await other.read()) == 503
+            assert refused == ["connections"]
+            ended.set()
+            await asyncio.gather(*state.tasks, return_exceptions=True)
+            while gate.open:
+                await asyncio.sleep(0.01)
+
+    asyncio.run(asyncio.wait_for(ask(), PATIENCE_SECONDS))
 
 
 def test_a_gate_counts_all_addresses_together() -> None:
