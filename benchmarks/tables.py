@@ -11,9 +11,11 @@ from rich.text import Text
 
 from heatserve.benchmarks.records.calibration import CalibrationRecord, RefusedRow
 from heatserve.benchmarks.records.confirming import ConfirmedModel, ConfirmRecord, VoteCounts
+from heatserve.benchmarks.records.front import FrontRecord
 from heatserve.benchmarks.records.heat_step import ClassifierSteps, HeatStepRecord
 from heatserve.benchmarks.records.networks import NetworksRecord
 from heatserve.benchmarks.records.record import Record
+from heatserve.benchmarks.records.shadow import ShadowModel, ShadowRecord, alarms_text
 from heatserve.benchmarks.records.speed import EngineRecord, EngineRow, LatencyRecord
 from heatserve.benchmarks.records.votes import DecidedRadius, VoteRecord
 
@@ -31,6 +33,22 @@ def latency_table(record: LatencyRecord) -> Table:
             milliseconds = (f"{quantile:.2f}" for quantile in (times.p50, times.p90, times.p99))
             slower = 1.0 if way == "plain" else found.ratios[f"{way} / plain"].p50
             table.add_row(way, *milliseconds, f"{slower:.3f}", f"{stochastic / times.p50:.1f}")
+        table.add_section()
+    return table
+
+
+def front_table(record: FrontRecord) -> Table:
+    """Each way to ask for one image, by classifier, and what it takes above another."""
+    table = Table(title=f"ms for one image, random weights; {_machine(record)}", title_justify="left")
+    table.add_column("way", no_wrap=True)
+    for heading in ("p50", "p90", "p99"):
+        table.add_column(heading, justify="right")
+    for name, found in record.shapes.items():
+        table.add_row(f"[bold]{name}[/] front: {found.cpu_microseconds:.0f} µs of a core, {found.megabytes:.0f} MiB")
+        for way, times in found.milliseconds.items():
+            table.add_row(way, *(f"{quantile:.2f}" for quantile in (times.p50, times.p90, times.p99)))
+        for pair, above in found.above.items():
+            table.add_row(pair, f"{above.p50:.2f}")
         table.add_section()
     return table
 
@@ -201,6 +219,29 @@ def calibration_table(record: CalibrationRecord) -> Table:
             for i in shown
         )
         table.add_row(*start, *gaps, f"{row.overclaims} of {row.positive}")
+    return table
+
+
+def shadow_tables(record: ShadowRecord) -> Group:
+    """A table for each model: each kind of traffic, and the alarms that it raised."""
+    return Group(*(_shadow_table(name, found, record) for name, found in record.models.items()))
+
+
+def _shadow_table(name: str, found: ShadowModel, record: ShadowRecord) -> Table:
+    table = Table(
+        title=f"{name}: alarms at level {record.level:g}; promised: overclaims of at most {found.alpha:g}",
+        caption="runs with an alarm, and after how many judged answers, or inputs, it was raised: median (least to "
+        "most)",
+        title_justify="left",
+        caption_justify="left",
+        box=SIMPLE,
+    )
+    table.add_column("traffic")
+    for heading in ("overclaims", "alarm of the rate", "alarm of the inputs"):
+        table.add_column(heading, justify="right")
+    for row in found.rows:
+        counts = f"{row.overclaims} of {row.judged}"
+        table.add_row(row.traffic, counts, alarms_text(row.rate_alarms), alarms_text(row.drift_alarms))
     return table
 
 

@@ -16,6 +16,15 @@ from typing import TYPE_CHECKING
 from heatserve._lazy import lazy_names
 
 if TYPE_CHECKING:
+    from heatserve.certification.anytime import (
+        Evidence,
+        Ranks,
+        RateWatch,
+        anytime_lower_bound,
+        anytime_upper_bound,
+        rank_bets,
+        rate_bets,
+    )
     from heatserve.certification.audit import AuditError, Verdict, certified_accuracy, judge_promise
     from heatserve.certification.binomial import lower_bound, upper_bound
     from heatserve.certification.calibration import (
@@ -44,7 +53,7 @@ if TYPE_CHECKING:
     from heatserve.certification.progress import Progress, unseen
     from heatserve.certification.radius import RadiusMap, certified_l_bound, l_bound, nominal_radius, top_score
     from heatserve.certification.sequential import Decision, EarlyPrediction, decide, predict_early, provable
-    from heatserve.certification.tightening import Bound, anytime_lower_bound, certificate
+    from heatserve.certification.tightening import Bound, certificate
     from heatserve.certification.voting import Classifier, MonteCarloError
 
 __all__ = [
@@ -60,6 +69,7 @@ __all__ = [
     "Decision",
     "EarlyPrediction",
     "Ending",
+    "Evidence",
     "FLOAT32",
     "Failure",
     "GRID",
@@ -73,12 +83,15 @@ __all__ = [
     "Polls",
     "Progress",
     "RadiusMap",
+    "Ranks",
+    "RateWatch",
     "Reference",
     "Test",
     "Verdict",
     "Want",
     "alpha_left",
     "anytime_lower_bound",
+    "anytime_upper_bound",
     "calibrate",
     "certificate",
     "certified_accuracy",
@@ -98,6 +111,8 @@ __all__ = [
     "predict_early",
     "provable",
     "radius_grid",
+    "rank_bets",
+    "rate_bets",
     "results_in_order",
     "source_of",
     "top_score",
@@ -121,6 +136,7 @@ __getattr__, __dir__ = lazy_names(
         "Decision": "heatserve.certification.sequential",
         "EarlyPrediction": "heatserve.certification.sequential",
         "Ending": "heatserve.certification.outcome",
+        "Evidence": "heatserve.certification.anytime",
         "FLOAT32": "heatserve.certification.noise",
         "Failure": "heatserve.certification.polls",
         "GRID": "heatserve.certification.noise",
@@ -134,12 +150,15 @@ __getattr__, __dir__ = lazy_names(
         "Polls": "heatserve.certification.polls",
         "Progress": "heatserve.certification.progress",
         "RadiusMap": "heatserve.certification.radius",
+        "Ranks": "heatserve.certification.anytime",
+        "RateWatch": "heatserve.certification.anytime",
         "Reference": "heatserve.certification.calibration",
         "Test": "heatserve.certification.polls",
         "Verdict": "heatserve.certification.audit",
         "Want": "heatserve.certification.polls",
         "alpha_left": "heatserve.certification.monte_carlo",
-        "anytime_lower_bound": "heatserve.certification.tightening",
+        "anytime_lower_bound": "heatserve.certification.anytime",
+        "anytime_upper_bound": "heatserve.certification.anytime",
         "calibrate": "heatserve.certification.calibration",
         "certificate": "heatserve.certification.tightening",
         "certified_accuracy": "heatserve.certification.audit",
@@ -159,6 +178,8 @@ __getattr__, __dir__ = lazy_names(
         "predict_early": "heatserve.certification.sequential",
         "provable": "heatserve.certification.sequential",
         "radius_grid": "heatserve.certification.calibration",
+        "rank_bets": "heatserve.certification.anytime",
+        "rate_bets": "heatserve.certification.anytime",
         "results_in_order": "heatserve.certification.polls",
         "source_of": "heatserve.certification.noise",
         "top_score": "heatserve.certification.radius",

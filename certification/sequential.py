@@ -91,14 +91,22 @@ def decide(
     p = threshold(radius, sigma=sigma)
     if min(n0, n) < 1:
         raise MonteCarloError(f"expected sample sizes ≥ 1, got n0 = {n0}, n = {n}")
-    test = partial(_decision, p=p, n0=n0, n=n, alpha=left, top_k=top_k)
+    test = partial(decision, p=p, n0=n0, n=n, alpha=left, top_k=top_k)
     copies = streams(images, indices=indices, sigma=sigma, seed=seed, noise=noise)
     tests = ((fill, test()) for fill in copies)
     return results_in_order(classifier, tests, shape=np.shape(images)[1:], batch_size=batch_size)
 
 
-def _decision(*, p: float, n0: int, n: int, alpha: float, top_k: int) -> Test[Decision]:
-    """The body of `decide` for one image: is P(f votes for one of the guessed classes) above p, or below?"""
+def decision(*, p: float, n0: int, n: int, alpha: float, top_k: int) -> Test[Decision]:
+    """The body of `decide` for one image: is P(f votes for one of the guessed classes) above p, or below?
+
+    Args:
+        p: `confirming.threshold` of the radius.
+        n0: votes to guess the top classes.
+        n: most votes, drawn afresh.
+        alpha: probability that the answer is wrong, less what the sampling of the noise costs (`alpha_left`).
+        top_k: k.
+    """
     counts0 = yield Want(n0)  # draw n₀ votes, and guess the top classes
     classes = top_classes(counts0, top_k)
     counts, drawn, outcome = np.zeros_like(counts0), 0, Outcome.UNDECIDED

@@ -31,6 +31,7 @@ class Reason(IntEnum):
     INVALID = 2
     UNSURE = 3
     UNLIKE = 4
+    WITHDRAWN = 5
 
     @property
     def explanation(self) -> str:
@@ -41,6 +42,7 @@ class Reason(IntEnum):
             Reason.INVALID: "radius 0: the image is invalid",
             Reason.UNSURE: "radius 0: the single pass is not sure enough of the class",
             Reason.UNLIKE: "radius 0: the image is unlike those that the model was calibrated on",
+            Reason.WITHDRAWN: "radius 0: the promise was withdrawn, since Certify speaks against it on live images",
         }[self]
 
 

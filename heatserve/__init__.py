@@ -33,6 +33,7 @@ if TYPE_CHECKING:
         UnavailableError,
         UnknownModelError,
     )
+    from heatserve.serving.supervised.server import Server
     from heatserve.serving.triton.endpoints import FREE_PORTS, Endpoints
     from heatserve.serving.triton.server import TritonServer
 
@@ -48,6 +49,7 @@ __all__ = [
     "OverloadedError",
     "Prediction",
     "Reason",
+    "Server",
     "ServingError",
     "Tier",
     "TierAnswer",
@@ -76,6 +78,7 @@ __getattr__, __dir__ = lazy_names(
         "OverloadedError": "heatserve.serving.errors",
         "Prediction": "heatserve.serving.client.answers",
         "Reason": "heatserve.export.contract",
+        "Server": "heatserve.serving.supervised.server",
         "ServingError": "heatserve.serving.errors",
         "Tier": "heatserve.export.tiers",
         "TierAnswer": "heatserve.serving.client.tier_answers",

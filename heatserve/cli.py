@@ -27,11 +27,16 @@ from heatserve.commands.certify_image import certify
 from heatserve.commands.conformance import conformance
 from heatserve.commands.experiment import experiment
 from heatserve.commands.export import export
+from heatserve.commands.fuzz import fuzz
 from heatserve.commands.import_onnx import import_onnx
 from heatserve.commands.import_weights import import_weights
+from heatserve.commands.plan import plan
 from heatserve.commands.predict import predict
 from heatserve.commands.quickstart import quickstart
+from heatserve.commands.reference import reference
 from heatserve.commands.serve import serve
+from heatserve.commands.sign import sign
+from heatserve.commands.switch import rollback, switch
 from heatserve.commands.tiers import tiers
 from heatserve.commands.train import train
 from heatserve.commands.tune import tune
@@ -46,10 +51,11 @@ _PANELS: Mapping[str, Sequence[Callable[..., None] | typer.Typer]] = {
         calibrate,
         calibrate_variant,
         audit,
+        reference,
         certify_dataset,
     ),
-    "Serve": (serve, predict, certify, tiers, tune),
-    "Measure": (conformance, attack, attack_tiers, bench, experiment),
+    "Serve": (serve, switch, rollback, predict, certify, tiers, tune, sign, plan),
+    "Measure": (conformance, fuzz, attack, attack_tiers, bench, experiment),
 }
 """The parts of the front page, and the commands and groups of commands in each."""
 _NO_ROOM = "room to write"

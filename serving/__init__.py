@@ -1,7 +1,8 @@
 """Serving: certified models behind NVIDIA Triton, and all that asks them.
 
 - `client`: `Client` and `AsyncClient` send images over gRPC or HTTP and read classes, certificates and what is proven.
-- `triton`: `TritonServer` starts a Triton, supervises it and ends it.
+- `triton`: `TritonServer` starts a Triton, watches it and ends it.
+- `supervised`: `Server` keeps one up, and starts another where it fails.
 - `backend`: what runs inside Triton where it has no `onnxruntime` backend of its own.
 - `tuning`: `tune` finds the instances, threads and batching that answer most within a latency.
 - `conformance`: compares what engines answer with float64.
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
         UnavailableError,
         UnknownModelError,
     )
+    from heatserve.serving.supervised.server import Server
     from heatserve.serving.triton.endpoints import FREE_PORTS, Endpoints
     from heatserve.serving.triton.server import TritonServer
     from heatserve.serving.tuning.tune import TuningResult, tune, write_choice
@@ -43,6 +45,7 @@ __all__ = [
     "ModelSpec",
     "OverloadedError",
     "Prediction",
+    "Server",
     "ServingError",
     "TierAnswer",
     "TierSpec",
@@ -67,6 +70,7 @@ __getattr__, __dir__ = lazy_names(
         "ModelSpec": "heatserve.serving.client.answers",
         "OverloadedError": "heatserve.serving.errors",
         "Prediction": "heatserve.serving.client.answers",
+        "Server": "heatserve.serving.supervised.server",
         "ServingError": "heatserve.serving.errors",
         "TierAnswer": "heatserve.serving.client.tier_answers",
         "TierSpec": "heatserve.serving.client.tier_questions",

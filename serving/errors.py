@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from heatserve.certification.errors import HeatserveError
 
+EXPLAINED = 78
+"""The exit code of a process that cannot work, has said why, and would say it again (EX_CONFIG in <sysexits.h>)."""
+
 
 class ServingError(HeatserveError):
     """The server cannot be started or reached, or it refused a request; holds its message.
@@ -14,6 +17,10 @@ class ServingError(HeatserveError):
     """
 
     request_id: str | None = None
+
+
+class CrashedError(ServingError):
+    """A process of a server crashed while it started, as Triton does on a busy machine: started again, it may not."""
 
 
 class UnavailableError(ServingError):

@@ -10,12 +10,16 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from known_tiers import hurry
 from tiny_model import delay_batches, random_images, write_tiny_model
 from tiny_tiers import write_tiny_tiers
 from wheels import ROOMS, ROOT, built, run
 
 from heatserve import FREE_PORTS, TritonServer
 from heatserve.certification.guard import fit_guard
+
+START_SECONDS = 300.0
+"""For the servers that many tests share: a machine with other work takes minutes for their processes."""
 
 
 @pytest.fixture(scope="session")
@@ -34,7 +38,7 @@ def triton(tiny_repository: Path) -> Iterator[TritonServer]:
     """A Triton that serves `tiny_repository`."""
     if sys.platform != "linux":
         pytest.skip("Triton runs on Linux only")
-    with TritonServer(tiny_repository, endpoints=FREE_PORTS) as server:
+    with TritonServer(tiny_repository, endpoints=FREE_PORTS, startup_timeout=START_SECONDS) as server:
         yield server
 
 
@@ -45,7 +49,9 @@ def tiers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TritonServer]:
         pytest.skip("Triton runs on Linux only")
     repository = tmp_path_factory.mktemp("tiers")
     write_tiny_tiers(repository)
-    with TritonServer(repository, endpoints=FREE_PORTS) as server:
+    with TritonServer(repository, endpoints=FREE_PORTS, startup_timeout=START_SECONDS) as server:
+        for model in server.models:
+            hurry(server, model.name)
         yield server
 
 

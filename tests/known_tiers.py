@@ -29,11 +29,19 @@ _STEEPNESS = 14.0
 
 
 def write_known_model(
-    repository: Path, name: str = "known", *, tiers: Sequence[TierModel] = tuple(TierModel), **limits: object
+    repository: Path,
+    name: str = "known",
+    *,
+    tiers: Sequence[TierModel] = tuple(TierModel),
+    sign: int = 1,
+    **limits: object,
 ) -> Path:
-    """Write the model and its tiers, with the operator's limits; returns the folder of its version."""
+    """Write the model and its tiers, with the operator's limits; returns the folder of its version.
+
+    With the `sign` −1 the two classes are exchanged.
+    """
     weights = np.zeros((_PIXELS, 10), np.float32)
-    weights[:, 0], weights[:, 1] = _STEEPNESS * DIRECTION, -_STEEPNESS * DIRECTION
+    weights[:, 0], weights[:, 1] = sign * _STEEPNESS * DIRECTION, -sign * _STEEPNESS * DIRECTION
     version_dir = write_tiny_model(repository, name, weights=weights)
     write_tier_configs(repository, read_card(version_dir), tiers)
     for kind, config in read_tier_configs(repository, name).items():

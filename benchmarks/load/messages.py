@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from heatserve.benchmarks.records.load import Protocol, RequestKind
+from heatserve.benchmarks.wire import HttpMessage
 from heatserve.export.card import InputType
 from heatserve.export.contract import OUTPUT_NAMES
 from heatserve.serving.client.http_answers import infer_path
@@ -42,7 +43,7 @@ class LoadRequest:
         parts = [self.images[at : at + self.count] for at in range(0, len(self.images), self.count)]
         if self.protocol == "grpc":
             return tuple(grpc_message(self._request(part)).SerializeToString() for part in parts)
-        return tuple(self._http(part).sent_to(url) for part in parts)
+        return tuple(self._http(part).encoded(url.removeprefix("http://")) for part in parts)
 
     def first_http(self) -> HttpMessage:
         """The first request over HTTP."""
@@ -50,28 +51,8 @@ class LoadRequest:
 
     def _http(self, images: Pixels) -> HttpMessage:
         body, json_size = http_message(self._request(images))
-        return HttpMessage(infer_path(self.model), json_size, body)
+        headers = (("Content-Type", "application/octet-stream"), (JSON_LENGTH, str(json_size)))
+        return HttpMessage(infer_path(self.model), body, headers=headers)
 
     def _request(self, images: Pixels) -> InferRequest:
         return InferRequest(self.model, images, self.outputs, self.parameters)
-
-
-@dataclass(frozen=True)
-class HttpMessage:
-    """A POST request with binary tensors, as Triton's extension of its HTTP protocol has them."""
-
-    path: str
-    json_bytes: int
-    """How much of the body is JSON; the rest is tensors."""
-    body: bytes
-
-    @property
-    def headers(self) -> dict[str, str]:
-        """Those that Triton needs."""
-        return {"Content-Type": "application/octet-stream", JSON_LENGTH: str(self.json_bytes)}
-
-    def sent_to(self, url: str) -> bytes:
-        """All that is sent to a server."""
-        headers = {"Host": url.removeprefix("http://"), **self.headers, "Content-Length": str(len(self.body))}
-        lines = "".join(f"{name}: {value}\r\n" for name, value in headers.items())
-        return f"POST {self.path} HTTP/1.1\r\n{lines}\r\n".encode() + self.body

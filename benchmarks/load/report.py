@@ -46,10 +46,11 @@ def _parts(name: str, found: ModelLoad) -> Iterator[RenderableType]:
             f"{row.name} {row.version}, {row.callers} connections over HTTP: {row.requests_per_second:,.0f} requests a "
             f"second; ours in turn with it: {row.ours.images_per_second / row.ours.images:,.0f}"
         )
-    yield from map(_target_line, found.targets)
+    yield from map(target_line, found.targets)
 
 
-def _target_line(target: LoadTarget) -> Text:
+def target_line(target: LoadTarget) -> Text:
+    """Something to reach: whether it was, and by how much."""
     sense = "at most" if target.at_most else "at least"
     verdict = "met" if target.met else "not met"
     return Text(f"{verdict:<8}{target.name}: {target.found:.3f}, {sense} {target.limit:.3f} is wanted")

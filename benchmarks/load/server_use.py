@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Mapping, Set
 from dataclasses import dataclass
 from pathlib import Path
 
 from heatserve.benchmarks.records.load import ProcessUse
-from heatserve.serving.triton.processes import Process
+from heatserve.serving.triton.processes import STUB, Process, model_of
 
+_MODULES = {"front": "heatserve.serving.front", "voter": "heatserve.serving.tiers.voter"}
 _MIB = 1024  # in the unit of /proc, KiB
 
 
@@ -32,7 +34,7 @@ def use_between(before: ServerLook, after: ServerLook, *, seconds: float) -> dic
     found: dict[str, ProcessUse] = {}
     for process, kind in after.kinds.items():
         cores = (after.seconds[process] - before.seconds.get(process, 0.0)) / seconds
-        rss, shared = _memory(process.pid)
+        rss, shared = memory_of(process.pid)
         other = found.get(kind, ProcessUse(cores=0.0, rss_mib=0.0, shared_mib=0.0))
         found[kind] = ProcessUse(
             cores=other.cores + cores, rss_mib=other.rss_mib + rss, shared_mib=other.shared_mib + shared
@@ -63,12 +65,13 @@ def _kind_of(words: list[str]) -> str:
     program = Path(words[0]).name
     if program == "tritonserver":
         return "triton"
-    if program == "triton_python_backend_stub":  # …/MODEL/VERSION/FILE
-        return f"stub {Path(words[1]).parts[-3]}"
-    return "voter" if any("voter" in word for word in words) else program
+    if program == STUB:
+        return f"stub {model_of(words)}"
+    ours = (kind for kind in ("front", "voter") if any(_MODULES[kind] in word for word in words))
+    return next(ours, program)
 
 
-def _memory(pid: int) -> tuple[float, float]:
+def memory_of(pid: int) -> tuple[float, float]:
     """MiB that are resident, and those of them that other processes have mapped too; 0 where it has ended."""
     try:
         lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()[1:]
@@ -76,3 +79,11 @@ def _memory(pid: int) -> tuple[float, float]:
         return 0.0, 0.0
     sizes = {name: int(rest.split()[0]) for name, _, rest in (line.partition(":") for line in lines)}
     return sizes["Rss"] / _MIB, (sizes["Shared_Clean"] + sizes["Shared_Dirty"]) / _MIB
+
+
+def descriptors_of(pid: int) -> int:
+    """How many file descriptors are open; 0 where it has ended."""
+    try:
+        return len(os.listdir(f"/proc/{pid}/fd"))
+    except OSError:
+        return 0

@@ -29,8 +29,8 @@ from heatserve.export.tiers import TierModel, tier_tensors
 from heatserve.serving.client.client import Client
 from heatserve.serving.pixels import Pixels
 from heatserve.serving.triton.endpoints import FREE_PORTS
+from heatserve.serving.triton.offers import place_model
 from heatserve.serving.triton.server import TritonServer
-from heatserve.serving.triton.workspace import link_model
 
 ONE_PASS, IDENTITY = "one pass", "identity"
 TAKEN_IN_TURN = 64
@@ -82,6 +82,13 @@ class ServedModels:
             outputs=names,
             parameters={"radius": radius} if kind.asks_radius else {},
         )
+
+    def mix(self, radius: float) -> list[LoadRequest]:
+        """One pass over each protocol, and confirm of this radius where there is that tier."""
+        requests = [self.one_pass("grpc"), self.one_pass("http")]
+        if TierModel.CONFIRM in self.tiers:
+            requests.append(self.tier(TierModel.CONFIRM, "grpc", radius))
+        return requests
 
 
 @dataclass(frozen=True)
@@ -169,7 +176,7 @@ def repository_models(model: ModelVersion, images: Float32Array, data: str) -> I
     tiers = served_tiers(model)
     with TemporaryDirectory(prefix="heatserve-load-") as folder:
         repository = Path(folder)
-        link_model(repository / model.name, model, served_config(model))
+        place_model(repository / model.name, model, served_config(model))
         for kind, config in tiers.items():
             (repository / kind.beside(model.name)).mkdir()
             write_config(repository / kind.beside(model.name) / CONFIG_NAME, config)

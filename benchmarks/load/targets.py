@@ -49,6 +49,16 @@ def saturation(rows: Sequence[LoadRow], kind: RequestKind) -> float:
     return max(one.images_per_second for one in heard_of(rows, kind))
 
 
+def target_at_most(name: str, found: float, limit: float) -> LoadTarget:
+    """A target that is met up to its limit."""
+    return LoadTarget(name=name, found=found, limit=limit, at_most=True, met=found <= limit)
+
+
+def target_at_least(name: str, found: float, limit: float) -> LoadTarget:
+    """A target that is met from its limit on."""
+    return LoadTarget(name=name, found=found, limit=limit, at_most=False, met=found >= limit)
+
+
 def targets_of(
     *,
     architecture: str,
@@ -76,29 +86,23 @@ def targets_of(
     def found() -> Iterator[LoadTarget]:
         by_tier = {tier: _median(closed, tier, kind.protocol, kind) for tier in ("one pass", "identity")}
         limit = RAW_FACTOR * raw_single.milliseconds.p50 + RAW_MILLISECONDS
-        yield _target("certified − identity, ms, one caller", by_tier["one pass"] - by_tier["identity"], limit)
+        yield target_at_most("certified − identity, ms, one caller", by_tier["one pass"] - by_tier["identity"], limit)
         if architecture in SATURATION:
             best = max(row.images_per_second for row in raw)
             share = saturation(closed, kind) / best
-            yield _target("saturation ÷ best of ONNX Runtime", share, SATURATION[architecture], at_most=False)
+            yield target_at_least("saturation ÷ best of ONNX Runtime", share, SATURATION[architecture])
         for busy in heard_of(opened, kind):
             if busy.rate and abs(busy.rate / saturation(closed, kind) - BUSY) < 0.001 and busy.milliseconds:
                 times = busy.milliseconds
-                yield _target(f"p99 ÷ p50 at {BUSY:.0%} of saturation", times.p99 / times.p50, TAIL)
+                yield target_at_most(f"p99 ÷ p50 at {BUSY:.0%} of saturation", times.p99 / times.p50, TAIL)
         if ALONE in mixes and BESIDE_CONFIRM in mixes:
             ratio = _single(mixes[BESIDE_CONFIRM]).p99 / _single(mixes[ALONE]).p99
-            yield _target("p99 of one pass beside confirm ÷ alone", ratio, BESIDE)
+            yield target_at_most("p99 of one pass beside confirm ÷ alone", ratio, BESIDE)
         for row in third_party:
             difference = abs(row.requests_per_second / (row.ours.images_per_second / row.ours.images) - 1)
-            yield _target(f"difference to {row.name}", difference, MOST_DIFFERENCE)
+            yield target_at_most(f"difference to {row.name}", difference, MOST_DIFFERENCE)
 
     return tuple(found())
-
-
-def _target(name: str, found: float, limit: float, *, at_most: bool = True) -> LoadTarget:
-    return LoadTarget(
-        name=name, found=found, limit=limit, at_most=at_most, met=found <= limit if at_most else found >= limit
-    )
 
 
 def _median(rows: Sequence[LoadRow], tier: str, protocol: Protocol, kind: RequestKind) -> float:

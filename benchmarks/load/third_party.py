@@ -1,6 +1,6 @@
 """Another load generator, `wrk` or `hey`, on the same HTTP request, to check ours by. Nothing here requires either.
 
-By hand, with BODY and its number of JSON bytes J as `HttpMessage` has them:
+By hand, with BODY and its number of JSON bytes J as `LoadRequest.first_http` has them:
 
     hey -z 10s -c 8 -m POST -T application/octet-stream -H "Inference-Header-Content-Length: J" -D BODY URL
     wrk -t 1 -c 8 -d 10s -s request.lua URL
@@ -18,7 +18,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from types import MappingProxyType
 
-from heatserve.benchmarks.load.messages import HttpMessage
+from heatserve.benchmarks.wire import HttpMessage
 from heatserve.certification.errors import HeatserveError
 
 _SLACK_SECONDS = 60.0
@@ -67,9 +67,9 @@ def run_third_party(name: str, message: HttpMessage, url: str, *, callers: int, 
     """
     with TemporaryDirectory(prefix="heatserve-load-") as folder:
         (Path(folder) / "body").write_bytes(message.body)
-        lines = [f'wrk.headers["{header}"] = "{value}"\n' for header, value in message.headers.items()]
+        lines = [f'wrk.headers["{header}"] = "{value}"\n' for header, value in message.headers]
         (Path(folder) / "request.lua").write_text(_LUA + "".join(lines))
-        command = [*_COMMANDS[name](message, callers, max(1, round(seconds))), url + message.path]
+        command = [*_COMMANDS[name](message, callers, max(1, round(seconds))), url + message.target]
         done = subprocess.run(
             command, cwd=folder, capture_output=True, text=True, check=False, timeout=seconds + _SLACK_SECONDS
         )
@@ -86,7 +86,7 @@ def _wrk(_: HttpMessage, callers: int, seconds: int) -> list[str]:
 
 
 def _hey(message: HttpMessage, callers: int, seconds: int) -> list[str]:
-    content_type, (header, value) = message.headers["Content-Type"], [*message.headers.items()][1]
+    (_, content_type), (header, value) = message.headers
     start = ["hey", "-z", f"{seconds}s", "-c", str(callers), "-m", "POST", "-T", content_type]
     return [*start, "-H", f"{header}: {value}", "-D", "body"]
 

@@ -20,6 +20,8 @@ from heatserve.benchmarks.records.load import Heard, LoadRow, ProcessUse
 
 WARM_UP = 0.4
 """Seconds of the same load before a window."""
+_CALLERS = 4  # of each kind of request, to find what a mix reaches
+_LEAST_RATE = 0.5  # requests a second of each kind
 
 
 @dataclass(frozen=True)
@@ -77,6 +79,20 @@ class LoadGenerator:
         for asked, wait in waits:
             heard[load.index(asked)].append(wait())
         return Window(load, seconds, tuple(tuple(heard[index]) for index in range(len(load))), use)
+
+    def at_share(self, requests: Sequence[LoadRequest], share: float, *, seconds: float) -> Load:
+        """Arrivals of a mix of requests at a share of the rates at which callers who wait are answered.
+
+        Args:
+            requests: of which each has a process of its own.
+            share: of what is reached.
+            seconds: for which that is measured.
+        """
+        reached = self.row(tuple(LoadPart(request, callers=_CALLERS) for request in requests), seconds)
+        return tuple(
+            LoadPart(request, rate=max(share * heard.images_per_second / request.count, _LEAST_RATE))
+            for request, heard in zip(requests, reached.heard, strict=True)
+        )
 
     def _streams(self, asked: LoadPart, kinds: int, seconds: float) -> list[Stream]:
         url = self._setting.urls[asked.request.protocol]

@@ -332,6 +332,11 @@ def conformance_page(kept: KeptResults) -> dict[str, object]:
     return {"record": record, "promises": list(next(iter(record.engines.values())).promises)}
 
 
+def shadow_page(kept: KeptResults) -> dict[str, object] | None:
+    """Each kind of traffic, and the alarms that it raised."""
+    return None if kept.shadow is None else {"record": kept.shadow}
+
+
 def networks_page(kept: KeptResults) -> dict[str, object] | None:
     """Each network's largest error at each size of batch, and what is said of networks that are refused."""
     record = kept.networks
@@ -359,3 +364,8 @@ def _network_cells(name: str, found: ExportedNetwork, batches: Sequence[int]) ->
         f"{found.seconds:.0f}",
         "refused" if found.refused else "yes",
     ]
+
+
+def fuzz_page(kept: KeptResults) -> dict[str, object] | None:
+    """What became of a server under attack."""
+    return None if kept.fuzz is None else {"record": kept.fuzz}

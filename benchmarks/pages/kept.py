@@ -11,12 +11,17 @@ from heatserve.benchmarks.records.attack_tiers import TierAttackRecord
 from heatserve.benchmarks.records.calibration import CalibrationRecord
 from heatserve.benchmarks.records.cifar10 import Cifar10Record
 from heatserve.benchmarks.records.confirming import ConfirmRecord
+from heatserve.benchmarks.records.front import FrontRecord
+from heatserve.benchmarks.records.fuzz import FuzzRecord
 from heatserve.benchmarks.records.heat_step import HeatStepRecord
 from heatserve.benchmarks.records.load import LoadRecord
 from heatserve.benchmarks.records.networks import NetworksRecord
 from heatserve.benchmarks.records.record import read_record
 from heatserve.benchmarks.records.serving import ConformanceRecord, TuneRecord
+from heatserve.benchmarks.records.shadow import ShadowRecord
+from heatserve.benchmarks.records.soak import SoakRecord
 from heatserve.benchmarks.records.speed import EngineRecord, LatencyRecord
+from heatserve.benchmarks.records.switching import SwitchingRecord
 from heatserve.benchmarks.records.tiers import TiersRecord
 from heatserve.benchmarks.records.votes import VoteRecord
 from heatserve.export.calibration.compare import Comparison
@@ -46,8 +51,13 @@ class KeptResults:
     variant_uint8: Comparison
     attack_tiers_cifar10: TierAttackRecord | None = None
     attack_tiers_digits: TierAttackRecord | None = None
+    front: FrontRecord | None = None
+    fuzz: FuzzRecord | None = None
     load: LoadRecord | None = None
     networks: NetworksRecord | None = None
+    switch: SwitchingRecord | None = None
+    shadow: ShadowRecord | None = None
+    soak: SoakRecord | None = None
     tiers: TiersRecord | None = None
 
 

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
+from heatserve.benchmarks.front import BYTES, GRPC
+from heatserve.benchmarks.load.fleet import FleetDemand, plan_fleet
 from heatserve.benchmarks.load.report import described, one_caller_cells, saturated_cell
 from heatserve.benchmarks.load.targets import only
 from heatserve.benchmarks.pages.kept import KeptResults
 from heatserve.benchmarks.records.attack_tiers import TierAttackRecord
 from heatserve.benchmarks.records.load import Heard, LoadRow, ModelLoad
 from heatserve.benchmarks.records.tiers import TieredModel, TierRow, TiersRecord
+from heatserve.benchmarks.soak.report import fault_lines, held_lines, soak_lines
+from heatserve.benchmarks.switching.report import SWITCH_HEADINGS, command_lines, heard_meanwhile
 
 
 def load_page(kept: KeptResults) -> dict[str, object] | None:
@@ -22,7 +26,14 @@ def load_page(kept: KeptResults) -> dict[str, object] | None:
         "best": {name: max(found.raw, key=lambda row: row.images_per_second) for name, found in record.shapes.items()},
         "tables": {name: _tables(found) for name, found in record.shapes.items()},
         "busiest": {name: _busiest(found) for name, found in record.shapes.items()},
+        "plans": {name: plan_fleet(record, name, _demand(found)) for name, found in record.shapes.items()},
+        "demands": {name: _demand(found) for name, found in record.shapes.items()},
     }
+
+
+def _demand(found: ModelLoad) -> FleetDemand:
+    """The demand of the example of `heatserve plan`; no tier where the model was measured without."""
+    return FleetDemand(rate=2000.0, tiers={"confirm": 20.0} if found.mixes else {})
 
 
 def tiers_page(kept: KeptResults) -> dict[str, object] | None:
@@ -37,6 +48,32 @@ def tiers_page(kept: KeptResults) -> dict[str, object] | None:
             **_tiers_table(kept, kept.tiers),
         }
     )
+
+
+def switch_page(kept: KeptResults) -> dict[str, object] | None:
+    """A server that was switched under load."""
+    record = kept.switch
+    if record is None:
+        return None
+    return {
+        "record": record,
+        "headings": SWITCH_HEADINGS,
+        "heard": [*heard_meanwhile(record)],
+        "commands": [*command_lines(record)],
+    }
+
+
+def soak_page(kept: KeptResults) -> dict[str, object] | None:
+    """A server under load for long, and after faults."""
+    record = kept.soak
+    if record is None:
+        return None
+    return {
+        "record": record,
+        "heard": soak_lines(record),
+        "held": held_lines(record),
+        "faults": fault_lines(record),
+    }
 
 
 def readme_tiers(kept: KeptResults) -> dict[str, object] | None:
@@ -129,3 +166,8 @@ def _overclaims(kept: KeptResults, model: str, tier: str) -> str:
         return "–"
     total = record.totals[tier]
     return f"{total.overclaims:,} of {total.questions:,}"
+
+
+def front_page(kept: KeptResults) -> dict[str, object] | None:
+    """What the front adds to a request; None: it was not measured yet."""
+    return None if kept.front is None else {"record": kept.front, "target": f"{BYTES} − {GRPC}"}

@@ -11,6 +11,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from heatserve.benchmarks.pages import contents, load_contents
 from heatserve.benchmarks.pages.kept import KeptResults, read_kept
 from heatserve.benchmarks.records.record import Record
+from heatserve.benchmarks.records.shadow import alarms_text
 from heatserve.certification.errors import HeatserveError
 from heatserve.certification.files import write_atomically
 
@@ -35,8 +36,13 @@ _CONTENTS: Mapping[str, _Contents] = MappingProxyType(
         "attack": contents.attack_page,
         "confirm": contents.confirm_page,
         "conformance": contents.conformance_page,
+        "front": load_contents.front_page,
+        "fuzz": contents.fuzz_page,
         "load": load_contents.load_page,
         "networks": contents.networks_page,
+        "switch": load_contents.switch_page,
+        "shadow": contents.shadow_page,
+        "soak": load_contents.soak_page,
         "tiers": load_contents.tiers_page,
     }
 )
@@ -116,6 +122,7 @@ def _render(template: str, values: Mapping[str, object]) -> str:
         "row": _table_row,
         "thousands": _thousands,
         "radius": "r = {:g}".format,
+        "alarms": alarms_text,
     }
     return environment.get_template(template).render(values)
 

@@ -45,8 +45,10 @@ from heatserve.export.calibration.evaluate import ComparedAnswers, compare_with_
 from heatserve.export.calibration.held_out import check_recorded
 from heatserve.export.card import BASE_NAME, GRAPH_NAME, Card
 from heatserve.export.card_parts import Calibration, Evaluation, MonteCarlo, OverclaimCount
+from heatserve.export.contract import Outputs
 from heatserve.export.graph.build import with_map
 from heatserve.export.images import SampledImages
+from heatserve.export.reference import InputReference, reference_of
 from heatserve.export.repository.layout import CONFIG_NAME, TIMING_CACHE_NAME, ModelVersion
 from heatserve.export.repository.publishing import publish
 from heatserve.export.repository.settings import read_config
@@ -147,7 +149,7 @@ def calibrate_model(
         raise
     card = attempt.candidate.card
     part = _calibration(asked, attempt, sigma=card.sigma, vouched=vouched)
-    published = _publish(model, attempt.candidate, card.calibrated(part, evaluated), images)
+    published = _publish(model, attempt, card.calibrated(part, evaluated), images)
     record_outcome(repository, asked, passed=True)
     return published
 
@@ -200,6 +202,8 @@ class _Passed:
     candidate: _Candidate
     terms: AttemptTerms
     seen: Counted
+    reference: InputReference
+    """How these images lie, for live inputs to be compared with."""
 
 
 def _attempt(
@@ -218,11 +222,15 @@ def _attempt(
     try:
         radius_map = fixed_sequence_test(maps, fit, check, alpha=asked.alpha, delta=terms.level).radius_map
         candidate = _with_map(model, radius_map, guard)
-        seen = _check(candidate, images[fit_images:], compared[fit_images:], asked, terms)
+        checked, served = images[fit_images:], answers(candidate.runner, images[fit_images:])
+        seen = _check(served, compared[fit_images:], asked, terms)
     except CalibrationError as error:
         record_outcome(repository, asked, passed=False)
         raise CalibrationError(f"{error}; {further_attempt(repository, asked, images.split_size)}") from None
-    return _Passed(candidate, terms, seen)
+    reference = reference_of(
+        candidate.card, guard=guard, data=asked.check, probabilities=served["probabilities"], images=checked.images
+    )
+    return _Passed(candidate, terms, seen, reference)
 
 
 def _with_map(model: ModelVersion, radius_map: RadiusMap, guard: Guard) -> _Candidate:
@@ -238,11 +246,8 @@ def _with_map(model: ModelVersion, radius_map: RadiusMap, guard: Guard) -> _Cand
     return _Candidate(card, radius_map, guard, graph, plan, open_bytes(card, graph, plan))
 
 
-def _check(
-    candidate: _Candidate, images: ModelImages, compared: ComparedAnswers, asked: Asked, terms: AttemptTerms
-) -> Counted:
+def _check(served: Outputs, compared: ComparedAnswers, asked: Asked, terms: AttemptTerms) -> Counted:
     """The test that the map passed in float64, once more, on what the served bytes answer to the images of `check`."""
-    served = answers(candidate.runner, images)
     seen = counted(replace(compared, outputs=served).reference, served["certified_radius"])
     if not seen.supports(asked.alpha, terms.level):
         raise CalibrationError(
@@ -293,13 +298,14 @@ def _calibration(asked: Asked, attempt: _Passed, *, sigma: float, vouched: bool)
     return part.model_copy(update={"promise": part.promised(sigma)})
 
 
-def _publish(model: ModelVersion, candidate: _Candidate, card: Card, images: ModelImages) -> ModelVersion:
+def _publish(model: ModelVersion, attempt: _Passed, card: Card, images: ModelImages) -> ModelVersion:
     """Write the next version, with the first image for Triton to warm up with; pictures have no one size."""
     return publish(
         model.path.parents[1],
         card,
-        graph=candidate.graph,
+        graph=attempt.candidate.graph,
         base=(model.path / BASE_NAME).read_bytes(),
-        plan=candidate.plan,
+        plan=attempt.candidate.plan,
+        reference=attempt.reference,
         warm_up=images.sent[:1].tobytes() if isinstance(images.sent, np.ndarray) else None,
     )

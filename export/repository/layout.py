@@ -4,11 +4,14 @@
                         labels.txt
                         warmup/image             what Triton asks each instance for before it serves
                         timing.cache             what TensorRT measured of its kernels, of models with a plan
+                        served.json              which version is served, if not the newest (`repository.pins`)
                         attempts.jsonl           every attempt to calibrate it (`heatserve.export.calibration.attempts`)
                         <version>/model.plan         the TensorRT plan that is served instead of the graph, if any
                                   model.onnx         the certified graph that is served
                                   base.onnx          logits of the base classifier, which Certify runs
                                   certificate.json   the card, bound to both graphs by hash
+                                  reference.json     what live inputs are compared with (`heatserve.export.reference`)
+                                  signature.sigstore.json    of a version that is signed (`heatserve.export.signing`)
                  <name>_confirm/config.pbtxt         a tier of it, and so on (`heatserve.export.repository.tiers`)
 
 Export writes it, the server reads it; nothing here needs torch.
@@ -57,6 +60,7 @@ CONFIG_NAME = "config.pbtxt"
 LABELS_NAME = "labels.txt"
 TIMING_CACHE_NAME = "timing.cache"
 ATTEMPTS_NAME = "attempts.jsonl"
+SIGNATURE_NAME = "signature.sigstore.json"
 MAX_BATCH_SIZE = 64
 _NAME = re.compile(r"\w[\w.-]{0,199}", re.ASCII)  # with the name of a tier, a folder's may have 255 characters
 PROMISE = ("promise", "alpha", "confidence")
@@ -129,11 +133,17 @@ def check_tier_folder(folder: Path) -> None:
         )
 
 
-def open_model(repository: Path, name: str) -> ModelVersion:
-    """The newest version of a model, its card verified.
+def check_tier_folders(repository: Path) -> None:
+    """Refuse a repository in which a folder has the name of a tier and is not the tier of a model (`CardError`)."""
+    for folder in _config_folders(repository):
+        check_tier_folder(folder)
+
+
+def open_model(repository: Path, name: str, *, version: int | None = None) -> ModelVersion:
+    """A version of a model, the newest unless another is named, its card verified.
 
     Raises:
-        CardError: no such model, no version, or a card that does not match its graphs by hash and constants.
+        CardError: no such model, no such version, or a card that does not match its graphs by hash and constants.
     """
     versions = version_dirs(repository / name)
     if tier := tier_of(name):
@@ -147,7 +157,10 @@ def open_model(repository: Path, name: str) -> ModelVersion:
             f"{repository / name}: no model version here; models in {repository}: "
             f"{', '.join(model_names(repository)) or 'none'}"
         )
-    path = versions[-1]
+    path = versions[-1] if version is None else repository / name / str(version)
+    if path not in versions:
+        found = ", ".join(folder.name for folder in versions)
+        raise CardError(f"{path}: expected a version of model {name!r}, found none; its versions are {found}")
     card = verified_version(path)
     if card.model != name:
         raise CardError(f"{path}: the card is for model {card.model!r}, the folder is named {name!r}")
@@ -195,8 +208,7 @@ def open_models(repository: Path) -> Iterator[ModelVersion]:
     Raises:
         CardError: as `open_model`, or a folder is named as a tier of a model that is not there.
     """
-    for folder in _config_folders(repository):
-        check_tier_folder(folder)
+    check_tier_folders(repository)
     for name in model_names(repository):
         yield open_model(repository, name)
 
@@ -266,11 +278,16 @@ def set_engine(config: pb.ModelConfig, card: Card) -> None:
         accelerators.add(name="tensorrt", parameters=tensorrt_options(card))
 
 
+def is_newest(model: ModelVersion) -> bool:
+    """Whether `config.pbtxt` and `labels.txt`, and those of the tiers, are of this version: publishing writes them."""
+    return model.path == version_dirs(model.path.parent)[-1]
+
+
 def served_config(model: ModelVersion) -> pb.ModelConfig:
     """The `config.pbtxt` of a model, where that and `labels.txt` are of this model.
 
     Its settings belong to the operator, who may not have Triton load other files; name, backend, tensors and names of
-    classes must be those of the card.
+    classes must be those of the card. Of a version that is not the newest they are taken from its card.
 
     Raises:
         HeatserveError: `config.pbtxt` is missing, no configuration of Triton, or names something else to load.
@@ -278,6 +295,10 @@ def served_config(model: ModelVersion) -> pb.ModelConfig:
     """
     path, labels = (model.path.parent / name for name in (CONFIG_NAME, LABELS_NAME))
     config, expected = read_config(path), triton_config(model.card)
+    if not is_newest(model):
+        config = _configured(model.card, config, path.parent)
+        check_settings(config, path.parent, largest_batch=expected.max_batch_size)
+        return config
     for field in ("name", "backend", "input", "output"):
         if getattr(config, field) != getattr(expected, field):
             raise CardError(
@@ -309,17 +330,28 @@ def write_model_config(repository: Path, card: Card) -> None:
         HeatserveError: the `config.pbtxt` that is there cannot be read.
     """
     model_dir = repository / card.model
-    path, model = model_dir / CONFIG_NAME, triton_config(card)
-    settings = read_config(path) if path.exists() else None
+    path = model_dir / CONFIG_NAME
+    config = _configured(card, read_config(path) if path.exists() else None, model_dir)
+    write_atomically(model_dir / LABELS_NAME, labels_of(card))
+    write_config(path, config)
+
+
+def labels_of(card: Card) -> bytes:
+    """What `labels.txt` holds: the names of the classes, one a line."""
+    return ("\n".join(card.class_names) + "\n").encode()
+
+
+def _configured(card: Card, settings: pb.ModelConfig | None, model_dir: Path) -> pb.ModelConfig:
+    """What `config.pbtxt` says of the model of a card, run with these settings of the operator as far as they fit."""
+    model = triton_config(card)
     if settings is None or settings.backend != model.backend:
         settings = default_settings(MAX_BATCH_SIZE)
     for name in PROMISE:
-        settings.parameters.pop(name, None)  # of the version before
+        settings.parameters.pop(name, None)  # of another version
     config = with_settings(model, settings)
     set_engine(config, card)
     set_warm_up(config, model_dir)
-    write_atomically(model_dir / LABELS_NAME, ("\n".join(card.class_names) + "\n").encode())
-    write_config(path, config)
+    return config
 
 
 @contextmanager

@@ -15,6 +15,7 @@ from heatserve.certification.files import write_atomically
 from heatserve.export.card import BASE_NAME, GRAPH_NAME, PLAN_NAME, Card, CardError, verify_card
 from heatserve.export.card_parts import Attack
 from heatserve.export.contract import OUTPUT_NAMES
+from heatserve.export.reference import InputReference, read_reference
 from heatserve.export.repository.layout import (
     ModelVersion,
     carry_attempts,
@@ -36,6 +37,7 @@ def publish(
     graph: bytes,
     base: bytes,
     plan: bytes | None = None,
+    reference: InputReference | None = None,
     warm_up: bytes | None = None,
     tiers: Collection[TierModel] = tuple(TierModel),
 ) -> ModelVersion:
@@ -49,6 +51,7 @@ def publish(
         graph: the certified graph, serialised.
         base: the graph of the base classifier, serialised.
         plan: the TensorRT plan, for a card that names one.
+        reference: what live inputs are compared with.
         warm_up: an image as the bytes of the model's input tensor, to run once before serving. None: the one that is
             there already, or a black one.
         tiers: of a model that is new; beside one that has a version, those that are there stay, and no others.
@@ -70,6 +73,8 @@ def publish(
         write_atomically(temporary / BASE_NAME, base)
         if plan is not None:
             write_atomically(temporary / PLAN_NAME, plan)
+        if reference is not None:
+            reference.write(temporary)
         card.write(temporary)
         verified_version(temporary)
         _check_outputs(temporary, card.model)
@@ -122,6 +127,7 @@ def republish(model: ModelVersion, repository: Path, name: str) -> ModelVersion:
         graph=graph,
         base=base,
         plan=plan,
+        reference=read_reference(model.path, card),
         warm_up=warm_up.read_bytes() if warm_up.is_file() else None,
         tiers=tuple(read_tier_configs(model.path.parents[1], model.name)),
     )

@@ -27,6 +27,7 @@ from heatserve.export.repository.layout import (
     MAX_BATCH_SIZE,
     ModelVersion,
     check_tier_folder,
+    is_newest,
     triton_config,
     version_dirs,
 )
@@ -79,6 +80,8 @@ def tier_limits(config: pb.ModelConfig) -> TierLimits:
 def served_tiers(model: ModelVersion) -> dict[TierModel, pb.ModelConfig]:
     """The configurations of the tiers that are on disk beside a model, checked; a tier that is not there is off.
 
+    Of a version that is not the newest they are made of its card, with what the operator set.
+
     Raises:
         HeatserveError: a file is no configuration of Triton.
         CardError: a configuration is not that of a tier of this model, has Triton load, run or keep something else, or
@@ -86,8 +89,11 @@ def served_tiers(model: ModelVersion) -> dict[TierModel, pb.ModelConfig]:
     """
     repository = model.path.parents[1]
     found = read_tier_configs(repository, model.name)
+    newest = is_newest(model)
     for kind, config in found.items():
-        _check(config, tier_config(model.card, kind), _path(repository, model.name, kind), kind)
+        if not newest:
+            found[kind] = adapted(config, model.card, kind)
+        _check(found[kind], tier_config(model.card, kind), _path(repository, model.name, kind), kind)
     return found
 
 
@@ -123,9 +129,7 @@ def write_tier_configs(repository: Path, card: Card, kinds: Collection[TierModel
     """
     former = read_tier_configs(repository, card.model)
     for kind in kinds:
-        config = tier_config(card, kind)
-        if kind in former:
-            _keep(former[kind], config, kind)
+        config = adapted(former[kind], card, kind) if kind in former else tier_config(card, kind)
         write_config(_path(repository, card.model, kind), config)
 
 
@@ -133,8 +137,9 @@ def _path(repository: Path, name: str, kind: TierModel) -> Path:
     return repository / kind.beside(name) / CONFIG_NAME
 
 
-def _keep(former: pb.ModelConfig, config: pb.ModelConfig, kind: TierModel) -> None:
-    """Take over what belongs to the operator from the configuration that was there."""
+def adapted(former: pb.ModelConfig, card: Card, kind: TierModel) -> pb.ModelConfig:
+    """The configuration of a tier beside the model of a card, with what the operator set in another one."""
+    config = tier_config(card, kind)
     for field in _OPERATORS:
         config.MergeFrom(_only(former, field))
     for name in limit_names(kind):
@@ -142,6 +147,7 @@ def _keep(former: pb.ModelConfig, config: pb.ModelConfig, kind: TierModel) -> No
             config.parameters[name].CopyFrom(former.parameters[name])
         else:  # the operator left it to the default
             del config.parameters[name]
+    return config
 
 
 def _only(config: pb.ModelConfig, field: str) -> pb.ModelConfig:

@@ -8,8 +8,12 @@ from typing import Annotated
 
 import typer
 
+from heatserve.commands.bench_front import front
 from heatserve.commands.bench_load import load, tiers
 from heatserve.commands.bench_networks import networks
+from heatserve.commands.bench_shadow import shadow
+from heatserve.commands.bench_soak import soak
+from heatserve.commands.bench_switch import switch
 from heatserve.commands.options import (
     KEPT,
     REPOSITORY,
@@ -316,9 +320,13 @@ def calibration(
     tell_page(out, "calibration")
 
 
+bench.command()(front)
 bench.command()(load)
 bench.command()(tiers)
+bench.command()(switch)
 bench.command()(networks)
+bench.command()(shadow)
+bench.command()(soak)
 
 
 @bench.command()

@@ -75,14 +75,14 @@ def load(
     for name in others:
         check_third_party(name)
     settings = LoadSettings(seconds, generators, radius, others, seed, backend_directory)
-    opened = {name: _opened(name, repository, root, seed) for name in models or _LOADED}
+    loaded = {name: model_opener(name, repository, root, seed) for name in models or _LOADED}
 
     def measure(name: str) -> ModelLoad:
-        with opened[name]() as served:
+        with loaded[name]() as served:
             return measure_load(served, settings, progress=progress_bar)
 
     begun = LoadRecord(**vars(made_now(seed=seed)), seconds=seconds, generators=generators, shapes={})
-    record = one_by_one(begun, [*opened], measure, out)
+    record = one_by_one(begun, [*loaded], measure, out)
     deliver(to_json(record), lambda: load_report(record), as_json=as_json, out=out, width=REPORT_WIDTH)
     if out:
         draw_load(record, out.with_suffix(".svg"))
@@ -137,7 +137,7 @@ def tiers(
     tell_page(out, "tiers")
 
 
-def _opened(
+def model_opener(
     name: str, repository: Path, root: Path | None, seed: int
 ) -> Callable[[], AbstractContextManager[ServedModels]]:
     """What serves a model of this name: what is missing is said before anything is measured."""

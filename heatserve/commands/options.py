@@ -17,12 +17,14 @@ if TYPE_CHECKING:
     from rich.console import Group, RenderableType
     from rich.text import Text
 
+    from heatserve.benchmarks.records.front import FrontRecord
     from heatserve.benchmarks.records.heat_step import HeatStepRecord
     from heatserve.benchmarks.records.load import LoadRecord
     from heatserve.benchmarks.records.speed import EngineRecord, LatencyRecord
     from heatserve.benchmarks.records.tiers import TiersRecord
+    from heatserve.export.signing.trust import Trust
 
-R = TypeVar("R", "LatencyRecord", "EngineRecord", "HeatStepRecord", "LoadRecord", "TiersRecord")
+R = TypeVar("R", "LatencyRecord", "EngineRecord", "FrontRecord", "HeatStepRecord", "LoadRecord", "TiersRecord")
 
 DATA_HELP = "`digits`, `cifar10`, `imagenet` or `imagefolder:PATH`"
 _FOLDERS = "Folders of pictures (they become a part of the data set's name)"
@@ -93,6 +95,24 @@ MetricsPort = Annotated[int, typer.Option(help=_PORT_HELP)]
 BackendDirectory = Annotated[
     Path | None, typer.Option(help="Triton's backends, where they are not beside `tritonserver`.")
 ]
+
+Trusted = Annotated[
+    list[Path] | None,
+    typer.Option(
+        "--trust",
+        metavar="KEY",
+        help="Serve only what `heatserve sign` signed with this key: its public key, a PEM file. May be given again.",
+    ),
+]
+
+
+def trust_in(keys: Sequence[Path] | None) -> Trust | None:
+    """What the options `--trust` say; None: there are none, and no signature is asked for."""
+    if not keys:
+        return None
+    from heatserve.export.signing.trust import Trust
+
+    return Trust.of(keys)
 
 
 def name_data(

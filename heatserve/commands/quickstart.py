@@ -9,7 +9,7 @@ import typer
 from rich.console import Console
 
 from heatserve.commands.options import REPOSITORY, GrpcPort, Host, HttpPort, MetricsPort, Repository
-from heatserve.commands.serve import run_server
+from heatserve.commands.serve import run_server, tell
 
 
 def quickstart(
@@ -28,6 +28,7 @@ def quickstart(
     **Example:** `heatserve quickstart --once`
     """
     from heatserve import quickstart as steps
+    from heatserve.serving.supervised.server import Server
     from heatserve.serving.triton.endpoints import Endpoints
 
     console = Console(highlight=False)
@@ -36,9 +37,7 @@ def quickstart(
     endpoints = Endpoints(host=host, http=http_port, grpc=grpc_port, metrics=metrics_port)
     run_server(
         console,
-        repository,
-        [model.name],
-        endpoints,
+        Server(repository, models=[model.name], endpoints=endpoints, on_event=tell),
         on_ready=lambda server: steps.ask(server.endpoints, runs, console),
         stay=not once,
         picture=steps.picture(runs, 0),

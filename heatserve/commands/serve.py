@@ -7,20 +7,48 @@ import os
 import shlex
 import shutil
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
+from contextlib import nullcontext, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
 
-from heatserve.commands.options import REPOSITORY, BackendDirectory, GrpcPort, Host, HttpPort, MetricsPort, Repository
+from heatserve.commands.options import (
+    REPOSITORY,
+    BackendDirectory,
+    GrpcPort,
+    Host,
+    HttpPort,
+    MetricsPort,
+    Repository,
+    Trusted,
+    trust_in,
+)
+from heatserve.commands.serve_options import (
+    AuditShare,
+    ClientCa,
+    Grace,
+    LogFile,
+    MaxConnections,
+    NoRestart,
+    Rate,
+    ServerTokens,
+    TlsCert,
+    TlsKey,
+    TritonHttpPort,
+    WatchVersions,
+    WithdrawOnAlarm,
+)
 from heatserve.export.tiers import TierModel
 
 if TYPE_CHECKING:
     from heatserve.export.repository.layout import ModelVersion
-    from heatserve.serving.triton.endpoints import Endpoints
-    from heatserve.serving.triton.server import TritonServer
+    from heatserve.serving.shadow.folder import AuditSettings
+    from heatserve.serving.supervised.events import Event
+    from heatserve.serving.supervised.server import Server
+    from heatserve.serving.triton.endpoints import Endpoints, Service
 
 
 def serve(
@@ -31,28 +59,66 @@ def serve(
     grpc_port: GrpcPort = 8001,
     metrics_port: MetricsPort = 8002,
     backend_directory: BackendDirectory = None,
+    tls_cert: TlsCert = None,
+    tls_key: TlsKey = None,
+    client_ca: ClientCa = None,
+    token_file: ServerTokens = None,
+    rate: Rate = None,
+    max_connections: MaxConnections = 1024,
+    triton_http_port: TritonHttpPort = None,
+    grace: Grace = 0.0,
+    no_restart: NoRestart = False,
+    trust: Trusted = None,
+    watch: WatchVersions = False,
+    audit_share: AuditShare = 0.0,
+    withdraw_on_alarm: WithdrawOnAlarm = False,
+    log: LogFile = None,
 ) -> None:
     """Serve certified models with Triton until Ctrl-C.
 
     Refuses a model whose certificate card does not match its graph; a model that was not calibrated serves radius 0.
-    The tiers of a model (`MODEL_confirm`, …), whose answers hold against an adversary, are served with it.
+    The tiers of a model (`MODEL_confirm`, …), whose answers hold against an adversary, are served with it. What fails
+    is started again.
 
     **Example:** `heatserve serve digits --http-port 9000`
     """
+    from heatserve.serving.front.options import FrontOptions
+    from heatserve.serving.observed.logs import log_destination
+    from heatserve.serving.supervised.failures import USUAL_RULE
+    from heatserve.serving.supervised.server import Server, Supervision
     from heatserve.serving.triton.endpoints import Endpoints
 
-    endpoints = Endpoints(host=host, http=http_port, grpc=grpc_port, metrics=metrics_port)
-    run_server(Console(highlight=False), repository, models or (), endpoints, backend_directory=backend_directory)
+    with log_destination(log) if log else nullcontext() as log_file:
+        server = Server(
+            repository,
+            models=models or (),
+            endpoints=Endpoints(host=host, http=http_port, grpc=grpc_port, metrics=metrics_port),
+            triton_http=triton_http_port,
+            front=FrontOptions(tls_cert, tls_key, client_ca, token_file, rate, max_connections),
+            backend_directory=backend_directory,
+            trust=trust_in(trust),
+            audit=_audit_settings(audit_share, withdraws=withdraw_on_alarm),
+            supervision=Supervision(restart=None if no_restart else USUAL_RULE, grace=grace),
+            log_file=log_file,
+            on_event=tell,
+        )
+        run_server(Console(highlight=False, stderr=log == "-"), server, watch=watch)
+
+
+def _audit_settings(share: float, *, withdraws: bool) -> AuditSettings | None:
+    from heatserve.serving.shadow.folder import AuditSettings
+
+    if withdraws and not share:
+        raise typer.BadParameter("expected --audit-share above 0 with it", param_hint="--withdraw-on-alarm")
+    return AuditSettings(share, withdraws) if share else None
 
 
 def run_server(
     console: Console,
-    repository: Path,
-    models: Sequence[str],
-    endpoints: Endpoints,
+    server: Server,
     *,
-    backend_directory: Path | None = None,
-    on_ready: Callable[[TritonServer], object] = lambda _: None,
+    watch: bool = False,
+    on_ready: Callable[[Server], object] = lambda _: None,
     stay: bool = True,
     picture: Path = Path("picture.png"),
 ) -> None:
@@ -60,26 +126,33 @@ def run_server(
 
     Args:
         console: told what is served and how to call it.
-        repository: model repository.
-        models: names of the models to serve; none: all.
-        endpoints: where to listen.
-        backend_directory: Triton's backends, where they are not beside it.
+        server: not started yet.
+        watch: whether to switch to new versions that are published.
         on_ready: called with the server once it answers.
         stay: whether to go on after `on_ready`.
         picture: an image file for the examples that are printed.
     """
-    from heatserve.serving.triton.server import TritonServer
+    from heatserve.serving.switching.switching import Switching
+
+    def say(text: str) -> None:
+        with suppress(OSError, SystemExit):  # nobody reads any more, or the disk is full: no reason to end
+            console.print(text, markup=False, soft_wrap=True)
 
     try:
-        with TritonServer(
-            repository, models=models, endpoints=endpoints, backend_directory=backend_directory
-        ) as server:
+        with server:
             on_ready(server)
             if not stay:
                 return
             _print_served(console, server, picture)
             try:
-                server.wait()
+                with Switching(
+                    server.repository,
+                    lambda: server.triton.versions,
+                    watch=watch,
+                    say=say,
+                    on_switch=server.note_switch,
+                ):
+                    server.wait()
             except KeyboardInterrupt:
                 console.print("Stopping: requests in flight are finished first; Ctrl-C again ends at once.")
     except KeyboardInterrupt:  # before it was ready, or again
@@ -87,13 +160,17 @@ def run_server(
     console.print("Stopped.")
 
 
-def _print_served(console: Console, server: TritonServer, picture: Path) -> None:
+def tell(event: Event) -> None:
+    """Say on stderr what failed, and that it is up again; where nobody reads that, the server goes on."""
+    with suppress(OSError):
+        typer.echo(event.described, err=True)
+
+
+def _print_served(console: Console, server: Server, picture: Path) -> None:
     from heatserve.export.repository.tiers import served_tiers, tier_limits
     from heatserve.tables import models_table, tiers_table
 
     urls = server.endpoints
-    local = urls.http_host not in (None, urls.host)
-    only_here = "  (for this machine only: see `--host` in docs/guide/serve.md)" if local else ""
     console.print(models_table(server.models))
     limits = {
         model.name: {kind: tier_limits(config) for kind, config in served_tiers(model).items()}
@@ -106,14 +183,59 @@ def _print_served(console: Console, server: TritonServer, picture: Path) -> None
     if TierModel.CONFIRM in limits[shown.name]:
         paragraphs.append(confirm_examples(shown, urls, picture))
     console.print(
-        f"\ngRPC     {urls.grpc_url}\nHTTP     {urls.http_url}{only_here}\nmetrics  {urls.metrics_url}{only_here}\n"
-        f"log      {server.log}",
+        f"\n{address_lines(urls)}\nlog      {server.log}  of Triton, for when it fails",
+        *_only_local(server),
+        *callers_need(urls, has_tokens=server.has_tokens),
         *paragraphs,
         "Ctrl-C stops the server.",
         sep="\n\n",
         markup=False,
         soft_wrap=True,
     )
+
+
+def address_lines(urls: Endpoints) -> str:
+    """Where a server answers, and whom: a line each for HTTP, gRPC and metrics."""
+    rows: list[tuple[str, Service, str]] = [
+        ("HTTP", "http", urls.http_url),
+        ("gRPC", "grpc", urls.grpc_url),
+        ("metrics", "metrics", urls.metrics_url),
+    ]
+    width = max(len(url) for *_, url in rows)
+    others = "this machine under any address" if urls.host == "0.0.0.0" else urls.host
+    lines = []
+    for name, service, url in rows:
+        is_local = urls.is_loopback or service in urls.local
+        lines.append(f"{name:8} {url:{width}}  for {'this machine only' if is_local else f'all who reach {others}'}")
+    return "\n".join(lines)
+
+
+def callers_need(urls: Endpoints, *, has_tokens: bool) -> list[str]:
+    """What callers over HTTP have to bring and the examples leave out: a paragraph, or none.
+
+    Args:
+        urls: where it answers.
+        has_tokens: whether the front lets in only who brings a token.
+    """
+    needs = []
+    if "http" in urls.encrypted:
+        needs.append("as host a name that is on the certificate, `--cacert FILE` for a CA of your own")
+    if has_tokens:
+        needs.append("`-H 'Authorization: Bearer TOKEN'`")
+    return [f"For HTTP and metrics, curl needs besides: {', and '.join(needs)}."] if needs else []
+
+
+def _only_local(server: Server) -> list[str]:
+    """Why gRPC is for this machine only, where the operator asked for others."""
+    from heatserve.serving.triton.versions import below_floor
+
+    if "grpc" not in server.endpoints.local:
+        return []
+    reason = below_floor(server.triton.version) or "Triton's gRPC knows no tokens (--token-file) and no rates (--rate)"
+    return [
+        f"gRPC is for this machine only, whatever --host is: {reason}. Callers elsewhere ask over HTTP, or over gRPC "
+        "through nginx: deploy/nginx, docs/security.md."
+    ]
 
 
 def examples(model: ModelVersion, urls: Endpoints, picture: Path) -> str:

@@ -77,6 +77,8 @@ class Access:
     tls: Tls
     headers: Mapping[str, str] = field(repr=False)
     token: Token | None = field(repr=False)
+    server_name: str | None = None
+    """The name on the server's certificate, where that is not the host (gRPC only)."""
 
     def request_headers(self) -> dict[str, str]:
         """The headers of the next request, their names in small letters.

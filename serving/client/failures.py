@@ -77,6 +77,8 @@ def explained(address: ServerAddress) -> Iterator[None]:
     except Refused as error:
         if error.message in (None, "Not Found"):  # what Triton says of a path that it does not know
             raise _not_of_triton(address.url, error) from None
+        if error.status == "429":
+            raise _too_many(address.url, error, str(error.message)) from None
         raise _refusal(address.url, str(error.message)) from None
     except _errors("grpc", "RpcError") as error:
         raise _grpc_failure(address, error.code().name, error.details() or "") from None
@@ -110,6 +112,8 @@ def _grpc_failure(address: ServerAddress, status: str, message: str) -> ServingE
         return _no_model_server(address.url, message)
     if status in ("UNAUTHENTICATED", "PERMISSION_DENIED"):
         return _not_let_in(address.url, message)
+    if status == "RESOURCE_EXHAUSTED" and ASK_AGAIN in message:  # of what limits callers in front of Triton
+        return _asked_too_much(address.url, message)
     if status == "DEADLINE_EXCEEDED":
         return _too_late(address.url)
     if status == "UNAVAILABLE" or (status in ("UNKNOWN", "INTERNAL") and any(words in message for words in _LOST)):
@@ -142,20 +146,22 @@ def _known_refusal(url: str, message: str) -> ServingError | None:
             "or give it more /dev/shm (docker run --shm-size)"
         )
     if QUEUE_FULL in message:
-        hint = re.search(rf"{ASK_AGAIN} in about (\d+(?:\.\d+)?) s", message)
-        return OverloadedError(f"{url}: {message}", retry_after=float(hint[1]) if hint else None)
+        return _asked_too_much(url, message)
     if any(words in message for words in ENDING):
         return UnavailableError(f"{url}: the server is ending ({message}); ask another one, or this one again later")
     return UnavailableError(f"{url}: {message}") if ASK_AGAIN in message else None
 
 
+def _asked_too_much(url: str, message: str) -> OverloadedError:
+    hint = re.search(rf"{ASK_AGAIN} in about (\d+(?:\.\d+)?) s", message)
+    return OverloadedError(f"{url}: {message}", retry_after=float(hint[1]) if hint else None)
+
+
 def _not_of_triton(url: str, error: Refused) -> ServingError:
     """What stands in front of Triton, or in its place, says with its status."""
     status = int(error.status or 404)
-    hint = error.retry_after or ""
     if status == 429:
-        seconds = float(hint) if re.fullmatch(r"\d+", hint) else None
-        return OverloadedError(f"{url}: too many requests (HTTP 429); ask again later", retry_after=seconds)
+        return _too_many(url, error, "too many requests (HTTP 429); ask again later")
     if status in (502, 503, 504):
         return UnavailableError(f"{url}: what is in front of the server reaches none (HTTP {status}); ask again later")
     if status in (401, 403, 407):
@@ -165,6 +171,12 @@ def _not_of_triton(url: str, error: Refused) -> ServingError:
     if status == 413:
         return ServingError(f"{url}: the request is larger than what is in front of the server takes (HTTP 413)")
     return _no_model_server(url, f"HTTP {status}")
+
+
+def _too_many(url: str, error: Refused, message: str) -> OverloadedError:
+    hint = error.retry_after or ""
+    seconds = float(hint) if re.fullmatch(r"\d+", hint) else None
+    return OverloadedError(f"{url}: {message}", retry_after=seconds)
 
 
 def _no_model_server(url: str, reason: str) -> ServingError:

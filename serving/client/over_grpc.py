@@ -125,6 +125,8 @@ def _open(access: Access, library: Any) -> Any:
         ("grpc.min_reconnect_backoff_ms", _CONNECT_MS),
         ("grpc.enable_http_proxy", 0) if proxy is None else ("grpc.http_proxy", proxy),
     ]
+    if access.server_name is not None:
+        options.append(("grpc.ssl_target_name_override", access.server_name))
     target = access.address.host_and_port
     if not access.address.is_encrypted:
         return library.insecure_channel(target, options=options)

@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 from heatserve.certification.outcome import Ending, Outcome
 from heatserve.export.contract import INVALID_LABEL
 from heatserve.export.tiers import NO_SAMPLING, Tier, TierModel, TierReason, tier_tensors
-from heatserve.serving.tiers.protocol import Finding, ProtocolError
 from heatserve.serving.tiers.questions import CheckedQuestion
+from heatserve.serving.vote_protocol import Finding, ProtocolError
 
 
 @dataclass(frozen=True)

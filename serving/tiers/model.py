@@ -26,13 +26,16 @@ from heatserve.export.tiers import Mode, Tier, TierModel, TierReason, parse_limi
 from heatserve.serving.backend.shapes import survive_impossible_shapes
 from heatserve.serving.batching import request_bytes
 from heatserve.serving.errors import OverloadedError, ServingError, UnavailableError
+from heatserve.serving.observed.counting import RequestCounts, RequestOutcome, TierCounts, faults_of
+from heatserve.serving.observed.probes import is_probe
+from heatserve.serving.observed.recorder import Recorder
 from heatserve.serving.pixels import IMPOSSIBLE_SHAPE, explain_pixels, explain_shape
 from heatserve.serving.tiers.answering import ImageAnswer, tensors_of
-from heatserve.serving.tiers.metrics import TierCounts
-from heatserve.serving.tiers.protocol import socket_folder
 from heatserve.serving.tiers.questions import CheckedQuestion, QuestionError, QuestionRules
-from heatserve.serving.tiers.single_pass import Passed, SinglePass, votable_pixels
+from heatserve.serving.tiers.single_pass import Passed, SinglePass
 from heatserve.serving.tiers.waiting import TierRequest, WaitingRequests
+from heatserve.serving.votable import votable_pixels
+from heatserve.serving.vote_protocol import socket_folder
 
 _FINAL = triton.TRITONSERVER_RESPONSE_COMPLETE_FINAL
 
@@ -62,9 +65,10 @@ class TierInstance:
         self._rules = QuestionRules(self._kind, self._limits, sigma=card.sigma, classes=classes, shape=shape)
         self._pass = SinglePass(version_dir, card) if self._kind.asks_radius else None
         self._pixels = votable_pixels(version_dir, card)
-        self._counts = TierCounts(args["model_name"])
+        self._counts = _Counts(Recorder.of_environment(), model=parameters["model"], tier=self._kind.value)
         self._waiting = WaitingRequests(
-            socket_folder(Path(args["model_repository"]).parents[1], parameters["model"]),
+            # The voter of this version: a link leads from Triton's repository to the folder of its offer.
+            socket_folder(Path(args["model_repository"]).resolve().parent, parameters["model"]),
             kind=self._kind,
             shape=shape,
             classes=classes,
@@ -91,9 +95,8 @@ class TierInstance:
         self._waiting.stop()
 
     def _begin(self, request: Any, caller: _TritonCaller) -> None:
-        came = time.monotonic()
         question = self._rules.question(_parameters(request))
-        caller.top_k, caller.is_counted = question.top_k, question.deadline_ms > 0
+        caller.top_k = question.top_k
         image = self._image(request)
         if question.deadline_ms and question.mode is Mode.ANY:  # before anything is spent on it
             self._waiting.check_room(len(image), deadline_ms=question.deadline_ms)
@@ -103,7 +106,7 @@ class TierInstance:
         asked = {index: pixels[index] for index, answer in enumerate(answers) if answer.reason is TierReason.DEADLINE}
         self._check_sampling(asked)
         expected = [] if passed is None else passed.expected.tolist()
-        deadline = came + question.deadline_ms / 1000
+        deadline = caller.came + question.deadline_ms / 1000
         self._waiting.add(
             TierRequest(caller, question, deadline, answers, expected), asked if question.deadline_ms else {}
         )
@@ -114,12 +117,13 @@ class TierInstance:
         if image.shape != IMPOSSIBLE_SHAPE:
             axis = image.ndim - len(self._image_dims) - 1
             image = image.reshape(image.shape[:axis] + image.shape[axis + 1 :])
-        problem = explain_shape(image.shape, self._image_dims, limit=self._most_images)
-        if not problem and image.nbytes > self._most_bytes:
+        if problem := explain_shape(image.shape, self._image_dims, limit=self._most_images):
+            raise QuestionError(problem, faults=["shape"])
+        if image.nbytes > self._most_bytes:
             problem = f"image: expected at most {self._most_bytes} bytes in one request, found {image.nbytes}"
-        problem = problem or explain_pixels(image)
-        if problem:
-            raise QuestionError(problem)
+            raise QuestionError(problem, faults=["size"])
+        if problem := explain_pixels(image):
+            raise QuestionError(problem, faults=faults_of(image))
         return image
 
     def _before_votes(self, index: int, passed: Passed | None, question: CheckedQuestion) -> ImageAnswer:
@@ -140,7 +144,8 @@ class TierInstance:
                 if not GRID.suits(image):
                     raise QuestionError(
                         f"image: expected images of 8 bits, multiples of 1/255, found that image {index} is not of 8 "
-                        "bits; the operator of this model asks for noise on the 8-bit grid (sampling: grid)"
+                        "bits; the operator of this model asks for noise on the 8-bit grid (sampling: grid)",
+                        faults=["sampling"],
                     )
 
 
@@ -152,13 +157,31 @@ def _parameters(request: Any) -> str:
         raise QuestionError("parameters: expected text in UTF-8, got other bytes") from None
 
 
+class _Counts:
+    """What one tier counts: requests, and the images that it answers."""
+
+    def __init__(self, recorder: Recorder, *, model: str, tier: str) -> None:
+        self._requests = RequestCounts(recorder, model=model, tier=tier)
+        self._images = TierCounts(recorder, model=model, tier=tier)
+
+    def answered(self, answers: Sequence[ImageAnswer], *, came: float) -> None:
+        found = ((answer.outcome.value, answer.reason.value) for answer in answers)
+        self._images.count(found, votes=sum(answer.votes for answer in answers))
+        self._requests.count(RequestOutcome.ANSWERED, came=came)
+
+    def failed(self, outcome: RequestOutcome, error: ServingError | None, *, came: float) -> None:
+        if isinstance(error, QuestionError):
+            self._requests.count_invalid(error.faults)
+        self._requests.count(outcome, came=came)
+
+
 class _TritonCaller:
     """Who waits for one request, as Triton's Python backend knows it."""
 
-    def __init__(self, request: Any, kind: TierModel, counts: TierCounts) -> None:
+    def __init__(self, request: Any, kind: TierModel, counts: _Counts) -> None:
+        self.came = time.monotonic()
         self.top_k = 1
-        self.is_counted = True
-        """The server itself asks each tier every second, and gives it no time (`heatserve.serving.triton.watch`)."""
+        self._is_counted = not is_probe(request.request_id())
         self._sender = request.get_response_sender()
         self._wanted = request.requested_output_names()
         self._kind = kind
@@ -166,23 +189,24 @@ class _TritonCaller:
 
     def answer(self, answers: Sequence[ImageAnswer], *, is_final: bool) -> None:
         tensors = tensors_of(answers, self._kind, top_k=self.top_k)
-        if is_final and self.is_counted:
-            self._counts.count(answers)
+        if is_final and self._is_counted:
+            self._counts.answered(answers, came=self.came)
         wanted = [triton.Tensor(name, values) for name, values in tensors.items() if name in self._wanted]
         self._send(wanted, is_final=is_final)
 
     def fail(self, error: ServingError | None) -> None:
         if error is None:
-            refusal, code = "cancelled", triton.TritonError.CANCELLED
+            outcome, code = RequestOutcome.CANCELLED, triton.TritonError.CANCELLED
         elif isinstance(error, QuestionError):
-            refusal, code = "invalid", triton.TritonError.INVALID_ARG
+            outcome, code = RequestOutcome.INVALID, triton.TritonError.INVALID_ARG
         elif isinstance(error, OverloadedError):
-            refusal, code = "queue", triton.TritonError.UNAVAILABLE
+            outcome, code = RequestOutcome.OVERLOADED, triton.TritonError.UNAVAILABLE
         elif isinstance(error, UnavailableError):
-            refusal, code = "voter", triton.TritonError.UNAVAILABLE
+            outcome, code = RequestOutcome.UNAVAILABLE, triton.TritonError.UNAVAILABLE
         else:
-            refusal, code = "failed", triton.TritonError.INTERNAL
-        self._counts.count_refusal(refusal)
+            outcome, code = RequestOutcome.FAILED, triton.TritonError.INTERNAL
+        if self._is_counted:
+            self._counts.failed(outcome, error, came=self.came)
         self._send([], triton.TritonError(str(error or "the caller is gone"), code))
 
     def is_gone(self) -> bool:

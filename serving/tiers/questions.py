@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -28,7 +28,15 @@ _LONGEST_NAME = 40
 
 
 class QuestionError(ServingError):
-    """A parameter of a request that means nothing, or is beyond the operator's limits."""
+    """A request that means nothing, or is beyond the operator's limits.
+
+    Attributes:
+        faults: what is wrong with it, as `heatserve_invalid_inputs_total` says it.
+    """
+
+    def __init__(self, message: str, *, faults: Collection[str] = ("parameters",)) -> None:
+        super().__init__(message)
+        self.faults = faults
 
 
 @dataclass(frozen=True)

@@ -28,18 +28,23 @@ from heatserve.certification.radius import Float32Array
 from heatserve.certification.tightening import Bound, certificate, tightening
 from heatserve.certification.voting import Classifier
 from heatserve.export.card import BASE_NAME, Card, read_card, read_verified
+from heatserve.export.reference import read_reference
 from heatserve.export.tiers import TierModel, TierReason
+from heatserve.serving.errors import EXPLAINED
+from heatserve.serving.observed.recorder import Recorder
 from heatserve.serving.pixels import explain_pixels
-from heatserve.serving.tiers.protocol import (
-    EXPLAINED,
+from heatserve.serving.shadow.auditor import Auditor
+from heatserve.serving.shadow.folder import AuditFolder
+from heatserve.serving.unix_sockets import listening
+from heatserve.serving.vote_protocol import (
     Channel,
     Finding,
     GiveUp,
     Message,
     ProtocolError,
+    Sample,
     Unanswered,
     VoteQuestion,
-    listening,
 )
 
 _WAITING_MESSAGES = 64  # that came, and that nobody has looked at: whoever sends more of them waits
@@ -65,6 +70,7 @@ class Voter:
         shape: tuple[int, ...],
         batch_size: int,
         most_open: int,
+        auditor: Auditor | None = None,
     ) -> None:
         """Describe the voter.
 
@@ -74,6 +80,7 @@ class Voter:
             shape: [C, H, W] of the images.
             batch_size: most noisy images in one call of the classifier.
             most_open: questions that may be open at once; memory is bounded by it.
+            auditor: takes votes while no question is open; None: nothing is audited.
         """
         self._sigma = sigma
         self._shape = shape
@@ -81,12 +88,15 @@ class Voter:
         self._polls = Polls[tuple[_Asker, int], _Found](classifier, shape=shape, batch_size=batch_size)
         self._open = dict[tuple[_Asker, int], _OpenQuestion]()
         self._inbox = Queue[_Arrival](_WAITING_MESSAGES)
+        self._auditor = auditor
 
     def serve(self, listener: socket.socket) -> None:
         """Answer questions for ever."""
         threading.Thread(target=self._accept, args=(listener,), name="heatserve-accept", daemon=True).start()
         while True:
             self._look_at_inbox()
+            if not self._open and self._auditor:
+                self._auditor.step()
             for said in self._polls.step():
                 asker, number = said.key
                 if isinstance(said, Failure):
@@ -108,10 +118,11 @@ class Voter:
                 _Asker(Channel(connection, shape=self._shape), self._inbox)
 
     def _look_at_inbox(self) -> None:
-        """Take what came; where no question is open, wait for one."""
+        """Take what came; where no question is open, and nothing is audited, wait for one."""
         for _ in range(_WAITING_MESSAGES):
+            is_idle = not self._open and not (self._auditor and self._auditor.is_busy)
             try:
-                arrival = self._inbox.get(block=not self._open)
+                arrival = self._inbox.get(block=is_idle)
             except Empty:
                 return
             self._take(arrival)
@@ -120,6 +131,9 @@ class Voter:
         asker, message, image = arrival.asker, arrival.message, arrival.image
         if isinstance(message, VoteQuestion) and image is not None and (asker, message.number) not in self._open:
             self._begin(asker, message, image)
+        elif isinstance(message, Sample) and image is not None:
+            if self._auditor:
+                self._auditor.take(message, image)
         elif isinstance(message, GiveUp):
             self._give_up((asker, message.number))
         else:  # the connection has ended, or what came over it makes no sense
@@ -264,6 +278,30 @@ def open_base(version_dir: Path, *, threads: int) -> tuple[Card, Classifier]:
     return card, lambda images: session.run(["logits"], {"image": images})[0]
 
 
+def _auditor(version_dir: Path, card: Card, classifier: Classifier, *, batch_size: int) -> Auditor | None:
+    """The shadow audit, where the operator asks for it and the card promises something.
+
+    Raises:
+        CardError: a reference that is none, or belongs to another graph.
+    """
+    folder = AuditFolder.of_environment()
+    if folder is None or card.calibration is None:
+        return None
+    reference = read_reference(version_dir, card)
+    if reference is None:
+        log(f"audit of {card.model}: no reference.json: inputs are not compared; write it with `heatserve reference`")
+    return Auditor(
+        card,
+        card.calibration,
+        classifier,
+        reference=reference,
+        folder=folder,
+        recorder=Recorder.of_environment(),
+        batch_size=batch_size,
+        log=log,
+    )
+
+
 def step_back(cores: int) -> None:
     """Have all threads of this process run only where nothing else wants to: SCHED_IDLE, and nice 19.
 
@@ -294,6 +332,7 @@ def main(arguments: list[str]) -> None:
         shape = card.input_shape
         classifier(np.zeros((batch_size, *shape), np.float32))
         GRID.copies(np.zeros(shape, np.float32), sigma=card.sigma, entropy=np.random.SeedSequence())  # makes its table
+        auditor = _auditor(version_dir, card, classifier, batch_size=batch_size)
     except Exception as error:
         sys.stderr.write(f"error: {version_dir.parent.name}: {error}\n")
         sys.exit(EXPLAINED)
@@ -303,6 +342,7 @@ def main(arguments: list[str]) -> None:
         shape=shape,
         batch_size=batch_size,
         most_open=most_open,
+        auditor=auditor,
     )
     gc.freeze()
     step_back(threads)

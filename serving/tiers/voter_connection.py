@@ -10,15 +10,8 @@ from pathlib import Path
 
 from heatserve.certification.radius import Float32Array
 from heatserve.serving.errors import UnavailableError
-from heatserve.serving.tiers.protocol import (
-    Channel,
-    Finding,
-    GiveUp,
-    ProtocolError,
-    Unanswered,
-    VoteQuestion,
-    connected,
-)
+from heatserve.serving.unix_sockets import connected
+from heatserve.serving.vote_protocol import Channel, Finding, GiveUp, ProtocolError, Unanswered, VoteQuestion
 
 _RETRY_SECONDS = 0.1
 

@@ -16,10 +16,10 @@ from heatserve.certification.radius import Float32Array
 from heatserve.export.tiers import TierModel, TierReason
 from heatserve.serving.errors import OverloadedError, ServingError, UnavailableError
 from heatserve.serving.tiers.answering import ImageAnswer, with_finding
-from heatserve.serving.tiers.protocol import Finding, ProtocolError, Unanswered, VoteQuestion
 from heatserve.serving.tiers.questions import CheckedQuestion
 from heatserve.serving.tiers.unanswered import UnansweredCount
 from heatserve.serving.tiers.voter_connection import VoterConnection
+from heatserve.serving.vote_protocol import Finding, ProtocolError, Unanswered, VoteQuestion
 
 _LOOK_SECONDS = 0.01
 _CALLERS_A_LOOK = 4  # whether one is gone, Triton must be asked

@@ -11,17 +11,28 @@ import os
 import re
 import shutil
 import tempfile
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from heatserve.serving.errors import ServingError
+from heatserve.serving.triton.processes import process_of
 
 _PREFIX = "heatserve-"
+FOLDERS = f"{_PREFIX}*"
+"""The temporary folders of servers, as a pattern."""
 _LOCK_NAME = "alive.lock"
 _PLAIN_PATH = re.compile(r"[\w@%+=:,./-]+", re.ASCII)
 SHARED_MEMORY = Path("/dev/shm")
 """Where Linux keeps the regions of shared memory, as files."""
+KEPT_LOGS = 5
+"""Logs of Tritons that failed, in one temporary folder, the newest; older ones are removed."""
+# Of each python backend of a Triton, wherever TMPDIR is: empty, but where a model brings a Python of its own.
+_ENVIRONMENTS = Path("/tmp"), "python_env_??????"
+_TRITON_NAME = "tritonserver"
+_START_SLACK = 2.0  # seconds
+_LEAST_AGE = 60.0  # a Triton may start while others are looked for
 
 
 @contextmanager
@@ -41,9 +52,14 @@ def server_folder() -> Iterator[tuple[Path, int]]:
     try:
         with explained_writes():
             lock = _locked(folder)
+            held = os.open(folder, os.O_RDONLY)
+            # systemd-tmpfiles leaves a folder alone that is locked. It would remove files that nobody has read for
+            # days, and a Triton whose files are gone unloads its models.
+            fcntl.flock(held, fcntl.LOCK_EX)
         try:
             yield folder, lock
         finally:
+            os.close(held)
             os.close(lock)
     finally:
         _remove(folder)
@@ -87,8 +103,11 @@ def seal_regions(prefix: str) -> None:
 
 
 def remove_debris(temporary: Path) -> None:
-    """Remove folders, logs and shared memory of servers of this user in `temporary` of which no process is left."""
-    for lock_file in temporary.glob(f"{_PREFIX}*/{_LOCK_NAME}"):
+    """Remove folders, logs and shared memory of servers of this user in `temporary` of which no process is left.
+
+    Of the logs that outlive their folders, since a Triton failed, the newest are left.
+    """
+    for lock_file in temporary.glob(f"{FOLDERS}/{_LOCK_NAME}"):
         folder = lock_file.parent
         with suppress(OSError):  # somebody else's, or just removed
             if folder.is_symlink() or folder.stat().st_uid != os.geteuid():
@@ -100,6 +119,45 @@ def remove_debris(temporary: Path) -> None:
                 log_of(folder).unlink(missing_ok=True)
             finally:
                 os.close(lock)
+    _remove_old_logs(temporary)
+    _remove_environments()
+
+
+def _remove_old_logs(temporary: Path) -> None:
+    found = list[tuple[float, Path]]()
+    for path in temporary.glob(f"{FOLDERS}.log"):
+        with suppress(OSError):  # just removed
+            look = path.lstat()
+            if look.st_uid == os.geteuid() and not path.with_suffix("").exists():
+                found.append((look.st_mtime, path))
+    for _, path in sorted(found, reverse=True)[KEPT_LOGS:]:
+        path.unlink(missing_ok=True)
+
+
+def _remove_environments() -> None:
+    """Remove the empty folders that Tritons of this user left which were killed, as ours are once they have drained.
+
+    A folder is one's that runs where that started before it was made.
+    """
+    first = _first_triton() - _START_SLACK
+    folder, names = _ENVIRONMENTS
+    for path in folder.glob(names):
+        with suppress(OSError):  # one that is not empty, or was just removed
+            look = path.lstat()
+            if look.st_uid == os.geteuid() and look.st_mtime < first:
+                path.rmdir()
+
+
+def _first_triton() -> float:
+    """When the Triton started that has run for longest, in seconds since 1970; a minute ago where none is older."""
+    booted = time.time() - time.clock_gettime(time.CLOCK_BOOTTIME)
+    started = time.time() - _LEAST_AGE
+    for folder in Path("/proc").glob("[0-9]*"):
+        with suppress(OSError):  # it has ended
+            if (folder / "comm").read_text().strip() == _TRITON_NAME:
+                process = process_of(int(folder.name))
+                started = min(started, booted + process.started / os.sysconf("SC_CLK_TCK"))
+    return started
 
 
 def _locked(folder: Path) -> int:

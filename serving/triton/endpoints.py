@@ -3,14 +3,21 @@
 from __future__ import annotations
 
 import errno
+import ipaddress
 import socket
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
+from typing import Literal, get_args
 
 from heatserve.serving.errors import ServingError
 from heatserve.serving.triton.sockets import listener
+from heatserve.serving.triton.versions import TritonVersion, check_exposed
 
-_LOOPBACK = "127.0.0.1"
+LOOPBACK = "127.0.0.1"
+"""Where this machine alone can connect."""
+
+Service = Literal["http", "grpc", "metrics"]
+SERVICES: tuple[Service, ...] = get_args(Service)
 
 
 @dataclass(frozen=True)
@@ -21,31 +28,57 @@ class Endpoints:
     http: int = 8000
     grpc: int = 8001
     metrics: int = 8002
-    http_host: str | None = None
-    """Where HTTP and metrics, which is HTTP too, listen, if not where gRPC does."""
+    local: frozenset[Service] = frozenset()
+    """What listens on 127.0.0.1 only, whatever `host` says."""
+    encrypted: frozenset[Service] = frozenset()
+    """What is spoken over TLS."""
 
     @property
     def http_url(self) -> str:
         """Where this machine reaches HTTP."""
-        return f"http://{self.http_host or self._reachable}:{self.http}"
+        return f"{self._scheme('http')}://{self._reachable('http')}:{self.http}"
 
     @property
     def grpc_url(self) -> str:
         """Where this machine reaches gRPC."""
-        return f"grpc://{self._reachable}:{self.grpc}"
+        return f"{self._scheme('grpc')}://{self._reachable('grpc')}:{self.grpc}"
 
     @property
     def metrics_url(self) -> str:
         """Where this machine reads Prometheus metrics."""
-        return f"http://{self.http_host or self._reachable}:{self.metrics}/metrics"
+        return f"{self._scheme('metrics')}://{self._reachable('metrics')}:{self.metrics}/metrics"
+
+    def address(self, service: Service) -> str:
+        """The address that a service listens on."""
+        return LOOPBACK if service in self.local else self.host
+
+    def all_local(self) -> Endpoints:
+        """The same endpoints, for this machine only."""
+        return self if self.is_loopback else replace(self, local=frozenset(SERVICES))
 
     @property
-    def _reachable(self) -> str:
-        return _LOOPBACK if self.host == "0.0.0.0" else self.host
+    def is_loopback(self) -> bool:
+        """Whether `host` is an address, or a name of one, that this machine alone can reach.
 
-    def with_local_http(self) -> Endpoints:
-        """The same endpoints, but with HTTP and metrics for this machine only."""
-        return replace(self, http_host=_LOOPBACK)
+        Raises:
+            ServingError: unknown host.
+        """
+        return ipaddress.ip_address(_resolved(self.host)).is_loopback
+
+    def _scheme(self, service: Service) -> str:
+        return ("grpc" if service == "grpc" else "http") + ("s" if service in self.encrypted else "")
+
+    def _reachable(self, service: Service) -> str:
+        address = self.address(service)
+        return LOOPBACK if address == "0.0.0.0" else address
+
+    def resolved(self) -> Endpoints:
+        """The same endpoints with an address as host.
+
+        Raises:
+            ServingError: unknown host.
+        """
+        return replace(self, host=_resolved(self.host))
 
     def bound(self) -> Endpoints:
         """The same endpoints with the host resolved and each port 0 replaced by a free port.
@@ -53,17 +86,52 @@ class Endpoints:
         Raises:
             ServingError: unknown host, or a port that is taken or forbidden. Names it and its option.
         """
-        try:
-            host = socket.gethostbyname(self.host)
-        except OSError as error:
-            raise ServingError(f"--host {self.host}: expected an IPv4 address or a host name: {error}") from None
-        http_host = self.http_host or host
+        resolved = self.resolved()
         with ExitStack() as held:  # all three at once, so that no two get the same free port
             ports = {
-                name: _bind(held.enter_context(socket.socket()), where, getattr(self, name), f"--{name}-port")
-                for name, where in (("http", http_host), ("grpc", host), ("metrics", http_host))
+                name: bind_port(
+                    held.enter_context(socket.socket()), resolved.address(name), getattr(self, name), f"--{name}-port"
+                )
+                for name in SERVICES
             }
-        return replace(self, host=host, http=ports["http"], grpc=ports["grpc"], metrics=ports["metrics"])
+        return replace(resolved, http=ports["http"], grpc=ports["grpc"], metrics=ports["metrics"])
+
+
+def behind_front(
+    wanted: Endpoints,
+    version: TritonVersion | None,
+    *,
+    triton_http: int | None = None,
+    guard: str = "",
+    has_client_ca: bool = False,
+) -> Endpoints:
+    """What Triton listens on where a front has the ports for HTTP and metrics: gRPC, and what only the front is told.
+
+    Args:
+        wanted: what the operator asked for; its ports `http` and `metrics` are the front's.
+        version: of Triton.
+        triton_http: a port for Triton's own HTTP at `wanted.host`, beside the front's; None: on this machine only.
+        guard: the option by which the front lets in only who brings a token, or asks no more than a rate; empty:
+            everybody. Triton knows neither, so that its gRPC is for this machine only.
+        has_client_ca: whether callers must show a certificate; Triton's gRPC asks for it, its HTTP does not.
+
+    Raises:
+        ServingError: unknown host, or Triton's own HTTP for other machines where its version is below the floor, or
+            where they meet a guard.
+    """
+    local: set[Service] = {"http", "metrics"}
+    if triton_http is not None:
+        local.remove("http")
+        if not wanted.is_loopback:
+            check_exposed(f"--triton-http-port {triton_http}", version)
+            if guard := guard or ("--client-ca" if has_client_ca else ""):
+                raise ServingError(
+                    f"--triton-http-port {triton_http}: expected it without {guard} where --host is not this machine "
+                    "alone, got both; Triton's own HTTP knows no tokens, rates or certificates"
+                )
+    if guard and not wanted.is_loopback:
+        local.add("grpc")
+    return replace(wanted, http=triton_http or 0, metrics=0, local=frozenset(local))
 
 
 STANDARD_PORTS = Endpoints()
@@ -73,7 +141,19 @@ FREE_PORTS = Endpoints(http=0, grpc=0, metrics=0)
 """Any free ports, reachable from this machine only."""
 
 
-def _bind(listening: socket.socket, host: str, port: int, option: str) -> int:
+def _resolved(host: str) -> str:
+    try:
+        return socket.gethostbyname(host)
+    except OSError as error:
+        raise ServingError(f"--host {host}: expected an IPv4 address or a host name, found: {error.strerror}") from None
+
+
+def bind_port(listening: socket.socket, host: str, port: int, option: str) -> int:
+    """Bind a socket, and have it listen where any port will do; the port.
+
+    Raises:
+        ServingError: the port is taken or forbidden, or the address is none of this machine. Names the option.
+    """
     listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # a port in TIME_WAIT is free for Triton, too
     try:
         listening.bind((host, port))
@@ -87,7 +167,8 @@ def _bind(listening: socket.socket, host: str, port: int, option: str) -> int:
             ) from None
         if getattr(error, "errno", None) == errno.EADDRNOTAVAIL:
             raise ServingError(
-                f"--host {host}: expected an address of this machine (0.0.0.0: all of them): {error}"
+                f"--host {host}: expected an address of this machine (0.0.0.0: all of them), found another one"
             ) from None
-        raise ServingError(f"{option} {port}: expected a port to listen on at {host}: {error}") from None
+        problem = getattr(error, "strerror", None) or error
+        raise ServingError(f"{option} {port}: expected a port to listen on at {host}, found: {problem}") from None
     return int(listening.getsockname()[1])

@@ -27,11 +27,6 @@ class Triton:
     libraries: Path | None = None
 
     @property
-    def is_of_wheel(self) -> bool:
-        """Whether it came with nvidia-pytriton: Triton 2.51, whose HTTP server some malformed requests end."""
-        return self.libraries is not None
-
-    @property
     def has_native_onnxruntime(self) -> bool:
         """Whether NVIDIA's own `onnxruntime` backend is there: then ours is not used."""
         return (self.backends / "onnxruntime" / "libtriton_onnxruntime.so").is_file()

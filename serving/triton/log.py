@@ -41,10 +41,10 @@ def explain(log: Path) -> str:
 def _messages(kind: re.Pattern[str], lines: list[str]) -> list[str]:
     matches = (kind.match(line) for line in lines)
     messages = ((match["message"] or match["plain"]).strip() for match in matches if match)
-    return [_without_stack(message) for message in messages if not any(noise in message for noise in _NOISE)]
+    return [without_stack(message) for message in messages if not any(noise in message for noise in _NOISE)]
 
 
-def _without_stack(message: str) -> str:
+def without_stack(message: str) -> str:
     """What Python raised in a process of a model, as Triton writes it: on one line, with its stack after or before."""
     if message.startswith(_STACK):
         return message.removesuffix(r"\n").split(r"\n")[-1]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,7 +15,8 @@ _MEANING = {
     signal.SIGSEGV: "it crashed",
     signal.SIGBUS: "it crashed; is there room in /dev/shm?",
 }
-_STUB = "triton_python_backend_stub"
+STUB = "triton_python_backend_stub"
+"""The program that runs a model instance of Triton's Python backend: STUB …/MODEL/VERSION/FILE … INSTANCE BACKEND."""
 _TICKS = os.sysconf("SC_CLK_TCK")
 # Fields of /proc/PID/stat after the name of the program, counted from 0 (`man proc_pid_stat` counts from 3).
 _STATE, _PARENT, _USER_TIME, _SYSTEM_TIME, _START, _EXIT = 0, 1, 11, 12, 19, 49
@@ -64,22 +66,32 @@ class Process:
         return Look(fields[_STATE], seconds, int(fields[_EXIT]) if fields[_STATE] in "ZX" else 0)
 
 
+def process_of(pid: int) -> Process:
+    """The process that has this number now."""
+    fields = _stat(pid)
+    return Process(pid, int(fields[_START]) if fields else 0)
+
+
 def triton_and_instances(pid: int) -> tuple[Process, ...]:
     """Triton, and after it the processes in which its `python` backend runs model instances.
 
     Args:
         pid: of a Triton whose models are ready.
     """
-    fields = _stat(pid)
-    found = [Process(pid, int(fields[_START]) if fields else 0)]
+    found = [process_of(pid)]
     for folder in Path("/proc").glob("[0-9]*"):
         fields = _stat(int(folder.name))
         if fields and int(fields[_PARENT]) == pid:
             command = _command(folder)
-            if Path(command[0]).name == _STUB:
-                # triton_python_backend_stub …/MODEL/VERSION/FILE … INSTANCE BACKEND
-                found.append(Process(int(folder.name), int(fields[_START]), Path(command[1]).parts[-3], command[-2]))
+            if Path(command[0]).name == STUB and (model := model_of(command)):
+                found.append(Process(int(folder.name), int(fields[_START]), model, command[-2]))
     return tuple(found)
+
+
+def model_of(command: Sequence[str]) -> str:
+    """The model of an instance by its command; nothing where it has none, as while it starts or ends."""
+    parts = Path(command[1]).parts if len(command) > 1 else ()
+    return parts[-3] if len(parts) > 2 else ""
 
 
 def ending(status: int) -> str:

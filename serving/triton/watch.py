@@ -8,7 +8,7 @@ of step: requests fail for good, are answered without outputs, or Triton itself 
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -18,11 +18,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from heatserve.export.tiers import Mode, TierLimits, TierModel
+from heatserve.serving.client.access import Access
 from heatserve.serving.client.connection import Connection
 from heatserve.serving.client.failures import GIVEN_UP, UNLOADED
 from heatserve.serving.client.tier_answers import read_tier_answers
 from heatserve.serving.client.tier_questions import TierQuestion, TierSpec
 from heatserve.serving.errors import OverloadedError, ServingError, TooLateError, UnavailableError
+from heatserve.serving.observed.probes import probe_id
 from heatserve.serving.pixels import Pixels
 from heatserve.serving.triton.processes import Process, ending, triton_and_instances
 
@@ -54,12 +56,12 @@ class Question:
             ServingError: there is no answer, or not that of such a model.
         """
         if self.tier is None:
-            connection.infer(self.model, self.image, classes=self.classes)
+            connection.infer(self.model, self.image, classes=self.classes, request_id=probe_id())
             return
         limits = TierLimits(most_alpha=1.0)
         spec = TierSpec(self.model, self.tier, max_batch_size=1, promise=None, limits=limits)
         radius = {"radius": _ANY_RADIUS} if self.tier.asks_radius else {}
-        answer = connection.ask(spec, self.image, {"deadline_ms": 0, **radius})
+        answer = connection.ask(spec, self.image, {"deadline_ms": 0, **radius}, request_id=probe_id())
         question = TierQuestion(self.tier, radius=radius.get("radius"), mode=Mode.CLAIMED)
         read_tier_answers(answer, question, images=1, classes=self.classes, most_alpha=limits.most_alpha, names={})
 
@@ -104,18 +106,26 @@ class Watch:
     """Threads that look at the processes of a Triton, and ask its models, until something is wrong or it is stopped."""
 
     def __init__(
-        self, triton: int, url: str, questions: Sequence[Question], on_problem: Callable[[str], object]
+        self,
+        triton: int,
+        way: Access | str,
+        questions: Sequence[Question],
+        on_problem: Callable[[str], object],
+        *,
+        replaced: Collection[Process] = (),
     ) -> None:
         """Describe the watch of a Triton whose models are ready.
 
         Args:
             triton: its process.
-            url: its gRPC address.
+            way: to its gRPC: how to get in, or its URL.
             questions: one for each model.
             on_problem: called at most once, from a thread, with what was expected and found.
+            replaced: processes of versions that were replaced, which end once their requests are answered.
         """
-        self._processes = triton_and_instances(triton)
-        self._url = url
+        self._processes = tuple(process for process in triton_and_instances(triton) if process not in replaced)
+        self._replaced = frozenset[str]()
+        self._way = way
         self._on_problem = on_problem
         self._ended = threading.Event()
         self._one_problem = threading.Lock()
@@ -128,6 +138,10 @@ class Watch:
         """Begin."""
         for thread in self._threads:
             thread.start()
+
+    def allow_to_end(self, models: Collection[str]) -> None:
+        """The processes of these models may end from now on: others take their place."""
+        self._replaced = frozenset(models)
 
     def stop(self) -> None:
         """Report nothing from now on; a question that is still out there ends with the server, or at its deadline."""
@@ -148,6 +162,8 @@ class Watch:
             if looks[triton].is_dead:
                 return  # its parent sees that, and says how
             for process, look in looks.items():
+                if process.model in self._replaced:
+                    continue
                 stopped[process] = stopped[process] + 1 if look.is_stopped else 0
                 if look.status:  # with 0, Triton ended it since it ends itself; and if not, the model does not answer
                     self._report(_problem(process, f"{ending(look.status)}; Triton does not start it again"))
@@ -156,7 +172,7 @@ class Watch:
 
     def _ask(self, question: Question) -> None:
         strikes = 0
-        with closing(Connection(self._url, timeout=DEADLINE_SECONDS)) as connection:
+        with closing(Connection(self._way, timeout=DEADLINE_SECONDS)) as connection:
             while not self._ended.wait(ASK_SECONDS / (2 if strikes else 1)):
                 found = self._fault(connection, question)
                 strikes = strikes + 1 if found else 0

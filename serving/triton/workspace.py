@@ -5,68 +5,89 @@ from __future__ import annotations
 import os
 import shutil
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from heatserve.serving.batching import request_bytes
 from heatserve.serving.errors import ServingError
-from heatserve.serving.tiers.protocol import socket_folder
 from heatserve.serving.triton.debris import SHARED_MEMORY
 from heatserve.serving.triton.installation import Triton, find_libpython
+from heatserve.serving.triton.offers import BACKEND, OFFERS_NAME, Offer, make_offer
 from heatserve.serving.triton.voters import VoterPlan
 
 if TYPE_CHECKING:
-    from tritonclient.grpc import model_config_pb2 as pb
-
     from heatserve.export.repository.layout import ModelVersion
-    from heatserve.export.tiers import TierModel
+    from heatserve.serving.triton.offers import Tiers
 
-    Tiers = Mapping[TierModel, pb.ModelConfig]
-
-
-# Triton's stub is an isolated Python: it ignores PYTHONPATH, and looks for modules in its current folder first. So the
-# backend is told to look where this process does, and Triton is not started in a folder of the user's.
-_BACKEND = """\
-import sys
-
-sys.path[:] = {path!a} + [folder for folder in sys.path if folder]
-
-from heatserve.serving.allocator import keep_freed_memory
-from {module} import {name} as TritonPythonModel
-
-keep_freed_memory()
-"""
 _OURS = {"module": "heatserve.serving.backend.model", "name": "TritonPythonModel"}
-_TIER = {"module": "heatserve.serving.tiers.model", "name": "TierInstance"}
-_STUB_NAME = "triton_python_backend_stub"
 _ANSWER_BYTES_OF_CLASS = 32  # more than all outputs of one image take, divided by its two classes or more
 # Triton's allocator leaves gaps. Where pictures of any size are taken, it is also how many full requests may meet.
 _REGION_FACTOR = 4
 _REGION_SLACK = 16 * 2**20
 _FIRST_REGION_BYTES = 2**20  # of an instance's region, before it grows
+# Where this says PREDICTION, Triton opens another HTTP server at 0.0.0.0 in place of the usual ones. That of 2.51 hands
+# requests on to the closed APIs: the index of the repository and shared memory were open to callers (fixed in 2.67).
+_VERTEX_AI = "AIP_MODE"
 
 
 @dataclass(frozen=True)
 class Workspace:
     """What Triton is started with."""
 
+    triton: Triton
     repository: Path
-    """Links to exactly the verified models, so that Triton sees no others."""
+    """Links to the offers of exactly the verified models, so that Triton sees no others."""
     backends: Path
     environment: dict[str, str]
     file_bytes: int
     """The largest file that Triton may write, and so the largest region of shared memory; 0: any size."""
     modules: tuple[str, ...]
     """Where Python looks for modules, whatever its current folder is."""
-    tiers: Mapping[str, Tiers]
-    """The tiers of each model by its name."""
-    voters: tuple[VoterPlan, ...]
+    offers: dict[str, Offer]
+    """What each model is served from, by its name."""
+    numbers: Iterator[int]
+    """Of the folders of offers that are yet to be made."""
+    audits: bool
+    """Whether models that promise something have a voter also without tiers, for the shadow audit."""
+
+    @property
+    def tiers(self) -> dict[str, Tiers]:
+        """The tiers of each model by its name."""
+        return {name: offer.tiers for name, offer in self.offers.items()}
+
+    @property
+    def voters(self) -> tuple[VoterPlan, ...]:
+        """What the voters of all models are started on."""
+        return tuple(offer.voter for offer in self.offers.values() if offer.voter)
+
+    def offer(self, model: ModelVersion) -> Offer:
+        """Make the folder of an offer; Triton sees it once it is shown (`Offer.show`).
+
+        Raises:
+            CardError: see `prepare`.
+            ServingError: see `prepare`.
+        """
+        from heatserve.export.repository.tiers import served_tiers
+
+        _check_engine(self.triton, model)
+        tiers = served_tiers(model)
+        _check_python(self.triton, {model.name: tiers})
+        _check_shared_memory([model], {model.name: tiers}, has_native=self.triton.has_native_onnxruntime)
+        folder = self.repository.with_name(OFFERS_NAME) / str(next(self.numbers))
+        return make_offer(self.triton, model, tiers, folder, modules=self.modules, audits=self.audits)
 
 
-def prepare(triton: Triton, models: Sequence[ModelVersion], folder: Path) -> Workspace:
+def prepare(triton: Triton, models: Sequence[ModelVersion], folder: Path, *, audits: bool = False) -> Workspace:
     """Fill the empty `folder` with what `triton` needs to serve `models`.
+
+    Args:
+        triton: which is to be started.
+        models: to be served.
+        folder: of the server.
+        audits: see `Workspace.audits`.
 
     Raises:
         CardError: the configuration or the labels of a model are not those of its card.
@@ -79,24 +100,26 @@ def prepare(triton: Triton, models: Sequence[ModelVersion], folder: Path) -> Wor
         _check_engine(triton, model)
     tiers = {model.name: served_tiers(model) for model in models}
     _check_python(triton, tiers)
+    if audits:
+        _check_audit(triton)
+    _check_shared_memory(models, tiers, has_native=triton.has_native_onnxruntime)
     repository = folder / "models"
     repository.mkdir()
-    modules = _module_folders()
+    modules, numbers, offers = tuple(_module_folders()), count(), dict[str, Offer]()
     for model in models:
-        _offer(triton, model, repository / model.name)
-        if tiers[model.name]:
-            socket_folder(folder, model.name).mkdir(parents=True)
-        for kind, config in tiers[model.name].items():
-            _offer_tier(triton, model, config, repository / kind.beside(model.name), modules)
+        offer_folder = folder / OFFERS_NAME / str(next(numbers))
+        offer = offers[model.name] = make_offer(
+            triton, model, tiers[model.name], offer_folder, modules=modules, audits=audits
+        )
+        offer.show(repository)
     backends, file_bytes = triton.backends, 0
-    _check_shared_memory(models, tiers, has_native=triton.has_native_onnxruntime)
     if not triton.has_native_onnxruntime:
         backends = _our_backend(triton, folder, modules)
         file_bytes = _REGION_FACTOR * max(map(_batch_bytes, models)) + _REGION_SLACK
     if any(tiers.values()) or not triton.has_native_onnxruntime:
         _link_libpython(folder)
-    voters = tuple(_voter_plan(model, tiers[model.name]) for model in models if tiers[model.name])
-    return Workspace(repository, backends, _environment(triton, folder), file_bytes, tuple(modules), tiers, voters)
+    environment = _environment(triton, folder)
+    return Workspace(triton, repository, backends, environment, file_bytes, modules, offers, numbers, audits)
 
 
 def _check_engine(triton: Triton, model: ModelVersion) -> None:
@@ -115,23 +138,6 @@ def _check_engine(triton: Triton, model: ModelVersion) -> None:
     )
 
 
-def _offer(triton: Triton, model: ModelVersion, link: Path) -> None:
-    """Link a model, configured for the device that it was calibrated on.
-
-    Where our backend serves, an image gets one more axis in front. Triton's core takes N = 0 for one image without the
-    axis N, and Triton's python backend adds up the first axes of a batch, of which that image's would be its height.
-    """
-    from heatserve.export.repository.layout import served_config, set_engine
-    from heatserve.export.repository.settings import keep_to_quota
-
-    config = served_config(model)
-    set_engine(config, model.card)
-    keep_to_quota(config)
-    if not triton.has_native_onnxruntime:
-        config.input[0].reshape.shape.extend([1, *config.input[0].dims])
-    link_model(link, model, config)
-
-
 def _check_python(triton: Triton, tiers: Mapping[str, Tiers]) -> None:
     names = [kind.beside(model) for model, kinds in tiers.items() for kind in kinds]
     if names and not triton.has_python_backend:
@@ -141,34 +147,14 @@ def _check_python(triton: Triton, tiers: Mapping[str, Tiers]) -> None:
         )
 
 
-def _offer_tier(triton: Triton, model: ModelVersion, tier: pb.ModelConfig, link: Path, modules: Sequence[str]) -> None:
-    """Make the folder of a tier, with links to what its single pass needs; for the image's axis see `_offer`."""
-    from heatserve.export.card import CARD_NAME, GRAPH_NAME, PLAN_NAME
-    from heatserve.export.repository.layout import CONFIG_NAME
-    from heatserve.export.repository.settings import write_config
-
-    version = link / str(model.version)
-    version.mkdir(parents=True)
-    for name in (GRAPH_NAME, PLAN_NAME, CARD_NAME):
-        if (model.path / name).exists():
-            (version / name).symlink_to((model.path / name).resolve())
-    (version / "model.py").write_text(_BACKEND.format(path=list(modules), **_TIER))
-    if triton.has_native_onnxruntime:  # its folder of backends is used as it is, with a stub for another Python
-        shutil.copy(triton.stub(), link / _STUB_NAME)
-    config = type(tier)()
-    config.CopyFrom(tier)
-    config.input[0].reshape.shape.extend([1, *config.input[0].dims])
-    write_config(link / CONFIG_NAME, config)
-
-
-def _voter_plan(model: ModelVersion, tiers: Tiers) -> VoterPlan:
-    from heatserve.export.repository.layout import served_config
-    from heatserve.export.repository.settings import vote_settings
-    from heatserve.export.repository.tiers import tier_limits
-
-    settings = vote_settings(served_config(model))
-    most_open = sum(tier_limits(config).queue for config in tiers.values())
-    return VoterPlan(model.name, model.path.resolve(), settings.batch_size, settings.threads, most_open)
+def _check_audit(triton: Triton) -> None:
+    """Refuse to promise an audit of answers that no process of ours sees."""
+    if triton.has_native_onnxruntime:
+        raise ServingError(
+            f"audit share: expected a Triton whose single passes our backend answers, found {triton.binary} with "
+            "NVIDIA's `onnxruntime`, whose answers nobody sees before the caller; leave `--audit-share` out there, and "
+            "run `heatserve audit` on images that you keep"
+        )
 
 
 def _check_shared_memory(models: Iterable[ModelVersion], tiers: Mapping[str, Tiers], *, has_native: bool) -> None:
@@ -207,27 +193,6 @@ def _batch_bytes(model: ModelVersion) -> int:
     return requests + MAX_BATCH_SIZE * _ANSWER_BYTES_OF_CLASS * len(model.card.class_names)
 
 
-def link_model(link: Path, model: ModelVersion, config: pb.ModelConfig) -> None:
-    """Make the folder `link`: links to the files of one model version and its warm-up, and a configuration.
-
-    Nothing else of the model's folder, where Triton would run what it finds: a `libtriton_onnxruntime.so` beside a
-    graph takes the place of the backend.
-    """
-    from heatserve.export.card import BASE_NAME, CARD_NAME, GRAPH_NAME, PLAN_NAME
-    from heatserve.export.repository.layout import CONFIG_NAME, LABELS_NAME
-    from heatserve.export.repository.settings import WARM_UP_PATH, write_config
-
-    version = link / str(model.version)
-    version.mkdir(parents=True)
-    for name in (GRAPH_NAME, BASE_NAME, PLAN_NAME, CARD_NAME):
-        if (model.path / name).exists():
-            (version / name).symlink_to((model.path / name).resolve())
-    for name in (LABELS_NAME, WARM_UP_PATH.parent.name):
-        if (model.path.parent / name).exists():
-            (link / name).symlink_to((model.path.parent / name).resolve())
-    write_config(link / CONFIG_NAME, config)
-
-
 def _our_backend(triton: Triton, folder: Path, modules: Sequence[str]) -> Path:
     """A folder of backends that holds Triton's `python` and our `onnxruntime`, which runs on it."""
     backends = folder / "backends"
@@ -235,7 +200,7 @@ def _our_backend(triton: Triton, folder: Path, modules: Sequence[str]) -> Path:
     shutil.copytree(triton.backends / "python", backends / "python", ignore=shutil.ignore_patterns("__pycache__"))
     shutil.copy(triton.stub(), backends / "python")
     (backends / "onnxruntime").mkdir()
-    (backends / "onnxruntime" / "model.py").write_text(_BACKEND.format(path=list(modules), **_OURS))
+    (backends / "onnxruntime" / "model.py").write_text(BACKEND.format(path=list(modules), **_OURS))
     return backends
 
 
@@ -254,9 +219,10 @@ def _module_folders() -> list[str]:
 def _environment(triton: Triton, folder: Path) -> dict[str, str]:
     """Our environment, with Triton's libraries, and with this Python first on PATH: the one that its stub takes."""
     libraries = [str(folder / "lib"), str(triton.libraries or ""), os.environ.get("LD_LIBRARY_PATH", "")]
+    inherited = {name: value for name, value in os.environ.items() if name != _VERTEX_AI}
     return {
         "ORT_DISABLE_TELEMETRY": "1",  # by default it sends events to its makers; the caller may decide otherwise
-        **os.environ,
+        **inherited,
         "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', os.defpath)}",
         "LD_LIBRARY_PATH": os.pathsep.join(filter(None, libraries)),
     }

@@ -18,8 +18,8 @@ import numpy as np
 from heatserve.certification.progress import Progress, unseen
 from heatserve.serving.errors import OverloadedError, ServingError
 from heatserve.serving.triton.endpoints import FREE_PORTS
+from heatserve.serving.triton.offers import place_model
 from heatserve.serving.triton.server import TritonServer
-from heatserve.serving.triton.workspace import link_model
 from heatserve.serving.tuning.closed_loop import LoadResult, closed_loop
 from heatserve.serving.tuning.settings import DEFAULT_MULTIPLE, TUNED, ServerSetting, even_splits
 
@@ -170,7 +170,7 @@ def _running(
     image = _random_image(model.card)
     with TemporaryDirectory(prefix="heatserve-tune-") as folder:
         repository = Path(folder)
-        link_model(repository / model.name, model, config)
+        place_model(repository / model.name, model, config)
         with TritonServer(
             repository, models=[model.name], endpoints=FREE_PORTS, backend_directory=backend_directory
         ) as server:

@@ -1,15 +1,21 @@
-"""`heatserve bench latency` and `bench export` on the digits: every way is timed, and the file says how it was made."""
+"""`heatserve bench latency`, `front` and `export` on the digits: every way is timed; the file says how it was made."""
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import pytest
 from typer.testing import CliRunner
 
+from heatserve.benchmarks.front import BYTES, CLIENT_GRPC, CLIENT_HTTP, GRPC, JSON, TRITON
+from heatserve.benchmarks.pages.render import RESULTS, render_pages
+from heatserve.benchmarks.records.front import FrontRecord
 from heatserve.benchmarks.records.record import read_record
 from heatserve.benchmarks.records.speed import EngineRecord, LatencyRecord
 from heatserve.cli import app
+
+ROOT = Path(__file__).parents[2]
 
 
 @pytest.mark.slow  # starts Triton
@@ -31,6 +37,22 @@ def test_every_way_to_answer_an_image_is_timed(tmp_path: Path) -> None:
         assert digits.ratios[ratio].p50 == pytest.approx(p50[way] / p50[base])
     assert p50["plain"] < p50["grpc"]
     assert p50["plain"] < p50["stochastic"]
+
+
+@pytest.mark.slow
+def test_the_front_is_timed_beside_grpc(tmp_path: Path) -> None:
+    results = tmp_path / "results"
+    shutil.copytree(ROOT / RESULTS, results)
+    out = results / "front.json"
+    arguments = ["bench", "front", "digits", "--requests", "10", "--out", str(out)]
+    result = CliRunner().invoke(app, arguments, catch_exceptions=False)
+    assert result.exit_code == 0, result.output
+    found = read_record(out, FrontRecord).shapes["digits"]
+    assert [*found.milliseconds] == [GRPC, BYTES, JSON, TRITON, CLIENT_GRPC, CLIENT_HTTP]
+    expected = found.milliseconds[BYTES].p50 - found.milliseconds[GRPC].p50  # one round: the difference of its medians
+    assert found.above[f"{BYTES} − {GRPC}"].p50 == pytest.approx(expected)
+    assert found.cpu_microseconds > 0
+    assert f"{expected:.2f} ms more through the front than over gRPC" in render_pages(results)["front.md"]
 
 
 @pytest.mark.slow

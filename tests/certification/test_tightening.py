@@ -15,12 +15,13 @@ from known_classifiers import SIGMA, at, five_classes, linear
 from numpy.typing import NDArray
 from scipy.stats import binomtest, norm
 
+from heatserve.certification.anytime import anytime_lower_bound
 from heatserve.certification.binomial import lower_bound
 from heatserve.certification.martingale import evidence_above
 from heatserve.certification.monte_carlo import ABSTAIN, Certificate, alpha_left, certify
 from heatserve.certification.noise import FLOAT32, GRID
 from heatserve.certification.polls import STEP, Answer, Polls, Test, results_in_order
-from heatserve.certification.tightening import Bound, anytime_lower_bound, certificate, tightening
+from heatserve.certification.tightening import Bound, certificate, tightening
 from heatserve.certification.voting import MonteCarloError, streams
 
 ALPHA = 0.05

@@ -29,7 +29,7 @@ _SPAN = re.compile(r"`([^`\n]+(?:\n[^`\n]+)?)`")
 _LINK = re.compile(r"!?\[(?:[^\]\[]|!?\[[^\]]*\]\([^)]*\))*\]\(([^)\s]+)\)")
 _HEADING = re.compile(r"^#{1,6} +(.+?) *$", re.MULTILINE)
 _PATH = re.compile(
-    r"(?:certification|training|export|serving|benchmarks|heatserve|model_repository|tests|docs)/[\w./*-]*(?:::\w+)?"
+    r"(?:certification|training|export|serving|benchmarks|heatserve|model_repository|tests|docs|deploy)/[\w./*-]*(?:::\w+)?"
 )
 _SEPARATORS = {"|", "&&", "||", ";", "&"}
 _REST = "…"

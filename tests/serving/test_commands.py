@@ -22,13 +22,14 @@ from typer.testing import CliRunner
 from heatserve import Client, Prediction, ServingError, TritonServer
 from heatserve.cli import app
 from heatserve.commands.asking import Answered, Unanswered, ask_each
-from heatserve.commands.serve import examples
+from heatserve.commands.serve import address_lines, callers_need, examples
 from heatserve.export.contract import Reason
 from heatserve.pictures import terminal_svg
 from heatserve.serving.client.answers import ModelSpec
 from heatserve.serving.client.image_files import read_images
 from heatserve.serving.errors import UnavailableError
 from heatserve.serving.pixels import Pixels
+from heatserve.serving.triton.endpoints import Endpoints
 from heatserve.tables import models_table, predictions_table, text_art
 
 
@@ -212,6 +213,20 @@ def test_the_examples_that_serve_prints_can_be_copied_and_run(
         pytest.skip("there is no curl on this machine")
     done = subprocess.run(["bash", "-c", anywhere], capture_output=True, text=True, timeout=60, check=False)
     assert [output["name"] for output in json.loads(done.stdout)["outputs"] if output["name"] == "certified_radius"]
+
+
+def test_serve_says_for_whom_each_address_is() -> None:
+    everywhere = Endpoints("0.0.0.0", local=frozenset({"grpc"}), encrypted=frozenset({"http", "metrics"}))
+    assert address_lines(everywhere).splitlines() == [
+        "HTTP     https://127.0.0.1:8000          for all who reach this machine under any address",
+        "gRPC     grpc://127.0.0.1:8001           for this machine only",
+        "metrics  https://127.0.0.1:8002/metrics  for all who reach this machine under any address",
+    ]
+    assert all(line.endswith("for this machine only") for line in address_lines(Endpoints()).splitlines())
+    assert callers_need(Endpoints(), has_tokens=False) == []
+    (text,) = callers_need(everywhere, has_tokens=True)
+    assert "--cacert" in text
+    assert "Bearer TOKEN" in text
 
 
 def test_models_table_says_what_is_not_calibrated(triton: TritonServer) -> None:

@@ -101,7 +101,7 @@ def unknown_reason(answer: service_pb2.ModelInferResponse) -> None:
         ),
         (replace("nominal_radius", "FP32", [2, 1], 4), "nominal_radius: expected a tensor from the server, found one"),
         (replace("l_bound", "FP99", [2, 1], 8), "l_bound: expected"),
-        (unknown_reason, "reason: expected one of 0, 1, 2, 3, 4 from the server, found 9"),
+        (unknown_reason, "reason: expected one of 0, 1, 2, 3, 4, 5 from the server, found 9"),
     ],
 )
 @CLIENTS

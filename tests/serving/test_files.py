@@ -5,8 +5,9 @@ from __future__ import annotations
 import re
 import shutil
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from test_server import log_named_in
@@ -18,6 +19,7 @@ from heatserve.export.card import BASE_NAME, CARD_NAME, GRAPH_NAME, CardError
 from heatserve.export.repository.layout import CONFIG_NAME, LABELS_NAME, ModelVersion, open_model
 from heatserve.export.repository.settings import read_config, write_config
 from heatserve.serving.triton import server
+from heatserve.serving.triton.opening import verified_models
 
 Damage = Callable[[Path], object]
 
@@ -164,14 +166,14 @@ def test_a_graph_that_changes_before_triton_reads_it(
 ) -> None:
     """Our backend looks once more, in Triton's own process."""
     version_dir = write_tiny_model(tmp_path / "models")
-    verified = server._verified_models
+    verified = verified_models
 
-    def then_damaged(repository: Path, names: Sequence[str]) -> tuple[ModelVersion, ...]:
-        models = verified(repository, names)
+    def then_damaged(*args: Any, **kwargs: Any) -> tuple[ModelVersion, ...]:
+        models = verified(*args, **kwargs)
         flip_a_bit(version_dir / name)
         return models
 
-    monkeypatch.setattr(server, "_verified_models", then_damaged)
+    monkeypatch.setattr(server, "verified_models", then_damaged)
     with pytest.raises(ServingError, match=rf"{re.escape(name)}: the card belongs to another graph") as caught:
         start(tmp_path / "models")
     log_named_in(str(caught.value)).unlink()

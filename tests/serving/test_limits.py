@@ -13,14 +13,15 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 import grpc
 import numpy as np
 import pytest
 from test_poison import infer_request, refusal
-from test_server import descendants, is_running, serve_command, triton_process, wait_until_gone
+from test_server import descendants, is_running, serve_command, triton_below, triton_process, wait_until_gone
+from test_watch import BUSY_SECONDS, seconds_until
 from tiny_model import random_images, take_uint8, write_tiny_model
 from tritonclient.grpc import service_pb2_grpc
 
@@ -31,6 +32,7 @@ from heatserve.serving.batching import PICTURES_BYTES
 from heatserve.serving.triton import server as server_module
 from heatserve.serving.triton import workspace as workspace_module
 from heatserve.serving.triton.bounded_log import LOG_BYTES, BoundedLog
+from heatserve.serving.triton.options import CONNECTION_LIMITS
 
 pytestmark = [pytest.mark.slow, pytest.mark.skipif(sys.platform != "linux", reason="Triton runs on Linux only")]
 
@@ -200,10 +202,10 @@ def half_a_request() -> bytes:
 def test_a_request_that_never_ends_is_closed(tiny_repository: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """After 80 seconds; here after 2."""
     quick = {"--grpc-keepalive-time": 1000, "--grpc-keepalive-timeout": 1000}
-    options = [option.split("=") for option in server_module._CONNECTION_LIMITS]
+    options = [option.split("=") for option in CONNECTION_LIMITS]
     assert quick.keys() < dict(options).keys()
     shortened = tuple(f"{name}={quick.get(name, value)}" for name, value in options)
-    monkeypatch.setattr(server_module, "_CONNECTION_LIMITS", shortened)
+    monkeypatch.setattr(server_module, "CONNECTION_LIMITS", shortened)
     with TritonServer(tiny_repository, models=["tiny"], endpoints=FREE_PORTS) as server, ExitStack() as stack:
         address = ("127.0.0.1", server.endpoints.grpc)
         callers = [stack.enter_context(socket.create_connection(address)) for _ in range(200)]
@@ -229,10 +231,10 @@ def assert_closed(callers: list[socket.socket], *, seconds: float) -> None:
 
 def test_clients_outlive_their_connections(tiny_repository: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A connection is replaced after ten minutes; here after one second."""
-    options = [option.split("=") for option in server_module._CONNECTION_LIMITS]
+    options = [option.split("=") for option in CONNECTION_LIMITS]
     assert "--grpc-max-connection-age" in dict(options)
     shortened = tuple(f"{name}={1000 if name.endswith('-age') else value}" for name, value in options)
-    monkeypatch.setattr(server_module, "_CONNECTION_LIMITS", shortened)
+    monkeypatch.setattr(server_module, "CONNECTION_LIMITS", shortened)
     with (
         TritonServer(tiny_repository, models=["patient"], endpoints=FREE_PORTS) as server,
         Client(server.endpoints.grpc_url, model="patient") as client,
@@ -302,24 +304,32 @@ def test_of_servers_that_start_at_once_on_the_same_ports_one_is_ready(tiny_repos
     assert not list(tmp_path.iterdir())
 
 
+def triton_folder(temporary: Path) -> Path:
+    """That of the one Triton whose files are there."""
+    (found,) = (path.parent for path in temporary.glob("heatserve-*/models"))
+    return found
+
+
 def test_the_next_server_removes_what_a_killed_one_left(tiny_repository: Path, tmp_path: Path) -> None:
     with serve_command(tiny_repository, tmp_path) as (process, _):
-        (folder,) = (path for path in tmp_path.iterdir() if path.is_dir())
+        seconds_until(lambda: any(tmp_path.glob("*/control.json")), at_most=BUSY_SECONDS)
+        folder, own = triton_folder(tmp_path), {path for path in tmp_path.iterdir() if path.is_dir()}
+        assert len(own) == 3, "of the server, of its Triton, and for `heatserve switch`"
         processes = descendants(process.pid)
         with serve_command(tiny_repository, tmp_path) as (other, _):
-            assert folder.exists()
+            assert all(path.exists() for path in own)
             assert regions(folder.name), "what belongs to a living server was removed"
             for pid in (process.pid, *processes):
-                os.kill(pid, signal.SIGKILL)
+                with suppress(ProcessLookupError):  # the front ends with its parent
+                    os.kill(pid, signal.SIGKILL)
             process.wait()
             wait_until_gone(processes, seconds=5)
             assert folder.exists()
             assert regions(folder.name)
             with serve_command(tiny_repository, tmp_path) as (third, _):
-                assert not folder.exists()
+                assert not any(path.exists() for path in own)
                 assert not folder.with_name(f"{folder.name}.log").exists()
                 assert not regions(folder.name)
-                assert len([path for path in tmp_path.iterdir() if path.is_dir()]) == 2
                 for server in (other, third):
                     server.send_signal(signal.SIGTERM)
                     assert server.wait(20) == 0
@@ -329,8 +339,7 @@ def test_the_next_server_removes_what_a_killed_one_left(tiny_repository: Path, t
 def test_triton_that_outlives_its_parent_keeps_its_folder(tiny_repository: Path, tmp_path: Path) -> None:
     """It drains: a request in flight needs what is there."""
     with serve_command(tiny_repository, tmp_path) as (process, _):
-        (folder,) = (path for path in tmp_path.iterdir() if path.is_dir())
-        triton = min(descendants(process.pid))
+        folder, triton = triton_folder(tmp_path), triton_below(process.pid)
         os.kill(triton, signal.SIGSTOP)
         try:
             process.kill()

@@ -132,42 +132,40 @@ def test_servers_side_by_side(triton: TritonServer, tiny_repository: Path) -> No
     assert not other.log.exists()
 
 
-@pytest.mark.slow
-def test_http_of_the_wheels_triton_is_for_this_machine_only(tiny_repository: Path) -> None:
-    """127.0.0.2 stands for an address of this machine that others can reach: 0.0.0.0 covers it."""
-    if not find_triton().is_of_wheel:
-        pytest.skip("the Triton on PATH is another one")
-    endpoints = Endpoints(host="0.0.0.0", http=0, grpc=0, metrics=0)
-    with TritonServer(tiny_repository, models=["tiny"], endpoints=endpoints) as server:
-        for url in (f"grpc://127.0.0.2:{server.endpoints.grpc}", server.endpoints.http_url):
-            with Client(url, model="tiny") as client:
-                assert len(client.predict(random_images(2))) == 2
-        for port in (server.endpoints.http, server.endpoints.metrics):  # metrics are the same HTTP server
-            socket.create_connection(("127.0.0.1", port), timeout=5).close()
-            with pytest.raises(ConnectionRefusedError):
-                socket.create_connection(("127.0.0.2", port), timeout=5)
+@contextmanager
+def serve_command(
+    repository: Path, temporary: Path, *options: str, model: str = "patient"
+) -> Iterator[tuple[subprocess.Popen[str], str]]:
+    """`heatserve serve` as a process of its own, its temporary files in `temporary`; and its gRPC URL."""
+    with serve_command_at(repository, temporary, *options, model=model) as (process, urls):
+        yield process, urls["gRPC"]
 
 
 @contextmanager
-def serve_command(
-    repository: Path, temporary: Path, *, model: str = "patient"
-) -> Iterator[tuple[subprocess.Popen[str], str]]:
-    """`heatserve serve` as a process of its own, its temporary files in `temporary`; and its gRPC URL."""
+def serve_command_at(
+    repository: Path, temporary: Path, *options: str, model: str = "patient"
+) -> Iterator[tuple[subprocess.Popen[str], dict[str, str]]]:
+    """The same, and its URLs of `HTTP` and `gRPC`."""
     # A shell that starts us in the background, or `nohup`, has a signal ignored, for us and our children.
     start = "from signal import *; signal(SIGINT, default_int_handler); signal(SIGHUP, SIG_DFL); "
     code = start + "from heatserve.cli import main; main()"
     ports = ["--http-port", "0", "--grpc-port", "0", "--metrics-port", "0"]
     with subprocess.Popen(
-        [sys.executable, "-c", code, "serve", model, "--repository", str(repository), *ports],
+        [sys.executable, "-c", code, "serve", model, "--repository", str(repository), *ports, *options],
         env={**os.environ, "TMPDIR": str(temporary)},
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
     ) as process:
         assert process.stdout is not None
-        url = next(line.split()[1] for line in process.stdout if line.startswith("gRPC"))
+        urls = dict[str, str]()
+        for line in process.stdout:
+            if line.startswith(("HTTP ", "gRPC ")):
+                urls[line.split()[0]] = line.split()[1]
+            if len(urls) == 2:
+                break
         try:
-            yield process, url
+            yield process, urls
         finally:  # where a test failed, too: leaving the context waits for the process
             process.kill()
 
@@ -211,7 +209,7 @@ def status(port: int, path: str, name: str, value: str) -> str:
 
 
 def test_who_reads_the_list_of_processes_opens_no_closed_api(triton: TritonServer) -> None:
-    commands = (Path(f"/proc/{pid}/cmdline").read_text().split("\0") for pid in descendants(os.getpid()))
+    commands = (command_of(pid).split("\0") for pid in descendants(os.getpid()))
     (command,) = (command for command in commands if f"--http-port={triton.endpoints.http}" in command)
     headers = {word.split(":")[1] for word in command if "-restricted-" in word}
     assert len(headers) == 1
@@ -258,15 +256,32 @@ def log_named_in(message: str) -> Path:
 
 def descendants(pid: int) -> set[int]:
     tasks = Path(f"/proc/{pid}/task").glob("*/children")  # a process belongs to the thread that started it
-    children = {int(child) for task in tasks for child in task.read_text().split()}
+    children = {int(child) for task in tasks for child in text_of(task).split()}
     return children.union(*(descendants(child) for child in children))
+
+
+def text_of(path: Path) -> str:
+    """What the kernel says there of a process or a thread; nothing, where that ended meanwhile."""
+    try:
+        return path.read_text()
+    except OSError:
+        return ""
+
+
+def command_of(pid: int) -> str:
+    """The command line of a process, a zero byte behind each word; empty where it ended meanwhile."""
+    return text_of(Path(f"/proc/{pid}/cmdline"))
 
 
 def triton_process(server: TritonServer) -> int:
     """The process of Triton."""
-    option = f"--http-port={server.endpoints.http}"
-    (pid,) = (pid for pid in descendants(os.getpid()) if option in Path(f"/proc/{pid}/cmdline").read_text().split("\0"))
-    return pid
+    return triton_below(os.getpid(), f"--http-port={server.endpoints.http}")
+
+
+def triton_below(pid: int, option: str = "--grpc-port=") -> int:
+    """The one Triton that a process started, with such an option."""
+    (found,) = (child for child in descendants(pid) if f"\0{option}" in command_of(child))
+    return found
 
 
 def is_running(pid: int) -> bool:
@@ -289,7 +304,7 @@ def wait_until_gone(pids: set[int], *, seconds: float) -> None:
 def test_signal_drains_and_leaves_nothing(tiny_repository: Path, tmp_path: Path, number: signal.Signals) -> None:
     with serve_command(tiny_repository, tmp_path) as (process, url), ThreadPoolExecutor(1) as pool:
         processes = descendants(process.pid)
-        assert len(processes) == 2, "expected Triton and one model instance"
+        assert len(processes) == 3, "expected the front, Triton and one model instance"
         with Client(url, model="patient") as client:
             client.spec()
             answer = pool.submit(client.predict, random_images(3))  # waits in the queue for a fifth of a second
@@ -312,13 +327,12 @@ def test_killed_command_takes_triton_along(tiny_repository: Path, tmp_path: Path
 @pytest.mark.slow
 def test_triton_that_ends_is_explained_though_somebody_removed_its_files(tiny_repository: Path, tmp_path: Path) -> None:
     """As services do that clean temporary folders; a running Triton needs none of its files."""
-    with serve_command(tiny_repository, tmp_path) as (process, url):
-        processes = descendants(process.pid)
+    with serve_command(tiny_repository, tmp_path, "--no-restart") as (process, url):
         for path in tmp_path.iterdir():
             shutil.rmtree(path) if path.is_dir() else path.unlink()
         with Client(url, model="patient") as client:
             assert len(client.predict(random_images(2))) == 2
-        os.kill(min(processes), signal.SIGKILL)
+        os.kill(triton_below(process.pid), signal.SIGKILL)
         _, errors = process.communicate(timeout=20)
     assert process.returncode == 1
     assert "Triton ended by itself: it was ended by SIGKILL" in errors
@@ -328,9 +342,9 @@ def test_triton_that_ends_is_explained_though_somebody_removed_its_files(tiny_re
 
 @pytest.mark.slow
 def test_triton_that_ends_by_itself_is_explained(tiny_repository: Path, tmp_path: Path) -> None:
-    with serve_command(tiny_repository, tmp_path) as (process, _):
+    with serve_command(tiny_repository, tmp_path, "--no-restart") as (process, _):
         processes = descendants(process.pid)
-        os.kill(min(processes), signal.SIGKILL)  # Triton, the parent of its model instance
+        os.kill(triton_below(process.pid), signal.SIGKILL)
         _, errors = process.communicate(timeout=20)
     assert process.returncode == 1
     assert "Triton ended by itself: it was ended by SIGKILL (by another process, or by the kernel for want of" in errors

@@ -14,7 +14,8 @@ PROCESSES = {
     "the voter": "from heatserve.serving.tiers.voter import open_base; open_base(folder, threads=1)",
     "a tier": (
         "from heatserve.serving.tiers import questions, waiting; "
-        "from heatserve.serving.tiers.single_pass import SinglePass, votable_pixels; "
+        "from heatserve.serving.tiers.single_pass import SinglePass; "
+        "from heatserve.serving.votable import votable_pixels; "
         "from heatserve.export.card import read_card; card = read_card(folder); "
         "SinglePass(folder, card); votable_pixels(folder, card)"
     ),

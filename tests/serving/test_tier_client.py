@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import os
-import re
 import signal
 import subprocess
 import sys
 import time
-import urllib.request
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import aclosing
@@ -40,6 +38,8 @@ from heatserve import (
     TierReason,
     TritonServer,
 )
+from heatserve.serving.observed.families import REQUESTS
+from heatserve.serving.observed.page import value_of
 
 pytestmark = pytest.mark.slow
 
@@ -138,11 +138,7 @@ def test_a_float32_image_is_answered_with_its_sampling(tiers: TritonServer, prot
 
 def cancelled(server: TritonServer) -> float:
     """Streams that the server has given up since nobody waits for them."""
-    with urllib.request.urlopen(server.endpoints.metrics_url) as answer:
-        text = answer.read().decode()
-    found = re.findall(r'heatserve_tier_refusals\{.*"tiny_certify_stream".*reason="cancelled".*\} (\S+)', text)
-    found += re.findall(r'heatserve_tier_refusals\{.*reason="cancelled".*"tiny_certify_stream".*\} (\S+)', text)
-    return float(found[0]) if found else 0.0
+    return value_of(server.metrics, REQUESTS, model="tiny", tier="certify_stream", outcome="cancelled")
 
 
 def leave_a_loop(url: str) -> None:

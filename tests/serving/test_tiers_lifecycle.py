@@ -9,6 +9,7 @@ import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import pytest
 from known_tiers import ask, at_distance, hurry, voter_of, write_known_model
@@ -18,7 +19,6 @@ from heatserve import FREE_PORTS, ServingError, TritonServer
 from heatserve.export.card import BASE_NAME
 from heatserve.export.repository.layout import open_model
 from heatserve.export.tiers import TierModel
-from heatserve.serving.tiers.protocol import socket_folder
 from heatserve.serving.tiers.unanswered import unanswered
 from heatserve.serving.triton import workspace
 from heatserve.serving.triton.installation import find_triton
@@ -34,19 +34,18 @@ def test_a_server_answers_what_is_in_flight_and_leaves_no_process(tmp_path: Path
     write_known_model(tmp_path, tiers=[TierModel.CERTIFY], most_n=10**7)
     others = descendants(os.getpid())  # servers that other tests share
     with ThreadPoolExecutor(1) as pool:
-        with TritonServer(tmp_path, endpoints=FREE_PORTS, exit_timeout=30) as server:
+        with TritonServer(tmp_path, endpoints=FREE_PORTS, exit_timeout=120) as server:
             hurry(server)
             processes = descendants(os.getpid()) - others
             voter = voter_of(server)
             assert voter in processes
             ask(server, "known_certify", FAR, n=100)
             in_flight = pool.submit(ask, server, "known_certify", FAR, n=500_000, deadline_ms=60_000)
-            folder = socket_folder(server._workspace.repository.parent, "known")
-            while not unanswered(folder, "certify"):
+            while not unanswered(server._workspace.offers["known"].sockets, "certify") and not in_flight.done():
                 time.sleep(0.01)
             assert not in_flight.done()
         assert in_flight.result()["outcome"] == ["yes"]
-    wait_until_gone(processes, seconds=15)
+    wait_until_gone(processes, seconds=60)
     assert not server.log.exists()
 
 
@@ -61,7 +60,7 @@ def test_a_killed_command_takes_its_voters_along(tmp_path: Path) -> None:
         )
         os.kill(voter, signal.SIGSTOP)  # no signal but SIGKILL ends it then
         process.kill()
-        wait_until_gone(processes, seconds=30)
+        wait_until_gone(processes, seconds=60)
 
 
 def test_a_voter_that_keeps_dying_ends_the_server(tmp_path: Path) -> None:
@@ -95,9 +94,9 @@ def test_a_base_network_that_does_not_load_is_explained(tmp_path: Path, monkeypa
     version_dir = write_known_model(tmp_path, tiers=[TierModel.CONFIRM])
     prepare = workspace.prepare
 
-    def exchanging(*args: object) -> object:
-        found = prepare(*args)  # type: ignore[arg-type]
-        (version_dir / BASE_NAME).write_bytes(b"another")
+    def exchanging(*args: Any, **options: Any) -> workspace.Workspace:
+        found = prepare(*args, **options)
+        (found.offers["known"].folder / "known" / version_dir.name / BASE_NAME).write_bytes(b"another")
         return found
 
     monkeypatch.setattr("heatserve.serving.triton.server.prepare", exchanging)

@@ -28,11 +28,22 @@ from known_tiers import (
     word_of,
     write_known_model,
 )
+from numpy.typing import NDArray
 from tiny_model import SIGMA, random_images
 from tritonclient.utils import InferenceServerException
 
 from heatserve import FREE_PORTS, Client, TritonServer
 from heatserve.export.tiers import TierModel, tier_tensors
+from heatserve.serving.observed.counting import INVALID_REASONS
+from heatserve.serving.observed.families import (
+    INVALID_INPUTS,
+    REQUEST_SECONDS,
+    REQUESTS,
+    RESTARTS,
+    TIER_ANSWERS,
+    VOTES_TAKEN,
+)
+from heatserve.serving.observed.page import value_of
 
 pytestmark = pytest.mark.slow
 
@@ -218,12 +229,7 @@ def test_a_stream_that_is_cancelled_is_not_voted_on(server: TritonServer) -> Non
         return ticks(pid) == before
 
     until(is_idle, seconds=20)
-    assert metric(server, 'heatserve_tier_refusals{model="known_certify_stream",reason="cancelled"}') >= 1
-
-
-def metric(server: TritonServer, name: str) -> float:
-    lines = urllib.request.urlopen(server.endpoints.metrics_url).read().decode().splitlines()
-    return sum(float(line.rpartition(" ")[2]) for line in lines if line.startswith(name))
+    assert value_of(server.metrics, REQUESTS, model="known", tier="certify_stream", outcome="cancelled") >= 1
 
 
 def test_a_request_of_http_alone_is_answered_with_json(server: TritonServer) -> None:
@@ -269,9 +275,9 @@ def test_no_output_ends_the_server_when_its_classes_are_asked_for(
 
 
 def test_answers_that_leave_from_several_threads_at_once_are_counted(server: TritonServer) -> None:
-    """By deadlines, by votes and at once: Triton dies where two threads add to one of its counters."""
+    """By deadlines, by votes and at once."""
     images = np.repeat(FAR, 2, axis=0)
-    before = metric(server, 'heatserve_tier_images{model="known_confirm"')
+    before = value_of(server.metrics, TIER_ANSWERS, model="known", tier="confirm")
 
     def call(turn: int) -> str:
         try:
@@ -283,7 +289,7 @@ def test_answers_that_leave_from_several_threads_at_once_are_counted(server: Tri
     with ThreadPoolExecutor(32) as pool:
         found = Counter(pool.map(call, range(640)))
     assert found == {"answered": 640}
-    assert metric(server, 'heatserve_tier_images{model="known_confirm"') == before + 2 * 640
+    assert value_of(server.metrics, TIER_ANSWERS, model="known", tier="confirm") == before + 2 * 640
 
 
 def test_a_name_of_a_parameter_is_not_answered_at_any_length(server: TritonServer) -> None:
@@ -383,6 +389,7 @@ def test_a_killed_voter_comes_back_and_nothing_else_fails(server: TritonServer) 
     hurry(server, "narrow")
     until(lambda: try_to_confirm(server, "narrow") == "yes")
     assert "the voter of narrow was ended by SIGKILL" in server.log.read_text()
+    assert value_of(server.metrics, RESTARTS, process="voter") >= 1
 
 
 def test_many_callers_of_all_tiers_at_once_are_all_answered(server: TritonServer) -> None:
@@ -414,11 +421,43 @@ def test_many_callers_of_all_tiers_at_once_are_all_answered(server: TritonServer
 
 
 def test_answers_refusals_and_votes_are_counted(server: TritonServer) -> None:
-    name = 'heatserve_tier_images{model="known_confirm",outcome="yes",reason="proven"}'
-    before, votes = metric(server, name), metric(server, 'heatserve_tier_votes{model="known_confirm"}')
+    proven = {"model": "known", "tier": "confirm", "outcome": "yes", "reason": "proven"}
+    confirm = {"model": "known", "tier": "confirm"}
+    before = value_of(server.metrics, TIER_ANSWERS, **proven)
+    votes, requests = (
+        value_of(server.metrics, VOTES_TAKEN, **confirm),
+        value_of(server.metrics, REQUEST_SECONDS, **confirm),
+    )
     answer = ask(server, "known_confirm", np.repeat(FAR, 3, axis=0), radius=0.1, deadline_ms=SECONDS)
-    assert metric(server, name) == before + 3
-    assert metric(server, 'heatserve_tier_votes{model="known_confirm"}') == votes + sum(answer["votes"])
+    assert value_of(server.metrics, TIER_ANSWERS, **proven) == before + 3
+    assert value_of(server.metrics, VOTES_TAKEN, **confirm) == votes + sum(answer["votes"])
+    assert value_of(server.metrics, REQUEST_SECONDS, **confirm) == requests + 1
+
+
+@pytest.mark.parametrize(
+    ("fault", "image", "parameters"),
+    [
+        ("nan", FAR * np.float32(np.nan), {"radius": 0.1}),
+        ("range", FAR + np.float32(1), {"radius": 0.1}),
+        ("parameters", FAR, {"radius": -1.0}),
+    ],
+)
+def test_a_refusal_is_counted_by_what_is_wrong(
+    server: TritonServer, fault: str, image: NDArray[np.float32], parameters: dict[str, float]
+) -> None:
+    invalid = {"model": "known", "tier": "confirm", "outcome": "invalid"}
+    requests, faults = value_of(server.metrics, REQUESTS, **invalid), faults_of(server)
+    refusal(server, "known_confirm", image, **parameters)
+    assert value_of(server.metrics, REQUESTS, **invalid) == requests + 1
+    assert {name: count - faults[name] for name, count in faults_of(server).items() if count != faults[name]} == {
+        fault: 1
+    }
+
+
+def faults_of(server: TritonServer) -> dict[str, float]:
+    return {
+        reason: value_of(server.metrics, INVALID_INPUTS, model="known", reason=reason) for reason in INVALID_REASONS
+    }
 
 
 def test_sigma_of_the_server_is_that_of_these_tests(server: TritonServer) -> None:

@@ -19,16 +19,9 @@ from heatserve.certification.voting import Classifier
 from heatserve.export.card import BASE_NAME
 from heatserve.export.runtime.session import classifier as of_session
 from heatserve.export.runtime.session import open_session
-from heatserve.serving.tiers.protocol import (
-    Channel,
-    Finding,
-    GiveUp,
-    Unanswered,
-    VoteQuestion,
-    connected,
-    listening,
-)
 from heatserve.serving.tiers.voter import Voter
+from heatserve.serving.unix_sockets import connected, listening
+from heatserve.serving.vote_protocol import Channel, Finding, GiveUp, Unanswered, VoteQuestion
 
 BATCH = 32
 

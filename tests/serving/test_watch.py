@@ -19,7 +19,7 @@ import onnx
 import pytest
 import tritonclient.grpc
 from onnx import parser
-from test_server import descendants, is_running, serve_command, triton_process, wait_until_gone
+from test_server import descendants, is_running, serve_command, triton_below, triton_process, wait_until_gone
 from tiny_model import SIGMA, delay_batches, random_images, write_tiny_card, write_tiny_model
 from tritonclient.utils import InferenceServerException
 
@@ -36,7 +36,7 @@ pytestmark = [
 ]
 
 BUSY_SECONDS = 60.0
-"""A death is told within 3 s where the machine is free (docs/guide/serve.md); a test must also pass on a busy one."""
+"""A death is told within 3 s where the machine is free (docs/guide/operate.md); a test must also pass on a busy one."""
 
 # 64 images take 13 billion multiplications, which two cores that do other things too need about a second for.
 HEAVY = """
@@ -168,10 +168,10 @@ def test_an_instance_that_is_stopped_for_half_a_second_goes_on(server: TritonSer
         assert len(client.predict(random_images(2))) == 2
 
 
-def test_the_command_ends_with_an_error_for_its_supervisor(tiny_repository: Path, tmp_path: Path) -> None:
-    with serve_command(tiny_repository, tmp_path) as (process, _):
+def test_the_command_ends_with_an_error_for_an_orchestrator(tiny_repository: Path, tmp_path: Path) -> None:
+    with serve_command(tiny_repository, tmp_path, "--no-restart") as (process, _):
         processes = descendants(process.pid)
-        os.kill(max(processes), signal.SIGKILL)  # the model instance, a child of Triton
+        os.kill(triton_and_instances(triton_below(process.pid))[1].pid, signal.SIGKILL)
         _, errors = process.communicate(timeout=20)
     assert process.returncode == 1
     assert "patient: expected a running process of the model instance patient_0_0" in " ".join(errors.split())

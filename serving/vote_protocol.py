@@ -8,11 +8,9 @@ from __future__ import annotations
 
 import json
 import math
-import os
 import socket
 import struct
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -26,9 +24,6 @@ from heatserve.export.tiers import TierModel, TierReason
 
 _SIZES = struct.Struct("!II")
 _MOST_HEADER = 2**16
-_SOCKET_NAME = "votes"
-EXPLAINED = 78
-"""The exit code of a process that cannot vote, has said why, and would say it again (EX_CONFIG in <sysexits.h>)."""
 
 
 class ProtocolError(HeatserveError):
@@ -52,6 +47,17 @@ class VoteQuestion:
     n0: int = 1
     """For certify, the votes for its guess, and how many classes it is about."""
     top_k: int = 1
+
+
+@dataclass(frozen=True)
+class Sample:
+    """What the single pass answered to an image, FP32 [C, H, W] in [0,1], which goes along: for the shadow audit."""
+
+    label: int
+    score: float
+    """Φ⁻¹ of the largest probability."""
+    radius: float
+    """The certified radius that was served, L2."""
 
 
 @dataclass(frozen=True)
@@ -84,8 +90,10 @@ class Unanswered:
     problem: str
 
 
-Message = VoteQuestion | GiveUp | Finding | Unanswered
-_MESSAGES: dict[str, type[Message]] = {kind.__name__: kind for kind in (VoteQuestion, GiveUp, Finding, Unanswered)}
+Message = VoteQuestion | Sample | GiveUp | Finding | Unanswered
+_MESSAGES: dict[str, type[Message]] = {
+    kind.__name__: kind for kind in (VoteQuestion, Sample, GiveUp, Finding, Unanswered)
+}
 _TYPES: dict[str, type] = {"int": int, "bool": bool, "str": str}
 
 
@@ -104,7 +112,7 @@ class Channel:
         self._image_bytes = 4 * int(np.prod(shape))
 
     def send(self, message: Message, image: Float32Array | None = None) -> None:
-        """Send a message, with the image of a question.
+        """Send a message, with the image of a question or sample.
 
         Raises:
             OSError: the other end is gone.
@@ -114,7 +122,7 @@ class Channel:
         self._socket.sendall(_SIZES.pack(len(content), len(pixels)) + content + pixels)
 
     def receive(self) -> tuple[Message, Float32Array | None]:
-        """The next message, and the image of a question.
+        """The next message, and the image of a question or sample.
 
         Raises:
             EOFError: the other end closed the connection.
@@ -128,7 +136,7 @@ class Channel:
                 f"and {data}"
             )
         message = _message(self._read(header))
-        if isinstance(message, VoteQuestion) is not bool(data):
+        if isinstance(message, VoteQuestion | Sample) is not bool(data):
             raise ProtocolError(f"message: expected an image with a question only, found {data} bytes with {message}")
         pixels: NDArray[np.float32] = np.frombuffer(self._read(data), np.float32)
         return message, pixels.reshape(self._shape) if data else None
@@ -180,42 +188,6 @@ def _typed(value: Any, type_: str) -> Any:
     raise ValueError
 
 
-def socket_folder(server_folder: Path, model: str) -> Path:
-    """Where the process that votes for a model listens, in the folder of its server, which is for one user only."""
-    return server_folder / "votes" / model
-
-
-def listening(folder: Path) -> socket.socket:
-    """A socket that listens in a folder; whoever may enter the folder may connect."""
-    with _address(folder) as address:
-        (folder / _SOCKET_NAME).unlink(missing_ok=True)
-        listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        listener.bind(address)
-    listener.listen(64)
-    return listener
-
-
-def connected(folder: Path) -> socket.socket:
-    """A connection to who listens in a folder.
-
-    Raises:
-        OSError: nothing listens there.
-    """
-    with _address(folder) as address:
-        connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        try:
-            connection.connect(address)
-        except OSError:
-            connection.close()
-            raise
-    return connection
-
-
-@contextmanager
-def _address(folder: Path) -> Iterator[str]:
-    """The socket's address through an open descriptor: one of a socket has at most 107 bytes, whatever the folder's."""
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        yield f"/proc/self/fd/{descriptor}/{_SOCKET_NAME}"
-    finally:
-        os.close(descriptor)
+def socket_folder(offer_folder: Path, model: str) -> Path:
+    """Where the process that votes for a version listens, in the folder of its offer, which is for one user only."""
+    return offer_folder / "votes" / model

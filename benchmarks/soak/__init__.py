@@ -1,0 +1,1 @@
+"""`bench soak`: a server under load for long, what it grows by, and how soon it answers again after each fault."""

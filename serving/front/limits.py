@@ -1,0 +1,120 @@
+"""What the front takes of a caller at most, before anything that he sends is kept."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections import OrderedDict
+from dataclasses import dataclass
+
+HEADER_BYTES = 2**15
+"""The most bytes of a request line and all headers."""
+HEADER_SECONDS = 10.0
+"""The time in which they must have come."""
+BODY_SECONDS = 10.0
+"""The time that a body has whatever its size; after it, it must have come at `BODY_RATE`."""
+BODY_RATE = 4096
+"""The least bytes a second of a body."""
+OVERHEAD_BYTES = 2**16
+"""The most bytes around the pieces of a body in chunks, beside a quarter of the body itself."""
+IDLE_SECONDS = 75.0
+"""The time for which a connection may wait for its next request."""
+WRITE_SECONDS = 30.0
+"""The time for which a caller may leave an answer unread."""
+PIPELINED = 16
+"""The most requests of one connection that wait for answers."""
+BODIES_BYTES = 2**30
+"""The most bytes of all bodies together that are held at one time."""
+
+_CLIENTS = 10_000
+
+
+@dataclass
+class Gate:
+    """The connections that are open: in all, and from each address."""
+
+    most: int
+    """In all; from one address half as many, so that none can take all of them."""
+
+    def __post_init__(self) -> None:
+        """Begin with none."""
+        self._of_address = dict[str, int]()
+        self.open = 0
+
+    def enter(self, address: str) -> str:
+        """Count a connection; what is wrong with it, or an empty text."""
+        self.open += 1
+        self._of_address[address] = self._of_address.get(address, 0) + 1
+        if self.open > self.most:
+            return f"connections: expected at most {self.most} in all"
+        if self._of_address[address] > self.most_of_address:
+            return f"connections: expected at most {self.most_of_address} from one address"
+        return ""
+
+    @property
+    def most_of_address(self) -> int:
+        """The most connections from one address."""
+        return max(1, self.most // 2)
+
+    @property
+    def is_flooded(self) -> bool:
+        """Whether so many are refused at this moment that there is no time for an answer."""
+        return self.open > 2 * self.most
+
+    def leave(self, address: str) -> None:
+        """Count one less."""
+        self.open -= 1
+        left = self._of_address[address] - 1
+        if left:
+            self._of_address[address] = left
+        else:
+            del self._of_address[address]
+
+
+class Rates:
+    """Requests a second of each client: a token bucket for each, of the clients that asked last."""
+
+    def __init__(self, rate: float) -> None:
+        """Begin with full buckets.
+
+        Args:
+            rate: requests a second of one client; he may ask as many at once, and one at least.
+        """
+        self._rate = rate
+        self._most = max(1.0, rate)
+        self._buckets = OrderedDict[str, tuple[float, float]]()
+
+    def wait_of(self, client: str) -> float:
+        """Count one request of a client; 0, or, where he has asked too often, the seconds after which he may."""
+        now = time.monotonic()
+        left, then = self._buckets.pop(client, (self._most, now))
+        left = min(self._most, left + (now - then) * self._rate)
+        wait = 0.0 if left >= 1 else (1 - left) / self._rate
+        self._buckets[client] = (left if wait else left - 1, now)
+        if len(self._buckets) > _CLIENTS:
+            self._buckets.popitem(last=False)
+        return wait
+
+
+class BodyBytes:
+    """The bytes of all bodies that are held now."""
+
+    def __init__(self, most: int = BODIES_BYTES) -> None:
+        """Begin with none."""
+        self._left = most
+
+    def take(self, size: int) -> bool:
+        """Whether there is room for so many more, which are held then."""
+        if size > self._left:
+            return False
+        self._left -= size
+        return True
+
+    def give(self, size: int) -> None:
+        """Hold so many less."""
+        self._left += size
+
+
+def whole_seconds(seconds: float) -> int:
+    """Seconds as a header `Retry-After` has them: whole, and 1 at least."""
+    return max(1, math.ceil(seconds))

@@ -1,0 +1,96 @@
+"""What is behind the front now: the supervisor's word, a channel to Triton, and what its models take."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+
+from heatserve.serving.front.models import ModelRules, rules_of
+from heatserve.serving.front.refusals import Refusal, shown, unavailable
+from heatserve.serving.front.state import FrontState
+from heatserve.serving.front.triton import TritonCalls, closed_later
+
+_WAIT_SECONDS = 2.0  # for a Triton that is started again, before a caller is told to ask later
+_RULES_SECONDS = 1.0  # a version that is switched may take other images
+_READY_SECONDS = 0.1
+
+
+class Served:
+    """What is served, for the tasks of one event loop."""
+
+    def __init__(self) -> None:
+        """Know of nothing yet."""
+        self.state = FrontState()
+        self._calls: TritonCalls | None = None
+        self._rules = dict[tuple[str, str], tuple[ModelRules, float]]()
+        self._changed = asyncio.Event()
+        self._ready = (False, 0.0)
+        self._tasks = set[asyncio.Task[None]]()
+
+    def tell(self, state: FrontState) -> None:
+        """Take the supervisor's word."""
+        before, self.state = self.state, state
+        self._rules.clear()
+        self._ready = (False, 0.0)
+        if (state.grpc, state.grpc_tls) != (before.grpc, before.grpc_tls):
+            calls, self._calls = self._calls, TritonCalls(state.grpc, state.grpc_tls) if state.grpc else None
+            if calls is not None:
+                task = asyncio.get_running_loop().create_task(closed_later(calls))
+                self._tasks.add(task)
+                task.add_done_callback(self._tasks.discard)
+        self._changed.set()
+        self._changed = asyncio.Event()
+
+    async def calls(self) -> TritonCalls:
+        """Triton, for which a moment is waited where there is none now.
+
+        Raises:
+            Refusal: there is none.
+        """
+        end = time.monotonic() + _WAIT_SECONDS
+        while self._calls is None:
+            try:
+                await asyncio.wait_for(self._changed.wait(), end - time.monotonic())
+            except (TimeoutError, asyncio.TimeoutError):
+                raise unavailable(f"server: expected one that is ready, found: {self.state.reason}") from None
+        return self._calls
+
+    async def is_ready(self) -> bool:
+        """Whether the supervisor and Triton both say so."""
+        if not self.state.ready or self._calls is None:
+            return False
+        known, when = self._ready
+        if time.monotonic() - when > _READY_SECONDS:
+            known = await self._calls.is_ready()
+            self._ready = (known, time.monotonic())
+        return known and self.state.ready
+
+    async def rules(self, model: str, version: str) -> ModelRules:
+        """What a model takes.
+
+        Raises:
+            Refusal: no such model is served, or not now.
+        """
+        known = self._rules.get((model, version))
+        if known is not None and time.monotonic() - known[1] < _RULES_SECONDS:
+            return known[0]
+        calls = await self.calls()
+        self.check_name(model)
+        rules = rules_of(await calls.config(model, version))
+        self._rules[model, version] = (rules, time.monotonic())
+        return rules
+
+    def check_name(self, model: str) -> None:
+        """Refuse a name that is not one of those that are served.
+
+        Raises:
+            Refusal: as said.
+        """
+        if model not in self.state.models:
+            # as Triton says it, by which clients know
+            raise Refusal(404, f"Request for unknown model: {shown(model)} is not served here", reason="unknown")
+
+    async def close(self) -> None:
+        """Let go of Triton."""
+        if self._calls is not None:
+            await self._calls.close()

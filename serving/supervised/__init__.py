@@ -1,0 +1,1 @@
+"""A server that is kept up: what runs is watched, started again where it fails, and ended in order."""

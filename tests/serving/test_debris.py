@@ -1,0 +1,48 @@
+"""What dead servers left in temporary folders goes, and what living ones have stays."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from heatserve.serving.triton import debris
+from heatserve.serving.triton.debris import KEPT_LOGS, remove_debris
+
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="Triton runs on Linux only")
+
+
+def test_of_the_logs_that_outlive_their_folders_the_newest_are_left(tmp_path: Path) -> None:
+    for number in range(KEPT_LOGS + 3):
+        log = tmp_path / f"heatserve-{number:08}.log"
+        log.touch()
+        os.utime(log, (number, number))
+    (tmp_path / "heatserve-00000000").mkdir()  # it starts, and writes
+    remove_debris(tmp_path)
+    left = sorted(int(path.stem.partition("-")[2]) for path in tmp_path.glob("*.log"))
+    assert left == [0, *range(3, KEPT_LOGS + 3)]
+
+
+def test_folders_that_killed_tritons_left_are_removed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two a start, whatever TMPDIR is: a machine of ours had 3029 of them."""
+    monkeypatch.setattr(debris, "_ENVIRONMENTS", (tmp_path, "python_env_??????"))
+    old, full, new = (tmp_path / f"python_env_{name}" for name in ("oldone", "fulled", "newest"))
+    for folder in (old, full, new):
+        folder.mkdir()
+    (full / "python").touch()
+    for folder in (old, full):
+        os.utime(folder, (1, 1))
+    triton = tmp_path / "tritonserver"
+    triton.symlink_to("/bin/sleep")
+    with subprocess.Popen([triton, "60"]) as process:
+        name = Path(f"/proc/{process.pid}/comm")
+        while name.read_text() != "tritonserver\n":
+            time.sleep(0.01)
+        remove_debris(tmp_path)
+        process.kill()
+    remove_debris(tmp_path)  # no Triton runs now, but one may start this very moment
+    assert sorted(path.name for path in tmp_path.glob("python_env_*")) == ["python_env_fulled", "python_env_newest"]

@@ -1,0 +1,329 @@
+"""The front as its callers and its parent see it: the protocol, streams, its state, its end."""
+
+from __future__ import annotations
+
+import asyncio
+import http.client
+import json
+import os
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from fronts import (
+    PATIENCE_SECONDS,
+    RunningFront,
+    error_of,
+    front_before,
+    post,
+    raw_answer,
+    status_of,
+    until,
+)
+from test_server import wait_until_gone
+from tiny_model import random_images
+
+from heatserve import AsyncClient, Client, OverloadedError, ServingError, TritonServer
+from heatserve.serving.front.options import FrontOptions
+from heatserve.serving.front.process import Front, FrontSockets
+from heatserve.serving.front.state import FrontState, state_of, state_of_triton
+from heatserve.serving.observed.families import FRONT_REQUESTS
+from heatserve.serving.observed.page import value_of
+
+INFER = "/v2/models/tiny/infer"
+IMAGE = {"name": "image", "datatype": "FP32", "shape": [1, 1, 8, 8], "data": [0.5] * 64}
+BODY = json.dumps({"inputs": [IMAGE]}).encode()
+
+
+@pytest.fixture(scope="module")
+def front(triton: TritonServer) -> Iterator[RunningFront]:
+    with front_before(state_of_triton(triton)) as running:
+        yield running
+
+
+def got(front: RunningFront, path: str) -> tuple[int, dict[str, object]]:
+    connection = http.client.HTTPConnection("127.0.0.1", front.port, timeout=PATIENCE_SECONDS)
+    try:
+        connection.request("GET", path)
+        answer = connection.getresponse()
+        return answer.status, json.loads(answer.read())
+    finally:
+        connection.close()
+
+
+def test_answers_are_those_of_grpc(front: RunningFront, triton: TritonServer) -> None:
+    images = random_images(70)
+    with Client(front.url, model="tiny") as ours, Client(triton.endpoints.grpc_url, model="tiny") as theirs:
+        assert repr(ours.predict(images)) == repr(theirs.predict(images))
+        assert ours.promise() == theirs.promise()
+        some = ours.predict(images[:2], outputs=["certified_radius"])
+        assert [one.certified_radius for one in some] == [one.certified_radius for one in theirs.predict(images[:2])]
+
+
+def test_json_says_the_same_as_bytes(front: RunningFront) -> None:
+    image = random_images(1, seed=3)
+    said = {"name": "image", "datatype": "FP32", "shape": [1, 1, 8, 8], "data": image.tolist()}
+    outputs = [{"name": "label"}, {"name": "probabilities", "parameters": {"binary_data": True}}]
+    body = json.dumps({"id": "mine", "inputs": [said], "outputs": outputs}).encode()
+    head, _, content = raw_answer(front.port, post(INFER, body)).partition(b"\r\n\r\n")
+    length = int(head.partition(b"inference-header-content-length: ")[2].split(b"\r\n")[0])
+    answer = json.loads(content[:length])
+    with Client(front.url, model="tiny") as client:
+        (expected,) = client.predict(image)
+    assert answer["id"] == "mine"
+    by_name = {output["name"]: output for output in answer["outputs"]}
+    assert by_name["label"]["data"] == [expected.label]
+    assert by_name["probabilities"]["parameters"] == {"binary_data_size": 40}
+    assert np.array_equal(np.frombuffer(content[length:], np.float32), expected.probabilities)
+
+
+def test_classes_by_name(front: RunningFront) -> None:
+    body = json.loads(BODY) | {"outputs": [{"name": "probabilities", "parameters": {"classification": 2}}]}
+    answer = raw_answer(front.port, post(INFER, json.dumps(body).encode()))
+    (output,) = json.loads(answer.split(b"\r\n\r\n")[1])["outputs"]
+    assert output["datatype"] == "BYTES"
+    assert len(output["data"]) == 2
+    assert output["data"][0].endswith(":nine")
+
+
+def test_what_the_server_says_of_itself(front: RunningFront) -> None:
+    assert got(front, "/v2")[1]["name"] == "triton"
+    assert got(front, "/v2/health/live") == (200, {"live": True})
+    assert got(front, "/v2/health/ready") == (200, {"ready": True})
+    assert got(front, "/v2/models/tiny/ready") == (200, {"name": "tiny", "ready": True})
+    assert got(front, "/v2/models/tiny/versions/1")[1]["versions"] == ["1"]
+    assert got(front, "/v2/models/tiny/versions/7")[0] == 404
+    status, config = got(front, "/v2/models/tiny/config")
+    assert (status, config["max_batch_size"]) == (200, 64)
+    assert config["input"][0]["dims"] == [1, 8, 8]  # type: ignore[index]
+
+
+def test_request_ids_and_logs(front: RunningFront) -> None:
+    trace = f"00-{'a' * 32}-{'b' * 16}-01"
+    answer = raw_answer(front.port, post(INFER, BODY, "X-Request-Id: mine-1", f"traceparent: {trace}"))
+    assert b"\r\nx-request-id: mine-1\r\n" in answer
+    until(lambda: b"mine-1" in front.events.read_bytes())
+    (line,) = (line for line in front.events.read_text().splitlines() if "mine-1" in line)
+    event = json.loads(line)
+    assert (event["route"], event["model"], event["status"], event["traceparent"]) == ("infer", "tiny", 200, trace)
+
+
+def test_requests_are_counted_on_the_page(front: RunningFront) -> None:
+    before = value_of(front.folder, FRONT_REQUESTS, route="infer", code="200")
+    assert status_of(raw_answer(front.port, post(INFER, BODY))) == 200
+    request = b"GET /metrics HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n"
+    counted = f'heatserve_front_requests_total{{route="infer",code="200"}} {before + 1:g}\n'
+    until(lambda: counted in raw_answer(front.sockets.metrics_port, request).decode())
+    until(lambda: b'nv_inference_request_success{model="tiny"' in raw_answer(front.sockets.metrics_port, request))
+    assert status_of(raw_answer(front.sockets.metrics_port, request.replace(b"/metrics", b"/v2"))) == 404
+
+
+@pytest.mark.slow
+def test_a_stream(tiers: TritonServer) -> None:
+    image = random_images(1)[0]
+    with front_before(state_of_triton(tiers)) as front:
+        model = "tiny"
+        with (
+            Client(front.url, model=model, timeout=2 * PATIENCE_SECONDS) as client,
+            Client(tiers.endpoints.grpc_url, model=model, timeout=2 * PATIENCE_SECONDS) as grpc,
+        ):
+            over_http, over_grpc = (
+                [*client.certify(image, n=200, deadline=PATIENCE_SECONDS)],
+                [*grpc.certify(image, n=200, deadline=PATIENCE_SECONDS)],
+            )
+            assert over_http[-1].label == over_grpc[-1].label
+            assert len(over_http) > 1
+            assert client.confirm(image[None], radius=0.01, deadline=PATIENCE_SECONDS)[0].explanation
+            with pytest.raises(ServingError, match="alpha: expected"):
+                next(client.certify(image, alpha=0.5, deadline=PATIENCE_SECONDS))
+            answers = client.certify(image, n=100_000, deadline=PATIENCE_SECONDS)
+            next(answers)
+            answers.close()  # the caller leaves: the tier is free for the next one
+            assert [*client.certify(image, n=200, deadline=PATIENCE_SECONDS)]
+        refused = raw_answer(front.port, post(f"/v2/models/{model}_certify_stream/infer", BODY))
+        assert status_of(refused) == 400
+        assert "generate_stream" in error_of(refused)
+        refused = raw_answer(front.port, post(f"/v2/models/{model}/generate_stream", BODY))
+        assert status_of(refused) == 400
+
+
+@pytest.mark.parametrize("cancels", [False, True])
+def test_a_caller_who_leaves(triton: TritonServer, cancels: bool) -> None:
+    """His request is cancelled only in a Triton that survives it: 2.51 is aborted by some of 10,000 cancellations."""
+    state = state_of_triton(triton)
+    assert not state.cancels
+    kind = 'nv_inference_request_failure{model="patient",reason="CANCELED"' if cancels else _ANSWERED
+    before = triton_value(state, kind)
+    with front_before(replace(state, cancels=cancels)) as front:
+        with socket.create_connection(("127.0.0.1", front.port)) as caller:
+            caller.sendall(post("/v2/models/patient/infer", BODY))
+            time.sleep(0.05)
+        until(lambda: value_of(front.folder, FRONT_REQUESTS, route="infer", code="499") == 1)
+        until(lambda: triton_value(state, kind) > before)
+
+
+_ANSWERED = 'nv_inference_request_success{model="patient"'
+
+
+def triton_value(state: FrontState, start: str) -> float:
+    host, _, port = state.metrics.partition(":")
+    page = raw_answer(int(port), f"GET /metrics HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n".encode())
+    return sum(float(line.split()[-1]) for line in page.decode().splitlines() if line.startswith(start))
+
+
+def test_states_are_told_as_lines() -> None:
+    state = FrontState(ready=True, reason="a\nb", grpc="127.0.0.1:1", models=("a", "b"), is_draining=True)
+    assert state.line().count(b"\n") == 1
+    assert state_of(state.line()) == state
+
+
+def test_not_ready_until_told(triton: TritonServer) -> None:
+    """Without Triton the front is live, not ready, and holds a request until there is one."""
+    state = state_of_triton(triton)
+    with front_before(FrontState(reason="the models are loaded")) as front:
+        assert got(front, "/v2/health/live")[0] == 200
+        status, said = got(front, "/v2/health/ready")
+        assert (status, said["error"]) == (503, "server: expected one that is ready, found: the models are loaded")
+        answer = raw_answer(front.port, post(INFER, BODY))
+        assert status_of(answer) == 503
+        assert b"retry-after: 1" in answer
+        answers = list[bytes]()
+        caller = threading.Thread(target=lambda: answers.append(raw_answer(front.port, post(INFER, BODY))))
+        caller.start()
+        time.sleep(0.1)
+        front.front.tell(state)
+        caller.join()
+        assert status_of(answers[0]) == 200
+        assert got(front, "/v2/health/ready")[0] == 200
+        front.front.tell(replace(state, ready=False, reason="the server ends", is_draining=True))
+        until(lambda: got(front, "/v2/health/ready")[0] == 503)
+        answer = raw_answer(front.port, post(INFER, BODY, close=False))
+        assert status_of(answer) == 200
+        assert b"connection: close" in answer
+
+
+def test_a_triton_that_is_gone(triton: TritonServer) -> None:
+    with socket.socket() as nobody:
+        nobody.bind(("127.0.0.1", 0))
+        state = replace(state_of_triton(triton), grpc=f"127.0.0.1:{nobody.getsockname()[1]}")
+        with front_before(state) as front:
+            answer = raw_answer(front.port, post(INFER, BODY))
+            assert status_of(answer) == 503
+            assert error_of(answer) == "the model server does not answer now; ask again in 1 s"
+            assert got(front, "/v2/health/ready")[0] == 503
+
+
+def test_a_front_that_is_killed_loses_nobody_who_waits(triton: TritonServer) -> None:
+    """Its sockets are its parent's: who connects meanwhile is answered by the next one."""
+    with front_before(state_of_triton(triton)) as running:
+        running.front.kill()
+        answers = list[bytes]()
+        caller = threading.Thread(target=lambda: answers.append(raw_answer(running.port, post(INFER, BODY))))
+        caller.start()
+        time.sleep(0.2)
+        assert not answers
+        running.front.start(running.state)
+        caller.join()
+        assert status_of(answers[0]) == 200
+
+
+def test_the_end_answers_what_is_in_flight(triton: TritonServer) -> None:
+    with front_before(state_of_triton(triton)) as running:
+        address = ("127.0.0.1", running.port)
+        idle, *callers = (socket.create_connection(address, timeout=PATIENCE_SECONDS) for _ in range(9))
+        request = post("/v2/models/patient/infer", BODY, "Expect: 100-continue", close=False)
+        head, _, body = request.partition(b"\r\n\r\n")
+        for caller in callers:
+            caller.sendall(head + b"\r\n\r\n")
+            assert caller.recv(100) == b"HTTP/1.1 100 Continue\r\n\r\n"
+        for caller in callers:
+            caller.sendall(body)  # and waits for 0.2 s in the queue of the model
+        running.front.drain()
+        assert [status_of(caller.recv(2**16)) for caller in callers] == [200] * 8
+        assert idle.recv(1) == b""
+        for caller in (*callers, idle):
+            caller.close()
+
+
+def test_it_ends_with_its_parent(tmp_path: Path) -> None:
+    """Killed, a parent says nothing more: the front hears that."""
+    script = f"""
+import sys, time
+from pathlib import Path
+from heatserve.serving.front.options import FrontOptions
+from heatserve.serving.front.process import Front, FrontSockets
+sockets = FrontSockets.bound("127.0.0.1", http=0)
+front = Front(FrontOptions(), sockets, folder=Path({str(tmp_path)!r}), log=sys.stderr.buffer)
+front.start()
+print(front.pid, flush=True)
+time.sleep(600)
+"""
+    with subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, text=True) as parent:
+        assert parent.stdout is not None
+        pid = int(parent.stdout.readline())
+        parent.kill()
+    wait_until_gone({pid}, seconds=PATIENCE_SECONDS)
+
+
+def test_what_it_cannot_start_with_is_explained(tmp_path: Path) -> None:
+    sockets = FrontSockets.bound("127.0.0.1", http=0)
+    with open(os.devnull, "wb") as log:
+        front = Front(FrontOptions(token_file=tmp_path / "none"), sockets, folder=tmp_path, log=log)
+        with pytest.raises(ServingError, match=r"--token-file .*none: expected a file, found: No such file"):
+            front.start()
+    sockets.close()
+
+
+def test_asyncio_callers(front: RunningFront) -> None:
+    async def ask() -> int:
+        async with AsyncClient(front.url, model="tiny") as client:
+            answers = await asyncio.gather(*(client.predict(random_images(1)) for _ in range(50)))
+            return len(answers)
+
+    assert asyncio.run(ask()) == 50
+
+
+def test_a_client_is_told_when_to_ask_again(triton: TritonServer) -> None:
+    with (
+        front_before(state_of_triton(triton), FrontOptions(rate=3)) as front,
+        Client(front.url, model="tiny") as client,
+    ):
+        with pytest.raises(OverloadedError) as caught:
+            [client.predict(random_images(1)) for _ in range(100)]
+        assert caught.value.retry_after == 1
+        assert got(front, "/v2/health/ready")[0] == 200  # probes are not counted
+
+
+def test_memory_is_given_back(front: RunningFront) -> None:
+    """Bodies of many callers at once, all as large as they may be, leave nothing."""
+
+    def resident() -> int:
+        with open(f"/proc/{front.front.pid}/statm") as file:
+            return int(file.read().split()[1]) * 4096
+
+    body = json.dumps({"inputs": [{**IMAGE, "shape": [64, 1, 8, 8], "data": [0.123456789] * 4096}]}).encode()
+    request = post(INFER, body)
+
+    def ask_often() -> None:
+        for _ in range(20):
+            assert status_of(raw_answer(front.port, request)) == 200
+
+    def all_at_once() -> None:
+        threads = [threading.Thread(target=ask_often) for _ in range(8)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+
+    all_at_once()
+    before = resident()
+    for _ in range(3):
+        all_at_once()
+    assert resident() < before + 30 * 2**20

@@ -1,0 +1,196 @@
+"""The times and numbers that the front grants a caller, with shorter times: its listeners, in this process."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import pytest
+from fronts import PATIENCE_SECONDS, error_of, raw_answer, read_all, status_of, until
+from uvicorn.config import Config
+from uvicorn.server import ServerState
+
+from heatserve.serving.front import limits
+from heatserve.serving.front.connections import CallerConnection
+from heatserve.serving.front.lifecycle import FrontServer
+from heatserve.serving.front.limits import BodyBytes, Gate, Rates
+from heatserve.serving.front.options import FrontOptions
+from heatserve.serving.front.process import FrontSockets
+from heatserve.serving.observed.families import FRONT_REJECTED
+from heatserve.serving.observed.page import value_of
+from heatserve.serving.observed.recorder import Recorder
+
+LIVE = b"GET /v2/health/live HTTP/1.1\r\nHost: a\r\n\r\n"
+MOST_CONNECTIONS = 8
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("metrics")
+
+
+@pytest.fixture(scope="module")
+def port(folder: Path) -> Iterator[int]:
+    """A front with no Triton behind it, and little patience."""
+    sockets = FrontSockets.bound("127.0.0.1", http=0)
+    with pytest.MonkeyPatch.context() as patch, ExitStack() as cleanup:
+        for name in ("HEADER_SECONDS", "BODY_SECONDS", "WRITE_SECONDS"):
+            patch.setattr(limits, name, 0.3)
+        patch.setattr(limits, "IDLE_SECONDS", 1)
+        loop = asyncio.new_event_loop()
+        thread = threading.Thread(target=loop.run_forever)
+        thread.start()
+        cleanup.callback(loop.close)
+        cleanup.callback(thread.join)
+        cleanup.callback(loop.call_soon_threadsafe, loop.stop)
+        server = FrontServer(FrontOptions(max_connections=MOST_CONNECTIONS), Recorder(folder), None)
+        asyncio.run_coroutine_threadsafe(server.listen(sockets.http, ()), loop).result(PATIENCE_SECONDS)
+        yield sockets.http_port
+        asyncio.run_coroutine_threadsafe(server.end(), loop).result(PATIENCE_SECONDS)
+
+
+def connected(port: int) -> socket.socket:
+    return socket.create_connection(("127.0.0.1", port), timeout=PATIENCE_SECONDS)
+
+
+def send_slowly(caller: socket.socket, what: bytes) -> None:
+    for _ in range(200):
+        caller.sendall(what)
+        time.sleep(0.05)
+
+
+@pytest.mark.parametrize("said", [b"", b"\r\n", b"GET /v2", b"GET /v2 HTTP/1.1\r\nHost: a\r\nX: "])
+def test_headers_that_do_not_come(port: int, folder: Path, said: bytes) -> None:
+    before = value_of(folder, FRONT_REJECTED, reason="slow")
+    answer = raw_answer(port, said)
+    assert status_of(answer) == 408
+    assert error_of(answer) == "request: expected all headers within 0.3 s"
+    assert value_of(folder, FRONT_REJECTED, reason="slow") == before + 1
+
+
+def test_headers_that_come_a_byte_at_a_time(port: int) -> None:
+    with connected(port) as caller, pytest.raises(OSError, match=r"pipe|reset"):
+        send_slowly(caller, b"x")
+
+
+def test_empty_lines_are_no_beginning(port: int) -> None:
+    with connected(port) as caller:
+        caller.sendall(LIVE)
+        assert status_of(caller.recv(2**16)) == 200
+        with pytest.raises(OSError, match=r"pipe|reset"):
+            send_slowly(caller, b"\r\n")
+
+
+def test_an_idle_connection_is_closed(port: int) -> None:
+    with connected(port) as caller:
+        caller.sendall(LIVE)
+        assert read_all(caller).count(b"HTTP/1.1 200") == 1  # and then its end, before our patience
+
+
+def test_connections_of_one_address(port: int, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("HEADER_SECONDS", "IDLE_SECONDS"):  # they are all open at once, however long this takes
+        monkeypatch.setattr(limits, name, PATIENCE_SECONDS)
+    with ExitStack() as opened:
+        callers = [opened.enter_context(connected(port)) for _ in range(MOST_CONNECTIONS)]
+        for caller in callers:
+            caller.sendall(LIVE)
+        answers = [caller.recv(2**16) for caller in callers]
+        assert [status_of(answer) for answer in answers] == [200] * 4 + [503] * 4
+        assert error_of(answers[-1]) == "connections: expected at most 4 from one address; ask again later"
+    last = LIVE.replace(b"\r\n\r\n", b"\r\nConnection: close\r\n\r\n")
+    until(lambda: status_of(raw_answer(port, last)) == 200)
+    assert value_of(folder, FRONT_REJECTED, reason="connections") >= 4
+
+
+@pytest.mark.parametrize("ends", ["answered", "failed"])
+def test_a_caller_who_left_counts_until_his_request_has_ended(ends: str) -> None:
+    """What he asked for is still computed: by leaving he could ask for more than those who stay."""
+
+    async def ask() -> None:
+        begun, ended = asyncio.Event(), asyncio.Event()
+
+        async def app(scope: Any, receive: Any, send: Any) -> None:
+            del receive, send
+            connection = scope["state"]["connection"]
+            connection.begin(lambda: None)
+            begun.set()
+            await ended.wait()
+            connection.settle()
+            if ends == "failed":
+                raise ValueError
+
+        gate, state = Gate(2), ServerState()
+        config = Config(app, http=CallerConnection, ws="none", lifespan="off", log_config=None)
+        config.load()
+        loop = asyncio.get_running_loop()
+        refused = list[str]()
+        async with await loop.create_server(
+            lambda: CallerConnection(config, state, gate, lambda reason, _: refused.append(reason)), "127.0.0.1", 0
+        ) as server:
+            address = server.sockets[0].getsockname()
+            _, caller = await asyncio.open_connection(*address)
+            caller.write(LIVE)
+            await begun.wait()
+            caller.close()
+            while state.connections:
+                await asyncio.sleep(0.01)
+            assert gate.open == 1
+            other, _ = await asyncio.open_connection(*address)
+            assert status_of(await other.read()) == 503
+            assert refused == ["connections"]
+            ended.set()
+            await asyncio.gather(*state.tasks, return_exceptions=True)
+            while gate.open:
+                await asyncio.sleep(0.01)
+
+    asyncio.run(asyncio.wait_for(ask(), PATIENCE_SECONDS))
+
+
+def test_a_gate_counts_all_addresses_together() -> None:
+    gate = Gate(4)
+    assert [gate.enter(address) for address in "abcd"] == [""] * 4
+    assert gate.enter("e") == "connections: expected at most 4 in all"
+    for address in "ae":
+        gate.leave(address)
+    assert gate.enter("b") == ""
+
+
+def test_rates_are_of_each_client(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = 0.0
+    monkeypatch.setattr(time, "monotonic", lambda: now)
+    rates = Rates(2)
+    assert [rates.wait_of("a") for _ in range(3)] == [0, 0, 0.5]
+    assert rates.wait_of("b") == 0
+    now = 0.5
+    assert rates.wait_of("a") == 0
+    assert rates.wait_of("a") == 0.5
+    now = 100.0
+    assert [rates.wait_of("a") > 0 for _ in range(3)] == [False, False, True]
+
+
+def test_a_rate_below_one_lets_the_first_request_in(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(time, "monotonic", lambda: 0.0)
+    rates = Rates(0.1)
+    assert rates.wait_of("a") == 0
+    assert rates.wait_of("a") == pytest.approx(10)
+
+
+def test_rates_forget_who_asked_long_ago() -> None:
+    rates = Rates(1)
+    for client in range(20_000):
+        rates.wait_of(str(client))
+    assert len(rates._buckets) == 10_000
+
+
+def test_bodies_share_what_there_is() -> None:
+    bodies = BodyBytes(10)
+    assert bodies.take(6)
+    assert not bodies.take(5)
+    bodies.give(6)
+    assert bodies.take(10)
