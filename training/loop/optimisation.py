@@ -17,16 +17,16 @@ class Optimisation:
         epochs: passes over the training images.
         batch_size: images in one step, of all processes together.
         lr: the learning rate at the start.
-        decay: "cosine" takes the learning rate to 0 over all steps, "constant" leaves it; "one-cycle" first raises it to
-            `lr` from a 25th of it, over 30 % of the steps (Smith and Topin 2019).
+        decay: "cosine" takes the learning rate to 0 over all steps, "constant" leaves it; "one-cycle" first raises
+            it to `lr` from a 25th of it, over 30 % of the steps (Smith and Topin 2019).
         momentum: the momentum of SGD.
         weight_decay: L2 penalty on all weights.
         clip: largest L2 norm of the gradient over all weights; longer ones are scaled down. The heat loss starts with
             gradients that destroy a network in a few steps otherwise.
         precision: "float32", or "bfloat16" to let autocast run what it deems safe in it (for GPUs).
         augment: shift and mirror the images, where the data set has a rule for it.
-        cuda_graph: on a GPU, record a step once and replay it: where a network is small, starting its kernels one by one
-            takes longer than they do. The batch size must divide the number of images.
+        cuda_graph: on a GPU, record a step once and replay it: where a network is small, starting its kernels one by
+            one takes longer than they do. The batch size must divide the number of images.
         cpu_threads: how many of torch's threads to train with; None: its setting, but at most `usable_cores`. Threads
             that share a tiny batch wait for one another: on a busy machine two of them take ten times as long as one.
     """
