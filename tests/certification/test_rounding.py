@@ -1,0 +1,87 @@
+"""The bound on what FP32 does to a network of convex potential layers: above what it did, in whatever order it sums."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from heatserve.certification.rounding import PotentialLayer, gamma, logits_error
+
+WIDTH, DEPTH = 48, 6
+
+
+@pytest.fixture(scope="module")
+def network() -> list[tuple[np.ndarray, np.ndarray, np.float32]]:
+    """Weights, biases and steps of dense layers."""
+    draw = np.random.default_rng(0)
+    found = []
+    for _ in range(DEPTH):
+        weight = draw.standard_normal((WIDTH, WIDTH)).astype(np.float32)
+        step = np.nextafter(np.float32(2 / np.linalg.norm(weight.astype(np.float64), 2) ** 2), np.float32(0))
+        found.append((weight, draw.standard_normal(WIDTH).astype(np.float32), step))
+    return found
+
+
+def layers_of(network: list[tuple[np.ndarray, np.ndarray, np.float32]]) -> list[PotentialLayer]:
+    found, x = [], np.zeros(WIDTH)
+    for weight, bias, step in network:
+        wide = weight.astype(np.float64)
+        hidden = np.maximum(wide @ x + bias, 0)
+        found.append(
+            PotentialLayer(
+                norm=float(np.linalg.norm(wide, 2)),
+                absolute_norm=float(np.linalg.norm(abs(wide), 2)),
+                step=float(step),
+                terms=WIDTH + 1,
+                at_centre=float(np.linalg.norm(x)),
+                hidden_at_centre=float(np.linalg.norm(hidden)),
+                bias=float(np.linalg.norm(bias.astype(np.float64))),
+            )
+        )
+        x = x - float(step) * wide.T @ hidden
+    return found
+
+
+def one_by_one(matrix: np.ndarray, x: np.ndarray, order: np.ndarray) -> np.ndarray:
+    """A product whose sums are taken one term after the other, in the type of the matrix."""
+    total = np.zeros(len(matrix), matrix.dtype)
+    for index in order:
+        total = total + matrix[:, index] * x[index]
+    return total
+
+
+def logits(network: list[tuple[np.ndarray, np.ndarray, np.float32]], image: np.ndarray, dtype: type) -> np.ndarray:
+    x = image.astype(dtype) - dtype(0.5)
+    for number, (weight, bias, step) in enumerate(network):
+        order = np.random.default_rng(number).permutation(WIDTH)
+        matrix = weight.astype(dtype)
+        hidden = np.maximum(one_by_one(matrix, x, order) + bias.astype(dtype), dtype(0))
+        x = x - dtype(step) * one_by_one(np.ascontiguousarray(matrix.T), hidden, order)
+    return x
+
+
+def test_it_is_above_what_float32_does(network: list[tuple[np.ndarray, np.ndarray, np.float32]]) -> None:
+    bound = logits_error(layers_of(network), pixels=WIDTH)
+    images = np.random.default_rng(1).random((40, WIDTH), np.float32)
+    images = np.concatenate([images, images.round(), np.float32([[0] * WIDTH, [1] * WIDTH])])
+    errors = [
+        np.linalg.norm(logits(network, image, np.float32) - logits(network, image, np.float64)) for image in images
+    ]
+    assert 0 < max(errors) < bound
+    assert bound < 10_000 * max(errors)  # it is a bound on this, not on everything
+
+
+def test_it_grows_with_all_that_can_go_wrong(network: list[tuple[np.ndarray, np.ndarray, np.float32]]) -> None:
+    layers = layers_of(network)
+    least = logits_error(layers, pixels=WIDTH)
+    assert logits_error([*layers, layers[0]], pixels=WIDTH) > least
+    assert logits_error(layers, pixels=4 * WIDTH) > least
+    for name in ("norm", "absolute_norm", "step", "terms", "at_centre", "hidden_at_centre", "bias"):
+        worse = replace(layers[0], **{name: 2 * getattr(layers[0], name) + 1})
+        assert logits_error([worse, *layers[1:]], pixels=WIDTH) > least, name
+
+
+def test_gamma_of_one_operation_is_the_unit_roundoff() -> None:
+    assert gamma(1) == pytest.approx(2.0**-24)
