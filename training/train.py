@@ -16,7 +16,7 @@ from heatserve.training.data.errors import DataError
 from heatserve.training.data.splits import ImageData
 from heatserve.training.loop.fitting import Run, fit
 from heatserve.training.loop.optimisation import Optimisation
-from heatserve.training.loop.trainer import EpochMetrics
+from heatserve.training.loop.trainer import EpochMetrics, TrainingError
 from heatserve.training.methods.augmented import Augmented
 from heatserve.training.methods.cross_entropy import CrossEntropy
 from heatserve.training.methods.margin import Margin
@@ -61,6 +61,8 @@ def train_lipschitz(
     architecture: str,
     *,
     out: Path,
+    teacher: Checkpoint | Path | None = None,
+    start: Checkpoint | Path | None = None,
     epsilon: float = 36 / 255,
     temperature: float = 0.25,
     optimisation: Optimisation | None = None,
@@ -72,6 +74,8 @@ def train_lipschitz(
     Args:
         data: a `train` split.
         architecture: one of those that are 1-Lipschitz by construction: `lipschitz_xs`, ….
+        teacher: a network whose classes are learned, in place of the labels.
+        start: a network of this architecture whose weights are gone on from; None: fresh ones.
         epsilon: ε of the margin, L2, pixels in [0,1]; see `Margin`.
         temperature: T of the loss.
         out: the file of the checkpoint; state and log are written beside it (see `fit`).
@@ -82,20 +86,44 @@ def train_lipschitz(
     Returns:
         `out`.
     """
-    optimisation = optimisation or lipschitz_optimisation(data.name)
+    optimisation, run = optimisation or lipschitz_optimisation(data.name), run or Run()
+    if teacher is not None and start is not None:
+        raise TrainingError("teacher and start: expected one of them, got both")
+    parent = teacher or start
+    parent = load_checkpoint(parent) if isinstance(parent, Path) else parent
+    metadata = _lipschitz_metadata(data, architecture, parent, optimisation, seed)
+    metadata.hyperparameters.update(epsilon=epsilon, temperature=temperature)
+    taught_by = None
+    if parent is None or start is None:
+        network = fresh_network(metadata, seed)
+    elif parent.metadata.architecture == metadata.architecture:
+        network = copy.deepcopy(parent.network)
+    else:
+        raise TrainingError(
+            f"{parent.path}: expected a network of the architecture {metadata.architecture}, got one of "
+            f"{parent.metadata.architecture}"
+        )
+    if parent is not None:
+        _check_fits(parent, data)
+        taught_by = None if start is not None else copy.deepcopy(parent.network).to(run.device).requires_grad_(False)
+    method = Margin(epsilon, temperature, taught_by)
+    student = OneNetwork(network, network)
+    return _train(student, method, data, optimisation=optimisation, metadata=metadata, out=out, run=run)
+
+
+def _lipschitz_metadata(
+    data: ImageData, architecture: str, parent: Checkpoint | None, optimisation: Optimisation, seed: int
+) -> CheckpointMetadata:
     channels = data.input_shape[0]
-    metadata = _baseline_metadata(data, architecture, optimisation, seed)
-    metadata = metadata.model_copy(
+    return _baseline_metadata(data, architecture, optimisation, seed).model_copy(
         update={
             "method": "lipschitz",
             "mean": (0.5,) * channels,  # only centred: to divide by a std would make the constant larger
             "std": (1.0,) * channels,
-            "hyperparameters": metadata.hyperparameters | {"epsilon": epsilon, "temperature": temperature},
+            "parent_sha256": parent and parent.sha256,
+            "ancestors": parent.lineage if parent else (),
         }
     )
-    network = fresh_network(metadata, seed)
-    student, method = OneNetwork(network, network), Margin(epsilon, temperature)
-    return _train(student, method, data, optimisation=optimisation, metadata=metadata, out=out, run=run or Run())
 
 
 def train_from(

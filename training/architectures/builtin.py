@@ -62,9 +62,9 @@ ARCHITECTURES: dict[str, Callable[[int, int], nn.Module]] = {
     "cifar_wrn28_10": lambda num_classes, channels: WideResNet(28, 10, num_classes, channels),
     "cohen_resnet110": cohen_resnet110,
     "lipschitz_digits": lipschitz_network(16, 3, 8),
-    "lipschitz_xs": lipschitz_network(16, 5, 32),
-    "lipschitz_s": lipschitz_network(32, 5, 32),
-    "lipschitz_m": lipschitz_network(64, 5, 32),
+    "lipschitz_xs": lipschitz_network(32, 3, 32),
+    "lipschitz_s": lipschitz_network(64, 3, 32),
+    "lipschitz_m": lipschitz_network(128, 3, 32),
     "resnet18": _torchvision("resnet18"),
     "resnet50": _torchvision("resnet50"),
 }

@@ -21,12 +21,17 @@ class Margin:
     Attributes:
         epsilon: ε, L2, pixels in [0,1].
         temperature: T.
+        teacher: y is what this network says of the image that is learned from, if there is one, and not the label.
     """
 
     epsilon: float
     temperature: float
+    teacher: nn.Module | None = None
 
     def __call__(self, network: nn.Module, images: Tensor, labels: Tensor, generator: torch.Generator) -> Terms:  # noqa: ARG002
+        if self.teacher is not None:
+            with torch.no_grad():
+                labels = self.teacher(images).argmax(1)
         logits = network(images).float()
         offset = 2 * math.sqrt(2) * self.epsilon * functional.one_hot(labels, logits.shape[1])
         loss = self.temperature * functional.cross_entropy((logits - offset) / self.temperature, labels)
