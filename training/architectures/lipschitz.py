@@ -109,10 +109,12 @@ class LipschitzNetwork(nn.Sequential):
                 found += [ConvexPotential(width, kernel_size if size > 2 else 1, size), MaxMin()]
             found += [FirstChannels(width // 2), nn.PixelUnshuffle(2)]
             width, size = 2 * width, size // 2
-        super().__init__(*found, ConvexPotential(width, 1, 1), nn.Flatten(), _FirstLogits(num_classes))
+        super().__init__(*found, ConvexPotential(width, 1, 1), nn.Flatten(), FirstLogits(num_classes))
 
 
-class _FirstLogits(nn.Module):
+class FirstLogits(nn.Module):
+    """The first numbers of each image's: 1-Lipschitz."""
+
     def __init__(self, classes: int) -> None:
         super().__init__()
         self.classes = classes
