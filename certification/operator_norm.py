@@ -51,6 +51,21 @@ def convolution_norm(kernel: NDArray[np.floating[Any]], size: int, *, seed: int 
     raise HeatserveError("kernel: expected a norm that can be bounded, found none")
 
 
+def norm_is_at_most(matrix: Any, bound: float) -> bool:
+    """Whether ‖W‖₂ ≤ `bound` could be proven of any matrix, as `convolution_norm` proves it of a convolution.
+
+    Args:
+        matrix: W, a sparse matrix of scipy of finite float64 numbers; WᵀW should be a narrow band.
+        bound: above 0.
+    """
+    largest = float(abs(matrix).max())
+    if not largest:
+        return bound >= 0
+    exponent = int(np.floor(np.log2(largest)))
+    band, terms = _band_of(matrix * 2.0**-exponent)
+    return _is_above(band, float(np.ldexp(bound, -exponent)), terms)
+
+
 def absolute_norm(kernel: NDArray[np.floating[Any]]) -> float:
     """An upper bound on ‖|W|‖₂ of a convolution whose numbers have lost their signs: √(‖W‖₁‖W‖∞).
 
@@ -71,10 +86,14 @@ def largest_step(norm: float) -> float:
 
 
 def _gram_band(kernel: Float64Array, size: int) -> tuple[Float64Array, int]:
+    """See `_band_of`."""
+    return _band_of(_convolution_matrix(kernel, size))
+
+
+def _band_of(matrix: Any) -> tuple[Float64Array, int]:
     """The lower band of WᵀW as LAPACK has it, [bandwidth + 1, n], and the most terms of a sum in it."""
     from scipy import sparse
 
-    matrix = _convolution_matrix(kernel, size)
     gram = sparse.tril(matrix.T @ matrix).tocoo()
     offsets = gram.row - gram.col
     band = np.zeros((int(offsets.max()) + 1, gram.shape[0]), order="F")

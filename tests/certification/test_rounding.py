@@ -10,6 +10,7 @@ import pytest
 from heatserve.certification.rounding import FLOAT32, FLOAT64, PotentialLayer, gamma, logits_error
 
 WIDTH, DEPTH = 48, 6
+REACH = 0.5 * WIDTH**0.5  # of x − ½
 
 
 @pytest.fixture(scope="module")
@@ -59,7 +60,7 @@ def logits(network: list[tuple[np.ndarray, np.ndarray, np.float32]], image: np.n
 
 
 def test_it_is_above_what_float32_does(network: list[tuple[np.ndarray, np.ndarray, np.float32]]) -> None:
-    bound = logits_error(layers_of(network), pixels=WIDTH, unit=FLOAT32)
+    bound = logits_error(layers_of(network), reach=REACH, unit=FLOAT32)
     images = np.random.default_rng(1).random((40, WIDTH), np.float32)
     images = np.concatenate([images, images.round(), np.float32([[0] * WIDTH, [1] * WIDTH])])
     errors = [
@@ -71,12 +72,12 @@ def test_it_is_above_what_float32_does(network: list[tuple[np.ndarray, np.ndarra
 
 def test_it_grows_with_all_that_can_go_wrong(network: list[tuple[np.ndarray, np.ndarray, np.float32]]) -> None:
     layers = layers_of(network)
-    least = logits_error(layers, pixels=WIDTH, unit=FLOAT32)
-    assert logits_error([*layers, layers[0]], pixels=WIDTH, unit=FLOAT32) > least
-    assert logits_error(layers, pixels=4 * WIDTH, unit=FLOAT32) > least
+    least = logits_error(layers, reach=REACH, unit=FLOAT32)
+    assert logits_error([*layers, layers[0]], reach=REACH, unit=FLOAT32) > least
+    assert logits_error(layers, reach=2 * REACH, unit=FLOAT32) > least
     for name in ("norm", "absolute_norm", "step", "terms", "bias"):
         worse = replace(layers[0], **{name: 2 * getattr(layers[0], name) + 1})
-        assert logits_error([worse, *layers[1:]], pixels=WIDTH, unit=FLOAT32) > least, name
+        assert logits_error([worse, *layers[1:]], reach=REACH, unit=FLOAT32) > least, name
 
 
 def test_gamma_of_one_operation_is_the_unit_roundoff() -> None:
