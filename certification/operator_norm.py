@@ -78,11 +78,16 @@ def absolute_norm(kernel: NDArray[np.floating[Any]]) -> float:
 
 
 def largest_step(norm: float) -> float:
-    """The largest float64 τ, but for a trifle, with which x − τ·Wᵀ ReLU(Wx + b) is 1-Lipschitz where ‖W‖₂ ≤ `norm`.
+    """The largest float32 τ with which x − τ·Wᵀ ReLU(Wx + b) is 1-Lipschitz where ‖W‖₂ ≤ `norm`, or the one before it.
 
-    It is 2/`norm`² (Meunier et al. 2022), and 0 where the norm is.
+    It is 2/`norm`² (Meunier et al. 2022) rounded down, and 0 where the norm is. ONNX Runtime makes one operator of a
+    product of matrices and a factor, and keeps the factor in float32: one that is none would be rounded there.
     """
-    return 2 / norm**2 * (1 - 2.0**-40) if norm else 0.0
+    if not norm:
+        return 0.0
+    largest = 2 / norm**2 * (1 - 2.0**-40)
+    nearest = np.float32(largest)
+    return float(nearest if nearest <= largest else np.nextafter(nearest, np.float32(0)))
 
 
 def _gram_band(kernel: Float64Array, size: int) -> tuple[Float64Array, int]:

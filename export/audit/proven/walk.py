@@ -329,6 +329,8 @@ def _mul(walk: Walk, _: _Attributes, inputs: _Inputs, __: list[str]) -> Sequence
         raise UnprovenError("expected what a ReLU was multiplied with, times a step")
     if not isinstance(constant, np.ndarray) or constant.ndim or constant.dtype != np.float64 or not constant >= 0:
         raise UnprovenError("step: expected one float64 number of at least 0")
+    if float(np.float32(constant)) != constant:  # ONNX Runtime makes one operator of both, whose factor is float32
+        raise UnprovenError(f"step: expected a number that float32 holds as it is, got {float(constant):.17g}")
     return [replace(product, step=float(constant))]
 
 
