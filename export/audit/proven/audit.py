@@ -36,9 +36,8 @@ from heatserve.export.runtime.served import open_served
 
 RADII = tuple(round(step * 0.05, 2) for step in range(21))
 """L2 radii, pixels in [0,1], at which certified accuracy is reported; 36, 72 and 108 of 255 are beside them."""
-_STARTS = ("test image with a raised radius", "random pixels", "random pixels with a raised radius", "black and white",
-           "inverted test image")  # fmt: skip
-_BATCH = 64  # images that are attacked together, and kept together
+_STARTS = ("raised radius", "random pixels", "random, raised", "black and white", "inverted")
+_BATCH = 64  # images whose operators are computed together
 
 
 @dataclass(frozen=True)
@@ -106,7 +105,7 @@ def audit_proven(
     model: ModelVersion,
     data: SampledImages,
     *,
-    attacker: Callable[[ReadNetwork, tuple[int, int, int]], Attacker],
+    attacker: Callable[[ReadNetwork], Attacker],
     starts: int,
     seed: int = 0,
     folder: Path | None = None,
@@ -117,7 +116,7 @@ def audit_proven(
     Args:
         model: as `open_model` verified it, with a deterministic certificate.
         data: images of a test split.
-        attacker: makes what attacks a network of its pieces and the shape C, H, W of its images.
+        attacker: makes what attacks a network of its pieces.
         starts: images of each other kind that attacks begin at, beside those of `data`.
         seed: decides the random ones, and the attacks.
         folder: where what attacks found is kept: an interrupted audit goes on from it. None: it is not.
@@ -147,11 +146,11 @@ def audit_proven(
     name = "none: what the operators are could not be read"
     searches: tuple[Search, ...] = ()
     if graph:
-        attacking = attacker(graph.network, graph.input_shape)
+        attacking = attacker(graph.network)
         name = attacking.name
         kept = KeptAttacks(folder, graph_sha256=model.card.graph_sha256, attack=name, seed=seed)
         begun = _starts(judge, attacking, images.images, count=starts, seed=seed)
-        searches, records = _search(judge, attacking, [("test image", images.images), *begun], kept, progress)
+        searches, records = _search(judge, attacking, [("test images", images.images), *begun], kept, progress)
     broken = [record for record in records if record.broken]
     if broken:
         reasons.append(
@@ -222,18 +221,20 @@ def _search(
     kept: KeptAttacks,
     progress: Progress,
 ) -> tuple[tuple[Search, ...], list[AttackedImage]]:
-    searches, all_records = [], []
-    for start, images in kinds:
-        outputs = judge.answers(images)
-        radii = outputs["certified_radius"].astype(np.float64)
-        positive = np.flatnonzero(radii > 0)
-        batches = [positive[begin : begin + _BATCH] for begin in range(0, len(positive), _BATCH)]
-        records: list[AttackedImage] = []
-        for batch in progress(batches, len(batches), f"attacks, {start}"):
-            records += _attacked(judge, attacker, images[batch], outputs["label"][batch], radii[batch], start, kept)
-        searches.append(_summary(start, radii, records))
-        all_records += records
-    return tuple(searches), all_records
+    """Attack the images of all kinds that have a positive radius, some at a time."""
+    images = np.concatenate([found for _, found in kinds])
+    names = [name for name, found in kinds for _ in found]
+    outputs = judge.answers(images)
+    labels, radii = outputs["label"], outputs["certified_radius"].astype(np.float64)
+    positive = np.flatnonzero(radii > 0)
+    batches = [positive[begin : begin + attacker.batch] for begin in range(0, len(positive), attacker.batch)]
+    records: list[AttackedImage] = []
+    for batch in progress(batches, len(batches), "attacks"):
+        starts = [names[row] for row in batch]
+        records += _attacked(judge, attacker, images[batch], labels[batch], radii[batch], starts, kept)
+    ends = np.cumsum([len(found) for _, found in kinds])
+    served = zip(kinds, np.split(radii, ends[:-1]), strict=True)
+    return tuple(_summary(kind, part, records) for (kind, _), part in served), records
 
 
 def _attacked(
@@ -242,17 +243,17 @@ def _attacked(
     images: Float32Array,
     labels: NDArray[np.int64],
     radii: Float64Array,
-    start: str,
+    starts: Sequence[str],
     kept: KeptAttacks,
 ) -> list[AttackedImage]:
     """The records of images that are attacked together, or were formerly."""
     digests = [digest_of_pixels(image) for image in images]
-    former = [kept.get(digest, start) for digest in digests]
+    former = [kept.get(digest, start) for digest, start in zip(digests, starts, strict=True)]
     if all(former):
         return [record for record in former if record]
     records = [
         AttackedImage(digest=digest, start=start, label=int(label), radius=float(radius))
-        for digest, label, radius in zip(digests, labels, radii, strict=True)
+        for digest, start, label, radius in zip(digests, starts, labels, radii, strict=True)
     ]
     for found in attacker.attack(images, labels, radii):
         judge.judge(images, records, found)
@@ -260,7 +261,8 @@ def _attacked(
     return records
 
 
-def _summary(start: str, radii: Float64Array, records: Sequence[AttackedImage]) -> Search:
+def _summary(start: str, radii: Float64Array, everything: Sequence[AttackedImage]) -> Search:
+    records = [record for record in everything if record.start == start]
     nearest = [record.nearest / record.radius for record in records if record.nearest is not None]
     positive = radii[radii > 0]
     return Search(

@@ -39,8 +39,13 @@ class Found:
 class Attacker(Protocol):
     """What looks for images of another class, with gradients of its own; its word is not taken for anything."""
 
-    name: str
-    """What it is, and how hard it tries; results are kept by this name."""
+    @property
+    def name(self) -> str:
+        """What it is, and how hard it tries; results are kept by this name."""
+
+    @property
+    def batch(self) -> int:
+        """Images that are attacked together, and whose results are kept together."""
 
     def attack(self, images: Float32Array, labels: NDArray[np.int64], radii: Float64Array) -> Iterator[Found]:
         """Look within `radii` [N] of images [N, C, H, W] for another class than `labels` [N]."""
