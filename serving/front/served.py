@@ -23,6 +23,7 @@ class Served:
         self.state = FrontState()
         self._calls: TritonCalls | None = None
         self._rules = dict[tuple[str, str], tuple[ModelRules, float]]()
+        self._asked = dict[tuple[str, str], asyncio.Task[ModelRules]]()
         self._changed = asyncio.Event()
         self._ready = (False, 0.0)
         self._tasks = set[asyncio.Task[None]]()
@@ -30,7 +31,7 @@ class Served:
     def tell(self, state: FrontState) -> None:
         """Take the supervisor's word."""
         before, self.state = self.state, state
-        self._rules.clear()
+        self._rules, self._asked = {}, {}
         self._ready = (False, 0.0)
         if (state.grpc, state.grpc_tls) != (before.grpc, before.grpc_tls):
             calls, self._calls = self._calls, TritonCalls(state.grpc, state.grpc_tls) if state.grpc else None
@@ -74,11 +75,35 @@ class Served:
         known = self._rules.get((model, version))
         if known is not None and time.monotonic() - known[1] < _RULES_SECONDS:
             return known[0]
-        calls = await self.calls()
-        self.check_name(model)
-        rules = rules_of(await calls.config(model, version))
-        self._rules[model, version] = (rules, time.monotonic())
-        return rules
+        asked = self._asked.get((model, version))
+        if asked is None:
+            calls = await self.calls()
+            self.check_name(model)
+            asked = self._ask_rules(calls, model, version)
+        # Triton checks a request, too: what was known a moment ago will do until it has answered.
+        return known[0] if known is not None else await asyncio.shield(asked)
+
+    def _ask_rules(self, calls: TritonCalls, model: str, version: str) -> asyncio.Task[ModelRules]:
+        """Ask Triton, once for all requests that wait."""
+        rules, asked = self._rules, self._asked
+        if (model, version) in asked:
+            return asked[model, version]
+
+        async def ask() -> ModelRules:
+            try:
+                found = rules_of(await calls.config(model, version))
+                rules[model, version] = (found, time.monotonic())
+                return found
+            except Refusal:
+                rules.pop((model, version), None)
+                raise
+            finally:
+                del asked[model, version]
+
+        task = asyncio.get_running_loop().create_task(ask())
+        task.add_done_callback(lambda task: task.cancelled() or task.exception())  # nobody may be left who waits for it
+        asked[model, version] = task
+        return task
 
     def check_name(self, model: str) -> None:
         """Refuse a name that is not one of those that are served.
