@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import time
 
 from heatserve.serving.front.models import ModelRules, rules_of
@@ -12,6 +13,7 @@ from heatserve.serving.front.triton import TritonCalls, closed_later
 
 _WAIT_SECONDS = 2.0  # for a Triton that is started again, before a caller is told to ask later
 _RULES_SECONDS = 1.0  # a version that is switched may take other images
+_OLD_RULES_SECONDS = 3.0  # how old rules may be that a request is checked against while Triton is asked again
 _READY_SECONDS = 0.1
 
 
@@ -67,42 +69,42 @@ class Served:
         return known and self.state.ready
 
     async def rules(self, model: str, version: str) -> ModelRules:
-        """What a model takes.
+        """What a model takes, as Triton said it within the last `_OLD_RULES_SECONDS`.
 
         Raises:
             Refusal: no such model is served, or not now.
         """
-        known = self._rules.get((model, version))
-        if known is not None and time.monotonic() - known[1] < _RULES_SECONDS:
-            return known[0]
+        known, when = self._rules.get((model, version), (None, -math.inf))
+        age = time.monotonic() - when
+        if known is not None and age < _RULES_SECONDS:
+            return known
         asked = self._asked.get((model, version))
         if asked is None:
             calls = await self.calls()
             self.check_name(model)
             asked = self._ask_rules(calls, model, version)
-        # Triton checks a request, too: what was known a moment ago will do until it has answered.
-        return known[0] if known is not None else await asyncio.shield(asked)
+        if known is not None and age < _OLD_RULES_SECONDS:  # Triton, which checks each request as well, is being asked
+            return known
+        return await asyncio.shield(asked)  # others wait for it, too: it goes on where this request is given up
 
     def _ask_rules(self, calls: TritonCalls, model: str, version: str) -> asyncio.Task[ModelRules]:
-        """Ask Triton, once for all requests that wait."""
-        rules, asked = self._rules, self._asked
-        if (model, version) in asked:
-            return asked[model, version]
+        """Ask Triton, once for all requests that wait; a failure is told to these, and not kept."""
+        key, rules, asked = (model, version), self._rules, self._asked
+        if key in asked:
+            return asked[key]
 
         async def ask() -> ModelRules:
-            try:
-                found = rules_of(await calls.config(model, version))
-                rules[model, version] = (found, time.monotonic())
-                return found
-            except Refusal:
-                rules.pop((model, version), None)
-                raise
-            finally:
-                del asked[model, version]
+            found = rules_of(await calls.config(model, version))
+            rules[key] = (found, time.monotonic())
+            return found
 
-        task = asyncio.get_running_loop().create_task(ask())
-        task.add_done_callback(lambda task: task.cancelled() or task.exception())  # nobody may be left who waits for it
-        asked[model, version] = task
+        def end(task: asyncio.Task[ModelRules]) -> None:
+            del asked[key]
+            if not task.cancelled():
+                task.exception()  # asyncio would report one that nobody waits for any more
+
+        task = asked[key] = asyncio.get_running_loop().create_task(ask())
+        task.add_done_callback(end)
         return task
 
     def check_name(self, model: str) -> None:
