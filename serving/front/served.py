@@ -7,7 +7,7 @@ import math
 import time
 
 from heatserve.serving.front.models import ModelRules, rules_of
-from heatserve.serving.front.refusals import Refusal, shown, unavailable
+from heatserve.serving.front.refusals import GrpcFailure, Refusal, shown, unavailable
 from heatserve.serving.front.state import FrontState
 from heatserve.serving.front.triton import TritonCalls, closed_later
 
@@ -15,6 +15,7 @@ _WAIT_SECONDS = 2.0  # for a Triton that is started again, before a caller is to
 _RULES_SECONDS = 1.0  # a version that is switched may take other images
 _OLD_RULES_SECONDS = 3.0  # how old rules may be that a request is checked against while Triton is asked again
 _READY_SECONDS = 0.1
+_Readiness = tuple[bool, GrpcFailure | None, float]
 
 
 class Served:
@@ -27,14 +28,14 @@ class Served:
         self._rules = dict[tuple[str, str], tuple[ModelRules, float]]()
         self._asked = dict[tuple[str, str], asyncio.Task[ModelRules]]()
         self._changed = asyncio.Event()
-        self._ready = (False, 0.0)
+        self._ready: _Readiness = (False, None, 0.0)
         self._tasks = set[asyncio.Task[None]]()
 
     def tell(self, state: FrontState) -> None:
         """Take the supervisor's word."""
         before, self.state = self.state, state
         self._rules, self._asked = {}, {}
-        self._ready = (False, 0.0)
+        self._ready = (False, None, 0.0)
         if (state.grpc, state.grpc_tls) != (before.grpc, before.grpc_tls):
             calls, self._calls = self._calls, TritonCalls(state.grpc, state.grpc_tls) if state.grpc else None
             if calls is not None:
@@ -58,15 +59,18 @@ class Served:
                 raise unavailable(f"server: expected one that is ready, found: {self.state.reason}") from None
         return self._calls
 
-    async def is_ready(self) -> bool:
-        """Whether the supervisor and Triton both say so."""
+    async def readiness(self) -> tuple[bool, GrpcFailure | None]:
+        """Whether the supervisor and Triton both say that all models are ready; and how Triton failed to say it."""
         if not self.state.ready or self._calls is None:
-            return False
-        known, when = self._ready
+            return False, None
+        is_ready, failure, when = self._ready
         if time.monotonic() - when > _READY_SECONDS:
-            known = await self._calls.is_ready()
-            self._ready = (known, time.monotonic())
-        return known and self.state.ready
+            try:
+                is_ready, failure = await self._calls.is_ready(), None
+            except Refusal as refusal:
+                is_ready, failure = False, refusal.failure
+            self._ready = (is_ready, failure, time.monotonic())
+        return is_ready and self.state.ready, failure
 
     async def rules(self, model: str, version: str) -> ModelRules:
         """What a model takes, as Triton said it within the last `_OLD_RULES_SECONDS`.
