@@ -33,7 +33,7 @@ _STATUSES: Mapping[str, tuple[int, str]] = {
     "CANCELLED": (503, "unavailable"),
     "DEADLINE_EXCEEDED": (504, "timeout"),
 }
-_OF_THE_CONNECTION = re.compile(r"ipv[46]:|failed to connect|socket closed|connection|GOAWAY|recvmsg|stream", re.I)
+_OF_THE_CONNECTION = re.compile(r"ipv[46]:|failed to connect|socket closed|connection|GOAWAY|recvmsg|\bstream\b", re.I)
 # A path, a Python stack or the name of a region of shared memory: none of a stranger's business.
 _PRIVATE = re.compile(r"/\w+/|Traceback|shared memory|\bFile \"", re.I)
 _MOST_TEXT = 1_000
@@ -157,6 +157,7 @@ class TritonCalls:
 
 
 def _channel(address: str, tls: tuple[str, str, str] | None) -> Any:
+    """A channel that asks once, but for calls that a connection which Triton replaces never took: those go on anew."""
     options: list[tuple[str, int | str]] = [
         ("grpc.max_send_message_length", -1),
         ("grpc.max_receive_message_length", -1),
@@ -165,7 +166,6 @@ def _channel(address: str, tls: tuple[str, str, str] | None) -> Any:
         ("grpc.min_reconnect_backoff_ms", 50),
         ("grpc.max_reconnect_backoff_ms", 500),
         ("grpc.enable_http_proxy", 0),
-        ("grpc.enable_retries", 0),
     ]
     if tls is None:
         return grpc.aio.insecure_channel(address, options=options)

@@ -284,6 +284,13 @@ def test_what_is_private_of_a_failure_is_for_the_log(status: str, private: str) 
     assert refusal.answer.failure == GrpcFailure(status, private)
 
 
+def test_a_full_queue_of_a_tier_keeps_its_advice() -> None:
+    told = refusal_of("UNAVAILABLE", "the queue of 'digits_certify_stream' is full: ask again in about 4 s")
+    assert b"ask again in about 4 s" in told.answer.body
+    lost = refusal_of("UNAVAILABLE", "Stream removed (GOAWAY received; Error code: 2)")
+    assert b"GOAWAY" not in lost.answer.body
+
+
 def test_a_front_that_is_killed_loses_nobody_who_waits(triton: TritonServer) -> None:
     """Its sockets are its parent's: who connects meanwhile is answered by the next one."""
     with front_before(state_of_triton(triton)) as running:
