@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -22,10 +23,11 @@ from heatserve.serving.conformance.cases import (
     signed_map,
     with_invalid_pixels,
 )
-from heatserve.serving.conformance.engine import Engine, EngineMissingError
+from heatserve.serving.conformance.engine import Engine, EngineMissingError, ProbeUnfitError
 from heatserve.serving.conformance.findings import Findings
 from heatserve.serving.conformance.probe import FP16, FP32, UINT8, Encoding, Probe, pixels_of, probe
 from heatserve.serving.conformance.promises import check_contract, check_promises, check_same, deviation, rows_of
+from heatserve.serving.conformance.proven import hard_images, proven_logits, proven_probes
 
 CLASSES = (2, 10, 1000)
 BATCH = 64
@@ -36,7 +38,7 @@ _BY_THEMSELVES = 32  # images of a probe that are asked about one at a time, too
 def standard_probes(*, seed: int) -> list[Probe]:
     """For each K: a map in steps of σ/10 as it is served, one with weights of any sign, and none. Then the variants.
 
-    Each variant also comes with a guard.
+    Each variant also comes with a guard. Then those of deterministic certificates.
     """
     probes = []
     for classes in CLASSES:
@@ -46,7 +48,7 @@ def standard_probes(*, seed: int) -> list[Probe]:
     for encoding, guarded in ((UINT8, False), (FP16, False), (FP32, True), (UINT8, True), (FP16, True)):
         guard = _guard(encoding, 10, np.random.default_rng((seed, 0))) if guarded else None
         probes.append(probe(encoding, classes=10, sigma=0.25, radius_map=_served_map(0.25), guard=guard))
-    return probes
+    return [*probes, *proven_probes(seed=seed)]
 
 
 def conform_all(
@@ -93,6 +95,8 @@ def conform(engine: Engine, probes: Iterable[Probe], *, examples: int, seed: int
                 examine(findings, runner, one, examples=examples, rng=np.random.default_rng((seed, index)))
         except EngineMissingError:
             raise
+        except ProbeUnfitError as error:
+            findings.skipped = str(error)
         except HeatserveError as error:
             findings.ended_by = str(error)
             break
@@ -109,10 +113,7 @@ def examine(findings: Findings, runner: Runner, one: Probe, *, examples: int, rn
         examples: hard cases.
         rng: draws them.
     """
-    encode, decode = one.encoding.encode, one.encoding.decode
-    images = encode(hard_logits(one.radius_map, classes=one.classes, count=examples, rng=rng))
-    if one.guard and one.encoding.input_type == "FP32":
-        images = np.concatenate([images, around_guard(one.guard, images, rng)])
+    images, broken, decode = _cases(one, examples, rng)
     together = _ask(findings, runner, one, images, decode(images))
 
     chosen = rng.choice(len(images), min(_BY_THEMSELVES, len(images)), replace=False)
@@ -120,14 +121,31 @@ def examine(findings: Findings, runner: Runner, one: Probe, *, examples: int, rn
         by_itself = _ask(findings, runner, one, images[row], decode(images[row]))
         findings.add(check_same("alone as in a batch", by_itself, rows_of(together, row)), one)
 
-    broken = encode(nonsense_logits(one.classes))
     invalid = with_invalid_pixels(images, one.encoding.invalid)
     bad = np.concatenate([broken, invalid])
+    if not len(bad):  # every image is valid, and has logits
+        return
     good = np.arange(len(bad)) % len(images)
     unknown = np.full((len(invalid), one.classes), np.nan)
     logits = _alternating(np.concatenate([decode(broken), unknown]), decode(images[good]))
     beside = rows_of(_ask(findings, runner, one, _alternating(bad, images[good]), logits), slice(1, None, 2))
     findings.add(check_same("beside invalid images as without", beside, rows_of(together, good)), one)
+
+
+def _cases(
+    one: Probe, examples: int, rng: np.random.Generator
+) -> tuple[NDArray[Any], NDArray[Any], Callable[[NDArray[Any]], NDArray[np.floating[Any]]]]:
+    """Hard images; images with which a broken network would answer no numbers; and their logits, as a function."""
+    encode, decode = one.encoding.encode, one.encoding.decode
+    nonsense = encode(nonsense_logits(one.classes))
+    if one.bound:
+        images = hard_images(one, count=examples, rng=rng)
+        # A logit of −∞, the last of the nonsense, is a number to softmax; no layer that is exported answers it.
+        return images, nonsense[:-1] if one.is_encoded else images[:0], partial(proven_logits, one)
+    images = encode(hard_logits(one.radius_map, classes=one.classes, count=examples, rng=rng))
+    if one.guard and one.encoding.input_type == "FP32":
+        images = np.concatenate([images, around_guard(one.guard, images, rng)])
+    return images, nonsense, decode
 
 
 def _ask(

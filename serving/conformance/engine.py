@@ -16,9 +16,14 @@ An engine that refuses an invalid image, where others answer it, gives it label 
 
 Raises:
     EngineMissingError: this machine cannot run it.
+    ProbeUnfitError: it is not meant for this probe; the others count.
     HeatserveError: it is here, and refuses the graph or a batch of images: it has failed.
 """
 
 
 class EngineMissingError(HeatserveError):
     """This machine cannot run an engine; says what is missing."""
+
+
+class ProbeUnfitError(HeatserveError):
+    """An engine cannot run a kind of graph, which is never exported for it; says why."""

@@ -16,7 +16,7 @@ from heatserve.export.contract import Outputs
 from heatserve.export.repository.layout import TENSORRT_BATCHES
 from heatserve.export.runtime.session import AcceleratorMissingError, Runner, open_session, run
 from heatserve.export.runtime.tensorrt import TensorRTError, build_plan, open_plan, plan_part, require_tensorrt
-from heatserve.serving.conformance.engine import Engine, EngineMissingError
+from heatserve.serving.conformance.engine import Engine, EngineMissingError, ProbeUnfitError
 from heatserve.serving.conformance.probe import Probe
 from heatserve.serving.conformance.triton import triton_engine
 from heatserve.serving.errors import ServingError
@@ -58,6 +58,8 @@ def on_accelerator(
 
     @contextmanager
     def engine(probe: Probe) -> Iterator[Runner]:
+        if accelerator == "tensorrt":
+            _check_fits_tensorrt(probe)
         try:
             session = opener(probe.graph, accelerator=accelerator)
         except AcceleratorMissingError as error:
@@ -65,6 +67,11 @@ def on_accelerator(
         yield partial(run, session)
 
     return engine
+
+
+def _check_fits_tensorrt(probe: Probe) -> None:
+    if probe.bound:
+        raise ProbeUnfitError("TensorRT has no float64, in which deterministic certificates are computed")
 
 
 def with_plan(*, require: Callable[[], None] = require_tensorrt, build: Callable[..., bytes] = build_plan) -> Engine:
@@ -81,6 +88,7 @@ def with_plan(*, require: Callable[[], None] = require_tensorrt, build: Callable
             require()
         except TensorRTError as error:
             raise EngineMissingError(str(error)) from None
+        _check_fits_tensorrt(probe)
         plan = build(probe.graph, batches=TENSORRT_BATCHES, tf32=False, timing_cache=None)
         yield open_plan(plan, plan_part(plan, batches=TENSORRT_BATCHES, tf32=False))
 

@@ -29,6 +29,8 @@ class Findings:
     promises: dict[str, Tally] = field(default_factory=dict)
     ended_by: str | None = None
     """What kept the engine from answering all probes as the contract demands."""
+    skipped: str | None = None
+    """Why some probes were not asked of the engine, which is not meant for them."""
     probability_off: float = 0.0
     """Largest difference of a probability from float64."""
     nominal_below: float = 0.0

@@ -20,6 +20,7 @@ from onnx import parser
 from heatserve.certification.guard import Guard
 from heatserve.certification.radius import Float32Array, RadiusMap
 from heatserve.export.card import InputType
+from heatserve.export.card_parts import LipschitzBound
 from heatserve.export.graph.build import certified_graph, uint8_input, with_map
 from heatserve.export.graph.precision import to_fp16
 
@@ -72,6 +73,20 @@ class Probe:
     graph: bytes
     """Serialised ONNX."""
     guard: Guard | None = None
+    bound: LipschitzBound | None = None
+    """Of a deterministic certificate, whose graph is in float64; it has no σ and no map."""
+    input_shape: tuple[int, int, int] | None = None
+    """C, H, W of an image; None: that which encodes logits."""
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """C, H, W of an image."""
+        return self.input_shape or (1, 3, self.classes)
+
+    @property
+    def is_encoded(self) -> bool:
+        """Whether images encode logits; otherwise they are images, of a network."""
+        return self.shape == (1, 3, self.classes)
 
 
 def probe(

@@ -1,8 +1,9 @@
 """What an engine promises, checked on its answers with float64 numpy.
 
-Radii are compared with the float64 values of `certification/radius.py` for the engine's *own* probabilities: they are
-never above those, and below them by no more than docs/served-graph.md states. Everything else is compared with float64
-softmax of the logits that the probe's network answers.
+Radii of a statistical certificate are compared with the float64 values of `certification/radius.py` for the engine's
+*own* probabilities, those of a deterministic one with the float64 logits (`conformance.proven`): they are never above
+those, and below them by no more than docs/served-graph.md states. Everything else is compared with float64 softmax of
+the logits that the probe's network answers.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from heatserve.export.contract import INVALID_LABEL, OUTPUT_TENSORS, RADIUS_NAME
 from heatserve.export.graph.certificate import FLOAT32_MARGINS
 from heatserve.export.graph.guard import guard_margin
 from heatserve.serving.conformance.probe import Probe, pixels_of
+from heatserve.serving.conformance.proven import check_proven
 
 _TIE = 1e-6  # relative difference of two probabilities that float32 may order either way
 _REPEATED = 1e-6  # what a probability may change by with the rest of its batch
@@ -50,7 +52,7 @@ class Deviation:
     nominal: float
     """Largest difference, in σ, by which a nominal radius is below its float64 value."""
     positive: int
-    """Answers whose certified radius is positive in float64."""
+    """Answers whose certified radius, a statistical one, is positive in float64."""
     lower: int
     """Answers whose certified radius is lower than in float64."""
 
@@ -82,13 +84,20 @@ def check_promises(
     valid = np.isfinite(expected).all(1)
     refused, answered = rows_of(outputs, ~valid), rows_of(outputs, valid)
     yield PromiseCheck("invalid input", _fails_closed(refused), refused)
-    kept = (
-        *_of_classes(one, expected[valid], answered),
-        *_of_radii(one, answered),
-        *_of_reasons(one, pixels_of(images)[valid], answered),
-    )
+    kept = (*_of_classes(one, expected[valid], answered), *_of_kind(one, images[valid], logits[valid], answered))
     for promise, holds in kept:
         yield PromiseCheck(promise, holds, answered)
+
+
+def _of_kind(
+    one: Probe, images: NDArray[Any], logits: NDArray[np.floating[Any]], answered: Outputs
+) -> Iterator[tuple[str, NDArray[np.bool_]]]:
+    """What each kind of certificate promises of its radii and reasons."""
+    if one.bound:
+        yield from check_proven(one, logits.astype(np.float64), answered)
+        return
+    yield from _of_radii(one, answered)
+    yield from _of_reasons(one, pixels_of(images), answered)
 
 
 def check_same(promise: str, some: Outputs, others: Outputs) -> PromiseCheck:
@@ -103,6 +112,8 @@ def deviation(one: Probe, logits: NDArray[np.floating[Any]], outputs: Outputs) -
     valid = np.isfinite(expected).all(1)
     answered = rows_of(outputs, valid)
     p = answered["probabilities"].astype(np.float64)
+    if one.bound:  # which is not in units of σ
+        return Deviation(_largest(np.abs(p - expected[valid])), 0.0, 0, 0)
     nominal, certified = nominal_radius(p, sigma=one.sigma), one.radius_map(p)
     return Deviation(
         probability=_largest(np.abs(p - expected[valid])),

@@ -25,6 +25,7 @@ def conformance_table(findings: Mapping[str, Findings], absent: Mapping[str, str
         largest = (f"{found.probability_off:.1e}", f"{found.nominal_below:.1e}")
         table.add_row(name, *counts, *largest, style=None if found.passed else "red")
         notes += [Text(f"{name}: {found.ended_by}", style="red")] if found.ended_by else []
+        notes += [Text(f"{name}: some probes were skipped: {found.skipped}", style="yellow")] if found.skipped else []
         for promise, tally in found.promises.items():
             if tally.failures:
                 notes.append(Text(f"{name}: {promise}: {tally.failures} of {tally.cases} broken, first {tally.first}"))

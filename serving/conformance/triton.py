@@ -47,8 +47,8 @@ def triton_engine(probe: Probe) -> Iterator[Runner]:
     except ServingError as error:
         raise EngineMissingError(str(error)) from None
     with TemporaryDirectory(prefix="heatserve-conformance-") as folder, ExitStack() as stack:
-        base = probe.encoding.network(probe.classes).SerializeToString()
-        publish(Path(folder), _card(probe, base), graph=probe.graph, base=base, tiers=())
+        base = None if probe.bound else probe.encoding.network(probe.classes).SerializeToString()
+        publish(Path(folder), _card(probe, base or probe.graph), graph=probe.graph, base=base, tiers=())
         server = stack.enter_context(TritonServer(Path(folder), endpoints=FREE_PORTS))
         connection = Connection(server.endpoints.grpc_url, timeout=60)
         stack.callback(connection.close)
@@ -100,9 +100,12 @@ def _card(probe: Probe, base: bytes) -> Card:
         model=_NAME,
         graph_sha256=hashlib.sha256(probe.graph).hexdigest(),
         base_sha256=hashlib.sha256(base).hexdigest(),
+        certificate_kind="deterministic" if probe.bound else "statistical",
+        precision="fp64" if probe.bound else "fp32",
+        lipschitz=probe.bound,
         sigma=probe.sigma,
         class_names=tuple(map(str, range(probe.classes))),
-        input_shape=(1, 3, probe.classes),
+        input_shape=probe.shape,
         input_type=probe.encoding.input_type,
         training={},
         lineage=(),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -61,7 +62,9 @@ class Weights:
 
     def __call__(self, x: Float64Array) -> Float64Array:
         """Wx for each of x [N, n], [N, P·O]."""
-        return np.asarray((taken(x, self.places) @ self.values).reshape(len(x), -1))
+        return np.asarray(
+            (taken(x, self.places) @ self.values).reshape(len(x), len(self.places) * self.values.shape[1])
+        )
 
 
 @dataclass(frozen=True)
@@ -135,7 +138,7 @@ class ReadNetwork:
 
     def __call__(self, images: NDArray[np.floating[Any]]) -> Float64Array:
         """Logits [N, K] for images [N, C, H, W] in [0,1]."""
-        x = images.reshape(len(images), -1).astype(np.float64)
+        x = images.reshape(len(images), math.prod(images.shape[1:])).astype(np.float64)
         for piece in self.pieces:
             x = piece(x)
         return taken(x, self.logits)
