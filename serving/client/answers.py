@@ -225,7 +225,7 @@ def _prediction(row: Mapping[str, Any], names: Mapping[int, str]) -> Prediction:
     values |= {name: row[name] for name in ("top_k",) if name in row}
     values |= {name: float(row[name]) for name in RADIUS_NAMES if name in row}
     if "reason" in row:
-        values["reason"] = Reason(row["reason"])
+        values["reason"] = Reason(int(row["reason"]))
     prediction = object.__new__(Prediction)
     vars(prediction).update(values)
     return prediction
