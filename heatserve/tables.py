@@ -91,7 +91,7 @@ def tiers_table(tiers: Mapping[str, Mapping[TierModel, TierLimits]]) -> Group:
             table.add_row(kind.beside(model), _QUESTIONS[kind], f"{most}{guess + limits.n:,}", f"{limits.alpha:g}")
     note = (
         "An answer with votes is wrong with probability at most α for each image, whatever the image is. "
-        f"{_AGAINST_AN_ADVERSARY} The radius of one pass beside them does not hold against an adversary."
+        f"{_AGAINST_AN_ADVERSARY} The radius of one pass does not hold against an adversary."
     )
     return Group(table, Constrain(Text(f"\n{note}", style="italic"), _NOTE_WIDTH))
 

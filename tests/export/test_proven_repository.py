@@ -12,9 +12,10 @@ from typing import Any
 
 import pytest
 from rich.console import Console
-from tiny_model import CALIBRATION, edit_card, write_tiny_model
+from tiny_model import CALIBRATION, edit_card, random_images, write_tiny_model
 from typer.testing import CliRunner
 
+from heatserve.benchmarks.load.setting import repository_models
 from heatserve.certification.provenance import sha256_of
 from heatserve.cli import app
 from heatserve.export.card import BASE_NAME, CARD_NAME, GRAPH_NAME, CardError
@@ -22,6 +23,7 @@ from heatserve.export.repository.layout import CONFIG_NAME, ModelVersion, open_m
 from heatserve.export.repository.publishing import publish, republish
 from heatserve.export.repository.settings import read_config, write_config
 from heatserve.export.repository.tiers import served_tiers, tier_config, write_tier_configs
+from heatserve.export.runtime.served import open_served
 from heatserve.export.tiers import TierModel
 from heatserve.tables import models_table
 
@@ -158,3 +160,12 @@ def test_export_says_that_no_calibration_is_needed(proven_repository: Path, tmp_
     refused = CliRunner().invoke(app, [*command, "--precision", "int8"])
     assert "expected no --precision, got int8" in str(refused.exception)
     assert json.loads((tmp_path / "again/1" / CARD_NAME).read_bytes())["certificate_kind"] == "deterministic"
+
+
+def test_a_model_that_computes_nothing_stands_beside_it_for_load_tests(repository: Path) -> None:
+    model = open_model(repository, "proven")
+    with repository_models(model, random_images(2), "random") as served:
+        identity = open_model(served.repository, "proven-identity")
+        assert identity.card.is_deterministic
+        assert open_served(identity)(random_images(2))["certified_radius"].tolist() == [0, 0]
+        assert [request.model for request in served.mix(0.1)] == ["proven", "proven"], "there is no confirm to ask"

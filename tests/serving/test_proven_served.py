@@ -50,7 +50,8 @@ def server(proven: ModelVersion) -> Iterator[Server]:
 def digits() -> NDArray[np.uint8]:
     """Of the test split, as pictures [64, 8, 8, 1]."""
     images = load_data("digits", "test").arrays()[0][:64]
-    return np.rint(255 * images).astype(np.uint8).transpose(0, 2, 3, 1)
+    levels: NDArray[np.uint8] = np.rint(255 * images).astype(np.uint8)
+    return levels.transpose(0, 2, 3, 1)
 
 
 def as_floats(pictures: NDArray[np.uint8]) -> NDArray[np.float32]:
