@@ -38,7 +38,7 @@ _MEANINGS = {
     "deterministic": (
         "Certificate: deterministic. No change of smaller L2 norm than the certified radius (pixels in [0,1]) changes "
         "the class that is served, whoever made the image or the change: it is proven, for every image. The nominal "
-        "radius is what it were without rounding."
+        "radius is what it would be without rounding."
     ),
 }
 _OF_RADII = (Reason.CALIBRATED, Reason.PROVEN)
@@ -91,7 +91,7 @@ def tiers_table(tiers: Mapping[str, Mapping[TierModel, TierLimits]]) -> Group:
             table.add_row(kind.beside(model), _QUESTIONS[kind], f"{most}{guess + limits.n:,}", f"{limits.alpha:g}")
     note = (
         "An answer with votes is wrong with probability at most α for each image, whatever the image is. "
-        f"{_AGAINST_AN_ADVERSARY} The radius of one pass does not hold against an adversary."
+        f"{_AGAINST_AN_ADVERSARY} The radius of one pass of a model with tiers does not hold against an adversary."
     )
     return Group(table, Constrain(Text(f"\n{note}", style="italic"), _NOTE_WIDTH))
 
