@@ -22,7 +22,7 @@ _UNIT = 2.0**-53  # unit roundoff of float64
 _TRIES = (1e-4, 1e-3, 1e-2, 0.1, 1.0)  # of the estimate, above it: the first that can be proven is taken
 
 
-def convolution_norm(kernel: NDArray[np.floating], size: int, *, seed: int = 0) -> float:
+def convolution_norm(kernel: NDArray[np.floating[Any]], size: int, *, seed: int = 0) -> float:
     """An upper bound on ‖W‖₂, proven, and mostly 10⁻⁴ of it above.
 
     Args:

@@ -64,4 +64,4 @@ def logits_error(layers: Iterable[PotentialLayer], *, pixels: int) -> float:
         back_error = gamma(layer.terms) * layer.absolute_norm * (hidden + hidden_error) + layer.norm * hidden_error
         moved = layer.step * (layer.norm * hidden + back_error)
         error += layer.step * back_error + UNIT * (moved + (1 + UNIT) * (into + moved))
-    return error * _ABOVE
+    return float(error * _ABOVE)

@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 
 from heatserve.certification.rounding import PotentialLayer, gamma, logits_error
 
 WIDTH, DEPTH = 48, 6
 
+Floats = NDArray[np.floating[Any]]
+Layer = tuple[Floats, Floats, np.float32]
+"""Weights, bias and step of a dense layer."""
+
 
 @pytest.fixture(scope="module")
-def network() -> list[tuple[np.ndarray, np.ndarray, np.float32]]:
-    """Weights, biases and steps of dense layers."""
+def network() -> list[Layer]:
     draw = np.random.default_rng(0)
     found = []
     for _ in range(DEPTH):
@@ -24,7 +29,7 @@ def network() -> list[tuple[np.ndarray, np.ndarray, np.float32]]:
     return found
 
 
-def layers_of(network: list[tuple[np.ndarray, np.ndarray, np.float32]]) -> list[PotentialLayer]:
+def layers_of(network: list[Layer]) -> list[PotentialLayer]:
     found, x = [], np.zeros(WIDTH)
     for weight, bias, step in network:
         wide = weight.astype(np.float64)
@@ -44,28 +49,28 @@ def layers_of(network: list[tuple[np.ndarray, np.ndarray, np.float32]]) -> list[
     return found
 
 
-def one_by_one(matrix: np.ndarray, x: np.ndarray, order: np.ndarray) -> np.ndarray:
+def one_by_one(matrix: Floats, x: Floats, order: NDArray[np.int64]) -> Floats:
     """A product whose sums are taken one term after the other, in the type of the matrix."""
-    total = np.zeros(len(matrix), matrix.dtype)
+    total: Floats = np.zeros(len(matrix), matrix.dtype)
     for index in order:
         total = total + matrix[:, index] * x[index]
     return total
 
 
-def logits(network: list[tuple[np.ndarray, np.ndarray, np.float32]], image: np.ndarray, dtype: type) -> np.ndarray:
-    x = image.astype(dtype) - dtype(0.5)
+def logits(network: list[Layer], image: Floats, dtype: type[np.floating[Any]]) -> Floats:
+    x: Floats = image.astype(dtype) - dtype(0.5)
     for number, (weight, bias, step) in enumerate(network):
         order = np.random.default_rng(number).permutation(WIDTH)
-        matrix = weight.astype(dtype)
-        hidden = np.maximum(one_by_one(matrix, x, order) + bias.astype(dtype), dtype(0))
+        matrix: Floats = weight.astype(dtype)
+        hidden = np.maximum(one_by_one(matrix, x, order) + bias.astype(dtype), 0)
         x = x - dtype(step) * one_by_one(np.ascontiguousarray(matrix.T), hidden, order)
     return x
 
 
-def test_it_is_above_what_float32_does(network: list[tuple[np.ndarray, np.ndarray, np.float32]]) -> None:
+def test_it_is_above_what_float32_does(network: list[Layer]) -> None:
     bound = logits_error(layers_of(network), pixels=WIDTH)
     images = np.random.default_rng(1).random((40, WIDTH), np.float32)
-    images = np.concatenate([images, images.round(), np.float32([[0] * WIDTH, [1] * WIDTH])])
+    images = np.concatenate([images, images.round(), np.array([[0] * WIDTH, [1] * WIDTH], np.float32)])
     errors = [
         np.linalg.norm(logits(network, image, np.float32) - logits(network, image, np.float64)) for image in images
     ]
@@ -73,7 +78,7 @@ def test_it_is_above_what_float32_does(network: list[tuple[np.ndarray, np.ndarra
     assert bound < 10_000 * max(errors)  # it is a bound on this, not on everything
 
 
-def test_it_grows_with_all_that_can_go_wrong(network: list[tuple[np.ndarray, np.ndarray, np.float32]]) -> None:
+def test_it_grows_with_all_that_can_go_wrong(network: list[Layer]) -> None:
     layers = layers_of(network)
     least = logits_error(layers, pixels=WIDTH)
     assert logits_error([*layers, layers[0]], pixels=WIDTH) > least

@@ -33,25 +33,32 @@ class ConvexPotential(nn.Module):
         self.padding = kernel_size // 2
         self.size = size
         self.direction: Tensor
-        self.register_buffer("direction", functional.normalize(torch.randn(1, channels, size, size), dim=(1, 2, 3)))
+        self.register_buffer("direction", _unit(torch.randn(1, channels, size, size)))
 
     def forward(self, x: Tensor) -> Tensor:
+        if x.shape[1:] != self.direction.shape[1:]:  # the estimate is one for this size
+            raise ValueError(f"expected images {list(self.direction.shape[1:])} in this layer, got {list(x.shape[1:])}")
         hidden = functional.relu(functional.conv2d(x, self.kernel, self.bias, padding=self.padding))
         return x - self._step() * functional.conv_transpose2d(hidden, self.kernel, padding=self.padding)
 
     def _step(self) -> Tensor:
         with torch.autocast(self.kernel.device.type, enabled=False):
             with torch.no_grad():
-                out = functional.normalize(self._apply_kernel(self.direction), dim=(1, 2, 3))
+                out = _unit(self._apply_kernel(self.direction))
                 if self.training:
                     back = functional.conv_transpose2d(out, self.kernel, padding=self.padding)
-                    self.direction.copy_(functional.normalize(back, dim=(1, 2, 3)))
-                    out = functional.normalize(self._apply_kernel(self.direction), dim=(1, 2, 3))
+                    self.direction.copy_(_unit(back))
+                    out = _unit(self._apply_kernel(self.direction))
             norm = (self._apply_kernel(self.direction.clone()) * out).sum()
             return 2 / (norm**2 + 1e-6)
 
     def _apply_kernel(self, x: Tensor) -> Tensor:
         return functional.conv2d(x, self.kernel, padding=self.padding)
+
+
+def _unit(x: Tensor) -> Tensor:
+    norm: Tensor = torch.linalg.vector_norm(x)
+    return x / norm.clamp(min=1e-12)
 
 
 class MaxMin(nn.Module):
@@ -77,7 +84,7 @@ class _Sorted(torch.autograd.Function):
 
 
 def _sorted(first: Tensor, second: Tensor) -> tuple[Tensor, Tensor]:
-    found: tuple[Tensor, Tensor] = _Sorted.apply(first, second)
+    found: tuple[Tensor, Tensor] = _Sorted.apply(first, second)  # type: ignore[no-untyped-call]
     return found
 
 

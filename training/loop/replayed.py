@@ -24,7 +24,7 @@ class Replayed:
         """`generator` is what `step` draws from."""
         self._step = step
         self._generator = generator
-        self._stream = torch.cuda.Stream(generator.device)
+        self._stream = torch.cuda.Stream(generator.device)  # type: ignore[no-untyped-call]
         self._graph: torch.cuda.CUDAGraph | None = None
         self._taken = 0
 
