@@ -103,19 +103,25 @@ class FirstChannels(nn.Module):
 class LipschitzNetwork(nn.Sequential):
     """Images [N, C, size, size] → logits [N, K], with ‖f(x) − f(y)‖₂ ≤ ‖x − y‖₂, but for the estimates of norms."""
 
-    def __init__(self, width: int, layers: int, size: int, num_classes: int, *, kernel_size: int = 3) -> None:
-        """`width` channels in the first of log₂(size) − 1 stages of `layers` layers; they double as the size halves.
+    def __init__(
+        self, width: int, layers: int, size: int, num_classes: int, *, patch: int = 2, last_layers: int = 1
+    ) -> None:
+        """Stages of `layers` layers, the first with `width` channels, which double as the size halves down to 1.
 
-        A space-to-depth step comes first: a stage at the full size costs as much as all others together, and more
-        epochs of the others bring more.
+        A space-to-depth step comes first, which makes a pixel of `patch`×`patch`: a stage at the full size costs as
+        much as all others together, and more epochs of the others bring more. The last stage, whose images are of one
+        pixel, has `last_layers`.
         """
-        size //= 2
-        found: list[nn.Module] = [nn.PixelUnshuffle(2), FirstChannels(width), ConvexPotential(width, 1, size), MaxMin()]
+        size //= patch
+        found: list[nn.Module] = [nn.PixelUnshuffle(patch), FirstChannels(width)]
+        found += [ConvexPotential(width, 1, size), MaxMin()]
         while size > 1:
             for _ in range(layers):
-                found += [ConvexPotential(width, kernel_size if size > 2 else 1, size), MaxMin()]
+                found += [ConvexPotential(width, 3 if size > 2 else 1, size), MaxMin()]
             found += [FirstChannels(width // 2), nn.PixelUnshuffle(2)]
             width, size = 2 * width, size // 2
+        for _ in range(last_layers - 1):
+            found += [ConvexPotential(width, 1, 1), MaxMin()]
         super().__init__(*found, ConvexPotential(width, 1, 1), nn.Flatten(), _FirstLogits(num_classes))
 
 
@@ -128,6 +134,10 @@ class _FirstLogits(nn.Module):
         return x[:, : self.classes]
 
 
-def lipschitz_network(width: int, layers: int, size: int, *, kernel_size: int = 3) -> Callable[[int, int], nn.Module]:
+def lipschitz_network(
+    width: int, layers: int, size: int, *, patch: int = 2, last_layers: int = 1
+) -> Callable[[int, int], nn.Module]:
     """A function of the number of classes and of channels, as `ARCHITECTURES` has them."""
-    return lambda num_classes, _channels: LipschitzNetwork(width, layers, size, num_classes, kernel_size=kernel_size)
+    return lambda num_classes, _channels: LipschitzNetwork(
+        width, layers, size, num_classes, patch=patch, last_layers=last_layers
+    )
