@@ -13,6 +13,7 @@ from heatserve.benchmarks.records.calibration import CalibrationRecord, RefusedR
 from heatserve.benchmarks.records.confirming import ConfirmedModel, ConfirmRecord, VoteCounts
 from heatserve.benchmarks.records.front import FrontRecord
 from heatserve.benchmarks.records.heat_step import ClassifierSteps, HeatStepRecord
+from heatserve.benchmarks.records.kinds import KindsRecord
 from heatserve.benchmarks.records.networks import NetworksRecord
 from heatserve.benchmarks.records.record import Record
 from heatserve.benchmarks.records.shadow import ShadowModel, ShadowRecord, alarms_text
@@ -190,6 +191,27 @@ def _confirm_table(name: str, found: ConfirmedModel, n: int) -> Table:
 
 def _vote_cell(votes: VoteCounts | None) -> str:
     return f"{votes.median:.0f}, {votes.mean:.0f}, {votes.p99:.0f}" if votes else "–"
+
+
+def kinds_table(record: KindsRecord) -> Table:
+    """A row for each way and model: certified accuracy in percent at each radius, and the cost."""
+    table = Table(
+        title="certified accuracy in percent: the class is right, and the radius at least r (L2, pixels in [0,1])",
+        title_justify="left",
+        box=None,
+        pad_edge=False,
+        collapse_padding=True,
+    )
+    for heading in ("model", "certificate", "way"):
+        table.add_column(heading, no_wrap=True)
+    for heading in ("α", "images", "clean", *(f"{radius:.3f}" for radius in record.radii), "passes", "ms"):
+        table.add_column(heading, justify="right", no_wrap=True)
+    for row in record.rows:
+        shares = (f"{100 * share:.1f}" for share in (row.accuracy, *row.certified))
+        alpha = "–" if row.alpha is None else f"{row.alpha:g}"
+        cost = (f"{row.passes:,.0f}", f"{row.milliseconds:.2f}")
+        table.add_row(row.model, row.kind, row.way, alpha, f"{row.data.images:,}", *shares, *cost)
+    return table
 
 
 def calibration_table(record: CalibrationRecord) -> Table:

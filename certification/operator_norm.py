@@ -51,6 +51,25 @@ def convolution_norm(kernel: NDArray[np.floating[Any]], size: int, *, seed: int 
     raise HeatserveError("kernel: expected a norm that can be bounded, found none")
 
 
+def absolute_norm(kernel: NDArray[np.floating[Any]]) -> float:
+    """An upper bound on ‖|W|‖₂ of a convolution whose numbers have lost their signs: √(‖W‖₁‖W‖∞).
+
+    Args:
+        kernel: [channels out, channels in, k, k].
+    """
+    sizes = np.abs(kernel.astype(np.float64))
+    rows, columns = sizes.sum((1, 2, 3)).max(), sizes.sum((0, 2, 3)).max()
+    return float(np.sqrt(rows * columns) * (1 + 2.0**-20))
+
+
+def largest_step(norm: float) -> float:
+    """The largest float64 τ, but for a trifle, with which x − τ·Wᵀ ReLU(Wx + b) is 1-Lipschitz where ‖W‖₂ ≤ `norm`.
+
+    It is 2/`norm`² (Meunier et al. 2022), and 0 where the norm is.
+    """
+    return 2 / norm**2 * (1 - 2.0**-40) if norm else 0.0
+
+
 def _gram_band(kernel: Float64Array, size: int) -> tuple[Float64Array, int]:
     """The lower band of WᵀW as LAPACK has it, [bandwidth + 1, n], and the most terms of a sum in it."""
     from scipy import sparse

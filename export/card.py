@@ -16,7 +16,7 @@ from heatserve.certification.errors import HeatserveError
 from heatserve.certification.files import write_atomically
 from heatserve.certification.lineage import UNKNOWN, Ancestor
 from heatserve.certification.provenance import now, sha256_of, versions
-from heatserve.export.card_parts import Attack, Calibration, Evaluation, Part
+from heatserve.export.card_parts import Attack, Calibration, Evaluation, LipschitzBound, Part
 from heatserve.export.digest import DIGEST, digest_of, read_json, with_digest
 
 CARD_NAME = "certificate.json"
@@ -25,7 +25,8 @@ BASE_NAME = "base.onnx"
 PLAN_NAME = "model.plan"
 
 InputType = Literal["FP32", "UINT8"]
-Precision = Literal["fp32", "fp16", "int8"]
+Precision = Literal["fp64", "fp32", "fp16", "int8"]
+CertificateKind = Literal["statistical", "deterministic"]
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 Training = dict[str, str | int | float | bool | None]
 """How the network was trained: data set, method, its hyperparameters and the files that it came from, by name.
@@ -53,13 +54,20 @@ class Plan(Part):
 
 
 class Card(Part):
-    """What is promised about one graph, and all that the promise rests on. Without `calibration` it serves 0."""
+    """What is promised about one graph, and all that the promise rests on.
+
+    A certificate is *statistical*, about a smoothed classifier, and serves 0 without `calibration`; or *deterministic*,
+    about the class that is served itself, and stands on `lipschitz`.
+    """
 
     format: Literal[4] = 4
+    certificate_kind: CertificateKind = "statistical"
     model: str
     graph_sha256: Sha256
     base_sha256: Sha256
-    sigma: Annotated[float, Field(gt=0)]
+    """Of the graph of the base classifier; of a deterministic certificate, which has none, that of the graph itself."""
+    sigma: Annotated[float, Field(ge=0)]
+    """σ of the smoothed classifier; 0 where the certificate is deterministic, and nothing is smoothed."""
     class_names: tuple[str, ...]
     input_shape: tuple[int, int, int]
     """C, H, W of one image."""
@@ -69,11 +77,12 @@ class Card(Part):
     """UINT8 [N, H, W, C] of any height and width: the graph brings the shorter side to as many pixels and cuts out the
     centre. Radii are about the image that is cut out."""
     precision: Precision = "fp32"
-    """Precision of the served network. The base graph is always FP32, and so is the certificate."""
+    """Precision of the served network. The base graph is always FP32, and so is a statistical certificate."""
     training: Training
     lineage: tuple[Ancestor, ...] | None = None
     """All networks that the served one and its base came through, and these two, the served one last; None: not
     recorded, as formerly."""
+    lipschitz: LipschitzBound | None = None
     calibration: Calibration | None
     evaluation: Evaluation | None
     attack: Attack | None = None
@@ -89,6 +98,25 @@ class Card(Part):
         """The classes have names that can be told apart, and written into `labels.txt`."""
         if problem := class_names_problem(self.class_names):
             raise ValueError(f"class_names: {problem}")
+        return self
+
+    @model_validator(mode="after")
+    def _of_one_kind(self) -> Card:
+        """Each kind of certificate has what it stands on, and nothing of the other."""
+        proven, fields = self.is_deterministic, dict(self)
+        if {self.lipschitz is not None, self.sigma == 0, self.precision == "fp64"} != {proven}:
+            raise ValueError(
+                f"certificate_kind: expected a bound in `lipschitz`, sigma 0 and precision fp64 of a deterministic "
+                f"certificate and of no other, got {self.certificate_kind}, sigma {self.sigma:g}, {self.precision} and "
+                f"{'a' if self.lipschitz else 'no'} bound"
+            )
+        others = [name for name in ("calibration", "evaluation", "attack", "plan") if proven and fields[name]]
+        if others:
+            raise ValueError(f"{others[0]}: expected none of a deterministic certificate, got one")
+        if proven and self.base_sha256 != self.graph_sha256:
+            raise ValueError("base_sha256: expected that of the graph itself, since nothing is smoothed, got another")
+        if proven and self.accelerator == "tensorrt":
+            raise ValueError("accelerator: expected none or cuda of a graph in float64, got tensorrt")
         return self
 
     @model_validator(mode="after")
@@ -110,6 +138,18 @@ class Card(Part):
                 f"calibration.vouched: expected true for what came from {elsewhere[0].described}, got false"
             )
         return self
+
+    @property
+    def is_deterministic(self) -> bool:
+        """Whether the radii are proven of the class that is served, for every image."""
+        return self.certificate_kind == "deterministic"
+
+    @property
+    def promise(self) -> str | None:
+        """What is promised of a radius, in words; None: nothing is, and all are 0."""
+        if self.lipschitz:
+            return self.lipschitz.promise
+        return self.calibration.promise if self.calibration else None
 
     @property
     def networks(self) -> tuple[Ancestor, ...]:
@@ -230,7 +270,9 @@ def verify_card(version_dir: Path) -> Card:
         CardError: no card, a malformed or changed one, a missing graph, or a graph with another hash.
     """
     card = read_card(version_dir)
-    files = {GRAPH_NAME: card.graph_sha256, BASE_NAME: card.base_sha256}
+    files = {GRAPH_NAME: card.graph_sha256}
+    if not card.is_deterministic:
+        files[BASE_NAME] = card.base_sha256
     if card.plan:
         files[PLAN_NAME] = card.plan.sha256
     for name, expected in files.items():

@@ -6,16 +6,20 @@ Each part refuses numbers that contradict each other. Nothing here needs torch.
 from __future__ import annotations
 
 import math
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from heatserve.certification.binomial import at_most, upper_bound
 from heatserve.certification.guard import Guard
 from heatserve.certification.noise import FLOAT32, FORMER_KEYS, source_of
+from heatserve.certification.operator_norm import largest_step
 from heatserve.certification.radius import RadiusMap
+from heatserve.certification.rounding import PotentialLayer
 from heatserve.export.promise import promise_text
 
+TIE = 1e-6
+"""Two logits that are further apart have different probabilities in float32."""
 _BOUND_TOLERANCE = 1e-6
 """Relative: what versions of scipy may differ by in an exact bound."""
 
@@ -215,6 +219,87 @@ class Calibration(Part):
             error=self.monte_carlo.alpha,
             vouched=self.vouched,
         )
+
+
+class LipschitzLayer(Part):
+    """x − step·Wᵀ ReLU(Wx + b), whose constant is at most 1 since step ≤ 2/norm² (Meunier et al. 2022)."""
+
+    channels: Annotated[int, Field(gt=0)]
+    kernel_size: Annotated[int, Field(gt=0)]
+    size: Annotated[int, Field(gt=0)]
+    """Pixels of a side of what the layer gets."""
+    norm: Annotated[float, Field(ge=0)]
+    """At least ‖W‖₂."""
+    bounded_by: Literal["cholesky"] = "cholesky"
+    """How: norm²·I − WᵀW was proven to be positive semidefinite (`certification.operator_norm`)."""
+    absolute_norm: Annotated[float, Field(ge=0)]
+    """At least the norm of W with the absolute values of its numbers."""
+    bias: Annotated[float, Field(ge=0)]
+    """At least the norm of b, written out for every pixel."""
+    step: Annotated[float, Field(ge=0)]
+
+    @model_validator(mode="after")
+    def _contracts(self) -> LipschitzLayer:
+        if self.step > largest_step(self.norm):
+            raise ValueError(
+                f"step: expected at most {largest_step(self.norm):.17g}, with which a layer of norm {self.norm:.17g} "
+                f"is 1-Lipschitz, got {self.step:.17g}"
+            )
+        return self
+
+    @property
+    def rounding(self) -> PotentialLayer:
+        """What the bound on rounding needs to know of it."""
+        return PotentialLayer(
+            norm=self.norm,
+            absolute_norm=self.absolute_norm,
+            step=self.step,
+            terms=self.kernel_size**2 * self.channels + 1,
+            bias=self.bias,
+        )
+
+
+class LipschitzBound(Part):
+    """The proof of a deterministic certificate, in numbers: no layer's constant is above 1, so the network's is not.
+
+    Between the layers there are maxima, minima and choices of pixels and channels, whose constant is 1.
+    """
+
+    constant: Literal[1] = 1
+    """L̄: logits of two images are no further apart (L2) than these, in real arithmetic."""
+    layers: Annotated[tuple[LipschitzLayer, ...], Field(min_length=1)]
+    logits_error: Annotated[float, Field(gt=0)]
+    """How far (L2) logits in float64 are from those in real arithmetic, for any image, at most."""
+    slack: Annotated[float, Field(gt=0)]
+    """What is taken off each radius; see `slack_of`."""
+
+    @model_validator(mode="after")
+    def _enough(self) -> LipschitzBound:
+        if self.slack < self.logits_error * 2:
+            raise ValueError(f"slack: expected at least {2 * self.logits_error:.3g}, got {self.slack:.3g}")
+        return self
+
+    @property
+    def promise(self) -> str:
+        """The promise in words."""
+        return (
+            "A radius r says that this model answers the class that is served for every image within L2 distance r "
+            "(pixels in [0,1]) of the one that the network saw, whoever made either of them. It is proven, without a "
+            "probability of error, and needed no calibration: no logits of two images are further apart than the "
+            f"images, since the norm of each of the {len(self.layers)} layers is bounded, and {self.slack:.2g} is "
+            "taken off each radius for what rounding can do. It rests on float64 arithmetic as IEEE 754 has it."
+        )
+
+
+def slack_of(logits_error: float, input_shape: tuple[int, int, int]) -> float:
+    """What to take off the radius (f_a − f_b)/√2 of logits that are off by at most `logits_error` (L2).
+
+    Both the logits of the image that is certified and those of the image within the radius may be off, each by
+    √2·`logits_error` in a difference of two. Two logits must be `TIE` apart for their probabilities to differ in
+    float32. Pixels that are given as 8 bits are off by half a unit in the last place of float32 where they are divided
+    by 255.
+    """
+    return (2 * logits_error + TIE + 2.0**-24 * math.sqrt(math.prod(input_shape))) * (1 + 2.0**-20)
 
 
 class RadiusBin(Part):

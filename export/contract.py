@@ -32,6 +32,7 @@ class Reason(IntEnum):
     UNSURE = 3
     UNLIKE = 4
     WITHDRAWN = 5
+    PROVEN = 6
 
     @property
     def explanation(self) -> str:
@@ -43,6 +44,7 @@ class Reason(IntEnum):
             Reason.UNSURE: "radius 0: the single pass is not sure enough of the class",
             Reason.UNLIKE: "radius 0: the image is unlike those that the model was calibrated on",
             Reason.WITHDRAWN: "radius 0: the promise was withdrawn, since Certify speaks against it on live images",
+            Reason.PROVEN: "the radius is proven: no image within it is answered with another class",
         }[self]
 
 

@@ -6,12 +6,15 @@ from pathlib import Path
 
 import onnx
 
+from heatserve.certification.errors import HeatserveError
 from heatserve.certification.lineage import epochs_in_all
+from heatserve.certification.progress import Progress, unseen
 from heatserve.export.card import Training
 from heatserve.export.graph.build import logits_graph, plain_graph
+from heatserve.export.lipschitz import is_lipschitz, proven_network
 from heatserve.export.repository.layout import ModelVersion
 from heatserve.export.runtime.exact import compare_with_torch
-from heatserve.export.variants import Backend, ServedNetworks, Variant, check_request, publish_networks
+from heatserve.export.variants import Backend, ServedNetworks, Variant, check_request, publish_networks, publish_proven
 from heatserve.training import Checkpoint, CheckpointError, load_base, load_checkpoint
 
 
@@ -26,8 +29,11 @@ def export_checkpoint(
     variant: Variant | None = None,
     backend: Backend = "auto",
     tf32: bool = False,
+    progress: Progress = unseen,
 ) -> ModelVersion:
     """Write the next version of `<repository>/<name>`: certified graph, graph of the base classifier, card, config.
+
+    A network that is 1-Lipschitz by construction gets a deterministic certificate, and no base classifier.
 
     Args:
         checkpoint: the file of the single-pass model v.
@@ -41,6 +47,7 @@ def export_checkpoint(
             on FP32 images, in any case.
         backend: what is to serve it; the TensorRT ones need a GPU to calibrate on, a plan also to be built on.
         tf32: see `tensorrt.build_plan`.
+        progress: is told of the layers of a 1-Lipschitz network, whose bounds take seconds each.
 
     Raises:
         CheckpointError: unreadable, no σ known, or v and f differ in input shape or classes.
@@ -52,6 +59,9 @@ def export_checkpoint(
     check_request(name, variant, backend, tf32=tf32)
     single_pass = load_checkpoint(checkpoint, architecture=architecture)
     variant = variant.chosen_for(single_pass.metadata.dataset, backend)
+    if is_lipschitz(single_pass.network):
+        _check_proven(single_pass, variant, backend, base=base, sigma=sigma)
+        return _export_proven(single_pass, repository, name, variant, backend, progress)
     has_base = base is not None or single_pass.metadata.base_sha256 is not None
     certified = load_base(single_pass, base) if has_base else single_pass
     _check_compatible(single_pass, certified)
@@ -69,6 +79,42 @@ def export_checkpoint(
     return publish_networks(
         networks, repository=repository, name=name, sigma=sigma, variant=variant, backend=backend, tf32=tf32
     )
+
+
+def _check_proven(
+    checkpoint: Checkpoint, variant: Variant, backend: Backend, *, base: Path | None, sigma: float | None
+) -> None:
+    """Refuse what a deterministic certificate cannot be had with."""
+    what = f"{checkpoint.path}: a 1-Lipschitz network"
+    if base is not None or sigma is not None:
+        raise HeatserveError(f"{what}, whose certificate needs no noise: expected no --base and no --sigma")
+    if variant.precision != "fp32":
+        raise HeatserveError(
+            f"{what}, whose graph is in float64: expected no --precision, got {variant.precision}, for which no bound "
+            "on what rounding does to a radius is shown"
+        )
+    if backend not in ("auto", "onnxruntime-cuda"):
+        raise HeatserveError(
+            f"{what}, whose graph is in float64: expected the backend auto or onnxruntime-cuda, got {backend}, which "
+            "has no float64"
+        )
+
+
+def _export_proven(
+    checkpoint: Checkpoint, repository: Path, name: str, variant: Variant, backend: Backend, progress: Progress
+) -> ModelVersion:
+    shape, names = checkpoint.metadata.input_shape, checkpoint.metadata.class_names
+    logits, bound = proven_network(checkpoint.network, input_shape=shape, num_classes=len(names), progress=progress)
+    networks = ServedNetworks(
+        single_pass=logits,
+        base=logits,
+        input_shape=shape,
+        class_names=names,
+        training=_training(checkpoint),
+        lineage=checkpoint.lineage,
+        packages=("torch",),
+    )
+    return publish_proven(logits, bound, networks, repository=repository, name=name, variant=variant, backend=backend)
 
 
 def _exact_graph(checkpoint: Checkpoint) -> onnx.ModelProto:

@@ -14,7 +14,8 @@ from heatserve.certification.errors import HeatserveError
 from heatserve.certification.lineage import Ancestor
 from heatserve.certification.provenance import now, versions
 from heatserve.export.card import Card, InputType, Plan, Precision, Training
-from heatserve.export.graph.build import certified_graph, uint8_input
+from heatserve.export.card_parts import LipschitzBound
+from heatserve.export.graph.build import certified_graph, proven_graph, uint8_input
 from heatserve.export.graph.precision import to_fp16, to_int8
 from heatserve.export.images import LabelledImages
 from heatserve.export.repository.layout import TENSORRT_BATCHES, TIMING_CACHE_NAME, ModelVersion, check_model_name
@@ -171,6 +172,53 @@ def publish_networks(
         date=now(),
     )
     return publish(repository, card, graph=graph, base=base, plan=plan)
+
+
+def publish_proven(
+    logits: onnx.ModelProto,
+    bound: LipschitzBound,
+    networks: ServedNetworks,
+    *,
+    repository: Path,
+    name: str,
+    variant: Variant,
+    backend: Backend = "auto",
+) -> ModelVersion:
+    """Write the next version of `<repository>/<name>` with a deterministic certificate: graph, card, config.
+
+    Args:
+        logits: the graph of a 1-Lipschitz network, in float64.
+        bound: what proves that it is one.
+        networks: what the card says of the network; its graphs are not used.
+        repository: as for `publish_networks`.
+        name: as for `publish_networks`.
+        variant: FP32 or UINT8, and how pictures are resized.
+        backend: ONNX Runtime on the CPU, or with its CUDA provider.
+    """
+    served = uint8_input(logits, resize=variant.resize) if variant.input_type == "UINT8" else logits
+    graph = proven_graph(served, slack=bound.slack).SerializeToString()
+    sha256 = hashlib.sha256(graph).hexdigest()
+    card = Card(
+        certificate_kind="deterministic",
+        model=name,
+        graph_sha256=sha256,
+        base_sha256=sha256,
+        sigma=0.0,
+        class_names=networks.class_names,
+        input_shape=networks.input_shape,
+        input_type=variant.input_type or "FP32",
+        resize=variant.resize,
+        precision="fp64",
+        training=networks.training,
+        lineage=networks.lineage,
+        lipschitz=bound,
+        calibration=None,
+        evaluation=None,
+        accelerator=_ACCELERATORS.get(backend),
+        versions=versions("python", *networks.packages, "onnx", "onnxruntime", "numpy", "scipy"),
+        date=now(),
+    )
+    return publish(repository, card, graph=graph, base=None)
 
 
 def _plan(graph: bytes, model_dir: Path, tf32: bool) -> tuple[bytes, Plan]:

@@ -326,6 +326,11 @@ def confirm_page(kept: KeptResults) -> dict[str, object]:
     }
 
 
+def kinds_page(kept: KeptResults) -> dict[str, object] | None:
+    """What both kinds of certificates keep of the accuracy, and confirm and Certify beside them."""
+    return {"record": kept.kinds} if kept.kinds else None
+
+
 def conformance_page(kept: KeptResults) -> dict[str, object]:
     """How often each engine kept each promise."""
     record = kept.conformance

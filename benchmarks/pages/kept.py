@@ -14,6 +14,7 @@ from heatserve.benchmarks.records.confirming import ConfirmRecord
 from heatserve.benchmarks.records.front import FrontRecord
 from heatserve.benchmarks.records.fuzz import FuzzRecord
 from heatserve.benchmarks.records.heat_step import HeatStepRecord
+from heatserve.benchmarks.records.kinds import KindsRecord
 from heatserve.benchmarks.records.load import LoadRecord
 from heatserve.benchmarks.records.networks import NetworksRecord
 from heatserve.benchmarks.records.record import read_record
@@ -53,6 +54,7 @@ class KeptResults:
     attack_tiers_digits: TierAttackRecord | None = None
     front: FrontRecord | None = None
     fuzz: FuzzRecord | None = None
+    kinds: KindsRecord | None = None
     load: LoadRecord | None = None
     networks: NetworksRecord | None = None
     switch: SwitchingRecord | None = None

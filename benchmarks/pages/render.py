@@ -38,6 +38,7 @@ _CONTENTS: Mapping[str, _Contents] = MappingProxyType(
         "conformance": contents.conformance_page,
         "front": load_contents.front_page,
         "fuzz": contents.fuzz_page,
+        "kinds": contents.kinds_page,
         "load": load_contents.load_page,
         "networks": contents.networks_page,
         "switch": load_contents.switch_page,

@@ -21,6 +21,7 @@ from heatserve.export.graph.certificate import (
     served_sigma,
 )
 from heatserve.export.graph.names import subgraphs, with_network_prefix
+from heatserve.export.graph.proven import proven_certificate
 from heatserve.export.graph.tracing import traced
 
 if TYPE_CHECKING:
@@ -166,16 +167,33 @@ def certified_graph(logits: onnx.ModelProto, *, sigma: float) -> onnx.ModelProto
 
     The names of the network get a prefix, whatever they are.
     """
-    model = with_network_prefix(logits)
     certificate = certificate_graph(
         num_classes=num_classes_of(logits), sigma=sigma, check_image=not takes_uint8(logits)
     )
-    model.graph.node.extend(certificate.node)
-    model.graph.initializer.extend(certificate.initializer)
-    del model.graph.output[:]
-    model.graph.output.extend(certificate.output)
-    onnx.checker.check_model(model, full_check=True)
-    return model
+    return _with_certificate(with_network_prefix(logits), certificate)
+
+
+def _with_certificate(network: onnx.ModelProto, certificate: onnx.GraphProto) -> onnx.ModelProto:
+    """Let the certificate's outputs take the place of the network's, in place."""
+    network.graph.node.extend(certificate.node)
+    network.graph.initializer.extend(certificate.initializer)
+    del network.graph.output[:]
+    network.graph.output.extend(certificate.output)
+    onnx.checker.check_model(network, full_check=True)
+    return network
+
+
+def proven_graph(logits: onnx.ModelProto, *, slack: float) -> onnx.ModelProto:
+    """The served graph of a 1-Lipschitz network.
+
+    Args:
+        logits: to DOUBLE [N, K], on FP32 [N, C, H, W] in [0,1] or on UINT8 [N, H, W, C]; ‖f(x) − f(y)‖₂ ≤ ‖x − y‖₂.
+        slack: what is taken off each radius; see `graph.proven`.
+    """
+    certificate = proven_certificate(
+        num_classes=num_classes_of(logits), slack=slack, check_image=not takes_uint8(logits)
+    )
+    return _with_certificate(with_network_prefix(logits), certificate)
 
 
 def with_map(certified: onnx.ModelProto, radius_map: RadiusMap, guard: Guard | None = None) -> onnx.ModelProto:
@@ -196,12 +214,7 @@ def with_map(certified: onnx.ModelProto, radius_map: RadiusMap, guard: Guard | N
     for tensor in certified.graph.initializer:
         if tensor.name in SIGMA_CONSTANTS:  # as they are: σ in float32 does not give them back to the last digit
             initializers[tensor.name].CopyFrom(tensor)
-    model = _network_of(certified)
-    model.graph.node.extend(certificate.node)
-    model.graph.initializer.extend(certificate.initializer)
-    model.graph.output.extend(certificate.output)
-    onnx.checker.check_model(model, full_check=True)
-    return model
+    return _with_certificate(_network_of(certified), certificate)
 
 
 def _network_of(certified: onnx.ModelProto) -> onnx.ModelProto:

@@ -131,6 +131,8 @@ _CHECK_IMAGE_AND_NETWORK = """
 _CHECK_NETWORK = """
     valid = Less(total, two)
 """
+CHECKS = {True: (_FP32, _CHECK_IMAGE_AND_NETWORK), False: (_UINT8, _CHECK_NETWORK)}
+"""The declaration of `image` and the operators that make `valid`, by whether an image may be invalid."""
 
 
 def certificate_graph(
@@ -153,10 +155,10 @@ def certificate_graph(
     """
     if num_classes < 2:
         raise ValueError(f"num_classes: expected at least 2, got {num_classes}")
-    image, check = (_FP32, _CHECK_IMAGE_AND_NETWORK) if check_image else (_UINT8, _CHECK_NETWORK)
+    image, check = CHECKS[check_image]
     radius = guard_nodes(guard, pixels="image" if check_image else "pixels") + _GUARDED_RADIUS if guard else _RADIUS
     graph = parser.parse_graph(
-        _TEMPLATE.format(image=image, check=check, radius=radius, classes=num_classes, outputs=_signature(num_classes))
+        _TEMPLATE.format(image=image, check=check, radius=radius, classes=num_classes, outputs=signature(num_classes))
     )
     used = {name for node in graph.node for name in node.input}
     for name, value in (_constants(num_classes, sigma, margins) | guard_constants()).items():
@@ -167,7 +169,7 @@ def certificate_graph(
     return graph
 
 
-def _signature(num_classes: int) -> str:
+def signature(num_classes: int) -> str:
     """The outputs of the contract, as ONNX's text format declares them."""
     shapes = {tensor: ",".join(("N", *map(str, tensor.shape(num_classes)))) for tensor in OUTPUT_TENSORS}
     return ", ".join(f"{tensor.onnx_type}[{shape}] {tensor.name}" for tensor, shape in shapes.items())
@@ -241,27 +243,34 @@ def serves_map(graph: onnx.GraphProto, radius_map: RadiusMap, *, num_classes: in
 
 def _constants(num_classes: int, sigma: float, margins: Margins) -> dict[str, NDArray[Any]]:
     return {
+        **shared_constants(num_classes),
+        "reason_of_radius": np.array(int(Reason.CALIBRATED)),
+        "reason_of_unlike": np.array(int(Reason.UNLIKE)),
+        "axis_2": np.array([2]),
+        "axes_02": np.array([0, 2]),
+        "smallest_tail": np.float32(2 * _TINY).reshape(()),
+        "pick_tails": _pick_tails(num_classes, margins),
+        "poles": np.append(POLES, 1e-30).astype(np.float32),
+        **_sigma_constants(sigma, margins),
+    }
+
+
+def shared_constants(num_classes: int) -> dict[str, NDArray[Any]]:
+    """The constants of checks, probabilities and classes, whatever certifies."""
+    return {
         "zero": np.float32(0).reshape(()),
         "one": np.float32(1).reshape(()),
         "two": np.float32(2).reshape(()),
         "largest": np.float32(np.finfo(np.float32).max).reshape(()),
         "uniform": np.float32(1 / num_classes).reshape(()),
         "invalid_label": np.array(INVALID_LABEL),
-        "reason_of_radius": np.array(int(Reason.CALIBRATED)),
         "reason_of_invalid": np.array(int(Reason.INVALID)),
-        "reason_of_unlike": np.array(int(Reason.UNLIKE)),
         "index_0": np.array(0),
         "from_0": np.array([0]),
         "to_top": np.array([top_k_of(num_classes)]),
         "classes": np.array([num_classes]),
         "axis_1": np.array([1]),
-        "axis_2": np.array([2]),
-        "axes_02": np.array([0, 2]),
         "image_axes": np.array([1, 2, 3]),
-        "smallest_tail": np.float32(2 * _TINY).reshape(()),
-        "pick_tails": _pick_tails(num_classes, margins),
-        "poles": np.append(POLES, 1e-30).astype(np.float32),
-        **_sigma_constants(sigma, margins),
     }
 
 

@@ -35,6 +35,7 @@ from tritonclient.grpc import model_config_pb2 as pb
 from heatserve.certification.errors import HeatserveError
 from heatserve.certification.files import write_atomically
 from heatserve.export.card import CARD_NAME, GRAPH_NAME, Card, CardError, verify_card
+from heatserve.export.card_parts import LipschitzBound
 from heatserve.export.contract import OUTPUT_TENSORS
 from heatserve.export.graph.build import image_fields, served_classes
 from heatserve.export.graph.certificate import (
@@ -45,6 +46,8 @@ from heatserve.export.graph.certificate import (
     serves_map,
 )
 from heatserve.export.graph.guard import serves_guard
+from heatserve.export.graph.lipschitz import served_steps
+from heatserve.export.graph.proven import served_slack
 from heatserve.export.promise import stated
 from heatserve.export.repository.settings import (
     check_settings,
@@ -185,14 +188,29 @@ def verified_version(path: Path) -> Card:
 
 def _disagreement(model: onnx.ModelProto, card: Card) -> str | None:
     """The first thing that the card says otherwise than its graph, of what is in the graph."""
-    sigma, classes, named = served_sigma(model.graph), served_classes(model), len(card.class_names)
-    if not math.isclose(sigma, card.sigma, rel_tol=SIGMA_TOLERANCE):
-        return f"sigma: expected {sigma:.7g}, which the graph's constants are made for, got {card.sigma}"
+    classes, named = served_classes(model), len(card.class_names)
     if classes != named:
         return f"class_names: expected {classes}, one for each class of the graph, got {named}"
     for field, expected in image_fields(model).items():
         if getattr(card, field) != expected:
             return f"{field}: expected {expected}, which the graph takes, got {getattr(card, field)}"
+    return _unproven(model, card.lipschitz) if card.lipschitz else _other_map(model, card)
+
+
+def _unproven(model: onnx.ModelProto, bound: LipschitzBound) -> str | None:
+    """Where a deterministic certificate states another slack or other steps than the graph has."""
+    slack, steps = served_slack(model.graph), served_steps(model.graph)
+    if slack != bound.slack:
+        return f"slack: expected {slack:.17g}, which the graph takes off each radius, got {bound.slack:.17g}"
+    stated = [layer.step for layer in bound.layers]
+    return None if steps == stated else f"layers: expected the {len(steps)} steps of the graph, got others"
+
+
+def _other_map(model: onnx.ModelProto, card: Card) -> str | None:
+    """Where a statistical certificate states another σ, map or guard than the graph has."""
+    sigma, classes = served_sigma(model.graph), served_classes(model)
+    if not math.isclose(sigma, card.sigma, rel_tol=SIGMA_TOLERANCE):
+        return f"sigma: expected {sigma:.7g}, which the graph's constants are made for, got {card.sigma}"
     radius_map = card.calibration.radius_map if card.calibration else NOT_CALIBRATED
     if not serves_map(model.graph, radius_map, num_classes=classes):
         return "radius_map: expected the thresholds and radii of the graph, got others"
@@ -234,6 +252,8 @@ def triton_config(card: Card) -> pb.ModelConfig:
 
 def promise_parameters(card: Card) -> dict[str, str]:
     """The parameters `promise`, `alpha` and `confidence` of `config.pbtxt`, from which a client learns the promise."""
+    if card.lipschitz:
+        return {"promise": card.lipschitz.promise, "alpha": "0", "confidence": "1"}
     if card.calibration is None:
         return {"promise": "none: the model is not calibrated, and every certified radius is 0"}
     part = card.calibration

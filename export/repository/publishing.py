@@ -12,7 +12,7 @@ from pathlib import Path
 import onnx
 
 from heatserve.certification.files import write_atomically
-from heatserve.export.card import BASE_NAME, GRAPH_NAME, PLAN_NAME, Card, CardError, verify_card
+from heatserve.export.card import BASE_NAME, GRAPH_NAME, PLAN_NAME, Card, CardError, read_card, verify_card
 from heatserve.export.card_parts import Attack
 from heatserve.export.contract import OUTPUT_NAMES
 from heatserve.export.reference import InputReference, read_reference
@@ -35,7 +35,7 @@ def publish(
     card: Card,
     *,
     graph: bytes,
-    base: bytes,
+    base: bytes | None,
     plan: bytes | None = None,
     reference: InputReference | None = None,
     warm_up: bytes | None = None,
@@ -49,12 +49,13 @@ def publish(
         repository: a Triton model repository; made if absent.
         card: bound to both graphs by hash.
         graph: the certified graph, serialised.
-        base: the graph of the base classifier, serialised.
+        base: the graph of the base classifier, serialised; None where the certificate is deterministic.
         plan: the TensorRT plan, for a card that names one.
         reference: what live inputs are compared with.
         warm_up: an image as the bytes of the model's input tensor, to run once before serving. None: the one that is
             there already, or a black one.
-        tiers: of a model that is new; beside one that has a version, those that are there stay, and no others.
+        tiers: of a model that is new; beside one that has a version, those that are there stay, and no others. A
+            deterministic certificate has none.
 
     Raises:
         CardError: the card is not that of the graphs, or the graph has other outputs than the contract.
@@ -62,7 +63,10 @@ def publish(
     """
     check_model_name(card.model)
     model_dir, former = repository / card.model, read_tier_configs(repository, card.model)
+    _check_kind(model_dir, card)
     kinds = tuple(former) if version_dirs(model_dir) else tuple(tiers)
+    if card.is_deterministic:
+        kinds = ()
     folders = [model_dir, *(repository / kind.beside(card.model) for kind in kinds)]
     with ExitStack() as undo:
         undo.callback(_discard_without_version, model_dir, [folder for folder in folders if not folder.exists()])
@@ -70,7 +74,8 @@ def publish(
         temporary = Path(tempfile.mkdtemp(dir=model_dir, prefix=".new-"))
         undo.callback(shutil.rmtree, temporary, ignore_errors=True)
         write_atomically(temporary / GRAPH_NAME, graph)
-        write_atomically(temporary / BASE_NAME, base)
+        if base is not None:
+            write_atomically(temporary / BASE_NAME, base)
         if plan is not None:
             write_atomically(temporary / PLAN_NAME, plan)
         if reference is not None:
@@ -88,6 +93,17 @@ def publish(
         os.rename(temporary, model_dir / str(number))
         undo.pop_all()
     return open_model(repository, card.model)
+
+
+def _check_kind(model_dir: Path, card: Card) -> None:
+    """Refuse a version whose certificate is of another kind than that of the model: callers rely on what they know."""
+    versions = version_dirs(model_dir)
+    kind = read_card(versions[-1]).certificate_kind if versions else card.certificate_kind
+    if kind != card.certificate_kind:
+        raise CardError(
+            f"{card.model}: expected a {kind} certificate, as the model has, got a {card.certificate_kind} one; export "
+            "under another --name"
+        )
 
 
 def _discard_without_version(model_dir: Path, folders: Iterable[Path]) -> None:
@@ -117,7 +133,8 @@ def republish(model: ModelVersion, repository: Path, name: str) -> ModelVersion:
     """
     check_model_name(name)
     card = verify_card(model.path).renamed(name)
-    graph, base = ((model.path / file).read_bytes() for file in (GRAPH_NAME, BASE_NAME))
+    graph = (model.path / GRAPH_NAME).read_bytes()
+    base = None if card.is_deterministic else (model.path / BASE_NAME).read_bytes()
     plan = (model.path / PLAN_NAME).read_bytes() if card.plan else None
     warm_up = model.path.parent / WARM_UP_PATH
     carry_attempts(model.path.parent, repository, name)

@@ -105,6 +105,7 @@ class FrontApp:
                 exchange.connection.transport.abort()
                 return
             answer = FrontAnswer(500, error_body("the server failed on this request; its log says more"))
+        exchange.failure = answer.failure if answer.status >= 500 else None
         await exchange.send(answer, is_last=self._is_ending)
 
     async def describe(self, route: Route) -> FrontAnswer:
@@ -171,6 +172,7 @@ class FrontApp:
                     await exchange.send_event(event(answer))
             except Refusal as refusal:
                 exchange.reason = refusal.reason
+                exchange.failure = refusal.failure if refusal.status >= 500 else None
                 await exchange.send_event(b"data: %b\n\n" % error_body(refusal.message))
         await exchange.send_event(b"", is_end=True)
         if exchange.connection.is_lost:
@@ -203,6 +205,7 @@ class FrontApp:
             reason=exchange.reason or None,
             client=exchange.client,
             ms=round(seconds * 1000, 3),
+            **(exchange.failure.fields() if exchange.failure else {}),
         )
 
 

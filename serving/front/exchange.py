@@ -10,7 +10,7 @@ from typing import Any
 
 from heatserve.serving.front.connections import CallerConnection, request_headers
 from heatserve.serving.front.limits import BodyBytes
-from heatserve.serving.front.refusals import FrontAnswer, Refusal, invalid, shown
+from heatserve.serving.front.refusals import FrontAnswer, GrpcFailure, Refusal, invalid, shown
 
 Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
 Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
@@ -46,6 +46,7 @@ class Exchange:
         self.begun = time.perf_counter()
         self.status = 0
         self.reason = ""
+        self.failure: GrpcFailure | None = None
         self._receive = receive
         self._send = send
         self._bodies = bodies

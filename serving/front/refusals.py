@@ -5,21 +5,46 @@ from __future__ import annotations
 import http
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 import orjson
 
 JSON = b"application/json"
 _SHOWN = 80
+_MOST_DETAILS = 400  # characters, of which JSON makes up to six bytes each
+
+
+@dataclass(frozen=True, slots=True)
+class GrpcFailure:
+    """How a call to Triton failed, for the operator: callers get no more of it than `Refusal.message` says.
+
+    Attributes:
+        status: the name of gRPC's status, such as UNAVAILABLE; UsageError: the channel was closed before the call.
+        details: gRPC's text, or Triton's.
+    """
+
+    status: str
+    details: str
+
+    def fields(self) -> dict[str, Any]:
+        """The fields of it in the log: ASCII, whose length leaves room for all other fields of a line."""
+        details = self.details[:_MOST_DETAILS].encode("ascii", "backslashreplace").decode()
+        return {"grpc_status": self.status, "grpc_details": details[:_MOST_DETAILS]}
 
 
 @dataclass(frozen=True, slots=True)
 class FrontAnswer:
-    """A response: its status, its body, and headers beside those that each response has."""
+    """A response: its status, its body, and headers beside those that each response has.
+
+    Attributes:
+        failure: why Triton gave no other answer; it is logged, and never sent.
+    """
 
     status: int
     body: bytes
     content_type: bytes = JSON
     headers: Mapping[bytes, bytes] = field(default_factory=dict)
+    failure: GrpcFailure | None = None
 
 
 class Refusal(Exception):
@@ -30,6 +55,7 @@ class Refusal(Exception):
         message: what was expected and what came, and what to do.
         reason: the limit or the rule that was broken, for metrics; one of a few words, and none that a caller chose.
         headers: of the response.
+        failure: how Triton failed, if it did; for the log alone.
     """
 
     def __init__(self, status: int, message: str, *, reason: str, headers: Mapping[bytes, bytes] | None = None) -> None:
@@ -38,11 +64,17 @@ class Refusal(Exception):
         self.message = message
         self.reason = reason
         self.headers = dict(headers or {})
+        self.failure: GrpcFailure | None = None
+
+    def after(self, failure: GrpcFailure | None) -> Refusal:
+        """This refusal, with the failure of Triton that it tells of."""
+        self.failure = failure
+        return self
 
     @property
     def answer(self) -> FrontAnswer:
         """The response."""
-        return FrontAnswer(self.status, error_body(self.message), headers=self.headers)
+        return FrontAnswer(self.status, error_body(self.message), headers=self.headers, failure=self.failure)
 
 
 def invalid(message: str) -> Refusal:

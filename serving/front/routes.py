@@ -104,11 +104,12 @@ class Descriptions:
 
     async def _ready(self, route: Route) -> FrontAnswer:
         del route
-        if await self._served.is_ready():
+        is_ready, failure = await self._served.readiness()
+        if is_ready:
             return FrontAnswer(200, b'{"ready":true}')
         reason = self._served.state.reason or "a model does not answer"
         body = orjson.dumps({"ready": False, "error": f"server: expected one that is ready, found: {reason}"})
-        return FrontAnswer(http.HTTPStatus.SERVICE_UNAVAILABLE, body, headers={b"retry-after": b"1"})
+        return FrontAnswer(http.HTTPStatus.SERVICE_UNAVAILABLE, body, headers={b"retry-after": b"1"}, failure=failure)
 
     async def _metadata(self, route: Route) -> FrontAnswer:
         del route
@@ -122,8 +123,13 @@ class Descriptions:
     async def _model_ready(self, route: Route) -> FrontAnswer:
         calls = await self._served.calls()
         self._served.check_name(route.model)
-        if not await calls.is_model_ready(route.model, route.version):
-            raise unavailable("model: expected one that is ready, found that it does not answer now")
+        failure = None
+        try:
+            is_ready = await calls.is_model_ready(route.model, route.version)
+        except Refusal as refusal:
+            is_ready, failure = False, refusal.failure
+        if not is_ready:
+            raise unavailable("model: expected one that is ready, found that it does not answer now").after(failure)
         return FrontAnswer(200, orjson.dumps({"name": route.model, "ready": True}))
 
     async def _model_config(self, route: Route) -> FrontAnswer:

@@ -13,7 +13,7 @@ import grpc.aio
 from tritonclient.grpc import model_config_pb2, service_pb2
 
 from heatserve.serving.client.failures import NO_SHARED_MEMORY
-from heatserve.serving.front.refusals import Refusal, unavailable
+from heatserve.serving.front.refusals import GrpcFailure, Refusal, unavailable
 
 T = TypeVar("T")
 Metadata = Sequence[tuple[str, str]] | None
@@ -33,7 +33,7 @@ _STATUSES: Mapping[str, tuple[int, str]] = {
     "CANCELLED": (503, "unavailable"),
     "DEADLINE_EXCEEDED": (504, "timeout"),
 }
-_OF_THE_CONNECTION = re.compile(r"ipv[46]:|failed to connect|socket closed|connection|GOAWAY|recvmsg|stream", re.I)
+_OF_THE_CONNECTION = re.compile(r"ipv[46]:|failed to connect|socket closed|connection|GOAWAY|recvmsg|\bstream\b", re.I)
 # A path, a Python stack or the name of a region of shared memory: none of a stranger's business.
 _PRIVATE = re.compile(r"/\w+/|Traceback|shared memory|\bFile \"", re.I)
 _MOST_TEXT = 1_000
@@ -139,22 +139,25 @@ class TritonCalls:
         return found
 
     async def is_ready(self) -> bool:
-        """Whether all models are ready."""
-        try:
-            return bool((await _answered(self._ready(service_pb2.ServerReadyRequest(), timeout=_SHORT_SECONDS))).ready)
-        except Refusal:
-            return False
+        """Whether all models are ready.
+
+        Raises:
+            Refusal: it does not say.
+        """
+        return bool((await _answered(self._ready(service_pb2.ServerReadyRequest(), timeout=_SHORT_SECONDS))).ready)
 
     async def is_model_ready(self, model: str, version: str) -> bool:
-        """Whether a model is ready."""
+        """Whether a model is ready.
+
+        Raises:
+            Refusal: it does not say.
+        """
         request = service_pb2.ModelReadyRequest(name=model, version=version)
-        try:
-            return bool((await _answered(self._model_ready(request, timeout=_SHORT_SECONDS))).ready)
-        except Refusal:
-            return False
+        return bool((await _answered(self._model_ready(request, timeout=_SHORT_SECONDS))).ready)
 
 
 def _channel(address: str, tls: tuple[str, str, str] | None) -> Any:
+    """A channel that asks once, but for calls that a connection which Triton replaces never took: those go on anew."""
     options: list[tuple[str, int | str]] = [
         ("grpc.max_send_message_length", -1),
         ("grpc.max_receive_message_length", -1),
@@ -163,7 +166,6 @@ def _channel(address: str, tls: tuple[str, str, str] | None) -> Any:
         ("grpc.min_reconnect_backoff_ms", 50),
         ("grpc.max_reconnect_backoff_ms", 500),
         ("grpc.enable_http_proxy", 0),
-        ("grpc.enable_retries", 0),
     ]
     if tls is None:
         return grpc.aio.insecure_channel(address, options=options)
@@ -184,15 +186,21 @@ async def _answered(call: Awaitable[T]) -> T:
         return await call
     except grpc.aio.AioRpcError as error:
         raise refusal_of(error.code().name, error.details() or "") from None
-    except grpc.aio.UsageError:  # the channel was closed, since Triton was started anew
-        raise unavailable("the model server was started again meanwhile") from None
+    except grpc.aio.UsageError as error:  # the channel was closed, since Triton was started anew
+        failure = GrpcFailure(type(error).__name__, str(error))
+        raise unavailable("the model server was started again meanwhile").after(failure) from None
 
 
 def refusal_of(code: str, details: str) -> Refusal:
-    """What a status of gRPC means to a caller over HTTP, and as much of its text as is his business."""
+    """What a status of gRPC means to a caller over HTTP, and its text for the log."""
+    return _told(code, details).after(GrpcFailure(code, details))
+
+
+def _told(code: str, details: str) -> Refusal:
+    """The refusal with as much of the text as is a caller's business."""
     status, reason = _STATUSES.get(code, (http.HTTPStatus.INTERNAL_SERVER_ERROR, "failed"))
     if status == http.HTTPStatus.SERVICE_UNAVAILABLE:
-        if _OF_THE_CONNECTION.search(details) or not details:
+        if _OF_THE_CONNECTION.search(details) or _PRIVATE.search(details) or not details:
             return unavailable("the model server does not answer now")
         return Refusal(status, details[:_MOST_TEXT], reason=reason, headers={b"retry-after": b"1"})
     if NO_SHARED_MEMORY in details:  # behind it stands the name of the region

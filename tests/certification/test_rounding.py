@@ -1,4 +1,4 @@
-"""The bound on what FP32 does to a network of convex potential layers: above what it did, in whatever order it sums."""
+"""The bound on what rounding does to a network of convex potential layers is above what it does, in any order."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from heatserve.certification.rounding import PotentialLayer, gamma, logits_error
+from heatserve.certification.rounding import FLOAT32, FLOAT64, PotentialLayer, gamma, logits_error
 
 WIDTH, DEPTH = 48, 6
 
@@ -30,22 +30,18 @@ def network() -> list[Layer]:
 
 
 def layers_of(network: list[Layer]) -> list[PotentialLayer]:
-    found, x = [], np.zeros(WIDTH)
+    found = []
     for weight, bias, step in network:
         wide = weight.astype(np.float64)
-        hidden = np.maximum(wide @ x + bias, 0)
         found.append(
             PotentialLayer(
                 norm=float(np.linalg.norm(wide, 2)),
                 absolute_norm=float(np.linalg.norm(abs(wide), 2)),
                 step=float(step),
                 terms=WIDTH + 1,
-                at_centre=float(np.linalg.norm(x)),
-                hidden_at_centre=float(np.linalg.norm(hidden)),
                 bias=float(np.linalg.norm(bias.astype(np.float64))),
             )
         )
-        x = x - float(step) * wide.T @ hidden
     return found
 
 
@@ -68,7 +64,7 @@ def logits(network: list[Layer], image: Floats, dtype: type[np.floating[Any]]) -
 
 
 def test_it_is_above_what_float32_does(network: list[Layer]) -> None:
-    bound = logits_error(layers_of(network), pixels=WIDTH)
+    bound = logits_error(layers_of(network), pixels=WIDTH, unit=FLOAT32)
     images = np.random.default_rng(1).random((40, WIDTH), np.float32)
     images = np.concatenate([images, images.round(), np.array([[0] * WIDTH, [1] * WIDTH], np.float32)])
     errors = [
@@ -80,13 +76,14 @@ def test_it_is_above_what_float32_does(network: list[Layer]) -> None:
 
 def test_it_grows_with_all_that_can_go_wrong(network: list[Layer]) -> None:
     layers = layers_of(network)
-    least = logits_error(layers, pixels=WIDTH)
-    assert logits_error([*layers, layers[0]], pixels=WIDTH) > least
-    assert logits_error(layers, pixels=4 * WIDTH) > least
-    for name in ("norm", "absolute_norm", "step", "terms", "at_centre", "hidden_at_centre", "bias"):
+    least = logits_error(layers, pixels=WIDTH, unit=FLOAT32)
+    assert logits_error([*layers, layers[0]], pixels=WIDTH, unit=FLOAT32) > least
+    assert logits_error(layers, pixels=4 * WIDTH, unit=FLOAT32) > least
+    for name in ("norm", "absolute_norm", "step", "terms", "bias"):
         worse = replace(layers[0], **{name: 2 * getattr(layers[0], name) + 1})
-        assert logits_error([worse, *layers[1:]], pixels=WIDTH) > least, name
+        assert logits_error([worse, *layers[1:]], pixels=WIDTH, unit=FLOAT32) > least, name
 
 
 def test_gamma_of_one_operation_is_the_unit_roundoff() -> None:
-    assert gamma(1) == pytest.approx(2.0**-24)
+    assert gamma(1, FLOAT32) == pytest.approx(2.0**-24)
+    assert gamma(1, FLOAT64) == pytest.approx(2.0**-53)

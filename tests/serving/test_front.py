@@ -14,6 +14,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -27,14 +28,18 @@ from fronts import (
     status_of,
     until,
 )
+from relays import Relay, host_and_port
 from test_server import wait_until_gone
 from tiny_model import random_images
 
 from heatserve import AsyncClient, Client, OverloadedError, ServingError, TritonServer
 from heatserve.serving.front.options import FrontOptions
 from heatserve.serving.front.process import Front, FrontSockets
+from heatserve.serving.front.refusals import GrpcFailure
 from heatserve.serving.front.state import FrontState, state_of, state_of_triton
+from heatserve.serving.front.triton import refusal_of
 from heatserve.serving.observed.families import FRONT_REQUESTS
+from heatserve.serving.observed.logs import LINE_BYTES, json_line
 from heatserve.serving.observed.page import value_of
 
 INFER = "/v2/models/tiny/infer"
@@ -154,6 +159,24 @@ def test_a_stream(tiers: TritonServer) -> None:
         assert status_of(refused) == 400
 
 
+@pytest.mark.slow
+def test_a_stream_that_triton_does_not_end(tiers: TritonServer) -> None:
+    """Its status was sent long before: the log says how it ended."""
+    with Relay(host_and_port(tiers.endpoints.grpc_url)) as relay:
+        state = replace(state_of_triton(tiers), grpc=relay.address)
+        with front_before(state) as front, Client(front.url, model="tiny", timeout=2 * PATIENCE_SECONDS) as client:
+            answers = client.certify(random_images(1)[0], n=100_000, deadline=PATIENCE_SECONDS)
+            next(answers)
+            relay.close()
+            with pytest.raises(ServingError, match="the model server does not answer now"):
+                list(answers)
+            until(lambda: b"generate_stream" in front.events.read_bytes())
+            (line,) = filter(lambda line: "generate_stream" in line, front.events.read_text().splitlines())
+    event = json.loads(line)
+    assert (event["status"], event["reason"], event["grpc_status"]) == (200, "unavailable", "UNAVAILABLE")
+    assert event["grpc_details"]
+
+
 @pytest.mark.parametrize("cancels", [False, True])
 def test_a_caller_who_leaves(triton: TritonServer, cancels: bool) -> None:
     """His request is cancelled only in a Triton that survives it: 2.51 is aborted by some of 10,000 cancellations."""
@@ -210,14 +233,62 @@ def test_not_ready_until_told(triton: TritonServer) -> None:
 
 
 def test_a_triton_that_is_gone(triton: TritonServer) -> None:
+    """The caller is told when to ask again; the log says, of each such answer, what gRPC said."""
     with socket.socket() as nobody:
         nobody.bind(("127.0.0.1", 0))
-        state = replace(state_of_triton(triton), grpc=f"127.0.0.1:{nobody.getsockname()[1]}")
+        address = f"127.0.0.1:{nobody.getsockname()[1]}"
+        state = replace(state_of_triton(triton), grpc=address)
         with front_before(state) as front:
             answer = raw_answer(front.port, post(INFER, BODY))
             assert status_of(answer) == 503
             assert error_of(answer) == "the model server does not answer now; ask again in 1 s"
-            assert got(front, "/v2/health/ready")[0] == 503
+            assert not any(said in answer for said in (address.encode(), b"UNAVAILABLE", b"grpc", b"connect to"))
+            for path in ("/v2/health/ready", "/v2/models/tiny/ready", "/v2/models/tiny/config"):
+                status, said = got(front, path)
+                assert status == 503
+                assert address not in str(said)
+            assert got(front, "/v2/models/nobody/config")[0] == 404
+            until(lambda: front.events.read_bytes().count(b"\n") == 5)
+            *unavailable, unknown = (json.loads(line) for line in front.events.read_text().splitlines())
+    for line in unavailable:
+        assert (line["status"], line["grpc_status"]) == (503, "UNAVAILABLE")
+        assert address in line["grpc_details"]
+    assert unknown["status"] == 404
+    assert "grpc_status" not in unknown
+
+
+@pytest.mark.parametrize("letter", ["a", "\0", "é", "😀", "\\"])
+def test_what_grpc_says_leaves_the_other_fields_of_a_line_whole(letter: str) -> None:
+    fields: dict[str, Any] = {
+        "request_id": "i" * 128,
+        "traceparent": "0" * 55,
+        "model": "m" * 200,
+        "client": "f" * 64,
+        "ms": 1e300 / 3,
+    }
+    failure = GrpcFailure("UNAVAILABLE", "Socket closed" + letter * 10_000)
+    line = json_line("request", process="front", **fields, **failure.fields())
+    assert len(line) <= LINE_BYTES
+    said = json.loads(line)
+    assert said.items() >= fields.items()
+    assert said["grpc_details"].startswith("Socket closed")
+    assert len(said["grpc_details"]) == 400
+
+
+@pytest.mark.parametrize("status", ["UNAVAILABLE", "INTERNAL", "UNKNOWN", "DEADLINE_EXCEEDED"])
+@pytest.mark.parametrize("private", ["cannot open /models/tiny/1/model.onnx", 'File "model.py", line 7, in execute'])
+def test_what_is_private_of_a_failure_is_for_the_log(status: str, private: str) -> None:
+    refusal = refusal_of(status, private)
+    assert refusal.status >= 500
+    assert private.encode() not in refusal.answer.body
+    assert refusal.answer.failure == GrpcFailure(status, private)
+
+
+def test_a_full_queue_of_a_tier_keeps_its_advice() -> None:
+    told = refusal_of("UNAVAILABLE", "the queue of 'digits_certify_stream' is full: ask again in about 4 s")
+    assert b"ask again in about 4 s" in told.answer.body
+    lost = refusal_of("UNAVAILABLE", "Stream removed (GOAWAY received; Error code: 2)")
+    assert b"GOAWAY" not in lost.answer.body
 
 
 def test_a_front_that_is_killed_loses_nobody_who_waits(triton: TritonServer) -> None:

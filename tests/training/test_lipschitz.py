@@ -168,7 +168,7 @@ def test_the_margin_is_taken_off_the_logit_that_is_to_win() -> None:
 @pytest.mark.parametrize(("name", "value"), [("epsilon", 0.0), ("temperature", 0.0), ("epsilon", math.nan)])
 def test_a_parameter_of_the_margin_out_of_range_is_named(name: str, value: float) -> None:
     with pytest.raises(ParameterError, match=f"^{name}: expected a number above 0, got"):
-        Margin(**{"epsilon": 0.1, "temperature": 0.25, name: value})
+        replace(Margin(0.1, 0.25), **{name: value})  # type: ignore[arg-type]
 
 
 def test_one_cycle_raises_the_learning_rate_and_takes_it_down() -> None:

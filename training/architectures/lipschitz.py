@@ -103,18 +103,14 @@ class FirstChannels(nn.Module):
 class LipschitzNetwork(nn.Sequential):
     """Images [N, C, size, size] → logits [N, K], with ‖f(x) − f(y)‖₂ ≤ ‖x − y‖₂, but for the estimates of norms."""
 
-    def __init__(
-        self, width: int, layers: int, size: int, num_classes: int, *, patch: int = 2, last_layers: int = 1
-    ) -> None:
+    def __init__(self, width: int, layers: int, size: int, num_classes: int, *, last_layers: int = 1) -> None:
         """Stages of `layers` layers, the first with `width` channels, which double as the size halves down to 1.
 
-        A space-to-depth step comes first, which makes a pixel of `patch`×`patch`: a stage at the full size costs as
-        much as all others together, and more epochs of the others bring more. The last stage, whose images are of one
-        pixel, has `last_layers`.
+        A space-to-depth step comes first: a stage at the full size costs as much as all others together, and more
+        epochs of the others bring more. The last stage, whose images are of one pixel, has `last_layers`.
         """
-        size //= patch
-        found: list[nn.Module] = [nn.PixelUnshuffle(patch), FirstChannels(width)]
-        found += [ConvexPotential(width, 1, size), MaxMin()]
+        size //= 2
+        found: list[nn.Module] = [nn.PixelUnshuffle(2), FirstChannels(width), ConvexPotential(width, 1, size), MaxMin()]
         while size > 1:
             for _ in range(layers):
                 found += [ConvexPotential(width, 3 if size > 2 else 1, size), MaxMin()]
@@ -122,10 +118,12 @@ class LipschitzNetwork(nn.Sequential):
             width, size = 2 * width, size // 2
         for _ in range(last_layers - 1):
             found += [ConvexPotential(width, 1, 1), MaxMin()]
-        super().__init__(*found, ConvexPotential(width, 1, 1), nn.Flatten(), _FirstLogits(num_classes))
+        super().__init__(*found, ConvexPotential(width, 1, 1), nn.Flatten(), FirstLogits(num_classes))
 
 
-class _FirstLogits(nn.Module):
+class FirstLogits(nn.Module):
+    """The first numbers of each image's: 1-Lipschitz."""
+
     def __init__(self, classes: int) -> None:
         super().__init__()
         self.classes = classes
@@ -134,10 +132,6 @@ class _FirstLogits(nn.Module):
         return x[:, : self.classes]
 
 
-def lipschitz_network(
-    width: int, layers: int, size: int, *, patch: int = 2, last_layers: int = 1
-) -> Callable[[int, int], nn.Module]:
+def lipschitz_network(width: int, layers: int, size: int, *, last_layers: int = 1) -> Callable[[int, int], nn.Module]:
     """A function of the number of classes and of channels, as `ARCHITECTURES` has them."""
-    return lambda num_classes, _channels: LipschitzNetwork(
-        width, layers, size, num_classes, patch=patch, last_layers=last_layers
-    )
+    return lambda num_classes, _channels: LipschitzNetwork(width, layers, size, num_classes, last_layers=last_layers)
