@@ -15,8 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from heatserve.certification.errors import HeatserveError
-
-Float64Array = NDArray[np.float64]
+from heatserve.certification.radius import Float64Array
 
 _UNIT = 2.0**-53  # unit roundoff of float64
 _TRIES = (1e-4, 1e-3, 1e-2, 0.1, 1.0)  # of the estimate, above it: the first that can be proven is taken

@@ -29,13 +29,13 @@ FINE_TUNINGS = {
 LIPSCHITZ = {
     "digits": (
         "lipschitz_digits",
-        Optimisation(epochs=60, batch_size=32, lr=0.05, decay="one-cycle", weight_decay=1e-4, cpu_threads=1),
+        Optimisation(
+            epochs=80, batch_size=32, lr=1.0, decay="one-cycle", weight_decay=1e-4, augment=False, cpu_threads=1
+        ),
     ),
     "cpu": (
         "lipschitz_xs",
-        Optimisation(
-            epochs=180, batch_size=250, lr=0.035, decay="one-cycle", weight_decay=1.3e-4, precision="bfloat16"
-        ),
+        Optimisation(epochs=180, batch_size=250, lr=0.1, decay="one-cycle", weight_decay=1.3e-4, precision="bfloat16"),
     ),
     "gpu": (
         "lipschitz_s",

@@ -8,7 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from heatserve.certification.errors import HeatserveError
-from heatserve.certification.operator_norm import Float64Array, _gram_band, _is_above, convolution_norm
+from heatserve.certification.operator_norm import _gram_band, _is_above, convolution_norm
+from heatserve.certification.radius import Float64Array
 
 
 def true_norm(kernel: Float64Array, size: int) -> float:
