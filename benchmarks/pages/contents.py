@@ -326,9 +326,26 @@ def confirm_page(kept: KeptResults) -> dict[str, object]:
     }
 
 
+STRICT_ALPHA = 0.01
+
+
 def kinds_page(kept: KeptResults) -> dict[str, object] | None:
     """What both kinds of certificates keep of the accuracy, and confirm and Certify beside them."""
-    return {"record": kept.kinds} if kept.kinds else None
+    if kept.kinds is None:
+        return None
+    record = kept.calibration
+    strict = [
+        (row.way, dict(zip(record.radii, row.single_pass, strict=True)))
+        for row in record.rows
+        if isinstance(row, PromisedRow) and row.promise == "conditional" and row.alpha == STRICT_ALPHA
+    ]
+    return {
+        "record": kept.kinds,
+        "strict_alpha": STRICT_ALPHA,
+        "strict_model": record.model.name,
+        "strict_images": record.test.images,
+        "strict": {way: [shares.get(radius) for radius in kept.kinds.radii] for way, shares in strict},
+    }
 
 
 def conformance_page(kept: KeptResults) -> dict[str, object]:
