@@ -12,14 +12,13 @@ from numpy.typing import NDArray
 from heatserve.certification.rounding import FLOAT32, FLOAT64, PotentialLayer, gamma, logits_error
 
 WIDTH, DEPTH = 48, 6
-
-Floats = NDArray[np.floating[Any]]
-Layer = tuple[Floats, Floats, np.float32]
-"""Weights, bias and step of a dense layer."""
+Weights = list[tuple[NDArray[Any], NDArray[Any], np.float32]]
+REACH = 0.5 * WIDTH**0.5  # of x − ½
 
 
 @pytest.fixture(scope="module")
-def network() -> list[Layer]:
+def network() -> Weights:
+    """Weights, biases and steps of dense layers."""
     draw = np.random.default_rng(0)
     found = []
     for _ in range(DEPTH):
@@ -29,7 +28,7 @@ def network() -> list[Layer]:
     return found
 
 
-def layers_of(network: list[Layer]) -> list[PotentialLayer]:
+def layers_of(network: Weights) -> list[PotentialLayer]:
     found = []
     for weight, bias, step in network:
         wide = weight.astype(np.float64)
@@ -45,26 +44,26 @@ def layers_of(network: list[Layer]) -> list[PotentialLayer]:
     return found
 
 
-def one_by_one(matrix: Floats, x: Floats, order: NDArray[np.int64]) -> Floats:
+def one_by_one(matrix: NDArray[Any], x: NDArray[Any], order: NDArray[Any]) -> NDArray[Any]:
     """A product whose sums are taken one term after the other, in the type of the matrix."""
-    total: Floats = np.zeros(len(matrix), matrix.dtype)
+    total: NDArray[Any] = np.zeros(len(matrix), matrix.dtype)
     for index in order:
         total = total + matrix[:, index] * x[index]
     return total
 
 
-def logits(network: list[Layer], image: Floats, dtype: type[np.floating[Any]]) -> Floats:
-    x: Floats = image.astype(dtype) - dtype(0.5)
+def logits(network: Weights, image: NDArray[Any], dtype: type) -> NDArray[Any]:
+    x: NDArray[Any] = image.astype(dtype) - dtype(0.5)
     for number, (weight, bias, step) in enumerate(network):
         order = np.random.default_rng(number).permutation(WIDTH)
-        matrix: Floats = weight.astype(dtype)
-        hidden = np.maximum(one_by_one(matrix, x, order) + bias.astype(dtype), 0)
+        matrix: NDArray[Any] = weight.astype(dtype)
+        hidden = np.maximum(one_by_one(matrix, x, order) + bias.astype(dtype), dtype(0))
         x = x - dtype(step) * one_by_one(np.ascontiguousarray(matrix.T), hidden, order)
     return x
 
 
-def test_it_is_above_what_float32_does(network: list[Layer]) -> None:
-    bound = logits_error(layers_of(network), pixels=WIDTH, unit=FLOAT32)
+def test_it_is_above_what_float32_does(network: Weights) -> None:
+    bound = logits_error(layers_of(network), reach=REACH, unit=FLOAT32)
     images = np.random.default_rng(1).random((40, WIDTH), np.float32)
     images = np.concatenate([images, images.round(), np.array([[0] * WIDTH, [1] * WIDTH], np.float32)])
     errors = [
@@ -74,14 +73,14 @@ def test_it_is_above_what_float32_does(network: list[Layer]) -> None:
     assert bound < 10_000 * max(errors)  # it is a bound on this, not on everything
 
 
-def test_it_grows_with_all_that_can_go_wrong(network: list[Layer]) -> None:
+def test_it_grows_with_all_that_can_go_wrong(network: Weights) -> None:
     layers = layers_of(network)
-    least = logits_error(layers, pixels=WIDTH, unit=FLOAT32)
-    assert logits_error([*layers, layers[0]], pixels=WIDTH, unit=FLOAT32) > least
-    assert logits_error(layers, pixels=4 * WIDTH, unit=FLOAT32) > least
+    least = logits_error(layers, reach=REACH, unit=FLOAT32)
+    assert logits_error([*layers, layers[0]], reach=REACH, unit=FLOAT32) > least
+    assert logits_error(layers, reach=2 * REACH, unit=FLOAT32) > least
     for name in ("norm", "absolute_norm", "step", "terms", "bias"):
         worse = replace(layers[0], **{name: 2 * getattr(layers[0], name) + 1})
-        assert logits_error([worse, *layers[1:]], pixels=WIDTH, unit=FLOAT32) > least, name
+        assert logits_error([worse, *layers[1:]], reach=REACH, unit=FLOAT32) > least, name
 
 
 def test_gamma_of_one_operation_is_the_unit_roundoff() -> None:
