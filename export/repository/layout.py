@@ -36,7 +36,7 @@ from heatserve.certification.errors import HeatserveError
 from heatserve.certification.files import write_atomically
 from heatserve.export.card import CARD_NAME, GRAPH_NAME, Card, CardError, verify_card
 from heatserve.export.card_parts import LipschitzBound
-from heatserve.export.contract import OUTPUT_TENSORS
+from heatserve.export.contract import KIND_PARAMETER, OUTPUT_TENSORS
 from heatserve.export.graph.build import image_fields, served_classes
 from heatserve.export.graph.certificate import (
     FLOAT32_MARGINS,
@@ -66,8 +66,9 @@ ATTEMPTS_NAME = "attempts.jsonl"
 SIGNATURE_NAME = "signature.sigstore.json"
 MAX_BATCH_SIZE = 64
 _NAME = re.compile(r"\w[\w.-]{0,199}", re.ASCII)  # with the name of a tier, a folder's may have 255 characters
-PROMISE = ("promise", "alpha", "confidence")
+PROMISE = ("promise", "alpha", "confidence", KIND_PARAMETER)
 """Parameters of `config.pbtxt` that state the promise of the card."""
+_STATISTICAL = {KIND_PARAMETER: "statistical"}  # what former configurations leave out
 TENSORRT_BATCHES = (1, 8, MAX_BATCH_SIZE)
 """Smallest batch, the one that TensorRT chooses its kernels for, and largest."""
 
@@ -251,13 +252,15 @@ def triton_config(card: Card) -> pb.ModelConfig:
 
 
 def promise_parameters(card: Card) -> dict[str, str]:
-    """The parameters `promise`, `alpha` and `confidence` of `config.pbtxt`, from which a client learns the promise."""
+    """The parameters of `config.pbtxt` in `PROMISE`, from which a client learns what is promised, and how surely."""
     if card.lipschitz:
-        return {"promise": card.lipschitz.promise, "alpha": "0", "confidence": "1"}
+        proven = {"promise": card.lipschitz.promise, "alpha": "0", "confidence": "1"}
+        return {KIND_PARAMETER: card.certificate_kind, **proven}
     if card.calibration is None:
-        return {"promise": "none: the model is not calibrated, and every certified radius is 0"}
+        return {**_STATISTICAL, "promise": "none: the model is not calibrated, and every certified radius is 0"}
     part = card.calibration
     return {
+        **_STATISTICAL,
         "promise": part.promise,
         "alpha": stated(part.alpha, up=True),
         "confidence": stated(part.confidence, up=False),
@@ -325,7 +328,7 @@ def served_config(model: ModelVersion) -> pb.ModelConfig:
                 f"{path}: expected the {field} of model {model.name!r} as on its card; export or calibrate it again"
             )
     found_promise = {name: config.parameters[name].string_value for name in PROMISE if name in config.parameters}
-    if found_promise != promise_parameters(model.card):
+    if _STATISTICAL | found_promise != promise_parameters(model.card):
         raise CardError(
             f"{path}: expected the parameters {', '.join(PROMISE)} of model {model.name!r} as on its card; export or "
             f"calibrate it again"

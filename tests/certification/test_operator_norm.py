@@ -12,14 +12,9 @@ from numpy.typing import NDArray
 
 from heatserve.certification.errors import HeatserveError
 from heatserve.certification.operator_norm import _gram_band, _is_above, convolution_norm
-from heatserve.certification.radius import Float64Array
 
 
-<<<<<<< HEAD
-def true_norm(kernel: Float64Array, size: int) -> float:
-=======
 def true_norm(kernel: NDArray[Any], size: int) -> float:
->>>>>>> lip-audit
     """By singular values of the whole matrix, which is filled in by moving the kernel over an image."""
     out, into, side, _ = kernel.shape
     reach = side // 2
@@ -79,10 +74,6 @@ def test_the_norm_of_known_convolutions() -> None:
         (np.full((1, 1, 3, 3), np.inf), "expected finite numbers"),
     ],
 )
-<<<<<<< HEAD
-def test_other_kernels_are_refused(kernel: Float64Array, problem: str) -> None:
-=======
 def test_other_kernels_are_refused(kernel: NDArray[Any], problem: str) -> None:
->>>>>>> lip-audit
     with pytest.raises(HeatserveError, match=problem):
         convolution_norm(kernel, 4)
