@@ -26,8 +26,7 @@ from pyautoattack.square import SquareAttack
 from torch import Tensor
 
 from heatserve.benchmarks.attack.proven_network import ProvenNetwork
-from heatserve.certification.operator_norm import Float64Array
-from heatserve.certification.radius import Float32Array
+from heatserve.certification.radius import Float32Array, Float64Array
 from heatserve.export.audit.proven.crafted import Found
 from heatserve.export.audit.proven.pieces import ReadNetwork
 

@@ -17,10 +17,9 @@ from numpy.typing import NDArray
 from pydantic import TypeAdapter
 
 from heatserve.certification.audit import AuditError, Verdict
-from heatserve.certification.operator_norm import Float64Array
 from heatserve.certification.progress import Progress, unseen
 from heatserve.certification.provenance import provenance
-from heatserve.certification.radius import Float32Array
+from heatserve.certification.radius import Float32Array, Float64Array
 from heatserve.export.audit.proven.bound import BoundAgain, other_than_card, prove_again
 from heatserve.export.audit.proven.crafted import AttackedImage, Attacker, Counterexample, Judge, digest_of_pixels
 from heatserve.export.audit.proven.kept import KeptAttacks

@@ -16,8 +16,7 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from heatserve.certification.operator_norm import Float64Array
-from heatserve.certification.radius import Float32Array
+from heatserve.certification.radius import Float32Array, Float64Array
 from heatserve.export.contract import INVALID_LABEL, Outputs
 from heatserve.export.runtime.session import Runner, as_levels
 

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from heatserve.certification.errors import HeatserveError
-from heatserve.certification.operator_norm import Float64Array
+from heatserve.certification.radius import Float64Array
 
 Places = NDArray[np.int64]
 """For each number of a tensor of one image, which number of an earlier one it is; below 0: the constant 0."""
