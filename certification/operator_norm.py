@@ -15,8 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from heatserve.certification.errors import HeatserveError
-
-Float64Array = NDArray[np.float64]
+from heatserve.certification.radius import Float64Array
 
 _UNIT = 2.0**-53  # unit roundoff of float64
 _TRIES = (1e-4, 1e-3, 1e-2, 0.1, 1.0)  # of the estimate, above it: the first that can be proven is taken
@@ -51,6 +50,21 @@ def convolution_norm(kernel: NDArray[np.floating[Any]], size: int, *, seed: int 
     raise HeatserveError("kernel: expected a norm that can be bounded, found none")
 
 
+def norm_is_at_most(matrix: Any, bound: float) -> bool:
+    """Whether ‖W‖₂ ≤ `bound` could be proven of any matrix, as `convolution_norm` proves it of a convolution.
+
+    Args:
+        matrix: W, a sparse matrix of scipy of finite float64 numbers; WᵀW should be a narrow band.
+        bound: above 0.
+    """
+    largest = float(abs(matrix).max())
+    if not largest:
+        return bound >= 0
+    exponent = int(np.floor(np.log2(largest)))
+    band, terms = _band_of(matrix * 2.0**-exponent)
+    return _is_above(band, float(np.ldexp(bound, -exponent)), terms)
+
+
 def absolute_norm(kernel: NDArray[np.floating[Any]]) -> float:
     """An upper bound on ‖|W|‖₂ of a convolution whose numbers have lost their signs: √(‖W‖₁‖W‖∞).
 
@@ -63,18 +77,27 @@ def absolute_norm(kernel: NDArray[np.floating[Any]]) -> float:
 
 
 def largest_step(norm: float) -> float:
-    """The largest float64 τ, but for a trifle, with which x − τ·Wᵀ ReLU(Wx + b) is 1-Lipschitz where ‖W‖₂ ≤ `norm`.
+    """The largest float32 τ with which x − τ·Wᵀ ReLU(Wx + b) is 1-Lipschitz where ‖W‖₂ ≤ `norm`, or the one before it.
 
-    It is 2/`norm`² (Meunier et al. 2022), and 0 where the norm is.
+    It is 2/`norm`² (Meunier et al. 2022) rounded down, and 0 where the norm is. ONNX Runtime makes one operator of a
+    product of matrices and a factor, and keeps the factor in float32: one that is none would be rounded there.
     """
-    return 2 / norm**2 * (1 - 2.0**-40) if norm else 0.0
+    if not norm:
+        return 0.0
+    largest = 2 / norm**2 * (1 - 2.0**-40)
+    nearest = np.float32(largest)
+    return float(nearest if nearest <= largest else np.nextafter(nearest, np.float32(0)))
 
 
 def _gram_band(kernel: Float64Array, size: int) -> tuple[Float64Array, int]:
+    """See `_band_of`."""
+    return _band_of(_convolution_matrix(kernel, size))
+
+
+def _band_of(matrix: Any) -> tuple[Float64Array, int]:
     """The lower band of WᵀW as LAPACK has it, [bandwidth + 1, n], and the most terms of a sum in it."""
     from scipy import sparse
 
-    matrix = _convolution_matrix(kernel, size)
     gram = sparse.tril(matrix.T @ matrix).tocoo()
     offsets = gram.row - gram.col
     band = np.zeros((int(offsets.max()) + 1, gram.shape[0]), order="F")

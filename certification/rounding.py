@@ -14,6 +14,9 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+import numpy as np
+from numpy.typing import NDArray
+
 FLOAT32 = 2.0**-24
 """Unit roundoff of float32."""
 FLOAT64 = 2.0**-53
@@ -45,19 +48,29 @@ def gamma(terms: int, unit: float) -> float:
     return terms * unit / (1 - terms * unit)
 
 
-def logits_error(layers: Iterable[PotentialLayer], *, pixels: int, unit: float) -> float:
+def reach_of(mean: NDArray[np.float64], *, pixels: int) -> float:
+    """A bound on ‖x − mean‖₂ over all images x in [0,1]: √d/2 where the mean is ½, and more where it is another.
+
+    Args:
+        mean: of each channel, [C].
+        pixels: of one channel.
+    """
+    furthest = np.maximum(np.abs(mean), np.abs(1 - mean))
+    return float(np.sqrt((furthest**2).sum() * pixels) * _ABOVE)
+
+
+def logits_error(layers: Iterable[PotentialLayer], *, reach: float, unit: float) -> float:
     """A bound on ‖f̂(x) − f(x)‖₂ over all images: f̂ is what any engine computes, f the 1-Lipschitz function.
 
     Between the layers nothing is computed: maxima, minima, and choices of channels and pixels are exact.
 
     Args:
-        layers: in their order; the first one's image is x − ½.
-        pixels: d, all numbers of an image in [0,1]ᵈ, none of which is further than √d/2 from the centre.
+        layers: in their order; the first one's image is x − mean.
+        reach: the largest ‖x − mean‖₂ of an image x in [0,1]ᵈ, see `reach_of`.
         unit: unit roundoff of the arithmetic: `FLOAT32` or `FLOAT64`.
     """
-    reach = 0.5 * pixels**0.5  # of ‖x‖, for the layer that comes
     error = unit * reach
-    for layer in layers:
+    for layer in layers:  # `reach` is of ‖x‖, for the layer that comes
         into, lost = reach + error, gamma(layer.terms, unit)
         hidden = layer.norm * into + layer.bias
         hidden_error = lost * (layer.absolute_norm * into + layer.bias)

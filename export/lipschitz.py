@@ -16,7 +16,8 @@ import onnx
 
 from heatserve.certification.operator_norm import absolute_norm, convolution_norm, largest_step
 from heatserve.certification.progress import Progress, unseen
-from heatserve.certification.rounding import FLOAT64, logits_error
+from heatserve.certification.radius import Float32Array
+from heatserve.certification.rounding import FLOAT64, logits_error, reach_of
 from heatserve.export.card_parts import LipschitzBound, LipschitzLayer, slack_of
 from heatserve.export.graph.lipschitz import LipschitzGraph
 from heatserve.export.graph.tracing import NotExportableError
@@ -54,15 +55,20 @@ def proven_network(
     channels, size, _ = input_shape
     if bool((network.std != 1).any()):
         raise NotExportableError("std: expected 1 for each channel, since dividing by less adds to the constant")
-    graph = LipschitzGraph(channels=channels, size=size, mean=network.mean.flatten().numpy())
+    mean = network.mean.flatten().numpy()
+    graph = LipschitzGraph(channels=channels, size=size, mean=mean)
     layers = list(network.backbone.children())
     found = [_add(graph, module) for module in progress(layers, len(layers), "layers")]
-    return graph.logits(num_classes), lipschitz_bound([layer for layer in found if layer], input_shape)
+    return graph.logits(num_classes), lipschitz_bound([layer for layer in found if layer], input_shape, mean)
 
 
-def lipschitz_bound(layers: Sequence[LipschitzLayer], input_shape: tuple[int, int, int]) -> LipschitzBound:
-    """What follows from the layers of a network for its logits in float64, and for the radii."""
-    error = logits_error([layer.rounding for layer in layers], pixels=math.prod(input_shape), unit=FLOAT64)
+def lipschitz_bound(
+    layers: Sequence[LipschitzLayer], input_shape: tuple[int, int, int], mean: Float32Array
+) -> LipschitzBound:
+    """What follows from the layers of a network for its logits in float64, and for the radii; `mean` [C] or [1]."""
+    means = np.broadcast_to(mean.astype(np.float64), input_shape[:1])
+    reach = reach_of(means, pixels=math.prod(input_shape[1:]))
+    error = logits_error([layer.rounding for layer in layers], reach=reach, unit=FLOAT64)
     return LipschitzBound(layers=tuple(layers), logits_error=error, slack=slack_of(error, input_shape))
 
 

@@ -9,14 +9,15 @@ from heatserve.export.exporting import export_checkpoint
 from heatserve.export.repository.layout import ModelVersion
 from heatserve.export.variants import Variant
 from heatserve.training.data.splits import load_data
-from heatserve.training.recipes import lipschitz_optimisation
+from heatserve.training.recipes import lipschitz_recipe
 from heatserve.training.train import train_lipschitz
 
 
 def train_tiny_lipschitz(out: Path) -> Path:
     """Train it for a second: enough for positive radii."""
-    optimisation = replace(lipschitz_optimisation("digits"), epochs=2, cpu_threads=1)
-    return train_lipschitz(load_data("digits", "train"), "lipschitz_digits", out=out, optimisation=optimisation)
+    architecture, optimisation = lipschitz_recipe("digits", "cpu")
+    short = replace(optimisation, epochs=2, cpu_threads=1)
+    return train_lipschitz(load_data("digits", "train"), architecture, out=out, optimisation=short)
 
 
 def export_tiny_lipschitz(checkpoint: Path, repository: Path) -> ModelVersion:

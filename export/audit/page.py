@@ -19,6 +19,19 @@ _TEMPLATE = "page.html"
 
 def audit_page(audit: Audit) -> str:
     """The whole page: verdict, promise, figures with the tables that they show, groups, and how it was made."""
+    return render(
+        _TEMPLATE,
+        audit=audit,
+        passed=audit.verdict.passed,
+        headline=headline(audit),
+        findings=findings(audit),
+        power=POWER,
+        **_shown(audit.measured),
+    )
+
+
+def render(template: str, **values: object) -> str:
+    """A page of a template beside this file."""
     environment = Environment(
         loader=FileSystemLoader(Path(__file__).parent),
         autoescape=True,
@@ -27,13 +40,7 @@ def audit_page(audit: Audit) -> str:
         lstrip_blocks=True,
     )
     environment.filters |= {"percent": percent, "share_of": share_of}
-    return environment.get_template(_TEMPLATE).render(
-        audit=audit,
-        headline=headline(audit),
-        findings=findings(audit),
-        power=POWER,
-        **_shown(audit.measured),
-    )
+    return environment.get_template(template).render(**values)
 
 
 def _shown(measured: Measured | None) -> dict[str, object]:

@@ -108,7 +108,8 @@ def _certify(how: MonteCarlo) -> str:
     return f"with {how.described}, seed = {how.seed}"
 
 
-def _table(title: str, *headings: str, caption: str | None = None) -> Table:
+def result_table(title: str, *headings: str, caption: str | None = None) -> Table:
+    """A table without rows: its first column is flushed left, the others right."""
     table = Table(title=title, caption=caption, title_justify="left", caption_justify="left", box=box.SIMPLE_HEAD)
     for heading in headings:
         table.add_column(heading, justify="right" if table.columns else "left")
@@ -121,7 +122,7 @@ def _cells(rate: Rate) -> tuple[str, ...]:
 
 def _rate_table(measured: Measured, confidence: float) -> Table:
     data = measured.data
-    table = _table(
+    table = result_table(
         f"{data.images} images of split {data.split!r} of {data.dataset}",
         "what",
         "count",
@@ -136,7 +137,7 @@ def _rate_table(measured: Measured, confidence: float) -> Table:
 
 
 def _accuracy_table(measured: Measured) -> Table:
-    table = _table(
+    table = result_table(
         "certified accuracy at L2 radius r, pixels in [0,1]",
         "r ≥",
         "single pass",
@@ -156,7 +157,7 @@ def _group_table(measured: Measured, confidence: float) -> RenderableType:
     chosen = [group for group in measured.groups if group.overclaims.count]
     if not chosen:
         return Text("")
-    table = _table(
+    table = result_table(
         "groups with an overclaim",
         "by",
         "group",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -24,7 +25,12 @@ from heatserve.commands.options import (
 )
 
 if TYPE_CHECKING:
+    from rich.console import Group
+
     from heatserve.export.audit.audit import Audit
+    from heatserve.export.audit.proven.audit import ProvenAudit
+    from heatserve.export.images import SampledImages
+    from heatserve.export.repository.layout import ModelVersion
 
 
 FAILED = 3
@@ -39,8 +45,14 @@ def audit(
     images: TestImages = 1000,
     seed: Annotated[
         int | None,
-        typer.Option(min=0, help="Decides the noise of Certify; by default one that the card does not name."),
+        typer.Option(
+            min=0, help="Decides the noise of Certify, or attacks; by default one that the card does not name."
+        ),
     ] = None,
+    starts: Annotated[
+        int,
+        typer.Option(min=0, help="Deterministic certificates: other images of each kind that attacks begin at."),
+    ] = 20,
     out: Annotated[
         Path | None, typer.Option(help="Write the audit there: `.html`, one page with figures, or `.json`, all of it.")
     ] = None,
@@ -59,8 +71,7 @@ def audit(
 
     **Example:** `heatserve audit digits --out audit.html`
     """
-    from heatserve.export.audit.audit import audit_model, unused_seed, unused_test_images
-    from heatserve.export.audit.report import audit_report
+    from heatserve.export.audit.audit import unused_test_images
     from heatserve.export.calibration.held_out import held_out_of_all
     from heatserve.export.calibration.report import progress_bar
     from heatserve.export.calibration.sampling import check_classes
@@ -76,28 +87,61 @@ def audit(
     for note in source.notes:
         typer.echo(note, err=True)
     with kept_when_interrupted(kept):
-        audited = audit_model(
-            model,
-            drawn,
-            seed=unused_seed(model.card) if seed is None else seed,
-            folder=kept,
-            progress=progress_bar,
-        )
+        kind = _audited_proof if model.card.is_deterministic else _audited_promise
+        audited, report = kind(model, drawn, seed=seed, starts=starts, kept=kept)
     if out:
         write_atomically(out, as_written(audited).encode())
-    deliver(audited.to_json(), lambda: audit_report(audited), as_json=as_json)
+    deliver(audited.to_json(), report, as_json=as_json)
     if not audited.verdict.passed:
         raise typer.Exit(FAILED)
 
 
-def _audit_format(out: Path | None) -> Callable[[Audit], str]:
+def _audited_promise(
+    model: ModelVersion, drawn: SampledImages, *, seed: int | None, starts: int, kept: Path
+) -> tuple[Audit, Callable[[], Group]]:
+    """A statistical certificate, compared with Certify; `starts` is for the other kind."""
+    from heatserve.export.audit.audit import audit_model, unused_seed
+    from heatserve.export.audit.report import audit_report
+    from heatserve.export.calibration.report import progress_bar
+
+    del starts
+    noise = unused_seed(model.card) if seed is None else seed
+    audited = audit_model(model, drawn, seed=noise, folder=kept, progress=progress_bar)
+    return audited, lambda: audit_report(audited)
+
+
+def _audited_proof(
+    model: ModelVersion, drawn: SampledImages, *, seed: int | None, starts: int, kept: Path
+) -> tuple[ProvenAudit, Callable[[], Group]]:
+    """A deterministic certificate, proven again and attacked."""
+    from heatserve.benchmarks.attack.autoattack import AutoAttackL2
+    from heatserve.commands.attack import use_threads
+    from heatserve.export.audit.proven.audit import audit_proven
+    from heatserve.export.audit.proven.report import proven_report
+    from heatserve.export.calibration.report import progress_bar
+
+    use_threads(math.prod(model.card.input_shape), None)
+    audited = audit_proven(
+        model,
+        drawn,
+        attacker=lambda network: AutoAttackL2(network, seed=seed or 0),
+        starts=starts,
+        seed=seed or 0,
+        folder=kept,
+        progress=progress_bar,
+    )
+    return audited, lambda: proven_report(audited)
+
+
+def _audit_format(out: Path | None) -> Callable[[Audit | ProvenAudit], str]:
     """What `out` is to hold, by its suffix. It is asked before the work, so that a missing library is told at once."""
     from heatserve.export.audit.audit import Audit
 
     if out is None or out.suffix == ".json":
-        return Audit.to_json
+        return lambda audited: audited.to_json()
     if out.suffix == ".html":
         from heatserve.export.audit.page import audit_page
+        from heatserve.export.audit.proven.page import proven_page
 
-        return audit_page
+        return lambda audited: audit_page(audited) if isinstance(audited, Audit) else proven_page(audited)
     raise HeatserveError(f"out: expected a file that ends in .html or .json, got {out}")

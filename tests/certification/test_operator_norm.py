@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from numpy.typing import NDArray
 
 from heatserve.certification.errors import HeatserveError
 from heatserve.certification.operator_norm import _gram_band, _is_above, convolution_norm
 
 
-def true_norm(kernel: np.ndarray, size: int) -> float:
+def true_norm(kernel: NDArray[Any], size: int) -> float:
     """By singular values of the whole matrix, which is filled in by moving the kernel over an image."""
     out, into, side, _ = kernel.shape
     reach = side // 2
@@ -71,6 +74,6 @@ def test_the_norm_of_known_convolutions() -> None:
         (np.full((1, 1, 3, 3), np.inf), "expected finite numbers"),
     ],
 )
-def test_other_kernels_are_refused(kernel: np.ndarray, problem: str) -> None:
+def test_other_kernels_are_refused(kernel: NDArray[Any], problem: str) -> None:
     with pytest.raises(HeatserveError, match=problem):
         convolution_norm(kernel, 4)
