@@ -83,7 +83,7 @@ def calibrate(card: dict[str, Any]) -> None:
         (lambda card: card["lipschitz"].update(slack=1e-5), "slack: expected"),
         (lambda card: card["lipschitz"].update(slack=0.0), "slack"),
         (lambda card: card["lipschitz"].update(constant=2), "constant"),
-        (lambda card: card["lipschitz"]["layers"].pop(), "layers: expected the 8 steps of the graph"),
+        (lambda card: card["lipschitz"]["layers"].pop(), "layers: expected the 9 steps of the graph"),
         (lambda card: card["lipschitz"]["layers"][0].update(step=2.0), "step: expected at most"),
     ],
 )
