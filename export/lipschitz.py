@@ -93,7 +93,8 @@ def _add(graph: LipschitzGraph, module: nn.Module) -> LipschitzLayer | None:
 
 def _add_potential(graph: LipschitzGraph, module: ConvexPotential) -> LipschitzLayer:
     kernel = module.kernel.detach().cpu().numpy()
-    rounded, bias = kernel.astype(np.float16), module.bias.detach().cpu().numpy().astype(np.float32)
+    with np.errstate(over="ignore"):  # what is too large becomes infinite, and is refused
+        rounded, bias = kernel.astype(np.float16), module.bias.detach().cpu().numpy().astype(np.float32)
     if not (np.isfinite(rounded).all() and np.isfinite(bias).all()):
         raise NotExportableError("network: expected weights that are finite numbers of float16, got others")
     norm = convolution_norm(rounded, graph.size)

@@ -150,13 +150,15 @@ def audit_model(
         progress: see `Progress`.
 
     Raises:
-        AuditError: images that training, calibration or the figures of the card used, the seed of its noise, or a
-            promise that cannot be audited.
+        AuditError: images that training, calibration or the figures of the card used, the seed of its noise, a
+            promise that cannot be audited, or a deterministic certificate.
         AttemptsError: a record of attempts to calibrate is damaged.
         CardError: what is served has changed since the card was verified.
         HeatserveError: images of another shape than the model's, or what runs it is not here (`runtime.served`).
     """
     calibration = model.card.calibration
+    if model.card.is_deterministic:
+        raise AuditError(f"{model.name}: expected a statistical certificate, got a deterministic one, see audit_proven")
     if calibration is None:
         nothing = Verdict(
             False,

@@ -33,7 +33,7 @@ from heatserve.export.repository.layout import ModelVersion
 from heatserve.export.runtime.answers import model_images
 from heatserve.export.runtime.served import open_served
 
-RADII = tuple(round(step * 0.05, 2) for step in range(21))
+CERTIFIED_RADII = tuple(round(step * 0.05, 2) for step in range(21))
 """L2 radii, pixels in [0,1], at which certified accuracy is reported; 36, 72 and 108 of 255 are beside them."""
 _STARTS = ("raised radius", "random pixels", "random, raised", "black and white", "inverted")
 _BATCH = 64  # images whose operators are computed together
@@ -48,7 +48,7 @@ class CertifiedShare:
 
 
 @dataclass(frozen=True)
-class Search:
+class AttacksFrom:
     """What attacks from one kind of start found, against the radii that were served there."""
 
     start: str
@@ -90,7 +90,7 @@ class ProvenAudit:
     answers: AuditedAnswers
     attack: str
     seed: int
-    searches: tuple[Search, ...]
+    searches: tuple[AttacksFrom, ...]
     """None: nothing was attacked, since what the operators are could not be read."""
     counterexamples: tuple[Counterexample, ...]
     provenance: dict[str, Any]
@@ -143,7 +143,7 @@ def audit_proven(
         reasons.append(f"The served file answers {otherwise} of {len(data)} images otherwise than its operators say.")
     records: list[AttackedImage] = []
     name = "none: what the operators are could not be read"
-    searches: tuple[Search, ...] = ()
+    searches: tuple[AttacksFrom, ...] = ()
     if graph:
         attacking = attacker(graph.network)
         name = attacking.name
@@ -201,6 +201,8 @@ def _starts(
     judge: Judge, attacker: Attacker, images: Float32Array, *, count: int, seed: int
 ) -> list[tuple[str, Float32Array]]:
     """Images that are unlike those of a test split, of every kind, [count, C, H, W] each."""
+    if not count:
+        return []
     draw = np.random.default_rng((seed, 20))
     near = images[:count]
     noise = judge.sent(draw.random((count, *images.shape[1:]), dtype=np.float32))
@@ -210,7 +212,7 @@ def _starts(
         return judge.sent(attacker.raise_radius(chosen, judge.answers(chosen)["label"]))
 
     kinds = (raised(near), noise, raised(noise), extreme, judge.sent(1 - near))
-    return [*zip(_STARTS, kinds, strict=True)] if count else []
+    return [*zip(_STARTS, kinds, strict=True)]
 
 
 def _search(
@@ -219,7 +221,7 @@ def _search(
     kinds: Sequence[tuple[str, Float32Array]],
     kept: KeptAttacks,
     progress: Progress,
-) -> tuple[tuple[Search, ...], list[AttackedImage]]:
+) -> tuple[tuple[AttacksFrom, ...], list[AttackedImage]]:
     """Attack the images of all kinds that have a positive radius, some at a time."""
     images = np.concatenate([found for _, found in kinds])
     names = [name for name, found in kinds for _ in found]
@@ -260,11 +262,11 @@ def _attacked(
     return records
 
 
-def _summary(start: str, radii: Float64Array, everything: Sequence[AttackedImage]) -> Search:
+def _summary(start: str, radii: Float64Array, everything: Sequence[AttackedImage]) -> AttacksFrom:
     records = [record for record in everything if record.start == start]
     nearest = [record.nearest / record.radius for record in records if record.nearest is not None]
     positive = radii[radii > 0]
-    return Search(
+    return AttacksFrom(
         start=start,
         images=len(radii),
         positive=len(positive),
@@ -278,6 +280,6 @@ def _summary(start: str, radii: Float64Array, everything: Sequence[AttackedImage
 
 def _answers(outputs: Outputs, truth: NDArray[np.int64], source: Split, otherwise: int) -> AuditedAnswers:
     right, radius = outputs["label"] == truth, outputs["certified_radius"]
-    radii = sorted({*RADII, *(round(level / 255, 6) for level in (36, 72, 108))})
+    radii = sorted({*CERTIFIED_RADII, *(round(level / 255, 6) for level in (36, 72, 108))})
     certified = tuple(CertifiedShare(at, float((right & (radius >= at)).mean())) for at in radii)
     return AuditedAnswers(source, float(right.mean()), certified, otherwise)

@@ -65,8 +65,8 @@ SEARCH_HEADINGS = (
     "its median",
 )
 SEARCH_CAPTION = (
-    "raised: after steepest ascent of the radius; nearest / radius: the distance of the nearest image of another class that was found, in units of the served "
-    "radius; below 1 is a success"
+    "raised: after steepest ascent of the radius; nearest / radius: the distance of the nearest image of another class "
+    "that was found, in units of the served radius; below 1 is a success"
 )
 
 
