@@ -17,6 +17,7 @@ from heatserve.certification.files import write_atomically
 from heatserve.certification.lineage import UNKNOWN, Ancestor
 from heatserve.certification.provenance import now, sha256_of, versions
 from heatserve.export.card_parts import Attack, Calibration, Evaluation, LipschitzBound, Part
+from heatserve.export.contract import CertificateKind
 from heatserve.export.digest import DIGEST, digest_of, read_json, with_digest
 
 CARD_NAME = "certificate.json"
@@ -26,7 +27,6 @@ PLAN_NAME = "model.plan"
 
 InputType = Literal["FP32", "UINT8"]
 Precision = Literal["fp64", "fp32", "fp16", "int8"]
-CertificateKind = Literal["statistical", "deterministic"]
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 Training = dict[str, str | int | float | bool | None]
 """How the network was trained: data set, method, its hyperparameters and the files that it came from, by name.

@@ -20,11 +20,25 @@ Outputs = Mapping[str, NDArray[Any]]
 INVALID_LABEL = -1
 """`label` of an image that is invalid, or to which the network answers NaN. All its radii are 0."""
 
+CertificateKind = Literal["statistical", "deterministic"]
+"""What a certificate is: statistical, about a smoothed classifier, where a stated share of the radii may be too large;
+or deterministic, proven of the class that is served itself, for every image."""
+
+KIND_PARAMETER = "certificate_kind"
+"""The parameter of a model's `config.pbtxt` that names the kind; without it the certificate is statistical."""
+
+LARGEST_REASON = 255
+"""The largest number that `reason` may have in this version of the contract or in a later one."""
+
 _LONGEST_TOP_K = 5
 
 
 class Reason(IntEnum):
-    """Why the certified radius of an image is what it is: `reason` of a served model."""
+    """Why the certified radius of an image is what it is: `reason` of a served model.
+
+    A number up to `LARGEST_REASON` that has no name here is one of a later version: its name is UNKNOWN. What a radius
+    promises does not depend on its reason.
+    """
 
     CALIBRATED = 0
     NOT_CALIBRATED = 1
@@ -34,10 +48,18 @@ class Reason(IntEnum):
     WITHDRAWN = 5
     PROVEN = 6
 
+    @classmethod
+    def _missing_(cls, value: object) -> Reason | None:
+        if not isinstance(value, int) or not 0 <= value <= LARGEST_REASON:
+            return None
+        unknown = int.__new__(cls, value)
+        unknown._name_, unknown._value_ = "UNKNOWN", value
+        return unknown
+
     @property
     def explanation(self) -> str:
         """The reason, for somebody who reads an answer."""
-        return {
+        known = {
             Reason.CALIBRATED: "the radius is what the calibration supports",
             Reason.NOT_CALIBRATED: "radius 0: the model is not calibrated",
             Reason.INVALID: "radius 0: the image is invalid",
@@ -45,7 +67,8 @@ class Reason(IntEnum):
             Reason.UNLIKE: "radius 0: the image is unlike those that the model was calibrated on",
             Reason.WITHDRAWN: "radius 0: the promise was withdrawn, since Certify speaks against it on live images",
             Reason.PROVEN: "the radius is proven: no image within it is answered with another class",
-        }[self]
+        }
+        return known.get(self, "a reason that this version of heatserve does not know; the radius is the server's")
 
 
 def top_k_of(num_classes: int) -> int:

@@ -14,10 +14,11 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
+from heatserve.export.contract import Reason
 from heatserve.export.tiers import TierLimits, TierModel, limit_names
 
 if TYPE_CHECKING:
-    from heatserve.export.contract import Reason
+    from heatserve.export.contract import CertificateKind
     from heatserve.export.repository.layout import ModelVersion
     from heatserve.serving.client.answers import Prediction
     from heatserve.serving.client.tier_answers import TierAnswer
@@ -28,6 +29,20 @@ _AGAINST_AN_ADVERSARY = (
     "Where the clean image is certifiable at r, an adversary within r can make the system abstain, but never confirm "
     "another class (but for α)."
 )
+_MEANINGS = {
+    "statistical": (
+        "Certificate: statistical. A change of smaller L2 norm than the certified radius (pixels in [0,1]) does not "
+        "change the smoothed classifier's class, as often as the model's card promises. The nominal radius is the "
+        "paper's formula, uncorrected, without a promise."
+    ),
+    "deterministic": (
+        "Certificate: deterministic. No change of smaller L2 norm than the certified radius (pixels in [0,1]) changes "
+        "the class that is served, whoever made the image or the change: it is proven, for every image. The nominal "
+        "radius is what it would be without rounding."
+    ),
+}
+_OF_RADII = (Reason.CALIBRATED, Reason.PROVEN)
+"""The reasons of positive radii, which need no explanation."""
 _QUESTIONS = {
     TierModel.CONFIRM: "is the class proven in r?",
     TierModel.CERTIFY: "class and largest radius",
@@ -46,14 +61,15 @@ def text_art(image: NDArray[np.float32]) -> str:
 
 
 def models_table(models: Iterable[ModelVersion]) -> Table:
-    """One row per served model: what its certificate card promises."""
+    """One row per served model: the kind of its certificate, and what its card promises."""
     table = Table(box=SIMPLE, show_edge=False, pad_edge=False, collapse_padding=True)
-    for heading in ("model", "version", "σ", "image", "promise of the certified radius"):
+    for heading in ("model", "version", "certificate", "σ", "image", "promise of the certified radius"):
         table.add_column(heading)
     for model in models:
         card = model.card
         image = f"{card.input_type} {'×'.join(map(str, card.input_shape))}"
-        table.add_row(model.name, str(model.version), f"{card.sigma:g}", image, _promise(model))
+        sigma = "–" if card.is_deterministic else f"{card.sigma:g}"
+        table.add_row(model.name, str(model.version), card.certificate_kind, sigma, image, _promise(model))
     return table
 
 
@@ -75,12 +91,14 @@ def tiers_table(tiers: Mapping[str, Mapping[TierModel, TierLimits]]) -> Group:
             table.add_row(kind.beside(model), _QUESTIONS[kind], f"{most}{guess + limits.n:,}", f"{limits.alpha:g}")
     note = (
         "An answer with votes is wrong with probability at most α for each image, whatever the image is. "
-        f"{_AGAINST_AN_ADVERSARY} The radius of one pass does not hold against an adversary."
+        f"{_AGAINST_AN_ADVERSARY} The radius of one pass of a model with tiers does not hold against an adversary."
     )
     return Group(table, Constrain(Text(f"\n{note}", style="italic"), _NOTE_WIDTH))
 
 
 def _promise(model: ModelVersion) -> Text:
+    if model.card.is_deterministic:
+        return Text("proven: no change within it changes the class that is served, whoever makes it")
     calibration = model.card.calibration
     if calibration is None:
         return Text("radius 0: not calibrated", style="yellow")
@@ -90,12 +108,17 @@ def _promise(model: ModelVersion) -> Text:
     )
 
 
-def predictions_table(rows: Iterable[tuple[str, Prediction, float]], promise: str | None = None) -> Group:
+def predictions_table(
+    rows: Iterable[tuple[str, Prediction, float]],
+    promise: str | None = None,
+    kind: CertificateKind | None = "statistical",
+) -> Group:
     """One row per image: its class, and in bold the radius that is promised. Below, why radii are 0, and the promise.
 
     Args:
         rows: the image's name or its `text_art`, its prediction, and the seconds that the request took.
         promise: that of the model's card; None: it is not known.
+        kind: of the certificate; None: one that only the promise speaks of.
     """
     rows = list(rows)
     table = Table(
@@ -116,23 +139,25 @@ def predictions_table(rows: Iterable[tuple[str, Prediction, float]], promise: st
             Text(image),
             Text(prediction.class_name or str(prediction.label)),
             f"{prediction.probability:.3f}",
-            f"{prediction.certified_radius:.4f}" + (f" ({prediction.reason:d})" if prediction.reason else ""),
+            f"{prediction.certified_radius:.4f}"
+            + (f" ({prediction.reason:d})" if prediction.reason not in _OF_RADII else ""),
             f"{prediction.l_bound:.4f}",
             f"{prediction.nominal_radius:.4f}",
             f"{seconds * 1000:.1f}",
         )
-    reasons = {prediction.reason for _, prediction, _ in rows if prediction.reason}
-    return Group(table, *_notes(sorted(reasons), promise))
+    reasons = {prediction.reason for _, prediction, _ in rows if _note_of(prediction.reason)}
+    return Group(table, *_notes(sorted(reasons), promise, kind))
 
 
-def _notes(reasons: Iterable[Reason], promise: str | None) -> Iterator[RenderableType]:
+def _note_of(reason: Reason) -> str:
+    """The number of the note about a reason that needs one."""
+    return "" if reason in _OF_RADII else f" ({reason:d})"
+
+
+def _notes(reasons: Iterable[Reason], promise: str | None, kind: CertificateKind | None) -> Iterator[RenderableType]:
     """What stands below predictions: as wide as the terminal, up to what is easy to read, and not as the table."""
     notes = [f"({reason:d}) {reason.explanation}." for reason in reasons]
-    notes.append(
-        "A change of smaller L2 norm than the certified radius (pixels in [0,1]) does not change the smoothed "
-        "classifier's class, as often as the model's card promises. The nominal radius is the paper's formula, "
-        "uncorrected, without a promise."
-    )
+    notes += [_MEANINGS[kind]] if kind else []
     notes += [f"Promise of the card: {promise}"] if promise else []
     yield from _italics(notes)
 
@@ -175,7 +200,8 @@ def confirmed_table(rows: Iterable[tuple[str, TierAnswer, float]], *, radius: fl
     reasons = dict.fromkeys(f"{answer.reason.value}: {answer.explanation}." for answer in answers)
     yes = (
         f"yes: the smoothed classifier answers this class for every image within L2 distance {radius:g} (pixels in "
-        "[0,1]). The radius of one pass claims as much, but does not hold against an adversary."
+        "[0,1]). The radius of one pass is that of a statistical certificate: it claims as much, but does not hold "
+        "against an adversary."
     )
     return Group(table, *_italics(["\n".join([*reasons, yes]), _rigour(answers)]))
 

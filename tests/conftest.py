@@ -34,6 +34,16 @@ def tiny_repository(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
+def proven_repository(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The models `proven` and `proven8`, whose certificates are deterministic; copy it to change it."""
+    from tiny_lipschitz import export_tiny_lipschitz, train_tiny_lipschitz
+
+    folder = tmp_path_factory.mktemp("proven")
+    export_tiny_lipschitz(train_tiny_lipschitz(folder / "proven.safetensors"), folder / "models")
+    return folder / "models"
+
+
+@pytest.fixture(scope="session")
 def triton(tiny_repository: Path) -> Iterator[TritonServer]:
     """A Triton that serves `tiny_repository`."""
     if sys.platform != "linux":

@@ -46,8 +46,8 @@ if TYPE_CHECKING:
         NoiseParameters,
         SmoothAdvParameters,
     )
-    from heatserve.training.recipes import baseline_optimisation, fine_tuning
-    from heatserve.training.train import train_baseline, train_from
+    from heatserve.training.recipes import baseline_optimisation, fine_tuning, lipschitz_recipe
+    from heatserve.training.train import train_baseline, train_from, train_lipschitz
     from heatserve.training.weights import Diagnosis, MismatchError, diagnose, import_weights
 
 __all__ = [
@@ -76,12 +76,14 @@ __all__ = [
     "diagnose",
     "fine_tuning",
     "import_weights",
+    "lipschitz_recipe",
     "load_base",
     "load_checkpoint",
     "load_data",
     "save_checkpoint",
     "train_baseline",
     "train_from",
+    "train_lipschitz",
     "trust_code",
 ]
 
@@ -113,12 +115,14 @@ __getattr__, __dir__ = lazy_names(
         "diagnose": "heatserve.training.weights",
         "fine_tuning": "heatserve.training.recipes",
         "import_weights": "heatserve.training.weights",
+        "lipschitz_recipe": "heatserve.training.recipes",
         "load_base": "heatserve.training.checkpoint",
         "load_checkpoint": "heatserve.training.checkpoint",
         "load_data": "heatserve.training.data.splits",
         "save_checkpoint": "heatserve.training.checkpoint",
         "train_baseline": "heatserve.training.train",
         "train_from": "heatserve.training.train",
+        "train_lipschitz": "heatserve.training.train",
         "trust_code": "heatserve.training.architectures.own_code",
     },
 )

@@ -4,12 +4,23 @@ from __future__ import annotations
 
 import torch
 from torch import nn
+from torch.nn import functional
 
 from heatserve.training.data.splits import ImageData
 
 
-def accuracy(network: nn.Module, data: ImageData, *, sigma: float = 0.0, seed: int = 0, batch_size: int = 500) -> float:
+def accuracy(
+    network: nn.Module,
+    data: ImageData,
+    *,
+    sigma: float = 0.0,
+    margin: float = 0.0,
+    seed: int = 0,
+    batch_size: int = 500,
+) -> float:
     """Share of `data` that `network` classifies right in one pass, after noise N(0, σ²I) drawn once for each image.
+
+    It must do so with the label's logit lowered by `margin`: √2·r means a radius of r where the logits are 1-Lipschitz.
 
     Runs on the device that the network is on, in the mode that it is in.
     """
@@ -21,5 +32,8 @@ def accuracy(network: nn.Module, data: ImageData, *, sigma: float = 0.0, seed: i
             images = images.to(device)
             if sigma:
                 images = images + sigma * torch.randn(images.shape, generator=generator, device=device)
-            right += int((network(images).argmax(1) == labels.to(device)).sum())
+            labels = labels.to(device)
+            logits = network(images)
+            lowered = logits - margin * functional.one_hot(labels, logits.shape[1])
+            right += int((lowered.argmax(1) == labels).sum())
     return right / len(data)

@@ -7,7 +7,9 @@ from dataclasses import asdict
 from pathlib import Path
 
 from heatserve.certification.provenance import now, versions
-from heatserve.training.architectures.network import memory_format_of
+from heatserve.training.architectures.errors import ArchitectureError
+from heatserve.training.architectures.lipschitz import LipschitzNetwork
+from heatserve.training.architectures.network import ImageClassifier, memory_format_of
 from heatserve.training.architectures.own_code import choose_architecture
 from heatserve.training.channels import channel_statistics
 from heatserve.training.checkpoint import Checkpoint, CheckpointMetadata, load_checkpoint
@@ -24,7 +26,7 @@ from heatserve.training.methods.parameters import Parameters
 from heatserve.training.methods.protocol import Method
 from heatserve.training.methods.students import OneNetwork, Student, fresh_network
 from heatserve.training.named import parse_named
-from heatserve.training.recipes import AUGMENTATIONS, baseline_optimisation, fine_tuning, lipschitz_optimisation
+from heatserve.training.recipes import AUGMENTATIONS, baseline_optimisation, fine_tuning, lipschitz_recipe
 
 
 def train_baseline(
@@ -36,7 +38,7 @@ def train_baseline(
     seed: int = 0,
     run: Run | None = None,
 ) -> Path:
-    """Train an undefended network with cross entropy and write it to `out`, after every epoch.
+    """Train an undefended network with cross entropy and write it to `out`.
 
     Args:
         data: a `train` split.
@@ -69,50 +71,69 @@ def train_lipschitz(
     seed: int = 0,
     run: Run | None = None,
 ) -> Path:
-    """Train a network whose logits are 1-Lipschitz to keep a margin, and write it to `out`, after every epoch.
+    """Train a network whose logits are 1-Lipschitz to keep a margin, and write it to `out` (see `fit`).
 
     Args:
         data: a `train` split.
-        architecture: one of those that are 1-Lipschitz by construction: `lipschitz_xs`, ….
+        architecture: one that is 1-Lipschitz by construction: `lipschitz_xs`, …, or code that makes a
+            `LipschitzNetwork`.
+        out: the file of the checkpoint; state and log are written beside it (see `fit`).
         teacher: a network whose classes are learned, in place of the labels.
         start: a network of this architecture whose weights are gone on from; None: fresh ones.
         epsilon: ε of the margin, L2, pixels in [0,1]; see `Margin`.
         temperature: T of the loss.
-        out: the file of the checkpoint; state and log are written beside it (see `fit`).
-        optimisation: by default `lipschitz_optimisation(data.name)`.
+        optimisation: by default that of `lipschitz_recipe(data.name, run.device)`.
         seed: decides the initial weights, the order of the images and their augmentation.
         run: how it is run.
+
+    Raises:
+        TrainingError: both `teacher` and `start`, or `start` of another architecture.
+        ArchitectureError: an architecture that is not 1-Lipschitz.
+        DataError: the data does not fit the teacher or the start.
 
     Returns:
         `out`.
     """
-    optimisation, run = optimisation or lipschitz_optimisation(data.name), run or Run()
-    if teacher is not None and start is not None:
-        raise TrainingError("teacher and start: expected one of them, got both")
-    parent = teacher or start
-    parent = load_checkpoint(parent) if isinstance(parent, Path) else parent
-    metadata = _lipschitz_metadata(data, architecture, parent, optimisation, seed)
-    metadata.hyperparameters.update(epsilon=epsilon, temperature=temperature)
-    taught_by = None
-    if parent is None or start is None:
-        network = fresh_network(metadata, seed)
-    elif parent.metadata.architecture == metadata.architecture:
-        network = copy.deepcopy(parent.network)
-    else:
-        raise TrainingError(
-            f"{parent.path}: expected a network of the architecture {metadata.architecture}, got one of "
-            f"{parent.metadata.architecture}"
-        )
+    run = run or Run()
+    optimisation = optimisation or lipschitz_recipe(data.name, run.device)[1]
+    parent = _one_of(teacher, start)
     if parent is not None:
         _check_fits(parent, data)
-        taught_by = None if start is not None else copy.deepcopy(parent.network).to(run.device).requires_grad_(False)
-    method = Margin(epsilon, temperature, taught_by)
-    student = OneNetwork(network, network)
-    return _train(student, method, data, optimisation=optimisation, metadata=metadata, out=out, run=run)
+    label_free = teacher is not None
+    metadata = _lipschitz_metadata(data, architecture, optimisation, seed, parent)
+    metadata.hyperparameters.update(epsilon=epsilon, temperature=temperature, label_free=label_free)
+    network = fresh_network(metadata, seed)
+    if not isinstance(network.backbone, LipschitzNetwork):
+        raise ArchitectureError(
+            f"architecture: expected one that is 1-Lipschitz by construction, such as lipschitz_xs, got {architecture}"
+        )
+    taught_by = None
+    if parent is not None and label_free:
+        taught_by = copy.deepcopy(parent.network).to(run.device).requires_grad_(False)
+    elif parent is not None:
+        _fill_from(network, parent, metadata)
+    method, student = Margin(epsilon, temperature, taught_by), OneNetwork(network, network)
+    return _train(
+        student, method, data, optimisation=optimisation, metadata=metadata, out=out, run=run, replayable=True
+    )
+
+
+def _one_of(teacher: Checkpoint | Path | None, start: Checkpoint | Path | None) -> Checkpoint | None:
+    if teacher is not None and start is not None:
+        raise TrainingError("teacher, start: expected one of them at most, got both")
+    parent = teacher or start
+    return load_checkpoint(parent) if isinstance(parent, Path) else parent
+
+
+def _fill_from(network: ImageClassifier, start: Checkpoint, metadata: CheckpointMetadata) -> None:
+    expected, found = metadata.architecture, start.metadata.architecture
+    if found != expected:
+        raise TrainingError(f"{start.path}: expected a network of the architecture {expected}, got one of {found}")
+    network.backbone.load_state_dict(start.network.backbone.state_dict())
 
 
 def _lipschitz_metadata(
-    data: ImageData, architecture: str, parent: Checkpoint | None, optimisation: Optimisation, seed: int
+    data: ImageData, architecture: str, optimisation: Optimisation, seed: int, parent: Checkpoint | None
 ) -> CheckpointMetadata:
     channels = data.input_shape[0]
     return _baseline_metadata(data, architecture, optimisation, seed).model_copy(
@@ -136,7 +157,7 @@ def train_from(
     seed: int = 0,
     run: Run | None = None,
 ) -> Path:
-    """Go on from a trained network with another method, and write the result to `out`, after every epoch.
+    """Go on from a trained network with another method, and write the result to `out`.
 
     `average` writes two networks: v to `out` and, if it trains f, f to `base_path(out)`. Heat smoothing in n_T time
     steps writes the first n_T − 1 to `step_path(out, 1)`, ….
@@ -213,6 +234,7 @@ def _train(
     metadata: CheckpointMetadata,
     out: Path,
     run: Run,
+    replayable: bool = False,
 ) -> Path:
     recipe = _recipe(metadata.model_copy(update={"epochs": optimisation.epochs}))
     if run.resume and _is_done(out, recipe):
@@ -230,10 +252,11 @@ def _train(
         data,
         optimisation,
         seed=metadata.seed,
-        on_epoch=save,
+        save=save,
         run=run,
         out=out,
         recipe=recipe,
+        replayable=replayable,
     )
     return out
 

@@ -30,6 +30,7 @@ from heatserve.export.card_parts import MonteCarlo
 from heatserve.export.contract import Outputs
 from heatserve.export.images import LabelledImages
 from heatserve.export.repository.layout import ModelVersion
+from heatserve.export.repository.smoothed import SmoothedWork, require_smoothed
 from heatserve.export.runtime.answers import check_images
 from heatserve.export.runtime.served import open_served
 from heatserve.export.runtime.session import classifier, open_session
@@ -62,6 +63,7 @@ def open_target(model: ModelVersion, data: LabelledImages, *, seed: int) -> Targ
             torch answers otherwise than ONNX Runtime does.
         GraphError: an operator that has no gradient here.
     """
+    require_smoothed(model, SmoothedWork.ATTACK)
     check_images(model, data)
     if (model.card.input_type, model.card.precision) != ("FP32", "fp32"):
         raise HeatserveError(

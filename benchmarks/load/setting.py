@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -22,6 +23,7 @@ from heatserve.certification.errors import HeatserveError
 from heatserve.certification.radius import Float32Array
 from heatserve.export.card import BASE_NAME, GRAPH_NAME, InputType
 from heatserve.export.repository.layout import CONFIG_NAME, ModelVersion, model_names, served_config
+from heatserve.export.repository.publishing import publish
 from heatserve.export.repository.settings import write_config
 from heatserve.export.repository.tiers import served_tiers
 from heatserve.export.runtime.session import as_levels
@@ -180,7 +182,10 @@ def repository_models(model: ModelVersion, images: Float32Array, data: str) -> I
         for kind, config in tiers.items():
             (repository / kind.beside(model.name)).mkdir()
             write_config(repository / kind.beside(model.name) / CONFIG_NAME, config)
-        _publish_identity(model, onnx.load(model.path / BASE_NAME), shape, repository)
+        if card.is_deterministic:
+            _publish_proven_identity(model, repository)
+        else:
+            _publish_identity(model, onnx.load(model.path / BASE_NAME), shape, repository)
         yield ServedModels(
             name=model.name,
             repository=repository,
@@ -214,6 +219,15 @@ def is_random(name: str, repository: Path) -> bool:
 def _publish_identity(model: ModelVersion, logits: onnx.ModelProto, shape: ClassifierShape, repository: Path) -> None:
     name, input_type = _identity_name(model.name), model.card.input_type
     publish_uncalibrated(logits, shape, repository, name, input_type=input_type, change=identity_graph)
+
+
+def _publish_proven_identity(model: ModelVersion, repository: Path) -> None:
+    """The same beside a deterministic certificate, whose graph has other constants."""
+    graph = identity_graph(onnx.load(model.path / GRAPH_NAME)).SerializeToString()
+    sha256 = hashlib.sha256(graph).hexdigest()
+    update = {"graph_sha256": sha256, "base_sha256": sha256}
+    card = model.card.renamed(_identity_name(model.name)).model_copy(update=update)
+    publish(repository, card, graph=graph, base=None)
 
 
 def _identity_name(name: str) -> str:

@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from heatserve.benchmarks.records.record import Record
-from heatserve.export.card import CertificateKind
 from heatserve.export.card_parts import Share, Split
+from heatserve.export.contract import CertificateKind
 
 
 @dataclass(frozen=True, kw_only=True)

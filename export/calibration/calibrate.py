@@ -52,6 +52,7 @@ from heatserve.export.reference import InputReference, reference_of
 from heatserve.export.repository.layout import CONFIG_NAME, TIMING_CACHE_NAME, ModelVersion
 from heatserve.export.repository.publishing import publish
 from heatserve.export.repository.settings import read_config
+from heatserve.export.repository.smoothed import SmoothedWork, require_smoothed
 from heatserve.export.repository.tiers import read_tier_configs
 from heatserve.export.runtime.answers import ModelImages, answers, check_images, model_images
 from heatserve.export.runtime.served import open_bytes, open_served
@@ -106,10 +107,12 @@ def calibrate_model(
             are damaged.
         CalibrationError: too few images, no map can be promised, or the test images reject α at level min(δ, 0.05), as
             an audit tests it; says what a further attempt costs.
+        DeterministicError: the radii of the model are proven, and there is nothing to calibrate.
         HeatserveError: nobody vouches, and a network of the lineage was imported or is unknown; images of another shape
             than the model's, a target that Certify cannot prove, a `config.pbtxt` that is none, or what runs the model
             is not here (see `heatserve.export.runtime.served`).
     """
+    require_smoothed(model, SmoothedWork.CALIBRATION)
     if not vouched:
         check_recorded(model.card)
     # Settings are to be kept: better to fail before the work.

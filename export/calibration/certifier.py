@@ -27,6 +27,7 @@ from heatserve.export.calibration.ledger import (
 from heatserve.export.card import BASE_NAME
 from heatserve.export.card_parts import MonteCarlo
 from heatserve.export.repository.layout import ModelVersion
+from heatserve.export.repository.smoothed import SmoothedWork, require_smoothed
 from heatserve.export.runtime.answers import ModelImages
 from heatserve.export.runtime.session import classifier, open_session
 
@@ -88,7 +89,9 @@ class Certifier:
 
         Raises:
             LedgerError: the ledger holds another recipe or other images, or is damaged.
+            DeterministicError: the model has no base classifier.
         """
+        require_smoothed(model, SmoothedWork.VOTES)
         recipe = self.recipe(model, data)
         ledger = self.file or (ledger_in(self.folder, recipe, data) if self.folder else None)
         entries = open_ledger(ledger, recipe, data) if ledger else {}

@@ -244,10 +244,6 @@ def serves_map(graph: onnx.GraphProto, radius_map: RadiusMap, *, num_classes: in
 def _constants(num_classes: int, sigma: float, margins: Margins) -> dict[str, NDArray[Any]]:
     return {
         **shared_constants(num_classes),
-        "reason_of_radius": np.array(int(Reason.CALIBRATED)),
-        "reason_of_unlike": np.array(int(Reason.UNLIKE)),
-        "axis_2": np.array([2]),
-        "axes_02": np.array([0, 2]),
         "smallest_tail": np.float32(2 * _TINY).reshape(()),
         "pick_tails": _pick_tails(num_classes, margins),
         "poles": np.append(POLES, 1e-30).astype(np.float32),
@@ -256,7 +252,7 @@ def _constants(num_classes: int, sigma: float, margins: Margins) -> dict[str, ND
 
 
 def shared_constants(num_classes: int) -> dict[str, NDArray[Any]]:
-    """The constants of checks, probabilities and classes, whatever certifies."""
+    """Constants without σ, in the order that a statistical graph has had before; another certificate uses some."""
     return {
         "zero": np.float32(0).reshape(()),
         "one": np.float32(1).reshape(()),
@@ -264,12 +260,16 @@ def shared_constants(num_classes: int) -> dict[str, NDArray[Any]]:
         "largest": np.float32(np.finfo(np.float32).max).reshape(()),
         "uniform": np.float32(1 / num_classes).reshape(()),
         "invalid_label": np.array(INVALID_LABEL),
+        "reason_of_radius": np.array(int(Reason.CALIBRATED)),
         "reason_of_invalid": np.array(int(Reason.INVALID)),
+        "reason_of_unlike": np.array(int(Reason.UNLIKE)),
         "index_0": np.array(0),
         "from_0": np.array([0]),
         "to_top": np.array([top_k_of(num_classes)]),
         "classes": np.array([num_classes]),
         "axis_1": np.array([1]),
+        "axis_2": np.array([2]),
+        "axes_02": np.array([0, 2]),
         "image_axes": np.array([1, 2, 3]),
     }
 

@@ -20,7 +20,6 @@ Export writes it, the server reads it; nothing here needs torch.
 from __future__ import annotations
 
 import fcntl
-import math
 import os
 import re
 from collections.abc import Iterable, Iterator
@@ -35,20 +34,9 @@ from tritonclient.grpc import model_config_pb2 as pb
 from heatserve.certification.errors import HeatserveError
 from heatserve.certification.files import write_atomically
 from heatserve.export.card import CARD_NAME, GRAPH_NAME, Card, CardError, verify_card
-from heatserve.export.card_parts import LipschitzBound
-from heatserve.export.contract import OUTPUT_TENSORS
-from heatserve.export.graph.build import image_fields, served_classes
-from heatserve.export.graph.certificate import (
-    FLOAT32_MARGINS,
-    NOT_CALIBRATED,
-    SIGMA_TOLERANCE,
-    served_sigma,
-    serves_map,
-)
-from heatserve.export.graph.guard import serves_guard
-from heatserve.export.graph.lipschitz import served_steps
-from heatserve.export.graph.proven import served_slack
+from heatserve.export.contract import KIND_PARAMETER, OUTPUT_TENSORS
 from heatserve.export.promise import stated
+from heatserve.export.repository.matching import card_disagreement
 from heatserve.export.repository.settings import (
     check_settings,
     default_settings,
@@ -66,8 +54,9 @@ ATTEMPTS_NAME = "attempts.jsonl"
 SIGNATURE_NAME = "signature.sigstore.json"
 MAX_BATCH_SIZE = 64
 _NAME = re.compile(r"\w[\w.-]{0,199}", re.ASCII)  # with the name of a tier, a folder's may have 255 characters
-PROMISE = ("promise", "alpha", "confidence")
+PROMISE = ("promise", "alpha", "confidence", KIND_PARAMETER)
 """Parameters of `config.pbtxt` that state the promise of the card."""
+_STATISTICAL = {KIND_PARAMETER: "statistical"}  # what former configurations leave out
 TENSORRT_BATCHES = (1, 8, MAX_BATCH_SIZE)
 """Smallest batch, the one that TensorRT chooses its kernels for, and largest."""
 
@@ -178,46 +167,12 @@ def verified_version(path: Path) -> Card:
     except DecodeError as error:
         raise CardError(f"{path / GRAPH_NAME}: expected an ONNX graph: {error}") from None
     try:
-        wrong = _disagreement(model, card)
+        wrong = card_disagreement(model, card)
     except ValueError as error:  # not a certified graph, or not a map
         raise CardError(f"{path / GRAPH_NAME}: {error}") from None
     if wrong:
         raise CardError(f"{path / CARD_NAME}: the card belongs to another graph: {wrong}")
     return card
-
-
-def _disagreement(model: onnx.ModelProto, card: Card) -> str | None:
-    """The first thing that the card says otherwise than its graph, of what is in the graph."""
-    classes, named = served_classes(model), len(card.class_names)
-    if classes != named:
-        return f"class_names: expected {classes}, one for each class of the graph, got {named}"
-    for field, expected in image_fields(model).items():
-        if getattr(card, field) != expected:
-            return f"{field}: expected {expected}, which the graph takes, got {getattr(card, field)}"
-    return _unproven(model, card.lipschitz) if card.lipschitz else _other_map(model, card)
-
-
-def _unproven(model: onnx.ModelProto, bound: LipschitzBound) -> str | None:
-    """Where a deterministic certificate states another slack or other steps than the graph has."""
-    slack, steps = served_slack(model.graph), served_steps(model.graph)
-    if slack != bound.slack:
-        return f"slack: expected {slack:.17g}, which the graph takes off each radius, got {bound.slack:.17g}"
-    stated = [layer.step for layer in bound.layers]
-    return None if steps == stated else f"layers: expected the {len(steps)} steps of the graph, got others"
-
-
-def _other_map(model: onnx.ModelProto, card: Card) -> str | None:
-    """Where a statistical certificate states another σ, map or guard than the graph has."""
-    sigma, classes = served_sigma(model.graph), served_classes(model)
-    if not math.isclose(sigma, card.sigma, rel_tol=SIGMA_TOLERANCE):
-        return f"sigma: expected {sigma:.7g}, which the graph's constants are made for, got {card.sigma}"
-    radius_map = card.calibration.radius_map if card.calibration else NOT_CALIBRATED
-    if not serves_map(model.graph, radius_map, num_classes=classes):
-        return "radius_map: expected the thresholds and radii of the graph, got others"
-    guard = card.calibration.guard if card.calibration else None
-    if not serves_guard(model.graph, guard, roundoff=FLOAT32_MARGINS.roundoff):
-        return "guard: expected the center, whitening and threshold of the graph, got others"
-    return None
 
 
 def open_models(repository: Path) -> Iterator[ModelVersion]:
@@ -251,13 +206,15 @@ def triton_config(card: Card) -> pb.ModelConfig:
 
 
 def promise_parameters(card: Card) -> dict[str, str]:
-    """The parameters `promise`, `alpha` and `confidence` of `config.pbtxt`, from which a client learns the promise."""
+    """The parameters of `config.pbtxt` in `PROMISE`, from which a client learns what is promised, and how surely."""
     if card.lipschitz:
-        return {"promise": card.lipschitz.promise, "alpha": "0", "confidence": "1"}
+        proven = {"promise": card.lipschitz.promise, "alpha": "0", "confidence": "1"}
+        return {KIND_PARAMETER: card.certificate_kind, **proven}
     if card.calibration is None:
-        return {"promise": "none: the model is not calibrated, and every certified radius is 0"}
+        return {**_STATISTICAL, "promise": "none: the model is not calibrated, and every certified radius is 0"}
     part = card.calibration
     return {
+        **_STATISTICAL,
         "promise": part.promise,
         "alpha": stated(part.alpha, up=True),
         "confidence": stated(part.confidence, up=False),
@@ -325,7 +282,7 @@ def served_config(model: ModelVersion) -> pb.ModelConfig:
                 f"{path}: expected the {field} of model {model.name!r} as on its card; export or calibrate it again"
             )
     found_promise = {name: config.parameters[name].string_value for name in PROMISE if name in config.parameters}
-    if found_promise != promise_parameters(model.card):
+    if _STATISTICAL | found_promise != promise_parameters(model.card):
         raise CardError(
             f"{path}: expected the parameters {', '.join(PROMISE)} of model {model.name!r} as on its card; export or "
             f"calibrate it again"

@@ -89,6 +89,11 @@ def served_tiers(model: ModelVersion) -> dict[TierModel, pb.ModelConfig]:
     """
     repository = model.path.parents[1]
     found = read_tier_configs(repository, model.name)
+    if found and model.card.is_deterministic:
+        raise CardError(
+            f"{_path(repository, model.name, next(iter(found)))}: expected no tier beside a deterministic certificate, "
+            "which has no base network that could vote; remove its folder"
+        )
     newest = is_newest(model)
     for kind, config in found.items():
         if not newest:

@@ -87,6 +87,7 @@ def answer_record(image: str, answer: TierAnswer, seconds: float, *, promise: st
         "image": image,
         **values,
         "explanation": answer.explanation,
+        "certificate_kind": answer.certificate_kind,
         "seconds": seconds,
         "promise": promise,
     }

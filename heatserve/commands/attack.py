@@ -69,9 +69,9 @@ def attack(
     from heatserve.benchmarks.attack.target import open_target
     from heatserve.export.calibration.report import progress_bar
     from heatserve.export.calibration.sampling import check_classes, sample
-    from heatserve.export.repository.layout import open_model
+    from heatserve.export.repository.smoothed import SmoothedWork, open_smoothed
 
-    model = open_model(repository, name)
+    model = open_smoothed(repository, name, SmoothedWork.ATTACK)
     settings = AttackSettings(
         top_k=top_k,
         epsilon=limit,

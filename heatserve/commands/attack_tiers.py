@@ -48,9 +48,9 @@ def attack_tiers(
     from heatserve.benchmarks.records.record import to_json
     from heatserve.export.calibration.report import progress_bar
     from heatserve.export.calibration.sampling import check_classes, sample
-    from heatserve.export.repository.layout import open_model
+    from heatserve.export.repository.smoothed import SmoothedWork, open_smoothed
 
-    model = open_model(repository, name)
+    model = open_smoothed(repository, name, SmoothedWork.ATTACK)
     settings = TierAttackSettings(
         epsilons=tuple(epsilon or TierAttackSettings.epsilons),
         radii=tuple(radius or TierAttackSettings.radii),

@@ -205,11 +205,12 @@ def certify(
     from heatserve.benchmarks.votes import measure_votes, votes_to_decide
     from heatserve.export.calibration.report import progress_bar
     from heatserve.export.calibration.sampling import sample
-    from heatserve.export.repository.layout import open_model
+    from heatserve.export.repository.smoothed import SmoothedWork, open_smoothed
 
     made = made_now("adversarial-robustness-toolbox", seed=seed)
     if root is not None:  # before anything is measured: what is missing is said at once
-        served, data = open_model(repository, model), sample("cifar10", "test", root=root, count=images, seed=seed)
+        served = open_smoothed(repository, model, SmoothedWork.VOTES)
+        data = sample("cifar10", "test", root=root, count=images, seed=seed)
     speed = measure_votes(rounds=rounds, passes=passes, seed=seed, progress=progress_bar)
     record = VoteRecord(**vars(made), speed=speed)
     if root is not None:
@@ -249,9 +250,9 @@ def confirm(
     from heatserve.benchmarks.tables import confirm_tables
     from heatserve.export.calibration.report import progress_bar
     from heatserve.export.calibration.sampling import sample_for
-    from heatserve.export.repository.layout import open_model
+    from heatserve.export.repository.smoothed import SmoothedWork, open_smoothed
 
-    models = [open_model(repository, name) for name in names or ("digits", "cifar10")]
+    models = [open_smoothed(repository, name, SmoothedWork.VOTES) for name in names or ("digits", "cifar10")]
     made = vars(made_now(seed=seed))
     record = ConfirmRecord(**made, n=n, rules=dict(CONFIRMED_RULES), totals=CONFIRM_TOTALS, models={})
     asked = [
@@ -302,9 +303,9 @@ def calibration(
     from heatserve.export.calibration.report import progress_bar
     from heatserve.export.calibration.sampling import sample_for
     from heatserve.export.card_parts import MonteCarlo
-    from heatserve.export.repository.layout import open_model
+    from heatserve.export.repository.smoothed import SmoothedWork, open_smoothed
 
-    model = open_model(repository, name)
+    model = open_smoothed(repository, name, SmoothedWork.VOTES)
     data = data or model.card.trained_on
     certify = MonteCarlo(n0=100, n=n, alpha=0.001, seed=seed)
     record = compare_calibrations(

@@ -117,9 +117,9 @@ def tiers(
     from heatserve.benchmarks.records.tiers import TieredModel, TiersRecord
     from heatserve.export.calibration.report import progress_bar
     from heatserve.export.calibration.sampling import sample
-    from heatserve.export.repository.layout import open_model
+    from heatserve.export.repository.smoothed import SmoothedWork, open_smoothed
 
-    opened = {name: open_model(repository, name) for name in models or _TIERED}
+    opened = {name: open_smoothed(repository, name, SmoothedWork.TIERS) for name in models or _TIERED}
     data = {
         name: sample(model.card.trained_on, "test", root=root, count=images, seed=seed)
         for name, model in opened.items()

@@ -36,10 +36,10 @@ def shadow(
     from heatserve.benchmarks.tables import shadow_tables
     from heatserve.export.calibration.report import progress_bar
     from heatserve.export.calibration.sampling import sample
-    from heatserve.export.repository.layout import open_model
+    from heatserve.export.repository.smoothed import SmoothedWork, open_smoothed
     from heatserve.serving.shadow.auditor import LEVEL
 
-    models = [open_model(repository, name) for name in names or ("digits", "cifar10")]
+    models = [open_smoothed(repository, name, SmoothedWork.VOTES) for name in names or ("digits", "cifar10")]
     record = ShadowRecord(**vars(made_now(seed=seed)), level=LEVEL, judged=judged, models={})
     asked = [(model, sample(model.card.trained_on, "test", root=root, count=images, seed=seed)) for model in models]
     for model, data in asked:

@@ -29,9 +29,9 @@ def switch(
     from heatserve.benchmarks.switching.report import switching_report
     from heatserve.export.calibration.report import progress_bar
     from heatserve.export.calibration.sampling import sample
-    from heatserve.export.repository.layout import open_model
+    from heatserve.export.repository.smoothed import SmoothedWork, open_smoothed
 
-    opened = open_model(repository, model)
+    opened = open_smoothed(repository, model, SmoothedWork.FAULTS)
     data = sample(opened.card.trained_on, "test", root=root, count=TAKEN_IN_TURN, seed=seed)
     settings = SwitchSettings(switches=switches, share=load, seed=seed)
     with repository_models(opened, data.images, f"{data.dataset}, test split") as served:

@@ -149,11 +149,11 @@ def calibrate(
     from heatserve.export.calibration.held_out import held_out
     from heatserve.export.calibration.report import card_report, progress_bar
     from heatserve.export.calibration.sampling import FIGURES_SHARE, check_classes
-    from heatserve.export.repository.layout import open_model
+    from heatserve.export.repository.smoothed import SmoothedWork, open_smoothed
 
     _check_together(data, calibration_data, test_skip)
     monte_carlo = _monte_carlo(n0, n, certify_alpha, seed, sampling, radius, alone=alone)
-    model = open_model(repository, name)
+    model = open_smoothed(repository, name, SmoothedWork.CALIBRATION)
     data = calibration_data or data or model.card.trained_on
     check_classes(model.card, data, root=root)
     source = held_out(model, root=root, vouched=calibration_data is not None, progress=progress_bar)
@@ -250,9 +250,9 @@ def calibrate_variant(
     from heatserve.export.calibration.held_out import held_out
     from heatserve.export.calibration.report import card_report, comparison_report, progress_bar
     from heatserve.export.calibration.sampling import check_classes
-    from heatserve.export.repository.layout import open_model
+    from heatserve.export.repository.smoothed import SmoothedWork, open_smoothed
 
-    model, other = open_model(repository, name), open_model(repository, variant)
+    model, other = (open_smoothed(repository, each, SmoothedWork.CALIBRATION) for each in (name, variant))
     calibration, evaluation = calibrated_parts(model, other)
     for data in dict.fromkeys((calibration.check.dataset, evaluation.data.dataset)):
         check_classes(other.card, data, root=root)

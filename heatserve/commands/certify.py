@@ -56,9 +56,9 @@ def certify_dataset(
     from heatserve.export.calibration.report import dataset_report, progress_bar
     from heatserve.export.calibration.sampling import check_classes, sample_for
     from heatserve.export.card_parts import MonteCarlo
-    from heatserve.export.repository.layout import open_model
+    from heatserve.export.repository.smoothed import SmoothedWork, open_smoothed
 
-    model, file = open_model(repository, name), results or Path("runs") / f"{name}.certify.jsonl"
+    model, file = open_smoothed(repository, name, SmoothedWork.VOTES), results or Path("runs") / f"{name}.certify.jsonl"
     data = data or model.card.trained_on
     check_classes(model.card, data, root=root)
     summary = run(

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
-from rich.console import Group
+from rich.console import Group, RenderableType
+from rich.text import Text
 
 from heatserve.commands.options import REPOSITORY, Json, OwnCode, Repository, deliver, line, uncalibrated
 
 if TYPE_CHECKING:
     from heatserve.export.card import InputType, Precision
+    from heatserve.export.card_parts import LipschitzBound
+    from heatserve.export.repository.layout import ModelVersion
     from heatserve.export.variants import Variant
 
 
@@ -45,7 +49,9 @@ ServedBy = Annotated[
 Precise = Annotated[
     Literal["fp32", "fp16", "int8"],
     typer.Option(
-        "--precision", help="Precision of the network; fp16 is for GPUs, int8 for CPUs. The certificate is FP32 always."
+        "--precision",
+        help="Precision of the network; fp16 is for GPUs, int8 for CPUs. The certificate is FP32 always. A 1-Lipschitz "
+        "network takes neither: it is served in float64.",
     ),
 ]
 Tf32 = Annotated[
@@ -77,19 +83,22 @@ def export(
 ) -> None:
     """Turn a checkpoint into one certified ONNX graph that Triton serves, with its certificate card.
 
-    The graph holds normalisation, softmax, certificate and input checks. It serves radius 0 until it is calibrated.
+    The graph holds normalisation, softmax, certificate and input checks. That of a smoothed network serves radius 0
+    until it is calibrated.
 
     Export a checkpoint again, under another name, as another variant: with `--input uint8`, or in another precision.
     Each is calibrated by itself: `heatserve calibrate-variant VARIANT NAME` says what it wins and what it loses.
 
     Beside a new model it writes its tiers (`NAME_confirm`, …), which prove with votes and need no calibration.
 
+    A network of `train lipschitz` gets a deterministic certificate: its radii are proven of the class that is served,
+    from the first answer on. It needs no base, σ, calibration or tiers, and its graph is float64.
+
     **Example:** `heatserve export runs/heat.safetensors --name digits`
     """
+    from heatserve.export.calibration.report import progress_bar
     from heatserve.export.exporting import export_checkpoint
-    from heatserve.export.repository.tiers import served_tiers
     from heatserve.training import load_checkpoint
-    from heatserve.training.named import parse_named
 
     int8 = precision == "int8"
     dataset = load_checkpoint(checkpoint, architecture=architecture).metadata.dataset if int8 else None
@@ -104,18 +113,38 @@ def export(
         variant=variant,
         backend=backend,
         tf32=tf32,
+        progress=progress_bar,
     )
-    where = " --root FOLDER" if parse_named(model.card.trained_on).name in ("cifar10", "imagenet") else ""
     deliver(
         model.card.model_dump_json(indent=2),
         lambda: Group(
             line("wrote", model.path),
             line("graph", f"sha256 {model.card.graph_sha256}"),
-            line("tiers", ", ".join(kind.beside(name) for kind in served_tiers(model)) or "none"),
-            uncalibrated(f"{name}{where}"),
+            *(_proven(model.card.lipschitz, name) if model.card.lipschitz else _to_calibrate(model)),
         ),
         as_json=as_json,
     )
+
+
+def _to_calibrate(model: ModelVersion) -> Iterator[RenderableType]:
+    """What a statistical certificate has beside it, and what it needs next."""
+    from heatserve.export.repository.tiers import served_tiers
+    from heatserve.training.named import parse_named
+
+    where = " --root FOLDER" if parse_named(model.card.trained_on).name in ("cifar10", "imagenet") else ""
+    yield line("tiers", ", ".join(kind.beside(model.name) for kind in served_tiers(model)) or "none")
+    yield uncalibrated(f"{model.name}{where}")
+
+
+def _proven(bound: LipschitzBound, name: str) -> Iterator[RenderableType]:
+    """What a deterministic certificate stands on, what it says, and how to go on."""
+    yield line("proven", f"the norms of {len(bound.layers)} layers; {bound.slack:.2g} is taken off radii for rounding")
+    yield Text(
+        "No change of smaller L2 norm than the certified radius changes the class that is served, whoever made the "
+        "image: no calibration is needed, and no tier."
+    )
+    for what in (f"serve {name}", f"predict IMAGE --model {name}"):
+        yield line("next", f"heatserve {what}")
 
 
 def variant_of(

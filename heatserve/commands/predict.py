@@ -25,7 +25,7 @@ from heatserve.commands.server import URL, Ca, Certificate, Headers, Served, Ser
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
-    from heatserve.serving.client.answers import Prediction
+    from heatserve.serving.client.answers import ModelSpec, Prediction
 
 _Found = tuple[Sequence[Answered[Any] | Unanswered], list[dict[str, Any]], "RenderableType | None"]
 """What became of each image; the same as JSON has it; and a table of those that were answered, if any."""
@@ -60,7 +60,8 @@ def predict(
 
     One pass claims a radius, which holds as often as the model's card promises for images like those that it was
     calibrated on. `--confirm RADIUS` asks more for each image: is its class proven within that radius, whoever made the
-    image? That takes tens of noisy passes, and answers yes, no or undecided.
+    image? That takes tens of noisy passes, and answers yes, no or undecided. Where the certificate of the model is
+    deterministic, the radius of one pass holds whoever made the image, and there is nothing to confirm.
 
     **Example:** `heatserve predict cat.png dog.png --model cifar10 --confirm 0.125`
     """
@@ -87,13 +88,13 @@ def _predicted(server: ServerOptions, images: list[Path]) -> _Found:
     from heatserve.tables import predictions_table
 
     with server.client() as client:
-        promise = client.promise()
-        results = ask_each(images, client.spec(), client.predict)
+        spec = client.spec()
+        results = ask_each(images, spec, client.predict)
     records = [
-        _record(result, promise) if isinstance(result, Answered) else unanswered_record(result) for result in results
+        _record(result, spec) if isinstance(result, Answered) else unanswered_record(result) for result in results
     ]
     rows = table_rows(results)
-    return results, records, predictions_table(rows, promise) if rows else None
+    return results, records, predictions_table(rows, spec.promise, spec.certificate_kind) if rows else None
 
 
 def _confirmed(server: ServerOptions, images: list[Path], *, radius: float, alpha: float | None) -> _Found:
@@ -114,7 +115,7 @@ def _confirmed(server: ServerOptions, images: list[Path], *, radius: float, alph
     return results, records, confirmed_table(rows, radius=radius) if rows else None
 
 
-def _record(result: Answered[Prediction], promise: str | None) -> dict[str, Any]:
+def _record(result: Answered[Prediction], spec: ModelSpec) -> dict[str, Any]:
     from dataclasses import asdict
 
     prediction = result.answer
@@ -125,5 +126,6 @@ def _record(result: Answered[Prediction], promise: str | None) -> dict[str, Any]
         "top_k": prediction.top_k.tolist(),
         "explanation": prediction.reason.explanation,
         "seconds": result.seconds,
-        "promise": promise,
+        "certificate_kind": spec.certificate_kind,
+        "promise": spec.promise,
     }

@@ -25,9 +25,9 @@ def reference(
     from heatserve.export.calibration.held_out import held_out
     from heatserve.export.calibration.referencing import reference_again
     from heatserve.export.calibration.report import progress_bar
-    from heatserve.export.repository.layout import open_model
+    from heatserve.export.repository.smoothed import SmoothedWork, open_smoothed
 
-    model = open_model(repository, name)
+    model = open_smoothed(repository, name, SmoothedWork.REFERENCE)
     vouched = model.card.calibration is not None and model.card.calibration.vouched
     source = held_out(model, root=root, vouched=vouched, progress=progress_bar)
     found = reference_again(source)

@@ -7,7 +7,7 @@ import os
 import shlex
 import shutil
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import nullcontext, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -76,9 +76,9 @@ def serve(
 ) -> None:
     """Serve certified models with Triton until Ctrl-C.
 
-    Refuses a model whose certificate card does not match its graph; a model that was not calibrated serves radius 0.
-    The tiers of a model (`MODEL_confirm`, …), whose answers hold against an adversary, are served with it. What fails
-    is started again.
+    Refuses a model whose certificate card does not match its graph; one with a statistical certificate that was not
+    calibrated serves radius 0, and one with a deterministic certificate needs no calibration. The tiers of a model
+    (`MODEL_confirm`, …), whose answers hold against an adversary, are served with it. What fails is started again.
 
     **Example:** `heatserve serve digits --http-port 9000`
     """
@@ -186,6 +186,7 @@ def _print_served(console: Console, server: Server, picture: Path) -> None:
         f"\n{address_lines(urls)}\nlog      {server.log}  of Triton, for when it fails",
         *_only_local(server),
         *callers_need(urls, has_tokens=server.has_tokens),
+        *not_audited(server.models, is_asked=server.audits),
         *paragraphs,
         "Ctrl-C stops the server.",
         sep="\n\n",
@@ -235,6 +236,17 @@ def _only_local(server: Server) -> list[str]:
     return [
         f"gRPC is for this machine only, whatever --host is: {reason}. Callers elsewhere ask over HTTP, or over gRPC "
         "through nginx: deploy/nginx, docs/security.md."
+    ]
+
+
+def not_audited(models: Iterable[ModelVersion], *, is_asked: bool) -> list[str]:
+    """Which models are served without the shadow audit that the operator asked for: a paragraph, or none."""
+    proven = [model.name for model in models if is_asked and model.card.is_deterministic]
+    if not proven:
+        return []
+    return [
+        f"No answer of {', '.join(proven)} is audited: the certificate is deterministic, and there is no rate of "
+        "overclaims that live answers could speak against."
     ]
 
 

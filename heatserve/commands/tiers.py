@@ -22,12 +22,12 @@ def tiers(
 
     **Example:** `heatserve tiers cifar10`
     """
-    from heatserve.export.repository.layout import open_model
+    from heatserve.export.repository.smoothed import SmoothedWork, open_smoothed
     from heatserve.export.repository.tiers import read_tier_configs, served_tiers, tier_limits, write_tier_configs
     from heatserve.export.tiers import TierModel, limit_names
     from heatserve.tables import tiers_table
 
-    model = open_model(repository, name)
+    model = open_smoothed(repository, name, SmoothedWork.TIERS)
     missing = [kind for kind in TierModel if kind not in read_tier_configs(repository, name)]
     write_tier_configs(repository, model.card, missing)
     limits = {kind: tier_limits(config) for kind, config in served_tiers(model).items()}

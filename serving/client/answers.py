@@ -6,12 +6,21 @@ import struct
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, Literal, NoReturn
+from typing import Any, Literal, NoReturn, get_args
 
 import numpy as np
 from numpy.typing import NDArray
 
-from heatserve.export.contract import OUTPUT_NAMES, OUTPUT_TENSORS, RADIUS_NAMES, Outputs, Reason
+from heatserve.export.contract import (
+    KIND_PARAMETER,
+    LARGEST_REASON,
+    OUTPUT_NAMES,
+    OUTPUT_TENSORS,
+    RADIUS_NAMES,
+    CertificateKind,
+    Outputs,
+    Reason,
+)
 from heatserve.export.tiers import tier_of
 from heatserve.serving.batching import batch_limit
 from heatserve.serving.client.messages import InferResult
@@ -25,7 +34,9 @@ class ModelSpec:
 
     C, H, W of an image (H and W are −1 where any will do), which is FP32 [C, H, W] or UINT8 [H, W, C]; the number K of
     classes; the largest batch. `promise` is what the model's card promises about certified radii, as a sentence; None:
-    the server does not say.
+    the server does not say. `certificate_kind` is statistical where a share of the radii may be too large, and they are
+    about a smoothed classifier; deterministic where each is proven of the class that is served; None: of another kind,
+    which this version of heatserve does not know, and of which only `promise` speaks.
     """
 
     input_shape: tuple[int, int, int]
@@ -33,6 +44,7 @@ class ModelSpec:
     classes: int
     max_batch_size: int
     promise: str | None = None
+    certificate_kind: CertificateKind | None = "statistical"
 
 
 @dataclass(frozen=True, eq=False)
@@ -138,7 +150,13 @@ def _spec(config: Mapping[str, Any]) -> ModelSpec:
         classes=int(outputs["probabilities"]["dims"][0]),
         max_batch_size=batch_limit(config),
         promise=config.get("parameters", {}).get("promise", {}).get("string_value"),
+        certificate_kind=_kind(config),
     )
+
+
+def _kind(config: Mapping[str, Any]) -> CertificateKind | None:
+    stated = config.get("parameters", {}).get(KIND_PARAMETER, {}).get("string_value", "statistical")
+    return next((kind for kind in get_args(CertificateKind) if kind == stated), None)
 
 
 def read_outputs(
@@ -167,11 +185,9 @@ def read_outputs(
                 f"found {value.dtype} {list(value.shape)}"
             )
         outputs[tensor.name] = value if tensor.axes else value[:, 0]
-    unknown = set(outputs["reason"].tolist()) - {*Reason} if "reason" in outputs else ()
-    if unknown:
-        raise ServingError(
-            f"reason: expected one of {', '.join(map(str, map(int, Reason)))} from the server, found {min(unknown)}"
-        )
+    false = [code for code in outputs.get("reason", np.zeros(0)).tolist() if not 0 <= code <= LARGEST_REASON]
+    if false:
+        raise ServingError(f"reason: expected a number from 0 to {LARGEST_REASON} from the server, found {false[0]}")
     return outputs
 
 
@@ -209,7 +225,7 @@ def _prediction(row: Mapping[str, Any], names: Mapping[int, str]) -> Prediction:
     values |= {name: row[name] for name in ("top_k",) if name in row}
     values |= {name: float(row[name]) for name in RADIUS_NAMES if name in row}
     if "reason" in row:
-        values["reason"] = Reason(row["reason"])
+        values["reason"] = Reason(int(row["reason"]))
     prediction = object.__new__(Prediction)
     vars(prediction).update(values)
     return prediction

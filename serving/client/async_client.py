@@ -77,13 +77,13 @@ class AsyncClient:
 
     async def tier(self, kind: TierModel) -> TierSpec:
         """See `Client.tier`."""
-        await self._described()
+        spec = (await self._described()).spec
         if kind not in self._tiers:
             try:
                 self._tiers[kind] = await self._connection.tier(kind.beside(self._model), kind)
             except UnknownModelError:
                 offered = [other for other in TierModel if other is not kind and await self._offers(other)]
-                raise not_offered(self._model, kind, offered) from None
+                raise not_offered(self._model, spec, kind, offered) from None
         return self._tiers[kind]
 
     async def confirm(

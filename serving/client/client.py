@@ -130,13 +130,13 @@ class Client:
         Raises:
             ServingError: the server does not offer it, and which ones it offers; or see `spec`.
         """
-        self._described()  # where there is no such model, say that
+        spec = self.spec()  # where there is no such model, say that
         if kind not in self._tiers:
             try:
                 self._tiers[kind] = self._connection.tier(kind.beside(self._model), kind)
             except UnknownModelError:
                 offered = [other for other in TierModel if other is not kind and self._offers(other)]
-                raise not_offered(self._model, kind, offered) from None
+                raise not_offered(self._model, spec, kind, offered) from None
         return self._tiers[kind]
 
     def confirm(

@@ -69,8 +69,14 @@ class Described:
         )
 
 
-def not_offered(model: str, kind: TierModel, offered: Collection[TierModel]) -> ServingError:
+def not_offered(model: str, spec: ModelSpec, kind: TierModel, offered: Collection[TierModel]) -> ServingError:
     """The error where a server does not offer a tier of a model that it serves."""
+    if spec.certificate_kind == "deterministic":
+        return ServingError(
+            f"model {model!r}: expected one with the tier {kind.value}, got one whose certificate is deterministic: "
+            "its certified radius is proven of the served class for every image, whoever made it, and there is nothing "
+            "for votes to prove; ask `predict`, and compare certified_radius with the radius that you need"
+        )
     tiers = ", ".join(["the single pass", *(other.value for other in offered)])
     return ServingError(
         f"model {model!r}: expected the tier {kind.value}, found that this server offers {tiers} of this model; the "

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from heatserve.certification.outcome import Outcome
-from heatserve.export.contract import INVALID_LABEL
+from heatserve.export.contract import INVALID_LABEL, CertificateKind
 from heatserve.export.tiers import (
     NO_SAMPLING,
     TIER_TENSORS,
@@ -71,6 +71,11 @@ class TierAnswer:
     def __bool__(self) -> bool:
         """Whether the outcome is yes."""
         return bool(self.outcome)
+
+    @property
+    def certificate_kind(self) -> CertificateKind:
+        """What stands behind its radii: statistics, in each tier; beside a deterministic certificate there is none."""
+        return "statistical"
 
     @property
     def explanation(self) -> str:

@@ -12,6 +12,7 @@ from heatserve.serving.observed.families import CARD_ALPHA, CARD_POSITIVE, MODEL
 from heatserve.serving.observed.series import Key
 
 if TYPE_CHECKING:
+    from heatserve.export.card import Card
     from heatserve.export.repository.layout import ModelVersion
 
 _NAME = "models.json"
@@ -78,9 +79,8 @@ def _facts(model: ModelVersion) -> Iterator[tuple[Key, float]]:
             model.name,
             str(model.version),
             card.graph_sha256[:_GRAPH_DIGITS],
-            f"{card.sigma:g}",
-            f"{promise.alpha:g}" if promise else "",
-            f"{promise.confidence:g}" if promise else "",
+            card.certificate_kind,
+            *_promised(card),
             "tensorrt" if card.plan else card.accelerator or "cpu",
             card.date,
         ),
@@ -88,6 +88,16 @@ def _facts(model: ModelVersion) -> Iterator[tuple[Key, float]]:
     )
     if promise:
         yield (CARD_ALPHA.name, model.name), promise.alpha
+    if card.is_deterministic:
+        yield (CARD_ALPHA.name, model.name), 0.0
     if card.evaluation and card.evaluation.calibrated.images:
         rate = card.evaluation.calibrated
         yield (CARD_POSITIVE.name, model.name), rate.positive / rate.images
+
+
+def _promised(card: Card) -> tuple[str, str, str]:
+    """σ, α and the confidence, as labels; empty where there is none."""
+    if card.is_deterministic:
+        return "", "0", "1"
+    part = card.calibration
+    return f"{card.sigma:g}", f"{part.alpha:g}" if part else "", f"{part.confidence:g}" if part else ""

@@ -127,7 +127,7 @@ DRIFT_ALARM = _gauge("drift_alarm", "1 where the inputs are unlike the calibrati
 MODEL_INFO = _gauge(
     "model_info",
     "1 for each model version that is served, with what its card says",
-    *("model", "version", "graph", "sigma", "alpha", "confidence", "engine", "date"),
+    *("model", "version", "graph", "certificate_kind", "sigma", "alpha", "confidence", "engine", "date"),
 )
 CARD_ALPHA = _gauge("card_alpha_ratio", "Share of the positive radii that may overclaim, as the card promises", "model")
 CARD_POSITIVE = _gauge(

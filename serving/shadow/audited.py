@@ -23,7 +23,9 @@ class Audited:
     """The audit of one model, as an instance of it sees it; where there is none, it does nothing."""
 
     def __init__(self, version_dir: Path, card: Card, recorder: Recorder) -> None:
-        """Begin to hand answers over, where the server audits and the card promises something.
+        """Begin to hand answers over, where the server audits and the card promises a rate of overclaims.
+
+        A deterministic certificate promises none: Certify would judge another classifier than the one that is served.
 
         Args:
             version_dir: of the model, as Triton sees it.

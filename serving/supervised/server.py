@@ -177,6 +177,11 @@ class Server:
         return self.triton.models
 
     @property
+    def audits(self) -> bool:
+        """Whether a share of the answers of statistical certificates is judged by Certify."""
+        return self._audit is not None
+
+    @property
     def has_tokens(self) -> bool:
         """Whether the front lets in only who brings a token."""
         return self._front_options.token_file is not None

@@ -30,7 +30,8 @@ class SwitchOutcome(Enum):
     SWITCHED = "switched"
     """It is served."""
     REFUSED = "refused"
-    """Its card, its signature or its configuration is not in order, or callers would meet another input or classes."""
+    """Its card, its signature or its configuration is not in order, or callers would meet another kind of
+    certificate, another input or other classes."""
     FAILED_TRIAL = "failed_trial"
     """It could not be served, or answered otherwise than its graph."""
     FAILED_LOAD = "failed_load"
@@ -198,10 +199,10 @@ def check_same_contract(former: ModelVersion, new: ModelVersion) -> None:
     """Refuse a version that callers of the former one could not go on to ask.
 
     Raises:
-        HeatserveError: it takes another input, or answers with other classes.
+        HeatserveError: its certificate is of another kind, it takes another input, or answers with other classes.
     """
     advice = "export it under another name, or restart the server for it"
-    for field in ("input_type", "input_shape", "resize", "class_names"):
+    for field in ("certificate_kind", "input_type", "input_shape", "resize", "class_names"):
         theirs, ours = getattr(former.card, field), getattr(new.card, field)
         if theirs != ours:
             raise HeatserveError(

@@ -87,7 +87,7 @@ def make_offer(
 ) -> Offer:
     """Fill the new `folder` with what `triton` needs to serve a version, which was checked to be served by it.
 
-    It has a voter where it has tiers, and where it promises something and the server `audits` what it answers.
+    It has a voter where it has tiers, and where it promises a rate of overclaims and the server `audits` its answers.
 
     Raises:
         CardError: the server audits, and the reference of inputs is not that of the version.

@@ -51,7 +51,7 @@ class Workspace:
     numbers: Iterator[int]
     """Of the folders of offers that are yet to be made."""
     audits: bool
-    """Whether models that promise something have a voter also without tiers, for the shadow audit."""
+    """Whether models that are calibrated have a voter also without tiers, for the shadow audit."""
 
     @property
     def tiers(self) -> dict[str, Tiers]:

@@ -56,7 +56,7 @@ def test_the_table_of_tiers_fits_a_terminal() -> None:
     assert [row.split()[-2:] for row in rows] == [
         [votes, "1e-09"] for votes in ("100,000", "100,100", "100,100", "100,000")
     ]
-    assert "The radius of one pass does not hold against an adversary" in " ".join(text.split())
+    assert "The radius of one pass of a model with tiers does not hold against an adversary" in " ".join(text.split())
 
 
 @pytest.mark.parametrize(("resize", "shape"), [(None, (1, 8, 8)), (8, (8, 8, 1))])

@@ -231,7 +231,7 @@ def test_serve_says_for_whom_each_address_is() -> None:
 
 def test_models_table_says_what_is_not_calibrated(triton: TritonServer) -> None:
     promises = dict(
-        zip(*(column.cells for column in (models_table(triton.models).columns[i] for i in (0, 4))), strict=True)
+        zip(*(column.cells for column in (models_table(triton.models).columns[i] for i in (0, 5))), strict=True)
     )
     assert str(promises["uncalibrated"]) == "radius 0: not calibrated"
     assert str(promises["tiny"]).startswith("at most 1% of positive radii overclaim (confidence 99%)")

@@ -14,7 +14,7 @@ from test_client import CLIENTS, Predict
 from tiny_model import random_images
 from tritonclient.grpc import service_pb2, service_pb2_grpc
 
-from heatserve import ServingError, TritonServer
+from heatserve import Reason, ServingError, TritonServer
 
 pytestmark = pytest.mark.slow
 
@@ -77,9 +77,12 @@ def replace(name: str, datatype: str, shape: list[int], size: int) -> Change:
     return change
 
 
-def unknown_reason(answer: service_pb2.ModelInferResponse) -> None:
-    index = [output.name for output in answer.outputs].index("reason")
-    answer.raw_output_contents[index] = np.array([0, 9]).tobytes()
+def other_reason(code: int) -> Change:
+    def change(answer: service_pb2.ModelInferResponse) -> None:
+        index = [output.name for output in answer.outputs].index("reason")
+        answer.raw_output_contents[index] = np.array([0, code]).tobytes()
+
+    return change
 
 
 @pytest.mark.parametrize(
@@ -101,7 +104,8 @@ def unknown_reason(answer: service_pb2.ModelInferResponse) -> None:
         ),
         (replace("nominal_radius", "FP32", [2, 1], 4), "nominal_radius: expected a tensor from the server, found one"),
         (replace("l_bound", "FP99", [2, 1], 8), "l_bound: expected"),
-        (unknown_reason, "reason: expected one of 0, 1, 2, 3, 4, 5 from the server, found 9"),
+        (other_reason(-1), "reason: expected a number from 0 to 255 from the server, found -1"),
+        (other_reason(256), "reason: expected a number from 0 to 255 from the server, found 256"),
     ],
 )
 @CLIENTS
@@ -113,6 +117,18 @@ def test_a_false_output_is_refused(
     changes.change_outputs = change
     with pytest.raises(ServingError, match=re.escape(message)):
         predict(url, "tiny", random_images(2))
+
+
+@CLIENTS
+def test_a_reason_of_a_later_version_is_passed_on(proxy: tuple[str, ChangingProxy], predict: Predict) -> None:
+    """A client that is older than its server goes on: what a radius promises does not depend on its reason."""
+    url, changes = proxy
+    usual = predict(url, "tiny", random_images(2))[1]
+    changes.change_outputs = other_reason(max(Reason) + 1)
+    found = predict(url, "tiny", random_images(2))[1]
+    assert (found.reason, found.reason.name) == (max(Reason) + 1, "UNKNOWN")
+    assert "does not know" in found.reason.explanation
+    assert (found.label, found.certified_radius) == (usual.label, usual.certified_radius)
 
 
 @pytest.mark.parametrize(

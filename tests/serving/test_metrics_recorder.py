@@ -227,6 +227,7 @@ def test_facts_of_models_are_those_declared_last(tmp_path: Path) -> None:
     info = {dict(labels)["model"]: dict(labels) for name, labels in found if name == "heatserve_model_info"}
     assert info["tiny"]["alpha"] == "0.01"
     assert info["plain"]["alpha"] == ""
+    assert {labels["certificate_kind"] for labels in info.values()} == {"statistical"}
     assert info["tiny"]["graph"] == models[0].card.graph_sha256[:12]
     assert sample(page(tmp_path), "heatserve_card_alpha_ratio", model="tiny") == 0.01
     declare_models(tmp_path, models[1:])

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from tiny_model import random_images, write_tiny_model
 
-from heatserve.export.contract import Outputs
+from heatserve.export.contract import Outputs, Reason
 from heatserve.export.repository.layout import ModelVersion, open_model
 from heatserve.export.runtime.served import open_served
 from heatserve.serving.switching.comparing import PROBABILITY_TOLERANCE, disagreement, trial_images
@@ -69,3 +69,35 @@ def test_images_of_a_trial_are_valid_and_others_may_be_kept(model: ModelVersion,
     assert all(image.min() >= 0 and image.max() <= (255 if dtype is np.uint8 else 1) for image in images)
     assert len({image.tobytes() for image in images}) == 12
     np.testing.assert_array_equal(np.concatenate(images[10:]), random_images(2, seed=1))
+
+
+@pytest.fixture(scope="module")
+def proven(proven_repository: Path) -> tuple[ModelVersion, Outputs]:
+    """A model with a deterministic certificate, and its answer to an image."""
+    model = open_model(proven_repository, "proven")
+    return model, open_served(model)(random_images(1))
+
+
+def test_a_proven_radius_may_differ_by_what_float64_rounds(proven: tuple[ModelVersion, Outputs]) -> None:
+    model, answer = proven
+    assert disagreement(model.card, answer, answer) == ""
+    for name in ("certified_radius", "nominal_radius", "l_bound"):
+        next_to = {**answer, name: np.nextafter(answer[name], np.float32(9))}
+        assert disagreement(model.card, answer, next_to) == ""
+        for factor in (1 + 1e-5, 1 - 1e-5, np.nan):
+            other = {**answer, name: answer[name] * np.float32(factor)}
+            assert disagreement(model.card, answer, other).startswith(f"{name}: expected ")
+
+
+def test_a_proven_radius_has_the_reason_of_one(proven: tuple[ModelVersion, Outputs]) -> None:
+    model, answer = proven
+    for reason in (Reason.CALIBRATED, Reason.UNSURE):
+        other = {**answer, "reason": np.array([reason])}
+        assert disagreement(model.card, answer, other).startswith("reason: expected 6 with a positive radius")
+
+
+def test_images_of_a_trial_are_noisy_where_the_card_has_no_sigma(proven: tuple[ModelVersion, Outputs]) -> None:
+    model, _ = proven
+    images = [*trial_images(model.path.parent, model.card, np.full((1, 1, 8, 8), 0.5, np.float32))]
+    assert len({image.tobytes() for image in images}) > 6
+    assert images[1].std() > 0.1

@@ -160,7 +160,7 @@ def test_a_frozen_base_stays_as_it_is_bit_for_bit(few: ImageData, frozen_base: b
     pair = Pair(digits_network(2).requires_grad_(not frozen_base), digits_network(2))
     base, single_pass = _state(pair.base), _state(pair.single_pass)
     method: Method = AverageLoss(start, AverageParameters(sigma=SIGMA, frozen_base=frozen_base))
-    fit(pair, method, few, replace(QUICK, weight_decay=0.1), seed=0, on_epoch=lambda _: None)
+    fit(pair, method, few, replace(QUICK, weight_decay=0.1), seed=0, save=lambda _: None)
     for name, tensor in pair.base.state_dict().items():
         if frozen_base or name.endswith(("weight", "running_mean")):
             assert torch.equal(tensor, base[name]) == frozen_base, name

@@ -64,13 +64,13 @@ def _fit(
     method: Method, data: ImageData, out: Path | None = None, *, batch_norm: bool, resume: bool = False
 ) -> Results:
     network = _network(batch_norm=batch_norm)
-    on_epoch: list[EpochMetrics] = []
+    saved: list[EpochMetrics] = []
     run = Run(resume=resume)
-    history = fit(network, method, data, ODD, seed=3, on_epoch=on_epoch.append, run=run, out=out)
+    history = fit(network, method, data, ODD, seed=3, save=saved.append, run=run, out=out)
     return {
         "state": network.state_dict(),
         "history": [asdict(metrics) for metrics in history],
-        "told": len(on_epoch),
+        "told": len(saved),
     }
 
 
@@ -107,7 +107,7 @@ def _work(folder: Path) -> None:
     found["state is there"] = out.with_suffix(".state").is_file()
     found["resumed"] = _fit(noise, data, out, batch_norm=True, resume=True)
     try:
-        fit(_network(batch_norm=False), noise, data, replace(ODD, batch_size=2), seed=0, on_epoch=print)
+        fit(_network(batch_norm=False), noise, data, replace(ODD, batch_size=2), seed=0, save=print)
     except TrainingError as error:
         found["too small"] = str(error)
     torch.save(found, folder / f"{team.rank}.pt")

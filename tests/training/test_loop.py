@@ -17,6 +17,7 @@ from torch.nn import functional
 from heatserve.training.data.errors import DataError
 from heatserve.training.data.images import Images, TensorImages
 from heatserve.training.data.splits import ImageData
+from heatserve.training.loop import fitting
 from heatserve.training.loop.fitting import Interrupted, Run, fit
 from heatserve.training.loop.optimisation import Optimisation
 from heatserve.training.loop.progress import training_bar
@@ -59,9 +60,9 @@ class _Breaks:
         return backward(spoilt, accuracy=batch_accuracy(logits, labels))
 
 
-def _fit(network: nn.Module, method: Method, data: ImageData, on_epoch: Callable[[EpochMetrics], None]) -> None:
+def _fit(network: nn.Module, method: Method, data: ImageData, save: Callable[[EpochMetrics], None]) -> None:
     optimisation = replace(QUICK, epochs=3, batch_size=32)
-    fit(network, method, data, optimisation, seed=0, on_epoch=on_epoch)
+    fit(network, method, data, optimisation, seed=0, save=save)
 
 
 @pytest.mark.parametrize(
@@ -76,7 +77,8 @@ def test_a_broken_loss_stops_before_the_step(few: ImageData, spoil: Callable[[Te
     assert all(torch.isfinite(tensor).all() for tensor in network.state_dict().values())
 
 
-def test_each_epoch_is_measured(few: ImageData) -> None:
+def test_each_epoch_is_measured(few: ImageData, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(fitting, "WRITE_EVERY", 0.0)
     epochs: list[EpochMetrics] = []
     modes: list[bool] = []
     network, threads = digits_network(), torch.get_num_threads()
@@ -92,6 +94,14 @@ def test_each_epoch_is_measured(few: ImageData) -> None:
     assert epochs[-1].loss < epochs[0].loss
     assert epochs[-1].terms["accuracy"] > epochs[0].terms["accuracy"]
     assert all(metrics.images_per_second == pytest.approx(96 / metrics.seconds) for metrics in epochs)
+
+
+def test_short_epochs_are_not_spent_on_writing(few: ImageData) -> None:
+    """After the first epoch, and after the last one."""
+    epochs: list[EpochMetrics] = []
+    history = fit(digits_network(), CrossEntropy(), few, replace(QUICK, epochs=4), seed=0, save=epochs.append)
+    assert [metrics.epoch for metrics in epochs] == [1, 4]
+    assert [metrics.epoch for metrics in history] == [1, 2, 3, 4]
 
 
 @pytest.mark.parametrize(
@@ -172,7 +182,7 @@ def test_metrics_are_means_over_the_images_of_an_epoch(few: ImageData, tmp_path:
     def train(images: Images, run: Run) -> list[EpochMetrics]:
         network = digits_network()
         return fit(
-            network, _MeanLabel(), replace(data, images=images), QUICK, seed=0, on_epoch=epochs.append, run=run, out=out
+            network, _MeanLabel(), replace(data, images=images), QUICK, seed=0, save=epochs.append, run=run, out=out
         )
 
     images = DisturbedImages(data.images, at, raise_signal(signal.SIGTERM))
@@ -212,9 +222,9 @@ def test_a_loss_that_explodes_without_being_infinite_stops_the_training(few: Ima
     network, method = digits_network(), _Explodes()
     epochs: list[EpochMetrics] = []
     with pytest.raises(TrainingError, match=r"epoch 3: expected a loss of the order of its first steps, at most [1-9]"):
-        fit(network, method, few, LONG, seed=0, on_epoch=epochs.append)
+        fit(network, method, few, LONG, seed=0, save=epochs.append)
     assert 101 < len(method.steps) < 110
-    assert [metrics.epoch for metrics in epochs] == [1, 2]
+    assert [metrics.epoch for metrics in epochs] == [1]
     assert all(torch.isfinite(tensor).all() for tensor in network.state_dict().values())
 
 

@@ -257,7 +257,7 @@ def test_a_training_without_a_file_says_that_nothing_is_kept(few: ImageData) -> 
     network = digits_network()
     data = replace(few, images=DisturbedImages(few.images, 2, raise_signal(signal.SIGTERM)))
     with pytest.raises(Interrupted, match="interrupted after epoch 1, step 2 of 6: nothing is kept"):
-        fit(network, CrossEntropy(), data, QUICK, seed=0, on_epoch=lambda _: None)
+        fit(network, CrossEntropy(), data, QUICK, seed=0, save=lambda _: None)
 
 
 def test_the_state_of_another_training_is_refused(few: ImageData, baseline: Path, tmp_path: Path) -> None:
@@ -325,11 +325,11 @@ def _scalars(folder: Path) -> dict[str, list[tuple[int, float]]]:
 
 
 def test_records_of_steps_that_a_crash_has_lost_are_written_once(few: ImageData, tmp_path: Path) -> None:
-    """In the log and on TensorBoard: the crash comes after the record of step 50, the state is that of step 48."""
+    """In the log and on TensorBoard: the crash comes in the third epoch, the state is that of the first."""
     crashed, whole, board = tmp_path / "crashed.safetensors", tmp_path / "whole.safetensors", tmp_path / "board"
     with pytest.raises(Crash):
         _train(
-            replace(few, images=DisturbedImages(few.images, 60, crash)),
+            replace(few, images=DisturbedImages(few.images, 110, crash)),
             crashed,
             LONG,
             run=Run(tensorboard=board),
@@ -337,6 +337,8 @@ def test_records_of_steps_that_a_crash_has_lost_are_written_once(few: ImageData,
     assert [(record["kind"], record["steps"]) for record in log_records(crashed)] == [
         ("epoch", 48),
         ("step", LOG_EVERY),
+        ("epoch", 96),
+        ("step", 2 * LOG_EVERY),
     ]
     with crashed.with_suffix(".jsonl").open("a") as log:
         log.write('{"kind": "st')  # a line that the crash of a whole machine may leave

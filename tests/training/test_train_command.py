@@ -95,6 +95,14 @@ def test_the_baseline_has_an_option_for_everything_that_decides_it() -> None:
     assert all(option.help for option in options.values())
 
 
+def test_lipschitz_has_an_option_for_everything_that_decides_it() -> None:
+    options = _options("lipschitz")
+    folders = {"resize", "crop", "classes", "skip_unreadable"}
+    own = {"checkpoint", "teacher_architecture", "start", "epsilon", "temperature"}
+    assert set(options) == (_names(Optimisation) - WITHOUT_OPTION) | RUN | folders | own
+    assert all(option.help for option in options.values())
+
+
 RECIPE = {
     "epochs": 1,
     "batch_size": 128,
@@ -195,7 +203,9 @@ def test_an_unknown_device_is_explained() -> None:
         CliRunner().invoke(app, [*arguments, "--device", "gpu"], catch_exceptions=False)
 
 
-@pytest.mark.parametrize("command", [["train", "baseline"], *(["train", name] for name in METHODS), ["import-weights"]])
+@pytest.mark.parametrize(
+    "command", [*(["train", name] for name in ("baseline", "lipschitz", *METHODS)), ["import-weights"]]
+)
 def test_help_shows_an_example(command: list[str]) -> None:
     result = CliRunner().invoke(app, [*command, "--help"], env={"COLUMNS": "200"})
     assert result.exit_code == 0

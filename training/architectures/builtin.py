@@ -61,7 +61,7 @@ ARCHITECTURES: dict[str, Callable[[int, int], nn.Module]] = {
     "cifar_resnet34": _cifar_resnet34,
     "cifar_wrn28_10": lambda num_classes, channels: WideResNet(28, 10, num_classes, channels),
     "cohen_resnet110": cohen_resnet110,
-    "lipschitz_digits": lipschitz_network(16, 3, 8),
+    "lipschitz_digits": lipschitz_network(32, 1, 8, last_layers=6),
     "lipschitz_xs": lipschitz_network(32, 3, 32),
     "lipschitz_s": lipschitz_network(64, 3, 32),
     "lipschitz_m": lipschitz_network(128, 3, 32),

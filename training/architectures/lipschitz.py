@@ -33,25 +33,32 @@ class ConvexPotential(nn.Module):
         self.padding = kernel_size // 2
         self.size = size
         self.direction: Tensor
-        self.register_buffer("direction", functional.normalize(torch.randn(1, channels, size, size), dim=(1, 2, 3)))
+        self.register_buffer("direction", _unit(torch.randn(1, channels, size, size)))
 
     def forward(self, x: Tensor) -> Tensor:
+        if x.shape[1:] != self.direction.shape[1:]:  # the estimate is one for this size
+            raise ValueError(f"expected images {list(self.direction.shape[1:])} in this layer, got {list(x.shape[1:])}")
         hidden = functional.relu(functional.conv2d(x, self.kernel, self.bias, padding=self.padding))
         return x - self._step() * functional.conv_transpose2d(hidden, self.kernel, padding=self.padding)
 
     def _step(self) -> Tensor:
         with torch.autocast(self.kernel.device.type, enabled=False):
             with torch.no_grad():
-                out = functional.normalize(self._apply_kernel(self.direction), dim=(1, 2, 3))
+                out = _unit(self._apply_kernel(self.direction))
                 if self.training:
                     back = functional.conv_transpose2d(out, self.kernel, padding=self.padding)
-                    self.direction.copy_(functional.normalize(back, dim=(1, 2, 3)))
-                    out = functional.normalize(self._apply_kernel(self.direction), dim=(1, 2, 3))
+                    self.direction.copy_(_unit(back))
+                    out = _unit(self._apply_kernel(self.direction))
             norm = (self._apply_kernel(self.direction.clone()) * out).sum()
             return 2 / (norm**2 + 1e-6)
 
     def _apply_kernel(self, x: Tensor) -> Tensor:
         return functional.conv2d(x, self.kernel, padding=self.padding)
+
+
+def _unit(x: Tensor) -> Tensor:
+    norm: Tensor = torch.linalg.vector_norm(x)
+    return x / norm.clamp(min=1e-12)
 
 
 class MaxMin(nn.Module):
@@ -77,7 +84,7 @@ class _Sorted(torch.autograd.Function):
 
 
 def _sorted(first: Tensor, second: Tensor) -> tuple[Tensor, Tensor]:
-    found: tuple[Tensor, Tensor] = _Sorted.apply(first, second)
+    found: tuple[Tensor, Tensor] = _Sorted.apply(first, second)  # type: ignore[no-untyped-call]
     return found
 
 
@@ -96,19 +103,21 @@ class FirstChannels(nn.Module):
 class LipschitzNetwork(nn.Sequential):
     """Images [N, C, size, size] → logits [N, K], with ‖f(x) − f(y)‖₂ ≤ ‖x − y‖₂, but for the estimates of norms."""
 
-    def __init__(self, width: int, layers: int, size: int, num_classes: int, *, kernel_size: int = 3) -> None:
-        """`width` channels in the first of log₂(size) − 1 stages of `layers` layers; they double as the size halves.
+    def __init__(self, width: int, layers: int, size: int, num_classes: int, *, last_layers: int = 1) -> None:
+        """Stages of `layers` layers, the first with `width` channels, which double as the size halves down to 1.
 
         A space-to-depth step comes first: a stage at the full size costs as much as all others together, and more
-        epochs of the others bring more.
+        epochs of the others bring more. The last stage, whose images are of one pixel, has `last_layers`.
         """
         size //= 2
         found: list[nn.Module] = [nn.PixelUnshuffle(2), FirstChannels(width), ConvexPotential(width, 1, size), MaxMin()]
         while size > 1:
             for _ in range(layers):
-                found += [ConvexPotential(width, kernel_size if size > 2 else 1, size), MaxMin()]
+                found += [ConvexPotential(width, 3 if size > 2 else 1, size), MaxMin()]
             found += [FirstChannels(width // 2), nn.PixelUnshuffle(2)]
             width, size = 2 * width, size // 2
+        for _ in range(last_layers - 1):
+            found += [ConvexPotential(width, 1, 1), MaxMin()]
         super().__init__(*found, ConvexPotential(width, 1, 1), nn.Flatten(), FirstLogits(num_classes))
 
 
@@ -123,6 +132,6 @@ class FirstLogits(nn.Module):
         return x[:, : self.classes]
 
 
-def lipschitz_network(width: int, layers: int, size: int, *, kernel_size: int = 3) -> Callable[[int, int], nn.Module]:
+def lipschitz_network(width: int, layers: int, size: int, *, last_layers: int = 1) -> Callable[[int, int], nn.Module]:
     """A function of the number of classes and of channels, as `ARCHITECTURES` has them."""
-    return lambda num_classes, _channels: LipschitzNetwork(width, layers, size, num_classes, kernel_size=kernel_size)
+    return lambda num_classes, _channels: LipschitzNetwork(width, layers, size, num_classes, last_layers=last_layers)

@@ -5,6 +5,8 @@ It stops at a signal after the step under way and goes on from its state file bi
 
 from __future__ import annotations
 
+import math
+import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
@@ -22,6 +24,9 @@ from heatserve.training.loop.progress import TrainingProgress, unseen_training
 from heatserve.training.loop.signals import stop_signals
 from heatserve.training.loop.trainer import LOG_EVERY, EpochMetrics, Trainer
 from heatserve.training.methods.protocol import Method
+
+WRITE_EVERY = 20.0
+"""Seconds from one checkpoint and state to the next: epochs of a second would be spent on writing otherwise."""
 
 
 class Interrupted(KeyboardInterrupt):
@@ -52,10 +57,11 @@ def fit(
     optimisation: Optimisation,
     *,
     seed: int,
-    on_epoch: Callable[[EpochMetrics], None],
+    save: Callable[[EpochMetrics], None],
     run: Run | None = None,
     out: Path | None = None,
     recipe: str = "",
+    replayable: bool = False,
 ) -> list[EpochMetrics]:
     """Train `network` in place, on the device that it is on; leaves it in eval mode.
 
@@ -63,23 +69,28 @@ def fit(
         method: the loss.
         data: a `train` split: no other one may ever be trained on.
         seed: decides the order of the images and all that the method draws.
-        on_epoch: called after each epoch by the process that leads, to write a checkpoint for example.
+        save: writes a checkpoint after an epoch that had these metrics; called by the process that leads. After the
+            first and the last epoch, and after others where `WRITE_EVERY` seconds have passed; so is the state written.
         run: how it is run.
         out: the checkpoint's path; the state and the log are written beside it, `.state` and `.jsonl`. None: nowhere.
         recipe: whatever decides the training, as text: a state of another recipe is refused.
+        replayable: a step starts the same kernels every time, and reads no number from the GPU. One process on a GPU
+            whose batch size divides the number of images records it once and replays it: where a network is small,
+            starting its kernels one by one takes longer than they do.
 
     Raises:
-        TrainingError: the loss explodes, or it or its gradient is no longer finite. That step is not taken.
+        TrainingError: the loss explodes, or it or its gradient is no longer finite. That step is not taken, or, where
+            it was replayed, not written.
         DataError: `data` is not a `train` split, or it holds a label outside its classes.
         StateError: the state to resume from is damaged, or another training's.
         Interrupted: SIGINT, SIGTERM or SIGHUP came; the state is written.
     """
     run = run or Run()
-    trainer = Trainer(network, method, data, optimisation, seed, recipe)
+    trainer = Trainer(network, method, data, optimisation, seed, recipe, replayable=replayable)
     state = out.with_suffix(".state") if out else None
     if run.resume and state and state.is_file():
         trainer.load(state)
-    leads, done = trainer.team.leads, trainer.position.global_step
+    leads, done, written = trainer.team.leads, trainer.position.global_step, -math.inf
     with (
         _threads(optimisation.cpu_threads),
         stop_signals() as stopped,
@@ -96,9 +107,12 @@ def fit(
                     raise _interrupted(trainer, state)
             metrics = trainer.finish_epoch()
             log.write("epoch", global_step=trainer.position.global_step, **_flat(metrics))
-            if leads:
-                on_epoch(metrics)
-            trainer.save(state)
+            due = time.monotonic() - written >= WRITE_EVERY or trainer.position.epoch > optimisation.epochs
+            if trainer.team.gather(due)[0]:  # all processes do as the one that leads
+                if leads:
+                    save(metrics)
+                trainer.save(state)
+                written = time.monotonic()
         if state and leads:
             state.unlink(missing_ok=True)
         if stopped():  # while the last epoch was written: what was to follow this training does not

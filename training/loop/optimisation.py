@@ -23,10 +23,9 @@ class Optimisation:
         weight_decay: L2 penalty on all weights.
         clip: largest L2 norm of the gradient over all weights; longer ones are scaled down. The heat loss starts with
             gradients that destroy a network in a few steps otherwise.
-        precision: "float32", or "bfloat16" to let autocast run what it deems safe in it (for GPUs).
+        precision: "float32", or "bfloat16" to let autocast run what it deems safe in it: for GPUs, and for CPUs that
+            have instructions for it (AMX, AVX512_BF16).
         augment: shift and mirror the images, where the data set has a rule for it.
-        cuda_graph: on a GPU, record a step once and replay it: where a network is small, starting its kernels one by
-            one takes longer than they do. The batch size must divide the number of images.
         cpu_threads: how many of torch's threads to train with; None: its setting, but at most `usable_cores`. Threads
             that share a tiny batch wait for one another: on a busy machine two of them take ten times as long as one.
     """
@@ -40,7 +39,6 @@ class Optimisation:
     clip: float = 1.0
     precision: str = "float32"
     augment: bool = True
-    cuda_graph: bool = False
     cpu_threads: int | None = None
 
     def __post_init__(self) -> None:

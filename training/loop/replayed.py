@@ -13,18 +13,18 @@ T = TypeVar("T")
 EAGER_STEPS = 3
 """Steps that are taken one kernel after another first: libraries choose their kernels, momentum gets its memory."""
 
-Step = Callable[[Tensor, Tensor], tuple[Mapping[str, Tensor], Tensor]]
+_Step = Callable[[Tensor, Tensor], tuple[Mapping[str, Tensor], Tensor]]
 """Takes a whole step on images and labels; returns the terms of the loss and the norm of the gradient."""
 
 
 class Replayed:
     """`step` as one graph: its kernels are started together, on images and labels that are copied to fixed memory."""
 
-    def __init__(self, step: Step, generator: torch.Generator) -> None:
+    def __init__(self, step: _Step, generator: torch.Generator) -> None:
         """`generator` is what `step` draws from."""
         self._step = step
         self._generator = generator
-        self._stream = torch.cuda.Stream(generator.device)
+        self._stream = torch.cuda.Stream(generator.device)  # type: ignore[no-untyped-call]
         self._graph: torch.cuda.CUDAGraph | None = None
         self._taken = 0
 

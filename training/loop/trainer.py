@@ -48,7 +48,15 @@ class Trainer:
     """One training under way: the network and everything else that a step changes."""
 
     def __init__(
-        self, network: nn.Module, method: Method, data: ImageData, optimisation: Optimisation, seed: int, recipe: str
+        self,
+        network: nn.Module,
+        method: Method,
+        data: ImageData,
+        optimisation: Optimisation,
+        seed: int,
+        recipe: str,
+        *,
+        replayable: bool = False,
     ) -> None:
         if data.split != "train":
             raise DataError(f"split: expected train, got {data.split}: those images are kept for calibration and tests")
@@ -70,7 +78,9 @@ class Trainer:
                 f"batch_size: expected an image of every batch for each of {self.team.size} processes, got batches of "
                 f"{smallest}"
             )
-        self.replayed = self._recorded() if optimisation.cuda_graph else None
+        self.replayed = Replayed(self._whole_step, self.noise) if replayable and self._can_replay() else None
+        self.rate = torch.tensor(optimisation.lr, device=self.device)
+        """The learning rate where a recorded step reads it."""
         self.position = Position()
         self.last_terms: dict[str, float] = {}
         """The terms of the last step's loss, means over its images."""
@@ -106,41 +116,35 @@ class Trainer:
         self.last_terms = dict(zip(terms, means, strict=True))
         norm = torch.nn.utils.clip_grad_norm_(self.network.parameters(), self.optimisation.clip)
         self._check(norm.item())
-        for group in self.optimiser.param_groups:
-            group["lr"] = self._learning_rate()
+        self._set_learning_rate()
         self.optimiser.step()
         self._count(count)
         return bool(stopping > 0)
 
-    def _learning_rate(self) -> float:
+    def _set_learning_rate(self) -> None:
         progress = self.position.global_step / self.total_steps
-        return self.optimisation.lr * DECAYS[self.optimisation.decay](progress)
+        rate = self.optimisation.lr * DECAYS[self.optimisation.decay](progress)
+        if self.replayed is not None:
+            self.rate.fill_(rate)
+        for group in self.optimiser.param_groups:  # each time: a state, of another device perhaps, brings its own
+            group["lr"], group["fused"] = (rate, None) if self.replayed is None else (self.rate, True)
 
-    def _recorded(self) -> Replayed:
-        """Steps as a graph, which a learning rate in the GPU's memory reaches."""
-        if self.device.type != "cuda" or self.team.size > 1 or len(self.data) % self.optimisation.batch_size:
-            raise TrainingError(
-                "cuda_graph: expected one process on a GPU and a batch size that divides the number of images, got "
-                f"{self.team.size} on {self.device.type}, and batches of {self.optimisation.batch_size} of "
-                f"{len(self.data)}"
-            )
-        for group in self.optimiser.param_groups:
-            group["lr"], group["fused"] = torch.tensor(self.optimisation.lr, device=self.device), True
+    def _can_replay(self) -> bool:
+        """All batches have one size, and no process waits for another between the gradient and the step."""
+        whole = len(self.data) % self.optimisation.batch_size == 0
+        return self.device.type == "cuda" and self.team.size == 1 and whole
 
-        def step(images: Tensor, labels: Tensor) -> tuple[Mapping[str, Tensor], Tensor]:
-            self.optimiser.zero_grad()
-            with self._precision():
-                terms = self.method(self.network, images, labels, self.noise)
-            norm = torch.nn.utils.clip_grad_norm_(self.network.parameters(), self.optimisation.clip)
-            self.optimiser.step()
-            return terms, norm
-
-        return Replayed(step, self.noise)
+    def _whole_step(self, images: Tensor, labels: Tensor) -> tuple[Mapping[str, Tensor], Tensor]:
+        self.optimiser.zero_grad()
+        with self._precision():
+            terms = self.method(self.network, images, labels, self.noise)
+        norm = torch.nn.utils.clip_grad_norm_(self.network.parameters(), self.optimisation.clip)
+        self.optimiser.step()
+        return terms, norm
 
     def _replay(self, replayed: Replayed, images: Tensor, labels: Tensor, stop: bool) -> bool:
         """A step that is looked at only after it was taken."""
-        for group in self.optimiser.param_groups:
-            group["lr"].fill_(self._learning_rate())
+        self._set_learning_rate()
         terms, norm = replayed(images, labels)
         *means, length = torch.stack([*terms.values(), norm]).tolist()
         self.last_terms = dict(zip(terms, means, strict=True))
@@ -163,7 +167,7 @@ class Trainer:
 
     def _check(self, norm: float) -> None:
         position, loss = self.position, self.last_terms["loss"]
-        advice = "lower the learning rate or the clipping norm. The checkpoint of the last whole epoch is kept"
+        advice = "lower the learning rate or the clipping norm. The last checkpoint that was written is kept"
         if not math.isfinite(norm) or not math.isfinite(loss):
             raise TrainingError(
                 f"epoch {position.epoch}: expected a finite loss and gradient, got a loss of {loss:.3g} with a "

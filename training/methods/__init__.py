@@ -5,7 +5,8 @@
     loss = HeatParameters(sigma=0.25).loss(start)  # start: the network that training starts from
     terms = loss(network, images, labels, generator)  # adds the gradient to the network's parameters
 
-`METHODS` names those that start from a trained network. `CrossEntropy` trains the baseline that they start from.
+`METHODS` names those that start from a trained network. `CrossEntropy` trains the baseline that they start from,
+`Margin` networks that are 1-Lipschitz.
 Importing this package needs no torch.
 """
 
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     from heatserve.training.methods.average import AverageLoss
     from heatserve.training.methods.cross_entropy import CrossEntropy
     from heatserve.training.methods.heat import HeatLoss
+    from heatserve.training.methods.margin import Margin
     from heatserve.training.methods.noise import NoiseLoss
     from heatserve.training.methods.parameters import (
         METHODS,
@@ -43,6 +45,7 @@ __all__ = [
     "HeatParameters",
     "METHODS",
     "MadryParameters",
+    "Margin",
     "Method",
     "NoiseLoss",
     "NoiseParameters",
@@ -64,6 +67,7 @@ __getattr__, __dir__ = lazy_names(
         "HeatParameters": "heatserve.training.methods.parameters",
         "METHODS": "heatserve.training.methods.parameters",
         "MadryParameters": "heatserve.training.methods.parameters",
+        "Margin": "heatserve.training.methods.margin",
         "Method": "heatserve.training.methods.protocol",
         "NoiseLoss": "heatserve.training.methods.noise",
         "NoiseParameters": "heatserve.training.methods.parameters",

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from heatserve.training.methods.parameters import require
 from heatserve.training.methods.protocol import Terms, backward, batch_accuracy
 
 
@@ -28,7 +29,12 @@ class Margin:
     temperature: float
     teacher: nn.Module | None = None
 
+    def __post_init__(self) -> None:
+        require("epsilon", self.epsilon, 0 < self.epsilon < math.inf, "a number above 0")
+        require("temperature", self.temperature, 0 < self.temperature < math.inf, "a number above 0")
+
     def __call__(self, network: nn.Module, images: Tensor, labels: Tensor, generator: torch.Generator) -> Terms:  # noqa: ARG002
+        """See `Method`; also logs the shares of images that are right, and right by more than the margin of ε."""
         if self.teacher is not None:
             with torch.no_grad():
                 labels = self.teacher(images).argmax(1)

@@ -24,7 +24,10 @@ Architecture = Annotated[str, typer.Option(help=f"{ARCHITECTURE_HELP}.")]
 From = Annotated[Path, typer.Option("--from", help="Checkpoint of the trained network to start from.")]
 CheckpointOut = Annotated[
     Path,
-    typer.Option(help="Where to write the checkpoint (safetensors), after every epoch; the log beside it as .jsonl."),
+    typer.Option(
+        help="Where to write the checkpoint (safetensors), as the training goes and in the end; the log beside it as "
+        ".jsonl."
+    ),
 ]
 TrainingSeed = Annotated[
     int, typer.Option(help="Decides initial weights, order of the images, augmentation and noise.")
@@ -157,19 +160,64 @@ FrozenBase = Annotated[
 
 Epochs = Annotated[int | None, typer.Option(rich_help_panel=RECIPE, help="Passes over the training images.")]
 BatchSize = Annotated[int | None, typer.Option(rich_help_panel=RECIPE, help="Images in one step.")]
-LearningRate = Annotated[float | None, typer.Option(rich_help_panel=RECIPE, help="Learning rate of SGD at the start.")]
+LearningRate = Annotated[float | None, typer.Option(rich_help_panel=RECIPE, help="Largest learning rate of SGD.")]
 Decay = Annotated[
     str | None,
-    typer.Option(rich_help_panel=RECIPE, help="`cosine` takes the learning rate to 0, `constant` leaves it."),
+    typer.Option(
+        rich_help_panel=RECIPE,
+        help="`cosine` takes the learning rate to 0, `constant` leaves it, `one-cycle` raises it to --lr first.",
+    ),
 ]
 WeightDecay = Annotated[float | None, typer.Option(rich_help_panel=RECIPE, help="L2 penalty on the weights.")]
 Clip = Annotated[float | None, typer.Option(rich_help_panel=RECIPE, help="Largest norm of the gradient.")]
 TrainingPrecision = Annotated[
-    str | None, typer.Option(rich_help_panel=RECIPE, help="`float32`, or `bfloat16` autocast (for GPUs).")
+    str | None,
+    typer.Option(
+        rich_help_panel=RECIPE, help="`float32`, or `bfloat16` autocast, for GPUs and CPUs with instructions for it."
+    ),
 ]
 Augment = Annotated[
     bool | None,
     typer.Option(rich_help_panel=RECIPE, help="Shift and mirror the images, where the data set has a rule for it."),
+]
+
+LipschitzArchitecture = Annotated[
+    str | None,
+    typer.Option(
+        help="`lipschitz_digits` for images of 8×8, `lipschitz_xs`, `_s`, `_m` for 32×32, or code of yours that makes "
+        "such a network, which is run. [by default what the data set and the device have time for]"
+    ),
+]
+Teacher = Annotated[
+    Path | None,
+    typer.Option("--from", help="Checkpoint of a network whose classes are learned; no label is read then."),
+]
+TeacherCode = Annotated[
+    str | None,
+    typer.Option(help="Where the network of --from is code of yours: `file.py:function`, …, which is run."),
+]
+Start = Annotated[
+    Path | None,
+    typer.Option(
+        help="Checkpoint of a network of the same architecture whose weights are gone on from, with labels; its "
+        "learning rate is best small, and --decay cosine."
+    ),
+]
+MarginEpsilon = Annotated[
+    float | None,
+    typer.Option(
+        "--epsilon",
+        rich_help_panel=LOSS,
+        help="ε: the radius that matters, L2, pixels in [0,1]; the loss asks for twice that. A larger one trades "
+        "accuracy for radius. In tables of CIFAR-10 radii are 36, 72 and 108 of 255. [by default 36/255 = 0.141]",
+    ),
+]
+Temperature = Annotated[
+    float | None,
+    typer.Option(
+        rich_help_panel=LOSS,
+        help="T of the loss T·CE(logits/T): small ones spend less on images that keep the margin. [by default 0.25]",
+    ),
 ]
 
 

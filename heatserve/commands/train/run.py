@@ -120,6 +120,10 @@ def summarise(out: Path, data: str, root: Path | None) -> None:
     console = Console(highlight=False)
     console.print(f"checkpoint               {out}", soft_wrap=True)
     console.print(f"test accuracy            {accuracy(checkpoint.network, images):.2%} of {len(images)} images")
+    if checkpoint.metadata.method == "lipschitz":
+        epsilon = float(checkpoint.metadata.hyperparameters["epsilon"] or 0)
+        kept = accuracy(checkpoint.network, images, margin=2**0.5 * epsilon)
+        console.print(f"  within {epsilon:.3f}           {kept:.2%}, by norms that are estimated until the export")
     if sigma is not None:
         certified = load_base(checkpoint) if has_base else checkpoint
         console.print(f"under noise N(0, {sigma:g}²)  {accuracy(certified.network, images, sigma=sigma):.2%}")
