@@ -368,7 +368,7 @@ def test_the_command_gives_its_exit_code_and_a_page(
     assert result.exit_code == 0, result.output
     assert "PASS: digits, version 1" in result.stdout
     assert "No probability is in it" in " ".join(result.stdout.split())
-    assert "nearest / radius" in (tmp_path / "audit.html").read_text()
+    assert "nearest / r" in (tmp_path / "audit.html").read_text()
     rewrite(copied, lambda graph: change_constant(graph, ".kernel", lambda kernel: kernel * np.float16(3)))
     result = audited("--json")
     assert result.exit_code == 3

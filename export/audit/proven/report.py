@@ -58,15 +58,15 @@ SEARCH_HEADINGS = (
     "start",
     "images",
     "radius > 0",
-    "successes",
-    "median radius",
+    "broken",
+    "median",
     "largest",
-    "nearest / radius",
+    "nearest / r",
     "its median",
 )
 SEARCH_CAPTION = (
-    "raised: after steepest ascent of the radius; nearest / radius: the distance of the nearest image of another class "
-    "that was found, in units of the served radius; below 1 is a success"
+    "raised: after steepest ascent of the radius r; broken: an image of another class was found within r; median and "
+    "largest: of r; nearest / r: the distance of the nearest image of another class that was found, in units of r"
 )
 
 
