@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -111,14 +112,14 @@ def _reach(centred: Centred) -> float:
 
 
 def _proven(layer: Potential, number: int) -> ProvenLayer:
-    forward, back = layer.forward.matrix, layer.back.matrix
+    forward, back = layer.forward.matrix(), layer.back.matrix()
     where = f"layer {number}"
     if forward.shape != back.shape[::-1] or abs(forward.T - back).sum() != 0:
         raise UnprovenError(f"{where}: expected the second matrix to be the first one transposed, got another")
     sizes = abs(forward)
     absolute = math.sqrt(float(sizes.sum(0).max()) * float(sizes.sum(1).max())) * (1 + 2.0**-20)
     at_most = math.sqrt(2 / layer.step) * (1 - 2.0**-50) if layer.step else absolute
-    at_least = _norm_from_below(layer)
+    at_least = _norm_from_below(forward, back)
     if layer.step * at_least**2 > 2 * (1 + 2.0**-40):
         raise UnprovenError(f"{where}: expected a norm of at most {at_most:.9g} for its step, got {at_least:.9g}")
     if layer.step and not norm_is_at_most(forward, at_most):
@@ -133,11 +134,10 @@ def _proven(layer: Potential, number: int) -> ProvenLayer:
     return ProvenLayer(layer.shape, layer.step, at_most, at_least, rounding)
 
 
-def _norm_from_below(layer: Potential) -> float:
+def _norm_from_below(forward: Any, back: Any) -> float:
     """‖W‖₂ by Lanczos iteration on x ↦ V(Wx), from one vector at random: below the norm, and mostly just below."""
     from scipy.sparse.linalg import LinearOperator, eigsh
 
-    forward, back = layer.forward.matrix, layer.back.matrix
     numbers = forward.shape[1]
     if not forward.nnz:
         return 0.0

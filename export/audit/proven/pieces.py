@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -31,7 +30,7 @@ def at_most_once(*places: Places) -> bool:
 def taken(x: Float64Array, places: Places) -> Float64Array:
     """The numbers of x [N, n] at `places` [...], as [N, ...]."""
     padded = np.concatenate([x, np.zeros((len(x), 1), x.dtype)], axis=1)
-    return np.asarray(padded[:, np.where(places < 0, x.shape[1], places)])
+    return np.take(padded, np.where(places < 0, x.shape[1], places), axis=1)
 
 
 @dataclass(frozen=True)
@@ -45,9 +44,8 @@ class Weights:
     numbers: int
     """n."""
 
-    @cached_property
     def matrix(self) -> Any:
-        """W, a sparse matrix of scipy [P·O, n]."""
+        """W, a sparse matrix of scipy [P·O, n]; it is large, and made anew each time."""
         from scipy import sparse
 
         patches, (terms, out) = len(self.places), self.values.shape
