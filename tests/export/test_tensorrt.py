@@ -99,8 +99,12 @@ def test_what_tensorrt_takes_of_the_variants(variant: Variant, refused: set[str]
 
 
 @pytest.mark.parametrize("path", sorted(COMMITTED.glob("*/*/*.onnx")), ids=lambda path: "/".join(path.parts[-3:]))
-def test_tensorrt_takes_every_operator_of_the_committed_models(path: Path) -> None:
-    assert unsupported_operators(onnx.load(path)) == []
+def test_tensorrt_takes_every_operator_of_the_committed_models_but_float64(path: Path) -> None:
+    problems = unsupported_operators(onnx.load(path))
+    if read_card(path.parent).is_deterministic:
+        assert any("DOUBLE" in problem for problem in problems)
+    else:
+        assert problems == []
 
 
 def graph_of(signature: str, body: str, *, opset: int = 18, **constants: Any) -> onnx.ModelProto:

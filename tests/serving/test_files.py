@@ -155,7 +155,9 @@ def test_a_configuration_that_promises_something_else(tmp_path: Path, name: str,
     )
     config.parameters[name].string_value = "1"
     write_config(path, config)
-    with pytest.raises(CardError, match=r"config\.pbtxt: expected the parameters promise, alpha, confidence of model"):
+    with pytest.raises(
+        CardError, match=r"config\.pbtxt: expected the parameters promise, alpha, confidence, certificate_kind of model"
+    ):
         start(tmp_path / "models")
 
 
