@@ -327,6 +327,8 @@ def confirm_page(kept: KeptResults) -> dict[str, object]:
 
 
 STRICT_ALPHA = 0.01
+SPOOFED_WITHIN = (0.25, 1.0)
+"""ε of the attacks on single passes that are shown (L2, pixels in [0,1])."""
 
 
 def kinds_page(kept: KeptResults) -> dict[str, object] | None:
@@ -344,6 +346,11 @@ def kinds_page(kept: KeptResults) -> dict[str, object] | None:
         "strict_alpha": STRICT_ALPHA,
         "strict_model": record.model.name,
         "strict_images": record.test.images,
+        "spoofed": {
+            record.model: [row for row in record.spoofed if row.epsilon in SPOOFED_WITHIN]
+            for record in (kept.attack_tiers_digits, kept.attack_tiers_cifar10)
+            if record
+        },
         "strict": {way: [shares.get(radius) for radius in kept.kinds.radii] for way, shares in strict},
     }
 
