@@ -114,7 +114,7 @@ def _export_proven(
         lineage=checkpoint.lineage,
         packages=("torch",),
     )
-    return publish_proven(logits, bound, networks, repository=repository, name=name, variant=variant, backend=backend)
+    return publish_proven(networks, bound, repository=repository, name=name, variant=variant, backend=backend)
 
 
 def _exact_graph(checkpoint: Checkpoint) -> onnx.ModelProto:

@@ -175,9 +175,8 @@ def publish_networks(
 
 
 def publish_proven(
-    logits: onnx.ModelProto,
-    bound: LipschitzBound,
     networks: ServedNetworks,
+    bound: LipschitzBound,
     *,
     repository: Path,
     name: str,
@@ -187,14 +186,15 @@ def publish_proven(
     """Write the next version of `<repository>/<name>` with a deterministic certificate: graph, card, config.
 
     Args:
-        logits: the graph of a 1-Lipschitz network, in float64.
-        bound: what proves that it is one.
-        networks: what the card says of the network; its graphs are not used.
+        networks: `single_pass` is the graph of a 1-Lipschitz network, in float64; nothing is smoothed, so it is its own
+            base.
+        bound: what proves that it is 1-Lipschitz.
         repository: as for `publish_networks`.
         name: as for `publish_networks`.
         variant: FP32 or UINT8, and how pictures are resized.
         backend: ONNX Runtime on the CPU, or with its CUDA provider.
     """
+    logits = networks.single_pass
     served = uint8_input(logits, resize=variant.resize) if variant.input_type == "UINT8" else logits
     graph = proven_graph(served, slack=bound.slack).SerializeToString()
     sha256 = hashlib.sha256(graph).hexdigest()

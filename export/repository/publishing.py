@@ -64,9 +64,8 @@ def publish(
     check_model_name(card.model)
     model_dir, former = repository / card.model, read_tier_configs(repository, card.model)
     _check_kind(model_dir, card)
-    kinds = tuple(former) if version_dirs(model_dir) else tuple(tiers)
-    if card.is_deterministic:
-        kinds = ()
+    wanted = tuple(former) if version_dirs(model_dir) else tuple(tiers)
+    kinds = () if card.is_deterministic else wanted
     folders = [model_dir, *(repository / kind.beside(card.model) for kind in kinds)]
     with ExitStack() as undo:
         undo.callback(_discard_without_version, model_dir, [folder for folder in folders if not folder.exists()])

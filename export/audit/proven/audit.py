@@ -126,13 +126,7 @@ def audit_proven(
         CardError: what is served has changed since the card was verified.
         HeatserveError: images of another shape than the model's, or what runs it is not here.
     """
-    bound = model.card.lipschitz
-    if bound is None:
-        raise AuditError(f"{model.name}: expected a deterministic certificate, got a {model.card.certificate_kind} one")
-    if not isinstance(data, LabelledImages):
-        raise AuditError(f"{model.name}: expected a model that does not resize pictures: an attack needs its pixels")
-    if data.split != "test":
-        raise AuditError(f"data: expected images that training did not see, a split 'test', got {data.split!r}")
+    bound = _bound_of(model, data)
     content = read_verified(model.path / GRAPH_NAME, model.card.graph_sha256)
     images = model_images(model, data)
     judge = Judge(open_served(model), takes_bytes=model.card.input_type == "UINT8")
@@ -168,6 +162,18 @@ def audit_proven(
         counterexamples=tuple(found for record in broken for found in record.broken),
         provenance=provenance("onnx", "onnxruntime", "numpy", "scipy", "torch", "pyautoattack"),
     )
+
+
+def _bound_of(model: ModelVersion, data: SampledImages) -> LipschitzBound:
+    """What the card says, where model and images are such that they can be audited."""
+    bound = model.card.lipschitz
+    if bound is None:
+        raise AuditError(f"{model.name}: expected a deterministic certificate, got a {model.card.certificate_kind} one")
+    if not isinstance(data, LabelledImages):
+        raise AuditError(f"{model.name}: expected a model that does not resize pictures: an attack needs its pixels")
+    if data.split != "test":
+        raise AuditError(f"data: expected images that training did not see, a split 'test', got {data.split!r}")
+    return bound
 
 
 def _proof(

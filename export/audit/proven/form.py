@@ -7,9 +7,10 @@ sound: `slack`, what a margin is multiplied by, and what a radius is made smalle
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from fractions import Fraction
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -179,7 +180,7 @@ def _meaning(node: onnx.NodeProto) -> tuple[object, ...]:
 
 
 def _constants(classes: int) -> dict[str, NDArray[Any]]:
-    single: Callable[[float], NDArray[Any]] = lambda value: np.array(value, np.float32)  # noqa: E731
+    single = partial(np.array, dtype=np.float32)
     return {
         "zero": single(0),
         "one": single(1),
