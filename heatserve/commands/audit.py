@@ -62,7 +62,8 @@ def audit(
     """Can this be deployed? Compare the served file with Certify, on test images and with noise that made no map.
 
     They are those of the split `test` whose pixels no training of the network saw and no calibration of the repository
-    used, not even for the figures of a card; each is taken once.
+    used, not even for the figures of a card; each is taken once. A deterministic certificate is no calibration's, and
+    is audited on any test images.
 
     Judges the promise on the card, with the card's n₀, n and alpha of Certify: PASS, unless the data speak against it
     or are too few to. A model that is not calibrated promises nothing, and fails.
@@ -71,9 +72,6 @@ def audit(
 
     **Example:** `heatserve audit digits --out audit.html`
     """
-    from heatserve.export.audit.audit import unused_test_images
-    from heatserve.export.calibration.held_out import held_out_of_all
-    from heatserve.export.calibration.report import progress_bar
     from heatserve.export.calibration.sampling import check_classes
     from heatserve.export.repository.layout import open_model
 
@@ -81,11 +79,7 @@ def audit(
     model = open_model(repository, name)
     data = data or model.card.trained_on
     check_classes(model.card, data, root=root)
-    unused = unused_test_images(model, data, root=root)
-    source = held_out_of_all(model, root=root, progress=progress_bar)
-    drawn = source.draw(data, "test", images, seed=unused.seed, first=unused.first)
-    for note in source.notes:
-        typer.echo(note, err=True)
+    drawn = _draw(model, data, images, root)
     with kept_when_interrupted(kept):
         kind = _audited_proof if model.card.is_deterministic else _audited_promise
         audited, report = kind(model, drawn, seed=seed, starts=starts, kept=kept)
@@ -94,6 +88,23 @@ def audit(
     deliver(audited.to_json(), report, as_json=as_json)
     if not audited.verdict.passed:
         raise typer.Exit(FAILED)
+
+
+def _draw(model: ModelVersion, data: str, images: int, root: Path | None) -> SampledImages:
+    """Test images that no training of the model saw, nor any calibration, where that is what is judged."""
+    from heatserve.export.audit.audit import unused_test_images
+    from heatserve.export.calibration.held_out import held_out, held_out_of_all
+    from heatserve.export.calibration.report import progress_bar
+
+    if model.card.is_deterministic:
+        source, seed, first = held_out(model, root=root, vouched=True, progress=progress_bar), 0, 0
+    else:
+        unused = unused_test_images(model, data, root=root)
+        source, seed, first = held_out_of_all(model, root=root, progress=progress_bar), unused.seed, unused.first
+    drawn = source.draw(data, "test", images, seed=seed, first=first)
+    for note in source.notes:
+        typer.echo(note, err=True)
+    return drawn
 
 
 def _audited_promise(
