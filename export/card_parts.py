@@ -272,6 +272,8 @@ class LipschitzBound(Part):
     """How far (L2) logits in float64 are from those in real arithmetic, for any image, at most."""
     slack: Annotated[float, Field(gt=0)]
     """What is taken off each radius; see `slack_of`."""
+    temperature: Annotated[float, Field(gt=0, le=1)] = 1.0
+    """T of the served softmax(logits / T): logits of such a network are close together. No radius depends on it."""
 
     @model_validator(mode="after")
     def _enough(self) -> LipschitzBound:

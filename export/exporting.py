@@ -104,7 +104,15 @@ def _export_proven(
     checkpoint: Checkpoint, repository: Path, name: str, variant: Variant, backend: Backend, progress: Progress
 ) -> ModelVersion:
     shape, names = checkpoint.metadata.input_shape, checkpoint.metadata.class_names
-    logits, bound = proven_network(checkpoint.network, input_shape=shape, num_classes=len(names), progress=progress)
+    logits, bound = proven_network(
+        checkpoint.network,
+        input_shape=shape,
+        num_classes=len(names),
+        temperature=float(
+            checkpoint.metadata.hyperparameters.get("temperature") or 1.0
+        ),  # the loss, so p, is of logits / T
+        progress=progress,
+    )
     networks = ServedNetworks(
         single_pass=logits,
         base=logits,

@@ -37,7 +37,12 @@ def is_lipschitz(network: ImageClassifier) -> bool:
 
 
 def proven_network(
-    network: ImageClassifier, *, input_shape: tuple[int, int, int], num_classes: int, progress: Progress = unseen
+    network: ImageClassifier,
+    *,
+    input_shape: tuple[int, int, int],
+    num_classes: int,
+    temperature: float = 1.0,
+    progress: Progress = unseen,
 ) -> tuple[onnx.ModelProto, LipschitzBound]:
     """The graph `image` FP32 [N, C, H, W] in [0,1] → `logits` DOUBLE [N, K], 1-Lipschitz, and the proof in numbers.
 
@@ -45,6 +50,7 @@ def proven_network(
         network: one that `is_lipschitz`.
         input_shape: C, H, W.
         num_classes: K.
+        temperature: T of the served softmax(logits / T); one above 1 counts as 1.
         progress: is told of the layers, whose bounds take seconds each.
 
     Raises:
@@ -59,17 +65,23 @@ def proven_network(
     graph = LipschitzGraph(channels=channels, size=size, mean=mean)
     layers = list(network.backbone.children())
     found = [_add(graph, module) for module in progress(layers, len(layers), "layers")]
-    return graph.logits(num_classes), lipschitz_bound([layer for layer in found if layer], input_shape, mean)
+    bound = lipschitz_bound([layer for layer in found if layer], input_shape, mean, temperature=temperature)
+    return graph.logits(num_classes), bound
 
 
 def lipschitz_bound(
-    layers: Sequence[LipschitzLayer], input_shape: tuple[int, int, int], mean: Float32Array
+    layers: Sequence[LipschitzLayer], input_shape: tuple[int, int, int], mean: Float32Array, *, temperature: float = 1.0
 ) -> LipschitzBound:
     """What follows from the layers of a network for its logits in float64, and for the radii; `mean` [C] or [1]."""
     means = np.broadcast_to(mean.astype(np.float64), input_shape[:1])
     reach = reach_of(means, pixels=math.prod(input_shape[1:]))
     error = logits_error([layer.rounding for layer in layers], reach=reach, unit=FLOAT64)
-    return LipschitzBound(layers=tuple(layers), logits_error=error, slack=slack_of(error, input_shape))
+    return LipschitzBound(
+        layers=tuple(layers),
+        logits_error=error,
+        slack=slack_of(error, input_shape),
+        temperature=min(1.0, temperature),
+    )
 
 
 def _add(graph: LipschitzGraph, module: nn.Module) -> LipschitzLayer | None:

@@ -196,7 +196,7 @@ def publish_proven(
     """
     logits = networks.single_pass
     served = uint8_input(logits, resize=variant.resize) if variant.input_type == "UINT8" else logits
-    graph = proven_graph(served, slack=bound.slack).SerializeToString()
+    graph = proven_graph(served, slack=bound.slack, temperature=bound.temperature).SerializeToString()
     sha256 = hashlib.sha256(graph).hexdigest()
     card = Card(
         certificate_kind="deterministic",

@@ -183,15 +183,16 @@ def _with_certificate(network: onnx.ModelProto, certificate: onnx.GraphProto) ->
     return network
 
 
-def proven_graph(logits: onnx.ModelProto, *, slack: float) -> onnx.ModelProto:
+def proven_graph(logits: onnx.ModelProto, *, slack: float, temperature: float) -> onnx.ModelProto:
     """The served graph of a 1-Lipschitz network.
 
     Args:
         logits: to DOUBLE [N, K], on FP32 [N, C, H, W] in [0,1] or on UINT8 [N, H, W, C]; ‖f(x) − f(y)‖₂ ≤ ‖x − y‖₂.
         slack: what is taken off each radius; see `graph.proven`.
+        temperature: T of the softmax, at most 1.
     """
     certificate = proven_certificate(
-        num_classes=num_classes_of(logits), slack=slack, check_image=not takes_uint8(logits)
+        num_classes=num_classes_of(logits), slack=slack, temperature=temperature, check_image=not takes_uint8(logits)
     )
     return _with_certificate(with_network_prefix(logits), certificate)
 

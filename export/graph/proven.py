@@ -29,7 +29,8 @@ _FLOAT32_ROUNDS = 1 - 2.0**-22
 _TEMPLATE = """
 certificate ({image} image, double[N,{classes}] logits) => ({outputs})
 {{
-    exact_softmax = Softmax<axis = 1>(logits)
+    sharpened = Mul(logits, per_temperature)
+    exact_softmax = Softmax<axis = 1>(sharpened)
     softmax = Cast<to = 1>(exact_softmax)
     total = ReduceSum<keepdims = 0>(softmax, axis_1)
     {check}
@@ -69,18 +70,23 @@ certificate ({image} image, double[N,{classes}] logits) => ({outputs})
 """
 
 
-def proven_certificate(*, num_classes: int, slack: float, check_image: bool = True) -> onnx.GraphProto:
+def proven_certificate(
+    *, num_classes: int, slack: float, temperature: float, check_image: bool = True
+) -> onnx.GraphProto:
     """The operators from `image` and `logits` DOUBLE [N, K] to the outputs of a served model.
 
     Args:
         num_classes: K ≥ 2.
         slack: what is taken off each radius (L2, pixels in [0,1]).
+        temperature: T of softmax(logits / T), at most 1, so that what is apart stays so. It moves no radius.
         check_image: as for `certificate_graph`.
     """
     if num_classes < 2:
         raise ValueError(f"num_classes: expected at least 2, got {num_classes}")
     if not 0 <= slack < np.inf:
         raise ValueError(f"slack: expected a finite number of at least 0, got {slack}")
+    if not 0 < temperature <= 1:
+        raise ValueError(f"temperature: expected a number above 0 and at most 1, got {temperature}")
     image, check = CHECKS[check_image]
     graph = parser.parse_graph(
         _TEMPLATE.format(image=image, check=check, classes=num_classes, outputs=signature(num_classes))
@@ -91,6 +97,7 @@ def proven_certificate(*, num_classes: int, slack: float, check_image: bool = Tr
         "exact_zero": np.array(0.0),
         "per_margin": np.array(PER_MARGIN),
         "slack": np.array(float(slack)),
+        "per_temperature": np.array(1 / temperature),
         "rounds": np.array(_FLOAT32_ROUNDS),
         "reason_proven": np.array(int(Reason.PROVEN)),
         "reason_unsure": np.array(int(Reason.UNSURE)),
@@ -110,3 +117,13 @@ def served_slack(graph: onnx.GraphProto) -> float:
     if float(per_margin) != PER_MARGIN:
         raise ValueError(f"per_margin: expected {PER_MARGIN}, got {per_margin}")
     return float(slack)
+
+
+def served_temperature(graph: onnx.GraphProto) -> float:
+    """T of the softmax of a served graph.
+
+    Raises:
+        ValueError: it has another certificate than this.
+    """
+    (per_temperature,) = constants_of(graph, "per_temperature")
+    return 1 / float(per_temperature)

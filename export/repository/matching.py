@@ -18,7 +18,7 @@ from heatserve.export.graph.certificate import (
 )
 from heatserve.export.graph.guard import serves_guard
 from heatserve.export.graph.lipschitz import served_steps
-from heatserve.export.graph.proven import served_slack
+from heatserve.export.graph.proven import served_slack, served_temperature
 
 
 def card_disagreement(model: onnx.ModelProto, card: Card) -> str | None:
@@ -37,10 +37,15 @@ def card_disagreement(model: onnx.ModelProto, card: Card) -> str | None:
 
 
 def _unproven(model: onnx.ModelProto, bound: LipschitzBound) -> str | None:
-    """Where a deterministic certificate states another slack or other steps than the graph has."""
+    """Where a deterministic certificate states another slack, temperature or other steps than the graph has."""
     slack, steps = served_slack(model.graph), served_steps(model.graph)
     if slack != bound.slack:
         return f"slack: expected {slack:.17g}, which the graph takes off each radius, got {bound.slack:.17g}"
+    temperature = served_temperature(model.graph)
+    if not math.isclose(temperature, bound.temperature, rel_tol=1e-12):
+        return (
+            f"temperature: expected {temperature:.17g}, which the graph divides logits by, got {bound.temperature:.17g}"
+        )
     stated = [layer.step for layer in bound.layers]
     return None if steps == stated else f"layers: expected the {len(steps)} steps of the graph, got others"
 

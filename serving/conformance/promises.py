@@ -80,7 +80,7 @@ def check_promises(
         logits: [N, K], what its network answers; NaN for an image that is invalid.
         outputs: what the engine answered.
     """
-    expected = _probabilities(logits)
+    expected = _probabilities(one, logits)
     valid = np.isfinite(expected).all(1)
     refused, answered = rows_of(outputs, ~valid), rows_of(outputs, valid)
     yield PromiseCheck("invalid input", _fails_closed(refused), refused)
@@ -108,7 +108,7 @@ def check_same(promise: str, some: Outputs, others: Outputs) -> PromiseCheck:
 
 def deviation(one: Probe, logits: NDArray[np.floating[Any]], outputs: Outputs) -> Deviation:
     """How far the answers to the valid images of one batch are from float64; arguments as for `check_promises`."""
-    expected = _probabilities(logits)
+    expected = _probabilities(one, logits)
     valid = np.isfinite(expected).all(1)
     answered = rows_of(outputs, valid)
     p = answered["probabilities"].astype(np.float64)
@@ -128,10 +128,11 @@ def rows_of(outputs: Outputs, rows: Any) -> Outputs:
     return {name: value[rows] for name, value in outputs.items()}
 
 
-def _probabilities(logits: NDArray[np.floating[Any]]) -> Float64Array:
-    """Float64 softmax; NaN in each row that has NaN or +∞, or −∞ only."""
+def _probabilities(one: Probe, logits: NDArray[np.floating[Any]]) -> Float64Array:
+    """Float64 softmax(logits / T); NaN in each row that has NaN or +∞, or −∞ only."""
+    temperature = one.bound.temperature if one.bound else 1.0
     with np.errstate(invalid="ignore"):
-        return np.asarray(softmax(logits.astype(np.float64), axis=1))
+        return np.asarray(softmax(logits.astype(np.float64) / temperature, axis=1))
 
 
 def _fails_closed(out: Outputs) -> NDArray[np.bool_]:

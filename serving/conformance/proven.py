@@ -114,7 +114,7 @@ def _network(encoding: Encoding, seed: int) -> Probe:
         graph.first_channels(channels)
         layers.append(_layer(graph, side, rng))
         graph.max_min()
-    bound = lipschitz_bound(layers, _SHAPE, np.array([0.5], np.float32))
+    bound = lipschitz_bound(layers, _SHAPE, np.array([0.5], np.float32), temperature=0.25)
     return _probe(graph.logits(10), bound, encoding, 10, _SHAPE)
 
 
@@ -140,7 +140,7 @@ def _probe(
     network: onnx.ModelProto, bound: LipschitzBound, encoding: Encoding, classes: int, shape: tuple[int, int, int]
 ) -> Probe:
     served = uint8_input(network) if encoding.input_type == "UINT8" else network
-    graph = proven_graph(served, slack=bound.slack).SerializeToString()
+    graph = proven_graph(served, slack=bound.slack, temperature=bound.temperature).SerializeToString()
     return Probe(encoding, classes, 0.0, NOT_CALIBRATED, graph, bound=bound, input_shape=shape)
 
 

@@ -12,8 +12,9 @@ import numpy as np
 import onnx
 import pytest
 import torch
-from lipschitz_models import change_constant, exact_logits, rewrite, with_logits, write_lipschitz_checkpoint
+from lipschitz_models import METADATA, change_constant, exact_logits, rewrite, with_logits, write_lipschitz_checkpoint
 from numpy.typing import NDArray
+from scipy.special import softmax
 from torch import nn
 
 from heatserve.certification.errors import HeatserveError
@@ -108,6 +109,18 @@ def test_no_radius_is_above_its_exact_value_and_none_is_uselessly_low(
     assert (served["reason"] == expected).all()
 
 
+def test_probabilities_are_those_of_the_loss_that_trained_the_network(
+    model: ModelVersion, served: Outputs, exact: NDArray[np.float64]
+) -> None:
+    assert bound_of(model).temperature == METADATA.hyperparameters["temperature"] == 0.25
+    assert np.abs(served["probabilities"] - softmax(exact / 0.25, axis=1)).max() < 1e-6
+
+
+def test_a_temperature_that_brings_logits_together_is_not_served(tmp_path: Path) -> None:
+    path = write_lipschitz_checkpoint(tmp_path / "warm.safetensors", steps=1, hyperparameters={"temperature": 3.0})
+    assert bound_of(export_checkpoint(path, repository=tmp_path / "models", name="warm")).temperature == 1
+
+
 def test_logits_of_two_images_are_no_further_apart_than_the_images(
     images: NDArray[np.float32], served: Outputs, model: ModelVersion
 ) -> None:
@@ -200,6 +213,8 @@ CARDS: dict[str, tuple[Callable[[dict[str, Any]], object], str]] = {
     "longer steps": (lambda card: _steps(card, 1.5), "step: expected at most"),
     "shorter steps than the graph's": (lambda card: _steps(card, 0.5), "layers: expected the .* steps of the graph"),
     "less slack": (lambda card: card["lipschitz"].update(slack=1e-9), "slack: expected"),
+    "another temperature": (lambda card: card["lipschitz"].update(temperature=0.5), "temperature: expected 0.25"),
+    "a temperature above 1": (lambda card: card["lipschitz"].update(temperature=2.0), "temperature"),
     "less slack than rounding needs": (lambda card: card["lipschitz"].update(slack=1e-12), "slack: expected at least"),
     "another kind": (lambda card: card.update(certificate_kind="statistical"), "certificate_kind: expected a bound"),
     "no bound": (lambda card: card.update(lipschitz=None), "certificate_kind: expected a bound"),

@@ -197,6 +197,10 @@ UNPROVEN: dict[str, tuple[Callable[[onnx.ModelProto], object], str]] = {
         lambda g: change_constant(g, "rounds", lambda _: np.array(1.0)),
         r"expected radii times at most 1 - 2\^-23",
     ),
+    "a softmax that two logits are equal in": (
+        lambda g: change_constant(g, "per_temperature", lambda _: np.array(0.999)),
+        "expected logits times at least 1 before softmax",
+    ),
     "a radius of another class": (
         lambda g: change_constant(g, "best_two", lambda _: np.array([3])),
         "certificate: expected best_two to be",

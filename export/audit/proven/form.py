@@ -1,8 +1,9 @@
 """What the operators after the logits of a served graph must be, for its label and its radii to mean what they say.
 
 It is stated here a second time, beside the graph's builder, and compared operator by operator; the names of values do
-not matter, but for the input and the outputs, whose names are the contract. Three constants may be any number that is
-sound: `slack`, what a margin is multiplied by, and what a radius is made smaller by before it becomes float32.
+not matter, but for the input and the outputs, whose names are the contract. Four constants may be any number that is
+sound: `slack`, what a margin is multiplied by, what a radius is made smaller by before it becomes float32, and what
+logits are multiplied by before their softmax, which must not bring them closer together.
 """
 
 from __future__ import annotations
@@ -37,7 +38,8 @@ _BYTES = """
 """
 _FORM = """
 form (float[N] image, double[N,K] logits) => (float[N] label) {{
-    p64 = Softmax<axis = 1>(logits)
+    sharp = Mul(logits, per_temperature)
+    p64 = Softmax<axis = 1>(sharp)
     p32 = Cast<to = 1>(p64)
     total = ReduceSum<keepdims = 0>(p32, axis_1)
     {check}
@@ -73,7 +75,7 @@ form (float[N] image, double[N,K] logits) => (float[N] label) {{
     reason = Where(valid, usual, invalid)
 }}
 """
-_FREE = ("per_margin", "slack", "rounds")
+_FREE = ("per_margin", "slack", "rounds", "per_temperature")
 
 
 @dataclass(frozen=True)
@@ -116,6 +118,8 @@ def _check(free: Mapping[str, float]) -> None:
         raise UnprovenError(f"expected radii times at most 1 - 2^-23 before float32, got {free['rounds']:.17g}")
     if not 0 <= free["slack"] < np.inf:
         raise UnprovenError(f"slack: expected a finite number of at least 0, got {free['slack']}")
+    if not 1 <= free["per_temperature"] < np.inf:
+        raise UnprovenError(f"expected logits times at least 1 before softmax, got {free['per_temperature']:.17g}")
 
 
 class _Matching:
