@@ -105,7 +105,7 @@ tools: | $(BIN)/python
 	if [[ "$$wanted" == *nginx* ]] && ! unpack nginx prometheus prometheus-alertmanager; then \
 	    echo "nginx, prometheus: could not be downloaded; tests that run them are skipped"; fi; \
 	if [[ "$$wanted" == *chromium* ]]; then \
-	    echo "Unpacking Chromium into $(TOOLS): 125 MB of downloads, 350 MB on disk."; \
+	    echo "Unpacking Chromium into $(TOOLS): 130 MB of downloads, 390 MB on disk."; \
 	    packages="$$($(APT) $(CLOSURE) install chromium-headless-shell | cut -d ' ' -f 2 | cut -d _ -f 1 | \
 	        grep -Ev '^(libc6|libc-bin|libllvm.*|libz3-4|libgl1-mesa-dri)$$' || true)"; \
 	    if [ -n "$$packages" ] && unpack $$packages; then \
