@@ -162,7 +162,7 @@ def descend(network: nn.Module, image: Image, label: int, *, epsilon: float) -> 
             others = logits.masked_fill(torch.arange(len(logits)) == label, -torch.inf)
             margin = logits[label] - others.max()
             found = leaf.detach().numpy()[0].copy()
-            yield Step(start * STEPS + step + 1, STARTS * STEPS, int(logits.argmax()), float(margin), found)
+            yield Step(start * STEPS + step + 1, STARTS * STEPS, int(logits.argmax()), margin.item(), found)
             (gradient,) = torch.autograd.grad(margin, leaf)
             point = project(leaf - 2.5 * reach / STEPS * _unit(gradient), x, reach)
 

@@ -1,0 +1,124 @@
+// Changes of one size, and noise: what the picture looks like, and what one pass says of it.
+
+import { ask, latest } from "./api.js";
+import { claim, count, milliseconds, percent, radiusText, servedKind, sizeText } from "./claims.js";
+import { at, el, problem, show, slider } from "./dom.js";
+import { canvasOf, changedFigures, difference, figure, times } from "./pixels.js";
+
+const WAIT = 150; // milliseconds after the last move of a slider
+const USUAL = 0.25;
+
+function soon(task) {
+  let timer;
+  return (...given) => {
+    clearTimeout(timer);
+    timer = setTimeout(() => task(...given), WAIT);
+  };
+}
+
+const classText = (answer) => `answered “${answer.class_name ?? answer.label}” (${percent(answer.probability)})`;
+
+/** Section 3. */
+export function sizePanel(state) {
+  const asking = latest();
+  const result = at("size-result");
+  const size = slider({
+    id: "size", label: "Size of the change (L2)", min: 0.01, max: 2, step: 0.01, value: USUAL,
+    say: radiusText, moved: soon(look),
+  });
+  show(at("size-controls"), size.node);
+
+  function look() {
+    const { model, image, answer } = state;
+    if (!image || !answer) return;
+    const radius = size.value();
+    asking.run(async (signal) => {
+      const question = { model: model.name, image, radius, label: answer.label };
+      const found = await ask("/api/change", question, signal);
+      const lines = (one) => [classText(one.answer), `distance ${radiusText(one.distance)}`];
+      const isInside = answer.certified_radius > 0 && radius <= answer.certified_radius;
+      show(result,
+        el("p", {}, sizeText(radius, image.shape)),
+        el("div", { class: "figures" },
+          figure(canvasOf(image, "your picture"), "your picture", classText(answer)),
+          changedFigures(image, found.random.image, "random change", lines(found.random)),
+          found.worst ? changedFigures(image, found.worst.image, "worst change found", lines(found.worst)) : null),
+        found.missing ? el("p", { class: "hint" }, `The worst change cannot be searched for here. ${found.missing}`) : null,
+        claim({
+          title: "Certified radius of your picture", tier: "one pass", radius: answer.certified_radius,
+          kind: servedKind(answer), promise: answer.promise,
+          says: isInside ? "This change is within it." : "This change is larger: nothing is claimed about it.",
+        }),
+        el("p", { class: "latency" }, `Both answered in ${milliseconds(found.random.answer.seconds)}.`));
+    }, (text) => show(result, problem(text)));
+  }
+
+  state.onAnswer(() => {
+    const { answer } = state;
+    size.set(answer.certified_radius > 0 ? Math.max(0.01, Math.floor(100 * answer.certified_radius) / 100) : USUAL);
+    look();
+  });
+  state.onPicture(() => {
+    asking.stop();
+    show(result);
+  });
+}
+
+/** Section 4. */
+export function noisePanel(state) {
+  const asking = latest();
+  const result = at("noise-result");
+  const noise = slider({
+    id: "sigma", label: "Strength σ of the noise", min: 0, max: 0.6, step: 0.01, value: 0.1,
+    say: (value) => value.toFixed(2), moved: soon(look),
+    hint: "The standard deviation of what is added to each pixel; the models of the digits were made for 0.25.",
+  });
+  show(at("noise-controls"), noise.node);
+  if (!state.model) noise.input.disabled = true;
+
+  function look() {
+    const { model, image, seed } = state;
+    if (!image) return;
+    asking.run(async (signal) => {
+      const found = await ask("/api/noise", { model: model.name, image, sigma: noise.value(), seed }, signal);
+      draw(found, model);
+    }, (text) => show(result, problem(text)));
+  }
+
+  function draw({ image, distance, answer, copies }, model) {
+    const radii = copies.map((copy) => copy.radius).sort((a, b) => a - b);
+    const votes = new Map();
+    for (const { label } of copies) votes.set(label, (votes.get(label) ?? 0) + 1);
+    const ranked = [...votes].sort(([, a], [, b]) => b - a);
+    const middle = radii[Math.floor(radii.length / 2)];
+    const { canvas, factor } = difference(state.image, image);
+    show(result,
+      el("div", { class: "figures" },
+        figure(canvasOf(image, "one noisy copy"), "one noisy copy", classText(answer), `distance ${radiusText(distance)}`),
+        figure(canvas, "its noise alone", `${times(factor)} as strong`, "grey: no change")),
+      el("p", {}, `What ${count(copies.length)} noisy copies are taken for:`),
+      el("ol", { class: "bars" }, ranked.map(([label, number]) => bar(model.class_names[label] ?? "no class", number / copies.length, `${number} of ${copies.length}`))),
+      claim({
+        title: "Certified radius of the noisy copies, the middle one", tier: "one pass", radius: middle,
+        kind: servedKind(answer), promise: answer.promise,
+        says: `From ${radiusText(radii[0])} to ${radiusText(radii[radii.length - 1])}; each is about the noisy copy, not about your picture.`,
+      }),
+      el("p", { class: "latency" }, `${count(copies.length)} copies answered in ${milliseconds(answer.seconds)}.`));
+  }
+
+  state.onAnswer(() => {
+    noise.input.disabled = false;
+    look();
+  });
+  state.onPicture(() => {
+    asking.stop();
+    show(result);
+  });
+}
+
+/** A row of a bar chart that is a list. */
+export function bar(name, share, text) {
+  const fill = el("span", { class: "fill" });
+  fill.style.width = `${100 * share}%`;
+  return el("li", {}, el("span", { class: "name" }, name), el("span", { class: "track", "aria-hidden": "true" }, fill), el("span", { class: "value" }, text));
+}
