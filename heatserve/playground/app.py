@@ -45,7 +45,7 @@ CONFIRM_VOTES = 10_000
 
 _QUIET_SECONDS = 15.0
 """After which a stream says that it is still there."""
-_PACE_SECONDS = 0.012
+_PACE_SECONDS = 0.008
 """Between two steps of an attack, so that it can be watched."""
 
 Record = dict[str, Any]
@@ -127,7 +127,7 @@ class Playground:
         async def states() -> AsyncGenerator[bytes, None]:
             known = self.server.state
             yield event("server", known.record)
-            while True:
+            while not self.server.is_ending:
                 state = await self.server.next_state(known, seconds=_QUIET_SECONDS)
                 yield b": still here\n\n" if state == known else event("server", state.record)
                 known = state
@@ -302,9 +302,8 @@ class Playground:
     async def _judged(self, model: Offered, image: wire.Image, other: wire.Image) -> Record:
         """What one pass and confirm say of what a search for a spoofed certificate found."""
         answer = await self._predicted(model, other)
-        served, confirmed = answer["certified_radius"], None
-        if served > 0:
-            confirmed = await self._confirmed(model, other, served)
+        served = answer["certified_radius"]
+        confirmed = await self._confirmed(model, other, served) if served > 0 else None
         outcome = confirmed["outcome"] if confirmed else None
         distance = pictures.distance(image, other)
         return {
@@ -312,6 +311,7 @@ class Playground:
             "distance": distance,
             "answer": answer,
             "confirmed": confirmed,
+            "smoothed": await self._smoothed(model, other) if confirmed else None,
             "is_spoofed": outcome in ("no", "undecided"),
             "sentence": spoof_sentence(served=served, outcome=outcome, radius=served, distance=distance),
         }

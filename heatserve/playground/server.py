@@ -83,6 +83,7 @@ class WatchedServer:
         self._client = client
         self._connection = connection
         self._asks: AsyncConnection | None = None
+        self.is_ending = False
         self._changed = asyncio.Event()
         self._looking = asyncio.Lock()
 
@@ -124,11 +125,16 @@ class WatchedServer:
         await self.look()
 
     async def next_state(self, known: ServerState, *, seconds: float) -> ServerState:
-        """The state once it is another one than is known, or after so many seconds."""
-        if self.state == known:
+        """The state once it is another one than is known, or after so many seconds, or at the end."""
+        if self.state == known and not self.is_ending:
             with suppress(TimeoutError, asyncio.TimeoutError):
                 await asyncio.wait_for(self._changed.wait(), seconds)
         return self.state
+
+    def end(self) -> None:
+        """Have those who wait for another state leave."""
+        self.is_ending = True
+        self._changed.set()
 
     async def close(self) -> None:
         """Close all connections."""

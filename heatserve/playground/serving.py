@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
 import ipaddress
+import logging
 import socket
 from collections.abc import Callable, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
+from types import FrameType
 from typing import cast
 
 import uvicorn
@@ -93,7 +96,21 @@ def serve_playground(
         listening.listen(_CONNECTIONS)
         host = "127.0.0.1" if settings.host == "0.0.0.0" else settings.host
         on_ready(f"http://{f'[{host}]' if ':' in host else host}:{port}/")
-        uvicorn.Server(config).run(sockets=[listening])
+        logging.getLogger("uvicorn.error").setLevel(logging.CRITICAL)  # what fails is told by the application
+        _Ending(config, watched).run(sockets=[listening])
+
+
+class _Ending(uvicorn.Server):
+    """Ends the streams that pages listen to, which would keep it from its end."""
+
+    def __init__(self, config: uvicorn.Config, watched: WatchedServer) -> None:
+        super().__init__(config)
+        self._watched = watched
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        """Begin to end, at a signal."""
+        super().handle_exit(sig, frame)
+        asyncio.get_running_loop().call_soon_threadsafe(self._watched.end)
 
 
 def _is_loopback(host: str) -> bool:

@@ -2,7 +2,7 @@
 
 import { Problem, ask, get, latest } from "./api.js";
 import { attackPanel, spoofPanel } from "./attacking.js";
-import { milliseconds, onePassClaims, percent } from "./claims.js";
+import { KINDS as PROMISES, milliseconds, onePassClaims, percent, radiusText, servedKind } from "./claims.js";
 import { at, el, problem, show } from "./dom.js";
 import { pictureCard } from "./picture.js";
 import { canvasOf, figure } from "./pixels.js";
@@ -24,6 +24,7 @@ const state = {
   answer: null,
   proven: null, // the largest radius that was proven of this picture, where it is known
   seed: 1,
+  say: (text) => show(at("said"), text), // to a screen reader
   onModel: (tell) => listeners.model.push(tell),
   onPicture: (tell) => listeners.picture.push(tell),
   onAnswer: (tell) => listeners.answer.push(tell),
@@ -43,6 +44,9 @@ function predict() {
   predicting.run(async (signal) => {
     state.answer = await ask("/api/predict", { model: state.model.name, image: state.image }, signal);
     showAnswer();
+    const { certified_radius, class_name, probability } = state.answer;
+    const [promised] = PROMISES[servedKind(state.answer)];
+    state.say(`It says ${class_name ?? "no class"}, probability ${percent(probability)}, certified radius ${radiusText(certified_radius)}: ${promised}.`);
     tell("answer");
   }, (text) => show(place, problem(text))).finally(() => place.setAttribute("aria-busy", "false"));
 }
@@ -60,7 +64,7 @@ function showAnswer() {
       el("p", { class: "hint" }, "The class is the name that got the largest probability."),
       el("ol", { class: "bars" }, ranked.slice(0, BARS).map(([share, name]) => bar(name, share, percent(share)))),
       el("p", { class: "hint" }, `${ranked.length > BARS ? `The first ${BARS} of ${ranked.length} classes. ` : ""}A probability is the model's own certainty, adding up to 100 %; it is not a promise.`)),
-    el("div", { class: "claims" }, onePassClaims(answer, image.shape)),
+    el("div", { class: "claims" }, onePassClaims(answer, image.shape, { isOpen: true })),
     el("p", { class: "latency" }, `Reason: ${answer.explanation}. Answered in ${milliseconds(answer.seconds)}.`));
 }
 
@@ -82,7 +86,8 @@ async function readModels() {
   const { models } = await get("/api/models");
   state.models = models;
   show(at("model"), models.map(({ name }) => el("option", { value: name }, name)));
-  const former = models.some(({ name }) => name === state.model?.name) ? state.model.name : models[0]?.name;
+  const former = models.some(({ name }) => name === state.model?.name) ? state.model.name
+    : (models.find(({ missing }) => !missing.examples) ?? models[0])?.name;
   if (former) chooseModel(former);
 }
 
@@ -90,7 +95,6 @@ function showServer(text, isThere) {
   const place = at("server");
   place.className = isThere ? "there" : "gone";
   place.textContent = isThere ? text : `${text} This page looks again by itself.`;
-  document.body.classList.toggle("is-gone", !isThere);
 }
 
 function watchServer() {

@@ -47,7 +47,7 @@ export function attackPanel(state) {
 
   async function run(signal) {
     const { model, image, answer } = state;
-    const progress = el("p", { role: "status" }, "The server proves what it can first …");
+    const progress = el("p", {}, "The server proves what it can first …");
     const canvas = canvasOf(image, "the picture under attack");
     const live = el("div", { class: "figures" }, figure(canvas, "under attack"));
     show(result, progress, live);
@@ -66,8 +66,9 @@ export function attackPanel(state) {
 
   function end(found, claimed, { image, answer }) {
     const place = found.is_inside ? "inside" : "outside";
+    state.say(`The class ${found.is_held ? "held" : "broke"}, ${place} the proven radius.`);
     show(result,
-      el("div", { class: `verdict ${found.is_held ? "yes" : "no"}`, role: "status" },
+      el("div", { class: `verdict ${found.is_held ? "yes" : "no"}` },
         el("p", { class: "verdict-title" }, `${found.is_held ? "The class held" : "The class broke"}, ${place} the proven radius`),
         el("p", {}, found.sentence)),
       el("div", { class: "figures" },
@@ -107,7 +108,7 @@ export function spoofPanel(state) {
 
   async function run(signal) {
     const { model, image, answer } = state;
-    const progress = el("p", { role: "status" }, "Searching …");
+    const progress = el("p", {}, "Searching …");
     const bar = el("progress", { "aria-label": "Search", max: 1, value: 0 });
     show(result, progress, bar);
     for await (const [name, found] of events("/api/spoof", { model: model.name, image, epsilon: reach.value() }, signal)) {
@@ -121,8 +122,9 @@ export function spoofPanel(state) {
 
   function end(found, { image, answer }) {
     const [certified] = onePassClaims(found.answer, image.shape);
+    state.say(found.sentence);
     show(result,
-      el("div", { class: `verdict ${found.is_spoofed ? "no" : "undecided"}`, role: "status" },
+      el("div", { class: `verdict ${found.is_spoofed ? "no" : "undecided"}` },
         el("p", { class: "verdict-title" }, found.is_spoofed ? "A spoofed radius, and a refusal" : "Nothing was spoofed this time"),
         el("p", {}, found.sentence)),
       el("div", { class: "figures" },
@@ -130,6 +132,7 @@ export function spoofPanel(state) {
         changedFigures(image, found.image, "made to deceive", [`“${found.answer.class_name}” (${percent(found.answer.probability)})`, `distance ${radiusText(found.distance)}`])),
       certified,
       found.confirmed ? confirmedClaim(found.confirmed) : null,
+      found.smoothed ? votedClaim(found.smoothed, "What votes prove there") : null,
       el("p", { class: "latency" }, `One pass: ${milliseconds(found.answer.seconds)}${found.confirmed ? `; confirm: ${milliseconds(found.confirmed.seconds)}` : ""}.`));
   }
 

@@ -5,7 +5,7 @@ import { el } from "./dom.js";
 const ALPHA = new Intl.NumberFormat("en", { maximumSignificantDigits: 3, useGrouping: false });
 
 /** What stands behind a radius, in a word and a sentence. */
-const KINDS = {
+export const KINDS = {
   rate: ["a rate", "Of such radii at most a stated share is too large, for pictures like those that the model was calibrated on. For a picture that somebody made to deceive, nothing is promised."],
   proof: ["proven", "No change of this size or smaller changes the class that is answered, whoever makes it."],
   votes: ["proven by votes", null],
@@ -13,8 +13,11 @@ const KINDS = {
 };
 
 export const radiusText = (radius) => radius.toFixed(3);
-export const milliseconds = (seconds) => `${(1000 * seconds).toFixed(seconds < 0.1 ? 1 : 0)} ms`;
-export const percent = (share) => `${(100 * share).toFixed(share > 0.995 && share < 1 ? 2 : 1)} %`;
+export const milliseconds = (seconds) => `${(1000 * seconds).toFixed(seconds < 0.1 ? 1 : 0)}\u00a0ms`;
+export function percent(share) {
+  if (share > 0 && share < 0.0005) return "<\u00a00.1\u00a0%";
+  return `${(100 * share).toFixed(share > 0.995 && share < 1 ? 2 : 1)}\u00a0%`;
+}
 export const count = (number) => number.toLocaleString("en");
 
 /** How large a change of that L2 norm is, for an image of that shape. */
@@ -34,7 +37,7 @@ export const servedKind = (answer) => (answer.kind === "deterministic" ? "proof"
  * A radius beside its promise.
  * @param {{title: string, radius: number, says: string, kind: string, promise?: string, alpha?: number, tier: string}} claimed
  */
-export function claim({ title, radius, says, kind, promise, alpha, tier }) {
+export function claim({ title, radius, says, kind, promise, alpha, tier, isOpen = false }) {
   const [word, sentence] = KINDS[kind];
   const short = kind === "votes"
     ? `Wrong with probability at most ${ALPHA.format(alpha)} for this picture, whoever made it.`
@@ -46,11 +49,11 @@ export function claim({ title, radius, says, kind, promise, alpha, tier }) {
     el("div", { class: "claim-text" },
       el("p", {}, says),
       el("p", { class: "promise" }, el("span", { class: `badge ${kind}` }, word), short),
-      promise ? el("details", {}, el("summary", {}, "The promise, word for word"), el("p", {}, promise)) : null));
+      promise ? el("details", { open: isOpen }, el("summary", {}, "The promise, word for word"), el("p", {}, promise)) : null));
 }
 
 /** The three radii of one pass. */
-export function onePassClaims(answer, shape) {
+export function onePassClaims(answer, shape, { isOpen = false } = {}) {
   const kind = servedKind(answer);
   const isProof = kind === "proof";
   const about = isProof ? "the class stays as it is" : "the smoothed classifier, an average over noisy copies of the picture, keeps this class";
@@ -58,7 +61,7 @@ export function onePassClaims(answer, shape) {
     ? `Up to a change of this size ${about}. ${sizeText(answer.certified_radius, shape)}`
     : `${capital(answer.explanation)}: nothing is claimed about this picture.`;
   return [
-    claim({ title: "Certified radius", tier: "one pass", radius: answer.certified_radius, says: certified, kind, promise: answer.promise }),
+    claim({ title: "Certified radius", tier: "one pass", radius: answer.certified_radius, says: certified, kind, promise: answer.promise, isOpen }),
     claim({
       title: "L-bound", tier: "one pass", radius: answer.l_bound, kind, promise: answer.promise,
       says: isProof ? "For this model the same number as the certified radius." : "A simpler bound on the same distance, which is never larger: it needs only how quickly an average can change.",

@@ -42,15 +42,16 @@ export function difference(image, other) {
   for (let i = 0; i < from.length; i += 1) largest = Math.max(largest, Math.abs(to[i] - from[i]));
   const factor = largest > 0 ? 0.5 / largest : 1;
   const canvas = el("canvas", {
-    class: "pixels", role: "img", "aria-label": `The change alone, made ${times(factor)} as strong; grey is no change.`,
+    class: "pixels", role: "img", "aria-label": `The change alone, ${amplified(factor)}; grey is no change.`,
   });
   paint(canvas, from.map((value, i) => 0.5 + factor * (to[i] - value)), image.shape);
   return { canvas, factor };
 }
 
-/** A factor in words. */
-export function times(factor) {
-  return `${factor >= 10 ? Math.round(factor) : factor.toFixed(1)} times`;
+/** How much stronger a change is shown than it is. */
+export function amplified(factor) {
+  const number = factor >= 10 ? Math.round(factor) : factor.toFixed(1);
+  return factor >= 1 ? `amplified ${number} times` : `shown at ${number} of its strength`;
 }
 
 /** A canvas with lines of text below it. */
@@ -63,5 +64,5 @@ export function changedFigures(image, other, title, lines) {
   const { canvas, factor } = difference(image, other);
   return el("div", { class: "pair" },
     figure(canvasOf(other, title), title, ...lines),
-    figure(canvas, "its change alone", `${times(factor)} as strong`, "grey: no change"));
+    figure(canvas, "its change alone", amplified(factor), "grey: no change"));
 }

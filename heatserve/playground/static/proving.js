@@ -28,13 +28,14 @@ export function provePanel(state) {
     const { model, image } = state;
     confirming.run(async (signal) => {
       const answer = await ask("/api/confirm", { model: model.name, image, radius: radius.value() }, signal);
-      show(result, el("div", { role: "status" }, confirmedClaim(answer)));
+      show(result, confirmedClaim(answer));
+      state.say(result.textContent);
     }, (text) => show(result, problem(text)));
   }
 
   async function certify(signal) {
     const { model, image, answer } = state;
-    const live = el("p", { role: "status" }, "The server takes its first votes …");
+    const live = el("p", { class: "live" }, "The server takes its first votes …");
     const claimed = el("div");
     let chart = null;
     let last = null;
@@ -52,12 +53,14 @@ export function provePanel(state) {
         shown = performance.now();
         live.textContent = said(found);
         chart.draw();
+        show(claimed, votedClaim(found));
       }
     } finally {
       if (last) {
         live.textContent = signal.aborted ? `Stopped. What was proven holds: ${said(last)}` : said(last);
         chart.draw();
         show(claimed, votedClaim(last));
+        state.say(live.textContent);
         state.proven = last.proven_radius;
       }
     }
@@ -120,7 +123,7 @@ class Chart {
           const radius = part * top / 1.15;
           return [svg("line", { class: "grid", x1: x(0), x2: x(this.votes), y1: y(radius), y2: y(radius) }), label(radius.toFixed(2), EDGE.left - 6, y(radius) + 4, "end")];
         }).flat(),
-        [0, 0.5, 1].map((part) => label(count(Math.round(part * this.votes)), x(part * this.votes), HEIGHT - 14, part === 1 ? "end" : "middle")),
+        [0, 0.5, 1].map((part) => label(`${count(Math.round(part * this.votes))}${part === 1 ? " votes" : ""}`, x(part * this.votes), HEIGHT - 14, part === 1 ? "end" : "middle")),
         served > 0 ? [svg("line", { class: "served", x1: x(0), x2: x(this.votes), y1: y(served), y2: y(served) })] : [],
         svg("path", { class: "proven", d: path }),
         svg("circle", { class: "proven", cx: x(last[0]), cy: y(last[1]), r: 4 })),

@@ -2,8 +2,8 @@
 
 import { ask, latest } from "./api.js";
 import { claim, count, milliseconds, percent, radiusText, servedKind, sizeText } from "./claims.js";
-import { at, el, problem, show, slider } from "./dom.js";
-import { canvasOf, changedFigures, difference, figure, times } from "./pixels.js";
+import { at, el, problem, show, slider, svg } from "./dom.js";
+import { amplified, canvasOf, changedFigures, difference, figure } from "./pixels.js";
 
 const WAIT = 150; // milliseconds after the last move of a slider
 const USUAL = 0.25;
@@ -71,10 +71,10 @@ export function noisePanel(state) {
   const noise = slider({
     id: "sigma", label: "Strength σ of the noise", min: 0, max: 0.6, step: 0.01, value: 0.1,
     say: (value) => value.toFixed(2), moved: soon(look),
-    hint: "The standard deviation of what is added to each pixel; the models of the digits were made for 0.25.",
+    hint: "The standard deviation of what is added to each pixel; what is then darker than black or lighter than white is cut off.",
   });
   show(at("noise-controls"), noise.node);
-  if (!state.model) noise.input.disabled = true;
+  noise.input.disabled = true;
 
   function look() {
     const { model, image, seed } = state;
@@ -95,9 +95,10 @@ export function noisePanel(state) {
     show(result,
       el("div", { class: "figures" },
         figure(canvasOf(image, "one noisy copy"), "one noisy copy", classText(answer), `distance ${radiusText(distance)}`),
-        figure(canvas, "its noise alone", `${times(factor)} as strong`, "grey: no change")),
+        figure(canvas, "its noise alone", amplified(factor), "grey: no change")),
       el("p", {}, `What ${count(copies.length)} noisy copies are taken for:`),
       el("ol", { class: "bars" }, ranked.map(([label, number]) => bar(model.class_names[label] ?? "no class", number / copies.length, `${number} of ${copies.length}`))),
+      strip(copies, state.answer),
       claim({
         title: "Certified radius of the noisy copies, the middle one", tier: "one pass", radius: middle,
         kind: servedKind(answer), promise: answer.promise,
@@ -114,6 +115,28 @@ export function noisePanel(state) {
     asking.stop();
     show(result);
   });
+}
+
+/** A point for each copy, as far to the right as its radius is large. */
+function strip(copies, answer) {
+  const most = Math.max(0.1, answer.certified_radius, ...copies.map(({ radius }) => radius));
+  const x = (radius) => 12 + (radius / most) * 476;
+  const kept = copies.filter(({ label }) => label === answer.label).length;
+  return el("figure", { class: "chart strip" },
+    svg("svg", { viewBox: "0 0 500 64", role: "img", "aria-label": `The radii of the copies; ${kept} of ${copies.length} keep the class.` },
+      svg("line", { class: "grid", x1: x(0), x2: x(most), y1: 34, y2: 34 }),
+      svg("line", { class: "served", x1: x(answer.certified_radius), x2: x(answer.certified_radius), y1: 8, y2: 44 }),
+      copies.map(({ label, radius }, i) => {
+        const [cx, cy] = [x(radius), 16 + (i % 5) * 6];
+        return label === answer.label
+          ? svg("circle", { class: "kept", cx, cy, r: 4 })
+          : svg("path", { class: "lost", d: `M ${cx - 4} ${cy - 4} l 8 8 m 0 -8 l -8 8` });
+      }),
+      svg("text", { x: x(0), y: 60, "text-anchor": "start" }, "radius 0"),
+      svg("text", { x: x(most), y: 60, "text-anchor": "end" }, radiusText(most))),
+    el("figcaption", {},
+      el("span", {}, "A dot for each copy that keeps the class, a cross for each that does not; to the right, the radius that is served for it."),
+      el("span", { class: "key served" }, "your picture without noise")));
 }
 
 /** A row of a bar chart that is a list. */
