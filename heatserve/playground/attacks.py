@@ -168,11 +168,6 @@ def descend(network: nn.Module, image: Image, label: int, *, epsilon: float) -> 
             point = project(leaf - 2.5 * reach / STEPS * _unit(gradient), x, reach)
 
 
-def worst_of(network: nn.Module, image: Image, label: int, *, epsilon: float) -> Image:
-    """Of all points of `descend`, the one with the smallest margin."""
-    return min(descend(network, image, label, epsilon=epsilon), key=lambda step: step.margin).image
-
-
 def spoofed(victim: Victim, image: Image, *, epsilon: float, emit: Emit) -> Image:
     """What a search finds within ε whose served radius is farthest above what can be proven (`spoofing.spoof`).
 

@@ -17,6 +17,8 @@ Emit = Callable[[Event], None]
 
 WORK_SECONDS = 30.0
 """Of one search."""
+PATIENCE_SECONDS = 5.0
+"""That a search waits for the one before it, which may be the end of one that was left."""
 LATE = "The search took longer than {seconds:g} s and was stopped: try a smaller model or a smaller distance."
 BUSY = "Another search is running: one at a time. Stop it, or wait until it ends."
 
@@ -26,11 +28,12 @@ class GivenUp(Exception):
 
 
 class OneAtATime:
-    """Does one piece of work at a time; the next is refused until the thread of the former has ended."""
+    """Does one piece of work at a time; the next waits for a while until the thread of the former has ended."""
 
-    def __init__(self, *, seconds: float = WORK_SECONDS) -> None:
+    def __init__(self, *, seconds: float = WORK_SECONDS, patience: float = PATIENCE_SECONDS) -> None:
         self._seconds = seconds
-        self._is_busy = False
+        self._patience = patience
+        self._free = asyncio.Lock()
 
     async def run(self, work: Callable[[Emit], None]) -> AsyncGenerator[Event, None]:
         """The events of the work, as they come; closing the generator gives it up at its next event.
@@ -41,9 +44,10 @@ class OneAtATime:
         Raises:
             Refused: other work goes on, or this one takes too long.
         """
-        if self._is_busy:
-            raise Refused(409, BUSY)
-        self._is_busy = True
+        try:
+            await asyncio.wait_for(self._free.acquire(), self._patience)
+        except (TimeoutError, asyncio.TimeoutError):
+            raise Refused(409, BUSY) from None
         loop, events = asyncio.get_running_loop(), asyncio.Queue[Event | BaseException | None]()
         is_left, end = threading.Event(), time.monotonic() + self._seconds
 
@@ -53,7 +57,7 @@ class OneAtATime:
             loop.call_soon_threadsafe(events.put_nowait, event)
 
         def ended(last: BaseException | None) -> None:
-            self._is_busy = False
+            self._free.release()
             events.put_nowait(last)
 
         def run() -> None:

@@ -242,7 +242,7 @@ def test_other_methods_are_refused() -> None:
 
 def test_one_search_at_a_time_and_the_next_once_its_thread_has_ended() -> None:
     async def go() -> None:
-        searches, is_over = OneAtATime(), threading.Event()
+        searches, is_over = OneAtATime(patience=0.01), threading.Event()
 
         def work(emit: Emit) -> None:
             try:

@@ -97,10 +97,20 @@ function showServer(text, isThere) {
   place.textContent = isThere ? text : `${text} This page looks again by itself.`;
 }
 
+let life = null; // of the server, whose models are shown
+let watch = null;
+
+// A browser keeps six connections to a place in all its windows, so that one that nobody sees has none.
+document.addEventListener("visibilitychange", () => {
+  if (!document.hidden) watchServer();
+  else watch?.close();
+});
+
 function watchServer() {
-  const watch = new EventSource("/api/server");
-  let life = null;
-  watch.addEventListener("server", async (event) => {
+  watch?.close();
+  const mine = new EventSource("/api/server");
+  watch = mine;
+  mine.addEventListener("server", async (event) => {
     const server = JSON.parse(event.data);
     showServer(server.says, server.is_there);
     if (!server.is_there || server.life === life) return;
@@ -113,10 +123,10 @@ function watchServer() {
       showServer(error.message, false);
     }
   });
-  watch.addEventListener("error", () => {
+  mine.addEventListener("error", () => {
     life = null;
     showServer("The playground itself does not answer: start it again with `heatserve playground`.", false);
-    if (watch.readyState === EventSource.CLOSED) setTimeout(watchServer, 2000);
+    if (mine.readyState === EventSource.CLOSED) setTimeout(() => watch === mine && watchServer(), 2000);
   });
 }
 

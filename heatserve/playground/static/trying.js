@@ -1,6 +1,6 @@
 // Changes of one size, and noise: what the picture looks like, and what one pass says of it.
 
-import { ask, latest } from "./api.js";
+import { ask, events, latest } from "./api.js";
 import { claim, count, milliseconds, percent, radiusText, servedKind, sizeText } from "./claims.js";
 import { at, el, problem, show, slider, svg } from "./dom.js";
 import { amplified, canvasOf, changedFigures, difference, figure } from "./pixels.js";
@@ -34,23 +34,27 @@ export function sizePanel(state) {
     const radius = size.value();
     asking.run(async (signal) => {
       const question = { model: model.name, image, radius, label: answer.label };
-      const found = await ask("/api/change", question, signal);
       const lines = (one) => [classText(one.answer), `distance ${radiusText(one.distance)}`];
       const isInside = answer.certified_radius > 0 && radius <= answer.certified_radius;
-      show(result,
-        el("p", {}, sizeText(radius, image.shape)),
-        el("div", { class: "figures" },
-          figure(canvasOf(image, "your picture"), "your picture", classText(answer)),
-          changedFigures(image, found.random.image, "random change", lines(found.random)),
-          found.worst ? changedFigures(image, found.worst.image, "worst change found", lines(found.worst)) : null),
-        found.missing ? el("p", { class: "hint" }, `The worst change cannot be searched for here. ${found.missing}`) : null,
-        claim({
-          title: "Certified radius of your picture", tier: "one pass", radius: answer.certified_radius,
-          kind: servedKind(answer), promise: answer.promise,
-          says: isInside ? "This change is within it." : "This change is larger: nothing is claimed about it.",
-        }),
-        el("p", { class: "latency" }, `Both answered in ${milliseconds(found.random.answer.seconds)}.`));
-    }, (text) => show(result, problem(text)));
+      const figures = el("div", { class: "figures" }, figure(canvasOf(image, "your picture"), "your picture", classText(answer)));
+      const search = el("p", { class: "hint" }, model.missing.attack
+        ? `The worst change cannot be searched for here. ${model.missing.attack}`
+        : "Searching for the worst change …");
+      const latency = el("p", { class: "latency" });
+      for await (const [name, found] of events("/api/change", question, signal)) {
+        const title = { random: "random change", worst: "worst change found" }[name];
+        figures.append(changedFigures(image, found.image, title, lines(found)));
+        if (name === "worst") search.remove();
+        latency.append(`${name === "random" ? "One pass: " : ", "}${milliseconds(found.answer.seconds)} for the ${title}`);
+        if (name !== "random") continue;
+        show(result, el("p", {}, sizeText(radius, image.shape)), figures, search,
+          claim({
+            title: "Certified radius of your picture", tier: "one pass", radius: answer.certified_radius,
+            kind: servedKind(answer), promise: answer.promise,
+            says: isInside ? "This change is within it." : "This change is larger: nothing is claimed about it.",
+          }), latency);
+      }
+    }, (text) => result.append(problem(text)));
   }
 
   state.onAnswer(() => {
