@@ -1,7 +1,8 @@
 # make serve:      from nothing to certified answers from a running Triton, until Ctrl-C.
 # make test:       linter, type checker, the order of the rooms, and every test.
 # make test-fast:  the tests that take seconds.
-# make tools:      nginx, Prometheus and Alertmanager for the tests that run them, into the environment (Debian, Ubuntu; no root).
+# make tools:      nginx, Prometheus, Alertmanager and Chromium for the tests that run them, into the environment (Debian,
+#                  Ubuntu; no root).
 # Each makes its own virtual environment first, of the first Python 3.10 to 3.12 among python3, python3.12, python3.11 and
 # python3.10 on PATH, or else of one that uv has or downloads; PYTHON=… chooses it.
 
@@ -76,19 +77,41 @@ $(VENV)/%.installed: pyproject.toml constraints.txt | $(BIN)/python
 	@touch $@
 
 # Packages are unpacked, not installed: nothing outside of the environment changes. Without them, tests skip and say why.
+# Chromium takes its libraries along, but for the C library, which is the system's, and drivers of graphics cards: the
+# package lists are read as if nothing were installed, and a script starts it with the folders of what was unpacked.
 TOOLS := $(abspath $(VENV))/tools
 APT := apt-get -qq -o APT::Sandbox::User="$$(id -un)" -o Dir::State::Lists="$(TOOLS)/lists" -o Dir::Cache="$(TOOLS)/cache"
+CLOSURE := -o Dir::State::status="$(TOOLS)/none" -o Debug::NoLocking=1 --no-install-recommends --print-uris
+define START_CHROMIUM
+#!/bin/sh
+tools="$(TOOLS)"
+libraries="$$(printf %s: "$$tools"/usr/lib/*-linux-gnu "$$tools"/lib/*-linux-gnu "$$tools"/usr/lib/*-linux-gnu/pulseaudio)"
+export LD_LIBRARY_PATH="$$libraries" XDG_DATA_HOME="$$tools/usr/share" FONTCONFIG_PATH="$$tools/etc/fonts"
+exec "$$tools/usr/lib/chromium/chromium-headless-shell" "$$@"
+endef
+export START_CHROMIUM
 
 tools: | $(BIN)/python
 	@have() { for name in "$$@"; do command -v "$$name" > /dev/null || return 1; done; }; \
-	if have nginx prometheus promtool || [ -e "$(TOOLS)/usr/bin/promtool" ]; then exit; fi; \
+	wanted=""; \
+	have nginx prometheus promtool || [ -e "$(TOOLS)/usr/bin/promtool" ] || wanted="nginx prometheus"; \
+	have chromium || have chromium-browser || have google-chrome || [ -e "$(TOOLS)/usr/bin/chromium" ] || wanted="$$wanted chromium"; \
+	if [ -z "$$wanted" ]; then exit; fi; \
 	if ! have apt-get dpkg; then \
-	    echo "nginx, prometheus, promtool: found neither them nor apt-get; tests that run them are skipped"; exit; fi; \
-	mkdir -p "$(TOOLS)/lists/partial" "$(TOOLS)/cache/archives/partial"; cd "$(TOOLS)"; \
-	if $(APT) update && $(APT) download nginx prometheus prometheus-alertmanager; then \
-	    for package in *.deb; do dpkg -x "$$package" .; done; \
-	else echo "nginx, prometheus: could not be downloaded; tests that run them are skipped"; fi; \
-	rm -rf lists cache *.deb
+	    echo "$$wanted: found neither them nor apt-get; tests that run them are skipped"; exit; fi; \
+	mkdir -p "$(TOOLS)/lists/partial" "$(TOOLS)/cache/archives/partial"; cd "$(TOOLS)"; : > none; \
+	unpack() { $(APT) download "$$@" && for package in *.deb; do dpkg -x "$$package" .; done && rm *.deb; }; \
+	$(APT) update || true; \
+	if [[ "$$wanted" == *nginx* ]] && ! unpack nginx prometheus prometheus-alertmanager; then \
+	    echo "nginx, prometheus: could not be downloaded; tests that run them are skipped"; fi; \
+	if [[ "$$wanted" == *chromium* ]]; then \
+	    echo "Unpacking Chromium into $(TOOLS): 130 MB of downloads, 390 MB on disk."; \
+	    packages="$$($(APT) $(CLOSURE) install chromium-headless-shell | cut -d ' ' -f 2 | cut -d _ -f 1 | \
+	        grep -Ev '^(libc6|libc-bin|libllvm.*|libz3-4|libgl1-mesa-dri)$$' || true)"; \
+	    if [ -n "$$packages" ] && unpack $$packages; then \
+	        printf '%s\n' "$$START_CHROMIUM" > usr/bin/chromium; chmod +x usr/bin/chromium; \
+	    else echo "chromium: could not be downloaded; tests that look at pages are skipped"; fi; fi; \
+	rm -rf lists cache none *.deb
 
 clean:
 	rm -rf $(VENV) build *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis runs model_repository/quickstart_digits*

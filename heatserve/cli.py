@@ -31,6 +31,7 @@ from heatserve.commands.fuzz import fuzz
 from heatserve.commands.import_onnx import import_onnx
 from heatserve.commands.import_weights import import_weights
 from heatserve.commands.plan import plan
+from heatserve.commands.playground import playground
 from heatserve.commands.predict import predict
 from heatserve.commands.quickstart import quickstart
 from heatserve.commands.reference import reference
@@ -42,7 +43,7 @@ from heatserve.commands.train import train
 from heatserve.commands.tune import tune
 
 _PANELS: Mapping[str, Sequence[Callable[..., None] | typer.Typer]] = {
-    "Start here": (quickstart,),
+    "Start here": (quickstart, playground),
     "Your own model": (
         train,
         import_weights,

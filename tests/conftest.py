@@ -10,7 +10,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from browsers import open_browser, open_page
 from known_tiers import hurry
+from playwright.sync_api import Browser, Page
 from tiny_model import delay_batches, random_images, write_tiny_model
 from tiny_tiers import write_tiny_tiers
 from wheels import ROOMS, ROOT, built, run
@@ -107,3 +109,17 @@ def hostile(tmp_path_factory: pytest.TempPathFactory) -> Path:
         for name in ("__init__.py", "commands.py"):
             (folder / room / name).write_text(f"raise SystemExit('{room}/{name} of the user was run')\n")
     return folder
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    """Chromium, for the tests of one file."""
+    with open_browser() as opened:
+        yield opened
+
+
+@pytest.fixture
+def page(browser: Browser) -> Iterator[Page]:
+    """A page as wide as a desktop's."""
+    with open_page(browser) as opened:
+        yield opened

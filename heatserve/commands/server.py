@@ -12,6 +12,8 @@ from heatserve.serving.errors import ServingError
 
 if TYPE_CHECKING:
     from heatserve.export.tiers import TierModel
+    from heatserve.serving.client.access import Access, Tls
+    from heatserve.serving.client.async_client import AsyncClient
     from heatserve.serving.client.client import Client
 
 URL = "grpc://127.0.0.1:8001"
@@ -32,6 +34,7 @@ Headers = Annotated[
 ]
 
 _USUAL_TIMEOUT = 60.0
+_LONGEST_TIMEOUT = 75.0  # above the latest deadline of the default limits
 _ANSWER_SECONDS = 10.0  # after the deadline, for the answer to come
 
 
@@ -52,13 +55,39 @@ class ServerOptions:
         Raises:
             ServingError: an option is not what it should be.
         """
-        from heatserve.serving.client.access import Tls
         from heatserve.serving.client.client import Client
 
-        tls = Tls(self.ca, self.certificate) if self.ca or self.certificate else None
         return Client(
-            self.url, model=self.model, timeout=timeout, tls=tls, headers=self._headers(), token=self._token()
+            self.url, model=self.model, timeout=timeout, tls=self._tls(), headers=self._headers(), token=self._token()
         )
+
+    def async_client(self) -> AsyncClient:
+        """A client of the model for a program that shows the server's state itself: it asks once, and waits long.
+
+        Raises:
+            ServingError: an option is not what it should be.
+        """
+        from heatserve.serving.client.async_client import AsyncClient
+
+        return AsyncClient(
+            self.url,
+            model=self.model,
+            timeout=_LONGEST_TIMEOUT,
+            retries=0,
+            tls=self._tls(),
+            headers=self._headers(),
+            token=self._token(),
+        )
+
+    def access(self) -> Access:
+        """How the server is reached.
+
+        Raises:
+            ServingError: an option is not what it should be.
+        """
+        from heatserve.serving.client.access import access_to
+
+        return access_to(self.url, tls=self._tls(), headers=self._headers(), token=self._token())
 
     def patient_client(self, kind: TierModel, *, deadline: float | None = None) -> Client:
         """A client that waits longer than the server takes for an answer of a tier.
@@ -74,6 +103,11 @@ class ServerOptions:
             with self.client() as client:
                 deadline = client.tier(kind).limits.deadline_ms / 1000
         return self.client(timeout=max(_USUAL_TIMEOUT, deadline + _ANSWER_SECONDS))
+
+    def _tls(self) -> Tls | None:
+        from heatserve.serving.client.access import Tls
+
+        return Tls(self.ca, self.certificate) if self.ca or self.certificate else None
 
     def _headers(self) -> dict[str, str]:
         found = dict[str, str]()

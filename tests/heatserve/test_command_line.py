@@ -38,6 +38,7 @@ COMMANDS = [
     ["predict"],
     ["certify"],
     ["quickstart"],
+    ["playground"],
     ["bench", "latency"],
     ["bench", "export"],
     ["bench", "training"],

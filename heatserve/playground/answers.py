@@ -1,0 +1,262 @@
+"""What the page's questions are answered, by the server and by searches on its files."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncGenerator, Awaitable
+from contextlib import aclosing
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from heatserve.export.tiers import TierModel
+from heatserve.playground import attacks, pictures, wire
+from heatserve.playground.attacks import Attacks
+from heatserve.playground.refusals import Refused
+from heatserve.playground.server import Offered, WatchedServer
+from heatserve.playground.verdicts import Held, spoof_sentence
+from heatserve.playground.working import Emit, OneAtATime
+from heatserve.serving.client.answers import Prediction
+from heatserve.serving.errors import UnavailableError
+
+MOST_SIGMA = 1.0
+MOST_DISTANCE = 4.0
+"""L2, of changes, attacks and radii that the page asks for: as far as the paper's attacks go."""
+NOISY_COPIES = 24
+CONFIRM_VOTES = 10_000
+"""At most, for one radius: large ones, which spoofed certificates have, take more than a server's usual 1,000."""
+
+
+_PACE_SECONDS = 0.008
+"""Between two steps of an attack, so that it can be watched."""
+
+T = TypeVar("T")
+
+Record = dict[str, Any]
+
+
+class Answers:
+    """Answers to questions about one image: one record, or a stream of named ones."""
+
+    def __init__(self, server: WatchedServer, *, repository: Path) -> None:
+        """See `playground_app`."""
+        self.server = server
+        self.repository = repository
+        self.attacks = Attacks(repository)
+        self.search = OneAtATime()
+
+    async def predict(self, question: wire.Question) -> Record:
+        """One pass."""
+        model = self.server.model(question.model)
+        return await self._predicted(model, question.image(model.spec))
+
+    async def noise(self, question: wire.Question) -> Record:
+        """One pass for some noisy copies of an image."""
+        model = self.server.model(question.model)
+        image, sigma = question.image(model.spec), question.number("sigma", least=0, most=MOST_SIGMA)
+        seed = int(question.number("seed", least=0, most=2**31))
+        copies = pictures.noisy(image, sigma, draws=NOISY_COPIES, seed=seed)
+        copies = np.stack([wire.seen(copy, model.spec) for copy in copies])
+        answers, seconds = await self._asked(model, copies)
+        return {
+            "image": wire.image_record(copies[0]),
+            "distance": pictures.distance(image, copies[0]),
+            "answer": wire.prediction_record(answers[0], model.spec, seconds),
+            "copies": [{"label": one.label, "radius": one.certified_radius} for one in answers],
+        }
+
+    async def change(self, question: wire.Question) -> AsyncGenerator[tuple[str, Record], None]:
+        """What a change of one L2 norm looks like: a random one, and the worst that a short search finds."""
+        model = self.server.model(question.model)
+        image, radius = question.image(model.spec), question.number("radius", least=0, most=MOST_DISTANCE)
+        label = int(question.number("label", least=0, most=model.spec.classes - 1))
+        yield "random", await self._changed(model, image, pictures.random_change(image, radius))
+        if attacks.attack_missing(self.repository, model) is not None or radius == 0:
+            return
+        worst: attacks.Step | None = None
+
+        def work(emit: Emit) -> None:
+            for step in attacks.descend(self.attacks.opened(model, image).network, image, label, epsilon=radius):
+                emit({"step": step})
+
+        async with aclosing(self.search.run(work)) as steps:
+            async for found in steps:
+                worst = _worse(worst, found["step"])
+        assert worst is not None, "a search has steps"
+        yield "worst", await self._changed(model, image, pictures.at_distance(image, worst.image - image, radius))
+
+    async def _changed(self, model: Offered, image: wire.Image, other: wire.Image) -> Record:
+        other = wire.seen(other, model.spec)
+        distance = pictures.distance(image, other)
+        return {
+            "image": wire.image_record(other),
+            "distance": distance,
+            "answer": await self._predicted(model, other),
+        }
+
+    async def confirm(self, question: wire.Question) -> Record:
+        """Whether the class is proven within a radius."""
+        model = self.server.model(question.model)
+        radius = question.number("radius", least=0, most=MOST_DISTANCE)
+        return await self._confirmed(model, question.image(model.spec), radius)
+
+    async def certify(self, question: wire.Question) -> AsyncGenerator[tuple[str, Record], None]:
+        """Bounds that tighten, as the server finds them."""
+        model = self.server.model(question.model)
+        tier, image = model.tier(TierModel.CERTIFY_STREAM), question.image(model.spec)
+        n = int(question.number("n", least=1, most=tier.limits.most_n))
+        deadline, begun = tier.limits.most_deadline_ms / 1000, time.perf_counter()
+        yield "begin", {"votes": tier.limits.n0 + n, "promise": tier.promise or wire.UNSTATED}
+        async with aclosing(model.client.certify(wire.sent(image[None], model.spec), n=n, deadline=deadline)) as bounds:
+            async for bound in bounds:
+                seconds = time.perf_counter() - begun
+                yield "bound", wire.tier_record(bound, tier.promise, seconds, radius=None)
+
+    async def attack(self, question: wire.Question) -> AsyncGenerator[tuple[str, Record], None]:
+        """An attack on the class of one pass: what is proven, its steps, and what the server says of its end."""
+        model = self.server.model(question.model)
+        image = question.image(model.spec)
+        epsilon = question.number("epsilon", least=1e-3, most=MOST_DISTANCE)
+        network = (await asyncio.to_thread(self.attacks.opened, model, image)).network
+        before = await self._predicted(model, image)
+        smoothed = await self._smoothed(model, image)
+        yield "begin", {"answer": before, "smoothed": smoothed}
+        best: attacks.Step | None = None
+
+        def work(emit: Emit) -> None:
+            for step in attacks.descend(network, image, before["label"], epsilon=epsilon):
+                emit({"step": step})
+                time.sleep(_PACE_SECONDS)
+
+        async with aclosing(self.search.run(work)) as steps:
+            async for found in steps:
+                step: attacks.Step = found["step"]
+                best = _worse(best, step)
+                yield "step", _step(step, pictures.distance(image, step.image), model)
+        assert best is not None, "an attack has steps"
+        yield "end", await self._attacked(model, image, best.image, before, smoothed)
+
+    async def _attacked(
+        self, model: Offered, image: wire.Image, found: wire.Image, before: Record, smoothed: Record | None
+    ) -> Record:
+        after = await self._predicted(model, found)
+        smoothed_after = await self._smoothed(model, found)
+        is_deterministic = before["kind"] == "deterministic"
+        proves = smoothed is not None and smoothed["label"] == before["label"]
+        held = Held(
+            kind=before["kind"],
+            distance=pictures.distance(image, found),
+            certified_radius=before["certified_radius"],
+            proven_radius=before["certified_radius"]
+            if is_deterministic
+            else (smoothed or {}).get("proven_radius", 0) * proves,
+            is_held=after["label"] == before["label"],
+            is_smoothed_held=smoothed_after["label"] == before["label"]
+            if smoothed_after and smoothed_after["outcome"] == "yes"
+            else None,
+        )
+        return {
+            "image": wire.image_record(found),
+            "distance": held.distance,
+            "proven_radius": held.proven_radius,
+            "is_inside": held.is_inside,
+            "is_held": held.is_held,
+            "answer": after,
+            "smoothed": smoothed_after,
+            "sentence": held.sentence,
+        }
+
+    async def spoof(self, question: wire.Question) -> AsyncGenerator[tuple[str, Record], None]:
+        """A search for a picture whose served radius is wrong, and what confirm says of what it found."""
+        model = self.server.model(question.model)
+        if sentence := attacks.spoof_missing(self.repository, model):
+            raise Refused(422, sentence)
+        image = question.image(model.spec)
+        epsilon = question.number("epsilon", least=1e-3, most=MOST_DISTANCE)
+        victim = (await asyncio.to_thread(self.attacks.opened, model, image)).victim
+        assert victim is not None, "a statistical certificate has a base network"
+        found: Record | None = None
+        for reach in (epsilon / 2, epsilon):
+
+            def work(emit: Emit, reach: float = reach) -> None:
+                emit({"found": attacks.spoofed(victim, image, epsilon=reach, emit=emit)})
+
+            async with aclosing(self.search.run(work)) as steps:
+                async for step in steps:
+                    if "found" not in step:
+                        yield "step", step
+                    else:
+                        found = await self._judged(model, image, step["found"])
+            if found and found["is_spoofed"]:
+                break
+        assert found is not None, "a search has an end"
+        yield "end", found
+
+    async def _judged(self, model: Offered, image: wire.Image, other: wire.Image) -> Record:
+        """What one pass and confirm say of what a search for a spoofed certificate found."""
+        answer = await self._predicted(model, other)
+        served = answer["certified_radius"]
+        confirmed = await self._confirmed(model, other, served) if served > 0 else None
+        outcome = confirmed["outcome"] if confirmed else None
+        distance = pictures.distance(image, other)
+        return {
+            "image": wire.image_record(other),
+            "distance": distance,
+            "answer": answer,
+            "confirmed": confirmed,
+            "smoothed": await self._smoothed(model, other) if confirmed else None,
+            "is_spoofed": outcome in ("no", "undecided"),
+            "sentence": spoof_sentence(served=served, outcome=outcome, radius=served, distance=distance),
+        }
+
+    async def _predicted(self, model: Offered, image: wire.Image) -> Record:
+        answers, seconds = await self._asked(model, image[None])
+        return wire.prediction_record(answers[0], model.spec, seconds)
+
+    async def _asked(self, model: Offered, images: NDArray[np.float32]) -> tuple[list[Prediction], float]:
+        begun = time.perf_counter()
+        answers = await self._reached(model.client.predict(wire.sent(images, model.spec)))
+        return answers, time.perf_counter() - begun
+
+    async def _confirmed(self, model: Offered, image: wire.Image, radius: float) -> Record:
+        tier, begun = model.tier(TierModel.CONFIRM), time.perf_counter()
+        n = min(CONFIRM_VOTES, tier.limits.most_n)
+        asked = model.client.confirm(wire.sent(image[None], model.spec), radius=radius, n=n)
+        answers = await self._reached(asked)
+        return wire.tier_record(answers[0], tier.promise, time.perf_counter() - begun, radius=radius)
+
+    async def _smoothed(self, model: Offered, image: wire.Image) -> Record | None:
+        """Class and radius that votes prove, where the server offers it."""
+        tier = model.tiers.get(TierModel.CERTIFY)
+        if tier is None:
+            return None
+        begun = time.perf_counter()
+        answers = await self._reached(model.client.certify_fixed(wire.sent(image[None], model.spec)))
+        return wire.tier_record(answers[0], tier.promise, time.perf_counter() - begun, radius=None)
+
+    async def _reached(self, answer: Awaitable[T]) -> T:
+        try:
+            return await answer
+        except UnavailableError:
+            await self.server.lost()
+            raise
+
+
+def _worse(best: attacks.Step | None, step: attacks.Step) -> attacks.Step:
+    """The step of an attack that comes nearer to another class."""
+    return step if best is None or step.margin < best.margin else best
+
+
+def _step(step: attacks.Step, distance: float, model: Offered) -> Record:
+    return {
+        "number": step.number,
+        "of": step.of,
+        "label": step.label,
+        "class_name": model.class_names[step.label],
+        "margin": step.margin,
+        "distance": distance,
+        "image": wire.image_record(step.image),
+    }

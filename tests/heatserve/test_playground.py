@@ -1,0 +1,289 @@
+"""The playground end to end: the page in Chromium, the real command, a real Triton with the committed digits."""
+
+from __future__ import annotations
+
+import http.client
+import io
+import json
+import re
+import signal
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+from browsers import PHONE, is_too_wide, open_page, violations
+from conftest import START_SECONDS
+from PIL import Image
+from playgrounds import MARKUP, ROOT, RunningPlayground, opened, running_playground
+from playwright.sync_api import Browser, Page, expect
+
+from heatserve.export.repository.layout import open_model
+from heatserve.playground.guards import MOST_PICTURE
+
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(sys.platform != "linux", reason="Triton runs on Linux only"),
+]
+
+
+@pytest.fixture(scope="module")
+def playground(browser: Browser, tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningPlayground]:  # noqa: ARG001
+    """A playground for all tests here; the browser comes first, so that nothing is started where there is none."""
+    with running_playground(tmp_path_factory.mktemp("playground"), start_seconds=START_SECONDS) as running:
+        yield running
+        assert "Traceback" not in running.errors.read_text()
+
+
+def check_promises(page: Page, *, at_least: int) -> None:
+    """Each radius stands beside a promise: a claim has both, and its promise says something."""
+    claims = page.locator(".claim").all()
+    assert len(claims) >= at_least
+    assert page.locator(".radius").count() == page.locator(".claim .radius").count() == len(claims)
+    for claim in claims:
+        promise = claim.locator(".promise").inner_text()
+        assert len(promise) > 40
+        if "promised nothing" not in promise:
+            assert len(claim.locator("details p").text_content() or "") > 200  # the card's own words
+
+
+def test_a_picture_is_answered_and_no_radius_is_without_its_promise(page: Page, playground: RunningPlayground) -> None:
+    opened(page, playground)
+    expect(page.locator("#class")).to_have_text("0")
+    expect(page.locator("#answer .bars li")).to_have_count(10)
+    card = open_model(ROOT / "model_repository", "digits").card
+    assert card.promise is not None
+    expect(page.locator("#answer .claim").first).to_contain_text(card.promise)
+    expect(page.locator("#answer .claim").nth(2)).to_contain_text("promised nothing")
+    expect(page.locator("#answer .latency")).to_contain_text(re.compile(r"Answered in \d+(\.\d)?\sms"))
+    expect(page.locator("#size-result figure")).to_have_count(5)  # the picture; two changes, and each alone
+    expect(page.locator("#size-result")).to_contain_text(re.compile(r"amplified \d"))
+    check_promises(page, at_least=5)
+    assert violations(page) == []
+
+
+def test_a_model_whose_radii_are_proven_says_so_and_has_nothing_to_spoof(
+    page: Page, playground: RunningPlayground
+) -> None:
+    opened(page, playground, model="digits_lipschitz", example=3)
+    expect(page.locator("#class")).to_have_text("1")
+    expect(page.locator("#answer .claim.proof")).to_have_count(2)
+    check_promises(page, at_least=5)
+    for section in ("spoof", "prove"):
+        expect(page.locator(f"#{section}-controls .missing")).to_contain_text("There is nothing")
+        expect(page.locator(f"#{section}-controls .primary").last).to_be_disabled()
+
+
+@pytest.mark.parametrize("model", ["digits", "digits_lipschitz"])
+def test_the_class_holds_inside_a_proven_radius_and_breaks_far_outside(
+    page: Page, playground: RunningPlayground, model: str
+) -> None:
+    opened(page, playground, model=model)
+    page.fill("#epsilon", "0.25")
+    attack, verdict = page.get_by_role("button", name="Attack"), page.locator("#attack-result .verdict")
+    attack.click()
+    expect(page.locator("#attack-result")).to_contain_text(re.compile(r"Step \d+ of 80"))
+    expect(verdict).to_contain_text("The class held, inside the proven radius")
+    expect(verdict).to_contain_text("as it must")
+    page.get_by_role("button", name="Far outside").click()
+    attack.click()
+    expect(verdict).to_contain_text("The class broke, outside the proven radius")
+    check_promises(page, at_least=6)
+    assert violations(page) == []
+
+
+def test_a_spoofed_radius_is_served_and_confirm_refuses_it(page: Page, playground: RunningPlayground) -> None:
+    verdict = page.locator("#spoof-result .verdict").first
+    for example in (0, 1, 4):  # the search begins somewhere else each time, and finds nothing now and then
+        opened(page, playground, example=example)
+        page.get_by_role("button", name="Spoof").click()
+        verdict.wait_for()
+        if "A spoofed radius" in verdict.inner_text():
+            break
+    expect(verdict).to_contain_text("A spoofed radius, and a refusal")
+    served = float(page.locator("#spoof-result .claim.rate .radius").inner_text())
+    assert served > 0
+    expect(page.locator("#spoof-result .verdict").nth(1)).to_contain_text(re.compile(rf"Refused: .* {served:.3f}"))
+    check_promises(page, at_least=7)
+
+
+def test_a_class_is_confirmed_and_its_proof_grows_until_it_is_stopped(
+    page: Page, playground: RunningPlayground
+) -> None:
+    opened(page, playground)
+    page.fill("#radius", "0.1")
+    page.get_by_role("button", name="Confirm").click()
+    expect(page.locator("#prove-result .verdict.yes")).to_contain_text("Confirmed — radius 0.100")
+    page.select_option("#votes", "100000")
+    page.get_by_role("button", name="Prove it").click()
+    live = page.locator("#prove-result .live")
+    expect(live).to_contain_text("is proven within")
+    first = live.inner_text()
+    expect(live).not_to_have_text(first)
+    page.locator("#prove-controls").get_by_role("button", name="Stop").click()
+    expect(live).to_contain_text("Stopped. What was proven holds")
+    assert page.locator("#prove-result .claim .radius").inner_text() in live.inner_text()
+    expect(page.locator("#prove-result svg path")).to_have_attribute("d", re.compile(r"^M .* L .* L "))
+    assert violations(page) == []
+
+
+def test_noise_moves_class_and_radius(page: Page, playground: RunningPlayground) -> None:
+    opened(page, playground)
+    page.fill("#sigma", "0")
+    expect(page.locator("#noise-result .bars li")).to_have_count(1)
+    clean = page.locator("#answer .claim .radius").first.inner_text()
+    expect(page.locator("#noise-result .radius")).to_have_text(clean)
+    page.fill("#sigma", "0.6")
+    expect(page.locator("#noise-result .radius")).not_to_have_text(clean)
+    expect(page.locator("#noise-result .strip path.lost").first).to_be_attached()
+
+
+def test_a_digit_is_drawn_with_a_mouse_and_with_keys(page: Page, playground: RunningPlayground) -> None:
+    opened(page, playground, example=2)
+    page.get_by_role("tab", name="Draw").click()
+    pad = page.locator("#pad")
+    box = pad.bounding_box()
+    assert box is not None
+    x, y, scale = box["x"], box["y"], box["width"] / 280
+    corners = [(150, 40), (105, 90), (95, 150), (120, 215), (165, 215), (180, 150), (175, 90), (150, 40)]
+    page.mouse.move(x + corners[0][0] * scale, y + corners[0][1] * scale)
+    page.mouse.down()
+    for across, down in corners[1:]:
+        page.mouse.move(x + across * scale, y + down * scale, steps=4)
+    page.mouse.up()
+    expect(page.locator("#answer figcaption")).to_contain_text("your drawing")
+    expect(page.locator("#class")).to_have_text("0")
+    page.get_by_role("button", name="Clear").click()
+    pad.focus()
+    for key in [*["ArrowUp"] * 4, " ", *["ArrowDown"] * 9, " "]:
+        page.keyboard.press(key)
+    expect(page.locator("#pen")).to_contain_text("Pen up, column 7, row 12")
+    expect(page.locator("#class")).to_have_text("1")
+    assert violations(page) == []
+
+
+def picture(size: tuple[int, int]) -> bytes:
+    content = io.BytesIO()
+    pixels = np.random.default_rng(0).integers(0, 256, (*size, 3), dtype=np.uint8)
+    Image.fromarray(pixels).save(content, "JPEG")
+    return content.getvalue()
+
+
+DROP = """bytes => {
+  const held = new DataTransfer();
+  held.items.add(new File([new Uint8Array(bytes)], "huge.png"));
+  document.dispatchEvent(new DragEvent("drop", { dataTransfer: held, cancelable: true }));
+}"""
+
+
+def test_pictures_are_brought_to_size_and_strange_files_are_refused_with_a_sentence(
+    page: Page, playground: RunningPlayground
+) -> None:
+    opened(page, playground)
+    page.get_by_role("tab", name="Your picture").click()
+    problem = page.locator("#picture-problem")
+    files = {
+        "a.html": (b"<script>alert(1)</script>", "expected an image file"),
+        "cut.jpg": (picture((90, 60))[:300], "cannot be read"),
+    }
+    for name, (content, said) in files.items():
+        page.set_input_files("#file", {"name": name, "mimeType": "image/png", "buffer": content})
+        expect(problem).to_contain_text(said)
+        assert str(ROOT) not in problem.inner_text()
+        expect(page.locator("#answer figcaption")).to_contain_text("test picture: 0")
+    page.evaluate(DROP, MOST_PICTURE + 1)
+    expect(problem).to_contain_text("too large: expected at most 16 MiB")
+    polyglot = picture((90, 60)) + b"<script>alert(1)</script>PK\x03\x04"
+    page.set_input_files("#file", {"name": "<b>x.jpg", "mimeType": "text/html", "buffer": polyglot})
+    expect(page.locator("#answer figcaption")).to_contain_text("your picture")
+    expect(page.locator("#answer .claim")).to_have_count(3)
+    expect(problem).to_be_hidden()
+
+
+def test_a_name_of_a_class_is_text_whatever_it_is(page: Page, playground: RunningPlayground) -> None:
+    opened(page, playground, model="named")
+    expect(page.locator("#class")).to_contain_text(MARKUP)
+    expect(page.locator("main img")).to_have_count(0)
+    expect(page.locator("#prove-controls .missing")).to_contain_text("does not offer")
+
+
+def test_when_the_server_is_gone_the_page_says_so_and_goes_on_by_itself(
+    page: Page, playground: RunningPlayground
+) -> None:
+    opened(page, playground)
+    playground.relay.close()
+    try:
+        expect(page.locator("#server")).to_contain_text("does not answer")
+        expect(page.locator("#server")).to_have_class("gone")
+        page.get_by_role("button", name="Confirm").click()
+        expect(page.locator("#prove-result .problem")).to_contain_text("does not answer")
+        assert violations(page) == []
+    finally:
+        playground.relay.open()
+    expect(page.locator("#server")).to_have_class("there")
+    expect(page.locator("#answer .claim")).to_have_count(3)
+    expect(page.locator("#prove-result .problem")).to_have_count(0)
+
+
+def test_dark_and_on_a_phone_it_is_readable(browser: Browser, playground: RunningPlayground) -> None:
+    with open_page(browser, size=PHONE, colours="dark", touch=True) as page:
+        opened(page, playground)
+        assert not is_too_wide(page)
+        assert violations(page) == []
+        page.get_by_role("tab", name="Examples").focus()
+        page.keyboard.press("ArrowRight")
+        expect(page.get_by_role("tab", name="Your picture")).to_be_focused()
+        expect(page.locator("#drop")).to_be_visible()
+
+
+def answered(playground: RunningPlayground, method: str, path: str, **headers: str) -> tuple[int, str]:
+    connection = http.client.HTTPConnection("127.0.0.1", playground.port, timeout=60)
+    connection.request(method, path, headers={name.replace("_", "-"): value for name, value in headers.items()})
+    response = connection.getresponse()
+    found = response.status, response.read().decode()
+    connection.close()
+    return found
+
+
+def test_other_hosts_other_pages_and_other_paths_are_refused_with_a_sentence(playground: RunningPlayground) -> None:
+    json_type, evil = "application/json", "http://evil.example"
+    for status, found in {
+        421: answered(playground, "GET", "/api/models", Host="evil.example"),
+        403: answered(playground, "POST", "/api/predict", Origin=evil, Content_Type=json_type),
+        413: answered(
+            playground, "POST", "/api/picture", Origin=playground.address[:-1],
+            Content_Type="application/octet-stream", Content_Length=str(MOST_PICTURE + 1),
+        ),
+        400: answered(playground, "POST", "/api/predict", Origin=playground.address[:-1], Content_Type=json_type),
+        404: answered(playground, "GET", "/static/..%2f..%2fpyproject.toml"),
+    }.items():  # fmt: skip
+        assert found[0] == status
+        sentence = json.loads(found[1])["error"]
+        assert sentence.endswith(".")
+        assert not re.search(r"Traceback|\.py|/home|/work|/tmp", sentence)
+
+
+def test_ctrl_c_ends_it_while_a_page_is_open(page: Page, playground: RunningPlayground) -> None:
+    """The last test here."""
+    opened(page, playground)
+    playground.process.send_signal(signal.SIGINT)
+    assert playground.process.wait(60) in (0, 130)
+    expect(page.locator("#server")).to_contain_text("The playground itself does not answer")
+
+
+def test_the_command_says_what_is_wrong_with_its_options(tmp_path: Path) -> None:
+    from typer.testing import CliRunner
+
+    from heatserve.certification.errors import HeatserveError
+    from heatserve.cli import app
+
+    for options, said in (
+        (["--root", str(tmp_path / "none")], "expected the folder of CIFAR-10"),
+        (["--repository", str(tmp_path)], "--model NAME"),
+        (["--host", "here.example", "--model", "m"], "expected an address in digits"),
+        (["--url", "ftp://x", "--model", "m"], "expected"),
+    ):
+        result = CliRunner().invoke(app, ["playground", "--no-open", "--port", "0", *options])
+        assert isinstance(result.exception, HeatserveError)
+        assert said in str(result.exception)
