@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import os
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -25,6 +25,8 @@ from heatserve.benchmarks.paper.passes import PassKeeper
 from heatserve.benchmarks.paper.recipes import Recipe
 from heatserve.benchmarks.paper.training import System, Trainings
 from heatserve.benchmarks.records.paper import (
+    ATTACKS_FILE,
+    SYSTEMS_FILE,
     AttackRow,
     AttacksRecord,
     ConfirmedRadius,
@@ -50,7 +52,7 @@ ATTACK_LIMIT, ATTACK_STEPS = 4.0, 20
 """ε and steps of PGD and DDN, as in the paper."""
 ATTACK_VOTES = 500
 """Noisy passes that decide whether an attack on a stochastic model succeeded."""
-SYSTEMS_FILE, ATTACKS_FILE = "systems.json", "attacks.json"
+PAPER_ATTACKS, FURTHER_ATTACKS = ("PGD", "DDN"), ("AutoAttack",)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -160,7 +162,7 @@ class PaperRun:
 
     def certify(self, system: System, sigma: float) -> None:
         """Add the row of a trained system, unless it is there for the same networks and settings."""
-        checkpoint = load_checkpoint(self.trainings.path(system, sigma)).sha256
+        checkpoint = load_checkpoint(self._trained(system, sigma)).sha256
         at = None if system.lipschitz else sigma
         record = self.systems
         key = (system.name, at, checkpoint, self.settings)
@@ -171,6 +173,12 @@ class PaperRun:
         order = list(self.trainings.systems)
         rows = sorted((*others, row), key=lambda one: (one.sigma or 0.0, order.index(one.system)))
         write_record(self.results / SYSTEMS_FILE, replace(record, rows=tuple(rows)), in_lines=True)
+
+    def _trained(self, system: System, sigma: float) -> Path:
+        path = self.trainings.path(system, sigma)
+        if not path.is_file():
+            raise HeatserveError(f"{path}: expected the trained network of {system.name}, found none; add --part train")
+        return path
 
     def _row(self, system: System, sigma: float) -> SystemRow:
         made = made_now(seed=self.trainings.seed)
@@ -213,19 +221,20 @@ class PaperRun:
             provenance=made,
         )
 
-    def attack(self, system: System, sigma: float) -> None:
-        """Add the rows of the attacks on a trained system, each unless it is there for the same network and settings.
+    def attack(self, system: System, sigma: float, names: Collection[str]) -> None:
+        """Add the rows of some attacks on a trained system, each unless it is there for the same network and settings.
 
-        What does not depend on σ is attacked once for all.
+        What does not depend on σ is attacked once for all. `names` are of `PAPER_ATTACKS` and `FURTHER_ATTACKS`.
         """
-        path = self.trainings.path(system, sigma)
+        path = self._trained(system, sigma)
         checkpoint = load_checkpoint(path)
         stochastic = system.evaluated == "stochastic"
         at = sigma if stochastic or system.has_sigma else None
         for attack in self._attacks_on(system):
             key = (system.name, at, attack.name, checkpoint.sha256, attack.settings)
             rows = self.attacks.rows
-            if any((row.system, row.sigma, row.attack, row.checkpoint, row.settings) == key for row in rows):
+            is_there = any((row.system, row.sigma, row.attack, row.checkpoint, row.settings) == key for row in rows)
+            if is_there or attack.name not in names:
                 continue
             made = made_now("foolbox", "pyautoattack", seed=self.trainings.seed)
             name = system.name if system.lipschitz else f"{system.name}-{sigma:g}"

@@ -9,15 +9,19 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import ClassVar, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 from pydantic import ConfigDict
 
-from heatserve.benchmarks.records.record import Record
+from heatserve.benchmarks.records.record import Record, read_record
 from heatserve.export.card_parts import Calibration, MonteCarlo, Split
 from heatserve.export.contract import CertificateKind
+
+SYSTEMS_FILE, ATTACKS_FILE = "systems.json", "attacks.json"
+"""The two files in the folder of a data set."""
 
 Evaluated = Literal["deterministic", "stochastic"]
 """How the paper answers with a system: one pass of v, or an average of f over noise."""
@@ -265,3 +269,22 @@ class AttacksRecord:
 
     dataset: str
     rows: tuple[AttackRow, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class PaperResults:
+    """What is measured of one data set."""
+
+    systems: SystemsRecord
+    attacks: AttacksRecord
+
+
+def read_paper(folder: Path) -> PaperResults:
+    """The results of a data set in a folder; where attacks were not run, none.
+
+    Raises:
+        RecordError: no systems, or a file holds something else.
+    """
+    systems, attacks = read_record(folder / SYSTEMS_FILE, SystemsRecord), folder / ATTACKS_FILE
+    none = AttacksRecord(dataset=systems.dataset)
+    return PaperResults(systems=systems, attacks=read_record(attacks, AttacksRecord) if attacks.is_file() else none)
