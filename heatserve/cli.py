@@ -30,6 +30,7 @@ from heatserve.commands.export import export
 from heatserve.commands.fuzz import fuzz
 from heatserve.commands.import_onnx import import_onnx
 from heatserve.commands.import_weights import import_weights
+from heatserve.commands.paper import paper
 from heatserve.commands.plan import plan
 from heatserve.commands.playground import playground
 from heatserve.commands.predict import predict
@@ -56,7 +57,7 @@ _PANELS: Mapping[str, Sequence[Callable[..., None] | typer.Typer]] = {
         certify_dataset,
     ),
     "Serve": (serve, switch, rollback, predict, certify, tiers, tune, sign, plan),
-    "Measure": (conformance, fuzz, attack, attack_tiers, bench, experiment),
+    "Measure": (conformance, fuzz, attack, attack_tiers, bench, paper, experiment),
 }
 """The parts of the front page, and the commands and groups of commands in each."""
 _NO_ROOM = "room to write"

@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 from pyautoattack.autopgd_base import APGDAttack, APGDAttack_targeted
 from pyautoattack.fab_pt import FABAttack_PT
 from pyautoattack.square import SquareAttack
-from torch import Tensor
+from torch import Tensor, nn
 
 from heatserve.benchmarks.attack.proven_network import ProvenNetwork
 from heatserve.certification.radius import Float32Array, Float64Array
@@ -49,14 +49,22 @@ class Effort:
 class AutoAttackL2:
     """The attacks on one network; see `crafted.Attacker`."""
 
-    def __init__(self, network: ReadNetwork, *, seed: int, effort: Effort | None = None) -> None:
-        """Attack the network of an audit, on a GPU where there is one."""
+    def __init__(
+        self, network: nn.Module, *, classes: int, pixels: int, seed: int, effort: Effort | None = None
+    ) -> None:
+        """Attack a network from images [N, C, H, W], of so many numbers each, to logits; on a GPU if there is one."""
         self.effort = effort or Effort()
         self._device = "cuda" if torch.cuda.is_available() else "cpu"
-        self._network = ProvenNetwork(network).to(self._device).eval().requires_grad_(False)
-        self._targets = min(self.effort.targets, len(network.logits) - 1)
-        self._pixels = len(network.centred.places)
+        self._network = network.to(self._device).eval().requires_grad_(False)
+        self._targets = min(self.effort.targets, classes - 1)
+        self._pixels = pixels
         self._seed = seed
+
+    @classmethod
+    def on(cls, network: ReadNetwork, *, seed: int, effort: Effort | None = None) -> AutoAttackL2:
+        """Attack the network of an audit."""
+        classes, pixels = len(network.logits), len(network.centred.places)
+        return cls(ProvenNetwork(network), classes=classes, pixels=pixels, seed=seed, effort=effort)
 
     @property
     def name(self) -> str:
@@ -194,7 +202,7 @@ class _SucceededError(Exception):
 class _Watched:
     """A network that tells when an image gets another class than its own."""
 
-    def __init__(self, network: ProvenNetwork, labels: Tensor) -> None:
+    def __init__(self, network: nn.Module, labels: Tensor) -> None:
         self._network, self._labels = network, labels
 
     def __call__(self, x: Tensor) -> Tensor:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 
 import numpy as np
@@ -120,13 +120,35 @@ def _judged(
 
     An attack stops on the boundary, where a vote may go either way: what is not confirmed is tried again farther out.
     """
+
+    def changes(tried: Float32Array, rows: NDArray[np.int64]) -> NDArray[np.bool_]:
+        return _changed(target, system, tried, classes[rows], settings)
+
+    return farther_out(images, found, changes, epsilon=settings.epsilon)
+
+
+def farther_out(
+    images: Float32Array,
+    found: Float32Array,
+    changes: Callable[[Float32Array, NDArray[np.int64]], NDArray[np.bool_]],
+    *,
+    epsilon: float,
+) -> tuple[Float32Array, Float64Array]:
+    """Points at or a little beyond `found` that are confirmed to change the class, and their distances; inf: none is.
+
+    Args:
+        images: [N, C, H, W]; where `found` is the same, nothing was found.
+        found: what an attack ended with, [N, C, H, W].
+        changes: says of points [n, C, H, W] near the images at some rows [n] whether they are answered otherwise.
+        epsilon: the largest distance that counts.
+    """
     points, distance = found.copy(), np.full(len(found), np.inf)
     for stretch in _STRETCHES:
         (left,) = np.nonzero(np.isinf(distance) & (_norm(found - images) > 0))
         if left.size:
             tried = np.clip(images[left] + np.float32(stretch) * (found - images)[left], 0, 1)
             away = _norm(tried - images[left])
-            success = _changed(target, system, tried, classes[left], settings) & (away <= settings.epsilon * (1 + 1e-6))
+            success = changes(tried, left) & (away <= epsilon * (1 + 1e-6))
             points[left[success]], distance[left[success]] = tried[success], away[success]
     return points, distance
 

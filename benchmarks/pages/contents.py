@@ -18,12 +18,13 @@ from heatserve.benchmarks.records.networks import ExportedNetwork
 from heatserve.benchmarks.records.record import Record
 from heatserve.benchmarks.records.speed import EngineRecord, EngineRow
 from heatserve.certification.monte_carlo import largest_provable
-from heatserve.export.card_parts import Calibration, CertifiedAccuracy
+from heatserve.export.card import Card
+from heatserve.export.card_parts import Calibration, CertifiedAccuracy, Evaluation
 
 SHOWN_RADII = (0.0, 0.1, 0.25, 0.5)
 """Columns of the tables of certified accuracy (L2, pixels in [0,1])."""
-README_SYSTEMS = ("baseline", "noise", "smoothadv", "heat", "average", "average-longest")
-"""Rows of the README's table; the last is what `model_repository/cifar10` serves."""
+README_SYSTEMS = ("baseline", "noise", "smoothadv", "heat", "average")
+"""Rows of the README's table, after which comes what `model_repository/cifar10` serves, by its card."""
 README_SIGMA, README_RADIUS = 0.25, 0.25
 
 STEPS = {
@@ -123,6 +124,38 @@ class Cifar10View:
         return [name for name in SYSTEMS if name not in measured]
 
 
+@dataclass(frozen=True)
+class ServedFigures:
+    """What the card of the model that is served says at one radius, as a row beside those of the experiment."""
+
+    method: str
+    epochs: int
+    """Of all trainings after the baseline."""
+    last_epochs: tuple[int, ...]
+    """Of each training after the one with as many epochs as the rows have."""
+    evaluation: Evaluation
+    one_pass: float
+    certify: float
+    backed: float | None
+
+    @classmethod
+    def of(cls, card: Card, radius: float) -> ServedFigures:
+        """The figures of a card that was calibrated and measured."""
+        assert card.evaluation is not None
+        found = card.evaluation.certified_accuracy
+        at = found.radii.index(radius)
+        epochs = [ancestor.epochs or 0 for ancestor in card.networks[1:]]
+        return cls(
+            method=card.networks[-1].method,
+            epochs=sum(epochs),
+            last_epochs=tuple(epochs[1:]),
+            evaluation=card.evaluation,
+            one_pass=found.single_pass[at],
+            certify=found.monte_carlo[at],
+            backed=found.backed[at] if found.backed else None,
+        )
+
+
 def _at(row: Cifar10Row, radius: float, way: str) -> float:
     found = row.evaluation.certified_accuracy
     share: float = getattr(found, way)[found.radii.index(radius)]
@@ -157,6 +190,7 @@ def cifar10_page(kept: KeptResults) -> dict[str, object]:
         "epochs": FINE_TUNING.epochs,
         "undecidable": sqrt(0.5 / first.images),
         "has_backed": has_backed(record.rows),
+        "served": None if kept.served is None else [ServedFigures.of(kept.served, radius) for radius in (0.25, 0.5)],
     }
 
 
@@ -170,7 +204,7 @@ def readme_table(kept: KeptResults) -> dict[str, object]:
         "view": view,
         "sigma": README_SIGMA,
         "radius": README_RADIUS,
-        "served": README_SYSTEMS[-1],
+        "served": None if kept.served is None else ServedFigures.of(kept.served, README_RADIUS),
         "certify": certify,
         "passes": certify.n0 + certify.n,
         "calibration": next(row.calibration for row in rows if row.calibration),

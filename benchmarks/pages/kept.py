@@ -17,6 +17,7 @@ from heatserve.benchmarks.records.heat_step import HeatStepRecord
 from heatserve.benchmarks.records.kinds import KindsRecord
 from heatserve.benchmarks.records.load import LoadRecord
 from heatserve.benchmarks.records.networks import NetworksRecord
+from heatserve.benchmarks.records.paper import SYSTEMS_FILE, PaperResults, read_paper
 from heatserve.benchmarks.records.record import read_record
 from heatserve.benchmarks.records.serving import ConformanceRecord, TuneRecord
 from heatserve.benchmarks.records.shadow import ShadowRecord
@@ -26,6 +27,8 @@ from heatserve.benchmarks.records.switching import SwitchingRecord
 from heatserve.benchmarks.records.tiers import TiersRecord
 from heatserve.benchmarks.records.votes import VoteRecord
 from heatserve.export.calibration.compare import Comparison
+from heatserve.export.card import Card, read_card
+from heatserve.export.repository.layout import version_dirs
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,7 +64,13 @@ class KeptResults:
     shadow: ShadowRecord | None = None
     soak: SoakRecord | None = None
     tiers: TiersRecord | None = None
+    served: Card | None = None
+    """Of `model_repository/cifar10`, measured on the bytes that are served; None: it is not beside the results."""
+    paper: tuple[PaperResults, ...] = ()
+    """Of each data set that `heatserve paper` measured, from the two files in its folder."""
 
+
+_NOT_FILES = ("served", "paper")
 
 _MAY_BE_ABSENT = {
     name: get_args(kind)[0] for name, kind in get_type_hints(KeptResults).items() if type(None) in get_args(kind)
@@ -81,8 +90,14 @@ def read_kept(folder: Path) -> KeptResults:
         RecordError: a file is missing that has to be there, or holds something else than its benchmark writes.
     """
     kinds = get_type_hints(KeptResults)
-    paths = {field.name: folder / kept_file(field.name) for field in fields(KeptResults)}
+    names = [field.name for field in fields(KeptResults) if field.name not in _NOT_FILES]
+    paths = {name: folder / kept_file(name) for name in names}
+    versions = version_dirs(folder.parent.parent / "model_repository" / "cifar10")
+    served = read_card(versions[-1]) if versions else None
+    paper = tuple(read_paper(path.parent) for path in sorted(folder.glob(f"*/{SYSTEMS_FILE}")))
     needed = {name: path for name, path in paths.items() if name not in _MAY_BE_ABSENT or path.exists()}
     return KeptResults(
-        **{name: read_record(path, _MAY_BE_ABSENT.get(name, kinds[name])) for name, path in needed.items()}
+        **{name: read_record(path, _MAY_BE_ABSENT.get(name, kinds[name])) for name, path in needed.items()},
+        served=served,
+        paper=paper,
     )

@@ -10,6 +10,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from heatserve.benchmarks.pages import contents, load_contents
 from heatserve.benchmarks.pages.kept import KeptResults, read_kept
+from heatserve.benchmarks.pages.paper_contents import paper_page
 from heatserve.benchmarks.records.record import Record
 from heatserve.benchmarks.records.shadow import alarms_text
 from heatserve.certification.errors import HeatserveError
@@ -41,6 +42,7 @@ _CONTENTS: Mapping[str, _Contents] = MappingProxyType(
         "kinds": contents.kinds_page,
         "load": load_contents.load_page,
         "networks": contents.networks_page,
+        "paper": paper_page,
         "switch": load_contents.switch_page,
         "shadow": contents.shadow_page,
         "soak": load_contents.soak_page,

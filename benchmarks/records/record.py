@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -15,6 +16,9 @@ from heatserve.certification.files import write_atomically
 from heatserve.certification.provenance import provenance
 
 _PACKAGES = ("torch", "onnx", "onnxruntime", "numpy", "tritonclient", "nvidia-pytriton")
+
+_NUMBERS = re.compile(r"\[\n([^\[\]{}\"]*)\]")
+"""An array that holds neither text nor other arrays; a text in JSON has no line break."""
 
 R = TypeVar("R")
 
@@ -70,9 +74,12 @@ def to_json(record: object) -> str:
     return TypeAdapter(type(record)).dump_json(record, indent=2).decode()
 
 
-def write_record(path: Path, record: object) -> None:
-    """Write a record as JSON, atomically."""
-    write_atomically(path, (to_json(record) + "\n").encode())
+def write_record(path: Path, record: object, *, in_lines: bool = False) -> None:
+    """Write a record as JSON, atomically; `in_lines`: each array of numbers in one line, where there are thousands."""
+    text = to_json(record)
+    if in_lines:
+        text = _NUMBERS.sub(lambda found: f"[{' '.join(found[1].split())}]", text)
+    write_atomically(path, (text + "\n").encode())
 
 
 def read_record(path: Path, kind: type[R]) -> R:

@@ -135,7 +135,7 @@ def _audited_proof(
     audited = audit_proven(
         model,
         drawn,
-        attacker=lambda network: AutoAttackL2(network, seed=seed or 0),
+        attacker=lambda network: AutoAttackL2.on(network, seed=seed or 0),
         starts=starts,
         seed=seed or 0,
         folder=kept,

@@ -12,6 +12,7 @@ from typer.testing import CliRunner
 
 import heatserve.benchmarks.cifar10.experiment as cifar10
 import heatserve.benchmarks.cifar10.systems as cifar10_systems
+import heatserve.benchmarks.paper.calibrating as calibrating
 from heatserve.benchmarks.cifar10.systems import SYSTEMS
 from heatserve.cli import app
 from heatserve.export.calibration.attempts import read_attempts
@@ -38,8 +39,8 @@ def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     systems = {name: replace(system, optimisation=QUICK) for name, system in SYSTEMS.items()}
     for module in (cifar10, cifar10_systems):
         monkeypatch.setattr(module, "SYSTEMS", systems)
-    monkeypatch.setattr(cifar10, "BASELINE", QUICK)
-    monkeypatch.setattr(cifar10, "CALIBRATION_IMAGES", IMAGES)
+    for module in (cifar10, calibrating):
+        monkeypatch.setattr(module, "CALIBRATION_IMAGES", IMAGES)
     monkeypatch.chdir(tmp_path)
     return tmp_path / "data"
 
@@ -54,8 +55,8 @@ def test_the_published_system_is_calibrated_anew(root: Path, tmp_path: Path) -> 
     parts = [row.calibration for row in rows]
     assert all(isinstance(part, Calibration) for part in parts)
     assert [(part.looks, part.level, round(part.confidence, 9)) for part in parts if isinstance(part, Calibration)] == [
-        (1, cifar10.CALIBRATED_DELTA, 0.95),
-        (2, cifar10.CALIBRATED_DELTA, 0.9),
+        (1, calibrating.CALIBRATED_DELTA, 0.95),
+        (2, calibrating.CALIBRATED_DELTA, 0.9),
     ]
     assert {row.evaluation.monte_carlo.n for row in rows} == {30}
 
@@ -64,7 +65,7 @@ def test_the_published_system_is_calibrated_anew(root: Path, tmp_path: Path) -> 
     calibration, evaluation = published.card.calibration, published.card.evaluation
     assert calibration is not None
     assert evaluation is not None
-    assert (calibration.looks, calibration.confidence) == (1, 1 - cifar10.CALIBRATED_DELTA)
+    assert (calibration.looks, calibration.confidence) == (1, 1 - calibrating.CALIBRATED_DELTA)
     assert calibration.fit == Split(dataset="cifar10", split="calibration", images=IMAGES // 3, seed=0, first=IMAGES)
     assert evaluation.data == Split(dataset="cifar10", split="test", images=TESTED, seed=0, first=TESTED)
     carried = read_attempts(tmp_path / "model_repository")
@@ -74,7 +75,7 @@ def test_the_published_system_is_calibrated_anew(root: Path, tmp_path: Path) -> 
     anew = cifar10.Experiment(
         root=root, folder=tmp_path / "runs", results=tmp_path / "results.json", images=TESTED + 1, n=30
     )
-    anew.measure_system(SYSTEMS["baseline"], 0.25)
+    anew.measure_system(cifar10_systems.SYSTEMS["baseline"], 0.25)
     measured = tmp_path / "runs" / "model_repository"
     assert len((measured / "baseline-0.25" / ATTEMPTS_NAME).read_text().splitlines()) == 4, "two lines each time"
     assert len(read_attempts(measured).made) == 2, "the same attempt again, for other figures"

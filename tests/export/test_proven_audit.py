@@ -65,7 +65,7 @@ def copied(model: ModelVersion, tmp_path: Path) -> ModelVersion:
 
 def attacked(model: ModelVersion, images: LabelledImages, **options: Any) -> ProvenAudit:
     return audit_proven(
-        model, images, attacker=lambda network: AutoAttackL2(network, seed=0, effort=SHORT), starts=2, **options
+        model, images, attacker=lambda network: AutoAttackL2.on(network, seed=0, effort=SHORT), starts=2, **options
     )
 
 

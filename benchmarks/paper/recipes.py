@@ -1,0 +1,137 @@
+"""How each data set is evaluated: its systems, how they are trained, and the paper's numbers for its attacks."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+
+from heatserve.benchmarks.cifar10.systems import SYSTEMS
+from heatserve.benchmarks.paper.training import System
+from heatserve.benchmarks.records.cifar10 import ARCHITECTURE
+from heatserve.training import Optimisation, baseline_optimisation, fine_tuning, lipschitz_recipe
+from heatserve.training.methods.parameters import (
+    AverageParameters,
+    HeatParameters,
+    MadryParameters,
+    NoiseParameters,
+    SmoothAdvParameters,
+    heat_preset,
+)
+from heatserve.training.named import parse_named
+
+PAPER_SYSTEMS = (
+    "baseline",
+    "noise",
+    "smoothadv",
+    "heat",
+    "heat-paper",
+    "average",
+    "madry",
+    "madry-heat",
+    "lipschitz",
+)
+"""The rows, in the order of the tables; where no 1-Lipschitz network takes the size of the images, without the last."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recipe:
+    """How one data set is evaluated, where its user does not say otherwise."""
+
+    architecture: str
+    """Of all systems but `lipschitz`."""
+    systems: Mapping[str, System]
+    sigmas: tuple[float, ...]
+    top_k: int = 1
+    """k of attacks and of Figure 1."""
+    noise_samples: int = 100
+    """n of equation (9)."""
+    autoattack_epsilon: float = 0.5
+    """ε within which AutoAttack looks (L2, pixels in [0,1])."""
+
+
+def recipe_of(dataset: str, device: str) -> Recipe:
+    """The recipe of a data set, by its name; `imagefolder:PATH` has that of ImageNet, but for its size."""
+    kind = parse_named(dataset).name
+    if kind == "digits":
+        return _digits(device)
+    if kind == "cifar10":
+        return _cifar10(device)
+    return _pictures(is_imagenet=kind == "imagenet")
+
+
+def _digits(device: str) -> Recipe:
+    """Trained in seconds; ε and the five time steps are those of appendix E."""
+    usual = fine_tuning("noise", "digits")
+    heat = fine_tuning("heat", "digits")
+    systems = (
+        System("baseline", True, None, baseline_optimisation("digits")),
+        System("noise", True, lambda sigma: NoiseParameters(sigma=sigma), usual, evaluated="stochastic"),
+        System(
+            "smoothadv",
+            True,
+            lambda sigma: SmoothAdvParameters(sigma=sigma, epsilon=0.5, steps=4),
+            usual,
+            evaluated="stochastic",
+        ),
+        System("heat", False, lambda sigma: HeatParameters(sigma=sigma), heat),
+        System("heat-paper", False, lambda sigma: heat_preset("paper-cifar10", sigma), heat),
+        System(
+            "average",
+            False,
+            lambda sigma: AverageParameters(sigma=sigma, samples=4, consistency=2.0),
+            fine_tuning("average", "digits"),
+        ),
+        System("madry", True, lambda _: MadryParameters(epsilon=0.5, steps=4), usual),
+        System("madry-heat", False, lambda sigma: HeatParameters(sigma=sigma), heat, start="madry"),
+        _lipschitz("digits", device),
+    )
+    return Recipe(architecture="digits_cnn", systems=_by_name(systems), sigmas=(0.25,))
+
+
+def _cifar10(device: str) -> Recipe:
+    """The systems of `experiment cifar10`, and the 1-Lipschitz network."""
+    systems = [system for name, system in SYSTEMS.items() if name in PAPER_SYSTEMS]
+    return Recipe(
+        architecture=ARCHITECTURE, systems=_by_name((*systems, _lipschitz("cifar10", device))), sigmas=(0.1, 0.25)
+    )
+
+
+def _pictures(*, is_imagenet: bool) -> Recipe:
+    """The numbers of section 4: 29 epochs, then one; ε = 0.5 in 1 step, ε = 3 for Table 4; 5 best, 25 draws."""
+    baseline = Optimisation(epochs=29, batch_size=128, lr=0.1)
+    usual = fine_tuning("noise", "imagenet")
+    heat = fine_tuning("heat", "imagenet")
+    systems = (
+        System("baseline", True, None, baseline),
+        System("noise", True, lambda sigma: NoiseParameters(sigma=sigma), usual, evaluated="stochastic"),
+        System(
+            "smoothadv",
+            True,
+            lambda sigma: SmoothAdvParameters(sigma=sigma, epsilon=0.5, steps=1),
+            usual,
+            evaluated="stochastic",
+        ),
+        System("heat", False, lambda sigma: heat_preset("paper-imagenet", sigma), heat),
+        System("heat-paper", False, lambda sigma: heat_preset("paper-cifar10", sigma), heat),
+        System("average", False, lambda sigma: AverageParameters(sigma=sigma), usual),
+        System("madry", True, lambda _: MadryParameters(epsilon=3.0, steps=7), usual),
+        System("madry-heat", False, lambda sigma: heat_preset("paper-imagenet", sigma), heat, start="madry"),
+    )
+    return Recipe(
+        architecture="resnet50",
+        systems=_by_name(systems),
+        sigmas=(0.25,),
+        top_k=5 if is_imagenet else 1,
+        noise_samples=25,
+    )
+
+
+def _lipschitz(dataset: str, device: str) -> System:
+    architecture, optimisation = lipschitz_recipe(dataset, device)
+    return System("lipschitz", True, None, optimisation, lipschitz=architecture)
+
+
+def _by_name(systems: tuple[System, ...]) -> Mapping[str, System]:
+    order = sorted(systems, key=lambda system: PAPER_SYSTEMS.index(system.name))
+    return MappingProxyType({system.name: system for system in order})

@@ -1,0 +1,240 @@
+"""The paper's evaluation on a few digits: each row is measured once, kept and shown beside the paper's numbers."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+from typer.testing import CliRunner, Result
+
+import heatserve.benchmarks.paper.calibrating as calibrating
+import heatserve.benchmarks.paper.passes as passes
+import heatserve.benchmarks.paper.recipes as recipes
+import heatserve.benchmarks.paper.run as paper_run
+import heatserve.training.loop.progress as loop_progress
+from heatserve.benchmarks.attack.autoattack import Effort
+from heatserve.benchmarks.paper.attacking import DistanceAttack
+from heatserve.benchmarks.paper.published import TABLE_4, TABLE_5
+from heatserve.benchmarks.records.paper import read_paper
+from heatserve.benchmarks.records.record import RecordError
+from heatserve.certification.errors import HeatserveError
+from heatserve.cli import app
+from heatserve.training.loop.optimisation import Optimisation
+
+QUICK = Optimisation(epochs=1, batch_size=64, lr=0.02, augment=False, cpu_threads=1)
+FEW = ["--images", "12", "--certify-images", "9", "--n", "40", "--attack-images", "3", "--autoattack-images", "2"]
+TIMES = ("provenance", "times", "seconds", "checkpoint")  # a checkpoint says when it was written
+
+
+@pytest.fixture(autouse=True)
+def quick(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """One epoch of everything, few images, a short AutoAttack."""
+    recipe_of = recipes.recipe_of
+
+    def quick_recipe(dataset: str, device: str) -> recipes.Recipe:
+        found = recipe_of(dataset, device)
+        systems = {name: replace(system, optimisation=QUICK) for name, system in found.systems.items()}
+        return replace(found, systems=systems, noise_samples=4)
+
+    monkeypatch.setattr(recipes, "recipe_of", quick_recipe)
+    monkeypatch.setattr(paper_run, "Effort", lambda: Effort(steps=2, targets=1, queries=3))
+    monkeypatch.setattr(paper_run, "ATTACK_VOTES", 10)
+    for module in (calibrating, paper_run):
+        monkeypatch.setattr(module, "CALIBRATION_IMAGES", 60)
+    monkeypatch.chdir(tmp_path)
+
+
+def paper(*arguments: str, code: int = 0) -> Result:
+    found = CliRunner().invoke(app, ["paper", *FEW, *arguments], catch_exceptions=False)
+    assert found.exit_code == code, found.output
+    return found
+
+
+def measured(results: Path) -> dict[str, Any]:
+    """All rows, without what differs from one run to the next."""
+
+    def without(value: Any) -> Any:
+        if isinstance(value, dict):
+            return {key: without(part) for key, part in value.items() if key not in TIMES}
+        return [without(part) for part in value] if isinstance(value, list) else value
+
+    return {path.name: without(json.loads(path.read_text())) for path in sorted(results.glob("*.json"))}
+
+
+@pytest.mark.slow
+def test_every_system_is_measured_once_and_shown_beside_the_paper() -> None:
+    first = paper()
+    folder = Path("benchmarks/results/digits")
+    found = read_paper(folder)
+    assert [row.system for row in found.systems.rows] == ["lipschitz", *recipes.PAPER_SYSTEMS[:-1]]
+    for row in found.systems.rows:
+        one = row.one_pass
+        assert {len(one.truth), len(one.label), len(one.l_bound), len(one.served)} == {12}
+        assert (np.array(one.l_bound) <= np.array(one.nominal) + 1e-9).all()
+        assert row.proven_images == (0 if row.system == "lipschitz" else 9)
+        if row.noisy:
+            assert [one.radius for one in row.confirmed] == [0.125, 0.25, 0.5]
+            assert max(row.noisy.proven_radius) < 0.25 * 2.5
+            assert row.noisy.top_k_radius == row.noisy.proven_radius, "k = 1"
+    kinds = {(row.system, row.attack): row for row in found.attacks.rows}
+    assert len(kinds) == len(found.attacks.rows) == 9 * 2 + 7
+    assert {row.sigma for row in found.attacks.rows if row.system in ("baseline", "madry", "lipschitz")} == {None}
+    assert kinds["noise", "PGD"].images.images == 3
+    assert kinds["noise", "PGD"].settings.noise_samples == 4
+    assert kinds["heat", "PGD"].images.images == 12
+    assert kinds["heat", "AutoAttack"].images.images == 2
+
+    shown = first.stdout
+    for printed in (TABLE_5.rows["noise"].pgd.median, TABLE_4["madry-heat"].median):
+        assert f"{printed:.4f}" in shown
+    assert "proven for every image" in shown
+    before = {path.name: path.read_bytes() for path in folder.iterdir()}
+    assert {"certified-0.25.svg", "attacked-0.25.svg", "claims-0.25.svg"} <= before.keys()
+
+    again = paper("--json")
+    assert {path.name: path.read_bytes() for path in folder.iterdir()} == before, "measured again"
+    assert json.loads(again.stdout)["systems"]["rows"][0]["system"] == "lipschitz"
+
+
+def interrupting(act: Callable[..., Any], at: int) -> Callable[..., Any]:
+    """What `act` does, with Ctrl-C before its call number `at`."""
+    calls = iter(range(1, 1_000_000))
+
+    def acting(*arguments: Any, **named: Any) -> Any:
+        if next(calls) == at:
+            os.kill(os.getpid(), signal.SIGINT)
+        return act(*arguments, **named)
+
+    return acting
+
+
+@pytest.mark.slow
+def test_it_goes_on_where_it_was_interrupted_and_finds_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    systems = ["--system", "baseline", "--system", "noise"]
+    paper(*systems, "--folder", "whole", "--results", "whole-results")
+
+    @contextmanager
+    def stopping(_total: int, _done: int) -> Iterator[Callable[[Any], None]]:
+        yield interrupting(lambda _metrics: None, 5)
+
+    for owner, name, patched in (
+        (loop_progress, "training_bar", stopping),
+        (passes, "_take", interrupting(passes._take, 70)),
+        (passes, "_take", interrupting(passes._take, 13)),
+        (DistanceAttack, "distances", interrupting(DistanceAttack.distances, 2)),
+    ):
+        with monkeypatch.context() as patch:
+            patch.setattr(owner, name, patched)
+            if name == "training_bar":
+                patch.setattr("heatserve.training.loop.training_bar", patched, raising=False)
+            stopped = paper(*systems, "--folder", "parts", "--results", "parts-results", code=130)
+        assert "the same command goes on" in stopped.stderr
+    paper(*systems, "--folder", "parts", "--results", "parts-results")
+    assert measured(Path("parts-results")) == measured(Path("whole-results"))
+
+
+def test_a_changed_network_or_setting_is_measured_again_and_what_is_kept_is_not() -> None:
+    arguments = ["--system", "baseline", "--part", "certify", "--part", "train"]
+    paper(*arguments)
+    results = Path("benchmarks/results/digits")
+    (first,) = read_paper(results).systems.rows
+    paper(*arguments, "--certify-images", "11")
+    (more,) = read_paper(results).systems.rows
+    assert first.noisy is not None
+    assert more.noisy is not None
+    assert len(more.noisy.proven_label) == 11
+    assert more.noisy.proven_radius[:9] == first.noisy.proven_radius
+    Path("runs/paper/digits/baseline.safetensors").unlink()
+    with pytest.raises(HeatserveError, match="expected the trained network of baseline, found none; add --part train"):
+        paper("--system", "baseline", "--part", "certify")
+    paper(*arguments, "--seed", "1")
+    (other,) = read_paper(results).systems.rows
+    assert other.trained.checkpoint != first.trained.checkpoint
+    assert other.settings.monte_carlo.seed != first.settings.monte_carlo.seed
+
+
+def test_results_of_something_else_are_refused(tmp_path: Path) -> None:
+    arguments = ["--system", "baseline", "--part", "train", "--part", "certify"]
+    paper(*arguments)
+    systems = Path("benchmarks/results/digits/systems.json")
+    kept = systems.read_text()
+    net = tmp_path / "nets.py"
+    net.write_text("from torch import nn\ndef net(k): return nn.Sequential(nn.Flatten(), nn.Linear(64, k))\n")
+    with pytest.raises(HeatserveError, match=r"systems.json: expected results of nets.py:net, got some of digits_cnn"):
+        paper(*arguments, "--architecture", f"{net}:net", "--folder", "other")
+    with pytest.raises(HeatserveError, match=r"baseline.safetensors: expected results of nets.py:net, got some of dig"):
+        paper(*arguments, "--architecture", f"{net}:net", "--results", "other")
+    systems.write_text(kept.replace('"dataset": "digits",\n  "rows"', '"dataset": "cifar10",\n  "rows"'))
+    with pytest.raises(HeatserveError, match=r"systems.json: expected results of digits, got some of cifar10, which"):
+        paper(*arguments)
+    systems.write_text(kept[: len(kept) // 2])
+    with pytest.raises(RecordError, match=r"systems.json: expected a SystemsRecord, got file: Invalid JSON"):
+        paper(*arguments)
+    systems.unlink()
+    block = next(Path("runs/paper/digits/passes").glob("test-*/000000.npz"))
+    block.write_bytes(block.read_bytes()[:100])
+    with pytest.raises(HeatserveError, match=r"000000.npz: expected kept noisy passes, got a damaged file; remove it"):
+        paper(*arguments)
+
+
+def test_two_runs_do_not_share_a_folder() -> None:
+    with (
+        paper_run.only_run_in(Path("results")),
+        pytest.raises(HeatserveError, match="results: expected a folder for this run alone, but another one"),
+    ):
+        paper("--system", "baseline", "--results", "results")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (
+            ["--dataset", "cifar-10"],
+            "data: expected one of digits, .*, imagefolder:PATH, got 'cifar-10'",
+        ),
+        (["--dataset", "cifar10"], "root: cifar10 needs the folder that holds it"),
+        (["--sigma", "0"], "sigma: expected a number above 0, got 0.0"),
+        (["--sigma", "nan"], "sigma: expected a number above 0, got nan"),
+        (["--part", "fly"], "part: expected train, certify, attack, got 'fly'"),
+        (["--top-k", "10"], "top-k: expected 1 to 9 for 10 classes, got 10"),
+        (["--system", "magic"], "system: expected baseline, noise, smoothadv, heat"),
+    ],
+)
+def test_what_cannot_be_is_refused_before_anything_is_trained(arguments: list[str], message: str) -> None:
+    with pytest.raises(HeatserveError, match=message):
+        paper(*arguments)
+    assert not list(Path().rglob("*.safetensors"))
+
+
+def test_a_folder_of_two_classes_works(tmp_path: Path) -> None:
+    random = np.random.default_rng(0)
+    for part, count in (("train", 140), ("test", 12)):
+        for label, name in enumerate(("dark", "light")):
+            (tmp_path / "pictures" / part / name).mkdir(parents=True)
+            for index in range(count):
+                pixels = random.integers(120 * label, 120 * label + 130, (8, 8, 3), dtype=np.uint8)
+                Image.fromarray(pixels).save(tmp_path / "pictures" / part / name / f"{index:03}.png")
+    (tmp_path / "nets.py").write_text(
+        "from torch import nn\ndef net(k): return nn.Sequential(nn.Flatten(), nn.Linear(192, k))\n"
+    )
+    arguments = ["--dataset", f"imagefolder:{tmp_path}/pictures", "--architecture", f"{tmp_path}/nets.py:net"]
+    with pytest.raises(HeatserveError, match="top-k: expected 1 to 1 for 2 classes, got 5"):
+        paper(*arguments, "--top-k", "5")
+    paper(*arguments, "--system", "baseline", "--system", "heat")
+    found = read_paper(Path("benchmarks/results/pictures"))
+    assert [(row.system, row.architecture) for row in found.systems.rows] == [
+        ("baseline", "nets.py:net"),
+        ("heat", "nets.py:net"),
+    ]
+    assert {row.attack for row in found.attacks.rows} == {"PGD", "DDN", "AutoAttack"}
+    with pytest.raises(HeatserveError, match=r"system: expected baseline, .*, got 'lipschitz'"):
+        paper(*arguments, "--system", "lipschitz")

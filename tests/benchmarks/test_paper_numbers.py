@@ -1,0 +1,148 @@
+"""What the paper's tables are made of: distances of attacks, curves with bands, radii from kept votes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from numpy.typing import NDArray
+from scipy.stats import beta
+from torch import nn
+
+from heatserve.benchmarks.paper.attacking import Attackable, DistanceAttack
+from heatserve.benchmarks.paper.certifying import among_best
+from heatserve.benchmarks.paper.figures import draw_paper
+from heatserve.benchmarks.paper.orders import orders_table
+from heatserve.benchmarks.paper.published import TABLE_2, TABLE_4
+from heatserve.benchmarks.paper.summary import attacked_curve, certified_curve, curve_of
+from heatserve.benchmarks.paper.tables import PaperView, all_tables, sigmas_of
+from heatserve.benchmarks.records.paper import DistanceSettings, PaperResults, read_paper
+from heatserve.certification.monte_carlo import largest_provable
+from heatserve.certification.radius import Float32Array
+
+DIGITS = Path(__file__).parents[2] / "benchmarks" / "results" / "digits"
+LIMIT = 1.0
+
+
+class Ramp(nn.Module):
+    """Logits of three classes on images of one pixel: the class is 0 below 0.4, 1 above, and 2 never."""
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        x = 10 * images.flatten(1).mean(1)
+        return torch.stack([4 - x, x - 4, torch.full_like(x, -9)], 1)
+
+
+@pytest.fixture(scope="module")
+def digits() -> PaperResults:
+    return read_paper(DIGITS)
+
+
+def attack(name: str, top_k: int = 1) -> DistanceAttack:
+    settings = DistanceSettings(images=None, top_k=top_k, limit=LIMIT, steps=20, noise_samples=None, votes=None, seed=0)
+    return DistanceAttack(name, settings)  # type: ignore[arg-type]
+
+
+def ramp() -> Attackable:
+    network = Ramp()
+
+    def scores(images: Float32Array, _: np.random.Generator) -> NDArray[Any]:
+        return np.asarray(network(torch.from_numpy(images)).softmax(1).numpy())
+
+    return Attackable(network, scores, "0" * 64, None)
+
+
+IMAGES = np.array([0.1, 0.3, 0.5, 0.9, 0.9], np.float32).reshape(-1, 1, 1, 1)
+LABELS = np.array([0, 0, 1, 1, 0])
+
+
+@pytest.mark.parametrize("name", ["PGD", "DDN"])
+def test_distances_are_those_to_the_boundary_and_0_where_misclassified_as_it_is(name: str) -> None:
+    found = attack(name).distances(ramp(), IMAGES, LABELS, block=0)
+    assert found[-1] == 0, "the image as it is is misclassified"
+    exact = np.array([0.3, 0.1, 0.1, 0.5])
+    assert (found[:-1] >= exact - 1e-6).all()
+    most = 1.2 * exact if name == "PGD" else np.maximum(1.2 * exact, 0.38)  # 0.95²⁰ ≈ 0.36 is as near as DDN comes
+    assert (found[:-1] <= most).all()
+
+
+def test_of_three_classes_the_two_best_cannot_be_left_by_one_that_never_is() -> None:
+    found = attack("PGD", top_k=2).distances(ramp(), IMAGES, LABELS, block=0)
+    assert np.isinf(found).all(), "the third class is never among the two best"
+    assert attack("PGD", top_k=2).distances(ramp(), IMAGES[:1], np.array([2]), block=0)[0] == 0
+
+
+def test_among_equal_scores_the_smaller_class_is_better() -> None:
+    scores = np.array([[0.3, 0.3, 0.4], [0.5, 0.5, 0.0]])
+    assert among_best(scores, np.array([1, 0]), k=1).tolist() == [False, True]
+    assert among_best(scores, np.array([1, 0]), k=2).tolist() == [False, True]
+
+
+def test_bands_are_those_of_clopper_and_pearson() -> None:
+    counts, total = np.array([0, 3, 10]), 10
+    curve = curve_of(counts, total, np.arange(3))
+    assert curve.lower[1] == pytest.approx(beta.ppf(0.025, 3, 8))
+    assert curve.upper[1] == pytest.approx(beta.ppf(0.975, 4, 7))
+    assert (curve.lower[0], curve.upper[2]) == (0, 1)
+
+
+def test_certified_accuracy_counts_what_is_right_with_at_least_the_radius() -> None:
+    curve = certified_curve([0.0, 0.1, 0.2, 0.3], [True, True, False, True], np.array([0.0, 0.1, 0.2, 0.3, 0.4]))
+    assert curve.share.tolist() == [0.5, 0.5, 0.25, 0.25, 0], "radius 0 certifies nothing"
+
+
+def test_the_paper_s_largest_radius_is_what_its_votes_can_prove() -> None:
+    assert TABLE_4["madry"].maximum == pytest.approx(0.25 * largest_provable(n=1000, alpha=0.001), abs=5e-5)
+    assert [round(row.ratio, 1) for row in TABLE_2] == [9.8, 5.0, 2.7, 8.2]
+
+
+def test_kept_rows_agree_with_one_another(digits: PaperResults) -> None:
+    systems = {row.system: row for row in digits.systems.rows}
+    for row in digits.systems.rows:
+        if row.noisy is None:
+            assert row.kind == "deterministic"
+            continue
+        proven = np.array(row.noisy.proven_radius)
+        same = np.array(row.noisy.proven_label) == np.array(row.one_pass.label[: row.proven_images])
+        assert np.array(row.noisy.named_radius)[same] == pytest.approx(proven[same])
+        assert not row.overclaims("served")[np.array(row.one_pass.served[: row.proven_images]) == 0].any()
+    for attacked in digits.attacks.rows:
+        row = systems[attacked.system]
+        count = min(len(attacked.distances), len(row.one_pass.right))
+        if attacked.evaluated == "deterministic":
+            wrong = [not right for right in row.one_pass.right[:count]]
+            assert [distance == 0 for distance in attacked.distances[:count]] == wrong
+            assert attacked.checkpoint == row.trained.checkpoint
+        curve = attacked_curve(attacked, np.array([0.0, attacked.settings.limit]))
+        assert curve.share[0] == np.mean([distance == 0 for distance in attacked.distances])
+
+
+def test_no_attack_on_the_1_lipschitz_network_succeeds_within_its_radius(digits: PaperResults) -> None:
+    rows = [row for row in digits.systems.rows if row.system == "lipschitz"]
+    found = [row for row in digits.attacks.rows if row.system == "lipschitz"]
+    assert rows
+    for attacked in found:
+        count = min(len(attacked.distances), len(rows[0].one_pass.served))
+        right = np.array(rows[0].one_pass.right[:count])
+        assert (attacked.finite[:count][right] >= np.array(rows[0].one_pass.served[:count])[right]).all()
+
+
+def test_tables_have_a_cell_for_each_heading_and_figures_are_the_same_each_time(
+    digits: PaperResults, tmp_path: Path
+) -> None:
+    for sigma in sigmas_of(digits.systems):
+        view = PaperView(digits.systems, digits.attacks, sigma)
+        for table in (*all_tables(view), orders_table(view)):
+            assert {len(line) for line in table.lines} == {len(table.headings)}, table.title
+        first = [path.read_bytes() for path in draw_paper(view, tmp_path / "a")]
+        assert first == [path.read_bytes() for path in draw_paper(view, tmp_path / "b")]
+        assert len(first) == 4
+
+
+def test_what_was_not_run_says_so(digits: PaperResults) -> None:
+    view = PaperView(digits.systems, type(digits.attacks)(dataset="digits"), sigmas_of(digits.systems)[0])
+    table = next(table for table in all_tables(view) if table.title.startswith("Table 5"))
+    assert table.lines[0][3:8] == ("not run",) * 5
+    assert {line[2] for line in orders_table(view).lines[2:]} == {"not run"}
