@@ -42,7 +42,7 @@ from heatserve.export.runtime.session import Runner
 _MOST_IMAGES, _MOST_COPIES, _MOST_NUMBERS = 64, 1024, 2**21
 """What is attacked together: images, images with their noisy copies, and numbers in all of these."""
 
-Scores = Callable[[Float32Array, np.random.Generator], NDArray[Any]]
+ClassScores = Callable[[Float32Array, np.random.Generator], NDArray[Any]]
 """What decides: from images [N, C, H, W] to the scores of their classes [N, K], perhaps by noise."""
 
 
@@ -52,14 +52,14 @@ class Attackable:
 
     network: nn.Module
     """From images [N, C, H, W] to logits [N, K], with gradients."""
-    scores: Scores
+    scores: ClassScores
     sha256: str
     """Of the checkpoint of the network."""
     sigma: float | None
     """Of the noise that a stochastic model averages over; None: a deterministic one."""
 
 
-def by_votes(base: Classifier, *, sigma: float, votes: int) -> Scores:
+def by_votes(base: Classifier, *, sigma: float, votes: int) -> ClassScores:
     """Probabilities averaged over so many noisy passes of each image."""
 
     def scores(images: Float32Array, noise: np.random.Generator) -> NDArray[Any]:
@@ -72,7 +72,7 @@ def by_votes(base: Classifier, *, sigma: float, votes: int) -> Scores:
     return scores
 
 
-def by_graph(serve: Runner) -> Scores:
+def by_graph(serve: Runner) -> ClassScores:
     """The probabilities of the graph that is served."""
     return lambda images, _: serve(images)["probabilities"]
 
@@ -102,6 +102,8 @@ class DistanceAttack:
 
     def images_at_once(self, numbers: int) -> int:
         """How many images of so many numbers each are attacked, and kept, together."""
+        if self.name == "AutoAttack":  # thousands of passes, whose number does not depend on that of the images
+            return max(16, min(256, _MOST_NUMBERS // 8 // numbers))
         copies = max(1, min(_MOST_COPIES, _MOST_NUMBERS // numbers))
         return max(1, min(_MOST_IMAGES, copies // (self.settings.noise_samples or 1)))
 

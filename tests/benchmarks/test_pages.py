@@ -21,13 +21,28 @@ from heatserve.benchmarks.pages.render import (
     render_readme_table,
     with_readme_table,
 )
+from heatserve.benchmarks.paper.published import TABLE_5
 from heatserve.benchmarks.records.cifar10 import Cifar10Record
+from heatserve.benchmarks.records.paper import read_paper
 from heatserve.benchmarks.records.record import RecordError, read_record
 from heatserve.certification.errors import HeatserveError
 from heatserve.cli import app
 from heatserve.export.card_parts import Calibration
+from heatserve.export.repository.layout import open_model
 
 ROOT = Path(__file__).parents[2]
+
+
+SERVED = Path("model_repository/cifar10")
+
+
+def copy_kept(root: Path) -> None:
+    """All that pages are rendered from, but for figures."""
+    shutil.copytree(ROOT / RESULTS, root / RESULTS, ignore=shutil.ignore_patterns("*.svg", "*.html", "*.safe*"))
+    for card in (ROOT / SERVED).glob("*/certificate.json"):
+        folder = root / SERVED / card.parent.name
+        folder.mkdir(parents=True)
+        shutil.copy(card, folder)
 
 
 @pytest.fixture(scope="module")
@@ -71,7 +86,7 @@ def test_a_table_has_as_many_cells_in_every_line(pages: dict[str, str]) -> None:
 
 
 def test_other_results_give_other_pages(tmp_path: Path, pages: dict[str, str]) -> None:
-    shutil.copytree(ROOT / RESULTS, tmp_path / RESULTS, ignore=shutil.ignore_patterns("*.svg", "*.html", "*.safe*"))
+    copy_kept(tmp_path)
     path = tmp_path / RESULTS / "attack-digits.json"
     content = json.loads(path.read_text())
     content["within_proven"]["violations"] = 7
@@ -110,11 +125,11 @@ def test_pages_say_what_a_promise_is_worth_after_a_choice(pages: dict[str, str])
 
 
 def test_rows_with_backed_get_a_column(tmp_path: Path) -> None:
-    shutil.copytree(ROOT / RESULTS, tmp_path / RESULTS, ignore=shutil.ignore_patterns("*.svg", "*.html", "*.safe*"))
+    copy_kept(tmp_path)
     path = tmp_path / RESULTS / "cifar10.json"
     content = json.loads(path.read_text())
     for row in content["rows"]:
-        if row["system"] == "average-longest":
+        if (row["system"], row["sigma"]) == ("average", 0.25):
             found = row["evaluation"]["certified_accuracy"]
             found["backed"] = [share / 2 for share in found["single_pass"]]
             expected = f"{100 * found['backed'][found['radii'].index(0.25)]:.1f}"
@@ -122,15 +137,15 @@ def test_rows_with_backed_get_a_column(tmp_path: Path) -> None:
     readme = render_readme_table(tmp_path / RESULTS)
     lines = {line.split("|")[1].strip(): line.split("|")[-3].strip() for line in readme.splitlines() if "|" in line}
     assert lines["trained by"] == "backed"
-    assert lines["`average`"] == "–"
-    assert lines["`average-longest` (served)"] == expected
+    assert lines["`heat`"] == "–"
+    assert lines["`average`"] == expected
     assert "| backed r |" in render_pages(tmp_path / RESULTS)["cifar10.md"]
 
 
 def test_the_command_writes_the_pages_and_only_its_part_of_the_readme(tmp_path: Path, pages: dict[str, str]) -> None:
     with pytest.raises(HeatserveError, match="expected the kept results, found no such folder"):
         CliRunner().invoke(app, ["bench", "pages", "--root", str(tmp_path)], catch_exceptions=False)
-    shutil.copytree(ROOT / RESULTS, tmp_path / RESULTS, ignore=shutil.ignore_patterns("*.svg", "*.html", "*.safe*"))
+    copy_kept(tmp_path)
     readme = tmp_path / README
     readme.write_text("no marks\n")
     CliRunner().invoke(app, ["bench", "pages", "--root", str(tmp_path)], catch_exceptions=False)
@@ -140,4 +155,30 @@ def test_the_command_writes_the_pages_and_only_its_part_of_the_readme(tmp_path: 
     CliRunner().invoke(app, ["bench", "pages", "--root", str(tmp_path)], catch_exceptions=False)
     text = readme.read_text()
     assert text == f"before\n{BEGIN}{render_readme_table(ROOT / RESULTS)}{END}after\n"
-    assert "| `average-longest` (served) |" in text
+    assert "| `average`, longer (served) |" in text
+
+
+def test_the_row_of_the_served_model_is_its_card_s(tmp_path: Path) -> None:
+    copy_kept(tmp_path)
+    served = open_model(ROOT / "model_repository", "cifar10").card.evaluation
+    assert served is not None
+    line = next(line for line in render_readme_table(tmp_path / RESULTS).splitlines() if "(served)" in line)
+    cells = [cell.strip() for cell in line.split("|")[1:-1]]
+    at = served.certified_accuracy.radii.index(0.25)
+    assert cells[3:5] == [f"{100 * served.clean_accuracy:.1f}", f"{100 * served.smoothed_accuracy:.1f}"]
+    assert cells[6] == f"{100 * served.certified_accuracy.single_pass[at]:.1f}"
+    assert cells[7] == f"{served.calibrated.overclaims} of {served.calibrated.positive}"
+    shutil.rmtree(tmp_path / SERVED)
+    assert "(served)" not in render_readme_table(tmp_path / RESULTS)
+    assert "card of `model_repository/cifar10`" not in render_pages(tmp_path / RESULTS)["cifar10.md"]
+
+
+def test_the_page_of_the_paper_has_its_numbers_and_ours(pages: dict[str, str]) -> None:
+    text = pages["paper.md"]
+    printed = TABLE_5.rows["noise"]
+    assert f"| {printed.pgd.median:.4f} | {printed.pgd.mean:.4f} |" in text
+    found = read_paper(ROOT / RESULTS / "digits")
+    provenances = [row.provenance for row in found.systems.rows] + [row.provenance for row in found.attacks.rows]
+    attack = next(row for row in found.attacks.rows if (row.system, row.attack) == ("baseline", "DDN"))
+    assert f"| {attack.median:.4f} | {attack.mean:.4f} |" in text
+    assert all(f"`{made.command}`" in text for made in provenances)

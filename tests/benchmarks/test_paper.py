@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -20,23 +21,24 @@ import heatserve.benchmarks.paper.calibrating as calibrating
 import heatserve.benchmarks.paper.passes as passes
 import heatserve.benchmarks.paper.recipes as recipes
 import heatserve.benchmarks.paper.run as paper_run
-import heatserve.training.loop.progress as loop_progress
+import heatserve.training.loop as loop
 from heatserve.benchmarks.attack.autoattack import Effort
 from heatserve.benchmarks.paper.attacking import DistanceAttack
 from heatserve.benchmarks.paper.published import TABLE_4, TABLE_5
-from heatserve.benchmarks.records.paper import read_paper
+from heatserve.benchmarks.records.paper import SystemRow, read_paper
 from heatserve.benchmarks.records.record import RecordError
 from heatserve.certification.errors import HeatserveError
 from heatserve.cli import app
 from heatserve.training.loop.optimisation import Optimisation
 
-QUICK = Optimisation(epochs=1, batch_size=64, lr=0.02, augment=False, cpu_threads=1)
+QUICK = Optimisation(epochs=1, batch_size=300, lr=0.02, augment=False, cpu_threads=1)
+SYSTEMS = ("baseline", "noise", "madry-heat", "lipschitz")
 FEW = ["--images", "12", "--certify-images", "9", "--n", "40", "--attack-images", "3", "--autoattack-images", "2"]
 TIMES = ("provenance", "times", "seconds", "checkpoint")  # a checkpoint says when it was written
+RESULTS = Path("benchmarks/results/digits")
 
 
-@pytest.fixture(autouse=True)
-def quick(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def hurry(patch: pytest.MonkeyPatch) -> None:
     """One epoch of everything, few images, a short AutoAttack."""
     recipe_of = recipes.recipe_of
 
@@ -45,12 +47,31 @@ def quick(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
         systems = {name: replace(system, optimisation=QUICK) for name, system in found.systems.items()}
         return replace(found, systems=systems, noise_samples=4)
 
-    monkeypatch.setattr(recipes, "recipe_of", quick_recipe)
-    monkeypatch.setattr(paper_run, "Effort", lambda: Effort(steps=2, targets=1, queries=3))
-    monkeypatch.setattr(paper_run, "ATTACK_VOTES", 10)
+    patch.setattr(recipes, "recipe_of", quick_recipe)
+    patch.setattr(paper_run, "Effort", lambda: Effort(steps=2, targets=1, queries=3))
+    patch.setattr(paper_run, "ATTACK_VOTES", 10)
     for module in (calibrating, paper_run):
-        monkeypatch.setattr(module, "CALIBRATION_IMAGES", 60)
+        patch.setattr(module, "CALIBRATION_IMAGES", 60)
+
+
+@pytest.fixture(autouse=True)
+def quick(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    hurry(monkeypatch)
     monkeypatch.chdir(tmp_path)
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
+    """Where four systems were measured, and what was shown."""
+    with pytest.MonkeyPatch.context() as patch:
+        hurry(patch)
+        folder = tmp_path_factory.mktemp("whole")
+        patch.chdir(folder)
+        return folder, paper(*chosen(*SYSTEMS)).stdout
+
+
+def chosen(*systems: str) -> list[str]:
+    return [part for name in systems for part in ("--system", name)]
 
 
 def paper(*arguments: str, code: int = 0) -> Result:
@@ -59,23 +80,25 @@ def paper(*arguments: str, code: int = 0) -> Result:
     return found
 
 
-def measured(results: Path) -> dict[str, Any]:
-    """All rows, without what differs from one run to the next."""
+def measured(results: Path) -> list[Any]:
+    """The rows of the baseline and of noise, without what differs from one run to the next."""
 
     def without(value: Any) -> Any:
         if isinstance(value, dict):
             return {key: without(part) for key, part in value.items() if key not in TIMES}
         return [without(part) for part in value] if isinstance(value, list) else value
 
-    return {path.name: without(json.loads(path.read_text())) for path in sorted(results.glob("*.json"))}
+    rows = [row for path in sorted(results.glob("*.json")) for row in json.loads(path.read_text())["rows"]]
+    return [without(row) for row in rows if row["system"] in ("baseline", "noise")]
 
 
 @pytest.mark.slow
-def test_every_system_is_measured_once_and_shown_beside_the_paper() -> None:
-    first = paper()
-    folder = Path("benchmarks/results/digits")
-    found = read_paper(folder)
-    assert [row.system for row in found.systems.rows] == ["lipschitz", *recipes.PAPER_SYSTEMS[:-1]]
+def test_every_system_is_measured_once_and_shown_beside_the_paper(
+    whole: tuple[Path, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder, shown = whole
+    found = read_paper(folder / RESULTS)
+    assert [row.system for row in found.systems.rows] == ["lipschitz", "baseline", "noise", "madry-heat"]
     for row in found.systems.rows:
         one = row.one_pass
         assert {len(one.truth), len(one.label), len(one.l_bound), len(one.served)} == {12}
@@ -85,24 +108,46 @@ def test_every_system_is_measured_once_and_shown_beside_the_paper() -> None:
             assert [one.radius for one in row.confirmed] == [0.125, 0.25, 0.5]
             assert max(row.noisy.proven_radius) < 0.25 * 2.5
             assert row.noisy.top_k_radius == row.noisy.proven_radius, "k = 1"
+    heat = found.systems.rows[-1].trained
+    assert (heat.start, heat.labels, heat.labels_in_all, heat.epochs, heat.epochs_in_all) == (
+        "madry",
+        False,
+        True,
+        2,
+        3,
+    )
     kinds = {(row.system, row.attack): row for row in found.attacks.rows}
-    assert len(kinds) == len(found.attacks.rows) == 9 * 2 + 7
-    assert {row.sigma for row in found.attacks.rows if row.system in ("baseline", "madry", "lipschitz")} == {None}
+    assert len(kinds) == len(found.attacks.rows) == 4 * 2 + 3
+    assert {row.sigma for row in found.attacks.rows if row.system in ("baseline", "lipschitz")} == {None}
     assert kinds["noise", "PGD"].images.images == 3
     assert kinds["noise", "PGD"].settings.noise_samples == 4
-    assert kinds["heat", "PGD"].images.images == 12
-    assert kinds["heat", "AutoAttack"].images.images == 2
-
-    shown = first.stdout
+    assert kinds["madry-heat", "PGD"].images.images == 12
+    assert kinds["madry-heat", "AutoAttack"].images.images == 2
     for printed in (TABLE_5.rows["noise"].pgd.median, TABLE_4["madry-heat"].median):
         assert f"{printed:.4f}" in shown
     assert "proven for every image" in shown
-    before = {path.name: path.read_bytes() for path in folder.iterdir()}
-    assert {"certified-0.25.svg", "attacked-0.25.svg", "claims-0.25.svg"} <= before.keys()
 
-    again = paper("--json")
-    assert {path.name: path.read_bytes() for path in folder.iterdir()} == before, "measured again"
+    monkeypatch.chdir(folder)
+    before = {path.name: path.read_bytes() for path in RESULTS.iterdir()}
+    assert {"certified-0.25.svg", "attacked-0.25.svg", "claims-0.25.svg"} <= before.keys()
+    again = paper(*chosen(*SYSTEMS), "--json")
+    assert {path.name: path.read_bytes() for path in RESULTS.iterdir()} == before, "measured again"
     assert json.loads(again.stdout)["systems"]["rows"][0]["system"] == "lipschitz"
+
+
+@pytest.mark.parametrize("dataset", ["digits", "cifar10", "imagenet", "imagefolder:pictures"])
+def test_every_recipe_names_trainings_that_there_are(dataset: str) -> None:
+    recipe = recipes.recipe_of(dataset, "cpu")
+    assert list(recipe.systems) == [name for name in recipes.PAPER_SYSTEMS if name in recipe.systems]
+    assert recipe.top_k == (5 if dataset == "imagenet" else 1)
+    for system in recipe.systems.values():
+        assert system.start in recipe.systems
+        if system.parameters:
+            assert system.parameters(0.25).hyperparameters
+    assert {name for name, system in recipe.systems.items() if system.evaluated == "stochastic"} == {
+        "noise",
+        "smoothadv",
+    }
 
 
 def interrupting(act: Callable[..., Any], at: int) -> Callable[..., Any]:
@@ -118,56 +163,59 @@ def interrupting(act: Callable[..., Any], at: int) -> Callable[..., Any]:
 
 
 @pytest.mark.slow
-def test_it_goes_on_where_it_was_interrupted_and_finds_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
-    systems = ["--system", "baseline", "--system", "noise"]
-    paper(*systems, "--folder", "whole", "--results", "whole-results")
-
+def test_it_goes_on_where_it_was_interrupted_and_finds_the_same(
+    whole: tuple[Path, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     @contextmanager
     def stopping(_total: int, _done: int) -> Iterator[Callable[[Any], None]]:
-        yield interrupting(lambda _metrics: None, 5)
+        yield interrupting(lambda _metrics: None, 2)
 
     for owner, name, patched in (
-        (loop_progress, "training_bar", stopping),
-        (passes, "_take", interrupting(passes._take, 70)),
-        (passes, "_take", interrupting(passes._take, 13)),
-        (DistanceAttack, "distances", interrupting(DistanceAttack.distances, 2)),
+        (loop, "training_bar", stopping),
+        (passes, "_take", interrupting(passes._take, 70 + 60)),
+        (DistanceAttack, "distances", interrupting(DistanceAttack.distances, 3)),
     ):
         with monkeypatch.context() as patch:
             patch.setattr(owner, name, patched)
-            if name == "training_bar":
-                patch.setattr("heatserve.training.loop.training_bar", patched, raising=False)
-            stopped = paper(*systems, "--folder", "parts", "--results", "parts-results", code=130)
+            stopped = paper(*chosen("baseline", "noise"), code=130)
         assert "the same command goes on" in stopped.stderr
-    paper(*systems, "--folder", "parts", "--results", "parts-results")
-    assert measured(Path("parts-results")) == measured(Path("whole-results"))
+    paper(*chosen("baseline", "noise"))
+    assert measured(RESULTS) == measured(whole[0] / RESULTS)
 
 
-def test_a_changed_network_or_setting_is_measured_again_and_what_is_kept_is_not() -> None:
-    arguments = ["--system", "baseline", "--part", "certify", "--part", "train"]
-    paper(*arguments)
-    results = Path("benchmarks/results/digits")
-    (first,) = read_paper(results).systems.rows
+@pytest.fixture
+def copied(whole: tuple[Path, str], tmp_path: Path) -> Path:
+    """The working directory, with all that was measured in it."""
+    shutil.copytree(whole[0], tmp_path, dirs_exist_ok=True)
+    return tmp_path
+
+
+@pytest.mark.slow
+def test_a_changed_network_or_setting_is_measured_again_and_what_is_kept_is_not(copied: Path) -> None:
+    def row() -> SystemRow:
+        return next(row for row in read_paper(copied / RESULTS).systems.rows if row.system == "baseline")
+
+    arguments, first = [*chosen("baseline"), "--part", "certify"], row()
     paper(*arguments, "--certify-images", "11")
-    (more,) = read_paper(results).systems.rows
+    more = row()
     assert first.noisy is not None
     assert more.noisy is not None
     assert len(more.noisy.proven_label) == 11
     assert more.noisy.proven_radius[:9] == first.noisy.proven_radius
-    Path("runs/paper/digits/baseline.safetensors").unlink()
+    checkpoint = copied / "runs/paper/digits/baseline.safetensors"
+    shutil.copy(copied / "runs/paper/digits/madry.safetensors", checkpoint)
+    paper(*arguments, "--certify-images", "11")
+    assert row().trained.checkpoint != first.trained.checkpoint
+    assert len(read_paper(copied / RESULTS).systems.rows) == 4, "in the place of the former row"
+    checkpoint.unlink()
     with pytest.raises(HeatserveError, match="expected the trained network of baseline, found none; add --part train"):
-        paper("--system", "baseline", "--part", "certify")
-    paper(*arguments, "--seed", "1")
-    (other,) = read_paper(results).systems.rows
-    assert other.trained.checkpoint != first.trained.checkpoint
-    assert other.settings.monte_carlo.seed != first.settings.monte_carlo.seed
+        paper(*arguments)
 
 
-def test_results_of_something_else_are_refused(tmp_path: Path) -> None:
-    arguments = ["--system", "baseline", "--part", "train", "--part", "certify"]
-    paper(*arguments)
-    systems = Path("benchmarks/results/digits/systems.json")
-    kept = systems.read_text()
-    net = tmp_path / "nets.py"
+@pytest.mark.slow
+def test_results_of_something_else_are_refused(copied: Path) -> None:
+    arguments, systems = chosen("baseline"), RESULTS / "systems.json"
+    kept, net = systems.read_text(), copied / "nets.py"
     net.write_text("from torch import nn\ndef net(k): return nn.Sequential(nn.Flatten(), nn.Linear(64, k))\n")
     with pytest.raises(HeatserveError, match=r"systems.json: expected results of nets.py:net, got some of digits_cnn"):
         paper(*arguments, "--architecture", f"{net}:net", "--folder", "other")
@@ -179,11 +227,19 @@ def test_results_of_something_else_are_refused(tmp_path: Path) -> None:
     systems.write_text(kept[: len(kept) // 2])
     with pytest.raises(RecordError, match=r"systems.json: expected a SystemsRecord, got file: Invalid JSON"):
         paper(*arguments)
-    systems.unlink()
-    block = next(Path("runs/paper/digits/passes").glob("test-*/000000.npz"))
+    systems.write_text(kept)
+    (RESULTS / "attacks.json").unlink()
+    block = next(Path("runs/paper/digits/attacks").glob("ddn-*/000000.npz"))
     block.write_bytes(block.read_bytes()[:100])
+    with pytest.raises(HeatserveError, match=r"000000.npz: expected kept distances, got a damaged file; remove it"):
+        paper(*chosen(*SYSTEMS), "--part", "attack")
+
+
+def test_damaged_passes_are_told(tmp_path: Path) -> None:
+    path = tmp_path / "000000.npz"
+    path.write_bytes(b"PK torn")
     with pytest.raises(HeatserveError, match=r"000000.npz: expected kept noisy passes, got a damaged file; remove it"):
-        paper(*arguments)
+        passes._read(path)
 
 
 def test_two_runs_do_not_share_a_folder() -> None:
@@ -215,6 +271,7 @@ def test_what_cannot_be_is_refused_before_anything_is_trained(arguments: list[st
     assert not list(Path().rglob("*.safetensors"))
 
 
+@pytest.mark.slow
 def test_a_folder_of_two_classes_works(tmp_path: Path) -> None:
     random = np.random.default_rng(0)
     for part, count in (("train", 140), ("test", 12)):
@@ -229,7 +286,7 @@ def test_a_folder_of_two_classes_works(tmp_path: Path) -> None:
     arguments = ["--dataset", f"imagefolder:{tmp_path}/pictures", "--architecture", f"{tmp_path}/nets.py:net"]
     with pytest.raises(HeatserveError, match="top-k: expected 1 to 1 for 2 classes, got 5"):
         paper(*arguments, "--top-k", "5")
-    paper(*arguments, "--system", "baseline", "--system", "heat")
+    paper(*arguments, *chosen("baseline", "heat"))
     found = read_paper(Path("benchmarks/results/pictures"))
     assert [(row.system, row.architecture) for row in found.systems.rows] == [
         ("baseline", "nets.py:net"),
