@@ -12,12 +12,13 @@ from typing import Any, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from heatserve.export.tiers import TierModel
+from heatserve.certification.outcome import Outcome
+from heatserve.export.tiers import TierModel, TierReason
 from heatserve.playground import attacks, pictures, wire
 from heatserve.playground.attacks import Attacks
 from heatserve.playground.refusals import Refused
 from heatserve.playground.server import Offered, WatchedServer
-from heatserve.playground.verdicts import Held, spoof_sentence
+from heatserve.playground.verdicts import Held, Spoofed
 from heatserve.playground.working import Emit, OneAtATime
 from heatserve.serving.client.answers import Prediction
 from heatserve.serving.errors import UnavailableError
@@ -200,16 +201,21 @@ class Answers:
         answer = await self._predicted(model, other)
         served = answer["certified_radius"]
         confirmed = await self._confirmed(model, other, served) if served > 0 else None
-        outcome = confirmed["outcome"] if confirmed else None
         distance = pictures.distance(image, other)
+        verdict = Spoofed(
+            served=served,
+            distance=distance,
+            outcome=Outcome(confirmed["outcome"]) if confirmed else None,
+            reason=TierReason(confirmed["reason"]) if confirmed else None,
+        )
         return {
             "image": wire.image_record(other),
             "distance": distance,
             "answer": answer,
             "confirmed": confirmed,
             "smoothed": await self._smoothed(model, other) if confirmed else None,
-            "is_spoofed": outcome in ("no", "undecided"),
-            "sentence": spoof_sentence(served=served, outcome=outcome, radius=served, distance=distance),
+            "is_spoofed": verdict.is_spoofed,
+            "sentence": verdict.sentence,
         }
 
     async def _predicted(self, model: Offered, image: wire.Image) -> Record:

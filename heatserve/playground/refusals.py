@@ -29,4 +29,7 @@ def status_of(error: HeatserveError) -> int:
 
 def said_of(error: Exception) -> str:
     """The sentence of an error."""
+    if isinstance(error, DataError):
+        what = str(error).removeprefix("image: ")
+        return f"This picture cannot be used: {what}."
     return str(error) if isinstance(error, HeatserveError) else FAILED

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from heatserve.certification.outcome import Outcome
+from heatserve.export.tiers import TierReason
+
 
 @dataclass(frozen=True)
 class Held:
@@ -52,7 +55,7 @@ class Held:
 
     def _of_smoothed(self) -> str:
         if self.proven_radius <= 0:
-            proof = "Votes prove nothing about this picture, so that no change is promised to be harmless."
+            proof = "Votes have proven nothing about this picture, so that no change is promised to be harmless."
         elif self.is_inside:
             proof = self._inside()
         else:
@@ -76,27 +79,47 @@ class Held:
         return f"{kept}: the two differ, since one pass only imitates the average of many noisy ones."
 
 
-def spoof_sentence(*, served: float, outcome: str | None, radius: float, distance: float) -> str:
-    """What a search for a spoofed certificate found.
+@dataclass(frozen=True)
+class Spoofed:
+    """What a search for a spoofed certificate found, and what confirm says of it."""
 
-    Args:
-        served: the radius that one pass serves at what was found.
-        outcome: what confirm says of it, `yes`, `no` or `undecided`; None: it was not asked.
-        radius: what confirm was asked about.
-        distance: of what was found from the picture.
-    """
-    if outcome is None or served <= 0:
-        return (
-            "The search found no picture near this one with a radius to spoof. Try another picture, or search farther."
+    served: float
+    """The radius that one pass serves there."""
+    distance: float
+    """From the picture."""
+    outcome: Outcome | None
+    """Of confirm, asked about the served radius; None: it was not asked."""
+    reason: TierReason | None
+    """Of that outcome."""
+
+    @property
+    def is_spoofed(self) -> bool:
+        """Whether confirm refuses, and not only since votes came too late."""
+        return self.outcome is Outcome.NO or (
+            self.outcome is Outcome.UNDECIDED and self.reason in (TierReason.HOPELESS, TierReason.VOTES)
         )
-    if outcome == "yes":
+
+    @property
+    def sentence(self) -> str:
+        """What it means."""
+        if self.outcome is None:
+            return (
+                "The search found no picture near this one with a radius to spoof. Try another picture, or search "
+                "farther."
+            )
+        if self.outcome is Outcome.YES:
+            return (
+                f"The search found a picture with a radius of {self.served:.3f}, and votes confirm it: here the radius "
+                "was right. Try another picture, or search farther."
+            )
+        if not self.is_spoofed:
+            return (
+                f"The search found a picture with a radius of {self.served:.3f}, but the server had no time for the "
+                "votes that judge it: it is busy. Try again."
+            )
+        said = "votes prove that it is too large" if self.outcome is Outcome.NO else "votes do not prove it"
         return (
-            f"The search found a picture with a radius of {served:.3f}, but votes confirm it within {radius:.3f}: here "
-            "the radius was right. Try another picture, or search farther."
+            f"Spoofed: at a distance of {self.distance:.2f} from your picture, one pass serves a radius of "
+            f"{self.served:.3f}, and {said}. The promise of one pass is about pictures like those of its calibration, "
+            "and somebody made this one; confirm asks for proof, and refuses."
         )
-    said = "votes prove that it is too large" if outcome == "no" else "votes do not prove it"
-    return (
-        f"Spoofed: at a distance of {distance:.2f} from your picture, one pass serves a radius of {served:.3f}, and "
-        f"{said}. The promise of one pass is about pictures like those of its calibration, and somebody made this one; "
-        "confirm asks for proof, and refuses."
-    )

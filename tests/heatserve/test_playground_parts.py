@@ -17,6 +17,8 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
 from heatserve.certification.errors import HeatserveError
+from heatserve.certification.outcome import Outcome
+from heatserve.export.tiers import TierReason
 from heatserve.playground import pictures, verdicts, wire
 from heatserve.playground.examples import Examples
 from heatserve.playground.guards import MOST_JSON, Guarded, is_address
@@ -296,8 +298,26 @@ def test_verdicts_say_what_was_promised_and_whether_it_was_kept() -> None:
     assert "still answers it, as it must" in held(**smoothed).sentence
     assert "the two differ" in held(**smoothed, is_held=False).sentence
     assert "nothing was promised there" in held(**smoothed, distance=2).sentence
-    assert "Votes prove nothing" in held(**smoothed, proven_radius=0).sentence
+    assert "Votes have proven nothing" in held(**smoothed, proven_radius=0).sentence
     assert "answers another class" in held(kind="statistical", is_smoothed_held=False).sentence
+
+
+@pytest.mark.parametrize(
+    ("outcome", "reason", "is_spoofed", "said"),
+    [
+        (Outcome.NO, TierReason.DISPROVEN, True, "too large"),
+        (Outcome.UNDECIDED, TierReason.HOPELESS, True, "do not prove"),
+        (Outcome.UNDECIDED, TierReason.DEADLINE, False, "it is busy"),
+        (Outcome.YES, TierReason.PROVEN, False, "the radius was right"),
+        (None, None, False, "found no picture"),
+    ],
+)
+def test_a_certificate_is_spoofed_where_confirm_refuses_it_and_not_where_votes_are_late(
+    outcome: Outcome | None, reason: TierReason | None, is_spoofed: bool, said: str
+) -> None:
+    found = verdicts.Spoofed(served=0.5, distance=1, outcome=outcome, reason=reason)
+    assert found.is_spoofed == is_spoofed
+    assert said in found.sentence
 
 
 def test_examples_are_test_images_of_each_class_or_a_sentence() -> None:

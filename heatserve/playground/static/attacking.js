@@ -65,11 +65,12 @@ export function attackPanel(state) {
   }
 
   function end(found, claimed, { image, answer }) {
-    const place = found.is_inside ? "inside" : "outside";
-    state.say(`The class ${found.is_held ? "held" : "broke"}, ${place} the proven radius.`);
+    const place = { true: "inside the proven radius", false: "outside the proven radius" }[found.is_inside];
+    const title = `${found.is_held ? "The class held" : "The class broke"}, ${found.proven_radius > 0 ? place : "where nothing is proven"}`;
+    state.say(`${title}. ${found.sentence}`);
     show(result,
       el("div", { class: `verdict ${found.is_held ? "yes" : "no"}` },
-        el("p", { class: "verdict-title" }, `${found.is_held ? "The class held" : "The class broke"}, ${place} the proven radius`),
+        el("p", { class: "verdict-title" }, title),
         el("p", {}, found.sentence)),
       el("div", { class: "figures" },
         figure(canvasOf(image, "your picture"), "your picture", `“${answer.class_name}” (${percent(answer.probability)})`),

@@ -9,11 +9,12 @@ export const KINDS = {
   rate: ["a rate", "Of such radii at most a stated share is too large, for pictures like those that the model was calibrated on. For a picture that somebody made to deceive, nothing is promised."],
   proof: ["proven", "No change of this size or smaller changes the class that is answered, whoever makes it."],
   votes: ["proven by votes", null],
+  none: ["claims nothing", "A radius of 0 says nothing: neither that the class holds, nor that it does not."],
   nothing: ["promised nothing", "The paper's formula without a correction, for comparison only."],
 };
 
 export const radiusText = (radius) => radius.toFixed(3);
-export const milliseconds = (seconds) => `${(1000 * seconds).toFixed(seconds < 0.1 ? 1 : 0)}\u00a0ms`;
+export const milliseconds = (seconds) => seconds >= 1 ? `${seconds.toFixed(1)}\u00a0s` : `${(1000 * seconds).toFixed(seconds < 0.1 ? 1 : 0)}\u00a0ms`;
 export function percent(share) {
   if (share > 0 && share < 0.0005) return "<\u00a00.1\u00a0%";
   return `${(100 * share).toFixed(share > 0.995 && share < 1 ? 2 : 1)}\u00a0%`;
@@ -31,13 +32,17 @@ export function sizeText(radius, [channels, height, width]) {
 }
 
 /** The kind of the radii that one pass serves. */
-export const servedKind = (answer) => (answer.kind === "deterministic" ? "proof" : "rate");
+export const servedKind = (answer) => {
+  if (answer.certified_radius === 0) return "none";
+  return answer.kind === "deterministic" ? "proof" : "rate";
+};
 
 /**
  * A radius beside its promise.
  * @param {{title: string, radius: number, says: string, kind: string, promise?: string, alpha?: number, tier: string}} claimed
  */
 export function claim({ title, radius, says, kind, promise, alpha, tier, isOpen = false }) {
+  if (radius === 0 && kind !== "nothing") kind = "none";
   const [word, sentence] = KINDS[kind];
   const short = kind === "votes"
     ? `Wrong with probability at most ${ALPHA.format(alpha)} for this picture, whoever made it.`
@@ -55,7 +60,7 @@ export function claim({ title, radius, says, kind, promise, alpha, tier, isOpen 
 /** The three radii of one pass. */
 export function onePassClaims(answer, shape, { isOpen = false } = {}) {
   const kind = servedKind(answer);
-  const isProof = kind === "proof";
+  const isProof = answer.kind === "deterministic";
   const about = isProof ? "the class stays as it is" : "the smoothed classifier, an average over noisy copies of the picture, keeps this class";
   const certified = answer.certified_radius > 0
     ? `Up to a change of this size ${about}. ${sizeText(answer.certified_radius, shape)}`
@@ -73,9 +78,12 @@ export function onePassClaims(answer, shape, { isOpen = false } = {}) {
   ];
 }
 
+const IN_TIME = new Set(["hopeless", "votes"]); // reasons of an undecided answer that are about the picture
+
 /** What confirm said, beside its promise. */
 export function confirmedClaim(answer) {
-  const said = { yes: "Confirmed", no: "Refused: not true", undecided: "Refused: not proven" }[answer.outcome];
+  const open = IN_TIME.has(answer.reason) ? "Refused: not proven" : "Not decided in time";
+  const said = { yes: "Confirmed", no: "Refused: not true", undecided: open }[answer.outcome];
   return el("div", { class: `verdict ${answer.outcome}` },
     el("p", { class: "verdict-title" }, `${said} — radius ${radiusText(answer.asked_radius)}`),
     el("p", {}, `${capital(answer.explanation)}. ${count(answer.votes)} noisy votes, answered in ${milliseconds(answer.seconds)}.`),
