@@ -1,0 +1,72 @@
+"""Figures 3 and 4 as pictures, drawn from what was measured."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from io import BytesIO
+from pathlib import Path
+from typing import Any
+
+from heatserve.benchmarks.records.line import Line, LineRecord, Plane, Polyline
+from heatserve.certification.files import write_atomically
+
+_CLASSES = ((-1, "*", "tab:blue", "class −1"), (1, "o", "tab:red", "class 1"))
+"""Sign, marker, colour and name, as in the paper."""
+
+
+def draw_line(record: LineRecord, line: Path, plane: Path) -> None:
+    """Write Figure 4 to the file `line` and Figure 3 to the file `plane`, both SVG."""
+    import matplotlib
+
+    matplotlib.use("svg")
+    matplotlib.rcParams["svg.hashsalt"] = "heatserve"  # the same results give the same file
+    from matplotlib import pyplot
+
+    figure, axes = pyplot.subplots(2, 2, figsize=(9.5, 5.6), sharex=True, sharey=True, layout="constrained")
+    for panel, index in zip(axes.flat, range(len(record.line.curves)), strict=True):
+        _draw_step(panel, record.line, index)
+    figure.legend(*axes.flat[0].get_legend_handles_labels(), loc="outside lower center", ncols=4, frameon=False)
+    _write(figure, line)
+    figure, panel = pyplot.subplots(figsize=(6.2, 5.4), layout="constrained")
+    _draw_plane(panel, record.plane)
+    _write(figure, plane)
+
+
+def _draw_step(axes: Any, line: Line, index: int) -> None:
+    curve = line.curves[index]
+    step = line.printed.steps[curve.k]
+    axes.axhline(0, color="black", linestyle="--", linewidth=1)
+    axes.plot(line.x, curve.values, color="tab:blue", label="update (15), on a grid")
+    axes.plot(line.x, curve.exact, ":", color="black", label="heat equation, exact")
+    for sign, marker, colour, name in _CLASSES:
+        there = [x for x, found in zip(line.points, curve.classes, strict=True) if found == sign]
+        axes.plot(there, [0.0] * len(there), marker, color=colour, markersize=5, label=name)
+    axes.axvspan(line.at - step.distance, line.at + step.distance, color="tab:green", alpha=0.15)
+    title = f"$f^{{{curve.k}}}$: from x = {line.at:g} to another class {step.distance:.2f}".replace("-", "−")
+    axes.set(title=title, ylim=(-1.25, 1.25))
+    axes.grid(alpha=0.3)
+
+
+def _draw_plane(axes: Any, plane: Plane) -> None:
+    _draw_boundary(axes, plane.original_boundary, "original classifier", color="tab:orange", linewidth=1.2)
+    _draw_boundary(axes, plane.smoothed_boundary, "minimiser of (4)", color="black", linewidth=1.8)
+    _draw_boundary(axes, plane.exact_boundary, "Gaussian average", color="tab:green", linestyle=":", linewidth=1.8)
+    for sign, marker, colour, name in _CLASSES:
+        there = [point for point, found in zip(plane.points, plane.original, strict=True) if found == sign]
+        axes.plot(*zip(*there, strict=True), marker, color=colour, markersize=6, linestyle="", label=name)
+    axes.set(xlim=(-1, 1), ylim=(-1, 1), aspect="equal", title="symbols: classes of the original classifier")
+    axes.legend(loc="upper left", bbox_to_anchor=(1, 1), fontsize="small", frameon=False)
+
+
+def _draw_boundary(axes: Any, lines: Sequence[Polyline], name: str, **style: Any) -> None:
+    for index, line in enumerate(lines):
+        axes.plot(*zip(*line, strict=True), label=name if index == 0 else None, **style)
+
+
+def _write(figure: Any, path: Path) -> None:
+    from matplotlib import pyplot
+
+    content = BytesIO()
+    figure.savefig(content, format="svg", metadata={"Date": None})
+    pyplot.close(figure)
+    write_atomically(path, content.getvalue())
