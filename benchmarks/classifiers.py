@@ -44,6 +44,11 @@ CLASSIFIERS: Mapping[str, ClassifierShape] = MappingProxyType(
     }
 )
 
+PREDICT_VOTES: Mapping[str, int] = MappingProxyType(
+    {"digits": 100, "cifar10-resnet20": 100, "cifar10-resnet34": 100, "imagenet-resnet50": 25}
+)
+"""n₀: noisy passes that Predict spends on one image in the paper's Table 2, by classifier."""
+
 
 def random_network(shape: ClassifierShape) -> nn.Module:
     """A network of this shape, its weights drawn from torch's own generator."""

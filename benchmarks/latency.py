@@ -7,17 +7,17 @@ one batch in raw ONNX Runtime, noise and votes included (the classification time
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from types import MappingProxyType
 
 import numpy as np
 
 from heatserve.benchmarks.classifiers import (
     BENCHMARK_SIGMA,
     CLASSIFIERS,
+    PREDICT_VOTES,
     ClassifierShape,
     publish_uncalibrated,
     random_classifier,
@@ -34,11 +34,6 @@ from heatserve.serving.client.client import Client
 from heatserve.serving.triton.endpoints import FREE_PORTS
 from heatserve.serving.triton.server import TritonServer
 
-N0: Mapping[str, int] = MappingProxyType(
-    {"digits": 100, "cifar10-resnet20": 100, "cifar10-resnet34": 100, "imagenet-resnet50": 25}
-)
-"""Noisy passes that Predict spends on one image in the paper's Table 2, by classifier."""
-
 CERTIFY_ALPHA = 0.001
 """α of the way `certify`, which its time does not depend on: the number of votes is fixed."""
 
@@ -52,7 +47,7 @@ def measure_latency(name: str, *, rounds: int, seed: int, progress: Progress = u
         seed: decides the weights, the image, the noise and the order of the ways.
         progress: shows the rounds.
     """
-    shape, n0 = CLASSIFIERS[name], N0[name]
+    shape, n0 = CLASSIFIERS[name], PREDICT_VOTES[name]
     with ways_to_answer(shape, n0, seed) as ways:
         times = interleave(ways, rounds=rounds, seed=seed, progress=progress, description=name)
     ratios = [(way, "plain") for way in ways if way != "plain"] + [("stochastic", "grpc")]

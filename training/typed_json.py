@@ -1,7 +1,7 @@
-"""JSON text as the dataclass that it describes, and back: no more than the header of a checkpoint needs.
+"""JSON text as the dataclass that it describes, and back: no more than checkpoints and a bare GPU machine need.
 
-A bare GPU machine trains, and has no pydantic. What is written here has the bytes that pydantic's `model_dump_json`
-gives: the hash of a checkpoint, and whether the state of a training belongs to it, depend on them.
+Such a machine trains and measures, and has no pydantic. What is written here has the bytes that pydantic writes: the
+hash of a checkpoint, and whether the state of a training belongs to it, depend on them.
 """
 
 from __future__ import annotations
@@ -68,7 +68,8 @@ def checked(value: object, kind: Any, name: str) -> Any:
 
     Args:
         value: as JSON has it, or as the program has it already.
-        kind: str, int, float, bool, None, a union, `tuple[X, ...]`, `tuple[X, Y]`, `dict[str, X]`, or a dataclass.
+        kind: str, int, float, bool, None, a union, `tuple[X, ...]`, `tuple[X, Y]`, `dict[str, X]`, `Mapping[str, X]`,
+            or a dataclass.
         name: of the value, for the error.
 
     Raises:
@@ -79,7 +80,7 @@ def checked(value: object, kind: Any, name: str) -> Any:
     origin = get_origin(kind)
     if origin is tuple:
         return _checked_tuple(value, get_args(kind), name)
-    if origin is dict:
+    if origin in (dict, Mapping):
         if not isinstance(value, Mapping):
             raise _wrong(name, "an object", value)
         kinds = get_args(kind)

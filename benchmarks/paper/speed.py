@@ -18,8 +18,8 @@ from types import MappingProxyType
 
 import torch
 
-from heatserve.benchmarks.classifiers import BENCHMARK_SIGMA, CLASSIFIERS, seeded_network
-from heatserve.benchmarks.latency import N0, random_image, ways_to_answer
+from heatserve.benchmarks.classifiers import BENCHMARK_SIGMA, CLASSIFIERS, PREDICT_VOTES, seeded_network
+from heatserve.benchmarks.latency import random_image, ways_to_answer
 from heatserve.benchmarks.paper.eager import eager_ways
 from heatserve.benchmarks.paper.pairs import median_ratio, speed_pair
 from heatserve.benchmarks.records.record import made_now, read_record, write_record
@@ -87,7 +87,7 @@ def measure_speed(
 
 def measure_classifier(name: str, *, rounds: int, seed: int, progress: Progress = unseen) -> ClassifierSpeed:
     """All engines with one classifier of `CLASSIFIERS`; see `measure_speed`."""
-    shape, n0 = CLASSIFIERS[name], N0[name]
+    shape, n0 = CLASSIFIERS[name], PREDICT_VOTES[name]
     image = torch.from_numpy(random_image(shape, seed))
     eager = eager_ways(seeded_network(shape, seed).eval(), image, n0, shape.num_classes)
     with ways_to_answer(shape, n0, seed, certify=True) as others:

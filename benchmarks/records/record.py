@@ -10,14 +10,11 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, ClassVar, TypeVar
+from typing import ClassVar, TypeVar
 
 from heatserve.certification.errors import HeatserveError
 from heatserve.certification.files import write_atomically
 from heatserve.certification.provenance import provenance
-
-if TYPE_CHECKING:
-    from pydantic import ConfigDict
 
 _PACKAGES = ("torch", "onnx", "onnxruntime", "numpy", "tritonclient", "nvidia-pytriton")
 
@@ -49,7 +46,7 @@ class Machine:
 class Record:
     """How a result was made, so that somebody else can make it again."""
 
-    __pydantic_config__: ClassVar[ConfigDict] = {"extra": "forbid"}
+    __pydantic_config__: ClassVar[Mapping[str, str]] = {"extra": "forbid"}
 
     command: str
     machine: Machine
