@@ -34,7 +34,7 @@ from heatserve.serving.client.client import Client
 from heatserve.serving.triton.endpoints import FREE_PORTS
 from heatserve.serving.triton.server import TritonServer
 
-CERTIFY_ALPHA = 0.001
+_CERTIFY_ALPHA = 0.001
 """α of the way `certify`, which its time does not depend on: the number of votes is fixed."""
 
 
@@ -108,5 +108,5 @@ def ways_to_answer(shape: ClassifierShape, n0: int, seed: int, *, certify: bool 
         }
         if certify:
             guess = max(1, n0 // 10)
-            ways["certify"] = lambda: grpc.certify_fixed(image, alpha=CERTIFY_ALPHA, n0=guess, n=n0 - guess)
+            ways["certify"] = lambda: grpc.certify_fixed(image, alpha=_CERTIFY_ALPHA, n0=guess, n=n0 - guess)
         yield ways

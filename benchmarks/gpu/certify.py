@@ -14,11 +14,12 @@ import torch
 from torch import nn
 
 from heatserve.benchmarks.classifiers import BENCHMARK_SIGMA, CLASSIFIERS, ClassifierShape, seeded_network
-from heatserve.benchmarks.gpu.machine import GpuMachine, first_line, kept_or, made_here, write_plain
+from heatserve.benchmarks.gpu.machine import GpuMachine, kept_or, made_here, write_plain
 from heatserve.benchmarks.records.gpu import GpuCertifyRecord, SamplesCell
 from heatserve.benchmarks.torch_votes import torch_votes
 from heatserve.certification.monte_carlo import Certificate, certificate_of, certify
 from heatserve.certification.radius import Float32Array
+from heatserve.training.architectures.errors import first_line
 
 GPU_BATCH_SIZES = (128, 512, 2048, 8192)
 _ALPHA = 0.001

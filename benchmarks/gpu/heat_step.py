@@ -15,9 +15,10 @@ import numpy as np
 import torch
 
 from heatserve.benchmarks.classifiers import BENCHMARK_SIGMA, CLASSIFIERS
-from heatserve.benchmarks.gpu.machine import GpuMachine, first_line, kept_or, made_here, write_plain
+from heatserve.benchmarks.gpu.machine import GpuMachine, kept_or, made_here, write_plain
 from heatserve.benchmarks.heat_step.steps import STEP_VARIANTS, HeatStepSettings, Workload, build_workload
 from heatserve.benchmarks.records.gpu import GpuStepsRecord, StepCell
+from heatserve.training.architectures.errors import first_line
 
 GPU_STEPS = ("cross-entropy", "heat", "heat, all draws at once")
 """Of `STEP_VARIANTS`."""

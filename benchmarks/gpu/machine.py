@@ -118,12 +118,6 @@ def made_here(seed: int) -> Record:
     return replace(found, command=command, versions={**found.versions, **cuda})
 
 
-def first_line(error: BaseException) -> str:
-    """What went wrong, for a cell that could not be run."""
-    lines = str(error).strip().splitlines()
-    return f"{type(error).__name__}: {lines[0][:200]}" if lines else type(error).__name__
-
-
 def _settings(record: Record) -> dict[str, object]:
     made = {"command", "date"}
     machine = replace(record.machine, load_average=None)

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from heatserve.benchmarks.classifiers import BENCHMARK_SIGMA, CLASSIFIERS, PREDICT_VOTES, seeded_network
 from heatserve.benchmarks.gpu.machine import GpuMachine, kept_or, made_here, write_plain
-from heatserve.benchmarks.paper.eager import noisy_passes, one_pass
+from heatserve.benchmarks.paper.eager import eager_pass, eager_votes
 from heatserve.benchmarks.paper.pairs import speed_pair
 from heatserve.benchmarks.records.table2 import ClassifierSpeed, SpeedRecord
 from heatserve.export.runtime.timing import Way, interleave
@@ -94,9 +94,9 @@ def _works(
     """One pass and n₀ noisy passes, from the image on the device to the class on the device."""
     chosen = copy.deepcopy(network).to(device, how.dtype, memory_format=how.layout)  # type: ignore[call-overload]
     x = image.to(device, how.dtype, memory_format=how.layout)
-    deterministic = lambda: one_pass(chosen, x)  # noqa: E731
-    stochastic = lambda: noisy_passes(chosen, x, n0, num_classes)  # noqa: E731
-    return (recorded(deterministic), recorded(stochastic)) if how.graph else (deterministic, stochastic)
+    deterministic = lambda: eager_pass(chosen, x)  # noqa: E731
+    stochastic = lambda: eager_votes(chosen, x, n0, num_classes)  # noqa: E731
+    return (_as_graph(deterministic), _as_graph(stochastic)) if how.graph else (deterministic, stochastic)
 
 
 def _way(work: Callable[[], Tensor]) -> Way:
@@ -104,7 +104,7 @@ def _way(work: Callable[[], Tensor]) -> Way:
     return lambda: int(work())
 
 
-def recorded(work: Callable[[], Tensor]) -> Callable[[], Tensor]:
+def _as_graph(work: Callable[[], Tensor]) -> Callable[[], Tensor]:
     """`work` as a CUDA graph; each call of it draws other noise, and its answer is overwritten by the next."""
     stream = torch.cuda.Stream()  # type: ignore[no-untyped-call]
     stream.wait_stream(torch.cuda.current_stream())

@@ -34,7 +34,7 @@ PAPER_EPOCHS = 200
 PAPER_ARCHITECTURE = "cifar_resnet34"
 
 
-def _heat() -> HeatParameters:
+def _heat_paper() -> HeatParameters:
     """Equation (15) in five time steps, each from fresh weights; its κ draws go through the network together."""
     preset = heat_preset("paper-cifar10", PAPER_SIGMA)
     return replace(preset, reinitialise=True, draws_at_once=preset.kappa)
@@ -45,7 +45,7 @@ GPU_SYSTEMS: Mapping[str, Callable[[], Parameters] | None] = MappingProxyType(
         "baseline": None,
         "noise": lambda: NoiseParameters(sigma=PAPER_SIGMA),
         "smoothadv": lambda: SmoothAdvParameters(sigma=PAPER_SIGMA, epsilon=0.5, steps=4),
-        "heat": _heat,
+        "heat-paper": _heat_paper,
     }
 )
 """The rows of Table 5 by name; all but the baseline start from it."""
@@ -74,8 +74,9 @@ class GpuRecipe:
     progress: TrainingProgress = unseen_training
 
     def file(self, system: str) -> Path:
-        """The checkpoint of a system."""
-        return self.folder / f"{system}.safetensors"
+        """The checkpoint of a system, named as `heatserve paper` names it."""
+        suffix = f"-{PAPER_SIGMA:g}" if GPU_SYSTEMS.get(system) else ""
+        return self.folder / f"{system}{suffix}.safetensors"
 
 
 def train_on_gpu(system: str, recipe: GpuRecipe, machine: GpuMachine) -> GpuTrainingRecord:

@@ -14,13 +14,13 @@ from heatserve.export.runtime.timing import Way
 
 
 @torch.no_grad()
-def one_pass(network: nn.Module, image: Tensor) -> Tensor:
+def eager_pass(network: nn.Module, image: Tensor) -> Tensor:
     """The class that one pass answers to an image [1, C, H, W], int64 []."""
     logits: Tensor = network(image)
     return logits.argmax(1)[0]
 
 
-def noisy_passes(network: nn.Module, image: Tensor, n0: int, num_classes: int) -> Tensor:
+def eager_votes(network: nn.Module, image: Tensor, n0: int, num_classes: int) -> Tensor:
     """The class that most of n₀ noisy passes in one batch answer to an image [1, C, H, W], int64 []."""
     votes = torch_votes(network, image, n0, sigma=BENCHMARK_SIGMA, num_classes=num_classes, batch_size=n0)
     return votes.argmax()
@@ -36,6 +36,6 @@ def eager_ways(network: nn.Module, image: Tensor, n0: int, num_classes: int) -> 
         num_classes: K.
     """
     return (
-        lambda: int(one_pass(network, image)),  # waits for a GPU
-        lambda: int(noisy_passes(network, image, n0, num_classes)),
+        lambda: int(eager_pass(network, image)),  # waits for a GPU
+        lambda: int(eager_votes(network, image, n0, num_classes)),
     )
