@@ -7,11 +7,25 @@ from io import BytesIO
 from pathlib import Path
 from typing import Any
 
+from heatserve.benchmarks.paper.line import measure_line
 from heatserve.benchmarks.records.line import Line, LineRecord, Plane, Polyline
+from heatserve.benchmarks.records.record import write_record
 from heatserve.certification.files import write_atomically
 
 _CLASSES = ((-1, "*", "tab:blue", "class −1"), (1, "o", "tab:red", "class 1"))
 """Sign, marker, colour and name, as in the paper."""
+
+
+LINE_FILE, LINE_PICTURE, PLANE_PICTURE = "line.json", "line.svg", "line-plane.svg"
+"""In the folder of all results: they belong to no data set."""
+
+
+def write_line(folder: Path, *, seed: int = 0) -> LineRecord:
+    """Solve Figures 3 and 4, and write their record and their pictures to a folder; seconds on one core."""
+    record = measure_line(seed=seed)
+    write_record(folder / LINE_FILE, record, in_lines=True)
+    draw_line(record, folder / LINE_PICTURE, folder / PLANE_PICTURE)
+    return record
 
 
 def draw_line(record: LineRecord, line: Path, plane: Path) -> None:

@@ -116,6 +116,16 @@ class Plane:
     largest_error: float
     """max |minimiser − Gaussian average| where it is shown."""
 
+    @property
+    def changed(self) -> int:
+        """Points whose class the minimiser changes."""
+        return sum(before != after for before, after in zip(self.original, self.smoothed, strict=True))
+
+    @property
+    def only_outlier(self) -> bool:
+        """Whether that is the outlier and no other point."""
+        return self.changed == 1 and self.original[self.outlier] != self.smoothed[self.outlier]
+
 
 @dataclass(frozen=True, kw_only=True)
 class LineRecord(Record):

@@ -182,7 +182,9 @@ def test_results_of_other_settings_are_measured_anew_and_other_files_are_refused
     assert kept_or(later, path).cells == kept.cells
     for other in (replace(later, passes=7), replace(later, device_name="another"), replace(later, versions={})):
         assert kept_or(other, path).cells == ()
-    with pytest.raises(RecordError, match=r"certify\.json: expected a GpuTrainingRecord, got weights: expected no such"):
+    with pytest.raises(
+        RecordError, match=r"certify\.json: expected a GpuTrainingRecord, got weights: expected no such"
+    ):
         kept_or(read_record(bare / "train.json", GpuTrainingRecord), path)
 
 
