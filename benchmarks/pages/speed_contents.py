@@ -6,9 +6,8 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
 
-from heatserve.benchmarks.paper.published import TABLE_2, PublishedSeconds
-
 from heatserve.benchmarks.pages.kept import KeptResults
+from heatserve.benchmarks.paper.published import TABLE_2, PublishedSeconds
 from heatserve.benchmarks.records.gpu import StepCell
 from heatserve.benchmarks.records.table2 import ClassifierSpeed, MedianRatio, SpeedPair, SpeedRecord
 
