@@ -141,7 +141,7 @@ def _lipschitz_metadata(
         method="lipschitz",
         mean=(0.5,) * channels,  # only centred: to divide by a std would make the constant larger
         std=(1.0,) * channels,
-        parent_sha256=parent and parent.sha256,
+        parent_sha256=parent.sha256 if parent else None,
         ancestors=parent.lineage if parent else (),
     )
 

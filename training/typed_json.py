@@ -10,7 +10,6 @@ import json
 import math
 from collections.abc import Collection, Mapping
 from dataclasses import MISSING, fields, is_dataclass
-from functools import cache
 from types import NoneType, UnionType
 from typing import Any, TypeVar, get_args, get_origin, get_type_hints
 
@@ -57,7 +56,6 @@ def checked_dataclass(value: object, kind: type[T], name: str) -> T:
         raise TypedJsonError(f"{prefix}{error}") from None
 
 
-@cache
 def type_hints(kind: type) -> dict[str, Any]:
     """The types of the fields of a dataclass."""
     return get_type_hints(kind)

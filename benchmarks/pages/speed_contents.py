@@ -13,7 +13,7 @@ from heatserve.benchmarks.records.table2 import ClassifierSpeed, MedianRatio, Sp
 
 NOT_RUN = "not run"
 """What a cell says that nobody has measured yet."""
-REACH = 4
+RATIO_REACH = 4
 """How many times the paper's ratio each in process should be at least."""
 
 _ENGINES: Mapping[str, str] = MappingProxyType(
@@ -71,9 +71,9 @@ def speed_page(kept: KeptResults) -> dict[str, object] | None:
         "digits": list(_engine_lines("digits", shapes["digits"])) if "digits" in shapes else [],
         "digits_speed": shapes.get("digits"),
         "not_run": NOT_RUN,
-        "reach": REACH,
+        "reach": RATIO_REACH,
         "least": min(in_process, key=lambda one: one.times, default=None),
-        "missed": [one for one in in_process if one.times < REACH],
+        "missed": [one for one in in_process if one.times < RATIO_REACH],
         "served": min(
             (one for one in reached if one.engine not in _IN_PROCESS), key=lambda one: one.times, default=None
         ),

@@ -60,7 +60,7 @@ class BumpClassifier:
     def _bumps(self, xy: _Array, variance: float) -> _Array:
         """A bump of height 1 at each point, averaged, less the factor `spread`; [..., N]."""
         squares = np.square(xy[..., None, :] - self.points).sum(-1)
-        return np.exp(-squares / (2 * (self.bump**2 + variance)))
+        return np.asarray(np.exp(-squares / (2 * (self.bump**2 + variance))))
 
 
 NORMAL = np.array([0.6, 0.8])

@@ -46,7 +46,7 @@ class Machine:
 class Record:
     """How a result was made, so that somebody else can make it again."""
 
-    __pydantic_config__: ClassVar[Mapping[str, str]] = {"extra": "forbid"}
+    __pydantic_config__: ClassVar[Mapping[str, object]] = {"extra": "forbid"}
 
     command: str
     machine: Machine

@@ -159,7 +159,7 @@ def test_a_bump_classifier_answers_its_labels_and_averages_as_the_integral_does(
     f = BumpClassifier(points, labels, width=0.1, bump=0.12)
     assert f.average(points) == pytest.approx(labels)
     at, variance = np.array([-0.25, 0.05]), 0.02
-    nodes, weights = np.polynomial.hermite_e.hermegauss(80)
+    nodes, weights = np.polynomial.hermite_e.hermegauss(80)  # type: ignore[no-untyped-call]
     shift = np.sqrt(variance) * np.stack(np.meshgrid(nodes, nodes), axis=-1)
     expected = (f.average(at + shift) * np.outer(weights, weights)).sum() / (2 * np.pi)
     assert f.average(at, variance) == pytest.approx(expected, abs=1e-6)

@@ -100,7 +100,7 @@ def test_numbers_that_are_not_finite_are_refused() -> None:
         with pytest.raises(TypedJsonError, match="sigma: expected a finite number"):
             CheckpointMetadata.from_json(text)
     with pytest.raises(ValueError, match="epochs: expected int"):
-        replace(METADATA, epochs=1.5)
+        replace(METADATA, epochs=1.5)  # type: ignore[arg-type]
 
 
 def test_whole_numbers_become_float_where_one_is_expected_and_nowhere_else() -> None:
