@@ -7,6 +7,9 @@ from io import BytesIO
 from pathlib import Path
 from typing import Any
 
+from rich import box
+from rich.table import Table
+
 from heatserve.benchmarks.paper.line import measure_line
 from heatserve.benchmarks.records.line import Line, LineRecord, Plane, Polyline
 from heatserve.benchmarks.records.record import write_record
@@ -26,6 +29,28 @@ def write_line(folder: Path, *, seed: int = 0) -> LineRecord:
     write_record(folder / LINE_FILE, record, in_lines=True)
     draw_line(record, folder / LINE_PICTURE, folder / PLANE_PICTURE)
     return record
+
+
+def line_table(record: LineRecord) -> Table:
+    """Every time step of Figure 4, and what Figure 3 changes."""
+    line, plane = record.line, record.plane
+    table = Table(
+        title=f"Figure 4: from x = {line.at:g} to another class, σ = {line.sigma:g}, h = 1/{line.time_steps}",
+        caption=f"Figure 3: the minimiser of (4) changes the class of {plane.changed} of {len(plane.points)} points"
+        f"{', the outlier' if plane.only_outlier else ''}; gradients up to {plane.steepest:.1f} and "
+        f"{plane.smoothed_steepest:.1f}",
+        title_justify="left",
+        caption_justify="left",
+        box=box.SIMPLE,
+    )
+    for heading in ("", "update (15)", "exact", "largest error", "with hσ²/4", "exact", "largest error"):
+        table.add_column(heading, justify="right", no_wrap=True)
+    for printed, heat in zip(line.printed.steps, line.heat.steps, strict=True):
+        cells = [
+            f"{value:.3f}" for one in (printed, heat) for value in (one.distance, one.exact_distance, one.largest_error)
+        ]
+        table.add_row(f"f{printed.k}", *cells)
+    return table
 
 
 def draw_line(record: LineRecord, line: Path, plane: Path) -> None:

@@ -37,6 +37,8 @@ SPEED_CLASSIFIERS: Mapping[str, tuple[str, ...]] = MappingProxyType(
 )
 """Names in `CLASSIFIERS` by data set; the paper's own network is the first."""
 SPEED_ROUNDS = 20
+SPEED_FILE = "speed.json"
+"""In the folder of the results of a data set."""
 
 _ENGINES: Mapping[str, tuple[str, str]] = MappingProxyType(
     {
@@ -52,7 +54,7 @@ def measure_speed(
     dataset: str,
     *,
     out: Path | None = None,
-    rounds: int = SPEED_ROUNDS,
+    rounds: int | None = None,
     seed: int = 0,
     progress: Progress = unseen,
 ) -> SpeedRecord:
@@ -65,7 +67,7 @@ def measure_speed(
         dataset: one of `SPEED_CLASSIFIERS`.
         out: the results file. It is written after each classifier; one that is there already, measured with the same
             options by the same versions on such a machine, is not measured again. None: no file.
-        rounds: counted blocks of classifications each way.
+        rounds: counted blocks of classifications each way; None: `SPEED_ROUNDS`.
         seed: decides the weights, the image, the noise and the order of the ways.
         progress: shows the rounds of each classifier.
 
@@ -75,6 +77,7 @@ def measure_speed(
     """
     if dataset not in SPEED_CLASSIFIERS:
         raise HeatserveError(f"data: expected one of {', '.join(SPEED_CLASSIFIERS)} for Table 2, got {dataset!r}")
+    rounds = SPEED_ROUNDS if rounds is None else rounds
     record = _kept(out, _empty_record(rounds=rounds, seed=seed))
     for name in SPEED_CLASSIFIERS[dataset]:
         if name not in record.shapes:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -9,7 +10,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from typer.testing import CliRunner
 
+import heatserve.benchmarks.paper.speed as speed
 from heatserve.benchmarks.classifiers import CLASSIFIERS, PREDICT_VOTES
 from heatserve.benchmarks.pages.render import RESULTS, render_pages
 from heatserve.benchmarks.paper.eager import eager_votes
@@ -24,10 +27,12 @@ from heatserve.benchmarks.records.gpu import (
     SamplesCell,
     StepCell,
 )
+from heatserve.benchmarks.records.line import LineRecord
 from heatserve.benchmarks.records.record import made_now, read_record, write_record
 from heatserve.benchmarks.records.table2 import ClassifierSpeed, MedianRatio, Seconds, SpeedPair, SpeedRecord
 from heatserve.benchmarks.torch_votes import torch_votes
 from heatserve.certification.errors import HeatserveError
+from heatserve.cli import app
 from heatserve.export.runtime.timing import Times
 
 ROOT = Path(__file__).parents[2]
@@ -98,18 +103,33 @@ def test_another_data_set_is_refused_before_anything_is_measured() -> None:
 
 
 @pytest.mark.slow  # starts Triton
-def test_every_engine_answers_both_ways_and_nothing_is_measured_twice(tmp_path: Path) -> None:
-    out = tmp_path / "digits" / "speed.json"
-    record = measure_speed("digits", out=out, rounds=1, seed=3)
+def test_the_command_measures_every_engine_both_ways_and_nothing_twice(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(speed, "SPEED_ROUNDS", 1)
+    folder = tmp_path / "digits"
+    arguments = ["paper", "--part", "speed", "--part", "line", "--results", str(folder), "--seed", "3"]
+    first = CliRunner().invoke(app, arguments, catch_exceptions=False)
+    assert first.exit_code == 0, first.output
+    record = read_record(folder / "speed.json", SpeedRecord)
     digits = record.shapes["digits"]
-    assert read_record(out, SpeedRecord) == record
+    assert record.seed == 3
     assert [*digits.engines] == ["torch", "onnxruntime", "grpc"]
     assert digits.n0 == 100
     for pair in digits.engines.values():
         assert pair.deterministic.p50 < pair.stochastic.p50
         assert pair.ratio.median > 1
     assert digits.votes_in_process_to_grpc is not None
-    assert measure_speed("digits", out=out, rounds=1, seed=3) == record  # at once: the classifier is there
+    line = read_record(tmp_path / "line.json", LineRecord)
+    for shown in (f"{digits.engines['grpc'].ratio.median:.1f}", f"{line.line.printed.steps[5].distance:.3f}"):
+        assert shown in first.stdout
+    assert {path.name for path in tmp_path.iterdir()} == {"digits", "line.json", "line.svg", "line-plane.svg"}
+
+    again = CliRunner().invoke(app, [*arguments, "--json"], catch_exceptions=False)
+    found = json.loads(again.stdout)
+    assert read_record(folder / "speed.json", SpeedRecord) == record, "measured again"
+    assert found["speed"]["date"] == record.date
+    assert found["line"]["line"]["at"] == -0.5
 
 
 def seconds(value: float) -> Seconds:
