@@ -1,23 +1,26 @@
-"""The classifiers whose speed is measured. Their weights are random, which speed does not mind."""
+"""The classifiers whose speed is measured. Their weights are random, which speed does not mind.
+
+What exports them is imported late: a bare GPU machine has no ONNX.
+"""
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 from heatserve.certification.provenance import now, versions
-from heatserve.export.card import Card, InputType
-from heatserve.export.graph.build import certified_graph, logits_graph, uint8_input
-from heatserve.export.repository.layout import ModelVersion
-from heatserve.export.repository.publishing import publish
 
 if TYPE_CHECKING:
     import onnx
     from torch import nn
+
+    from heatserve.export.card import InputType
+    from heatserve.export.repository.layout import ModelVersion
+    from heatserve.export.tiers import TierModel
 
 BENCHMARK_SIGMA = 0.25
 """σ of certificates and of noise, wherever only speed is measured."""
@@ -41,6 +44,11 @@ CLASSIFIERS: Mapping[str, ClassifierShape] = MappingProxyType(
     }
 )
 
+PREDICT_VOTES: Mapping[str, int] = MappingProxyType(
+    {"digits": 100, "cifar10-resnet20": 100, "cifar10-resnet34": 100, "imagenet-resnet50": 25}
+)
+"""n₀: noisy passes that Predict spends on one image in the paper's Table 2, by classifier."""
+
 
 def random_network(shape: ClassifierShape) -> nn.Module:
     """A network of this shape, its weights drawn from torch's own generator."""
@@ -56,14 +64,20 @@ def random_network(shape: ClassifierShape) -> nn.Module:
     )
 
 
-def random_classifier(shape: ClassifierShape, seed: int) -> onnx.ModelProto:
-    """The logits graph of a network of this shape."""
+def seeded_network(shape: ClassifierShape, seed: int) -> nn.Module:
+    """The network of this shape that a seed decides; torch's own generator is as it was."""
     import torch
 
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        network = random_network(shape)
-    return logits_graph(network, input_shape=shape.input_shape)
+        return random_network(shape)
+
+
+def random_classifier(shape: ClassifierShape, seed: int) -> onnx.ModelProto:
+    """The logits graph of `seeded_network`."""
+    from heatserve.export.graph.build import logits_graph
+
+    return logits_graph(seeded_network(shape, seed), input_shape=shape.input_shape)
 
 
 def publish_uncalibrated(
@@ -74,8 +88,9 @@ def publish_uncalibrated(
     *,
     input_type: InputType = "FP32",
     change: Callable[[onnx.ModelProto], onnx.ModelProto] | None = None,
+    tiers: Collection[TierModel] = (),
 ) -> ModelVersion:
-    """Add a classifier that promises nothing, and has no tiers, to a repository, to be served there.
+    """Add a classifier that promises nothing to a repository, to be served there.
 
     Args:
         logits: its logits graph, FP32 [N, C, H, W] → FP32 [N, K].
@@ -84,7 +99,12 @@ def publish_uncalibrated(
         name: of the model.
         input_type: what the served graph takes.
         change: makes what is served of the certified graph, with the same constants; None: that is served.
+        tiers: beside the single pass.
     """
+    from heatserve.export.card import Card
+    from heatserve.export.graph.build import certified_graph, uint8_input
+    from heatserve.export.repository.publishing import publish
+
     network = uint8_input(logits) if input_type == "UINT8" else logits
     certified = certified_graph(network, sigma=BENCHMARK_SIGMA)
     graph, base = (change(certified) if change else certified).SerializeToString(), logits.SerializeToString()
@@ -102,4 +122,4 @@ def publish_uncalibrated(
         versions=versions("python", "torch", "onnx"),
         date=now(),
     )
-    return publish(repository, card, graph=graph, base=base, tiers=())
+    return publish(repository, card, graph=graph, base=base, tiers=tiers)

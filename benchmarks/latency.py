@@ -7,35 +7,35 @@ one batch in raw ONNX Runtime, noise and votes included (the classification time
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from types import MappingProxyType
 
 import numpy as np
 
 from heatserve.benchmarks.classifiers import (
     BENCHMARK_SIGMA,
     CLASSIFIERS,
+    PREDICT_VOTES,
     ClassifierShape,
     publish_uncalibrated,
     random_classifier,
 )
 from heatserve.benchmarks.records.speed import ClassifierLatency, Milliseconds, Ratio
+from heatserve.certification.noise import LEVELS
 from heatserve.certification.progress import Progress, unseen
 from heatserve.certification.radius import Float32Array
 from heatserve.export.graph.build import plain_graph
 from heatserve.export.runtime.session import open_session
 from heatserve.export.runtime.timing import Way, interleave, quantiles, ratio
+from heatserve.export.tiers import TierModel
 from heatserve.serving.client.client import Client
 from heatserve.serving.triton.endpoints import FREE_PORTS
 from heatserve.serving.triton.server import TritonServer
 
-N0: Mapping[str, int] = MappingProxyType(
-    {"digits": 100, "cifar10-resnet20": 100, "cifar10-resnet34": 100, "imagenet-resnet50": 25}
-)
-"""Noisy passes that Predict spends on one image in the paper's Table 2, by classifier."""
+_CERTIFY_ALPHA = 0.001
+"""α of the way `certify`, which its time does not depend on: the number of votes is fixed."""
 
 
 def measure_latency(name: str, *, rounds: int, seed: int, progress: Progress = unseen) -> ClassifierLatency:
@@ -47,8 +47,8 @@ def measure_latency(name: str, *, rounds: int, seed: int, progress: Progress = u
         seed: decides the weights, the image, the noise and the order of the ways.
         progress: shows the rounds.
     """
-    shape, n0 = CLASSIFIERS[name], N0[name]
-    with _ways(shape, n0, seed) as ways:
+    shape, n0 = CLASSIFIERS[name], PREDICT_VOTES[name]
+    with ways_to_answer(shape, n0, seed) as ways:
         times = interleave(ways, rounds=rounds, seed=seed, progress=progress, description=name)
     ratios = [(way, "plain") for way in ways if way != "plain"] + [("stochastic", "grpc")]
     return ClassifierLatency(
@@ -59,16 +59,31 @@ def measure_latency(name: str, *, rounds: int, seed: int, progress: Progress = u
     )
 
 
+def random_image(shape: ClassifierShape, seed: int) -> Float32Array:
+    """An image of 8 bits that a seed decides, float32 [1, C, H, W] in [0,1]."""
+    levels = np.random.default_rng(seed).integers(0, LEVELS + 1, (1, *shape.input_shape))
+    return (levels / np.float32(LEVELS)).astype(np.float32)
+
+
 @contextmanager
-def _ways(shape: ClassifierShape, n0: int, seed: int) -> Iterator[dict[str, Way]]:
-    """The five ways to answer, Triton running."""
+def ways_to_answer(shape: ClassifierShape, n0: int, seed: int, *, certify: bool = False) -> Iterator[dict[str, Way]]:
+    """The five ways to answer, Triton running.
+
+    Args:
+        shape: the classifier.
+        n0: noisy passes of the way `stochastic`.
+        seed: decides the weights, the image and the noise.
+        certify: a sixth way, `certify`: as many noisy passes by the tier of that name behind the same server, over
+            gRPC. They guess the class and bound its probability, so that the answer has a radius, as the single pass
+            has one.
+    """
     noise = np.random.default_rng(seed)
-    image = noise.random((1, *shape.input_shape), dtype=np.float32)
+    image = random_image(shape, seed)
     logits = random_classifier(shape, seed)
     plain = open_session(plain_graph(logits).SerializeToString())
     with ExitStack() as stack:
         repository = Path(stack.enter_context(TemporaryDirectory(prefix="heatserve-bench-")))
-        model = publish_uncalibrated(logits, shape, repository, "latency")
+        model = publish_uncalibrated(logits, shape, repository, "latency", tiers=(TierModel.CERTIFY,) * certify)
         certified = open_session(model.path / "model.onnx")
         names = [output.name for output in certified.get_outputs()]
         server = stack.enter_context(TritonServer(repository, endpoints=FREE_PORTS))
@@ -84,10 +99,14 @@ def _ways(shape: ClassifierShape, n0: int, seed: int) -> Iterator[dict[str, Way]
             votes: Float32Array = plain.run(["probabilities"], {"image": noisy})[0]
             return np.bincount(votes.argmax(1)).argmax()
 
-        yield {
+        ways: dict[str, Way] = {
             "plain": lambda: plain.run(["probabilities"], {"image": image}),
             "certified": lambda: certified.run(names, {"image": image}),
             "grpc": lambda: grpc.predict(image),
             "http": lambda: http.predict(image),
             "stochastic": stochastic,
         }
+        if certify:
+            guess = max(1, n0 // 10)
+            ways["certify"] = lambda: grpc.certify_fixed(image, alpha=_CERTIFY_ALPHA, n0=guess, n=n0 - guess)
+        yield ways

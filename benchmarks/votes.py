@@ -21,10 +21,11 @@ import torch
 from art.estimators.certification.randomized_smoothing import PyTorchRandomizedSmoothing
 from numpy.typing import NDArray
 from scipy.special import ndtri
-from torch import Tensor, nn
+from torch import nn
 
-from heatserve.benchmarks.classifiers import BENCHMARK_SIGMA, CLASSIFIERS, random_network
+from heatserve.benchmarks.classifiers import BENCHMARK_SIGMA, CLASSIFIERS, seeded_network
 from heatserve.benchmarks.records.votes import CertifySummary, DecidedRadius, DecisionSummary, SamplingVotes, VoteSpeed
+from heatserve.benchmarks.torch_votes import torch_votes
 from heatserve.certification.binomial import lower_bound
 from heatserve.certification.monte_carlo import ABSTAIN, Certificate, certify
 from heatserve.certification.noise import LEVELS, SOURCES, NoiseSource
@@ -171,14 +172,12 @@ def _certificates(
 
 
 def _ways(passes: int, seed: int) -> dict[str, VoteWay]:
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        network = random_network(_SHAPE).eval()
+    network = seeded_network(_SHAPE, seed).eval()
     base = classifier(open_session(logits_graph(network, input_shape=_SHAPE.input_shape).SerializeToString()))
     random = np.random.default_rng(seed)
     image = (random.integers(0, LEVELS + 1, _SHAPE.input_shape) / LEVELS).astype(np.float32)
     ready = random.random((max(VOTE_BATCH_SIZES), *_SHAPE.input_shape), dtype=np.float32)
-    tensor = torch.from_numpy(image)
+    tensor = torch.from_numpy(image)[None]
     n0 = max(1, round(passes * N0_SHARE))
     n = passes - n0
 
@@ -203,6 +202,12 @@ def _ways(passes: int, seed: int) -> dict[str, VoteWay]:
 
         return way
 
+    def torch_counts(count: int, batch_size: int) -> NDArray[Any]:
+        found: NDArray[Any] = torch_votes(
+            network, tensor, count, sigma=BENCHMARK_SIGMA, num_classes=_SHAPE.num_classes, batch_size=batch_size
+        ).numpy()
+        return found
+
     toolbox = PyTorchRandomizedSmoothing(
         model=network,
         loss=nn.CrossEntropyLoss(),
@@ -216,7 +221,7 @@ def _ways(passes: int, seed: int) -> dict[str, VoteWay]:
     return {
         "onnxruntime": bare,
         **{name: ours(SOURCES[sampling]) for name, sampling in (("heatserve", "float32"), ("heatserve, grid", "grid"))},
-        "torch loop": lambda size: _radius(*(_torch_counts(network, tensor, count, size) for count in (n0, n))),
+        "torch loop": lambda size: _radius(*(torch_counts(count, size) for count in (n0, n))),
         "art": lambda size: _radius(*(toolbox._prediction_counts(image, count, size) for count in (n0, n))),
     }
 
@@ -224,13 +229,3 @@ def _ways(passes: int, seed: int) -> dict[str, VoteWay]:
 def _radius(first: NDArray[Any], second: NDArray[Any]) -> float:
     p_lower = float(lower_bound(second[first.argmax()], second.sum(), alpha=VOTE_ALPHA))
     return BENCHMARK_SIGMA * float(ndtri(p_lower)) if p_lower > 0.5 else 0.0
-
-
-@torch.no_grad()
-def _torch_counts(network: nn.Module, x: Tensor, count: int, batch_size: int) -> NDArray[Any]:
-    counts = np.zeros(_SHAPE.num_classes, np.int64)
-    for start in range(0, count, batch_size):
-        batch = x.repeat((min(batch_size, count - start), 1, 1, 1))
-        votes = network(batch + torch.randn_like(batch) * BENCHMARK_SIGMA).argmax(1)
-        counts += np.bincount(votes.numpy(), minlength=_SHAPE.num_classes)
-    return counts

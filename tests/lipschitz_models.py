@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -49,7 +50,7 @@ def write_lipschitz_checkpoint(
 ) -> Path:
     """A network of digits after so many steps of Adam, then changed by `change`; `metadata` replaces what it has."""
     torch.manual_seed(0)
-    described = METADATA.model_copy(update=metadata)
+    described = replace(METADATA, **metadata)
     network = network_of(described)
     images, labels = (torch.from_numpy(part) for part in load_data("digits", "train").arrays())
     optimiser = torch.optim.Adam(network.parameters(), lr=0.01)

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 
 import safetensors
 import safetensors.torch
-from pydantic import BaseModel, ConfigDict, ValidationError
 from torch import Tensor, nn
 
 from heatserve.certification.errors import HeatserveError
@@ -19,6 +19,7 @@ from heatserve.training.architectures.errors import ArchitectureError
 from heatserve.training.architectures.network import ImageClassifier, build_network
 from heatserve.training.architectures.own_code import ChosenArchitecture, require_same
 from heatserve.training.named import NamingError
+from heatserve.training.typed_json import TypedJsonError, checked, dataclass_text, parse_dataclass, type_hints
 
 HEADER_KEY = "heatserve"
 
@@ -29,10 +30,9 @@ class CheckpointError(HeatserveError):
     """A checkpoint is missing, damaged, or not one of heatserve's."""
 
 
-class CheckpointMetadata(BaseModel):
-    """What the network is and how it came to be."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+@dataclass(frozen=True, kw_only=True)
+class CheckpointMetadata:
+    """What the network is and how it came to be. The types of all fields are checked."""
 
     architecture: str
     """What `build_network` takes; of a file with the user's own code only the name, not the folder."""
@@ -64,6 +64,23 @@ class CheckpointMetadata(BaseModel):
     versions: dict[str, str]
     date: str
 
+    def __post_init__(self) -> None:
+        for name, kind in type_hints(type(self)).items():
+            object.__setattr__(self, name, checked(getattr(self, name), kind, name))
+
+    @classmethod
+    def from_json(cls, text: str) -> CheckpointMetadata:
+        """The metadata in the header of a checkpoint.
+
+        Raises:
+            TypedJsonError: it is another text.
+        """
+        return parse_dataclass(text, cls)
+
+    def to_json(self, *, without: Collection[str] = ()) -> str:
+        """The text of the header, the fields of `without` left out."""
+        return dataclass_text(self, without=without)
+
 
 @dataclass(frozen=True)
 class Checkpoint:
@@ -90,7 +107,7 @@ def save_checkpoint(path: Path, network: ImageClassifier, metadata: CheckpointMe
     state = network.backbone.state_dict()
     # Copies: tensors that share their memory, as tied weights do, cannot be written.
     tensors = {name: tensor.detach().cpu().clone().contiguous() for name, tensor in state.items()}
-    header = metadata.model_dump_json(exclude=None if metadata.code_sha256 else {"code_sha256"})
+    header = metadata.to_json(without=() if metadata.code_sha256 else ("code_sha256",))
     write_atomically(path, safetensors.torch.save(tensors, {HEADER_KEY: header}))
 
 
@@ -114,14 +131,14 @@ def load_checkpoint(path: Path, *, architecture: str | None = None) -> Checkpoin
             f"into one with `heatserve import-weights {path} --architecture … --data … --out …`"
         )
     try:
-        metadata = CheckpointMetadata.model_validate_json(header[HEADER_KEY])
+        metadata = CheckpointMetadata.from_json(header[HEADER_KEY])
         if metadata.num_classes != len(metadata.class_names):
             raise CheckpointError(
                 f"{path}: expected {metadata.num_classes} names of classes, got {len(metadata.class_names)}"
             )
         require_same(ChosenArchitecture(metadata.architecture, metadata.code_sha256), architecture)
         network = network_of(metadata)
-    except ValidationError as error:
+    except TypedJsonError as error:
         raise CheckpointError(f"{path}: its header does not describe a network: {error}") from None
     except (ArchitectureError, NamingError) as error:
         raise CheckpointError(f"{path}: {error}") from None

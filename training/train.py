@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 from heatserve.certification.provenance import now, versions
@@ -136,14 +136,13 @@ def _lipschitz_metadata(
     data: ImageData, architecture: str, optimisation: Optimisation, seed: int, parent: Checkpoint | None
 ) -> CheckpointMetadata:
     channels = data.input_shape[0]
-    return _baseline_metadata(data, architecture, optimisation, seed).model_copy(
-        update={
-            "method": "lipschitz",
-            "mean": (0.5,) * channels,  # only centred: to divide by a std would make the constant larger
-            "std": (1.0,) * channels,
-            "parent_sha256": parent and parent.sha256,
-            "ancestors": parent.lineage if parent else (),
-        }
+    return replace(
+        _baseline_metadata(data, architecture, optimisation, seed),
+        method="lipschitz",
+        mean=(0.5,) * channels,  # only centred: to divide by a std would make the constant larger
+        std=(1.0,) * channels,
+        parent_sha256=parent.sha256 if parent else None,
+        ancestors=parent.lineage if parent else (),
     )
 
 
@@ -204,19 +203,18 @@ def _train_once(
     seed: int,
     run: Run,
 ) -> Path:
-    metadata = parent.metadata.model_copy(
-        update={
-            "method": parameters.method,
-            "sigma": parameters.smoothed_for,
-            "dataset": data.name,
-            "pixels_sha256": data.pixels_sha256,
-            "seed": seed,
-            "hyperparameters": asdict(optimisation) | parameters.hyperparameters,
-            "parent_sha256": parent.sha256,
-            "base_sha256": None,
-            "ancestors": parent.lineage,
-            "versions": versions("torch", "numpy"),
-        }
+    metadata = replace(
+        parent.metadata,
+        method=parameters.method,
+        sigma=parameters.smoothed_for,
+        dataset=data.name,
+        pixels_sha256=data.pixels_sha256,
+        seed=seed,
+        hyperparameters=asdict(optimisation) | parameters.hyperparameters,
+        parent_sha256=parent.sha256,
+        base_sha256=None,
+        ancestors=parent.lineage,
+        versions=versions("torch", "numpy"),
     )
     student = parameters.student(parent, seed)
     start = copy.deepcopy(student.start).to(run.device).eval().requires_grad_(False)
@@ -236,13 +234,13 @@ def _train(
     run: Run,
     replayable: bool = False,
 ) -> Path:
-    recipe = _recipe(metadata.model_copy(update={"epochs": optimisation.epochs}))
+    recipe = _recipe(replace(metadata, epochs=optimisation.epochs))
     if run.resume and _is_done(out, recipe):
         out.with_suffix(".state").unlink(missing_ok=True)  # left by a kill after the last checkpoint
         return out
 
     def save(metrics: EpochMetrics) -> None:
-        student.save(out, metadata.model_copy(update={"epochs": metrics.epoch, "date": now()}))
+        student.save(out, replace(metadata, epochs=metrics.epoch, date=now()))
 
     if optimisation.augment:
         method = Augmented(method, AUGMENTATIONS.get(parse_named(data.name).name, Augmentation()))
@@ -268,7 +266,7 @@ def _is_done(out: Path, recipe: str) -> bool:
 
 def _recipe(metadata: CheckpointMetadata) -> str:
     """What decides a training, as text: the metadata without its date, f and the ancestors; these follow from it."""
-    return metadata.model_copy(update={"date": "", "base_sha256": None}).model_dump_json(exclude={"ancestors"})
+    return replace(metadata, date="", base_sha256=None).to_json(without=("ancestors",))
 
 
 def _baseline_metadata(data: ImageData, architecture: str, optimisation: Optimisation, seed: int) -> CheckpointMetadata:

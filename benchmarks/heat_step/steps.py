@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from types import MappingProxyType
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
 
 from heatserve.benchmarks.classifiers import BENCHMARK_SIGMA, ClassifierShape, random_network
-from heatserve.benchmarks.records.heat_step import HeatStepRecord
 from heatserve.benchmarks.records.record import made_now
 from heatserve.training.methods import (
     CrossEntropy,
@@ -22,6 +22,9 @@ from heatserve.training.methods import (
     heat_preset,
 )
 from heatserve.training.methods.heat import add_noise
+
+if TYPE_CHECKING:
+    from heatserve.benchmarks.records.heat_step import HeatStepRecord
 
 STEP_IMAGES: Mapping[str, int] = MappingProxyType({"cifar10-resnet20": 64, "imagenet-resnet50": 4})
 """Images in one step, by classifier."""
@@ -70,6 +73,8 @@ class HeatStepSettings:
 
     def record(self) -> HeatStepRecord:
         """How it is measured, now and here, as a record without a classifier yet."""
+        from heatserve.benchmarks.records.heat_step import HeatStepRecord  # late: a bare GPU machine has no pydantic
+
         return HeatStepRecord(
             **vars(made_now(seed=self.seed)),
             threads=torch.get_num_threads(),

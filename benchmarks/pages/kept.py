@@ -13,8 +13,10 @@ from heatserve.benchmarks.records.cifar10 import Cifar10Record
 from heatserve.benchmarks.records.confirming import ConfirmRecord
 from heatserve.benchmarks.records.front import FrontRecord
 from heatserve.benchmarks.records.fuzz import FuzzRecord
+from heatserve.benchmarks.records.gpu import GpuCertifyRecord, GpuStepsRecord, GpuTrainingRecord
 from heatserve.benchmarks.records.heat_step import HeatStepRecord
 from heatserve.benchmarks.records.kinds import KindsRecord
+from heatserve.benchmarks.records.line import LineRecord
 from heatserve.benchmarks.records.load import LoadRecord
 from heatserve.benchmarks.records.networks import NetworksRecord
 from heatserve.benchmarks.records.paper import SYSTEMS_FILE, PaperResults, read_paper
@@ -24,6 +26,7 @@ from heatserve.benchmarks.records.shadow import ShadowRecord
 from heatserve.benchmarks.records.soak import SoakRecord
 from heatserve.benchmarks.records.speed import EngineRecord, LatencyRecord
 from heatserve.benchmarks.records.switching import SwitchingRecord
+from heatserve.benchmarks.records.table2 import SpeedRecord
 from heatserve.benchmarks.records.tiers import TiersRecord
 from heatserve.benchmarks.records.votes import VoteRecord
 from heatserve.export.calibration.compare import Comparison
@@ -33,7 +36,7 @@ from heatserve.export.repository.layout import version_dirs
 
 @dataclass(frozen=True, kw_only=True)
 class KeptResults:
-    """Every kept file: the field `attack_digits` is what attack-digits.json holds.
+    """Every kept file: the field `attack_digits` is what attack-digits.json holds, `digits_speed` digits/speed.json.
 
     A field that may be None is of a benchmark whose results are not kept yet; it has no page until they are.
     """
@@ -64,6 +67,14 @@ class KeptResults:
     shadow: ShadowRecord | None = None
     soak: SoakRecord | None = None
     tiers: TiersRecord | None = None
+    line: LineRecord | None = None
+    digits_speed: SpeedRecord | None = None
+    cifar10_speed: SpeedRecord | None = None
+    imagenet_speed: SpeedRecord | None = None
+    gpu_speed: SpeedRecord | None = None
+    gpu_certify: GpuCertifyRecord | None = None
+    gpu_heat_step: GpuStepsRecord | None = None
+    gpu_train: GpuTrainingRecord | None = None
     served: Card | None = None
     """Of `model_repository/cifar10`, measured on the bytes that are served; None: it is not beside the results."""
     paper: tuple[PaperResults, ...] = ()
@@ -78,9 +89,15 @@ _MAY_BE_ABSENT = {
 """The kinds of the fields that may be None."""
 
 
+_FOLDERS = ("digits", "cifar10", "imagenet", "gpu")
+"""Folders in that of the results: what was measured on one data set, and by `benchmarks/gpu`."""
+
+
 def kept_file(field: str) -> str:
-    """The name of the file that a field of `KeptResults` is read from."""
-    return f"{field.replace('_', '-')}.json"
+    """The file that a field of `KeptResults` is read from, seen from the folder of results."""
+    folder, _, rest = field.partition("_")
+    inside = f"{folder}/{rest}" if folder in _FOLDERS and rest else field
+    return f"{inside.replace('_', '-')}.json"
 
 
 def read_kept(folder: Path) -> KeptResults:

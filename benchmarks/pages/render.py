@@ -8,7 +8,7 @@ from types import MappingProxyType
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-from heatserve.benchmarks.pages import contents, load_contents
+from heatserve.benchmarks.pages import contents, load_contents, speed_contents
 from heatserve.benchmarks.pages.kept import KeptResults, read_kept
 from heatserve.benchmarks.pages.paper_contents import paper_page
 from heatserve.benchmarks.records.record import Record
@@ -40,12 +40,14 @@ _CONTENTS: Mapping[str, _Contents] = MappingProxyType(
         "front": load_contents.front_page,
         "fuzz": contents.fuzz_page,
         "kinds": contents.kinds_page,
+        "line": speed_contents.line_page,
         "load": load_contents.load_page,
         "networks": contents.networks_page,
         "paper": paper_page,
         "switch": load_contents.switch_page,
         "shadow": contents.shadow_page,
         "soak": load_contents.soak_page,
+        "speed": speed_contents.speed_page,
         "tiers": load_contents.tiers_page,
     }
 )

@@ -1,15 +1,16 @@
-"""What every kept result says about how it was made, and how it is written and read."""
+"""What every kept result says about how it was made, and how it is written and read.
+
+Importing it needs no pydantic, which a bare GPU machine lacks; writing and reading do (`gpu` writes its own).
+"""
 
 from __future__ import annotations
 
 import os
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar, TypeVar
-
-from pydantic import ConfigDict, TypeAdapter, ValidationError
 
 from heatserve.certification.errors import HeatserveError
 from heatserve.certification.files import write_atomically
@@ -45,7 +46,7 @@ class Machine:
 class Record:
     """How a result was made, so that somebody else can make it again."""
 
-    __pydantic_config__: ClassVar[ConfigDict] = ConfigDict(extra="forbid")
+    __pydantic_config__: ClassVar[Mapping[str, object]] = {"extra": "forbid"}
 
     command: str
     machine: Machine
@@ -65,12 +66,15 @@ def made_now(*packages: str, seed: int) -> Record:
         packages: whose versions matter, besides those that every benchmark names.
         seed: what all random numbers are drawn from.
     """
-    found = TypeAdapter(Record).validate_python({**provenance(*_PACKAGES, *packages), "seed": seed})
-    return replace(found, machine=replace(found.machine, load_average=os.getloadavg()[0]))
+    found = provenance(*_PACKAGES, *packages)
+    machine = Machine(**found.pop("machine"), load_average=os.getloadavg()[0])
+    return Record(**found, machine=machine, seed=seed)
 
 
 def to_json(record: object) -> str:
     """A record as JSON."""
+    from pydantic import TypeAdapter
+
     return TypeAdapter(type(record)).dump_json(record, indent=2).decode()
 
 
@@ -88,6 +92,8 @@ def read_record(path: Path, kind: type[R]) -> R:
     Raises:
         RecordError: no such file, or not a record of this kind. Says which field is wrong.
     """
+    from pydantic import TypeAdapter, ValidationError
+
     try:
         return TypeAdapter(kind).validate_json(path.read_bytes())
     except FileNotFoundError:

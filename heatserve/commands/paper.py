@@ -10,12 +10,15 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from heatserve.commands.options import ARCHITECTURE_HELP, DATA_HELP, Json, Root, deliver, tell_page
+from heatserve.commands.paper_speed import PARTS_WITHOUT_DATA, measure_without_data
 
 if TYPE_CHECKING:
+    from rich.console import RenderableType
+
     from heatserve.benchmarks.paper.run import PaperRun
     from heatserve.benchmarks.paper.training import System
 
-PARTS = ("train", "certify", "attack")
+PARTS = ("train", "certify", "attack", *PARTS_WITHOUT_DATA)
 
 _Sigmas = Annotated[
     list[float] | None, typer.Option(help="σ; once for each, by default 0.25, on CIFAR-10 0.1 and 0.25.")
@@ -61,7 +64,9 @@ def paper(
 ) -> None:
     """The paper's tables and figures on any data set, and what the paper does not show; on `digits` in minutes.
 
-    What is trained or measured already is not done again: interrupt it, and start the same command later.
+    What is trained or measured already is not done again: interrupt it, and start the same command later. `speed` is
+    Table 2, of networks with random weights: run it where nothing else runs. `line` is Figures 3 and 4, which belong to
+    no data set: they are written beside the folder of the results.
 
     **Example:** `heatserve paper --dataset cifar10 --root data/cifar10 --sigma 0.1`
     """
@@ -74,15 +79,19 @@ def paper(
     from heatserve.training.loop import training_bar
     from heatserve.training.methods.parameters import require
 
+    for part in parts or ():
+        require("part", part, part in PARTS, ", ".join(PARTS))
+    short = _short(dataset)
+    folder, results = folder or Path("runs/paper") / short, results or Path("benchmarks/results") / short
+    if parts and set(parts) <= set(PARTS_WITHOUT_DATA):
+        records, tables = measure_without_data(parts, dataset, results, seed=seed)
+        _deliver_without_data(records, tables, as_json=as_json)
+        return
     _, shape = describe_data(dataset, root)  # an unknown one is told before anything is written
     recipe = recipe_of(dataset, device)
     for value in sigma or recipe.sigmas:
         require("sigma", value, 0 < value < math.inf, "a number above 0")
-    for part in parts or ():
-        require("part", part, part in PARTS, ", ".join(PARTS))
     use_threads(math.prod(shape), None)
-    short = _short(dataset)
-    folder, results = folder or Path("runs/paper") / short, results or Path("benchmarks/results") / short
     with only_run_in(folder, results):
         trainings = Trainings(
             dataset=dataset,
@@ -109,6 +118,19 @@ def paper(
         chosen = [trainings.system(name) for name in system or recipe.systems]
         _work(run, [(each, value) for value in sigma or recipe.sigmas for each in chosen], parts or list(PARTS))
     _deliver(results, as_json=as_json)
+    if not parts or set(parts) & set(PARTS_WITHOUT_DATA):
+        _, tables = measure_without_data(parts, dataset, results, seed=seed)
+        if not as_json:
+            _deliver_without_data({}, tables, as_json=False)
+
+
+def _deliver_without_data(records: dict[str, object], tables: list[RenderableType], *, as_json: bool) -> None:
+    from rich.console import Group
+
+    from heatserve.benchmarks.records.record import to_json
+
+    text = ",".join(f'"{part}":{to_json(record)}' for part, record in records.items())
+    deliver(f"{{{text}}}", lambda: Group(*tables), as_json=as_json, width=120)
 
 
 def _work(run: PaperRun, systems: list[tuple[System, float]], parts: list[str]) -> None:

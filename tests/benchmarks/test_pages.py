@@ -62,7 +62,7 @@ def test_the_readme_has_the_table_of_the_kept_results() -> None:
 
 def test_every_page_names_the_commands_that_made_it(pages: dict[str, str]) -> None:
     shown = "".join(pages.values())
-    for path in (ROOT / RESULTS).glob("*.json"):
+    for path in (ROOT / RESULTS).rglob("*.json"):
         content = json.loads(path.read_text())
         rows = content.get("rows", []) if path.stem == "cifar10" else [content]
         for row in rows:

@@ -34,6 +34,7 @@ from heatserve.training.loop.optimisation import Optimisation
 QUICK = Optimisation(epochs=1, batch_size=300, lr=0.02, augment=False, cpu_threads=1)
 SYSTEMS = ("baseline", "noise", "madry-heat", "lipschitz")
 FEW = ["--images", "12", "--certify-images", "9", "--n", "40", "--attack-images", "3", "--autoattack-images", "2"]
+DATA_PARTS = ("train", "certify", "attack")
 TIMES = ("provenance", "times", "seconds", "checkpoint")  # a checkpoint says when it was written
 RESULTS = Path("benchmarks/results/digits")
 
@@ -75,7 +76,9 @@ def chosen(*systems: str) -> list[str]:
 
 
 def paper(*arguments: str, code: int = 0) -> Result:
-    found = CliRunner().invoke(app, ["paper", *FEW, *arguments], catch_exceptions=False)
+    """Of the parts those that need data, unless the arguments name others."""
+    parts = [] if "--part" in arguments else [word for one in DATA_PARTS for word in ("--part", one)]
+    found = CliRunner().invoke(app, ["paper", *FEW, *parts, *arguments], catch_exceptions=False)
     assert found.exit_code == code, found.output
     return found
 

@@ -45,7 +45,8 @@ def numbers(content: Any) -> dict[str, float]:
 
 
 def test_every_kept_file_has_a_kind() -> None:
-    assert {path.name for path in RESULTS.glob("*.json")} == {kept_file(name) for name in NAMES}
+    found = {str(path.relative_to(RESULTS)) for path in RESULTS.rglob("*.json")}
+    assert found == {kept_file(name) for name in NAMES}
 
 
 def test_only_results_that_are_not_kept_yet_may_be_absent(tmp_path: Path) -> None:

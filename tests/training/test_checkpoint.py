@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -71,9 +72,7 @@ def test_a_checkpoint_rebuilds_the_network_and_its_metadata(
     with torch.no_grad():
         assert torch.equal(found.network(images), network(images))
     assert not found.network.training
-    assert found.metadata.model_dump(exclude={"date"}) == _metadata(architecture, channels, size).model_dump(
-        exclude={"date"}
-    )
+    assert replace(found.metadata, date="") == replace(_metadata(architecture, channels, size), date="")
     assert found.sha256 == hashlib.sha256(path.read_bytes()).hexdigest()
     assert os.listdir(path.parent) == [path.name]
 
@@ -108,7 +107,7 @@ def test_tensors_of_another_architecture_are_named(
     metadata = _metadata()
     tensors = dict(network_of(metadata).backbone.state_dict())
     change(tensors)
-    safetensors.torch.save_file(tensors, path, {"heatserve": metadata.model_dump_json()})
+    safetensors.torch.save_file(tensors, path, {"heatserve": metadata.to_json()})
     with pytest.raises(CheckpointError, match=message):
         load_checkpoint(path)
 

@@ -62,8 +62,8 @@ def imported(baseline: Checkpoint, folder: Path) -> Checkpoint:
 def forgetful(checkpoint: Checkpoint, *, dataset: str | None = None) -> Checkpoint:
     """The checkpoint as it was written before ancestors were, trained on `dataset`, if given."""
     tensors, header = parse(checkpoint.path, checkpoint.path.read_bytes())
-    metadata = checkpoint.metadata.model_copy(update={} if dataset is None else {"dataset": dataset})
-    text = metadata.model_dump_json(exclude={"ancestors"})
+    metadata = checkpoint.metadata if dataset is None else replace(checkpoint.metadata, dataset=dataset)
+    text = metadata.to_json(without=("ancestors",))
     path = checkpoint.path.with_name(f"old_{checkpoint.path.name}")
     safetensors.torch.save_file(tensors, path, {**header, "heatserve": text})
     return load_checkpoint(path)

@@ -128,8 +128,8 @@ def built(reference: str) -> torch.nn.Module:
 
 def claiming(path: Path, like: Checkpoint, **fields: object) -> Path:
     """A checkpoint with the tensors of another one that says something else of itself."""
-    values = like.metadata.model_dump() | fields
-    save_checkpoint(path, like.network, CheckpointMetadata.model_validate(values))
+    values = vars(like.metadata) | fields
+    save_checkpoint(path, like.network, CheckpointMetadata(**values))
     return path
 
 

@@ -10,9 +10,6 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from typing import TYPE_CHECKING, Protocol
 
-from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
-
 if TYPE_CHECKING:
     from heatserve.training.loop.trainer import EpochMetrics
 
@@ -34,6 +31,9 @@ def unseen_training(total: int, done: int) -> Iterator[Callable[[EpochMetrics], 
 @contextmanager
 def training_bar(total: int, done: int) -> Iterator[Callable[[EpochMetrics], None]]:
     """A bar on stderr with the loss, its parts and the images per second of the epoch so far."""
+    from rich.console import Console  # late: a bare GPU machine trains without
+    from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+
     columns = BarColumn(8), TimeRemainingColumn(), TextColumn("{task.description}")
     with Progress(*columns, console=Console(stderr=True)) as bar:
         task = bar.add_task("", total=total, completed=done)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Protocol
@@ -74,11 +74,11 @@ class TwoNetworks:
     def save(self, out: Path, metadata: CheckpointMetadata) -> None:
         beside = base_path(out)
         if self.frozen is None:
-            save_checkpoint(beside, self.base, metadata.model_copy(update={"method": NoiseParameters.method}))
+            save_checkpoint(beside, self.base, replace(metadata, method=NoiseParameters.method))
         else:
             write_atomically(beside, self.frozen.path.read_bytes())
         sha256 = load_checkpoint(beside).sha256
-        save_checkpoint(out, self.single_pass, metadata.model_copy(update={"base_sha256": sha256}))
+        save_checkpoint(out, self.single_pass, replace(metadata, base_sha256=sha256))
 
 
 def copy_of(parent: Checkpoint) -> OneNetwork:

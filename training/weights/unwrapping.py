@@ -6,11 +6,11 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from pydantic import ValidationError
 from torch import Tensor
 
 from heatserve.certification.provenance import sha256_of
 from heatserve.training.checkpoint import HEADER_KEY, CheckpointError, CheckpointMetadata
+from heatserve.training.typed_json import TypedJsonError
 from heatserve.training.weights.files import read_contents
 
 _PLAIN = (
@@ -139,8 +139,8 @@ def _metadata(path: Path, header: Mapping[str, str]) -> CheckpointMetadata | Non
     if HEADER_KEY not in header:
         return None
     try:
-        return CheckpointMetadata.model_validate_json(header[HEADER_KEY])
-    except ValidationError as error:
+        return CheckpointMetadata.from_json(header[HEADER_KEY])
+    except TypedJsonError as error:
         raise CheckpointError(f"{path}: its header does not describe a network: {error}") from None
 
 
