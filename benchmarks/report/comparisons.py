@@ -1,0 +1,330 @@
+"""Where this system is better and where it is worse, in sentences whose numbers are those of the results."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from heatserve.benchmarks.records.calibration import PromisedRow
+from heatserve.benchmarks.records.kinds import KindRow, KindsRecord
+from heatserve.benchmarks.report.document import Judgement, Prose, Section
+from heatserve.benchmarks.report.evidence import Evidence
+from heatserve.benchmarks.report.formats import count, decimals, joined, percent, plain, points, significant, times
+from heatserve.benchmarks.report.published import (
+    LIRESNET,
+    LIRESNET_ACCURACY,
+    LIRESNET_CERTIFIED,
+    LIRESNET_DATASET,
+    PAPER_CPU_RATIOS,
+    RRISE,
+    RRISE_GAP,
+    RRISE_PASSES,
+    RRISE_QUERIES,
+)
+from heatserve.benchmarks.report.sections.kinds import largest_common
+from heatserve.export.card import Card
+
+_ALONE = "alone"
+"""In the name of a calibration of one radius only."""
+
+
+@dataclass
+class _Sides:
+    """Sentences, sorted by what their numbers say."""
+
+    better: list[str] = field(default_factory=list)
+    worse: list[str] = field(default_factory=list)
+    unsettled: list[str] = field(default_factory=list)
+
+    def by(self, *, ours: float, theirs: float, more_is_better: bool, sentence: str) -> None:
+        """A sentence about two numbers, on the side that they decide."""
+        if ours == theirs:
+            self.unsettled.append(sentence)
+        else:
+            (self.better if (ours > theirs) is more_is_better else self.worse).append(sentence)
+
+    def judgement(self, than: str) -> Judgement | None:
+        """None: there is nothing to say."""
+        if not (self.better or self.worse):
+            return None
+        return Judgement(than, self.better, self.worse, self.unsettled)
+
+
+def comparisons_section(evidence: Evidence) -> Section | None:
+    """All four comparisons, as far as the results support them."""
+    found = [
+        _with_paper(evidence),
+        _with_rrise(evidence),
+        _with_lipschitz(evidence),
+        _with_monte_carlo(evidence),
+    ]
+    judged = [one for one in found if one is not None]
+    if not judged:
+        return None
+    start = Prose(
+        "Each sentence stands on the side that its numbers decide. Numbers of others are those that they published, on "
+        "their networks and machines; nothing of theirs was run here unless a sentence says so."
+    )
+    return Section("words", "In plain words: better and worse", [start, *judged])
+
+
+def _with_paper(evidence: Evidence) -> Judgement | None:
+    sides = _Sides()
+    if evidence.kept.latency:
+        for name, found in evidence.kept.latency.shapes.items():
+            theirs = next((ratio for data, ratio in PAPER_CPU_RATIOS.items() if name.startswith(data)), None)
+            if theirs is not None and "stochastic / plain" in found.ratios:
+                ours = found.ratios["stochastic / plain"].p50
+                through = found.ratios.get("stochastic / grpc")
+                server = f" ({times(through.p50)} through the server)" if through else ""
+                sides.by(
+                    ours=ours,
+                    theirs=theirs,
+                    more_is_better=True,
+                    sentence=f"{name}, CPU: one pass is {times(ours)} faster than {count(found.n0)} noisy "
+                    f"ones{server}; the "
+                    f"paper’s Table 2 has {times(theirs)}.",
+                )
+    for name, card in evidence.cards.items():
+        _promises(sides, name, card)
+    if any("confirm" in record.totals for record in evidence.tier_attacks.values()):
+        sides.better.append(
+            "Where one answer matters, confirm proves it for that image. The paper has one pass, which proves nothing "
+            "at a "
+            "single image, or Monte Carlo."
+        )
+    _smaller(sides, evidence)
+    return sides.judgement("the paper")
+
+
+def _promises(sides: _Sides, name: str, card: Card) -> None:
+    """What calibration adds to the paper's formula, and what it costs."""
+    found, calibration = card.evaluation, card.calibration
+    if found is None or calibration is None:
+        return
+    nominal, over = found.nominal, found.calibrated
+    sides.better.append(
+        f"{name}: a radius carries a promise, at most {percent(calibration.alpha, 0)} of the positive ones overclaim "
+        f"with "
+        f"confidence {plain(calibration.confidence)} ({count(over.overclaims)} of {count(over.positive)} did on test "
+        f"images). The paper’s own formula overclaims at {count(nominal.overclaims)} of {count(nominal.positive)} "
+        f"images of "
+        "this network, and the paper measures no overclaims."
+    )
+    shares = found.certified_accuracy
+    at = shares.radii.index(0.25) if 0.25 in shares.radii else len(shares.radii) // 2
+    sides.by(
+        ours=shares.single_pass[at],
+        theirs=shares.nominal[at],
+        more_is_better=True,
+        sentence=f"{name}: what may be served is less than the paper’s formula says: {percent(shares.single_pass[at])} "
+        f"certified at radius {plain(shares.radii[at])}, where the formula says {percent(shares.nominal[at])} and "
+        f"Certify "
+        f"proves {percent(shares.monte_carlo[at])}.",
+    )
+
+
+def _smaller(sides: _Sides, evidence: Evidence) -> None:
+    """What of the paper was not reached."""
+    rows = evidence.kept.cifar10.rows if evidence.kept.cifar10 else ()
+    heat = [row for row in rows if row.system == "heat"]
+    for row in heat[:1]:
+        sides.worse.append(
+            f"The trainings are short and the network is small: {row.architecture}, {count(row.epochs)} epochs of heat "
+            "smoothing, where the paper trains a ResNet-34 for five times 200 epochs on CIFAR-10, and a ResNet-50 on "
+            "ImageNet-1k, which was not run here."
+        )
+    if heat:
+        sides.unsettled.append("Absolute accuracies and L-bounds: another network, another training.")
+
+
+def _with_rrise(evidence: Evidence) -> Judgement | None:
+    sides = _Sides()
+    for name, card in evidence.cards.items():
+        if card.evaluation is None or card.trained_on != "cifar10":
+            continue
+        shares = card.evaluation.certified_accuracy
+        gaps = {
+            radius: proven - served
+            for radius, served, proven in zip(shares.radii, shares.single_pass, shares.monte_carlo, strict=True)
+        }
+        radius, gap = max(gaps.items(), key=lambda item: item[1])
+        sides.by(
+            ours=gap,
+            theirs=RRISE_GAP,
+            more_is_better=False,
+            sentence=f"{name}: where one calibration serves all radii, one pass stays up to {points(gap)} below "
+            f"Certify "
+            f"(at radius {plain(radius)}); {RRISE.name} reports at most {decimals(100 * RRISE_GAP, 2)} points on its "
+            f"data sets.",
+        )
+    _one_radius(sides, evidence)
+    _searched(sides, evidence)
+    sides.unsettled.append(
+        f"{RRISE.name} replaces up to {count(RRISE_PASSES)} noisy passes by one, as one pass does here, and pays its "
+        f"own "
+        f"training back after about {count(RRISE_QUERIES)} queries. Its networks and data were not run here."
+    )
+    return sides.judgement(RRISE.name)
+
+
+def _searched(sides: _Sides, evidence: Evidence) -> None:
+    """What a search makes of a calibrated pass, and of confirm."""
+    found = {name: record.totals for name, record in evidence.tier_attacks.items() if "confirm" in record.totals}
+    if not found:
+        return
+    overclaims = joined(
+        f"{count(totals['one pass'].overclaims)} of {count(totals['one pass'].questions)} questions ({name})"
+        for name, totals in found.items()
+        if "one pass" in totals
+    )
+    wrong = sum(totals["confirm"].overclaims for totals in found.values())
+    asked = sum(totals["confirm"].questions for totals in found.values())
+    sides.by(
+        ours=wrong / max(asked, 1),
+        theirs=max(totals["one pass"].overclaims / max(totals["one pass"].questions, 1) for totals in found.values()),
+        more_is_better=False,
+        sentence=f"A pass that was calibrated on images like each other, by conformal calibration as there or by "
+        f"tests as "
+        f"here, can be fooled: a search near images found overclaims of ours in {overclaims}. Confirm is there for "
+        f"that, "
+        f"and was wrong in {count(wrong)} of {count(asked)} answers.",
+    )
+
+
+def _one_radius(sides: _Sides, evidence: Evidence) -> None:
+    """The calibration for one radius alone, where its gap was measured."""
+    record = evidence.kept.calibration
+    if record is None:
+        return
+    for row in record.rows:
+        if not isinstance(row, PromisedRow) or _ALONE not in row.way or row.promise != "conditional":
+            continue
+        radius = float(row.way.split("r = ")[1].split()[0])
+        at = record.radii.index(radius)
+        gap, backed = record.certify[at] - row.single_pass[at], record.certify[at] - row.backed[at]
+        sides.by(
+            ours=gap,
+            theirs=RRISE_GAP,
+            more_is_better=False,
+            sentence=f"Where only the radius {plain(radius)} is served, at α = {plain(row.alpha)}, one pass is "
+            f"{points(gap)} {'below' if gap > 0 else 'above'} Certify with n = "
+            f"{count(record.test_monte_carlo.n)}; {points(backed)} below where no overclaim counts.",
+        )
+
+
+def _with_lipschitz(evidence: Evidence) -> Judgement | None:
+    record = evidence.kept.kinds
+    if record is None:
+        return None
+    sides = _Sides()
+    proven = [row for row in record.rows if row.kind == "deterministic"]
+    statistical = [row for row in record.rows if row.kind == "statistical" and row.way == "one pass"]
+    for own in proven:
+        _against_published(sides, record, own)
+        for row in statistical:
+            _against_own(sides, record, row, own)
+    return sides.judgement("Lipschitz networks")
+
+
+def _against_published(sides: _Sides, record: KindsRecord, own: KindRow) -> None:
+    """Our network that is 1-Lipschitz against the best published ones."""
+    if own.data.dataset != LIRESNET_DATASET:
+        return
+    at = [
+        (i, published)
+        for i, r in enumerate(record.radii)
+        for radius, published in LIRESNET_CERTIFIED.items()
+        if abs(r - radius) < 1e-9
+    ]
+    if not at:
+        return
+    first, published = at[0]
+    sides.by(
+        ours=own.certified[first],
+        theirs=published,
+        more_is_better=True,
+        sentence=f"Our own network that is 1-Lipschitz, {own.model}, certifies "
+        f"{joined(percent(own.certified[i]) for i, _ in at)} at 36/255, 72/255 and 108/255 with accuracy "
+        f"{percent(own.accuracy)}; {LIRESNET.name} published {joined(percent(share) for _, share in at)} with "
+        f"{percent(LIRESNET_ACCURACY)}, with generated images in training.",
+    )
+
+
+def _against_own(sides: _Sides, record: KindsRecord, row: KindRow, own: KindRow) -> None:
+    """One statistical pass against our 1-Lipschitz network, on the same images."""
+    sides.by(
+        ours=row.accuracy,
+        theirs=own.accuracy,
+        more_is_better=True,
+        sentence=f"One statistical pass of {row.model} is right at {percent(row.accuracy)} of "
+        f"{count(row.data.images)} images, {own.model} at {percent(own.accuracy)}.",
+    )
+    sides.by(
+        ours=row.milliseconds,
+        theirs=own.milliseconds,
+        more_is_better=False,
+        sentence=f"It takes {significant(row.milliseconds)} ms, {own.model} {significant(own.milliseconds)} ms.",
+    )
+    at = largest_common(record)
+    sides.by(
+        ours=row.certified[at],
+        theirs=own.certified[at],
+        more_is_better=True,
+        sentence=f"It certifies {percent(row.certified[at])} at radius {plain(record.radii[at])}, {own.model} "
+        f"{percent(own.certified[at])}.",
+    )
+    sides.worse.append(
+        f"Its certificate is a rate (α = {plain(row.alpha)}) about a smoothed classifier, for images like those of the "
+        f"calibration; that of {own.model} is proven for every image and about the class that is served."
+    )
+
+
+def _with_monte_carlo(evidence: Evidence) -> Judgement | None:
+    sides = _Sides()
+    if evidence.kept.kinds:
+        _cheaper(sides, evidence.kept.kinds)
+    for name, record in evidence.tier_attacks.items():
+        one, confirm = record.totals.get("one pass"), record.totals.get("confirm")
+        if one:
+            sides.worse.append(
+                f"{name}: one pass is a rate and proves nothing at a single image: searches near "
+                f"{count(record.data.images)} images found overclaims in {count(one.overclaims)} of "
+                f"{count(one.questions)} "
+                "questions. Certify is wrong with probability at most α at each image, whoever made it."
+            )
+        if confirm:
+            sides.by(
+                ours=confirm.overclaims,
+                theirs=1,
+                more_is_better=False,
+                sentence=f"{name}: confirm has the promise of Monte Carlo, and overclaimed in "
+                f"{count(confirm.overclaims)} of "
+                f"{count(confirm.questions)} questions of the same searches.",
+            )
+    return sides.judgement("plain Monte Carlo")
+
+
+def _cheaper(sides: _Sides, record: KindsRecord) -> None:
+    """Passes and certified accuracy of one pass and of confirm, beside Certify."""
+    rows = {row.way: row for row in record.rows if row.kind == "statistical"}
+    certify = rows.pop("certify", None)
+    if certify is None:
+        return
+    at = largest_common(record)
+    for way, row in rows.items():
+        sides.by(
+            ours=row.milliseconds,
+            theirs=certify.milliseconds,
+            more_is_better=False,
+            sentence=f"{way.capitalize()} takes {count(row.passes)} {'pass' if row.passes == 1 else 'passes'} and "
+            f"{significant(row.milliseconds)} ms an image, Certify {count(certify.passes)} and "
+            f"{significant(certify.milliseconds)} ms: {times(certify.milliseconds / row.milliseconds)} as long.",
+        )
+        sides.by(
+            ours=row.certified[at],
+            theirs=certify.certified[at],
+            more_is_better=True,
+            sentence=f"{way.capitalize()} certifies {percent(row.certified[at])} at radius {plain(record.radii[at])}, "
+            f"Certify "
+            f"{percent(certify.certified[at])} (of {count(row.data.images)} and {count(certify.data.images)} images).",
+        )

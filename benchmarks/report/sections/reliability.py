@@ -1,0 +1,232 @@
+"""What the paper never shows: served against proven radius image by image, and accuracy by tier with what it costs."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import pairwise
+
+import numpy as np
+
+from heatserve.benchmarks.records.paper import SystemRow
+from heatserve.benchmarks.report.charts.chart import Axis, Chart, Cloud
+from heatserve.benchmarks.report.charts.scale import round_up
+from heatserve.benchmarks.report.charts.thinning import Observation, thinned
+from heatserve.benchmarks.report.curves import BAND_CONFIDENCE, share_line
+from heatserve.benchmarks.report.document import Beside, Block, Figure, Prose, Section, Table
+from heatserve.benchmarks.report.evidence import Evidence, PaperResults
+from heatserve.benchmarks.report.formats import count, decimals, in_percent, percent, plain
+from heatserve.benchmarks.report.images import Bools, Floats, Images, named, share_at_least
+from heatserve.benchmarks.report.sections.tiers import STYLES
+
+_BANDS = 5
+"""Of radii, in the table of overclaims."""
+_TIER_SYSTEMS = ("average", "heat", "madry-heat", "smoothadv", "noise")
+"""Whose tiers are drawn, as far as they are measured: two at most."""
+
+
+def reliability_section(evidence: Evidence) -> Section | None:
+    """One figure for each system, then tiers."""
+    blocks: list[Block] = []
+    for results in evidence.paper:
+        for sigma in results.sigmas:
+            rows = [row for row in results.rows(sigma) if row.noisy]
+            blocks += [Beside([_served_and_proven(results, row, sigma) for row in rows])] if rows else []
+            blocks += _tiers(results, sigma)
+    if not blocks:
+        return None
+    start = Prose(
+        "Each mark is an image: the radius that one pass claims, over the radius that Certify proves for the smoothed "
+        "classifier. Above the diagonal, or of another class, a claim is an overclaim, and a cross. Where nothing "
+        "could be "
+        "promised of a system, and 0 is served, the figure has the paper’s own formula, the nominal radius."
+    )
+    return Section("reliability", "What the paper never shows", [start, *blocks])
+
+
+def _served_and_proven(results: PaperResults, row: SystemRow, sigma: float) -> Figure:
+    images = Images(row)
+    first = images.proven_images
+    is_served = bool((images.served[:first] > 0).any())
+    what = "served" if is_served else "nominal"
+    claimed = (images.served if is_served else images.nominal)[:first]
+    over = row.overclaims("served" if is_served else "nominal")
+    backed = (claimed > 0) & ~over
+    end = round_up(max((float(value) for value in (*claimed, *images.proven) if np.isfinite(value)), default=1.0))
+    certify = row.settings.monte_carlo
+    return Figure(
+        name=_anchor("proven", results, row.system, sigma),
+        title=f"{named(row.system)}, {results.folder}, σ = {plain(sigma)}",
+        chart=Chart(
+            label=(
+                f"{what} radius over proven radius of {row.system}: {count(over.sum())} overclaims of "
+                f"{count((claimed > 0).sum())} positive radii"
+            ),
+            x=Axis(label="radius that Certify proves", low=0, high=end),
+            y=Axis(label=f"radius, {what}", low=0, high=end),
+            diagonal="claimed = proven",
+            clouds=[
+                _cloud(f"backed: {count(backed.sum())}", backed, claimed, images.proven, what, end, crosses=False),
+                _cloud(f"overclaim: {count(over.sum())}", over, claimed, images.proven, what, end, crosses=True),
+            ],
+        ),
+        take_away=_take_away(what, over, claimed),
+        promise=(
+            f"{count(first)} images of split “{row.one_pass.images.split}”; {certify.described}. "
+            + _promised(row)
+            + " A cross below the diagonal names another class."
+        ),
+        numbers=_by_radius(results, row, sigma, what, claimed, over),
+    )
+
+
+def _take_away(what: str, over: Bools, claimed: Floats) -> str:
+    positive = int((claimed > 0).sum())
+    if what == "served":
+        return f"Served by one pass: {count(over.sum())} of {count(positive)} positive radii overclaim."
+    return f"Nothing is served; the paper’s formula overclaims at {count(over.sum())} of {count(positive)} images."
+
+
+def _promised(row: SystemRow) -> str:
+    if row.calibration is None:
+        return f"No promise could be made: {row.refused}." if row.refused else "Nothing is promised."
+    return (
+        f"Promised: a share of at most {plain(row.calibration.alpha)}, with confidence "
+        f"{plain(row.calibration.confidence)}, "
+        "for this calibration by itself."
+    )
+
+
+def _cloud(name: str, chosen: Bools, claimed: Floats, proven: Floats, what: str, end: float, *, crosses: bool) -> Cloud:
+    found = [Observation(float(proven[i]), float(claimed[i]), int(i)) for i in np.flatnonzero(chosen)]
+    kind = "overclaim" if crosses else "backed"
+
+    def says(members: Sequence[Observation]) -> str:
+        if len(members) == 1:
+            one = members[0]
+            return f"image {one.index}, {kind}: {what} {decimals(one.y)}, proven {decimals(one.x)}"
+        lowest, highest = min(one.y for one in members), max(one.y for one in members)
+        least, most = min(one.x for one in members), max(one.x for one in members)
+        return (
+            f"{count(len(members))} images, {kind}: {what} {decimals(lowest)} to {decimals(highest)}, proven "
+            f"{decimals(least)} to {decimals(most)}"
+        )
+
+    return Cloud(name=name, points=thinned(found, end=end, says=says), style=5 if crosses else 1, crosses=crosses)
+
+
+def _by_radius(results: PaperResults, row: SystemRow, sigma: float, what: str, claimed: Floats, over: Bools) -> Table:
+    top = max((float(value) for value in claimed if np.isfinite(value)), default=0.0) or 1.0
+    edges = np.linspace(0, round_up(top), _BANDS + 1)
+    lines = []
+    for low, high in pairwise(edges.tolist()):
+        inside = (claimed > low) & (claimed <= high)
+        lines.append(
+            [
+                f"{plain(low)} to {plain(high)}",
+                count(inside.sum()),
+                count((over & inside).sum()),
+                _share(over & inside, inside),
+            ]
+        )
+    positive = claimed > 0
+    lines.append(
+        [
+            "all",
+            count(positive.sum()),
+            count(over.sum()),
+            percent(float(over.sum() / positive.sum()) if positive.any() else None),
+        ]
+    )
+    return Table(
+        caption=f"{row.system}, {results.folder}, σ = {plain(sigma)}: overclaims by {what} radius",
+        headings=[f"{what} radius", "images", "overclaims", "share"],
+        rows=lines,
+        sources=[results.file("systems")],
+    )
+
+
+def _share(part: Bools, whole: Bools) -> str:
+    return percent(float(part.sum() / whole.sum()) if whole.any() else None)
+
+
+def _tiers(results: PaperResults, sigma: float) -> list[Block]:
+    found = [row for name in _TIER_SYSTEMS if (row := results.row(name, sigma)) and row.noisy and row.confirmed]
+    return [Beside([_tier_figure(results, row, sigma) for row in found[:2]])] if found else []
+
+
+def _tier_figure(results: PaperResults, row: SystemRow, sigma: float) -> Figure:
+    images = Images(row)
+    first = images.proven_images
+    radii = [one.radius for one in row.confirmed]
+    at = np.array(radii)
+    truth = np.array(row.one_pass.truth[:first]) == np.array(row.one_pass.label[:first])
+    confirm = [float((np.array(one.proven) & truth).mean()) for one in row.confirmed]
+    shares: dict[str, Sequence[float | None]] = {
+        "one pass": share_at_least(images.one_pass_certified[:first], at),
+        "confirm": confirm,
+        "certify": share_at_least(images.certified, at),
+    }
+    certify = row.settings.monte_carlo
+    passes = certify.n0 + certify.n
+    votes = [float(np.mean(one.votes)) for one in row.confirmed]
+    return Figure(
+        name=_anchor("tiers", results, row.system, sigma),
+        title=f"Tiers of {named(row.system)}, {results.folder}, σ = {plain(sigma)}",
+        chart=Chart(
+            label=f"Certified accuracy over radius of {row.system} by one pass, confirm and Certify",
+            x=Axis(label="L2 radius, pixels in [0,1]", low=0, high=max(radii)),
+            y=Axis(label="certified accuracy", low=0, high=1, percent=True),
+            lines=[
+                share_line(name, radii, values, style=STYLES[name], images=first) for name, values in shares.items()
+            ],
+        ),
+        take_away=(
+            f"At radius {plain(radii[0])} one pass certifies {percent(shares['one pass'][0])}, confirm "
+            f"{percent(confirm[0])} "
+            f"with {decimals(votes[0], 0)} passes an image, Certify {percent(shares['certify'][0])} with "
+            f"{count(passes)}."
+        ),
+        promise=(
+            f"{count(first)} images. Confirm: α = {plain(row.settings.confirm_alpha)} for each image; "
+            f"{certify.described}. Bands: "
+            f"exact, confidence {BAND_CONFIDENCE:g}."
+        ),
+        numbers=Table(
+            caption=f"{row.system}, {results.folder}, σ = {plain(sigma)}: certified accuracy by tier in percent, and "
+            f"passes",
+            headings=[
+                "radius",
+                *shares,
+                "passes: one pass",
+                "confirm, mean",
+                "Certify",
+                "ms: one pass",
+                "confirm",
+                "Certify",
+            ],
+            rows=[
+                [
+                    plain(radius),
+                    *(in_percent(values[i]) for values in shares.values()),
+                    "1",
+                    decimals(votes[i], 1),
+                    count(passes),
+                    decimals(row.times.one_pass, 2),
+                    decimals(_milliseconds(row, votes[i]), 2),
+                    decimals(_milliseconds(row, passes), 2),
+                ]
+                for i, radius in enumerate(radii)
+            ],
+            sources=[results.file("systems")],
+            note="ms: in ONNX Runtime without a server, passes times what one takes in full batches.",
+        ),
+    )
+
+
+def _milliseconds(row: SystemRow, passes: float) -> float | None:
+    return None if row.times.noisy_pass is None else row.times.noisy_pass * passes
+
+
+def _anchor(name: str, results: PaperResults, system: str, sigma: float) -> str:
+    text = f"{name}-{results.folder}-{system}-{plain(sigma)}"
+    return "".join(letter if letter.isascii() and letter.isalnum() else "-" for letter in text).lower()
