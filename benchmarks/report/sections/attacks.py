@@ -22,9 +22,9 @@ def attacks_section(evidence: Evidence) -> Section | None:
             "Each such input is an overclaim of one pass; the tiers with votes draw fresh noise and are asked about "
             "the same."
         ),
-        *(tier_figure(record, f"attack-tiers-{name}.json") for name, record in evidence.tier_attacks.items()),
-        *(Beside([figure]) for figure in _spoofing(evidence)),
     ]
+    tiers = [tier_figure(record, f"attack-tiers-{name}.json") for name, record in evidence.tier_attacks.items()]
+    blocks += [Beside(figures) for figures in (tiers, _spoofing(evidence)) if figures]
     tables = [_within(evidence)] if evidence.attacks else []
     return Section("attacks", "Under attack", [*blocks, *tables]) if len(blocks) > 1 or tables else None
 
@@ -64,7 +64,7 @@ def tier_figure(record: TierAttackRecord, source: str) -> Figure:
         promise=(
             f"Near {count(record.data.images)} images of split “{record.data.split}” of {record.data.dataset}, within "
             f"L2 "
-            f"distance {' , '.join(plain(epsilon) for epsilon in record.settings.epsilons)}, for radii "
+            f"distance {', '.join(plain(epsilon) for epsilon in record.settings.epsilons)}, for radii "
             f"{' and '.join(plain(radius) for radius in record.settings.radii)}; α = {plain(record.settings.alpha)} "
             f"of the "
             f"tiers with votes, n = {count(record.settings.n)}. Bounds: exact, confidence "

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 
 from heatserve.benchmarks.records.cifar10 import Cifar10Row
+from heatserve.benchmarks.records.paper import SystemRow
 from heatserve.benchmarks.records.serving import ConformanceRecord
 from heatserve.benchmarks.report.document import NOT_RUN, Block, Bullets, Prose, Section, Table
-from heatserve.benchmarks.report.evidence import AuditVerdict, Evidence
+from heatserve.benchmarks.report.evidence import AuditVerdict, Evidence, PaperResults
 from heatserve.benchmarks.report.formats import count, decimals, percent, plain
+from heatserve.benchmarks.report.images import STYLES, Images, named
 from heatserve.export.card import Card
 
 SHORT_HASH = 12
@@ -18,6 +20,7 @@ SHORT_HASH = 12
 def trained_section(evidence: Evidence) -> Section | None:
     """The systems with how they were trained, and the models that are served."""
     blocks: list[Block] = []
+    blocks += [_systems(results) for results in evidence.paper if results.systems and results.systems.rows]
     if evidence.kept.cifar10 and evidence.kept.cifar10.rows:
         blocks.append(_experiment(evidence.kept.cifar10.rows))
     if evidence.cards:
@@ -40,11 +43,57 @@ def _experiment(rows: tuple[Cifar10Row, ...]) -> Table:
             "accuracy",
             "checkpoint",
         ],
-        rows=[[*_experiment_cells(row)] for row in rows if row.n == min(each.n for each in rows)],
+        rows=[[*_experiment_cells(row)] for row in _in_order(rows)],
         sources=["cifar10.json"],
         words=4,
         note="epochs and minutes: after the baseline; of the baseline its own. A dash: no log was kept.",
     )
+
+
+def _in_order(rows: Sequence[Cifar10Row]) -> list[Cifar10Row]:
+    """One row of each network, by σ and system."""
+    found = {row.checkpoint: row for row in sorted(rows, key=lambda row: -row.n)}
+    known = [*STYLES]
+    return sorted(
+        found.values(),
+        key=lambda row: (row.sigma, known.index(row.system) if row.system in known else len(known), row.system),
+    )
+
+
+def _systems(results: PaperResults) -> Table:
+    rows = results.systems.rows if results.systems else ()
+    return Table(
+        caption=f"{results.folder}: systems of `heatserve paper`",
+        headings=[
+            "system",
+            "method",
+            "starts from",
+            "labels",
+            "σ",
+            "network",
+            "epochs",
+            "in all",
+            "minutes",
+            "accuracy",
+            "test images",
+            "checkpoint",
+        ],
+        rows=[[*_system_cells(row)] for row in rows],
+        sources=[results.file("systems")],
+        words=4,
+        note="epochs and minutes: after the baseline; of what starts from fresh weights its own. A dash: no log was "
+        "kept.",
+    )
+
+
+def _system_cells(row: SystemRow) -> Iterator[str]:
+    trained = row.trained
+    yield from (named(row.system), trained.method, trained.start or "fresh weights", "yes" if trained.labels else "no")
+    yield from (plain(row.sigma), row.architecture, count(trained.epochs), count(trained.epochs_in_all))
+    yield decimals(None if trained.seconds is None else trained.seconds / 60, 1)
+    yield percent(float(Images(row).right.mean()) if row.one_pass.right else None)
+    yield count(len(row.one_pass.right))
+    yield trained.checkpoint[:SHORT_HASH]
 
 
 def _experiment_cells(row: Cifar10Row) -> Iterator[str]:
