@@ -131,6 +131,8 @@ class Evidence:
     audits: tuple[AuditVerdict, ...]
     cards: Mapping[str, Card]
     """Of the newest version of each model that a result is about, by its name."""
+    other_graphs: Mapping[str, str]
+    """SHA-256 of graphs that results are about and no newest card is, by the name of the model."""
     paper: tuple[PaperResults, ...]
     """By data set."""
 
@@ -171,15 +173,19 @@ def read_evidence(results: Path, repository: Path) -> Evidence:
     attacks = dict(_each(results, "attack-", AttackRecord, but="attack-tiers-"))
     tiers = dict(_each(results, "attack-tiers-", TierAttackRecord))
     audits = tuple(_verdict(path) for path in sorted(results.glob("audit-*.html")))
-    graphs = {one.graph_sha256 for one in attacks.values()} | {one.graph_sha256 for one in tiers.values()}
-    graphs |= {row.graph_sha256 for row in (kept.kinds.rows if kept.kinds else ())}
-    graphs |= {model.graph_sha256 for model in (kept.tiers.shapes.values() if kept.tiers else ())}
+    measured = {row.graph_sha256: row.model for row in (kept.kinds.rows if kept.kinds else ())}
+    measured |= {model.graph_sha256: name for name, model in (kept.tiers.shapes.items() if kept.tiers else ())}
+    measured |= {one.graph_sha256: one.model for one in tiers.values()}
+    measured |= {one.graph_sha256: one.model for one in attacks.values()}
+    cards = _cards(repository, {*measured}.union(*(audit.hashes for audit in audits)))
+    shown = {card.graph_sha256 for card in cards.values()}
     evidence = Evidence(
         kept=kept,
         attacks=attacks,
         tier_attacks=tiers,
         audits=audits,
-        cards=_cards(repository, graphs.union(*(audit.hashes for audit in audits))),
+        cards=cards,
+        other_graphs={name: graph for graph, name in sorted(measured.items()) if graph not in shown},
         paper=tuple(_paper(folder) for folder in sorted(results.iterdir()) if _has_paper(folder)),
     )
     if not evidence.made:

@@ -8,7 +8,7 @@ from heatserve.benchmarks.report.charts.chart import Bar, BarChart
 from heatserve.benchmarks.report.document import Highlight
 from heatserve.benchmarks.report.evidence import Evidence
 from heatserve.benchmarks.report.formats import count, percent, plain, times
-from heatserve.benchmarks.report.published import PAPER_CPU_RATIOS
+from heatserve.benchmarks.report.published import published_seconds
 from heatserve.benchmarks.report.sections.attacks import tier_chart
 from heatserve.benchmarks.report.sections.kinds import kinds_chart, largest_common
 
@@ -80,11 +80,12 @@ def _speed(evidence: Evidence) -> Highlight | None:
         return None
     bars = []
     for name, found in record.shapes.items():
-        theirs = next((ratio for data, ratio in PAPER_CPU_RATIOS.items() if name.startswith(data)), None)
-        if theirs is None or "stochastic / plain" not in found.ratios:
+        published = published_seconds(name)
+        if published is None or "stochastic / plain" not in found.ratios:
             continue
         ours = found.ratios["stochastic / plain"].p50
         bars.append(Bar(name, ours, times(ours), f"{name}: n₀ noisy passes take {times(ours)} as long as one pass", 1))
+        theirs = published.ratio
         bars.append(Bar("the paper, on its CPU", theirs, times(theirs), f"The paper, Table 2: {times(theirs)}", 0))
     if not bars:
         return None

@@ -115,10 +115,10 @@ class Images:
 
 
 def share_at_least(radii: Floats, at: Floats) -> list[float | None]:
-    """Share of images whose radius is at least each of `at`; the images of which none is known count as below."""
+    """Share of images with a positive radius of at least each of `at`; None: there is no image."""
     if not len(radii):
         return [None] * len(at)
-    return [float((radii >= radius).mean()) for radius in at]
+    return [float(((radii > 0) & (radii >= radius)).mean()) for radius in at]
 
 
 def share_within(row: AttackRow, at: Floats) -> list[float | None]:

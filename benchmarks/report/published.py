@@ -1,8 +1,10 @@
-"""Numbers that others published, each with its source; with the paper's own, the only ones that are typed."""
+"""Numbers that others published, each with its source; those of the paper are in `heatserve.benchmarks.paper`."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+
+from heatserve.benchmarks.paper.published import TABLE_2, PublishedSeconds
 
 
 @dataclass(frozen=True)
@@ -44,6 +46,14 @@ PAPER = Source(
     "2010.02508",
     "https://arxiv.org/abs/2010.02508",
 )
-PAPER_CPU_RATIOS = {"cifar10": 0.0480 / 0.0049, "imagenet": 0.1631 / 0.0615}
-"""Table 2 on a CPU: seconds of the stochastic classification by those of the deterministic one, by data set."""
+PUBLISHED_AS = {"cifar10": "CIFAR-10", "imagenet": "ImageNet-1k"}
+"""The paper's names of data sets, by what the names of ours begin with."""
+
+
+def published_seconds(name: str, processor: str = "CPU") -> PublishedSeconds | None:
+    """The row of the paper's Table 2 that a data set or classifier of ours corresponds to; None: it has none."""
+    theirs = next((printed for ours, printed in PUBLISHED_AS.items() if name.startswith(ours)), None)
+    return next((row for row in TABLE_2 if (row.dataset, row.processor) == (theirs, processor)), None)
+
+
 SOURCES = (PAPER, RRISE, LIRESNET)

@@ -36,6 +36,8 @@ class Line:
     """Constant between points, and falling or rising at them, as the share of a finite set is."""
     marks: bool = True
     """Whether the points are drawn; where they are not, they still say their numbers."""
+    every: int = 1
+    """Of so many points one says its numbers; the curve goes through all of them."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -90,7 +90,7 @@ def _curve(line: Line, x: Scale, y: Scale) -> Markup:
             places.append((x(point.x), places[-1][1]))
         places.append((x(point.x), y(point.y)))
     kind = "marks" if line.marks else "marks silent"
-    points = _joined([_dot(point, x, y) for point in shown])
+    points = _joined([_dot(point, x, y) for point in shown[:: line.every]])
     return Markup('{}\n<g class="{} s{}">{}</g>').format(_path(f"line s{line.style}", places), kind, line.style, points)
 
 

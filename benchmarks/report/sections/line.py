@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from heatserve.benchmarks.records.line import Line as LineProblem
-from heatserve.benchmarks.records.line import LineCurve, LineRecord, Plane, Polyline
+from heatserve.benchmarks.records.line import LineCurve, LineRecord, Plane
 from heatserve.benchmarks.report.charts.chart import Axis, Chart, Cloud, Line, Point
 from heatserve.benchmarks.report.document import Beside, Figure, Prose, Section, Table
 from heatserve.benchmarks.report.evidence import Evidence
@@ -11,8 +11,8 @@ from heatserve.benchmarks.report.formats import count, decimals, plain, signific
 
 _SOURCE = "line.json"
 _CLASSES = {-1: ("class −1", 1), 1: ("class 1", 5)}
-_MOST_POINTS = 160
-"""Points of a curve that are drawn; more cannot be told apart."""
+_SPEAKING = 40
+"""Points of a curve that say their numbers, about."""
 
 
 def line_section(evidence: Evidence) -> Section | None:
@@ -38,9 +38,9 @@ def line_section(evidence: Evidence) -> Section | None:
 def _step(record: LineRecord, curve: LineCurve) -> Figure:
     line = record.line
     step = next((one for one in line.printed.steps if one.k == curve.k), line.printed.steps[-1])
-    every = max(1, len(line.x) // _MOST_POINTS)
+    every = max(1, len(line.x) // _SPEAKING)
     lines = [
-        Line(name=name, points=_values(name, line.x[::every], values[::every]), style=style, marks=False)
+        Line(name=name, points=_values(name, line.x, values), style=style, marks=False, every=every)
         for name, values, style in (
             ("update (15), on a grid", curve.values, 1),
             ("heat equation, exact", curve.exact, 0),
@@ -107,7 +107,13 @@ def _plane(plane: Plane) -> Figure:
         ("Gaussian average", plane.exact_boundary, 3),
     )
     lines = [
-        Line(name=name, points=_polyline(name, part), style=style, marks=False)
+        Line(
+            name=name,
+            points=[Point(x, y, f"{name}: ({decimals(x, 2)}, {decimals(y, 2)})") for x, y in part],
+            style=style,
+            marks=False,
+            every=max(1, len(part) // _SPEAKING),
+        )
         for name, parts, style in boundaries
         for part in parts
     ]
@@ -156,12 +162,6 @@ def _plane(plane: Plane) -> Figure:
             sources=[_SOURCE],
         ),
     )
-
-
-def _polyline(name: str, part: Polyline) -> list[Point]:
-    every = max(1, len(part) // _MOST_POINTS)
-    kept = [*part[::every], *part[-1:]]
-    return [Point(x, y, f"{name}: ({decimals(x, 2)}, {decimals(y, 2)})") for x, y in kept]
 
 
 def _convergence(line: LineProblem) -> Table:

@@ -25,6 +25,17 @@ def trained_section(evidence: Evidence) -> Section | None:
         blocks.append(_experiment(evidence.kept.cifar10.rows))
     if evidence.cards:
         blocks.append(_served(evidence.cards))
+    if evidence.other_graphs:
+        blocks.append(
+            Bullets(
+                [
+                    f"{name} was measured on a graph ({graph[:SHORT_HASH]}) that is not the newest of a model here: "
+                    f"its card "
+                    "is not shown."
+                    for name, graph in evidence.other_graphs.items()
+                ]
+            )
+        )
     return Section("trained", "What was trained", blocks) if blocks else None
 
 
