@@ -131,18 +131,18 @@ def test_it_asks_for_nothing_else_and_its_own_script_runs(opened: Page) -> None:
 
 
 def test_everybody_can_read_all_of_it(opened: Page) -> None:
-    _check_access(opened)
+    _check_access(opened, contrast=False)
 
 
 @pytest.fixture(scope="module")
 def short(browser: Browser, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Page]:
-    """A page of few results that has every kind of block: the whole one takes seconds to check."""
+    """A page of few results that has every kind of block: the contrast of the whole one takes seconds to check."""
     folder = tmp_path_factory.mktemp("few")
-    for name in ("kinds.json", "attack-tiers-digits.json", "audit-digits_lipschitz.html", "conformance.json"):
+    for name in ("kinds.json", "attack-tiers-digits.json", "audit-digits_lipschitz.html"):
         shutil.copy(ROOT / RESULTS / name, folder)
     (folder / "made").mkdir()
-    few = paper_results.systems(dataset="made")
-    write_record(folder / "made" / "systems.json", replace(few, rows=few.rows[-2:]))
+    few = paper_results.systems(dataset="made", images=12, proven=8)
+    write_record(folder / "made" / "systems.json", replace(few, rows=few.rows[-1:]))
     page = browser.new_page()
     page.set_content(report_page(folder, folder))
     yield page
@@ -158,8 +158,9 @@ def test_everybody_can_read_it_on_a_phone_and_in_the_dark(short: Page, scheme: A
     _check_access(short)
 
 
-def _check_access(page: Page) -> None:
-    found = Axe().run(page, options={"resultTypes": ["violations"]})
+def _check_access(page: Page, *, contrast: bool = True) -> None:
+    rules = {"color-contrast": {"enabled": contrast}}
+    found = Axe().run(page, options={"resultTypes": ["violations"], "rules": rules})
     assert found.violations_count == 0, found.generate_report()
 
 

@@ -76,8 +76,9 @@ class Chart:
 
     @property
     def series(self) -> tuple[Line | Cloud, ...]:
-        """Everything that the legend names."""
-        return (*self.lines, *self.clouds)
+        """Everything that the legend names: of curves in several parts one."""
+        found: dict[str, Line | Cloud] = {line.name: line for line in self.lines}
+        return tuple((found | {cloud.name: cloud for cloud in self.clouds}).values())
 
 
 @dataclass(frozen=True)

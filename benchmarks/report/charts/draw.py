@@ -13,8 +13,8 @@ from heatserve.benchmarks.report.charts.scale import Scale, round_up
 
 STYLES = 10
 """Colours with their dashes and marks; the style sheet has as many."""
-_WIDTH, _HEIGHT = 400, 290
-_LEFT, _RIGHT, _TOP, _BOTTOM = 50, 10, 10, 44
+_WIDTH, _HEIGHT = 400, 300
+_LEFT, _RIGHT, _TOP, _BOTTOM = 50, 10, 26, 44
 _ROW = 46
 """Height of a bar with the name above it."""
 _LETTER = 8
@@ -77,8 +77,9 @@ def _axes(x: Scale, y: Scale) -> Iterator[Markup]:
         at = _number(x(value))
         yield Markup('<path class="grid" d="M{} {}V{}"/>').format(at, _TOP, _HEIGHT - _BOTTOM)
         yield Markup('<text class="middle" x="{}" y="{}">{}</text>').format(at, _HEIGHT - _BOTTOM + 17, written)
+    yield Markup('<text class="quiet" x="2" y="13">{}</text>').format(y.axis.label)
     middle = _number((_LEFT + _WIDTH - _RIGHT) / 2)
-    yield Markup('<text class="middle" x="{}" y="{}">{}</text>').format(middle, _HEIGHT - 8, x.axis.label)
+    yield Markup('<text class="middle quiet" x="{}" y="{}">{}</text>').format(middle, _HEIGHT - 8, x.axis.label)
     yield Markup('<path class="axis" d="M{} {}H{}"/>').format(_LEFT, _HEIGHT - _BOTTOM, _WIDTH - _RIGHT)
 
 

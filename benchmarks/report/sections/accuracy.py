@@ -45,12 +45,6 @@ def _served(name: str, card: Card) -> Figure:
     shares, certify = found.certified_accuracy, found.monte_carlo
     over = found.calibrated
     columns = _columns(shares, certify.heading)
-    lines = [
-        share_line(
-            what, shares.radii, values, style=style, images=found.data.images if what.startswith("served") else None
-        )
-        for what, (values, style) in columns.items()
-    ]
     promise = (
         "no promise"
         if card.calibration is None
@@ -59,16 +53,10 @@ def _served(name: str, card: Card) -> Figure:
     return Figure(
         name=f"served-{name}",
         title=f"{name}: certified accuracy on its card",
-        chart=Chart(
-            label=f"Certified accuracy of {name} over radius: {joined(columns)}",
-            x=Axis(label="L2 radius, pixels in [0,1]", low=0, high=max(shares.radii) or 1),
-            y=Axis(label="certified accuracy", low=0, high=1, percent=True),
-            lines=lines,
-        ),
+        chart=served_chart(name, card),
         take_away=(
             f"Calibrated, {count(over.overclaims)} of {count(over.positive)} positive radii overclaim ({promise}); of "
-            f"the "
-            f"nominal radii {count(found.nominal.overclaims)} of {count(found.nominal.positive)} do."
+            f"the nominal radii {count(found.nominal.overclaims)} of {count(found.nominal.positive)} do."
         ),
         promise=(
             f"{count(found.data.images)} images of split “{found.data.split}” of {found.data.dataset}, compared with "
@@ -85,6 +73,26 @@ def _served(name: str, card: Card) -> Figure:
             ],
             note=f"From the certificate card of {name}, graph {card.graph_sha256[:12]}, {card.date[:10]}.",
         ),
+    )
+
+
+def served_chart(name: str, card: Card) -> Chart:
+    """Certified accuracy over radius on a card that has figures: nominal, by Certify, served, and backed by Certify."""
+    found = card.evaluation
+    assert found is not None  # the caller chose the card by that
+    shares = found.certified_accuracy
+    columns = _columns(shares, found.monte_carlo.heading)
+    lines = [
+        share_line(
+            what, shares.radii, values, style=style, images=found.data.images if what.startswith("served") else None
+        )
+        for what, (values, style) in columns.items()
+    ]
+    return Chart(
+        label=f"Certified accuracy of {name} over radius: {joined(columns)}",
+        x=Axis(label="L2 radius, pixels in [0,1]", low=0, high=max(shares.radii) or 1),
+        y=Axis(label="certified accuracy", low=0, high=1, percent=True),
+        lines=lines,
     )
 
 

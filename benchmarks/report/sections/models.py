@@ -41,7 +41,7 @@ def trained_section(evidence: Evidence) -> Section | None:
 
 def _experiment(rows: tuple[Cifar10Row, ...]) -> Table:
     return Table(
-        caption="CIFAR-10: systems of `heatserve experiment cifar10`",
+        caption="CIFAR-10: what heatserve experiment cifar10 trained",
         headings=[
             "system",
             "method",
@@ -74,7 +74,7 @@ def _in_order(rows: Sequence[Cifar10Row]) -> list[Cifar10Row]:
 def _systems(results: PaperResults) -> Table:
     rows = results.systems.rows if results.systems else ()
     return Table(
-        caption=f"{results.folder}: systems of `heatserve paper`",
+        caption=f"{results.folder}: what heatserve paper trained",
         headings=[
             "system",
             "method",

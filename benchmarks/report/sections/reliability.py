@@ -88,7 +88,7 @@ def _take_away(what: str, over: Bools, claimed: Floats) -> str:
 
 def _promised(row: SystemRow) -> str:
     if row.calibration is None:
-        return f"No promise could be made: {row.refused}." if row.refused else "Nothing is promised."
+        return f"No promise could be made: {row.refused.split(';')[0]}." if row.refused else "Nothing is promised."
     return (
         f"Promised: a share of at most {plain(row.calibration.alpha)}, with confidence "
         f"{plain(row.calibration.confidence)}, "
@@ -154,42 +154,53 @@ def _tiers(results: PaperResults, sigma: float) -> list[Block]:
     return [Beside([_tier_figure(results, row, sigma) for row in found[:2]])] if found else []
 
 
-def _tier_figure(results: PaperResults, row: SystemRow, sigma: float) -> Figure:
+def tier_shares(row: SystemRow) -> dict[str, Sequence[float | None]]:
+    """Certified accuracy at the radii of `confirmed`, by tier, on the images with noisy passes."""
     images = Images(row)
     first = images.proven_images
-    radii = [one.radius for one in row.confirmed]
-    at = np.array(radii)
-    truth = np.array(row.one_pass.truth[:first]) == np.array(row.one_pass.label[:first])
-    confirm = [float((np.array(one.proven) & truth).mean()) for one in row.confirmed]
-    shares: dict[str, Sequence[float | None]] = {
+    at = np.array([one.radius for one in row.confirmed])
+    right = np.array(row.one_pass.truth[:first]) == np.array(row.one_pass.label[:first])
+    return {
         "one pass": share_at_least(images.one_pass_certified[:first], at),
-        "confirm": confirm,
+        "confirm": [float((np.array(one.proven) & right).mean()) for one in row.confirmed],
         "certify": share_at_least(images.certified, at),
     }
+
+
+def tier_curves(row: SystemRow) -> Chart:
+    """The same as curves."""
+    radii = [one.radius for one in row.confirmed]
+    shares = tier_shares(row)
+    return Chart(
+        label=f"Certified accuracy over radius of {row.system} by one pass, confirm and Certify",
+        x=Axis(label="L2 radius, pixels in [0,1]", low=0, high=max(radii, default=1.0)),
+        y=Axis(label="certified accuracy", low=0, high=1, percent=True),
+        lines=[
+            share_line(name, radii, values, style=STYLES[name], images=row.proven_images)
+            for name, values in shares.items()
+        ],
+    )
+
+
+def _tier_figure(results: PaperResults, row: SystemRow, sigma: float) -> Figure:
+    radii = [one.radius for one in row.confirmed]
+    shares = tier_shares(row)
     certify = row.settings.monte_carlo
     passes = certify.n0 + certify.n
     votes = [float(np.mean(one.votes)) for one in row.confirmed]
     return Figure(
         name=_anchor("tiers", results, row.system, sigma),
         title=f"Tiers of {named(row.system)}, {results.folder}, σ = {plain(sigma)}",
-        chart=Chart(
-            label=f"Certified accuracy over radius of {row.system} by one pass, confirm and Certify",
-            x=Axis(label="L2 radius, pixels in [0,1]", low=0, high=max(radii)),
-            y=Axis(label="certified accuracy", low=0, high=1, percent=True),
-            lines=[
-                share_line(name, radii, values, style=STYLES[name], images=first) for name, values in shares.items()
-            ],
-        ),
+        chart=tier_curves(row),
         take_away=(
             f"At radius {plain(radii[0])} one pass certifies {percent(shares['one pass'][0])}, confirm "
-            f"{percent(confirm[0])} "
-            f"with {decimals(votes[0], 0)} passes an image, Certify {percent(shares['certify'][0])} with "
+            f"{percent(shares['confirm'][0])} with {decimals(votes[0], 0)} passes an image, Certify "
+            f"{percent(shares['certify'][0])} with "
             f"{count(passes)}."
         ),
         promise=(
-            f"{count(first)} images. Confirm: α = {plain(row.settings.confirm_alpha)} for each image; "
-            f"{certify.described}. Bands: "
-            f"exact, confidence {BAND_CONFIDENCE:g}."
+            f"{count(row.proven_images)} images. Confirm: α = {plain(row.settings.confirm_alpha)} for each image; "
+            f"{certify.described}. Bands: exact, confidence {BAND_CONFIDENCE:g}."
         ),
         numbers=Table(
             caption=f"{row.system}, {results.folder}, σ = {plain(sigma)}: certified accuracy by tier in percent, and "
