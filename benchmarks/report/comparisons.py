@@ -9,9 +9,9 @@ from heatserve.benchmarks.paper.published import TABLE_4
 from heatserve.benchmarks.records.calibration import PromisedRow
 from heatserve.benchmarks.records.kinds import KindRow, KindsRecord
 from heatserve.benchmarks.report.document import Judgement, Prose, Section
-from heatserve.benchmarks.report.evidence import Evidence, PaperResults
+from heatserve.benchmarks.report.evidence import DatasetResults, Evidence
 from heatserve.benchmarks.report.formats import count, decimals, joined, percent, plain, points, significant, times
-from heatserve.benchmarks.report.images import Images, median
+from heatserve.benchmarks.report.images import median_proven
 from heatserve.benchmarks.report.published import (
     LIRESNET,
     LIRESNET_ACCURACY,
@@ -104,12 +104,12 @@ def _with_paper(evidence: Evidence) -> Judgement | None:
     return sides.judgement("the paper")
 
 
-def _adversarially_trained(sides: _Sides, results: PaperResults, sigma: float) -> None:
+def _adversarially_trained(sides: _Sides, results: DatasetResults, sigma: float) -> None:
     """Table 4: what heat smoothing adds to adversarial training."""
     medians = {}
     for name in ("madry", "madry-heat"):
         row = results.row(name, sigma)
-        medians[name] = None if row is None else median(Images(row).proven)
+        medians[name] = None if row is None else median_proven(row)
     before, after = medians["madry"], medians["madry-heat"]
     if before is None or after is None:
         return

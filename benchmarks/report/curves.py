@@ -6,12 +6,9 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from heatserve.benchmarks.paper.summary import ShareCurve, curve_of
 from heatserve.benchmarks.report.charts.chart import Line, Point
 from heatserve.benchmarks.report.formats import count, is_number, percent, plain
-from heatserve.certification.binomial import lower_bound, upper_bound
-
-BAND_CONFIDENCE = 0.95
-"""Of each band at each distance, by itself (Clopper-Pearson)."""
 
 
 def share_line(
@@ -21,7 +18,6 @@ def share_line(
     *,
     style: int,
     images: int | None = None,
-    steps: bool = False,
     what: str = "radius",
 ) -> Line:
     """A curve of shares of images; with their number, a band of what the true shares may be.
@@ -32,23 +28,31 @@ def share_line(
         shares: of the images, None or NaN where none was measured.
         style: of the curve.
         images: how many the shares are of; None: no band.
-        steps: whether the curve is constant between distances.
         what: the name of the distance.
     """
-    found = [(at, share) for at, share in zip(distances, shares, strict=True) if is_number(share) and is_number(at)]
-    of = "" if images is None else f" of {count(images)} images"
-    drawn = [
-        Point(at, share, f"{name}: {percent(share, 2)}{of} at {what} {plain(at)}")
-        for at, share in found
-        if share is not None
-    ]
-    return Line(name=name, points=drawn, style=style, band=_band(drawn, images), steps=steps)
+    found = [(at, share) for at, share in zip(distances, shares, strict=True) if share is not None and is_number(share)]
+    if images:
+        at = np.array([distance for distance, _ in found])
+        counts = np.rint([share * images for _, share in found])
+        return curve_line(name, curve_of(counts, images, at), style=style, what=what)
+    points = [Point(at, share, f"{name}: {percent(share, 2)} at {what} {plain(at)}") for at, share in found]
+    return Line(name=name, points=points, style=style)
 
 
-def _band(drawn: Sequence[Point], images: int | None) -> list[tuple[float, float, float]]:
-    if not images:
-        return []
-    successes = np.rint([point.y * images for point in drawn])
-    alpha = (1 - BAND_CONFIDENCE) / 2
-    low, high = lower_bound(successes, images, alpha=alpha), upper_bound(successes, images, alpha=alpha)
-    return [(point.x, float(least), float(most)) for point, least, most in zip(drawn, low, high, strict=True)]
+def curve_line(name: str, curve: ShareCurve, *, style: int, what: str = "radius", marks: bool = True) -> Line:
+    """A curve with its band; without marks where it has many points, each of which says its numbers all the same."""
+    places = [(float(at), float(share)) for at, share in zip(curve.at, curve.share, strict=True)]
+    total = count(curve.total)
+    return Line(
+        name=name,
+        points=[
+            Point(at, share, f"{name}: {percent(share, 2)} of {total} images at {what} {plain(at)}")
+            for at, share in places
+        ],
+        style=style,
+        band=[
+            (float(at), float(low), float(high))
+            for at, low, high in zip(curve.at, curve.lower, curve.upper, strict=True)
+        ],
+        marks=marks,
+    )

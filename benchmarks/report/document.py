@@ -16,6 +16,12 @@ ABSENT = (NOT_RUN, NO_GPU, "–")
 """Cells that hold no number; they are drawn quietly."""
 
 
+def anchor(*parts: str) -> str:
+    """A name that links lead to, of letters, digits and hyphens."""
+    text = "-".join(parts).lower()
+    return "".join(letter if letter.isascii() and letter.isalnum() else "-" for letter in text)
+
+
 @dataclass(frozen=True)
 class Prose:
     """A paragraph."""

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TypeVar, get_args, get_type_hints
 
 from heatserve.benchmarks.pages.kept import kept_file
+from heatserve.benchmarks.paper.tables import PaperView, sigmas_of
 from heatserve.benchmarks.records.attack import AttackRecord
 from heatserve.benchmarks.records.attack_tiers import TierAttackRecord
 from heatserve.benchmarks.records.calibration import CalibrationRecord
@@ -48,7 +49,7 @@ class Kept:
 
 
 @dataclass(frozen=True, kw_only=True)
-class PaperResults:
+class DatasetResults:
     """What `heatserve paper` measured on one data set."""
 
     folder: str
@@ -60,22 +61,24 @@ class PaperResults:
     @property
     def sigmas(self) -> list[float]:
         """Of the systems, least first."""
-        return sorted({row.sigma for row in self.systems.rows if row.sigma is not None}) if self.systems else []
+        return sigmas_of(self.systems) if self.systems else []
+
+    def view(self, sigma: float) -> PaperView:
+        """What its tables are made of."""
+        none = AttacksRecord(dataset=self.folder)
+        return PaperView(self.systems or SystemsRecord(dataset=self.folder), self.attacks or none, sigma)
 
     def rows(self, sigma: float) -> list[SystemRow]:
-        """The systems at one σ, and those that know of no noise."""
-        return [row for row in self.systems.rows if row.sigma in (sigma, None)] if self.systems else []
+        """The systems at one σ, and those that know of no noise, in the order of the tables."""
+        return self.view(sigma).rows
 
     def row(self, system: str, sigma: float) -> SystemRow | None:
-        """One system."""
-        return next((row for row in self.rows(sigma) if row.system == system), None)
+        """One system; None: not measured."""
+        return self.view(sigma).row(system)
 
     def attack(self, system: str, sigma: float, attack: str) -> AttackRow | None:
         """One attack on one system; those of systems that know of no noise are the same for every σ."""
-        rows = self.attacks.rows if self.attacks else ()
-        return next(
-            (one for one in rows if (one.system, one.attack) == (system, attack) and one.sigma in (sigma, None)), None
-        )
+        return self.view(sigma).attack(system, attack)
 
     def file(self, name: str) -> str:
         """The path of a file in the folder of results, as sources name it."""
@@ -133,7 +136,7 @@ class Evidence:
     """Of the newest version of each model that a result is about, by its name."""
     other_graphs: Mapping[str, str]
     """SHA-256 of graphs that results are about and no newest card is, by the name of the model."""
-    paper: tuple[PaperResults, ...]
+    paper: tuple[DatasetResults, ...]
     """By data set."""
 
     @property
@@ -200,9 +203,9 @@ def _has_paper(folder: Path) -> bool:
     return folder.is_dir() and any((folder / f"{name}.json").exists() for name in _PAPER_KINDS)
 
 
-def _paper(folder: Path) -> PaperResults:
+def _paper(folder: Path) -> DatasetResults:
     found = {name: _if_there(folder / f"{name}.json", kind) for name, kind in _PAPER_KINDS.items()}
-    results = PaperResults(folder=folder.name, **found)
+    results = DatasetResults(folder=folder.name, **found)
     for row in results.systems.rows if results.systems else ():
         _check_lengths(folder / "systems.json", row)
     return results

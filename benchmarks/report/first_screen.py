@@ -6,11 +6,11 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from heatserve.benchmarks.paper.summary import certify_curve, served_curve
 from heatserve.benchmarks.report.charts.chart import Bar, BarChart, Chart
 from heatserve.benchmarks.report.document import Highlight
 from heatserve.benchmarks.report.evidence import Evidence
 from heatserve.benchmarks.report.formats import DASH, count, percent, plain, times
-from heatserve.benchmarks.report.images import Images, share_at_least
 from heatserve.benchmarks.report.published import published_seconds
 from heatserve.benchmarks.report.sections.accuracy import served_chart
 from heatserve.benchmarks.report.sections.attacks import tier_chart
@@ -96,18 +96,17 @@ def _from_systems(evidence: Evidence) -> _Compared | None:
     best: _Compared | None = None
     for results in evidence.paper:
         for row in (row for sigma in results.sigmas for row in results.rows(sigma) if row.noisy and row.sigma):
-            images, radius = Images(row), np.array([row.sigma])
-            count_of = images.proven_images
-            share = share_at_least(images.one_pass_certified[:count_of], radius)[0] or 0.0
-            if best is None or share > best.one_pass:
-                certify = row.settings.monte_carlo
+            at = np.array([row.sigma])
+            one, certify = float(served_curve(row, at).share[0]), certify_curve(row, at)
+            if certify is not None and (best is None or one > best.one_pass):
+                how = row.settings.monte_carlo
                 best = _Compared(
                     dataset=DATA_SETS.get(results.folder, results.folder),
-                    images=count_of,
-                    radius=float(radius[0]),
-                    one_pass=share,
-                    certify=share_at_least(images.certified, radius)[0] or 0.0,
-                    passes=certify.n0 + certify.n,
+                    images=row.proven_images,
+                    radius=float(at[0]),
+                    one_pass=one,
+                    certify=float(certify.share[0]),
+                    passes=how.n0 + how.n,
                     chart=tier_curves(row),
                     leads_to="reliability",
                 )
@@ -173,7 +172,7 @@ def _speed(evidence: Evidence) -> Highlight | None:
     return Highlight(
         number=bars[0].shown,
         sentence=f"faster than n₀ noisy passes is one pass on a CPU ({bars[0].name}); the paper had {bars[1].shown}",
-        chart=BarChart(label="n₀ noisy passes divided by one pass, ours and the paper’s", unit="×", bars=bars[:6]),
+        chart=BarChart(label="n₀ noisy passes divided by one pass, ours and the paper’s", bars=bars[:6]),
         leads_to="latency-figure",
     )
 

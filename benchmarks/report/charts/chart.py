@@ -97,7 +97,6 @@ class BarChart:
     """Horizontal bars from 0, or on a logarithmic scale from 1."""
 
     label: str
-    unit: str
     bars: Sequence[Bar]
     log: bool = False
     high: float | None = None

@@ -34,7 +34,6 @@ def tier_chart(record: TierAttackRecord) -> BarChart:
     return BarChart(
         label=f"Overclaims of {record.model} under attack, by tier: "
         + ", ".join(f"{tier} {total.overclaims} of {total.questions}" for tier, total in record.totals.items()),
-        unit="overclaims",
         bars=[
             Bar(
                 tier,

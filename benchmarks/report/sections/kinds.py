@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from heatserve.benchmarks.paper.summary import BAND_CONFIDENCE
 from heatserve.benchmarks.records.kinds import KindRow, KindsRecord
 from heatserve.benchmarks.report.charts.chart import Axis, Chart
-from heatserve.benchmarks.report.curves import BAND_CONFIDENCE, share_line
+from heatserve.benchmarks.report.curves import share_line
 from heatserve.benchmarks.report.document import Bullets, Figure, Prose, Section, Table
 from heatserve.benchmarks.report.evidence import Evidence
 from heatserve.benchmarks.report.formats import count, decimals, joined, percent, plain

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 
+from heatserve.benchmarks.paper.summary import accuracy_of
 from heatserve.benchmarks.records.cifar10 import Cifar10Row
 from heatserve.benchmarks.records.paper import SystemRow
 from heatserve.benchmarks.records.serving import ConformanceRecord
 from heatserve.benchmarks.report.document import NOT_RUN, Block, Bullets, Prose, Section, Table
-from heatserve.benchmarks.report.evidence import AuditVerdict, Evidence, PaperResults
+from heatserve.benchmarks.report.evidence import AuditVerdict, DatasetResults, Evidence
 from heatserve.benchmarks.report.formats import count, decimals, percent, plain
-from heatserve.benchmarks.report.images import STYLES, Images, named
+from heatserve.benchmarks.report.images import STYLES, named
 from heatserve.export.card import Card
 
 SHORT_HASH = 12
@@ -71,7 +72,7 @@ def _in_order(rows: Sequence[Cifar10Row]) -> list[Cifar10Row]:
     )
 
 
-def _systems(results: PaperResults) -> Table:
+def _systems(results: DatasetResults) -> Table:
     rows = results.systems.rows if results.systems else ()
     return Table(
         caption=f"{results.folder}: what heatserve paper trained",
@@ -102,7 +103,7 @@ def _system_cells(row: SystemRow) -> Iterator[str]:
     yield from (named(row.system), trained.method, trained.start or "fresh weights", "yes" if trained.labels else "no")
     yield from (plain(row.sigma), row.architecture, count(trained.epochs), count(trained.epochs_in_all))
     yield decimals(None if trained.seconds is None else trained.seconds / 60, 1)
-    yield percent(float(Images(row).right.mean()) if row.one_pass.right else None)
+    yield percent(accuracy_of(row) if row.one_pass.right else None)
     yield count(len(row.one_pass.right))
     yield trained.checkpoint[:SHORT_HASH]
 

@@ -6,16 +6,25 @@ from collections.abc import Sequence
 from itertools import pairwise
 
 import numpy as np
+from numpy.typing import NDArray
 
+from heatserve.benchmarks.paper.summary import (
+    BAND_CONFIDENCE,
+    ShareCurve,
+    certify_curve,
+    curve_of,
+    is_right,
+    served_curve,
+)
 from heatserve.benchmarks.records.paper import SystemRow
 from heatserve.benchmarks.report.charts.chart import Axis, Chart, Cloud
 from heatserve.benchmarks.report.charts.scale import round_up
 from heatserve.benchmarks.report.charts.thinning import Observation, thinned
-from heatserve.benchmarks.report.curves import BAND_CONFIDENCE, share_line
-from heatserve.benchmarks.report.document import Beside, Block, Figure, Prose, Section, Table
-from heatserve.benchmarks.report.evidence import Evidence, PaperResults
+from heatserve.benchmarks.report.curves import curve_line
+from heatserve.benchmarks.report.document import Beside, Block, Figure, Prose, Section, Table, anchor
+from heatserve.benchmarks.report.evidence import DatasetResults, Evidence
 from heatserve.benchmarks.report.formats import count, decimals, in_percent, percent, plain
-from heatserve.benchmarks.report.images import Bools, Floats, Images, named, share_at_least
+from heatserve.benchmarks.report.images import ProvenImages, named, proven_images
 from heatserve.benchmarks.report.sections.tiers import STYLES
 
 _BANDS = 5
@@ -43,47 +52,40 @@ def reliability_section(evidence: Evidence) -> Section | None:
     return Section("reliability", "What the paper never shows", [start, *blocks])
 
 
-def _served_and_proven(results: PaperResults, row: SystemRow, sigma: float) -> Figure:
-    images = Images(row)
-    first = images.proven_images
-    is_served = bool((images.served[:first] > 0).any())
-    what = "served" if is_served else "nominal"
-    claimed = (images.served if is_served else images.nominal)[:first]
-    over = row.overclaims("served" if is_served else "nominal")
-    backed = (claimed > 0) & ~over
-    end = round_up(max((float(value) for value in (*claimed, *images.proven) if np.isfinite(value)), default=1.0))
-    certify = row.settings.monte_carlo
+def _served_and_proven(results: DatasetResults, row: SystemRow, sigma: float) -> Figure:
+    images = proven_images(row)
+    what, over, backed = images.what, images.overclaims, images.backed
+    finite = [float(value) for value in (*images.claimed, *images.proven) if np.isfinite(value)]
+    end = round_up(max(finite, default=1.0))
+    positive = int((images.claimed > 0).sum())
     return Figure(
-        name=_anchor("proven", results, row.system, sigma),
+        name=anchor("proven", results.folder, row.system, plain(sigma)),
         title=f"{named(row.system)}, {results.folder}, σ = {plain(sigma)}",
         chart=Chart(
             label=(
-                f"{what} radius over proven radius of {row.system}: {count(over.sum())} overclaims of "
-                f"{count((claimed > 0).sum())} positive radii"
+                f"{what} radius over proven radius of {row.system}, {results.folder}, σ = {plain(sigma)}: "
+                f"{count(over.sum())} overclaims of {count(positive)} positive radii"
             ),
             x=Axis(label="radius that Certify proves", low=0, high=end),
             y=Axis(label=f"radius, {what}", low=0, high=end),
             diagonal="claimed = proven",
             clouds=[
-                _cloud(f"backed: {count(backed.sum())}", backed, claimed, images.proven, what, end, crosses=False),
-                _cloud(f"overclaim: {count(over.sum())}", over, claimed, images.proven, what, end, crosses=True),
+                _cloud(f"backed: {count(backed.sum())}", backed, images, end, crosses=False),
+                _cloud(f"overclaim: {count(over.sum())}", over, images, end, crosses=True),
             ],
         ),
-        take_away=_take_away(what, over, claimed),
-        promise=(
-            f"{count(first)} images of split “{row.one_pass.images.split}”; {certify.described}. "
-            + _promised(row)
-            + " A cross below the diagonal names another class."
+        take_away=(
+            f"Served by one pass: {count(over.sum())} of {count(positive)} positive radii overclaim."
+            if images.is_served
+            else f"Nothing is served; the paper’s formula overclaims at {count(over.sum())} of {count(positive)} "
+            f"images."
         ),
-        numbers=_by_radius(results, row, sigma, what, claimed, over),
+        promise=(
+            f"{count(row.proven_images)} images of split “{row.one_pass.images.split}”; "
+            f"{row.settings.monte_carlo.described}. {_promised(row)} A cross below the diagonal names another class."
+        ),
+        numbers=_by_radius(results, images, sigma),
     )
-
-
-def _take_away(what: str, over: Bools, claimed: Floats) -> str:
-    positive = int((claimed > 0).sum())
-    if what == "served":
-        return f"Served by one pass: {count(over.sum())} of {count(positive)} positive radii overclaim."
-    return f"Nothing is served; the paper’s formula overclaims at {count(over.sum())} of {count(positive)} images."
 
 
 def _promised(row: SystemRow) -> str:
@@ -96,7 +98,8 @@ def _promised(row: SystemRow) -> str:
     )
 
 
-def _cloud(name: str, chosen: Bools, claimed: Floats, proven: Floats, what: str, end: float, *, crosses: bool) -> Cloud:
+def _cloud(name: str, chosen: NDArray[np.bool_], images: ProvenImages, end: float, *, crosses: bool) -> Cloud:
+    claimed, proven, what = images.claimed, images.proven, images.what
     found = [Observation(float(proven[i]), float(claimed[i]), int(i)) for i in np.flatnonzero(chosen)]
     kind = "overclaim" if crosses else "backed"
 
@@ -114,29 +117,16 @@ def _cloud(name: str, chosen: Bools, claimed: Floats, proven: Floats, what: str,
     return Cloud(name=name, points=thinned(found, end=end, says=says), style=5 if crosses else 1, crosses=crosses)
 
 
-def _by_radius(results: PaperResults, row: SystemRow, sigma: float, what: str, claimed: Floats, over: Bools) -> Table:
+def _by_radius(results: DatasetResults, images: ProvenImages, sigma: float) -> Table:
+    claimed, over, what, row = images.claimed, images.overclaims, images.what, images.row
     top = max((float(value) for value in claimed if np.isfinite(value)), default=0.0) or 1.0
-    edges = np.linspace(0, round_up(top), _BANDS + 1)
     lines = []
-    for low, high in pairwise(edges.tolist()):
-        inside = (claimed > low) & (claimed <= high)
-        lines.append(
-            [
-                f"{plain(low)} to {plain(high)}",
-                count(inside.sum()),
-                count((over & inside).sum()),
-                _share(over & inside, inside),
-            ]
-        )
-    positive = claimed > 0
-    lines.append(
-        [
-            "all",
-            count(positive.sum()),
-            count(over.sum()),
-            percent(float(over.sum() / positive.sum()) if positive.any() else None),
-        ]
-    )
+    for low, high in pairwise(np.linspace(0, round_up(top), _BANDS + 1).tolist()):
+        inside = np.asarray((claimed > low) & (claimed <= high))
+        both = np.asarray(over & inside)
+        lines.append([f"{plain(low)} to {plain(high)}", count(inside.sum()), count(both.sum()), _share(both, inside)])
+    positive = np.asarray(claimed > 0)
+    lines.append(["all", count(positive.sum()), count(over.sum()), _share(over, positive)])
     return Table(
         caption=f"{row.system}, {results.folder}, σ = {plain(sigma)}: overclaims by {what} radius",
         headings=[f"{what} radius", "images", "overclaims", "share"],
@@ -145,51 +135,44 @@ def _by_radius(results: PaperResults, row: SystemRow, sigma: float, what: str, c
     )
 
 
-def _share(part: Bools, whole: Bools) -> str:
+def _share(part: NDArray[np.bool_], whole: NDArray[np.bool_]) -> str:
     return percent(float(part.sum() / whole.sum()) if whole.any() else None)
 
 
-def _tiers(results: PaperResults, sigma: float) -> list[Block]:
+def _tiers(results: DatasetResults, sigma: float) -> list[Block]:
     found = [row for name in _TIER_SYSTEMS if (row := results.row(name, sigma)) and row.noisy and row.confirmed]
     return [Beside([_tier_figure(results, row, sigma) for row in found[:2]])] if found else []
 
 
-def tier_shares(row: SystemRow) -> dict[str, Sequence[float | None]]:
-    """Certified accuracy at the radii of `confirmed`, by tier, on the images with noisy passes."""
-    images = Images(row)
-    first = images.proven_images
+def _tier_shares(row: SystemRow) -> dict[str, ShareCurve]:
+    """Certified accuracy at the radii of `confirmed`, by tier: of one pass on all images, else on those with votes."""
     at = np.array([one.radius for one in row.confirmed])
-    right = np.array(row.one_pass.truth[:first]) == np.array(row.one_pass.label[:first])
-    return {
-        "one pass": share_at_least(images.one_pass_certified[:first], at),
-        "confirm": [float((np.array(one.proven) & right).mean()) for one in row.confirmed],
-        "certify": share_at_least(images.certified, at),
-    }
+    right = np.array(is_right(row)[: row.proven_images])
+    confirmed = [int((np.array(one.proven) & right).sum()) for one in row.confirmed]
+    found = {"one pass": served_curve(row, at), "confirm": curve_of(confirmed, row.proven_images, at)}
+    certify = certify_curve(row, at)
+    return found if certify is None else {**found, "certify": certify}
 
 
 def tier_curves(row: SystemRow) -> Chart:
     """The same as curves."""
     radii = [one.radius for one in row.confirmed]
-    shares = tier_shares(row)
     return Chart(
         label=f"Certified accuracy over radius of {row.system} by one pass, confirm and Certify",
         x=Axis(label="L2 radius, pixels in [0,1]", low=0, high=max(radii, default=1.0)),
         y=Axis(label="certified accuracy", low=0, high=1, percent=True),
-        lines=[
-            share_line(name, radii, values, style=STYLES[name], images=row.proven_images)
-            for name, values in shares.items()
-        ],
+        lines=[curve_line(name, curve, style=STYLES[name]) for name, curve in _tier_shares(row).items()],
     )
 
 
-def _tier_figure(results: PaperResults, row: SystemRow, sigma: float) -> Figure:
+def _tier_figure(results: DatasetResults, row: SystemRow, sigma: float) -> Figure:
     radii = [one.radius for one in row.confirmed]
-    shares = tier_shares(row)
+    shares = {name: curve.share.tolist() for name, curve in _tier_shares(row).items()}
     certify = row.settings.monte_carlo
     passes = certify.n0 + certify.n
     votes = [float(np.mean(one.votes)) for one in row.confirmed]
     return Figure(
-        name=_anchor("tiers", results, row.system, sigma),
+        name=anchor("tiers", results.folder, row.system, plain(sigma)),
         title=f"Tiers of {named(row.system)}, {results.folder}, σ = {plain(sigma)}",
         chart=tier_curves(row),
         take_away=(
@@ -236,8 +219,3 @@ def _tier_figure(results: PaperResults, row: SystemRow, sigma: float) -> Figure:
 
 def _milliseconds(row: SystemRow, passes: float) -> float | None:
     return None if row.times.noisy_pass is None else row.times.noisy_pass * passes
-
-
-def _anchor(name: str, results: PaperResults, system: str, sigma: float) -> str:
-    text = f"{name}-{results.folder}-{system}-{plain(sigma)}"
-    return "".join(letter if letter.isascii() and letter.isalnum() else "-" for letter in text).lower()

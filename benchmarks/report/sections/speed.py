@@ -54,7 +54,7 @@ def latency_figure(record: LatencyRecord) -> Figure:
     return Figure(
         name="latency-figure",
         title="n₀ noisy passes divided by one pass",
-        chart=BarChart(label="Time of n₀ noisy passes divided by that of one pass, by network", unit="×", bars=bars),
+        chart=BarChart(label="Time of n₀ noisy passes divided by that of one pass, by network", bars=bars),
         take_away="In process one pass is as many times faster as votes are saved; a small network pays for the "
         "server.",
         promise=f"Medians of one image on a CPU, batch {count(record.batch)}, {record.weights} weights; n₀ as in the "

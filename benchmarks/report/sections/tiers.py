@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from heatserve.benchmarks.paper.summary import BAND_CONFIDENCE
 from heatserve.benchmarks.records.load import Heard
 from heatserve.benchmarks.records.tiers import TieredModel, TiersRecord
 from heatserve.benchmarks.report.charts.chart import Axis, Chart, Line, Point
 from heatserve.benchmarks.report.charts.scale import round_up
-from heatserve.benchmarks.report.curves import BAND_CONFIDENCE, share_line
+from heatserve.benchmarks.report.curves import share_line
 from heatserve.benchmarks.report.document import Beside, Figure, Prose, Section, Table
 from heatserve.benchmarks.report.evidence import Evidence
 from heatserve.benchmarks.report.formats import count, decimals, in_percent, percent, plain, times
