@@ -66,8 +66,8 @@ def comparisons_section(evidence: Evidence) -> Section | None:
     if not judged:
         return None
     start = Prose(
-        "Each sentence stands on the side that its numbers decide. Numbers of others are those that they published, on "
-        "their networks and machines; nothing of theirs was run here unless a sentence says so."
+        "Each sentence stands on the side that its numbers decide. Numbers of others are those that they published, "
+        "on their networks and machines; nothing of theirs was run here unless a sentence says so."
     )
     return Section("words", "In plain words: better and worse", [start, *judged])
 
@@ -86,8 +86,7 @@ def _with_paper(evidence: Evidence) -> Judgement | None:
                     theirs=published.ratio,
                     more_is_better=True,
                     sentence=f"{name}, CPU: one pass is {times(ours)} faster than {count(found.n0)} noisy "
-                    f"ones{server}; the "
-                    f"paper’s Table 2 has {times(published.ratio)}.",
+                    f"ones{server}; the paper’s Table 2 has {times(published.ratio)}.",
                 )
     for results in evidence.paper:
         for sigma in results.sigmas:
@@ -96,9 +95,8 @@ def _with_paper(evidence: Evidence) -> Judgement | None:
         _promises(sides, name, card)
     if any("confirm" in record.totals for record in evidence.tier_attacks.values()):
         sides.better.append(
-            "Where one answer matters, confirm proves it for that image. The paper has one pass, which proves nothing "
-            "at a "
-            "single image, or Monte Carlo."
+            "Where one answer matters, confirm proves it for that image. The paper has one pass, which proves "
+            "nothing at a single image, or Monte Carlo."
         )
     _smaller(sides, evidence)
     return sides.judgement("the paper")
@@ -119,8 +117,7 @@ def _adversarially_trained(sides: _Sides, results: DatasetResults, sigma: float)
         theirs=theirs,
         more_is_better=True,
         sentence=f"{results.folder}, σ = {plain(sigma)}: heat smoothing after adversarial training takes the median "
-        f"proven "
-        f"radius from {decimals(before)} to {decimals(after)}; the paper’s Table 4, on ImageNet-1k, from "
+        f"proven radius from {decimals(before)} to {decimals(after)}; the paper’s Table 4, on ImageNet-1k, from "
         f"{decimals(TABLE_4['madry'].median)} to {decimals(TABLE_4['madry-heat'].median)}.",
     )
 
@@ -133,11 +130,9 @@ def _promises(sides: _Sides, name: str, card: Card) -> None:
     nominal, over = found.nominal, found.calibrated
     sides.better.append(
         f"{name}: a radius carries a promise, at most {percent(calibration.alpha, 0)} of the positive ones overclaim "
-        f"with "
-        f"confidence {plain(calibration.confidence)} ({count(over.overclaims)} of {count(over.positive)} did on test "
-        f"images). The paper’s own formula overclaims at {count(nominal.overclaims)} of {count(nominal.positive)} "
-        f"images of "
-        "this network, and the paper measures no overclaims."
+        f"with confidence {plain(calibration.confidence)} ({count(over.overclaims)} of {count(over.positive)} did on "
+        f"test images). The paper’s own formula overclaims at {count(nominal.overclaims)} of "
+        f"{count(nominal.positive)} images of this network, and the paper measures no overclaims."
     )
     shares = found.certified_accuracy
     at = shares.radii.index(0.25) if 0.25 in shares.radii else len(shares.radii) // 2
@@ -145,10 +140,9 @@ def _promises(sides: _Sides, name: str, card: Card) -> None:
         ours=shares.single_pass[at],
         theirs=shares.nominal[at],
         more_is_better=True,
-        sentence=f"{name}: what may be served is less than the paper’s formula says: {percent(shares.single_pass[at])} "
-        f"certified at radius {plain(shares.radii[at])}, where the formula says {percent(shares.nominal[at])} and "
-        f"Certify "
-        f"proves {percent(shares.monte_carlo[at])}.",
+        sentence=f"{name}: what may be served is less than the paper’s formula says: "
+        f"{percent(shares.single_pass[at])} certified at radius {plain(shares.radii[at])}, where the formula says "
+        f"{percent(shares.nominal[at])} and Certify proves {percent(shares.monte_carlo[at])}.",
     )
 
 
@@ -158,9 +152,9 @@ def _smaller(sides: _Sides, evidence: Evidence) -> None:
     heat = [row for row in rows if row.system == "heat"]
     for row in heat[:1]:
         sides.worse.append(
-            f"The trainings are short and the network is small: {row.architecture}, {count(row.epochs)} epochs of heat "
-            "smoothing, where the paper trains a ResNet-34 for five times 200 epochs on CIFAR-10, and a ResNet-50 on "
-            "ImageNet-1k, which was not run here."
+            f"The trainings are short and the network is small: {row.architecture}, {count(row.epochs)} epochs of "
+            "heat smoothing, where the paper trains a ResNet-34 for five times 200 epochs on CIFAR-10, and a "
+            "ResNet-50 on ImageNet-1k, which was not run here."
         )
     if heat:
         sides.unsettled.append("Absolute accuracies and L-bounds: another network, another training.")
@@ -182,16 +176,14 @@ def _with_rrise(evidence: Evidence) -> Judgement | None:
             theirs=RRISE_GAP,
             more_is_better=False,
             sentence=f"{name}: where one calibration serves all radii, one pass stays up to {points(gap)} below "
-            f"Certify "
-            f"(at radius {plain(radius)}); {RRISE.name} reports at most {decimals(100 * RRISE_GAP, 2)} points on its "
-            f"data sets.",
+            f"Certify (at radius {plain(radius)}); {RRISE.name} reports at most {decimals(100 * RRISE_GAP, 2)} "
+            "points on its data sets.",
         )
     _one_radius(sides, evidence)
     _searched(sides, evidence)
     sides.unsettled.append(
         f"{RRISE.name} replaces up to {count(RRISE_PASSES)} noisy passes by one, as one pass does here, and pays its "
-        f"own "
-        f"training back after about {count(RRISE_QUERIES)} queries. Its networks and data were not run here."
+        f"own training back after about {count(RRISE_QUERIES)} queries. Its networks and data were not run here."
     )
     return sides.judgement(RRISE.name)
 
@@ -212,11 +204,9 @@ def _searched(sides: _Sides, evidence: Evidence) -> None:
         ours=wrong / max(asked, 1),
         theirs=max(totals["one pass"].overclaims / max(totals["one pass"].questions, 1) for totals in found.values()),
         more_is_better=False,
-        sentence=f"A pass that was calibrated on images like each other, by conformal calibration as there or by "
-        f"tests as "
-        f"here, can be fooled: a search near images found overclaims of ours in {overclaims}. Confirm is there for "
-        f"that, "
-        f"and was wrong in {count(wrong)} of {count(asked)} answers.",
+        sentence="A pass that was calibrated on images like each other, by conformal calibration as there or by "
+        f"tests as here, can be fooled: a search near images found overclaims of ours in {overclaims}. Confirm is "
+        f"there for that, and was wrong in {count(wrong)} of {count(asked)} answers.",
     )
 
 
@@ -309,12 +299,11 @@ def _against_own(sides: _Sides, record: KindsRecord, row: KindRow, own: KindRow)
         theirs=own.certified[at],
         more_is_better=True,
         sentence=f"One statistical pass certifies {percent(row.certified[at])} at radius {plain(record.radii[at])}, "
-        f"{own.model} "
-        f"{percent(own.certified[at])}.",
+        f"{own.model} {percent(own.certified[at])}.",
     )
     sides.worse.append(
-        f"Its certificate is a rate (α = {plain(row.alpha)}) about a smoothed classifier, for images like those of the "
-        f"calibration; that of {own.model} is proven for every image and about the class that is served."
+        f"Its certificate is a rate (α = {plain(row.alpha)}) about a smoothed classifier, for images like those of "
+        f"the calibration; that of {own.model} is proven for every image and about the class that is served."
     )
 
 
@@ -328,8 +317,8 @@ def _with_monte_carlo(evidence: Evidence) -> Judgement | None:
             sides.worse.append(
                 f"{name}: one pass is a rate and proves nothing at a single image: searches near "
                 f"{count(record.data.images)} images found overclaims in {count(one.overclaims)} of "
-                f"{count(one.questions)} "
-                "questions. Certify is wrong with probability at most α at each image, whoever made it."
+                f"{count(one.questions)} questions. Certify is wrong with probability at most α at each image, "
+                "whoever made it."
             )
         if confirm:
             sides.by(
@@ -337,8 +326,7 @@ def _with_monte_carlo(evidence: Evidence) -> Judgement | None:
                 theirs=1,
                 more_is_better=False,
                 sentence=f"{name}: confirm has the promise of Monte Carlo, and overclaimed in "
-                f"{count(confirm.overclaims)} of "
-                f"{count(confirm.questions)} questions of the same searches.",
+                f"{count(confirm.overclaims)} of {count(confirm.questions)} questions of the same searches.",
             )
     return sides.judgement("plain Monte Carlo")
 
@@ -364,8 +352,8 @@ def _cheaper(sides: _Sides, record: KindsRecord) -> None:
             ours=row.certified[at],
             theirs=certify.certified[at],
             more_is_better=True,
-            sentence=f"{way.capitalize()} certifies {percent(row.certified[at])} at radius {plain(record.radii[at])}, "
-            f"Certify {percent(certify.certified[at])} ({_of_images(row, certify)}).",
+            sentence=f"{way.capitalize()} certifies {percent(row.certified[at])} at radius "
+            f"{plain(record.radii[at])}, Certify {percent(certify.certified[at])} ({_of_images(row, certify)}).",
         )
 
 

@@ -43,8 +43,7 @@ def verdict(evidence: Evidence) -> list[str]:
     if found:
         said.append(
             f"One forward pass certifies {percent(found.one_pass)} of {count(found.images)} images of {found.dataset} "
-            f"at "
-            f"radius {plain(found.radius)}; Monte Carlo, with {count(found.passes)} noisy passes for each of them, "
+            f"at radius {plain(found.radius)}; Monte Carlo, with {count(found.passes)} noisy passes for each of them, "
             f"{percent(found.certify)}{_times_as_long(evidence)}."
         )
     promised = [card for card in _statistical(evidence) if card.calibration]
@@ -52,10 +51,8 @@ def verdict(evidence: Evidence) -> list[str]:
         promise = promised[0].calibration
         said.append(
             f"What one pass promises is a rate, for images like those of the calibration: of {promised[0].model}, at "
-            f"most "
-            f"{percent(promise.alpha, 0)} of the radii are too large, with confidence {plain(promise.confidence)}. It "
-            f"is no "
-            "protection against an image that somebody made."
+            f"most {percent(promise.alpha, 0)} of the radii are too large, with confidence "
+            f"{plain(promise.confidence)}. It is no protection against an image that somebody made."
         )
     if any("confirm" in record.totals for record in evidence.tier_attacks.values()):
         said.append(_about_confirm(evidence))
@@ -129,7 +126,7 @@ def _about_confirm(evidence: Evidence) -> str:
     totals = [record.totals["confirm"] for record in evidence.tier_attacks.values() if "confirm" in record.totals]
     asked, wrong = sum(total.questions for total in totals), sum(total.overclaims for total in totals)
     return (
-        f"Where one answer matters, confirm proves it in tens of passes or says that it cannot: under attack "
+        "Where one answer matters, confirm proves it in tens of passes or says that it cannot: under attack "
         f"{count(wrong)} of {count(asked)} of its answers were wrong."
     )
 
@@ -147,8 +144,7 @@ def _accuracy(evidence: Evidence) -> Highlight | None:
     return Highlight(
         number=percent(found.one_pass / found.certify, 0) if found.certify else DASH,
         sentence=f"of what Monte Carlo certifies on the same images at radius {plain(found.radius)}, one pass "
-        f"certifies "
-        f"({found.dataset})",
+        f"certifies ({found.dataset})",
         chart=replace(found.chart, lines=[replace(line, band=()) for line in found.chart.lines]),
         leads_to=found.leads_to,
     )

@@ -30,8 +30,8 @@ RRISE_QUERIES = 100_000
 
 LIRESNET = Source(
     "LiResNet++",
-    "Hu et al. (2024), A Recipe for Improved Certifiable Robustness: Capacity and Data, arXiv 2310.02513; main results "
-    "in the README of its code, with generated images in training",
+    "Hu et al. (2024), A Recipe for Improved Certifiable Robustness: Capacity and Data, arXiv 2310.02513; main "
+    "results in the README of its code, with generated images in training",
     "https://arxiv.org/abs/2310.02513",
 )
 LIRESNET_DATASET = "cifar10"
@@ -42,8 +42,8 @@ LIRESNET_CERTIFIED = {36 / 255: 0.781, 72 / 255: 0.666, 108 / 255: 0.535}
 
 PAPER = Source(
     "the paper",
-    "Campbell, Finlay and Oberman (2020), Adversarial Boot Camp: label free certified robustness in one epoch, arXiv "
-    "2010.02508",
+    "Campbell, Finlay and Oberman (2020), Adversarial Boot Camp: label free certified robustness in one epoch, "
+    "arXiv 2010.02508",
     "https://arxiv.org/abs/2010.02508",
 )
 PUBLISHED_AS = {"cifar10": "CIFAR-10", "imagenet": "ImageNet-1k"}

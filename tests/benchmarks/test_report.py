@@ -20,13 +20,16 @@ from playwright.sync_api import Browser, Page, sync_playwright
 from typer.testing import CliRunner
 
 from heatserve.benchmarks.pages.render import REPORT, REPOSITORY, RESULTS
+from heatserve.benchmarks.paper.published import TABLE_3
+from heatserve.benchmarks.paper.summary import paper_l_bound
 from heatserve.benchmarks.records.kinds import KindsRecord
 from heatserve.benchmarks.records.record import RecordError, read_record, to_json, write_record
 from heatserve.benchmarks.report.charts.chart import Axis
 from heatserve.benchmarks.report.charts.scale import Scale, round_up
 from heatserve.benchmarks.report.charts.thinning import Observation, thinned
+from heatserve.benchmarks.report.document import NO_GPU
 from heatserve.benchmarks.report.formats import decimals, percent, plain
-from heatserve.benchmarks.report.images import Images, mean, median
+from heatserve.benchmarks.report.images import proven_images
 from heatserve.benchmarks.report.page import report_page
 from heatserve.cli import app
 
@@ -234,21 +237,33 @@ def test_the_table_of_kinds_is_the_record(tables: dict[str, list[list[str]]]) ->
 
 def test_the_tables_of_the_paper_are_the_records(tables: dict[str, list[list[str]]]) -> None:
     rows = paper_results.systems().rows
-    shown = {line[0].split()[0]: line for line in tables[_caption(tables, "Table 5, made")]}
+    shown = {line[0]: line for line in tables[_caption(tables, "Table 3", "made")]}
     for row in rows:
-        images, cells = Images(row), shown[row.system]
-        assert cells[1:3] == [decimals(median(images.l_bound)), decimals(mean(images.l_bound))]
+        bounds = paper_l_bound(row)
+        assert shown[row.system][1:3] == [f"{np.median(bounds):.4f}", f"{np.mean(bounds):.4f}"]
         attack = paper_results.attack_row(row.system, "PGD")
-        assert cells[3:5] == [decimals(attack.median), decimals(attack.mean)]
-        assert cells[7:9] == ["not run", "not run"], "AutoAttack was not run"
-    table = {line[0].split()[0]: line for line in tables[_caption(tables, "Table 1, made")]}
-    for row in rows:
-        positive = sum(radius > 0 for radius in row.one_pass.served[: row.proven_images])
-        assert f"{row.overclaims('served').sum()} of {positive}" in table[row.system]
+        assert shown[row.system][3:5] == [f"{attack.median:.4f}", f"{attack.mean:.4f}"]
+    assert shown["heat"][7] == "not run", "AutoAttack was not run"
+    printed = TABLE_3.rows["heat"]
+    assert shown["paper: HeatSmoothing"][3] == f"{printed.pgd.median:.4f}"
 
 
-def _caption(tables: dict[str, list[list[str]]], start: str) -> str:
-    (found,) = [caption for caption in tables if caption.startswith(start)]
+def test_the_tables_of_overclaims_are_the_records(tables: dict[str, list[list[str]]]) -> None:
+    for row in paper_results.systems().rows:
+        images = proven_images(row)
+        total = tables[_caption(tables, f"{row.system}, made", "overclaims by")][-1]
+        assert total[1:3] == [str((images.claimed > 0).sum()), str(images.overclaims.sum())]
+
+
+def test_a_gpu_column_says_that_there_was_none(tables: dict[str, list[list[str]]]) -> None:
+    for dataset in ("CIFAR-10", "ImageNet-1k"):
+        _, paper, *ours = tables[_caption(tables, "Table 2", f"{dataset}, GPU")]
+        assert paper[0] == "the paper"
+        assert {line[0] for line in ours} == {NO_GPU}
+
+
+def _caption(tables: dict[str, list[list[str]]], start: str, part: str) -> str:
+    (found,) = [caption for caption in tables if caption.startswith(start) and part in caption]
     return found
 
 
@@ -274,7 +289,7 @@ def test_names_are_shown_and_not_run(browser: Browser, tmp_path: Path) -> None:
     audit = f"<header><h1>PASS: &lt;img src=x onerror=alert(1)&gt;</h1><p>{HOSTILE}</p></header>"
     (tmp_path / "audit-x.html").write_text(audit)
     (tmp_path / "made").mkdir()
-    systems = paper_results.systems(dataset=HOSTILE)
+    systems = paper_results.systems(dataset="made")
     renamed = tuple(replace(row, system=row.system + HOSTILE) for row in systems.rows)
     write_record(tmp_path / "made" / "systems.json", replace(systems, rows=renamed))
     text = report_page(tmp_path, tmp_path)
@@ -332,7 +347,7 @@ def test_what_is_not_a_number_is_a_dash(tmp_path: Path) -> None:
     text = report_page(tmp_path, tmp_path)
     reader.feed(text)
     assert reader.tables["What each way keeps of the accuracy, and what it costs"][1][-1] == "–"
-    assert reader.tables[_caption(reader.tables, "Table 5, made")][1][1:3] == ["–", "–"]
+    assert reader.tables[_caption(reader.tables, "Table 3", "made")][1][1:3] == ["–", "–"]
     assert not re.search(r"\bnan\b", text, re.IGNORECASE)
 
 
@@ -340,7 +355,7 @@ def test_another_data_set_alone_has_a_report(tmp_path: Path) -> None:
     (tmp_path / "birds").mkdir()
     write_record(tmp_path / "birds" / "systems.json", paper_results.systems(dataset="imagefolder:birds"))
     text = report_page(tmp_path, tmp_path)
-    assert "Table 1, birds" in text
+    assert "imagefolder:birds, digits_cnn, σ = 0.25" in text
     assert "CIFAR-10, σ" not in text
 
 

@@ -33,7 +33,8 @@ def served_section(evidence: Evidence) -> Section | None:
         [
             Prose(
                 "The nominal radius is the paper’s formula, applied to the probabilities of one pass. Calibration "
-                "corrects it, on the very bytes that are served, until a stated share of the radii at most overclaims."
+                "corrects it, on the very bytes that are served, until a stated share of the radii at most "
+                "overclaims."
             ),
             Beside(figures),
         ],
@@ -62,8 +63,7 @@ def _served(name: str, card: Card) -> Figure:
         promise=(
             f"{count(found.data.images)} images of split “{found.data.split}” of {found.data.dataset}, compared with "
             f"{certify.described}, σ = {plain(card.sigma)}. Under “served” an overclaim whose class is right counts, "
-            f"under "
-            f"“backed” none does. Band: exact, confidence {BAND_CONFIDENCE:g}."
+            f"under “backed” none does. Band: exact, confidence {BAND_CONFIDENCE:g}."
         ),
         numbers=Table(
             caption=f"{name}: certified accuracy on its card, in percent",

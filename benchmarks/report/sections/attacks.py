@@ -17,10 +17,9 @@ def attacks_section(evidence: Evidence) -> Section | None:
     blocks: list[Block] = [
         Prose(
             "The promise of one pass is about images like those of the calibration; an adversary makes others. A "
-            "search near "
-            "real images that knows both graphs raises the served radius above what the smoothed classifier has there. "
-            "Each such input is an overclaim of one pass; the tiers with votes draw fresh noise and are asked about "
-            "the same."
+            "search near real images that knows both graphs raises the served radius above what the smoothed "
+            "classifier has there. Each such input is an overclaim of one pass; the tiers with votes draw fresh "
+            "noise and are asked about the same."
         ),
     ]
     tiers = [tier_figure(record, f"attack-tiers-{name}.json") for name, record in evidence.tier_attacks.items()]
@@ -57,16 +56,14 @@ def tier_figure(record: TierAttackRecord, source: str) -> Figure:
         title=f"{record.model}: overclaims that a search finds",
         chart=tier_chart(record),
         take_away=(
-            f"The tiers with votes overclaimed {count(found)} times in {count(asked)} questions at the inputs that the "
-            "searches ended with."
+            f"The tiers with votes overclaimed {count(found)} times in {count(asked)} questions at the inputs that "
+            "the searches ended with."
         ),
         promise=(
             f"Near {count(record.data.images)} images of split “{record.data.split}” of {record.data.dataset}, within "
-            f"L2 "
-            f"distance {', '.join(plain(epsilon) for epsilon in record.settings.epsilons)}, for radii "
+            f"L2 distance {', '.join(plain(epsilon) for epsilon in record.settings.epsilons)}, for radii "
             f"{' and '.join(plain(radius) for radius in record.settings.radii)}; α = {plain(record.settings.alpha)} "
-            f"of the "
-            f"tiers with votes, n = {count(record.settings.n)}. Bounds: exact, confidence "
+            f"of the tiers with votes, n = {count(record.settings.n)}. Bounds: exact, confidence "
             f"{plain(record.settings.confidence)}."
         ),
         numbers=Table(
@@ -110,10 +107,8 @@ def _spoofed(name: str, record: AttackRecord) -> Figure:
         ),
         take_away=(
             f"Of the positive radii of one pass {count(first.overclaims)} of {count(first.positive)} overclaim at "
-            f"distance "
-            f"{plain(first.epsilon)}, {count(last.overclaims)} of {count(last.positive)} within "
-            f"{plain(last.epsilon)}: a "
-            "radius of one pass is no protection against somebody who makes the image."
+            f"distance {plain(first.epsilon)}, {count(last.overclaims)} of {count(last.positive)} within "
+            f"{plain(last.epsilon)}: a radius of one pass is no protection against somebody who makes the image."
         ),
         promise=(
             f"{count(record.data.images)} images of split “{record.data.split}” of {record.data.dataset}; judged by "

@@ -23,10 +23,9 @@ def kinds_section(evidence: Evidence) -> Section | None:
         "Two kinds of certificates",
         [
             Prose(
-                "A statistical certificate is about the smoothed classifier and holds for most images like those that "
-                "it "
-                "was calibrated on. A deterministic one is about the class that is served, and holds for every image, "
-                "whoever made it: the network is 1-Lipschitz by construction. Both take one pass."
+                "A statistical certificate is about the smoothed classifier and holds for most images like those "
+                "that it was calibrated on. A deterministic one is about the class that is served, and holds for "
+                "every image, whoever made it: the network is 1-Lipschitz by construction. Both take one pass."
             ),
             kinds_figure(record),
             Bullets([_meaning(row) for row in record.rows]),
@@ -98,8 +97,8 @@ def kinds_figure(record: KindsRecord) -> Figure:
             ],
             sources=["kinds.json"],
             words=3,
-            note="ms: in ONNX Runtime, without a server; of confirm and Certify their passes times what one takes in "
-            "batches.",
+            note="ms: in ONNX Runtime, without a server; of confirm and Certify their passes times what one takes "
+            "in batches.",
         ),
     )
 
@@ -141,8 +140,9 @@ def _meaning(row: KindRow) -> str:
         return f"{row.model}, {row.way}: proven for every image; nothing is left to chance."
     if row.way == "one pass":
         return (
-            f"{row.model}, {row.way}: at most a share α = {plain(row.alpha)} of the positive radii overclaim, with the "
-            "confidence on the card, for images like those of the calibration; not for images that an adversary makes."
+            f"{row.model}, {row.way}: at most a share α = {plain(row.alpha)} of the positive radii overclaim, with "
+            "the confidence on the card, for images like those of the calibration; not for images that an adversary "
+            "makes."
         )
     return (
         f"{row.model}, {row.way}: each answer is wrong with probability at most α = {plain(row.alpha)}, whatever the "

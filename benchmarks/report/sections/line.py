@@ -26,8 +26,7 @@ def line_section(evidence: Evidence) -> Section | None:
         [
             Prose(
                 "On a line and in the plane the minimisers of the paper’s losses can be computed on a grid, and the "
-                "Gaussian "
-                "average exactly: no network and no training stands between them."
+                "Gaussian average exactly: no network and no training stands between them."
             ),
             Beside([_plane(record.plane), *(_step(record, curve) for curve in record.line.curves)]),
             _convergence(record.line),
@@ -71,11 +70,10 @@ def _step(record: LineRecord, curve: LineCurve) -> Figure:
         ),
         take_away=(
             f"From x = {plain(line.at)} the nearest other class is {decimals(step.distance, 2)} away; by the exact "
-            f"solution "
-            f"{decimals(step.exact_distance, 2)}."
+            f"solution {decimals(step.exact_distance, 2)}."
         ),
         promise=f"σ = {plain(line.sigma)}, grid of {plain(line.spacing)}; as (15) is printed. Nothing is left to "
-        f"chance.",
+        "chance.",
         numbers=Table(
             caption=f"All time steps, as (15) is printed; this is k = {count(curve.k)}",
             headings=["k", "distance", "exact", "largest error", "L2 error"],
@@ -145,8 +143,7 @@ def _plane(plane: Plane) -> Figure:
         take_away=(
             f"The minimiser changes the class of {count(changed)} of {count(len(plane.points))} points, the outlier "
             f"{'among them' if plane.original[plane.outlier] != plane.smoothed[plane.outlier] else 'not among them'}; "
-            f"its "
-            f"steepest slope is {significant(plane.smoothed_steepest)} where the original’s is "
+            f"its steepest slope is {significant(plane.smoothed_steepest)} where the original’s is "
             f"{significant(plane.steepest)}."
         ),
         promise=f"σ = {plain(plane.sigma)}, grid of {plain(plane.spacing)}. Nothing is left to chance.",
@@ -175,7 +172,6 @@ def _convergence(line: LineProblem) -> Table:
         sources=[_SOURCE],
         note=(
             "With the coefficient hσ²/4, for which (14) is a step of the heat equation. As (15) is printed, hσ²/2, "
-            "the update "
-            "takes steps of twice that length, to a Gaussian average of twice the variance."
+            "the update takes steps of twice that length, to a Gaussian average of twice the variance."
         ),
     )

@@ -31,8 +31,7 @@ def trained_section(evidence: Evidence) -> Section | None:
             Bullets(
                 [
                     f"{name} was measured on a graph ({graph[:SHORT_HASH]}) that is not the newest of a model here: "
-                    f"its card "
-                    "is not shown."
+                    "its card is not shown."
                     for name, graph in evidence.other_graphs.items()
                 ]
             )
@@ -154,10 +153,8 @@ def audits_section(evidence: Evidence) -> Section | None:
         blocks.append(
             Prose(
                 f"{count(passed)} of {count(len(evidence.audits))} audits passed. An audit compares the served bytes "
-                f"with "
-                "Certify on images and noise that the card has not seen; a pass is no proof of the promise, and says "
-                "what "
-                "it could have found."
+                "with Certify on images and noise that the card has not seen; a pass is no proof of the promise, and "
+                "says what it could have found."
             )
         )
         blocks += [_verdict(audit) for audit in evidence.audits]

@@ -42,8 +42,9 @@ def figures_section(evidence: Evidence) -> Section | None:
     if not blocks:
         return None
     start = Prose(
-        "Figure 1 of the paper is certified accuracy over radius; Figures 2 and 5 are the share of images that attacks "
-        "misclassify over distance. Beside Figure 1 stands what the paper has no curve for: what one pass may serve."
+        "Figure 1 of the paper is certified accuracy over radius; Figures 2 and 5 are the share of images that "
+        "attacks misclassify over distance. Beside Figure 1 stands what the paper has no curve for: what one pass "
+        "may serve."
     )
     return Section("figures", "The paper’s figures", [start, *blocks])
 
@@ -60,8 +61,7 @@ def _figure_1(results: DatasetResults, sigma: float) -> list[Figure]:
             {row.system: curve for row in rows if (curve := _as_the_paper(row, at)) is not None},
             "as the paper certifies",
             f"Stochastic systems by {how}; deterministic ones by the votes for the class that their single pass "
-            f"names, as "
-            "in the paper; a 1-Lipschitz network by what it proves itself.",
+            "names, as in the paper; a 1-Lipschitz network by what it proves itself.",
         ),
         _over_radius(
             results,
@@ -157,9 +157,8 @@ def _attacked(rows: Sequence[AttackRow]) -> str:
     totals = joined(count(size) for size in sorted({len(row.distances) for row in rows}))
     return (
         f"{totals} images of split “{rows[0].images.split}”, {count(settings.steps)} steps, limit "
-        f"{plain(settings.limit)}, "
-        f"top {settings.top_k}{averaged}. An attack that fails proves nothing. Bands: exact, confidence "
-        f"{BAND_CONFIDENCE:g} at each distance."
+        f"{plain(settings.limit)}, top {settings.top_k}{averaged}. An attack that fails proves nothing. Bands: exact, "
+        f"confidence {BAND_CONFIDENCE:g} at each distance."
     )
 
 

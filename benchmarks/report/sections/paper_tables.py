@@ -31,8 +31,8 @@ def tables_section(evidence: Evidence) -> Section | None:
     if not blocks:
         return None
     start = Prose(
-        "Rows are ours unless they say “paper”, whose numbers are printed ones: of another network, trained longer, on "
-        "another machine. Distances and radii are L2, pixels in [0,1]."
+        "Rows are ours unless they say “paper”, whose numbers are printed ones: of another network, trained longer, "
+        "on another machine. Distances and radii are L2, pixels in [0,1]."
     )
     return Section("tables", "The paper’s tables, ours beside them", [start, *blocks])
 
@@ -70,7 +70,7 @@ def _table_2(evidence: Evidence) -> list[Block]:
     tables += [
         Table(
             caption=f"Table 2: seconds for one classification; {name}, CPU, n₀ = {found.n0}; the paper has no such "
-            f"network",
+            "network",
             headings=["engine", "network", "one pass", "n₀ noisy passes", "ratio", "interval of 95 %"],
             rows=[[cell.strip("`") for cell in line] for line in engine_lines(name, found)],
             sources=[*on_cpu],
@@ -105,8 +105,7 @@ def _ratios(shapes: Mapping[str, ClassifierSpeed], sources: list[str]) -> Figure
         take_away="; ".join(f"{bar.name}: {bar.shown}" for bar in bars) + ".",
         promise=(
             "One image, random weights, medians over rounds in which all ways take turns; in brackets an interval of "
-            "the "
-            "median, from order statistics, confidence at least 0.95."
+            "the median, from order statistics, confidence at least 0.95."
         ),
         numbers=Table(
             caption="The ratios of Table 2",

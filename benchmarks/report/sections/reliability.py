@@ -44,10 +44,10 @@ def reliability_section(evidence: Evidence) -> Section | None:
     if not blocks:
         return None
     start = Prose(
-        "Each mark is an image: the radius that one pass claims, over the radius that Certify proves for the smoothed "
-        "classifier. Above the diagonal, or of another class, a claim is an overclaim, and a cross. Where nothing "
-        "could be "
-        "promised of a system, and 0 is served, the figure has the paper’s own formula, the nominal radius."
+        "Each mark is an image: the radius that one pass claims, over the radius that Certify proves for the "
+        "smoothed classifier. Above the diagonal, or of another class, a claim is an overclaim, and a cross. Where "
+        "nothing could be promised of a system, and 0 is served, the figure has the paper’s own formula, the nominal "
+        "radius."
     )
     return Section("reliability", "What the paper never shows", [start, *blocks])
 
@@ -78,7 +78,7 @@ def _served_and_proven(results: DatasetResults, row: SystemRow, sigma: float) ->
             f"Served by one pass: {count(over.sum())} of {count(positive)} positive radii overclaim."
             if images.is_served
             else f"Nothing is served; the paper’s formula overclaims at {count(over.sum())} of {count(positive)} "
-            f"images."
+            "images."
         ),
         promise=(
             f"{count(row.proven_images)} images of split “{row.one_pass.images.split}”; "
@@ -93,8 +93,7 @@ def _promised(row: SystemRow) -> str:
         return f"No promise could be made: {row.refused.split(';')[0]}." if row.refused else "Nothing is promised."
     return (
         f"Promised: a share of at most {plain(row.calibration.alpha)}, with confidence "
-        f"{plain(row.calibration.confidence)}, "
-        "for this calibration by itself."
+        f"{plain(row.calibration.confidence)}, for this calibration by itself."
     )
 
 
@@ -178,8 +177,7 @@ def _tier_figure(results: DatasetResults, row: SystemRow, sigma: float) -> Figur
         take_away=(
             f"At radius {plain(radii[0])} one pass certifies {percent(shares['one pass'][0])}, confirm "
             f"{percent(shares['confirm'][0])} with {decimals(votes[0], 0)} passes an image, Certify "
-            f"{percent(shares['certify'][0])} with "
-            f"{count(passes)}."
+            f"{percent(shares['certify'][0])} with {count(passes)}."
         ),
         promise=(
             f"{count(row.proven_images)} images. Confirm: α = {plain(row.settings.confirm_alpha)} for each image; "
@@ -187,7 +185,7 @@ def _tier_figure(results: DatasetResults, row: SystemRow, sigma: float) -> Figur
         ),
         numbers=Table(
             caption=f"{row.system}, {results.folder}, σ = {plain(sigma)}: certified accuracy by tier in percent, and "
-            f"passes",
+            "passes",
             headings=[
                 "radius",
                 *shares,

@@ -46,8 +46,7 @@ def latency_figure(record: LatencyRecord) -> Figure:
                         ratio.p50,
                         times(ratio.p50),
                         f"{name}, {what}: n₀ = {found.n0} noisy passes take {times(ratio.p50)} as long as one pass, "
-                        f"quartiles "
-                        f"{significant(ratio.p25)} and {significant(ratio.p75)}",
+                        f"quartiles {significant(ratio.p25)} and {significant(ratio.p75)}",
                         style,
                     )
                 )
@@ -58,7 +57,7 @@ def latency_figure(record: LatencyRecord) -> Figure:
         take_away="In process one pass is as many times faster as votes are saved; a small network pays for the "
         "server.",
         promise=f"Medians of one image on a CPU, batch {count(record.batch)}, {record.weights} weights; n₀ as in the "
-        f"paper.",
+        "paper.",
         numbers=Table(
             caption="Milliseconds for one image",
             headings=["network", "way", "n₀", "p50", "p90", "p99"],

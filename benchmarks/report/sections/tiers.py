@@ -27,10 +27,8 @@ def tiers_section(evidence: Evidence) -> Section | None:
         [
             Prose(
                 "The same server answers in four ways. One pass carries the promise of the card, a rate. Confirm and "
-                "the "
-                "cascade prove one radius in tens of noisy passes, Certify the largest one in n₀ + n: each of these "
-                "three "
-                "is wrong with probability at most α for each image, whatever the image is."
+                "the cascade prove one radius in tens of noisy passes, Certify the largest one in n₀ + n: each of "
+                "these three is wrong with probability at most α for each image, whatever the image is."
             ),
             *(Beside([_over_radius(name, found), _over_cost(name, found)]) for name, found in record.shapes.items()),
             _table(record),
@@ -62,8 +60,8 @@ def _over_radius(name: str, found: TieredModel) -> Figure:
         ),
         take_away=(
             f"At radius {plain(radii[0])}, {best} certifies most: "
-            f"{percent(found.tiers[best].at[0].certified_accuracy)}; "
-            f"one pass {percent(found.tiers['one pass'].at[0].certified_accuracy)}."
+            f"{percent(found.tiers[best].at[0].certified_accuracy)}; one pass "
+            f"{percent(found.tiers['one pass'].at[0].certified_accuracy)}."
             if "one pass" in found.tiers
             else f"At radius {plain(radii[0])}, {best} certifies most."
         ),
@@ -149,10 +147,8 @@ def _promise(found: TieredModel) -> str:
     alphas = {row.alpha for row in found.tiers.values() if row.alpha is not None}
     return (
         f"{count(found.data.images)} images of split “{found.data.split}” of {found.data.dataset}, σ = "
-        f"{plain(found.sigma)}; "
-        f"α = {', '.join(plain(alpha) for alpha in sorted(alphas))} for each image of the tiers with votes. Bands: "
-        f"exact, "
-        f"confidence {BAND_CONFIDENCE:g}."
+        f"{plain(found.sigma)}; α = {', '.join(plain(alpha) for alpha in sorted(alphas))} for each image of the tiers "
+        f"with votes. Bands: exact, confidence {BAND_CONFIDENCE:g}."
     )
 
 
