@@ -93,6 +93,8 @@ class Judgement:
     worse: Sequence[str]
     unsettled: Sequence[str] = ()
     """What cannot be compared, and why."""
+    sources: Sequence[str] = ()
+    """Files of results."""
 
 
 Block = Prose | Bullets | Table | Figure | Beside | Judgement

@@ -19,6 +19,8 @@ from heatserve.export.card import Card
 
 DATA_SETS = {"cifar10": "CIFAR-10", "digits": "digits", "imagenet": "ImageNet-1k"}
 """How data sets are called in a sentence."""
+_HIGHLIGHTED = 3
+"""Curves of a chart that the first screen shows."""
 
 
 @dataclass(frozen=True)
@@ -145,7 +147,7 @@ def _accuracy(evidence: Evidence) -> Highlight | None:
         number=percent(found.one_pass / found.certify, 0) if found.certify else DASH,
         sentence=f"of what Monte Carlo certifies on the same images at radius {plain(found.radius)}, one pass "
         f"certifies ({found.dataset})",
-        chart=replace(found.chart, lines=[replace(line, band=()) for line in found.chart.lines]),
+        chart=replace(found.chart, lines=[replace(line, band=()) for line in found.chart.lines[:_HIGHLIGHTED]]),
         leads_to=found.leads_to,
     )
 

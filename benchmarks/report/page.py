@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from heatserve.benchmarks.report.charts.draw import draw, swatch
-from heatserve.benchmarks.report.comparisons import comparisons_section
+from heatserve.benchmarks.report.comparisons.section import comparisons_section
 from heatserve.benchmarks.report.document import ABSENT, Section
 from heatserve.benchmarks.report.evidence import Evidence, read_evidence
 from heatserve.benchmarks.report.first_screen import highlights, verdict

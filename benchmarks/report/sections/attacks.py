@@ -24,7 +24,7 @@ def attacks_section(evidence: Evidence) -> Section | None:
     ]
     tiers = [tier_figure(record, f"attack-tiers-{name}.json") for name, record in evidence.tier_attacks.items()]
     blocks += [Beside(figures) for figures in (tiers, _spoofing(evidence)) if figures]
-    tables = [_within(evidence)] if evidence.attacks else []
+    tables = [_distances(evidence), _within(evidence)] if evidence.attacks else []
     return Section("attacks", "Under attack", [*blocks, *tables]) if len(blocks) > 1 or tables else None
 
 
@@ -130,6 +130,32 @@ def _spoofed(name: str, record: AttackRecord) -> Figure:
             ],
             sources=[f"attack-{name}.json"],
         ),
+    )
+
+
+def _distances(evidence: Evidence) -> Table:
+    return Table(
+        caption="How far PGD and DDN have to go, on the models that are served",
+        headings=["model", "system", "attack", "images", "changed", "median", "mean", "misclassified: median", "mean"],
+        rows=[
+            [
+                name,
+                row.system,
+                row.attack,
+                count(len(row.distances)),
+                percent(row.changed, 0),
+                decimals(row.median),
+                decimals(row.mean),
+                decimals(row.median_misclassified),
+                decimals(row.mean_misclassified),
+            ]
+            for name, record in evidence.attacks.items()
+            for row in record.distances
+        ],
+        sources=[f"attack-{name}.json" for name in evidence.attacks],
+        words=3,
+        note="L2 distance to another answer, an image without success counts as the limit; misclassified: to a "
+        "wrong answer, 0 where it is wrong to begin with. A dash: most images have none within the limit.",
     )
 
 

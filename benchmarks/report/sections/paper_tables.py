@@ -9,7 +9,7 @@ from heatserve.benchmarks.paper.orders import orders_table
 from heatserve.benchmarks.paper.tables import PaperTable, all_tables
 from heatserve.benchmarks.records.table2 import ClassifierSpeed
 from heatserve.benchmarks.report.charts.chart import Bar, BarChart
-from heatserve.benchmarks.report.document import NO_GPU, Block, Figure, Prose, Section, Table
+from heatserve.benchmarks.report.document import NO_GPU, NOT_RUN, Block, Figure, Prose, Section, Table
 from heatserve.benchmarks.report.evidence import Evidence
 from heatserve.benchmarks.report.formats import DASH, significant, times
 from heatserve.benchmarks.report.published import published_seconds
@@ -21,13 +21,14 @@ _ENGINES = {"torch": "PyTorch", "onnxruntime": "ONNX Runtime", "grpc": "through 
 
 
 def tables_section(evidence: Evidence) -> Section | None:
-    """Table 2 first, which is about no data; then all tables of each data set and σ."""
-    blocks: list[Block] = [*_table_2(evidence)]
+    """All tables of each data set and σ; then Table 2, which is about no data."""
+    blocks: list[Block] = []
     for results in evidence.paper:
         for sigma in results.sigmas:
             view = results.view(sigma)
             sources = [results.file("systems"), *([results.file("attacks")] if results.attacks else [])]
             blocks += [_shown(table, sources) for table in (*all_tables(view), orders_table(view))]
+    blocks += _table_2(evidence)
     if not blocks:
         return None
     start = Prose(
@@ -51,40 +52,38 @@ def _shown(table: PaperTable, sources: list[str]) -> Table:
 def _table_2(evidence: Evidence) -> list[Block]:
     """The ratios as bars, then each column of the paper's table."""
     speeds = {results.file("speed"): results.speed for results in evidence.paper if results.speed}
-    on_cpu = {source: record for source, record in speeds.items() if record.device == "cpu"}
-    gpu = next((record for record in speeds.values() if record.device != "cpu"), None)
     if not speeds:
         return []
+    on_cpu = {source: record for source, record in speeds.items() if record.device == "cpu"}
+    gpu = next((record for record in speeds.values() if record.device != "cpu"), None)
     shapes = {name: found for record in on_cpu.values() for name, found in record.shapes.items()}
-    tables = [
-        Table(
-            caption=f"Table 2: seconds for one classification; {title}",
-            headings=["engine", "network", "one pass", "n₀ noisy passes", "ratio", "interval of 95 %"],
-            rows=[[_cell(cell, title, has_gpu=gpu is not None) for cell in line] for line in lines],
-            sources=[*speeds],
-            words=2,
-        )
-        for title, lines in table_2_blocks(shapes, gpu)
+    rows = [
+        _row(title, line, has_gpu=gpu is not None) for title, lines in table_2_blocks(shapes, gpu) for line in lines
     ]
     others = {name: found for name, found in shapes.items() if published_seconds(name) is None}
-    tables += [
-        Table(
-            caption=f"Table 2: seconds for one classification; {name}, CPU, n₀ = {found.n0}; the paper has no such "
-            "network",
-            headings=["engine", "network", "one pass", "n₀ noisy passes", "ratio", "interval of 95 %"],
-            rows=[[cell.strip("`") for cell in line] for line in engine_lines(name, found)],
-            sources=[*on_cpu],
-            words=2,
-        )
+    rows += [
+        _row(f"{name}, CPU, n₀ = {found.n0}", line, has_gpu=gpu is not None)
         for name, found in others.items()
+        for line in engine_lines(name, found)
     ]
-    return [_ratios(shapes, [*on_cpu]), *tables]
+    table = Table(
+        caption="Table 2: seconds for one classification",
+        headings=["column", "engine", "network", "one pass", "n₀ noisy passes", "ratio", "interval of 95 %"],
+        rows=rows,
+        sources=[*speeds],
+        words=3,
+        note="The paper has no column for the digits.",
+    )
+    return [_ratios(shapes, [*on_cpu]), table]
 
 
-def _cell(text: str, title: str, *, has_gpu: bool) -> str:
-    if text == "not run" and _GPU in title and not has_gpu:
-        return NO_GPU
-    return text.strip("`")
+def _row(title: str, line: list[str], *, has_gpu: bool) -> list[str]:
+    """A line of the table; one that was not run says why in each of its cells."""
+    engine, network, *numbers = (cell.strip("`") for cell in line)
+    if engine != NOT_RUN:
+        return [title, engine, network or DASH, *(cell or DASH for cell in numbers)]
+    why = NO_GPU if _GPU in title and not has_gpu else NOT_RUN
+    return [title, DASH, network, *[why] * len(numbers)]
 
 
 def _ratios(shapes: Mapping[str, ClassifierSpeed], sources: list[str]) -> Figure:

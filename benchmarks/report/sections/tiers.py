@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from heatserve.benchmarks.paper.summary import BAND_CONFIDENCE
+from heatserve.benchmarks.records.confirming import ConfirmRecord
 from heatserve.benchmarks.records.load import Heard
 from heatserve.benchmarks.records.tiers import TieredModel, TiersRecord
 from heatserve.benchmarks.report.charts.chart import Axis, Chart, Line, Point
@@ -32,6 +33,7 @@ def tiers_section(evidence: Evidence) -> Section | None:
             ),
             *(Beside([_over_radius(name, found), _over_cost(name, found)]) for name, found in record.shapes.items()),
             _table(record),
+            *([_confirmed(evidence.kept.confirm)] if evidence.kept.confirm else []),
         ],
     )
 
@@ -149,6 +151,33 @@ def _promise(found: TieredModel) -> str:
         f"{count(found.data.images)} images of split “{found.data.split}” of {found.data.dataset}, σ = "
         f"{plain(found.sigma)}; α = {', '.join(plain(alpha) for alpha in sorted(alphas))} for each image of the tiers "
         f"with votes. Bands: exact, confidence {BAND_CONFIDENCE:g}."
+    )
+
+
+def _confirmed(record: ConfirmRecord) -> Table:
+    """What a confirmation costs by the rule that is served, over radius and α."""
+    served = [*record.rules][-1]
+    return Table(
+        caption="What a confirmation costs, over radius and α",
+        headings=["model", "images", "radius", "α", "confirmed", "of the right class", "votes: median", "mean", "p99"],
+        rows=[
+            [
+                name,
+                count(model.data.images),
+                plain(row.radius),
+                plain(row.alpha),
+                count(row.confirmed),
+                count(row.right),
+                count(row.votes.median),
+                decimals(row.votes.mean, 1),
+                count(row.votes.p99),
+            ]
+            for name, model in record.models.items()
+            for row in model.rows
+            if row.rule == served
+        ],
+        sources=["confirm.json"],
+        note=f"At most {count(record.n)} votes an image; each answer is wrong with probability at most α.",
     )
 
 
