@@ -36,6 +36,7 @@ from heatserve.commands.playground import playground
 from heatserve.commands.predict import predict
 from heatserve.commands.quickstart import quickstart
 from heatserve.commands.reference import reference
+from heatserve.commands.report import report
 from heatserve.commands.serve import serve
 from heatserve.commands.sign import sign
 from heatserve.commands.switch import rollback, switch
@@ -57,7 +58,7 @@ _PANELS: Mapping[str, Sequence[Callable[..., None] | typer.Typer]] = {
         certify_dataset,
     ),
     "Serve": (serve, switch, rollback, predict, certify, tiers, tune, sign, plan),
-    "Measure": (conformance, fuzz, attack, attack_tiers, bench, paper, experiment),
+    "Measure": (conformance, fuzz, attack, attack_tiers, bench, paper, experiment, report),
 }
 """The parts of the front page, and the commands and groups of commands in each."""
 _NO_ROOM = "room to write"

@@ -13,6 +13,7 @@ from heatserve.benchmarks.pages.kept import KeptResults, read_kept
 from heatserve.benchmarks.pages.paper_contents import paper_page
 from heatserve.benchmarks.records.record import Record
 from heatserve.benchmarks.records.shadow import alarms_text
+from heatserve.benchmarks.report.page import report_page
 from heatserve.certification.errors import HeatserveError
 from heatserve.certification.files import write_atomically
 
@@ -21,6 +22,9 @@ RESULTS = Path("benchmarks/results")
 PAGES = Path("docs/results")
 """Where the pages go, in the repository."""
 README = Path("README.md")
+REPORT = PAGES / "report.html"
+"""The page of `heatserve report`, of the kept results and the cards of the models that they are about."""
+REPOSITORY = Path("model_repository")
 BEGIN, END = "<!-- results -->\n", "<!-- /results -->\n"
 """What the README's table of results stands between."""
 BEGIN_TIERS, END_TIERS = "<!-- tiers -->\n", "<!-- /tiers -->\n"
@@ -88,7 +92,7 @@ def with_readme_table(readme: str, results: Path) -> str:
 
 
 def write_pages(root: Path) -> list[Path]:
-    """Render all pages, and the README's table where the README has the marks for it, from the kept results.
+    """Render all pages, the report, and the README's table where it has the marks for it, from the kept results.
 
     Args:
         root: the root of the repository.
@@ -103,6 +107,7 @@ def write_pages(root: Path) -> list[Path]:
     if not results.is_dir():
         raise HeatserveError(f"{results}: expected the kept results, found no such folder; name the repository's root")
     texts = {root / PAGES / name: text for name, text in render_pages(results).items()}
+    texts[root / REPORT] = report_page(results, root / REPOSITORY)
     readme = root / README
     if readme.is_file():
         texts[readme] = with_readme_table(readme.read_text(), results)

@@ -57,7 +57,8 @@ class PaperView:
     def rows(self) -> list[SystemRow]:
         """In the order of the tables."""
         rows = [row for row in self.systems.rows if row.sigma in (self.sigma, None)]
-        return sorted(rows, key=lambda row: PAPER_SYSTEMS.index(row.system))
+        order = {name: index for index, name in enumerate(PAPER_SYSTEMS)}
+        return sorted(rows, key=lambda row: order.get(row.system, len(order)))
 
     def row(self, system: str) -> SystemRow | None:
         """The row of a system; None: not measured."""

@@ -32,15 +32,20 @@ def audit_page(audit: Audit) -> str:
 
 def render(template: str, **values: object) -> str:
     """A page of a template beside this file."""
-    environment = Environment(
-        loader=FileSystemLoader(Path(__file__).parent),
+    pages = environment()
+    pages.filters |= {"percent": percent, "share_of": share_of}
+    return pages.get_template(template).render(**values)
+
+
+def environment(*folders: Path) -> Environment:
+    """What renders pages that loads templates from these folders, and the style sheet and layout beside this file."""
+    return Environment(
+        loader=FileSystemLoader([*folders, Path(__file__).parent]),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters |= {"percent": percent, "share_of": share_of}
-    return environment.get_template(template).render(**values)
 
 
 def _shown(measured: Measured | None) -> dict[str, object]:

@@ -54,6 +54,7 @@ COMMANDS = [
     ["experiment", "cifar10"],
     ["attack"],
     ["attack-tiers"],
+    ["report"],
 ]
 
 

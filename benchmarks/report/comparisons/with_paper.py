@@ -1,0 +1,120 @@
+"""This system and the paper."""
+
+from __future__ import annotations
+
+from heatserve.benchmarks.paper.published import TABLE_4
+from heatserve.benchmarks.report.comparisons.sides import Sides
+from heatserve.benchmarks.report.document import Judgement
+from heatserve.benchmarks.report.evidence import DatasetResults, Evidence
+from heatserve.benchmarks.report.formats import count, decimals, percent, plain, times
+from heatserve.benchmarks.report.images import median_proven
+from heatserve.benchmarks.report.published import (
+    published_seconds,
+)
+from heatserve.export.card import Card
+
+
+def with_paper(evidence: Evidence) -> Judgement | None:
+    """Speed, promises, Table 4, and what of the paper was not reached."""
+    sides = Sides()
+    _faster(sides, evidence)
+    for results in evidence.paper:
+        for sigma in results.sigmas:
+            _adversarially_trained(sides, results, sigma)
+    for name, card in evidence.cards.items():
+        _promises(sides, name, card)
+    if any("confirm" in record.totals for record in evidence.tier_attacks.values()):
+        sides.better.append(
+            "Where one answer matters, confirm proves it for that image. The paper has one pass, which proves "
+            "nothing at a single image, or Monte Carlo."
+        )
+    _smaller(sides, evidence)
+    return sides.judgement("the paper")
+
+
+def _faster(sides: Sides, evidence: Evidence) -> None:
+    """Ratios of Table 2 beside the paper's; those of `bench latency` for networks that Table 2 does not have yet."""
+    found: dict[str, tuple[str, float, float | None]] = {}
+    if evidence.kept.latency:
+        for name, latency in evidence.kept.latency.shapes.items():
+            ratios = {way: latency.ratios[f"stochastic / {way}"].p50 for way in ("plain", "grpc")}
+            found[name] = ("latency.json", ratios["plain"], ratios["grpc"])
+    for results in evidence.paper:
+        speed = results.speed if results.speed and results.speed.device == "cpu" else None
+        for name, measured in speed.shapes.items() if speed else ():
+            ways = {way: pair.ratio.median for way, pair in measured.engines.items()}
+            if "torch" in ways:
+                found[name] = (results.file("speed"), ways["torch"], ways.get("grpc"))
+    for name, (source, ours, through) in found.items():
+        published = published_seconds(name)
+        if published is None:
+            continue
+        sides.used(source)
+        server = "" if through is None else f" ({times(through)} through the server)"
+        sides.by(
+            ours=ours,
+            theirs=published.ratio,
+            more_is_better=True,
+            sentence=f"{name}, CPU: one pass is {times(ours)} faster than {count(published.n0)} noisy ones{server}; "
+            f"the paper’s Table 2 has {times(published.ratio)}.",
+        )
+
+
+def _adversarially_trained(sides: Sides, results: DatasetResults, sigma: float) -> None:
+    """Table 4: what heat smoothing adds to adversarial training."""
+    medians = {}
+    for name in ("madry", "madry-heat"):
+        row = results.row(name, sigma)
+        medians[name] = None if row is None else median_proven(row)
+    before, after = medians["madry"], medians["madry-heat"]
+    if before is None or after is None:
+        return
+    sides.used(results.file("systems"))
+    theirs = TABLE_4["madry-heat"].median - TABLE_4["madry"].median
+    sides.by(
+        ours=after - before,
+        theirs=theirs,
+        more_is_better=True,
+        sentence=f"{results.folder}, σ = {plain(sigma)}: heat smoothing after adversarial training takes the median "
+        f"proven radius from {decimals(before)} to {decimals(after)}; the paper’s Table 4, on ImageNet-1k, from "
+        f"{decimals(TABLE_4['madry'].median)} to {decimals(TABLE_4['madry-heat'].median)}.",
+    )
+
+
+def _promises(sides: Sides, name: str, card: Card) -> None:
+    """What calibration adds to the paper's formula, and what it costs."""
+    found, calibration = card.evaluation, card.calibration
+    if found is None or calibration is None:
+        return
+    nominal, over = found.nominal, found.calibrated
+    sides.better.append(
+        f"{name}: a radius carries a promise, at most {percent(calibration.alpha, 0)} of the positive ones overclaim "
+        f"with confidence {plain(calibration.confidence)} ({count(over.overclaims)} of {count(over.positive)} did on "
+        f"test images). The paper’s own formula overclaims at {count(nominal.overclaims)} of "
+        f"{count(nominal.positive)} images of this network, and the paper measures no overclaims."
+    )
+    shares = found.certified_accuracy
+    at = shares.radii.index(0.25) if 0.25 in shares.radii else len(shares.radii) // 2
+    sides.by(
+        ours=shares.single_pass[at],
+        theirs=shares.nominal[at],
+        more_is_better=True,
+        sentence=f"{name}: what may be served is less than the paper’s formula says: "
+        f"{percent(shares.single_pass[at])} certified at radius {plain(shares.radii[at])}, where the formula says "
+        f"{percent(shares.nominal[at])} and Certify proves {percent(shares.monte_carlo[at])}.",
+    )
+
+
+def _smaller(sides: Sides, evidence: Evidence) -> None:
+    """What of the paper was not reached."""
+    rows = evidence.kept.cifar10.rows if evidence.kept.cifar10 else ()
+    heat = [row for row in rows if row.system == "heat"]
+    sides.used(*(["cifar10.json"] if heat else []))
+    for row in heat[:1]:
+        sides.worse.append(
+            f"The trainings are short and the network is small: {row.architecture}, {count(row.epochs)} epochs of "
+            "heat smoothing, where the paper trains a ResNet-34 for five times 200 epochs on CIFAR-10, and a "
+            "ResNet-50 on ImageNet-1k, which was not run here."
+        )
+    if heat:
+        sides.unsettled.append("Absolute accuracies and L-bounds: another network, another training.")

@@ -1,0 +1,105 @@
+"""This system and RRISE, a single pass with conformal calibration."""
+
+from __future__ import annotations
+
+from math import sqrt
+
+from heatserve.benchmarks.records.calibration import PromisedRow
+from heatserve.benchmarks.report.comparisons.sides import Sides
+from heatserve.benchmarks.report.document import Judgement
+from heatserve.benchmarks.report.evidence import Evidence
+from heatserve.benchmarks.report.formats import count, decimals, joined, plain, points
+from heatserve.benchmarks.report.published import (
+    RRISE,
+    RRISE_DATASET,
+    RRISE_GAP,
+    RRISE_PASSES,
+    RRISE_QUERIES,
+)
+
+_SETTLED = 2.0
+"""Standard errors by which two numbers have to differ before one of them is called better."""
+_ALONE = "alone"
+"""In the name of a calibration of one radius only."""
+
+
+def with_rrise(evidence: Evidence) -> Judgement | None:
+    """The gap to Monte Carlo, the one radius that matters, and searches."""
+    sides = Sides()
+    for name, card in evidence.cards.items():
+        if card.evaluation is None or card.trained_on != RRISE_DATASET:
+            continue
+        shares = card.evaluation.certified_accuracy
+        gaps = {
+            radius: proven - served
+            for radius, served, proven in zip(shares.radii, shares.single_pass, shares.monte_carlo, strict=True)
+        }
+        radius, gap = max(gaps.items(), key=lambda item: item[1])
+        sides.by(
+            ours=gap,
+            theirs=RRISE_GAP,
+            more_is_better=False,
+            sentence=f"{name}: where one calibration serves all radii, one pass stays up to {points(gap)} below "
+            f"Certify (at radius {plain(radius)}); {RRISE.name} reports at most {decimals(100 * RRISE_GAP, 2)} "
+            "points on its data sets.",
+        )
+    _one_radius(sides, evidence)
+    _searched(sides, evidence)
+    sides.unsettled.append(
+        f"{RRISE.name} replaces up to {count(RRISE_PASSES)} noisy passes by one, as one pass does here, and pays its "
+        f"own training back after about {count(RRISE_QUERIES)} queries. Its networks and data were not run here."
+    )
+    return sides.judgement(RRISE.name)
+
+
+def _searched(sides: Sides, evidence: Evidence) -> None:
+    """What a search makes of a calibrated pass, and of confirm."""
+    found = {name: record.totals for name, record in evidence.tier_attacks.items() if "confirm" in record.totals}
+    found = {name: totals for name, totals in found.items() if "one pass" in totals}
+    if not found:
+        return
+    sides.used(*(f"attack-tiers-{name}.json" for name in found))
+    overclaims = joined(
+        f"{count(totals['one pass'].overclaims)} of {count(totals['one pass'].questions)} questions ({name})"
+        for name, totals in found.items()
+    )
+    wrong = sum(totals["confirm"].overclaims for totals in found.values())
+    asked = sum(totals["confirm"].questions for totals in found.values())
+    sides.by(
+        ours=wrong / max(asked, 1),
+        theirs=max(totals["one pass"].overclaims / max(totals["one pass"].questions, 1) for totals in found.values()),
+        more_is_better=False,
+        sentence="A pass that was calibrated on images like each other, by conformal calibration as there or by "
+        f"tests as here, can be fooled: a search near images found overclaims of ours in {overclaims}. Confirm is "
+        f"there for that, and was wrong in {count(wrong)} of {count(asked)} answers.",
+    )
+
+
+def _one_radius(sides: Sides, evidence: Evidence) -> None:
+    """The calibration for one radius alone, where its gap was measured."""
+    record = evidence.kept.calibration
+    if record is None:
+        return
+    sides.used("calibration.json")
+    for row in record.rows:
+        if not isinstance(row, PromisedRow) or _ALONE not in row.way or row.promise != "conditional":
+            continue
+        radius = float(row.way.split("r = ")[1].split()[0])
+        at = record.radii.index(radius)
+        gap, backed = record.certify[at] - row.single_pass[at], record.certify[at] - row.backed[at]
+        error = _standard_error(row.single_pass[at], record.certify[at], row.backed[at], record.test.images)
+        sentence = (
+            f"Where only the radius {plain(radius)} is served, at α = {plain(row.alpha)}, one pass is {points(gap)} "
+            f"{'below' if gap > 0 else 'above'} Certify with n = {count(record.test_monte_carlo.n)} (standard error "
+            f"{decimals(100 * error, 1)}), and {points(backed)} below where no overclaim counts."
+        )
+        if abs(gap - RRISE_GAP) < _SETTLED * error:
+            sides.unsettled.append(f"{sentence} That does not tell it from {decimals(100 * RRISE_GAP, 2)}.")
+        else:
+            sides.by(ours=gap, theirs=RRISE_GAP, more_is_better=False, sentence=sentence)
+
+
+def _standard_error(one_pass: float, certify: float, both: float, images: int) -> float:
+    """Of the difference of two shares of the same images; `both`: of those that count in each."""
+    only_pass, only_certify = one_pass - both, certify - both
+    return sqrt(max(only_pass + only_certify - (only_pass - only_certify) ** 2, 0.0) / images)

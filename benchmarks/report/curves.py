@@ -1,0 +1,58 @@
+"""Curves of shares over a distance, with their points' words and exact confidence bands."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from heatserve.benchmarks.paper.summary import ShareCurve, curve_of
+from heatserve.benchmarks.report.charts.chart import Line, Point
+from heatserve.benchmarks.report.formats import count, is_number, percent, plain
+
+
+def share_line(
+    name: str,
+    distances: Sequence[float],
+    shares: Sequence[float | None],
+    *,
+    style: int,
+    images: int | None = None,
+    what: str = "radius",
+) -> Line:
+    """A curve of shares of images; with their number, a band of what the true shares may be.
+
+    Args:
+        name: of the curve.
+        distances: increasing, L2.
+        shares: of the images, None or NaN where none was measured.
+        style: of the curve.
+        images: how many the shares are of; None: no band.
+        what: the name of the distance.
+    """
+    found = [(at, share) for at, share in zip(distances, shares, strict=True) if share is not None and is_number(share)]
+    if images:
+        at = np.array([distance for distance, _ in found])
+        counts = np.rint([share * images for _, share in found])
+        return curve_line(name, curve_of(counts, images, at), style=style, what=what)
+    points = [Point(at, share, f"{name}: {percent(share, 2)} at {what} {plain(at)}") for at, share in found]
+    return Line(name=name, points=points, style=style)
+
+
+def curve_line(name: str, curve: ShareCurve, *, style: int, what: str = "radius", marks: bool = True) -> Line:
+    """A curve with its band; without marks where it has many points, each of which says its numbers all the same."""
+    places = [(float(at), float(share)) for at, share in zip(curve.at, curve.share, strict=True)]
+    total = count(curve.total)
+    return Line(
+        name=name,
+        points=[
+            Point(at, share, f"{name}: {percent(share, 2)} of {total} images at {what} {plain(at)}")
+            for at, share in places
+        ],
+        style=style,
+        band=[
+            (float(at), float(low), float(high))
+            for at, low, high in zip(curve.at, curve.lower, curve.upper, strict=True)
+        ],
+        marks=marks,
+    )

@@ -1,0 +1,190 @@
+"""What the first screen says: the verdict, and the three figures that tell most."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from heatserve.benchmarks.paper.summary import certify_curve, served_curve
+from heatserve.benchmarks.report.charts.chart import Bar, BarChart, Chart
+from heatserve.benchmarks.report.document import Highlight
+from heatserve.benchmarks.report.evidence import Evidence
+from heatserve.benchmarks.report.formats import DASH, count, percent, plain, times
+from heatserve.benchmarks.report.published import published_seconds
+from heatserve.benchmarks.report.sections.accuracy import served_chart
+from heatserve.benchmarks.report.sections.attacks import tier_chart
+from heatserve.benchmarks.report.sections.reliability import tier_curves
+from heatserve.export.card import Card
+
+DATA_SETS = {"cifar10": "CIFAR-10", "digits": "digits", "imagenet": "ImageNet-1k"}
+"""How data sets are called in a sentence."""
+_HIGHLIGHTED = 3
+"""Curves of a chart that the first screen shows."""
+
+
+@dataclass(frozen=True)
+class _Compared:
+    """One pass beside Certify, on the same images."""
+
+    dataset: str
+    images: int
+    radius: float
+    one_pass: float
+    certify: float
+    passes: int
+    """Of Certify, for an image."""
+    chart: Chart
+    leads_to: str
+
+
+def verdict(evidence: Evidence) -> list[str]:
+    """Two or three sentences: what is better, what it costs, and what has to be known before it is relied on."""
+    said = []
+    found = _compared(evidence)
+    if found:
+        said.append(
+            f"One forward pass certifies {percent(found.one_pass)} of {count(found.images)} images of {found.dataset} "
+            f"at radius {plain(found.radius)}; Monte Carlo, with {count(found.passes)} noisy passes for each of them, "
+            f"{percent(found.certify)}{_times_as_long(evidence)}."
+        )
+    promised = [card for card in _statistical(evidence) if card.calibration]
+    if promised and promised[0].calibration:
+        promise = promised[0].calibration
+        said.append(
+            f"What one pass promises is a rate, for images like those of the calibration: of {promised[0].model}, at "
+            f"most {percent(promise.alpha, 0)} of the radii are too large, with confidence "
+            f"{plain(promise.confidence)}. It is no protection against an image that somebody made."
+        )
+    if any("confirm" in record.totals for record in evidence.tier_attacks.values()):
+        said.append(_about_confirm(evidence))
+    return said
+
+
+def _statistical(evidence: Evidence) -> list[Card]:
+    """Cards with figures, those of the largest networks' data set first."""
+    found = [card for card in evidence.cards.values() if card.evaluation]
+    return sorted(found, key=lambda card: (-card.input_shape[1] * card.input_shape[2], card.model))
+
+
+def _compared(evidence: Evidence) -> _Compared | None:
+    """From a card or, where there is none, from the systems of the paper's command."""
+    cards = _statistical(evidence)
+    return _from_card(cards[0]) if cards else _from_systems(evidence)
+
+
+def _from_card(card: Card) -> _Compared:
+    found = card.evaluation
+    assert found is not None  # `_statistical` chose it by that
+    shares = found.certified_accuracy
+    at = shares.radii.index(card.sigma) if card.sigma in shares.radii else len(shares.radii) // 2
+    return _Compared(
+        dataset=DATA_SETS.get(card.trained_on, card.trained_on),
+        images=found.data.images,
+        radius=shares.radii[at],
+        one_pass=shares.single_pass[at],
+        certify=shares.monte_carlo[at],
+        passes=found.monte_carlo.n0 + found.monte_carlo.n,
+        chart=served_chart(card.model, card),
+        leads_to=f"served-{card.model}",
+    )
+
+
+def _from_systems(evidence: Evidence) -> _Compared | None:
+    """The system whose calibrated pass keeps most at its σ."""
+    best: _Compared | None = None
+    for results in evidence.paper:
+        for row in (row for sigma in results.sigmas for row in results.rows(sigma) if row.noisy and row.sigma):
+            at = np.array([row.sigma])
+            one, certify = float(served_curve(row, at).share[0]), certify_curve(row, at)
+            if certify is not None and (best is None or one > best.one_pass):
+                how = row.settings.monte_carlo
+                best = _Compared(
+                    dataset=DATA_SETS.get(results.folder, results.folder),
+                    images=row.proven_images,
+                    radius=float(at[0]),
+                    one_pass=one,
+                    certify=float(certify.share[0]),
+                    passes=how.n0 + how.n,
+                    chart=tier_curves(row),
+                    leads_to="reliability",
+                )
+    return best
+
+
+def _times_as_long(evidence: Evidence) -> str:
+    """What `bench kinds` says of the time of both."""
+    rows = {
+        row.way: row for row in (evidence.kept.kinds.rows if evidence.kept.kinds else ()) if row.kind == "statistical"
+    }
+    one, certify = rows.get("one pass"), rows.get("certify")
+    if one is None or certify is None or not one.milliseconds:
+        return ""
+    return f", and takes {times(certify.milliseconds / one.milliseconds)} as long"
+
+
+def _about_confirm(evidence: Evidence) -> str:
+    """What attacks made of confirm, over all models."""
+    totals = [record.totals["confirm"] for record in evidence.tier_attacks.values() if "confirm" in record.totals]
+    asked, wrong = sum(total.questions for total in totals), sum(total.overclaims for total in totals)
+    return (
+        "Where one answer matters, confirm proves it in tens of passes or says that it cannot: under attack "
+        f"{count(wrong)} of {count(asked)} of its answers were wrong."
+    )
+
+
+def highlights(evidence: Evidence) -> list[Highlight]:
+    """The three figures, as far as there are results for them."""
+    found = [_accuracy(evidence), _speed(evidence), _attacked(evidence)]
+    return [one for one in found if one is not None][:3]
+
+
+def _accuracy(evidence: Evidence) -> Highlight | None:
+    found = _compared(evidence)
+    if found is None:
+        return None
+    return Highlight(
+        number=percent(found.one_pass / found.certify, 0) if found.certify else DASH,
+        sentence=f"of what Monte Carlo certifies on the same images at radius {plain(found.radius)}, one pass "
+        f"certifies ({found.dataset})",
+        chart=replace(found.chart, lines=[replace(line, band=()) for line in found.chart.lines[:_HIGHLIGHTED]]),
+        leads_to=found.leads_to,
+    )
+
+
+def _speed(evidence: Evidence) -> Highlight | None:
+    record = evidence.kept.latency
+    if record is None:
+        return None
+    bars = []
+    for name, found in record.shapes.items():
+        published = published_seconds(name)
+        if published is None or "stochastic / plain" not in found.ratios:
+            continue
+        ours = found.ratios["stochastic / plain"].p50
+        bars.append(Bar(name, ours, times(ours), f"{name}: n₀ noisy passes take {times(ours)} as long as one pass", 1))
+        theirs = published.ratio
+        bars.append(Bar("the paper, on its CPU", theirs, times(theirs), f"The paper, Table 2: {times(theirs)}", 0))
+    if not bars:
+        return None
+    return Highlight(
+        number=bars[0].shown,
+        sentence=f"faster than n₀ noisy passes is one pass on a CPU ({bars[0].name}); the paper had {bars[1].shown}",
+        chart=BarChart(label="n₀ noisy passes divided by one pass, ours and the paper’s", bars=bars[:6]),
+        leads_to="latency-figure",
+    )
+
+
+def _attacked(evidence: Evidence) -> Highlight | None:
+    if not evidence.tier_attacks:
+        return None
+    name, record = next(iter(evidence.tier_attacks.items()))
+    confirm = record.totals.get("confirm")
+    if confirm is None:
+        return None
+    return Highlight(
+        number=f"{count(confirm.overclaims)} of {count(confirm.questions)}",
+        sentence=f"proofs of confirm were wrong under attack ({name}); one pass is no defence",
+        chart=tier_chart(record),
+        leads_to=f"attack-tiers-{record.model}",
+    )

@@ -1,0 +1,183 @@
+"""What was trained, what is served, and what audits and conformance say of it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+
+from heatserve.benchmarks.paper.summary import accuracy_of
+from heatserve.benchmarks.records.cifar10 import Cifar10Row
+from heatserve.benchmarks.records.paper import SystemRow
+from heatserve.benchmarks.records.serving import ConformanceRecord
+from heatserve.benchmarks.report.document import NOT_RUN, Block, Bullets, Prose, Section, Table
+from heatserve.benchmarks.report.evidence import AuditVerdict, DatasetResults, Evidence
+from heatserve.benchmarks.report.formats import count, decimals, percent, plain
+from heatserve.benchmarks.report.images import STYLES, named
+from heatserve.export.card import Card
+
+SHORT_HASH = 12
+"""Characters of a hash that a table shows."""
+
+
+def trained_section(evidence: Evidence) -> Section | None:
+    """The systems with how they were trained, and the models that are served."""
+    blocks: list[Block] = []
+    blocks += [_systems(results) for results in evidence.paper if results.systems and results.systems.rows]
+    if evidence.kept.cifar10 and evidence.kept.cifar10.rows:
+        blocks.append(_experiment(evidence.kept.cifar10.rows))
+    if evidence.cards:
+        blocks.append(_served(evidence.cards))
+    if evidence.other_graphs:
+        blocks.append(
+            Bullets(
+                [
+                    f"{name} was measured on a graph ({graph[:SHORT_HASH]}) that is not the newest of a model here: "
+                    "its card is not shown."
+                    for name, graph in evidence.other_graphs.items()
+                ]
+            )
+        )
+    return Section("trained", "What was trained", blocks) if blocks else None
+
+
+def _experiment(rows: tuple[Cifar10Row, ...]) -> Table:
+    return Table(
+        caption="CIFAR-10: what heatserve experiment cifar10 trained",
+        headings=[
+            "system",
+            "method",
+            "starts from",
+            "labels",
+            "σ",
+            "network",
+            "epochs",
+            "minutes",
+            "accuracy",
+            "checkpoint",
+        ],
+        rows=[[*_experiment_cells(row)] for row in _in_order(rows)],
+        sources=["cifar10.json"],
+        words=4,
+        note="epochs and minutes: after the baseline; of the baseline its own. A dash: no log was kept.",
+    )
+
+
+def _in_order(rows: Sequence[Cifar10Row]) -> list[Cifar10Row]:
+    """One row of each network, by σ and system."""
+    found = {row.checkpoint: row for row in sorted(rows, key=lambda row: -row.n)}
+    known = [*STYLES]
+    return sorted(
+        found.values(),
+        key=lambda row: (row.sigma, known.index(row.system) if row.system in known else len(known), row.system),
+    )
+
+
+def _systems(results: DatasetResults) -> Table:
+    rows = results.systems.rows if results.systems else ()
+    return Table(
+        caption=f"{results.folder}: what heatserve paper trained",
+        headings=[
+            "system",
+            "method",
+            "starts from",
+            "labels",
+            "σ",
+            "network",
+            "epochs",
+            "in all",
+            "minutes",
+            "accuracy",
+            "test images",
+            "checkpoint",
+        ],
+        rows=[[*_system_cells(row)] for row in rows],
+        sources=[results.file("systems")],
+        words=4,
+        note="epochs and minutes: after the baseline; of what starts from fresh weights its own. A dash: no log was "
+        "kept.",
+    )
+
+
+def _system_cells(row: SystemRow) -> Iterator[str]:
+    trained = row.trained
+    yield from (named(row.system), trained.method, trained.start or "fresh weights", "yes" if trained.labels else "no")
+    yield from (plain(row.sigma), row.architecture, count(trained.epochs), count(trained.epochs_in_all))
+    yield decimals(None if trained.seconds is None else trained.seconds / 60, 1)
+    yield percent(accuracy_of(row) if row.one_pass.right else None)
+    yield count(len(row.one_pass.right))
+    yield trained.checkpoint[:SHORT_HASH]
+
+
+def _experiment_cells(row: Cifar10Row) -> Iterator[str]:
+    yield from (row.system, row.method, row.start or "fresh weights", "yes" if row.labels else "no")
+    yield from (plain(row.sigma), row.architecture, count(row.epochs))
+    yield decimals(None if row.training_seconds is None else row.training_seconds / 60, 0)
+    yield percent(row.clean_accuracy)
+    yield row.checkpoint[:SHORT_HASH]
+
+
+def _served(cards: Mapping[str, Card]) -> Table:
+    return Table(
+        caption="Models that the results are about, from their certificate cards",
+        headings=["model", "certificate", "network", "trained on", "epochs in all", "σ", "promise", "graph"],
+        rows=[
+            [
+                name,
+                card.certificate_kind,
+                str(card.training.get("architecture", "–")),
+                card.trained_on,
+                str(card.training.get("epochs_in_all", card.training.get("epochs", "–"))),
+                plain(card.sigma) if card.sigma else "–",
+                _promise(card),
+                card.graph_sha256[:SHORT_HASH],
+            ]
+            for name, card in cards.items()
+        ],
+        words=4,
+    )
+
+
+def _promise(card: Card) -> str:
+    if card.is_deterministic:
+        return "proven, every image"
+    if card.calibration is None:
+        return "none: radius 0"
+    found = card.calibration
+    return f"α = {plain(found.alpha)}, confidence {plain(found.confidence)}"
+
+
+def audits_section(evidence: Evidence) -> Section | None:
+    """The verdicts of the audit pages, in their own words, and conformance."""
+    blocks: list[Block] = []
+    if evidence.audits:
+        passed = sum(audit.passed for audit in evidence.audits)
+        blocks.append(
+            Prose(
+                f"{count(passed)} of {count(len(evidence.audits))} audits passed. An audit compares the served bytes "
+                "with Certify on images and noise that the card has not seen; a pass is no proof of the promise, and "
+                "says what it could have found."
+            )
+        )
+        blocks += [_verdict(audit) for audit in evidence.audits]
+    if evidence.kept.conformance:
+        blocks.append(_conformance(evidence.kept.conformance))
+        blocks.append(Bullets([f"{name} was not run: {why}" for name, why in evidence.kept.conformance.absent.items()]))
+    return Section("audits", "Audits and conformance", blocks) if blocks else None
+
+
+def _verdict(audit: AuditVerdict) -> Bullets:
+    return Bullets([f"{audit.headline} ({audit.file})", *audit.findings])
+
+
+def _conformance(record: ConformanceRecord) -> Table:
+    return Table(
+        caption="Whether each engine answers what the certificate says, compared with float64",
+        headings=["engine", "cases", "failures", "largest error of a probability"],
+        rows=[
+            *(
+                [name, count(found.cases), count(found.failures), f"{found.probability_off:.1e}"]
+                for name, found in record.engines.items()
+            ),
+            *([name, NOT_RUN, NOT_RUN, NOT_RUN] for name in record.absent),
+        ],
+        sources=["conformance.json"],
+    )
