@@ -1,7 +1,8 @@
 """A `heatserve` that starts at once, for the code blocks of the pages: `python quick_heatserve.py FOLDER`.
 
 It has imported what commands need, listens at FOLDER/heatserve.socket, and forks a process for each command. The
-program `heatserve` that it leaves in FOLDER hands its arguments and descriptors over. Commands do as always, except that
+program `heatserve` that it leaves in FOLDER hands its arguments and descriptors over. Commands do as always, but for
+these:
 
 - `cifar_resnet20` and `lipschitz_xs` are networks of a few weights, as the folder DATA has few images;
 - `heatserve serve` verifies what it would serve and its settings, and ends: one server answers all pages;
@@ -117,8 +118,8 @@ def run(arguments: list[str], folder: str, environment: dict[str, str], descript
     except BaseException:
         traceback.print_exc()
     finally:
-        for stream in (sys.stdout, sys.stderr):
-            stream.flush()
+        sys.stdout.flush()
+        sys.stderr.flush()
         os._exit(code)
 
 

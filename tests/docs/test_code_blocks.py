@@ -9,8 +9,8 @@ from __future__ import annotations
 import os
 import pty
 import re
+import select
 import shutil
-import signal
 import subprocess
 import sys
 import time
@@ -27,6 +27,7 @@ from heatserve.serving.front.options import FrontOptions
 
 pytestmark = pytest.mark.slow
 
+TUTORIAL = "docs/tutorial.md"
 GUIDES = ("train", "calibrate", "audit", "export", "pictures", "operate", "serve", "front", "runbook", "deploy", "gpu")
 """In an order in which each finds what those before made. `your-own-model` has a test of its own."""
 PAGES = [
@@ -45,6 +46,18 @@ BEFORE = {
 _PASSPHRASE = re.compile(rb"(?i)pass ?phrase.*:|Password:")
 _ASKS = re.compile(r"heatserve (predict|certify) |127\.0\.0\.1:800|HOST:800")
 SECONDS = 240
+
+
+def file_of(block: Block) -> str | None:
+    """The name of the file that a block of Python is, whose first line says so; None: it is run as it is."""
+    name = re.match(r"# (\w+\.py)\n", block.code) if block.language == "python" else None
+    return name[1] if name else None
+
+
+def asks(block: Block) -> bool:
+    """Whether a block needs a server, or runs a file that does."""
+    files = [file_of(other) for other in BLOCKS if other.page == block.page and _ASKS.search(other.code)]
+    return bool(_ASKS.search(block.code) or any(f"python {name}" in block.code for name in files if name))
 
 
 @dataclass(frozen=True)
@@ -71,10 +84,10 @@ class Reader:
         pages = dict.fromkeys(block.page for block in TO_RUN)
         for page in pages:
             if page in BEFORE:
-                before = self._shell(BEFORE[page])
+                before = self._shell(BEFORE[page], self.folder)
                 assert before.exit_code == 0, before.printed
             for block in TO_RUN:
-                if block.page == page and not _ASKS.search(block.code):
+                if block.page == page and not asks(block):
                     self.run(block)
             if page == "README.md":
                 bring_weights(self.folder)
@@ -85,9 +98,8 @@ class Reader:
             Server(self.folder / "model_repository", models=["digits"], endpoints=FREE_PORTS, front=secure) as safe,
         ):
             self.servers = {"http": plain.endpoints, "https": safe.endpoints}
-            for block in TO_RUN:
-                if _ASKS.search(block.code):
-                    self.run(block)
+            for block in filter(asks, TO_RUN):
+                self.run(block)
 
     def run(self, block: Block) -> None:
         """Run a block, and keep what became of it."""
@@ -95,15 +107,19 @@ class Reader:
         if "heatserve sign" in code:  # which is about the newest version, whatever was rolled back to before
             (self.folder / "model_repository" / "digits" / "served.json").unlink()
         if block.language == "sh":
-            self.ran[block] = self._shell(code)
+            self.ran[block] = self._shell(code, self._place(block))
             return
-        name = re.match(r"# (\w+\.py)\n", code)
-        (self.folder / (name[1] if name else "block.py")).write_text(code)
-        self.ran[block] = Ran(0, "", 0) if name else self._shell("python block.py")
+        name = file_of(block)
+        (self._place(block) / (name or "block.py")).write_text(code)
+        self.ran[block] = Ran(0, "", 0) if name else self._shell("python block.py", self._place(block))
+
+    def _place(self, block: Block) -> Path:
+        """The folder in which the blocks of its page run: that of the tutorial is empty at first."""
+        return self.folder / "tutorial" if block.page == TUTORIAL else self.folder
 
     def _asked(self) -> list[str]:
         """The models that the blocks ask."""
-        codes = "\n".join(block.code for block in TO_RUN if _ASKS.search(block.code))
+        codes = "\n".join(block.code for block in filter(asks, TO_RUN))
         named = re.findall(r"""(?:--model |model=")(\w+)""", codes)
         return sorted({"digits" if name == "quickstart_digits" else name for name in named})
 
@@ -119,7 +135,7 @@ class Reader:
             code = re.sub(rf"(HOST|127\.0\.0\.1):{port}", f"127.0.0.1:{here}", code)
         return re.sub(r"(heatserve (?:predict|certify)\b)", rf"\1 --url {plain.grpc_url}", code)
 
-    def _shell(self, code: str) -> Ran:
+    def _shell(self, code: str, folder: Path) -> Ran:
         """Run a code of bash in a terminal of its own, where it asks for passphrases."""
         environment = {
             **{name: value for name, value in os.environ.items() if not name.startswith("PYTEST")},
@@ -131,41 +147,46 @@ class Reader:
             "TERM": "dumb",
         }
         started = time.monotonic()
-        process, terminal = pty.fork()
-        if process == 0:
-            os.chdir(self.folder)
-            os.execvpe("bash", ["bash", "-euo", "pipefail", "-c", code], environment)
+        terminal, end = pty.openpty()
+        command = ["setsid", "--ctty", "bash", "-euo", "pipefail", "-c", code]
+        process = subprocess.Popen(command, cwd=folder, env=environment, stdin=end, stdout=end, stderr=end)
+        os.close(end)
         printed = b""
-        while True:
-            try:
-                part = os.read(terminal, 65536)
-            except OSError:  # the terminal is closed: the process ended
-                break
-            if not part:
-                break
+        while part := _read(terminal):
             printed += part
             if _PASSPHRASE.search(part):
                 os.write(terminal, b"a passphrase\n")
-            if time.monotonic() - started > SECONDS:
-                os.kill(process, signal.SIGKILL)
         os.close(terminal)
-        code_of_exit = os.waitstatus_to_exitcode(os.waitpid(process, 0)[1])
+        code_of_exit = process.wait(SECONDS)
         if os.environ.get("BLOCK_TIMES"):
             print(f"{time.monotonic() - started:6.1f} {code_of_exit} {code[:90]!r}", file=sys.stderr, flush=True)
         return Ran(code_of_exit, printed.decode(errors="replace").replace("\r\n", "\n"), time.monotonic() - started)
 
 
+def _read(terminal: int) -> bytes:
+    """What is printed next; nothing at the end of the process, which closes its terminal."""
+    if not select.select([terminal], [], [], SECONDS)[0]:
+        raise TimeoutError(f"nothing was printed for {SECONDS} s")
+    try:
+        return os.read(terminal, 65536)
+    except OSError:
+        return b""
+
+
 @pytest.fixture(scope="module")
 def reader(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Reader]:
     """The reader at the end of all pages."""
-    if not shutil.which("curl") or not shutil.which("openssl"):
-        pytest.skip("the pages use curl and openssl, which are not both here")
+    missing = [name for name in ("curl", "openssl", "setsid") if not shutil.which(name)]
+    if missing:
+        pytest.skip(f"{', '.join(missing)}: not on this machine, and the pages need them")
     folder, programs = tmp_path_factory.mktemp("reader"), tmp_path_factory.mktemp("programs")
     command = [sys.executable, str(ROOT / "tests" / "quick_heatserve.py"), str(programs)]
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment) as quick:
         try:
             furnish(folder)
+            (folder / "tutorial").mkdir()
+            (folder / "tutorial" / "model_repository").symlink_to(folder / "model_repository")
             (folder / ".venv" / "bin").mkdir(parents=True)
             (folder / ".venv" / "bin" / "heatserve").symlink_to(programs / "heatserve")
             assert quick.stdout is not None
