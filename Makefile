@@ -1,6 +1,7 @@
 # make serve:      from nothing to certified answers from a running Triton, until Ctrl-C.
 # make test:       linter, type checker, the order of the rooms, and every test.
 # make test-fast:  the tests that take seconds.
+# make docs:       the documentation site, in build/site: open build/site/index.html. It needs no network.
 # make tools:      nginx, Prometheus, Alertmanager and Chromium for the tests that run them, into the environment (Debian,
 #                  Ubuntu; no root).
 # Each makes its own virtual environment first, of the first Python 3.10 to 3.12 among python3, python3.12, python3.11 and
@@ -19,7 +20,7 @@ ifneq ($(words $(VENV)),1)
 $(error VENV: expected one path without spaces, got '$(VENV)'; make $(or $(MAKECMDGOALS),serve) VENV=.venv)
 endif
 
-.PHONY: serve test test-fast tools clean
+.PHONY: serve test test-fast docs tools clean
 .DELETE_ON_ERROR:
 .NOTPARALLEL: # all install into one environment
 
@@ -35,6 +36,9 @@ test: $(VENV)/dev.installed tools
 
 test-fast: $(VENV)/dev.installed tools
 	$(PYTEST) -m "not slow"
+
+docs: $(VENV)/docs.installed
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build
 
 # Triton's wheel needs a numpy that was built for these versions.
 FITS := import sys; sys.exit(not (3, 10) <= sys.version_info[:2] < (3, 13))

@@ -151,7 +151,10 @@ class GridNoise:
         return coordinates * (2 * _reach(sigma) + 2) * 2.0**-64
 
 
-FLOAT32, GRID = Float32Noise(), GridNoise()
+FLOAT32 = Float32Noise()
+"""float32 samples, as in the papers: an assumption about them stands on the card."""
+GRID = GridNoise()
+"""Samples that are sound in floating point, for 8-bit images."""
 SOURCES: dict[str, NoiseSource] = {source.key: source for source in (FLOAT32, GRID)}
 """Every noise source by its key."""
 FORMER_KEYS = {
