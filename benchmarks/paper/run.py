@@ -65,7 +65,8 @@ class PaperRun:
         results: folder of the JSON files.
         images: test images of single passes; None: all.
         certify_images: the first of them, about which noisy passes are made; at most all.
-        attack_images: the first of them, that stochastic models are attacked at; deterministic ones at all of `images`.
+        attack_images: the first of them, that stochastic models are attacked at; deterministic ones at as many as the
+            recipe says.
         autoattack_images: the first of them, that deterministic models are attacked at by AutoAttack.
         n: the n of Certify.
         top_k: k of answers and attacks.
@@ -277,7 +278,7 @@ class PaperRun:
         """The paper's attacks, and of a deterministic system AutoAttack, which knows the best class only."""
         stochastic, seed = system.evaluated == "stochastic", self.trainings.seed
         usual = DistanceSettings(
-            images=self.attack_images if stochastic else self.images,
+            images=self.attack_images if stochastic else self._attacked,
             top_k=self.top_k,
             limit=ATTACK_LIMIT,
             steps=ATTACK_STEPS,
@@ -297,6 +298,11 @@ class PaperRun:
                 steps=effort.steps,
             )
             yield DistanceAttack("AutoAttack", settings, effort)
+
+    @property
+    def _attacked(self) -> int | None:
+        """How many images deterministic models are attacked at; None: all."""
+        return min([count for count in (self.images, self.recipe.attacked) if count is not None], default=None)
 
     @cached_property
     def _distances(self) -> DistanceKeeper:

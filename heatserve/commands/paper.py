@@ -35,7 +35,10 @@ _TopK = Annotated[
     typer.Option(min=1, help="An answer is right where the true class is among the k best; by default 1, ImageNet 5."),
 ]
 _AttackImages = Annotated[
-    int, typer.Option(min=1, help="The first of them, to attack stochastic models at; deterministic ones at all.")
+    int,
+    typer.Option(
+        min=1, help="The first of them, to attack stochastic models at; others at all, or at 1,000 photographs."
+    ),
 ]
 _Folder = Annotated[
     Path | None, typer.Option(help="Checkpoints, graphs and passes, to go on from; by default runs/paper/DATASET.")
@@ -50,7 +53,9 @@ def paper(
     system: _Systems = None,
     parts: _Parts = None,
     architecture: Annotated[str | None, typer.Option(help=f"{ARCHITECTURE_HELP}. By default the recipe's.")] = None,
-    images: Annotated[int | None, typer.Option(min=1, help="Test images of single passes; by default all.")] = None,
+    images: Annotated[
+        int | None, typer.Option(min=1, help="Test images of single passes; by default all, of photographs 5,000.")
+    ] = None,
     certify_images: Annotated[int, typer.Option(min=1, help="The first of them, to certify.")] = 2000,
     attack_images: _AttackImages = 300,
     autoattack_images: Annotated[int, typer.Option(min=1, help="The first of them, for AutoAttack.")] = 1000,
@@ -107,7 +112,7 @@ def paper(
             trainings=trainings,
             recipe=recipe,
             results=results,
-            images=images,
+            images=images or recipe.images,
             certify_images=certify_images,
             attack_images=attack_images,
             autoattack_images=autoattack_images,
