@@ -102,7 +102,7 @@ def _cifar10(device: str) -> Recipe:
 
 
 def _pictures(*, is_imagenet: bool) -> Recipe:
-    """The numbers of section 4: epochs, ε of SmoothAdv and of Table 4, k, n of (9), images that are certified, attacked."""
+    """The numbers of section 4: epochs, ε of SmoothAdv and of Table 4, k, n of (9), and how many images."""
     baseline = Optimisation(epochs=29, batch_size=128, lr=0.1)
     usual = fine_tuning("noise", "imagenet")
     heat = fine_tuning("heat", "imagenet")
