@@ -133,6 +133,7 @@ def farther_out(
     changes: Callable[[Float32Array, NDArray[np.int64]], NDArray[np.bool_]],
     *,
     epsilon: float,
+    stretches: Sequence[float] = _STRETCHES,
 ) -> tuple[Float32Array, Float64Array]:
     """Points at or a little beyond `found` that are confirmed to change the class, and their distances; inf: none is.
 
@@ -141,9 +142,10 @@ def farther_out(
         found: what an attack ended with, [N, C, H, W].
         changes: says of points [n, C, H, W] near the images at some rows [n] whether they are answered otherwise.
         epsilon: the largest distance that counts.
+        stretches: how many times as far points are tried, in this order.
     """
     points, distance = found.copy(), np.full(len(found), np.inf)
-    for stretch in _STRETCHES:
+    for stretch in stretches:
         (left,) = np.nonzero(np.isinf(distance) & (_norm(found - images) > 0))
         if left.size:
             tried = np.clip(images[left] + np.float32(stretch) * (found - images)[left], 0, 1)

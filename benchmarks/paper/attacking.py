@@ -42,6 +42,10 @@ from heatserve.export.runtime.session import Runner
 _MOST_IMAGES, _MOST_COPIES, _MOST_NUMBERS = 64, 1024, 2**21
 """What is attacked together: images, images with their noisy copies, and numbers in all of these."""
 
+_STRETCHES = (1.0, 1.1, 1.25, 1.5, 2.0, 2.5, 3.0, 4.0, 6.0, 8.0)
+"""How many times as far as an attack has gone another answer is looked for: under noise DDN ends with what a lucky draw
+misclassified, on the near side of the boundary."""
+
 ClassScores = Callable[[Float32Array, np.random.Generator], NDArray[Any]]
 """What decides: from images [N, C, H, W] to the scores of their classes [N, K], perhaps by noise."""
 
@@ -93,7 +97,7 @@ class DistanceAttack:
         if self.name == "PGD":
             text = f"PGD, L2, the least of {2**PGD.rounds - 1} radii up to {how.limit:g} in {how.steps} steps each"
         elif self.name == "DDN":
-            text = f"DDN, {how.steps} steps, up to {how.limit:g}"
+            text = f"DDN, {how.steps} steps, up to {how.limit:g}, then on in its direction until that is confirmed"
         else:
             kind = "standard version" if self.effort == Effort() else f"shortened, {self.effort}"
             text = f"AutoAttack L2, {kind}, within {how.limit:g}"
@@ -145,7 +149,7 @@ class DistanceAttack:
         def changes(tried: Float32Array, rows: NDArray[np.int64]) -> NDArray[np.bool_]:
             return ~among_best(target.scores(tried, noise), labels[rows], k=how.top_k)
 
-        return farther_out(images, found.detach().numpy(), changes, epsilon=how.limit)[1]
+        return farther_out(images, found.detach().numpy(), changes, epsilon=how.limit, stretches=_STRETCHES)[1]
 
     def _autoattacked(
         self,

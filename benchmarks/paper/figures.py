@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from heatserve.benchmarks.paper.recipes import PAPER_SYSTEMS
+from heatserve.benchmarks.paper.recipes import place_of
 from heatserve.benchmarks.paper.summary import (
     BAND_CONFIDENCE,
     ShareCurve,
@@ -154,7 +154,7 @@ def _band(ax: Any, curve: ShareCurve, label: str, color: Any) -> None:
 def _color(system: str) -> Any:
     from matplotlib import pyplot
 
-    return pyplot.get_cmap("tab10")(PAPER_SYSTEMS.index(system))
+    return pyplot.get_cmap("tab10")(place_of(system))
 
 
 @contextmanager

@@ -34,6 +34,11 @@ PAPER_SYSTEMS = (
 """The rows, in the order of the tables; where no 1-Lipschitz network takes the size of the images, without the last."""
 
 
+def place_of(system: str) -> int:
+    """Where a system stands in tables; one that no recipe has any more stands last."""
+    return PAPER_SYSTEMS.index(system) if system in PAPER_SYSTEMS else len(PAPER_SYSTEMS)
+
+
 @dataclass(frozen=True, kw_only=True)
 class Recipe:
     """How one data set is evaluated, where its user does not say otherwise."""

@@ -22,7 +22,7 @@ from heatserve.benchmarks.paper.calibrating import (
 )
 from heatserve.benchmarks.paper.certifying import noisy_passes, pass_times, single_passes
 from heatserve.benchmarks.paper.passes import PassKeeper
-from heatserve.benchmarks.paper.recipes import Recipe
+from heatserve.benchmarks.paper.recipes import Recipe, place_of
 from heatserve.benchmarks.paper.training import System, Trainings
 from heatserve.benchmarks.records.paper import (
     ATTACKS_FILE,
@@ -171,8 +171,7 @@ class PaperRun:
             return
         row = self._row(system, sigma)
         others = (other for other in self.systems.rows if (other.system, other.sigma) != (row.system, row.sigma))
-        order = list(self.trainings.systems)
-        rows = sorted((*others, row), key=lambda one: (one.sigma or 0.0, order.index(one.system)))
+        rows = sorted((*others, row), key=lambda one: (one.sigma or 0.0, place_of(one.system)))
         write_record(self.results / SYSTEMS_FILE, replace(record, rows=tuple(rows)), in_lines=True)
 
     def _trained(self, system: System, sigma: float) -> Path:
@@ -269,9 +268,9 @@ class PaperRun:
         def identity(one: AttackRow) -> tuple[str, float | None, str]:
             return one.system, one.sigma, one.attack
 
-        record, order = self.attacks, list(self.trainings.systems)
+        record = self.attacks
         others = (other for other in record.rows if identity(other) != identity(row))
-        rows = sorted((*others, row), key=lambda one: (one.sigma or 0.0, order.index(one.system), one.attack))
+        rows = sorted((*others, row), key=lambda one: (one.sigma or 0.0, place_of(one.system), one.attack))
         write_record(self.results / ATTACKS_FILE, replace(record, rows=tuple(rows)), in_lines=True)
 
     def _attacks_on(self, system: System) -> Iterator[DistanceAttack]:

@@ -15,7 +15,7 @@ from rich.table import Table
 from rich.text import Text
 
 from heatserve.benchmarks.paper.published import TABLE_3, TABLE_4, TABLE_5, PublishedPair, PublishedTable
-from heatserve.benchmarks.paper.recipes import PAPER_SYSTEMS
+from heatserve.benchmarks.paper.recipes import place_of
 from heatserve.benchmarks.paper.summary import BAND_CONFIDENCE, accuracy_of, certify_curve, paper_l_bound, served_curve
 from heatserve.benchmarks.records.paper import AttackRow, AttacksRecord, SystemRow, SystemsRecord
 from heatserve.certification.audit import rate
@@ -57,8 +57,7 @@ class PaperView:
     def rows(self) -> list[SystemRow]:
         """In the order of the tables."""
         rows = [row for row in self.systems.rows if row.sigma in (self.sigma, None)]
-        order = {name: index for index, name in enumerate(PAPER_SYSTEMS)}
-        return sorted(rows, key=lambda row: order.get(row.system, len(order)))
+        return sorted(rows, key=lambda row: place_of(row.system))
 
     def row(self, system: str) -> SystemRow | None:
         """The row of a system; None: not measured."""
@@ -168,7 +167,7 @@ def distances_table(view: PaperView) -> PaperTable:
         note=f"median and mean, L2, pixels in [0,1]. paper: {published.dataset}, {published.architecture}, σ = "
         f"{published.sigma:g}. An image that is misclassified as it is counts as distance 0, one that no attack "
         f"changes within 4 as 4. {_attacked_note(view)} calibrated: served by one pass; proven: by Certify, 0 where it "
-        "abstains.",
+        "abstains. The radii of `lipschitz` are proven in one pass, its L-bound is the same before rounding.",
         headings=(
             "system",
             "L-bound: median",
@@ -254,15 +253,33 @@ def claims_table(view: PaperView) -> PaperTable:
             share = f" ({seen.count / claimed:.0%}, at most {seen.upper_bound:.0%})" if claimed else ""
             cells.append(f"{seen.count} of {claimed}{share}")
         agree = np.array(row.one_pass.label[: row.proven_images]) == np.array(row.noisy.vote_label)
-        lines.append((*cells, _percent(float(agree.mean()))))
+        lines.append((*cells, _percent(float(agree.mean())), _broken(row, view)))
     return PaperTable(
         title=f"Radii of one pass that overclaim; {view.heading}",
         note="of positive radii: above what Certify proves at that image, or of another class than its own; at most: "
         f"exact bound, confidence {BAND_CONFIDENCE:g}. agree: one pass names the class with most votes. A radius that "
-        "Certify cannot prove with its n may hold all the same.",
-        headings=("system", "L-bound of v", "nominal radius of v", "calibrated radius", "agree"),
+        "Certify cannot prove with its n may hold all the same. attacked within: images at which an attack changed "
+        "the class of one pass within its calibrated radius, of those that were attacked and have one; the promise is "
+        "about the smoothed class, and does not exclude it.",
+        headings=("system", "L-bound of v", "nominal radius of v", "calibrated radius", "agree", "attacked within"),
         lines=tuple(lines),
     )
+
+
+def _broken(row: SystemRow, view: PaperView) -> str:
+    """Attacks on one pass that succeeded within the radius that it serves, by any of the attacks."""
+    attacks = [found for name in ("PGD", "DDN", "AutoAttack") if (found := view.attack(row.system, name))]
+    if row.evaluated == "stochastic" or row.calibration is None:
+        return NO_RADIUS
+    if not attacks:
+        return NOT_RUN
+    nearest = np.full(len(row.one_pass.served), np.inf)
+    for attack in attacks:
+        count = min(len(attack.distances), len(nearest))
+        nearest[:count] = np.minimum(nearest[:count], attack.finite[:count])
+    served = np.array(row.one_pass.served)
+    attacked = (nearest > 0) & (served > 0) & (np.arange(len(served)) < max(len(one.distances) for one in attacks))
+    return f"{int((attacked & (nearest < served)).sum())} of {int(attacked.sum())}"
 
 
 def tiers_table_of(view: PaperView) -> PaperTable:
