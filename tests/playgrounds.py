@@ -14,11 +14,10 @@ from pathlib import Path
 from known_tiers import hurry
 from playwright.sync_api import Page
 from relays import Relay, host_and_port
-from tiny_model import write_tiny_model
+from tiny_model import take_uint8, write_tiny_model
 
 from heatserve import FREE_PORTS, TritonServer
 from heatserve.export.card import read_card
-from heatserve.export.repository.layout import write_model_config
 
 ROOT = Path(__file__).parents[1]
 PATIENCE = 60_000.0
@@ -43,14 +42,14 @@ class RunningPlayground:
 
 
 def write_digits(repository: Path) -> None:
-    """The committed models of digits, and the tiny model `named`, whose classes are called like markup."""
+    """The committed models of digits, and `named`: classes called like markup, pictures of any size, no calibration."""
     for name in _DIGITS:
         shutil.copytree(ROOT / "model_repository" / name, repository / name)
-    version_dir = write_tiny_model(repository, "named")
+    version_dir = write_tiny_model(repository, "named", calibrated=False)
     card = read_card(version_dir)
     card = card.model_copy(update={"class_names": tuple(f"{MARKUP}{label}" for label in range(10))})
     card.write(version_dir)
-    write_model_config(repository, card)
+    take_uint8(version_dir, resize=8)
 
 
 @contextmanager

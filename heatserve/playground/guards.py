@@ -92,12 +92,14 @@ class Guarded:
             host := headers[b"host"].decode("latin-1"), is_local=self._is_local
         ):
             raise Refused(421, "Host: expected the address of this machine in digits, or localhost, got another name.")
+        if scope["path"] != "/" and headers.get(b"sec-fetch-site", b"none") not in (b"none", b"same-origin"):
+            raise _not_ours()
         if scope["method"] in ("GET", "HEAD"):
             return 0
         if scope["method"] != "POST":
             raise Refused(405, "Method: expected GET, HEAD or POST, got another one.")
         if headers.get(b"origin") != f"http://{host}".encode("latin-1"):
-            raise Refused(403, "Origin: expected a request of the playground's own page, got one of somebody else.")
+            raise _not_ours()
         kind = headers.get(b"content-type", b"").partition(b";")[0].strip().lower()
         if kind not in (PICTURE, b"application/json"):
             raise Refused(415, "Content-Type: expected application/json, or application/octet-stream for a file.")
@@ -143,6 +145,10 @@ def _bounded(receive: Receive, most: int) -> Receive:
         return message
 
     return bounded
+
+
+def _not_ours() -> Refused:
+    return Refused(403, "Origin: expected a request of the playground's own page, got one of somebody else.")
 
 
 def _too_large(most: int) -> Refused:

@@ -115,8 +115,11 @@ class WatchedServer:
                     await self._asks.spec(next(iter(self.models)))
                 else:
                     await self._find(self._asks)
-            except (UnavailableError, TooLateError) as error:
-                await self._lose(f"The server at {self.url} does not answer: {error}")
+            except (UnavailableError, TooLateError):
+                await self._lose(
+                    f"The server at {self.url} does not answer. Start it with `heatserve serve`, or wait while it "
+                    "starts again."
+                )
             except ServingError as error:
                 await self._lose(f"What answers at {self.url} is not a server of certified models: {error}")
 

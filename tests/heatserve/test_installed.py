@@ -22,6 +22,8 @@ def test_the_wheel_holds_one_package_and_its_data(wheel: Path) -> None:
     assert {"heatserve/py.typed", "heatserve/export/audit/page.html", "heatserve/serving/backend/model.py"} <= set(
         names
     )
+    static = ROOT / "heatserve" / "playground" / "static"
+    assert {f"heatserve/playground/static/{path.name}" for path in static.iterdir()} <= set(names)
     packages = {f"heatserve/{path.relative_to(ROOT)}" for room in ROOMS for path in (ROOT / room).rglob("*.py")}
     assert packages <= set(names)
 
@@ -78,6 +80,13 @@ def test_every_way_to_start_runs_ours(command: tuple[str, ...], bin_folder: Path
         program, rest = "python", ["-m", "torch.distributed.run", *rest]
     done = run(str(bin_folder / program), *rest, folder=hostile)
     assert "heatserve" in done.stdout
+
+
+def test_an_installed_playground_has_its_page(bin_folder: Path, hostile: Path) -> None:
+    code = "from heatserve.playground.page import static_files; print(*sorted(static_files()))"
+    done = run(str(bin_folder / "python"), "-c", code, folder=hostile)
+    names = sorted(path.name for path in (ROOT / "heatserve" / "playground" / "static").iterdir())
+    assert done.stdout.split() == names
 
 
 def test_a_users_program_beside_hostile_packages_gets_answers(

@@ -201,10 +201,19 @@ def test_pictures_are_brought_to_size_and_strange_files_are_refused_with_a_sente
     expect(problem).to_be_hidden()
 
 
-def test_a_name_of_a_class_is_text_whatever_it_is(page: Page, playground: RunningPlayground) -> None:
-    opened(page, playground, model="named")
+def test_a_model_without_calibration_for_pictures_of_any_size_with_markup_in_its_names(
+    page: Page, playground: RunningPlayground
+) -> None:
+    opened(page, playground)
+    page.select_option("#model", "named")
+    expect(page.locator("#examples-say")).to_contain_text("drop a picture of your own")
+    page.set_input_files("#file", {"name": "a.jpg", "mimeType": "image/jpeg", "buffer": picture((60, 90))})
+    expect(page.locator("#answer figcaption")).to_contain_text("90×60 pixels")
     expect(page.locator("#class")).to_contain_text(MARKUP)
     expect(page.locator("main img")).to_have_count(0)
+    expect(page.locator("#answer .claim.none")).to_have_count(2)
+    expect(page.locator("#answer .claim").first).to_contain_text("the model is not calibrated")
+    expect(page.locator("#size-result .hint")).to_contain_text("takes pictures of 8 bits or of any size")
     expect(page.locator("#prove-controls .missing")).to_contain_text("does not offer")
 
 

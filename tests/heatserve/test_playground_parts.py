@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import io
 import json
+import subprocess
+import sys
 import threading
 import zlib
 from collections.abc import Callable
@@ -210,7 +212,7 @@ async def status_of_request(headers: dict[str, str], *, method: str = "POST", bo
         await send({"type": "http.response.start", "status": 200, "headers": []})
 
     named = [(name.encode(), value.encode()) for name, value in headers.items()]
-    scope = {"type": "http", "method": method, "headers": named}
+    scope = {"type": "http", "method": method, "path": "/api/predict", "headers": named}
     await Guarded(application, is_local=True)(scope, receive, send)
     assert b"content-security-policy" in dict(sent[0]["headers"])
     return int(sent[0]["status"])
@@ -228,6 +230,8 @@ OURS = {"host": "127.0.0.1:1", "origin": "http://127.0.0.1:1", "content-type": "
         ({**OURS, "origin": "http://127.0.0.1:2"}, 9, 403),
         ({**OURS, "origin": "null"}, 9, 403),
         ({key: value for key, value in OURS.items() if key != "origin"}, 9, 403),
+        ({**OURS, "sec-fetch-site": "cross-site"}, 9, 403),
+        ({**OURS, "sec-fetch-site": "same-origin"}, 9, 200),
         ({**OURS, "content-type": "text/plain"}, 9, 415),
         ({**OURS, "content-length": str(MOST_JSON + 1)}, 9, 413),
         ({**OURS, "content-length": "-1"}, 9, 413),
@@ -318,6 +322,13 @@ def test_a_certificate_is_spoofed_where_confirm_refuses_it_and_not_where_votes_a
     found = verdicts.Spoofed(served=0.5, distance=1, outcome=outcome, reason=reason)
     assert found.is_spoofed == is_spoofed
     assert said in found.sentence
+
+
+def test_the_page_needs_no_torch_and_no_engine() -> None:
+    """With `heatserve[playground]` alone it works, and says what attacks and examples need besides."""
+    code = "import sys, heatserve.playground.serving; print(*{name.split('.')[0] for name in sys.modules})"
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
+    assert {"torch", "onnx", "onnxruntime", "sklearn", "scipy", "pydantic", "orjson"} & {*found} == set()
 
 
 def test_examples_are_test_images_of_each_class_or_a_sentence() -> None:

@@ -52,6 +52,7 @@ export function attackPanel(state) {
     const live = el("div", { class: "figures" }, figure(canvas, "under attack"));
     show(result, progress, live);
     let claimed = null;
+    signal.addEventListener("abort", () => progress.append(" Stopped."));
     for await (const [name, found] of events("/api/attack", { model: model.name, image, epsilon: reach.value() }, signal)) {
       if (name === "begin") {
         claimed = provenClaim(found, image.shape);
@@ -112,6 +113,7 @@ export function spoofPanel(state) {
     const progress = el("p", {}, "Searching …");
     const bar = el("progress", { "aria-label": "Search", max: 1, value: 0 });
     show(result, progress, bar);
+    signal.addEventListener("abort", () => progress.append(" Stopped."));
     for await (const [name, found] of events("/api/spoof", { model: model.name, image, epsilon: reach.value() }, signal)) {
       if (name === "step") {
         bar.max = found.of;
