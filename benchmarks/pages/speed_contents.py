@@ -7,12 +7,12 @@ from heatserve.benchmarks.paper.published import TABLE_2
 from heatserve.benchmarks.paper.speed_lines import (
     ENGINE_NAMES,
     IN_PROCESS,
-    NOT_RUN,
     column_lines,
     column_title,
     engine_lines,
     reached_ratios,
 )
+from heatserve.benchmarks.paper.tables import NOT_RUN
 from heatserve.benchmarks.records.gpu import StepCell
 
 RATIO_REACH = 4

@@ -10,10 +10,9 @@ from rich import box
 from rich.table import Table
 
 from heatserve.benchmarks.paper.published import TABLE_2, PublishedSeconds
+from heatserve.benchmarks.paper.tables import NOT_RUN
 from heatserve.benchmarks.records.table2 import ClassifierSpeed, MedianRatio, SpeedPair, SpeedRecord
 
-NOT_RUN = "not run"
-"""What a cell says that nobody has measured yet."""
 ENGINE_NAMES: Mapping[str, str] = MappingProxyType(
     {
         "torch": "PyTorch, eager",
