@@ -39,7 +39,8 @@ def package_page(package: str, shown: dict[str, str]) -> str:
     """
     lines = [f"# `{package}`", "", f"::: {package}", "    options: {members: false, show_root_heading: false}", ""]
     here, elsewhere = [], []
-    module = griffe.load(package, search_paths=[ROOT], submodules=False)
+    path = ROOT / package.replace(".", "/") / "__init__.py"
+    module = griffe.visit(package, filepath=path, code=path.read_text())
     for name in sorted(map(str, module.exports or []), key=str.lower):
         origin = module[name].target_path
         if origin in shown:
