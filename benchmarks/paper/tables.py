@@ -187,13 +187,11 @@ def distances_table(view: PaperView) -> PaperTable:
 
 
 def _attacked_note(view: PaperView) -> str:
-    found = {
-        kind: [row for row in view.attacks.rows if row.evaluated == kind] for kind in ("deterministic", "stochastic")
-    }
-    counts = [f"{rows[0].images.images:,} for {kind} models" for kind, rows in found.items() if rows]
+    by_kind = {row.evaluated: row.images.images for row in view.attacks.rows if row.attack != "AutoAttack"}
+    counts = [f"{images:,} for {kind} models" for kind, images in by_kind.items()]
     auto = next((row for row in view.attacks.rows if row.attack == "AutoAttack"), None)
-    within = f", AutoAttack: {auto.images.images:,}, within {auto.settings.limit:g}" if auto else ""
-    return f"Attacked images: {', '.join(counts)}{within}." if counts else "Attacks: not run."
+    counts += [f"{auto.images.images:,} for AutoAttack, within {auto.settings.limit:g}"] if auto else []
+    return f"Attacked images: {', '.join(counts)}." if counts else "Attacks: not run."
 
 
 def _distances(row: SystemRow, view: PaperView) -> tuple[str, ...]:
