@@ -21,6 +21,7 @@ from heatserve.playground.server import Offered, WatchedServer
 from heatserve.playground.verdicts import Held, Spoofed
 from heatserve.playground.working import Emit, OneAtATime
 from heatserve.serving.client.answers import Prediction
+from heatserve.serving.client.tier_questions import TierSpec
 from heatserve.serving.errors import UnavailableError
 
 MOST_SIGMA = 1.0
@@ -31,6 +32,8 @@ CONFIRM_VOTES = 10_000
 """At most, for one radius: large ones, which spoofed certificates have, take more than a server's usual 1,000."""
 
 
+VOTE_SECONDS, LIVE_SECONDS = 30.0, 60.0
+"""After which an answer of votes is undecided, and a stream of bounds ends."""
 _PACE_SECONDS = 0.008
 """Between two steps of an attack, so that it can be watched."""
 
@@ -109,7 +112,7 @@ class Answers:
         model = self.server.model(question.model)
         tier, image = model.tier(TierModel.CERTIFY_STREAM), question.image(model.spec)
         n = int(question.number("n", least=1, most=tier.limits.most_n))
-        deadline, begun = tier.limits.most_deadline_ms / 1000, time.perf_counter()
+        deadline, begun = _deadline(tier, most=LIVE_SECONDS), time.perf_counter()
         yield "begin", {"votes": tier.limits.n0 + n, "promise": tier.promise or wire.UNSTATED}
         async with aclosing(model.client.certify(wire.sent(image[None], model.spec), n=n, deadline=deadline)) as bounds:
             async for bound in bounds:
@@ -230,7 +233,7 @@ class Answers:
     async def _confirmed(self, model: Offered, image: wire.Image, radius: float) -> Record:
         tier, begun = model.tier(TierModel.CONFIRM), time.perf_counter()
         n = min(CONFIRM_VOTES, tier.limits.most_n)
-        asked = model.client.confirm(wire.sent(image[None], model.spec), radius=radius, n=n)
+        asked = model.client.confirm(wire.sent(image[None], model.spec), radius=radius, n=n, deadline=_deadline(tier))
         answers = await self._reached(asked)
         return wire.tier_record(answers[0], tier.promise, time.perf_counter() - begun, radius=radius)
 
@@ -240,7 +243,8 @@ class Answers:
         if tier is None:
             return None
         begun = time.perf_counter()
-        answers = await self._reached(model.client.certify_fixed(wire.sent(image[None], model.spec)))
+        asked = model.client.certify_fixed(wire.sent(image[None], model.spec), deadline=_deadline(tier))
+        answers = await self._reached(asked)
         return wire.tier_record(answers[0], tier.promise, time.perf_counter() - begun, radius=None)
 
     async def _reached(self, answer: Awaitable[T]) -> T:
@@ -249,6 +253,11 @@ class Answers:
         except UnavailableError:
             await self.server.lost()
             raise
+
+
+def _deadline(tier: TierSpec, *, most: float = VOTE_SECONDS) -> float:
+    """Seconds on the server, as many as the operator allows: a busy machine is late with its votes."""
+    return min(tier.limits.most_deadline_ms / 1000, most)
 
 
 def _worse(best: attacks.Step | None, step: attacks.Step) -> attacks.Step:

@@ -8,7 +8,7 @@ import { at, button, el, problem, show, slider, svg } from "./dom.js";
 const NUMBERS = [1000, 10000, 100000];
 const WIDTH = 560;
 const HEIGHT = 220;
-const EDGE = { left: 46, right: 12, top: 14, bottom: 34 };
+const EDGE = { left: 56, right: 12, top: 18, bottom: 38 };
 
 /** Section 7. */
 export function provePanel(state) {

@@ -104,7 +104,7 @@ export function noisePanel(state) {
       el("ol", { class: "bars" }, ranked.map(([label, number]) => bar(model.class_names[label] ?? "no class", number / copies.length, `${number} of ${copies.length}`))),
       strip(copies, state.answer),
       claim({
-        title: "Certified radius of the noisy copies, the middle one", tier: "one pass", radius: middle,
+        title: "Certified radius of a noisy copy (median)", tier: "one pass", radius: middle,
         kind: servedKind(answer), promise: answer.promise,
         says: `From ${radiusText(radii[0])} to ${radiusText(radii[radii.length - 1])}; each is about the noisy copy, not about your picture.`,
       }),
