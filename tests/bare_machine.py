@@ -1,18 +1,21 @@
 """A program that runs `python -m heatserve.benchmarks.gpu` as on a bare GPU machine: imports that it lacks fail.
 
-Its arguments are one JSON text, a list of lists of arguments; it prints the exit codes as a JSON list. Packages besides
-the standard library are found only where they are one of five, or needed by one of these.
+Its argument is one JSON text, a list of lists of arguments; it prints as JSON the exit codes, and what it finds of the
+packages that are to be missing. Besides the standard library, packages are found only where they are one of five, or
+needed by one of these.
 """
 
 from __future__ import annotations
 
 import importlib.metadata
+import importlib.util
 import json
 import re
 import sys
 from collections.abc import Iterable
 from typing import Any
 
+MISSING = ("pydantic", "typer", "rich", "onnx", "onnxruntime", "tritonclient", "sklearn", "timm", "matplotlib")
 BARE = ("torch", "torchvision", "numpy", "scipy", "safetensors")
 
 
@@ -66,7 +69,7 @@ def main() -> None:
 
         sys.argv[1:] = arguments
         codes.append(run())
-    print(json.dumps(codes))
+    print(json.dumps({"codes": codes, "found": [name for name in MISSING if importlib.util.find_spec(name)]}))
 
 
 if __name__ == "__main__":

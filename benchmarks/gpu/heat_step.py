@@ -15,7 +15,7 @@ import numpy as np
 import torch
 
 from heatserve.benchmarks.classifiers import BENCHMARK_SIGMA, CLASSIFIERS
-from heatserve.benchmarks.gpu.machine import GpuMachine, kept_or, made_here, write_plain
+from heatserve.benchmarks.gpu.machine import GpuMachine, TimeUp, kept_or, made_here, write_plain
 from heatserve.benchmarks.heat_step.steps import STEP_VARIANTS, HeatStepSettings, Workload, build_workload
 from heatserve.benchmarks.records.gpu import GpuStepsRecord, StepCell
 from heatserve.training.architectures.errors import first_line
@@ -83,6 +83,8 @@ def _measure_cell(name: str, variant: _Variant, machine: GpuMachine, settings: H
         if machine.on_gpu:
             torch.cuda.reset_peak_memory_stats(machine.device)
         seconds = [_timed(take, machine) for _ in range(_WARM_UP + settings.repeats)][_WARM_UP:]
+    except TimeUp:
+        raise
     except Exception as error:  # out of memory, or what torch.compile cannot do here: the other cells go on
         return replace(cell, refused=first_line(error))
     median = float(np.median(seconds))

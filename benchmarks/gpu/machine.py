@@ -48,6 +48,9 @@ class GpuMachine:
                 f"device: expected a device of this machine, got {self.device!r}: {reason}; --device cpu tries the "
                 "commands out"
             ) from None
+        index = torch.device(self.device).index
+        if self.on_gpu and index is not None:  # CUDA graphs are recorded on the current device
+            torch.cuda.set_device(index)
 
     @property
     def on_gpu(self) -> bool:
@@ -70,9 +73,16 @@ class GpuMachine:
             raise TimeUp
 
     @contextmanager
-    def stopping(self) -> Iterator[None]:
-        """While this is open, a training is told by SIGTERM when the time is used: it writes its state and ends."""
-        timer = threading.Timer(max(0.0, self.ends - time.monotonic()), os.kill, (os.getpid(), signal.SIGTERM))
+    def stopping(self, *, grace: float = 0.0) -> Iterator[None]:
+        """While this is open, SIGTERM comes when the time is used: a training writes its state and ends.
+
+        Where nobody waits for that signal, it raises `TimeUp`.
+
+        Args:
+            grace: seconds after the end.
+        """
+        left = max(0.0, self.ends + grace - time.monotonic())
+        timer = threading.Timer(left, os.kill, (os.getpid(), signal.SIGTERM))
         timer.daemon = True
         before = signal.signal(signal.SIGTERM, _time_is_up)  # while images are read, for example
         timer.start()
