@@ -7,8 +7,8 @@ from collections.abc import Sequence
 import numpy as np
 
 from heatserve.benchmarks.paper.summary import ShareCurve, curve_of
-from heatserve.benchmarks.report.charts.chart import Line, Point
-from heatserve.benchmarks.report.formats import count, is_number, percent, plain
+from heatserve.benchmarks.report.charts.chart import Curve, Point
+from heatserve.benchmarks.report.formats import count, is_number, percentage, plain
 
 
 def share_line(
@@ -19,7 +19,7 @@ def share_line(
     style: int,
     images: int | None = None,
     what: str = "radius",
-) -> Line:
+) -> Curve:
     """A curve of shares of images; with their number, a band of what the true shares may be.
 
     Args:
@@ -35,18 +35,18 @@ def share_line(
         at = np.array([distance for distance, _ in found])
         counts = np.rint([share * images for _, share in found])
         return curve_line(name, curve_of(counts, images, at), style=style, what=what)
-    points = [Point(at, share, f"{name}: {percent(share, 2)} at {what} {plain(at)}") for at, share in found]
-    return Line(name=name, points=points, style=style)
+    points = [Point(at, share, f"{name}: {percentage(share, 2)} at {what} {plain(at)}") for at, share in found]
+    return Curve(name=name, points=points, style=style)
 
 
-def curve_line(name: str, curve: ShareCurve, *, style: int, what: str = "radius", marks: bool = True) -> Line:
+def curve_line(name: str, curve: ShareCurve, *, style: int, what: str = "radius", marks: bool = True) -> Curve:
     """A curve with its band; without marks where it has many points, each of which says its numbers all the same."""
     places = [(float(at), float(share)) for at, share in zip(curve.at, curve.share, strict=True)]
     total = count(curve.total)
-    return Line(
+    return Curve(
         name=name,
         points=[
-            Point(at, share, f"{name}: {percent(share, 2)} of {total} images at {what} {plain(at)}")
+            Point(at, share, f"{name}: {percentage(share, 2)} of {total} images at {what} {plain(at)}")
             for at, share in places
         ],
         style=style,

@@ -6,10 +6,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
+from heatserve.benchmarks.paper.speed_lines import NOT_RUN
 from heatserve.benchmarks.report.charts.chart import BarChart, Chart
 
-NOT_RUN = "not run"
-"""A cell that could have been measured, and was not."""
 NO_GPU = "no GPU here"
 """A cell of a GPU column where the results are from a machine without one."""
 ABSENT = (NOT_RUN, NO_GPU, "–")

@@ -9,15 +9,15 @@ import numpy as np
 from heatserve.benchmarks.paper.summary import certify_curve, served_curve
 from heatserve.benchmarks.report.charts.chart import Bar, BarChart, Chart
 from heatserve.benchmarks.report.document import Highlight
-from heatserve.benchmarks.report.evidence import Evidence
-from heatserve.benchmarks.report.formats import DASH, count, percent, plain, times
+from heatserve.benchmarks.report.formats import DASH, count, percentage, plain, times
 from heatserve.benchmarks.report.published import published_seconds
+from heatserve.benchmarks.report.reported import ReportedResults
 from heatserve.benchmarks.report.sections.accuracy import served_chart
 from heatserve.benchmarks.report.sections.attacks import tier_chart
 from heatserve.benchmarks.report.sections.reliability import tier_curves
 from heatserve.export.card import Card
 
-DATA_SETS = {"cifar10": "CIFAR-10", "digits": "digits", "imagenet": "ImageNet-1k"}
+SPOKEN_NAMES = {"cifar10": "CIFAR-10", "digits": "digits", "imagenet": "ImageNet-1k"}
 """How data sets are called in a sentence."""
 _HIGHLIGHTED = 3
 """Curves of a chart that the first screen shows."""
@@ -38,39 +38,39 @@ class _Compared:
     leads_to: str
 
 
-def verdict(evidence: Evidence) -> list[str]:
+def verdict(reported: ReportedResults) -> list[str]:
     """Two or three sentences: what is better, what it costs, and what has to be known before it is relied on."""
     said = []
-    found = _compared(evidence)
+    found = _compared(reported)
     if found:
         said.append(
-            f"One forward pass certifies {percent(found.one_pass)} of {count(found.images)} images of {found.dataset} "
-            f"at radius {plain(found.radius)}; Monte Carlo, with {count(found.passes)} noisy passes for each of them, "
-            f"{percent(found.certify)}{_times_as_long(evidence)}."
+            f"One forward pass certifies {percentage(found.one_pass)} of {count(found.images)} images of "
+            f"{found.dataset} at radius {plain(found.radius)}; Monte Carlo, with {count(found.passes)} noisy passes "
+            f"for each of them, {percentage(found.certify)}{_times_as_long(reported)}."
         )
-    promised = [card for card in _statistical(evidence) if card.calibration]
+    promised = [card for card in _statistical(reported) if card.calibration]
     if promised and promised[0].calibration:
         promise = promised[0].calibration
         said.append(
             f"What one pass promises is a rate, for images like those of the calibration: of {promised[0].model}, at "
-            f"most {percent(promise.alpha, 0)} of the radii are too large, with confidence "
+            f"most {percentage(promise.alpha, 0)} of the radii are too large, with confidence "
             f"{plain(promise.confidence)}. It is no protection against an image that somebody made."
         )
-    if any("confirm" in record.totals for record in evidence.tier_attacks.values()):
-        said.append(_about_confirm(evidence))
+    if any("confirm" in record.totals for record in reported.tier_attacks.values()):
+        said.append(_about_confirm(reported))
     return said
 
 
-def _statistical(evidence: Evidence) -> list[Card]:
+def _statistical(reported: ReportedResults) -> list[Card]:
     """Cards with figures, those of the largest networks' data set first."""
-    found = [card for card in evidence.cards.values() if card.evaluation]
+    found = [card for card in reported.cards.values() if card.evaluation]
     return sorted(found, key=lambda card: (-card.input_shape[1] * card.input_shape[2], card.model))
 
 
-def _compared(evidence: Evidence) -> _Compared | None:
+def _compared(reported: ReportedResults) -> _Compared | None:
     """From a card or, where there is none, from the systems of the paper's command."""
-    cards = _statistical(evidence)
-    return _from_card(cards[0]) if cards else _from_systems(evidence)
+    cards = _statistical(reported)
+    return _from_card(cards[0]) if cards else _from_systems(reported)
 
 
 def _from_card(card: Card) -> _Compared:
@@ -79,7 +79,7 @@ def _from_card(card: Card) -> _Compared:
     shares = found.certified_accuracy
     at = shares.radii.index(card.sigma) if card.sigma in shares.radii else len(shares.radii) // 2
     return _Compared(
-        dataset=DATA_SETS.get(card.trained_on, card.trained_on),
+        dataset=SPOKEN_NAMES.get(card.trained_on, card.trained_on),
         images=found.data.images,
         radius=shares.radii[at],
         one_pass=shares.single_pass[at],
@@ -90,17 +90,17 @@ def _from_card(card: Card) -> _Compared:
     )
 
 
-def _from_systems(evidence: Evidence) -> _Compared | None:
+def _from_systems(reported: ReportedResults) -> _Compared | None:
     """The system whose calibrated pass keeps most at its σ."""
     best: _Compared | None = None
-    for results in evidence.paper:
+    for results in reported.paper:
         for row in (row for sigma in results.sigmas for row in results.rows(sigma) if row.noisy and row.sigma):
             at = np.array([row.sigma])
             one, certify = float(served_curve(row, at).share[0]), certify_curve(row, at)
             if certify is not None and (best is None or one > best.one_pass):
                 how = row.settings.monte_carlo
                 best = _Compared(
-                    dataset=DATA_SETS.get(results.folder, results.folder),
+                    dataset=SPOKEN_NAMES.get(results.folder, results.folder),
                     images=row.proven_images,
                     radius=float(at[0]),
                     one_pass=one,
@@ -112,10 +112,10 @@ def _from_systems(evidence: Evidence) -> _Compared | None:
     return best
 
 
-def _times_as_long(evidence: Evidence) -> str:
+def _times_as_long(reported: ReportedResults) -> str:
     """What `bench kinds` says of the time of both."""
     rows = {
-        row.way: row for row in (evidence.kept.kinds.rows if evidence.kept.kinds else ()) if row.kind == "statistical"
+        row.way: row for row in (reported.kept.kinds.rows if reported.kept.kinds else ()) if row.kind == "statistical"
     }
     one, certify = rows.get("one pass"), rows.get("certify")
     if one is None or certify is None or not one.milliseconds:
@@ -123,9 +123,9 @@ def _times_as_long(evidence: Evidence) -> str:
     return f", and takes {times(certify.milliseconds / one.milliseconds)} as long"
 
 
-def _about_confirm(evidence: Evidence) -> str:
+def _about_confirm(reported: ReportedResults) -> str:
     """What attacks made of confirm, over all models."""
-    totals = [record.totals["confirm"] for record in evidence.tier_attacks.values() if "confirm" in record.totals]
+    totals = [record.totals["confirm"] for record in reported.tier_attacks.values() if "confirm" in record.totals]
     asked, wrong = sum(total.questions for total in totals), sum(total.overclaims for total in totals)
     return (
         "Where one answer matters, confirm proves it in tens of passes or says that it cannot: under attack "
@@ -133,18 +133,18 @@ def _about_confirm(evidence: Evidence) -> str:
     )
 
 
-def highlights(evidence: Evidence) -> list[Highlight]:
+def highlights(reported: ReportedResults) -> list[Highlight]:
     """The three figures, as far as there are results for them."""
-    found = [_accuracy(evidence), _speed(evidence), _attacked(evidence)]
+    found = [_accuracy(reported), _speed(reported), _attacked(reported)]
     return [one for one in found if one is not None][:3]
 
 
-def _accuracy(evidence: Evidence) -> Highlight | None:
-    found = _compared(evidence)
+def _accuracy(reported: ReportedResults) -> Highlight | None:
+    found = _compared(reported)
     if found is None:
         return None
     return Highlight(
-        number=percent(found.one_pass / found.certify, 0) if found.certify else DASH,
+        number=percentage(found.one_pass / found.certify, 0) if found.certify else DASH,
         sentence=f"of what Monte Carlo certifies on the same images at radius {plain(found.radius)}, one pass "
         f"certifies ({found.dataset})",
         chart=replace(found.chart, lines=[replace(line, band=()) for line in found.chart.lines[:_HIGHLIGHTED]]),
@@ -152,8 +152,8 @@ def _accuracy(evidence: Evidence) -> Highlight | None:
     )
 
 
-def _speed(evidence: Evidence) -> Highlight | None:
-    record = evidence.kept.latency
+def _speed(reported: ReportedResults) -> Highlight | None:
+    record = reported.kept.latency
     if record is None:
         return None
     bars = []
@@ -175,10 +175,10 @@ def _speed(evidence: Evidence) -> Highlight | None:
     )
 
 
-def _attacked(evidence: Evidence) -> Highlight | None:
-    if not evidence.tier_attacks:
+def _attacked(reported: ReportedResults) -> Highlight | None:
+    if not reported.tier_attacks:
         return None
-    name, record = next(iter(evidence.tier_attacks.items()))
+    name, record = next(iter(reported.tier_attacks.items()))
     confirm = record.totals.get("confirm")
     if confirm is None:
         return None

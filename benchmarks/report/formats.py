@@ -15,7 +15,7 @@ def is_number(value: float | None) -> bool:
     return value is not None and isfinite(value)
 
 
-def percent(share: float | None, digits: int = 1) -> str:
+def percentage(share: float | None, digits: int = 1) -> str:
     """A share in percent."""
     return DASH if share is None or not isfinite(share) else f"{100 * share:.{digits}f}{_SPACE}%"
 

@@ -18,7 +18,7 @@ PAPER_NAMES = {
     "baseline": "Undefended baseline",
 }
 """The paper's names of its four systems, by the names of ours."""
-STYLES = {
+SYSTEM_STYLES = {
     "baseline": 0,
     "average": 1,
     "lipschitz": 2,
@@ -35,7 +35,7 @@ OTHER_STYLE = 9
 
 def style_of(system: str) -> int:
     """The style of a system's curves; one for all that are not known."""
-    return STYLES.get(system, OTHER_STYLE)
+    return SYSTEM_STYLES.get(system, OTHER_STYLE)
 
 
 def named(system: str) -> str:

@@ -10,9 +10,9 @@ from pathlib import Path
 from heatserve.benchmarks.report.charts.draw import draw, swatch
 from heatserve.benchmarks.report.comparisons.section import comparisons_section
 from heatserve.benchmarks.report.document import ABSENT, Section
-from heatserve.benchmarks.report.evidence import Evidence, read_evidence
 from heatserve.benchmarks.report.first_screen import highlights, verdict
-from heatserve.benchmarks.report.published import SOURCES
+from heatserve.benchmarks.report.published import PUBLICATIONS
+from heatserve.benchmarks.report.reported import ReportedResults, read_reported
 from heatserve.benchmarks.report.sections.accuracy import served_section
 from heatserve.benchmarks.report.sections.attacks import attacks_section
 from heatserve.benchmarks.report.sections.kinds import kinds_section
@@ -26,7 +26,7 @@ from heatserve.benchmarks.report.sections.speed import speed_section
 from heatserve.benchmarks.report.sections.tiers import tiers_section
 from heatserve.export.audit.page import environment
 
-_SECTIONS: Sequence[Callable[[Evidence], Section | None]] = (
+_SECTIONS: Sequence[Callable[[ReportedResults], Section | None]] = (
     comparisons_section,
     trained_section,
     tables_section,
@@ -52,19 +52,19 @@ def report_page(results: Path, repository: Path) -> str:
     Raises:
         RecordError: there are no results, or a file is not what its name says.
     """
-    evidence = read_evidence(results, repository)
+    reported = read_reported(results, repository)
     script = (Path(__file__).parent / "report.js").read_text().strip()
-    sections = [found for make in _SECTIONS if (found := make(evidence)) is not None]
+    sections = [found for make in _SECTIONS if (found := make(reported)) is not None]
     page = environment(Path(__file__).parent)
     page.globals |= {"draw": draw, "swatch": swatch, "anchor_of": anchor_of, "ABSENT": ABSENT}
     return page.get_template("report.html").render(
         script=script,
         script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
-        verdict=verdict(evidence),
-        highlights=highlights(evidence),
+        verdict=verdict(reported),
+        highlights=highlights(reported),
         sections=sections,
-        made=all_made(evidence.made),
-        absent=evidence.absent,
-        published=SOURCES,
-        dates=sorted({record.date[:10] for rows in evidence.made.values() for _, record in rows}),
+        made=all_made(reported.made),
+        absent=reported.absent,
+        published=PUBLICATIONS,
+        dates=sorted({record.date[:10] for rows in reported.made.values() for _, record in rows}),
     )

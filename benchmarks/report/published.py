@@ -58,4 +58,4 @@ def published_seconds(name: str, processor: str = "CPU") -> PublishedSeconds | N
     return next((row for row in TABLE_2 if (row.dataset, row.processor) == (theirs, processor)), None)
 
 
-SOURCES = (PAPER, RRISE, LIRESNET)
+PUBLICATIONS = (PAPER, RRISE, LIRESNET)

@@ -16,6 +16,8 @@ from heatserve.benchmarks.pages.render import (
     END,
     PAGES,
     README,
+    REPORT,
+    REPOSITORY,
     RESULTS,
     render_pages,
     render_readme_table,
@@ -23,8 +25,9 @@ from heatserve.benchmarks.pages.render import (
 )
 from heatserve.benchmarks.paper.published import TABLE_5
 from heatserve.benchmarks.records.cifar10 import Cifar10Record
-from heatserve.benchmarks.records.paper import ATTACKS_FILE, SYSTEMS_FILE, read_paper
+from heatserve.benchmarks.records.paper import read_paper
 from heatserve.benchmarks.records.record import RecordError, read_record
+from heatserve.benchmarks.report.page import report_page
 from heatserve.certification.errors import HeatserveError
 from heatserve.cli import app
 from heatserve.export.card_parts import Calibration
@@ -64,7 +67,7 @@ def test_every_page_names_the_commands_that_made_it(pages: dict[str, str]) -> No
     shown = "".join(pages.values())
     for path in (ROOT / RESULTS).rglob("*.json"):
         content = json.loads(path.read_text())
-        rows = content["rows"] if path.name in ("cifar10.json", SYSTEMS_FILE, ATTACKS_FILE) else [content]
+        rows = [content] if "command" in content else content.get("rows", [content])
         for row in rows:
             assert f"`{row.get('provenance', row)['command']}`" in shown
 
@@ -149,7 +152,8 @@ def test_the_command_writes_the_pages_and_only_its_part_of_the_readme(tmp_path: 
     readme = tmp_path / README
     readme.write_text("no marks\n")
     CliRunner().invoke(app, ["bench", "pages", "--root", str(tmp_path)], catch_exceptions=False)
-    assert {path.name: path.read_text() for path in (tmp_path / PAGES).iterdir()} == pages
+    assert {path.name: path.read_text() for path in (tmp_path / PAGES).glob("*.md")} == pages
+    assert (tmp_path / REPORT).read_text() == report_page(tmp_path / RESULTS, tmp_path / REPOSITORY)
     assert readme.read_text() == "no marks\n"
     readme.write_text(f"before\n{BEGIN}old\n{END}after\n")
     CliRunner().invoke(app, ["bench", "pages", "--root", str(tmp_path)], catch_exceptions=False)

@@ -23,13 +23,13 @@ class Point:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Line:
+class Curve:
     """A curve through points, with a confidence band where one is known."""
 
     name: str
     points: Sequence[Point]
     style: int
-    """Colour, dashes and marks: `STYLES` of them, so that no curve is told by its colour alone."""
+    """Colour and dashes, 0 to 9, as the style sheet has them: no curve is told by its colour alone."""
     band: Sequence[tuple[float, float, float]] = ()
     """x, lower and upper bound."""
     steps: bool = False
@@ -69,15 +69,15 @@ class Chart:
     """What a screen reader says it is, in one sentence with the most important numbers."""
     x: Axis
     y: Axis
-    lines: Sequence[Line] = ()
+    lines: Sequence[Curve] = ()
     clouds: Sequence[Cloud] = ()
     diagonal: str | None = None
     """What the line y = x means, where it is drawn."""
 
     @property
-    def series(self) -> tuple[Line | Cloud, ...]:
+    def series(self) -> tuple[Curve | Cloud, ...]:
         """Everything that the legend names: of curves in several parts one."""
-        found: dict[str, Line | Cloud] = {line.name: line for line in self.lines}
+        found: dict[str, Curve | Cloud] = {line.name: line for line in self.lines}
         return tuple((found | {cloud.name: cloud for cloud in self.clouds}).values())
 
 

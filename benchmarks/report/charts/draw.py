@@ -8,11 +8,9 @@ from math import log10, sqrt
 
 from markupsafe import Markup
 
-from heatserve.benchmarks.report.charts.chart import Bar, BarChart, Chart, Cloud, Line, Point
+from heatserve.benchmarks.report.charts.chart import Bar, BarChart, Chart, Cloud, Curve, Point
 from heatserve.benchmarks.report.charts.scale import Scale, round_up
 
-STYLES = 10
-"""Colours with their dashes and marks; the style sheet has as many."""
 _WIDTH, _HEIGHT = 400, 300
 _LEFT, _RIGHT, _TOP, _BOTTOM = 50, 10, 26, 44
 _ROW = 46
@@ -83,7 +81,7 @@ def _axes(x: Scale, y: Scale) -> Iterator[Markup]:
     yield Markup('<path class="axis" d="M{} {}H{}"/>').format(_LEFT, _HEIGHT - _BOTTOM, _WIDTH - _RIGHT)
 
 
-def _curve(line: Line, x: Scale, y: Scale) -> Markup:
+def _curve(line: Curve, x: Scale, y: Scale) -> Markup:
     shown = [point for point in line.points if point.can_be_drawn]
     places: list[tuple[float, float]] = []
     for point in shown:
@@ -127,7 +125,7 @@ def _size(one: float, weight: int) -> str:
     return _number(one * sqrt(1 + log10(weight)))
 
 
-def _band(line: Line, x: Scale, y: Scale) -> Markup:
+def _band(line: Curve, x: Scale, y: Scale) -> Markup:
     forth = [(x(at), y(low)) for at, low, _ in line.band]
     back = [(x(at), y(high)) for at, _, high in reversed(line.band)]
     if line.steps:

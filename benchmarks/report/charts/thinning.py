@@ -11,7 +11,7 @@ from heatserve.benchmarks.report.charts.chart import Point
 
 MOST_POINTS = 500
 """A cloud with more points is drawn as cells, each of which says how many images lie in it."""
-CELLS = 40
+GRID_CELLS = 40
 """Cells of the grid in each direction."""
 
 
@@ -47,7 +47,7 @@ def thinned(
 
 
 def _cell(value: float, end: float) -> int:
-    return min(int(CELLS * value / end), CELLS - 1)
+    return min(int(GRID_CELLS * value / end), GRID_CELLS - 1)
 
 
 def _together(members: Sequence[Observation], says: str) -> Point:

@@ -7,16 +7,16 @@ from heatserve.benchmarks.report.comparisons.with_monte_carlo import with_monte_
 from heatserve.benchmarks.report.comparisons.with_paper import with_paper
 from heatserve.benchmarks.report.comparisons.with_rrise import with_rrise
 from heatserve.benchmarks.report.document import Prose, Section
-from heatserve.benchmarks.report.evidence import Evidence
+from heatserve.benchmarks.report.reported import ReportedResults
 
 
-def comparisons_section(evidence: Evidence) -> Section | None:
+def comparisons_section(reported: ReportedResults) -> Section | None:
     """All four comparisons, as far as the results support them."""
     found = [
-        with_paper(evidence),
-        with_rrise(evidence),
-        with_lipschitz(evidence),
-        with_monte_carlo(evidence),
+        with_paper(reported),
+        with_rrise(reported),
+        with_lipschitz(reported),
+        with_monte_carlo(reported),
     ]
     judged = [one for one in found if one is not None]
     if not judged:

@@ -5,20 +5,20 @@ from __future__ import annotations
 from heatserve.benchmarks.records.kinds import KindRow, KindsRecord
 from heatserve.benchmarks.report.comparisons.sides import Sides
 from heatserve.benchmarks.report.document import Judgement
-from heatserve.benchmarks.report.evidence import Evidence
-from heatserve.benchmarks.report.formats import count, joined, percent, plain, significant
+from heatserve.benchmarks.report.formats import count, joined, percentage, plain, significant
 from heatserve.benchmarks.report.published import (
     LIRESNET,
     LIRESNET_ACCURACY,
     LIRESNET_CERTIFIED,
     LIRESNET_DATASET,
 )
+from heatserve.benchmarks.report.reported import ReportedResults
 from heatserve.benchmarks.report.sections.kinds import largest_common
 
 
-def with_lipschitz(evidence: Evidence) -> Judgement | None:
+def with_lipschitz(reported: ReportedResults) -> Judgement | None:
     """Our 1-Lipschitz network beside the best published one, and our statistical pass beside ours."""
-    record = evidence.kept.kinds
+    record = reported.kept.kinds
     if record is None:
         return None
     sides = Sides()
@@ -50,9 +50,9 @@ def _against_published(sides: Sides, record: KindsRecord, own: KindRow) -> None:
         theirs=published,
         more_is_better=True,
         sentence=f"Our own network that is 1-Lipschitz, {own.model}, certifies "
-        f"{joined(percent(own.certified[i]) for i, _ in at)} at 36/255, 72/255 and 108/255 with accuracy "
-        f"{percent(own.accuracy)}; {LIRESNET.name} published {joined(percent(share) for _, share in at)} with "
-        f"{percent(LIRESNET_ACCURACY)}, with generated images in training.",
+        f"{joined(percentage(own.certified[i]) for i, _ in at)} at 36/255, 72/255 and 108/255 with accuracy "
+        f"{percentage(own.accuracy)}; {LIRESNET.name} published {joined(percentage(share) for _, share in at)} with "
+        f"{percentage(LIRESNET_ACCURACY)}, with generated images in training.",
     )
 
 
@@ -62,8 +62,8 @@ def _against_own(sides: Sides, record: KindsRecord, row: KindRow, own: KindRow) 
         ours=row.accuracy,
         theirs=own.accuracy,
         more_is_better=True,
-        sentence=f"One statistical pass of {row.model} is right at {percent(row.accuracy)} of "
-        f"{count(row.data.images)} images, {own.model} at {percent(own.accuracy)}.",
+        sentence=f"One statistical pass of {row.model} is right at {percentage(row.accuracy)} of "
+        f"{count(row.data.images)} images, {own.model} at {percentage(own.accuracy)}.",
     )
     sides.by(
         ours=row.milliseconds,
@@ -77,8 +77,8 @@ def _against_own(sides: Sides, record: KindsRecord, row: KindRow, own: KindRow) 
         ours=row.certified[at],
         theirs=own.certified[at],
         more_is_better=True,
-        sentence=f"One statistical pass certifies {percent(row.certified[at])} at radius {plain(record.radii[at])}, "
-        f"{own.model} {percent(own.certified[at])}.",
+        sentence=f"One statistical pass certifies {percentage(row.certified[at])} at radius "
+        f"{plain(record.radii[at])}, {own.model} {percentage(own.certified[at])}.",
     )
     sides.worse.append(
         f"Its certificate is a rate (α = {plain(row.alpha)}) about a smoothed classifier, for images like those of "

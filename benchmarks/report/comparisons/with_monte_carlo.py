@@ -5,20 +5,20 @@ from __future__ import annotations
 from heatserve.benchmarks.records.kinds import KindRow, KindsRecord
 from heatserve.benchmarks.report.comparisons.sides import Sides
 from heatserve.benchmarks.report.document import Judgement
-from heatserve.benchmarks.report.evidence import Evidence
-from heatserve.benchmarks.report.formats import count, percent, plain, significant, times
+from heatserve.benchmarks.report.formats import count, percentage, plain, significant, times
+from heatserve.benchmarks.report.reported import ReportedResults
 from heatserve.benchmarks.report.sections.kinds import largest_common
 
 
-def with_monte_carlo(evidence: Evidence) -> Judgement | None:
+def with_monte_carlo(reported: ReportedResults) -> Judgement | None:
     """Cost, certified accuracy, and what an adversary makes of each."""
     sides = Sides()
     sides.used(
-        *(["kinds.json"] if evidence.kept.kinds else []), *(f"attack-tiers-{n}.json" for n in evidence.tier_attacks)
+        *(["kinds.json"] if reported.kept.kinds else []), *(f"attack-tiers-{n}.json" for n in reported.tier_attacks)
     )
-    if evidence.kept.kinds:
-        _cheaper(sides, evidence.kept.kinds)
-    for name, record in evidence.tier_attacks.items():
+    if reported.kept.kinds:
+        _cheaper(sides, reported.kept.kinds)
+    for name, record in reported.tier_attacks.items():
         one, confirm = record.totals.get("one pass"), record.totals.get("confirm")
         if one:
             sides.worse.append(
@@ -59,8 +59,8 @@ def _cheaper(sides: Sides, record: KindsRecord) -> None:
             ours=row.certified[at],
             theirs=certify.certified[at],
             more_is_better=True,
-            sentence=f"{way.capitalize()} certifies {percent(row.certified[at])} at radius "
-            f"{plain(record.radii[at])}, Certify {percent(certify.certified[at])} ({_of_images(row, certify)}).",
+            sentence=f"{way.capitalize()} certifies {percentage(row.certified[at])} at radius "
+            f"{plain(record.radii[at])}, Certify {percentage(certify.certified[at])} ({_of_images(row, certify)}).",
         )
 
 

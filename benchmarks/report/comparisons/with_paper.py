@@ -5,41 +5,41 @@ from __future__ import annotations
 from heatserve.benchmarks.paper.published import TABLE_4
 from heatserve.benchmarks.report.comparisons.sides import Sides
 from heatserve.benchmarks.report.document import Judgement
-from heatserve.benchmarks.report.evidence import DatasetResults, Evidence
-from heatserve.benchmarks.report.formats import count, decimals, percent, plain, times
+from heatserve.benchmarks.report.formats import count, decimals, percentage, plain, times
 from heatserve.benchmarks.report.images import median_proven
 from heatserve.benchmarks.report.published import (
     published_seconds,
 )
+from heatserve.benchmarks.report.reported import DatasetResults, ReportedResults
 from heatserve.export.card import Card
 
 
-def with_paper(evidence: Evidence) -> Judgement | None:
+def with_paper(reported: ReportedResults) -> Judgement | None:
     """Speed, promises, Table 4, and what of the paper was not reached."""
     sides = Sides()
-    _faster(sides, evidence)
-    for results in evidence.paper:
+    _faster(sides, reported)
+    for results in reported.paper:
         for sigma in results.sigmas:
             _adversarially_trained(sides, results, sigma)
-    for name, card in evidence.cards.items():
+    for name, card in reported.cards.items():
         _promises(sides, name, card)
-    if any("confirm" in record.totals for record in evidence.tier_attacks.values()):
+    if any("confirm" in record.totals for record in reported.tier_attacks.values()):
         sides.better.append(
             "Where one answer matters, confirm proves it for that image. The paper has one pass, which proves "
             "nothing at a single image, or Monte Carlo."
         )
-    _smaller(sides, evidence)
+    _smaller(sides, reported)
     return sides.judgement("the paper")
 
 
-def _faster(sides: Sides, evidence: Evidence) -> None:
+def _faster(sides: Sides, reported: ReportedResults) -> None:
     """Ratios of Table 2 beside the paper's; those of `bench latency` for networks that Table 2 does not have yet."""
     found: dict[str, tuple[str, float, float | None]] = {}
-    if evidence.kept.latency:
-        for name, latency in evidence.kept.latency.shapes.items():
+    if reported.kept.latency:
+        for name, latency in reported.kept.latency.shapes.items():
             ratios = {way: latency.ratios[f"stochastic / {way}"].p50 for way in ("plain", "grpc")}
             found[name] = ("latency.json", ratios["plain"], ratios["grpc"])
-    for results in evidence.paper:
+    for results in reported.paper:
         speed = results.speed if results.speed and results.speed.device == "cpu" else None
         for name, measured in speed.shapes.items() if speed else ():
             ways = {way: pair.ratio.median for way, pair in measured.engines.items()}
@@ -88,10 +88,11 @@ def _promises(sides: Sides, name: str, card: Card) -> None:
         return
     nominal, over = found.nominal, found.calibrated
     sides.better.append(
-        f"{name}: a radius carries a promise, at most {percent(calibration.alpha, 0)} of the positive ones overclaim "
-        f"with confidence {plain(calibration.confidence)} ({count(over.overclaims)} of {count(over.positive)} did on "
-        f"test images). The paper’s own formula overclaims at {count(nominal.overclaims)} of "
-        f"{count(nominal.positive)} images of this network, and the paper measures no overclaims."
+        f"{name}: a radius carries a promise, at most {percentage(calibration.alpha, 0)} of the positive ones "
+        f"overclaim with confidence {plain(calibration.confidence)} ({count(over.overclaims)} of "
+        f"{count(over.positive)} did on test images). The paper’s own formula overclaims at "
+        f"{count(nominal.overclaims)} of {count(nominal.positive)} images of this network, and the paper measures no "
+        "overclaims."
     )
     shares = found.certified_accuracy
     at = shares.radii.index(0.25) if 0.25 in shares.radii else len(shares.radii) // 2
@@ -100,14 +101,14 @@ def _promises(sides: Sides, name: str, card: Card) -> None:
         theirs=shares.nominal[at],
         more_is_better=True,
         sentence=f"{name}: what may be served is less than the paper’s formula says: "
-        f"{percent(shares.single_pass[at])} certified at radius {plain(shares.radii[at])}, where the formula says "
-        f"{percent(shares.nominal[at])} and Certify proves {percent(shares.monte_carlo[at])}.",
+        f"{percentage(shares.single_pass[at])} certified at radius {plain(shares.radii[at])}, where the formula says "
+        f"{percentage(shares.nominal[at])} and Certify proves {percentage(shares.monte_carlo[at])}.",
     )
 
 
-def _smaller(sides: Sides, evidence: Evidence) -> None:
+def _smaller(sides: Sides, reported: ReportedResults) -> None:
     """What of the paper was not reached."""
-    rows = evidence.kept.cifar10.rows if evidence.kept.cifar10 else ()
+    rows = reported.kept.cifar10.rows if reported.kept.cifar10 else ()
     heat = [row for row in rows if row.system == "heat"]
     sides.used(*(["cifar10.json"] if heat else []))
     for row in heat[:1]:

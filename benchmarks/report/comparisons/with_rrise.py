@@ -7,7 +7,6 @@ from math import sqrt
 from heatserve.benchmarks.records.calibration import PromisedRow
 from heatserve.benchmarks.report.comparisons.sides import Sides
 from heatserve.benchmarks.report.document import Judgement
-from heatserve.benchmarks.report.evidence import Evidence
 from heatserve.benchmarks.report.formats import count, decimals, joined, plain, points
 from heatserve.benchmarks.report.published import (
     RRISE,
@@ -16,6 +15,7 @@ from heatserve.benchmarks.report.published import (
     RRISE_PASSES,
     RRISE_QUERIES,
 )
+from heatserve.benchmarks.report.reported import ReportedResults
 
 _SETTLED = 2.0
 """Standard errors by which two numbers have to differ before one of them is called better."""
@@ -23,10 +23,10 @@ _ALONE = "alone"
 """In the name of a calibration of one radius only."""
 
 
-def with_rrise(evidence: Evidence) -> Judgement | None:
+def with_rrise(reported: ReportedResults) -> Judgement | None:
     """The gap to Monte Carlo, the one radius that matters, and searches."""
     sides = Sides()
-    for name, card in evidence.cards.items():
+    for name, card in reported.cards.items():
         if card.evaluation is None or card.trained_on != RRISE_DATASET:
             continue
         shares = card.evaluation.certified_accuracy
@@ -43,8 +43,8 @@ def with_rrise(evidence: Evidence) -> Judgement | None:
             f"Certify (at radius {plain(radius)}); {RRISE.name} reports at most {decimals(100 * RRISE_GAP, 2)} "
             "points on its data sets.",
         )
-    _one_radius(sides, evidence)
-    _searched(sides, evidence)
+    _one_radius(sides, reported)
+    _searched(sides, reported)
     sides.unsettled.append(
         f"{RRISE.name} replaces up to {count(RRISE_PASSES)} noisy passes by one, as one pass does here, and pays its "
         f"own training back after about {count(RRISE_QUERIES)} queries. Its networks and data were not run here."
@@ -52,9 +52,9 @@ def with_rrise(evidence: Evidence) -> Judgement | None:
     return sides.judgement(RRISE.name)
 
 
-def _searched(sides: Sides, evidence: Evidence) -> None:
+def _searched(sides: Sides, reported: ReportedResults) -> None:
     """What a search makes of a calibrated pass, and of confirm."""
-    found = {name: record.totals for name, record in evidence.tier_attacks.items() if "confirm" in record.totals}
+    found = {name: record.totals for name, record in reported.tier_attacks.items() if "confirm" in record.totals}
     found = {name: totals for name, totals in found.items() if "one pass" in totals}
     if not found:
         return
@@ -75,9 +75,9 @@ def _searched(sides: Sides, evidence: Evidence) -> None:
     )
 
 
-def _one_radius(sides: Sides, evidence: Evidence) -> None:
+def _one_radius(sides: Sides, reported: ReportedResults) -> None:
     """The calibration for one radius alone, where its gap was measured."""
-    record = evidence.kept.calibration
+    record = reported.kept.calibration
     if record is None:
         return
     sides.used("calibration.json")

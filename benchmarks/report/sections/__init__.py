@@ -1,1 +1,1 @@
-"""The sections of the report: each takes the evidence, and gives what it supports; None where there is none."""
+"""The sections of the report: each takes the reported, and gives what it supports; None where there is none."""

@@ -7,24 +7,19 @@ from heatserve.benchmarks.records.cifar10 import Cifar10Record, Cifar10Row
 from heatserve.benchmarks.report.charts.chart import Axis, Chart
 from heatserve.benchmarks.report.curves import share_line
 from heatserve.benchmarks.report.document import Beside, Block, Figure, Prose, Section, Table
-from heatserve.benchmarks.report.evidence import Evidence
-from heatserve.benchmarks.report.formats import count, in_percent, joined, percent, plain
+from heatserve.benchmarks.report.formats import count, in_percent, joined, percentage, plain
+from heatserve.benchmarks.report.images import named, style_of
+from heatserve.benchmarks.report.reported import ReportedResults
 from heatserve.export.card import Card
 from heatserve.export.card_parts import CertifiedAccuracy
 
-SYSTEMS = {
-    "heat": "HeatSmoothing",
-    "smoothadv": "SmoothAdv",
-    "noise": "RandomizedSmoothing",
-    "baseline": "Undefended baseline",
-}
-"""The paper's names of the systems that its figures compare."""
-_STYLES = {"heat": 5, "smoothadv": 3, "noise": 4, "baseline": 0, "average": 1, "madry-heat": 6}
+_SHOWN = ("heat", "smoothadv", "noise", "baseline", "average", "madry-heat")
+"""Systems whose curves are drawn."""
 
 
-def served_section(evidence: Evidence) -> Section | None:
+def served_section(reported: ReportedResults) -> Section | None:
     """What one pass serves, of that what Certify backs, what the paper's formula says, and what Certify proves."""
-    figures = [_served(name, card) for name, card in evidence.cards.items() if card.evaluation]
+    figures = [_served(name, card) for name, card in reported.cards.items() if card.evaluation]
     if not figures:
         return None
     return Section(
@@ -50,7 +45,8 @@ def _served(name: str, card: Card) -> Figure:
     promise = (
         "no promise"
         if card.calibration is None
-        else f"promised: at most {percent(card.calibration.alpha, 0)}, confidence {plain(card.calibration.confidence)}"
+        else f"promised: at most {percentage(card.calibration.alpha, 0)}, confidence "
+        f"{plain(card.calibration.confidence)}"
     )
     return Figure(
         name=f"served-{name}",
@@ -121,9 +117,9 @@ def _rows(record: Cifar10Record, sigma: float) -> list[Cifar10Row]:
     """One row of each system: that with the smallest n, which all of them have."""
     rows: dict[str, Cifar10Row] = {}
     for row in sorted(record.rows, key=lambda row: row.n):
-        if row.sigma == sigma and row.system in _STYLES:
+        if row.sigma == sigma and row.system in _SHOWN:
             rows.setdefault(row.system, row)
-    return [rows[name] for name in _STYLES if name in rows]
+    return [rows[name] for name in _SHOWN if name in rows]
 
 
 def _by_certify(record: Cifar10Record, sigma: float) -> Figure:
@@ -139,10 +135,10 @@ def _systems(record: Cifar10Record, sigma: float, way: str, described: str, name
     radii = rows[0].evaluation.certified_accuracy.radii
     lines = [
         share_line(
-            _named(row),
+            named(row.system),
             radii,
             getattr(row.evaluation.certified_accuracy, way),
-            style=_STYLES[row.system],
+            style=style_of(row.system),
             images=row.images,
         )
         for row in rows
@@ -160,7 +156,8 @@ def _systems(record: Cifar10Record, sigma: float, way: str, described: str, name
             y=Axis(label="certified accuracy", low=0, high=1, percent=True),
             lines=lines,
         ),
-        take_away=f"At radius {plain(radii[at])}, {_named(best)} certifies most by {described}: {percent(share)}.",
+        take_away=f"At radius {plain(radii[at])}, {named(best.system)} certifies most by {described}: "
+        f"{percentage(share)}.",
         promise=(
             f"{count(rows[0].images)} images of split “test”; {certify.described}. "
             + (
@@ -174,14 +171,9 @@ def _systems(record: Cifar10Record, sigma: float, way: str, described: str, name
             caption=f"CIFAR-10, σ = {plain(sigma)}: certified accuracy by {described}, in percent",
             headings=["system", *(f"r = {plain(radius)}" for radius in radii)],
             rows=[
-                [_named(row), *(in_percent(share) for share in getattr(row.evaluation.certified_accuracy, way))]
+                [named(row.system), *(in_percent(share) for share in getattr(row.evaluation.certified_accuracy, way))]
                 for row in rows
             ],
             sources=["cifar10.json"],
         ),
     )
-
-
-def _named(row: Cifar10Row) -> str:
-    """A system, with the paper's name where it has one."""
-    return f"{row.system} ({SYSTEMS[row.system]})" if row.system in SYSTEMS else row.system

@@ -7,12 +7,12 @@ from heatserve.benchmarks.records.attack_tiers import TierAttackRecord
 from heatserve.benchmarks.report.charts.chart import Axis, Bar, BarChart, Chart
 from heatserve.benchmarks.report.curves import share_line
 from heatserve.benchmarks.report.document import Beside, Block, Figure, Prose, Section, Table
-from heatserve.benchmarks.report.evidence import Evidence
-from heatserve.benchmarks.report.formats import count, decimals, percent, plain
-from heatserve.benchmarks.report.sections.tiers import STYLES
+from heatserve.benchmarks.report.formats import count, decimals, percentage, plain
+from heatserve.benchmarks.report.reported import ReportedResults
+from heatserve.benchmarks.report.sections.tiers import TIER_STYLES
 
 
-def attacks_section(evidence: Evidence) -> Section | None:
+def attacks_section(reported: ReportedResults) -> Section | None:
     """Overclaims that searches found, by tier and by distance; changed classes within served and proven radii."""
     blocks: list[Block] = [
         Prose(
@@ -22,9 +22,9 @@ def attacks_section(evidence: Evidence) -> Section | None:
             "noise and are asked about the same."
         ),
     ]
-    tiers = [tier_figure(record, f"attack-tiers-{name}.json") for name, record in evidence.tier_attacks.items()]
-    blocks += [Beside(figures) for figures in (tiers, _spoofing(evidence)) if figures]
-    tables = [_distances(evidence), _within(evidence)] if evidence.attacks else []
+    tiers = [tier_figure(record, f"attack-tiers-{name}.json") for name, record in reported.tier_attacks.items()]
+    blocks += [Beside(figures) for figures in (tiers, _spoofing(reported)) if figures]
+    tables = [_distances(reported), _within(reported)] if reported.attacks else []
     return Section("attacks", "Under attack", [*blocks, *tables]) if len(blocks) > 1 or tables else None
 
 
@@ -39,8 +39,8 @@ def tier_chart(record: TierAttackRecord) -> BarChart:
                 total.overclaims / max(total.questions, 1),
                 f"{count(total.overclaims)} of {count(total.questions)}",
                 f"{tier}: {count(total.overclaims)} overclaims in {count(total.questions)} questions, at most "
-                f"{percent(total.upper_bound, 2)}",
-                STYLES.get(tier, 5),
+                f"{percentage(total.upper_bound, 2)}",
+                TIER_STYLES.get(tier, 5),
             )
             for tier, total in record.totals.items()
         ],
@@ -74,7 +74,7 @@ def tier_figure(record: TierAttackRecord, source: str) -> Figure:
                     tier,
                     count(total.questions),
                     count(total.overclaims),
-                    percent(total.upper_bound, 2),
+                    percentage(total.upper_bound, 2),
                     count(total.images),
                     count(total.broken),
                 ]
@@ -86,8 +86,8 @@ def tier_figure(record: TierAttackRecord, source: str) -> Figure:
     )
 
 
-def _spoofing(evidence: Evidence) -> list[Figure]:
-    return [_spoofed(name, record) for name, record in evidence.attacks.items() if record.spoofing]
+def _spoofing(reported: ReportedResults) -> list[Figure]:
+    return [_spoofed(name, record) for name, record in reported.attacks.items() if record.spoofing]
 
 
 def _spoofed(name: str, record: AttackRecord) -> Figure:
@@ -122,7 +122,7 @@ def _spoofed(name: str, record: AttackRecord) -> Figure:
                     plain(row.epsilon),
                     f"{count(row.positive)} of {count(row.images)}",
                     count(row.overclaims),
-                    percent(row.upper_bound),
+                    percentage(row.upper_bound),
                     decimals(row.median_served),
                     decimals(row.median_proven),
                 ]
@@ -133,7 +133,7 @@ def _spoofed(name: str, record: AttackRecord) -> Figure:
     )
 
 
-def _distances(evidence: Evidence) -> Table:
+def _distances(reported: ReportedResults) -> Table:
     return Table(
         caption="How far PGD and DDN have to go, on the models that are served",
         headings=["model", "system", "attack", "images", "changed", "median", "mean", "misclassified: median", "mean"],
@@ -143,23 +143,23 @@ def _distances(evidence: Evidence) -> Table:
                 row.system,
                 row.attack,
                 count(len(row.distances)),
-                percent(row.changed, 0),
+                percentage(row.changed, 0),
                 decimals(row.median),
                 decimals(row.mean),
                 decimals(row.median_misclassified),
                 decimals(row.mean_misclassified),
             ]
-            for name, record in evidence.attacks.items()
+            for name, record in reported.attacks.items()
             for row in record.distances
         ],
-        sources=[f"attack-{name}.json" for name in evidence.attacks],
+        sources=[f"attack-{name}.json" for name in reported.attacks],
         words=3,
         note="L2 distance to another answer, an image without success counts as the limit; misclassified: to a "
         "wrong answer, 0 where it is wrong to begin with. A dash: most images have none within the limit.",
     )
 
 
-def _within(evidence: Evidence) -> Table:
+def _within(reported: ReportedResults) -> Table:
     return Table(
         caption="Classes that PGD and DDN changed within a radius",
         headings=[
@@ -173,8 +173,8 @@ def _within(evidence: Evidence) -> Table:
                 f"{count(record.within_served.changed)} of {count(record.within_served.positive)}",
                 f"{count(record.within_proven.violations)} of {count(record.within_proven.tested)}",
             ]
-            for name, record in evidence.attacks.items()
+            for name, record in reported.attacks.items()
         ],
-        sources=[f"attack-{name}.json" for name in evidence.attacks],
+        sources=[f"attack-{name}.json" for name in reported.attacks],
         note="The theorems exclude the second, not the first: a served radius is about the smoothed classifier.",
     )

@@ -7,15 +7,15 @@ from heatserve.benchmarks.records.kinds import KindRow, KindsRecord
 from heatserve.benchmarks.report.charts.chart import Axis, Chart
 from heatserve.benchmarks.report.curves import share_line
 from heatserve.benchmarks.report.document import Bullets, Figure, Prose, Section, Table
-from heatserve.benchmarks.report.evidence import Evidence
-from heatserve.benchmarks.report.formats import count, decimals, joined, percent, plain
+from heatserve.benchmarks.report.formats import count, decimals, joined, percentage, plain
+from heatserve.benchmarks.report.reported import ReportedResults
 
 _STYLES = {"one pass": 1, "confirm": 3, "certify": 0}
 
 
-def kinds_section(evidence: Evidence) -> Section | None:
+def kinds_section(reported: ReportedResults) -> Section | None:
     """The table and the curves of `bench kinds`."""
-    record = evidence.kept.kinds
+    record = reported.kept.kinds
     if record is None:
         return None
     return Section(
@@ -39,7 +39,7 @@ def kinds_chart(record: KindsRecord) -> Chart:
     radii = [0.0, *(record.radii[i] for i in order)]
     lines = [
         share_line(
-            row_name(row),
+            kind_row_name(row),
             radii,
             [row.accuracy, *(row.certified[i] for i in order)],
             style=_style(row),
@@ -88,8 +88,8 @@ def kinds_figure(record: KindsRecord) -> Figure:
                     row.way,
                     plain(row.alpha),
                     count(row.data.images),
-                    percent(row.accuracy),
-                    *(percent(share) for share in row.certified),
+                    percentage(row.accuracy),
+                    *(percentage(share) for share in row.certified),
                     count(row.passes),
                     decimals(row.milliseconds, 2),
                 ]
@@ -103,7 +103,7 @@ def kinds_figure(record: KindsRecord) -> Figure:
     )
 
 
-def row_name(row: KindRow) -> str:
+def kind_row_name(row: KindRow) -> str:
     """A way of answering, for a legend."""
     if row.kind == "deterministic":
         return f"{row.way}, deterministic ({row.model})"
@@ -125,7 +125,7 @@ def _take_away(record: KindsRecord) -> str:
     ordered = sorted(record.rows, key=lambda row: -row.certified[at])
     return (
         f"At radius {_radius(record.radii[at])}: "
-        + joined(f"{percent(row.certified[at])} by {row_name(row)}" for row in ordered)
+        + joined(f"{percentage(row.certified[at])} by {kind_row_name(row)}" for row in ordered)
         + "."
     )
 

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from heatserve.benchmarks.records.line import Line as LineProblem
 from heatserve.benchmarks.records.line import LineCurve, LineRecord, Plane
-from heatserve.benchmarks.report.charts.chart import Axis, Chart, Cloud, Line, Point
+from heatserve.benchmarks.report.charts.chart import Axis, Chart, Cloud, Curve, Point
 from heatserve.benchmarks.report.document import Beside, Figure, Prose, Section, Table
-from heatserve.benchmarks.report.evidence import Evidence
 from heatserve.benchmarks.report.formats import count, decimals, plain, significant
+from heatserve.benchmarks.report.reported import ReportedResults
 
 _SOURCE = "line.json"
 _CLASSES = {-1: ("class −1", 1), 1: ("class 1", 5)}
@@ -15,9 +15,9 @@ _SPEAKING = 40
 """Points of a curve that say their numbers, about."""
 
 
-def line_section(evidence: Evidence) -> Section | None:
+def line_section(reported: ReportedResults) -> Section | None:
     """The plane, and each time step that is kept."""
-    record = evidence.kept.line
+    record = reported.kept.line
     if record is None:
         return None
     return Section(
@@ -39,7 +39,7 @@ def _step(record: LineRecord, curve: LineCurve) -> Figure:
     step = next((one for one in line.printed.steps if one.k == curve.k), line.printed.steps[-1])
     every = max(1, len(line.x) // _SPEAKING)
     lines = [
-        Line(name=name, points=_values(name, line.x, values), style=style, marks=False, every=every)
+        Curve(name=name, points=_values(name, line.x, values), style=style, marks=False, every=every)
         for name, values, style in (
             ("update (15), on a grid", curve.values, 1),
             ("heat equation, exact", curve.exact, 0),
@@ -105,7 +105,7 @@ def _plane(plane: Plane) -> Figure:
         ("Gaussian average", plane.exact_boundary, 3),
     )
     lines = [
-        Line(
+        Curve(
             name=name,
             points=[Point(x, y, f"{name}: ({decimals(x, 2)}, {decimals(y, 2)})") for x, y in part],
             style=style,

@@ -4,35 +4,36 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 
+from heatserve.benchmarks.paper.speed_lines import NOT_RUN
 from heatserve.benchmarks.paper.summary import accuracy_of
 from heatserve.benchmarks.records.cifar10 import Cifar10Row
 from heatserve.benchmarks.records.paper import SystemRow
 from heatserve.benchmarks.records.serving import ConformanceRecord
-from heatserve.benchmarks.report.document import NOT_RUN, Block, Bullets, Prose, Section, Table
-from heatserve.benchmarks.report.evidence import AuditVerdict, DatasetResults, Evidence
-from heatserve.benchmarks.report.formats import count, decimals, percent, plain
-from heatserve.benchmarks.report.images import STYLES, named
+from heatserve.benchmarks.report.document import Block, Bullets, Prose, Section, Table
+from heatserve.benchmarks.report.formats import count, decimals, percentage, plain
+from heatserve.benchmarks.report.images import SYSTEM_STYLES, named
+from heatserve.benchmarks.report.reported import AuditVerdict, DatasetResults, ReportedResults
 from heatserve.export.card import Card
 
 SHORT_HASH = 12
 """Characters of a hash that a table shows."""
 
 
-def trained_section(evidence: Evidence) -> Section | None:
+def trained_section(reported: ReportedResults) -> Section | None:
     """The systems with how they were trained, and the models that are served."""
     blocks: list[Block] = []
-    blocks += [_systems(results) for results in evidence.paper if results.systems and results.systems.rows]
-    if evidence.kept.cifar10 and evidence.kept.cifar10.rows:
-        blocks.append(_experiment(evidence.kept.cifar10.rows))
-    if evidence.cards:
-        blocks.append(_served(evidence.cards))
-    if evidence.other_graphs:
+    blocks += [_systems(results) for results in reported.paper if results.systems and results.systems.rows]
+    if reported.kept.cifar10 and reported.kept.cifar10.rows:
+        blocks.append(_experiment(reported.kept.cifar10.rows))
+    if reported.cards:
+        blocks.append(_served(reported.cards))
+    if reported.other_graphs:
         blocks.append(
             Bullets(
                 [
                     f"{name} was measured on a graph ({graph[:SHORT_HASH]}) that is not the newest of a model here: "
                     "its card is not shown."
-                    for name, graph in evidence.other_graphs.items()
+                    for name, graph in reported.other_graphs.items()
                 ]
             )
         )
@@ -64,7 +65,7 @@ def _experiment(rows: tuple[Cifar10Row, ...]) -> Table:
 def _in_order(rows: Sequence[Cifar10Row]) -> list[Cifar10Row]:
     """One row of each network, by σ and system."""
     found = {row.checkpoint: row for row in sorted(rows, key=lambda row: -row.n)}
-    known = [*STYLES]
+    known = [*SYSTEM_STYLES]
     return sorted(
         found.values(),
         key=lambda row: (row.sigma, known.index(row.system) if row.system in known else len(known), row.system),
@@ -102,7 +103,7 @@ def _system_cells(row: SystemRow) -> Iterator[str]:
     yield from (named(row.system), trained.method, trained.start or "fresh weights", "yes" if trained.labels else "no")
     yield from (plain(row.sigma), row.architecture, count(trained.epochs), count(trained.epochs_in_all))
     yield decimals(None if trained.seconds is None else trained.seconds / 60, 1)
-    yield percent(accuracy_of(row) if row.one_pass.right else None)
+    yield percentage(accuracy_of(row) if row.one_pass.right else None)
     yield count(len(row.one_pass.right))
     yield trained.checkpoint[:SHORT_HASH]
 
@@ -111,7 +112,7 @@ def _experiment_cells(row: Cifar10Row) -> Iterator[str]:
     yield from (row.system, row.method, row.start or "fresh weights", "yes" if row.labels else "no")
     yield from (plain(row.sigma), row.architecture, count(row.epochs))
     yield decimals(None if row.training_seconds is None else row.training_seconds / 60, 0)
-    yield percent(row.clean_accuracy)
+    yield percentage(row.clean_accuracy)
     yield row.checkpoint[:SHORT_HASH]
 
 
@@ -145,22 +146,22 @@ def _promise(card: Card) -> str:
     return f"α = {plain(found.alpha)}, confidence {plain(found.confidence)}"
 
 
-def audits_section(evidence: Evidence) -> Section | None:
+def audits_section(reported: ReportedResults) -> Section | None:
     """The verdicts of the audit pages, in their own words, and conformance."""
     blocks: list[Block] = []
-    if evidence.audits:
-        passed = sum(audit.passed for audit in evidence.audits)
+    if reported.audits:
+        passed = sum(audit.passed for audit in reported.audits)
         blocks.append(
             Prose(
-                f"{count(passed)} of {count(len(evidence.audits))} audits passed. An audit compares the served bytes "
+                f"{count(passed)} of {count(len(reported.audits))} audits passed. An audit compares the served bytes "
                 "with Certify on images and noise that the card has not seen; a pass is no proof of the promise, and "
                 "says what it could have found."
             )
         )
-        blocks += [_verdict(audit) for audit in evidence.audits]
-    if evidence.kept.conformance:
-        blocks.append(_conformance(evidence.kept.conformance))
-        blocks.append(Bullets([f"{name} was not run: {why}" for name, why in evidence.kept.conformance.absent.items()]))
+        blocks += [_verdict(audit) for audit in reported.audits]
+    if reported.kept.conformance:
+        blocks.append(_conformance(reported.kept.conformance))
+        blocks.append(Bullets([f"{name} was not run: {why}" for name, why in reported.kept.conformance.absent.items()]))
     return Section("audits", "Audits and conformance", blocks) if blocks else None
 
 

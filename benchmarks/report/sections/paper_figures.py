@@ -14,13 +14,13 @@ from heatserve.benchmarks.paper.summary import (
     served_curve,
 )
 from heatserve.benchmarks.records.paper import AttackRow, SystemRow
-from heatserve.benchmarks.report.charts.chart import Axis, Chart, Line
+from heatserve.benchmarks.report.charts.chart import Axis, Chart, Curve
 from heatserve.benchmarks.report.charts.scale import Scale, round_up
 from heatserve.benchmarks.report.curves import curve_line
 from heatserve.benchmarks.report.document import Beside, Block, Figure, Prose, Section, Table, anchor
-from heatserve.benchmarks.report.evidence import DatasetResults, Evidence
-from heatserve.benchmarks.report.formats import count, in_percent, joined, percent, plain
+from heatserve.benchmarks.report.formats import count, in_percent, joined, percentage, plain
 from heatserve.benchmarks.report.images import named, style_of
+from heatserve.benchmarks.report.reported import DatasetResults, ReportedResults
 from heatserve.benchmarks.report.sections.accuracy import experiment_figures
 from heatserve.certification.radius import Float64Array
 
@@ -29,16 +29,16 @@ _SHOWN = 33
 """Points of a curve, besides those at the ticks of the axis and at σ."""
 
 
-def figures_section(evidence: Evidence) -> Section | None:
+def figures_section(reported: ReportedResults) -> Section | None:
     """Certified accuracy over radius, and share attacked over distance."""
     blocks: list[Block] = []
-    for results in evidence.paper:
+    for results in reported.paper:
         for sigma in results.sigmas:
             blocks.append(Beside(_figure_1(results, sigma)))
             attacked = [found for attack in _ATTACKS if (found := _attack_figure(results, sigma, attack))]
             blocks += [Beside(attacked)] if attacked else []
-    if evidence.kept.cifar10 and not any(results.folder == "cifar10" and results.systems for results in evidence.paper):
-        blocks += experiment_figures(evidence.kept.cifar10)
+    if reported.kept.cifar10 and not any(results.folder == "cifar10" and results.systems for results in reported.paper):
+        blocks += experiment_figures(reported.kept.cifar10)
     if not blocks:
         return None
     start = Prose(
@@ -98,7 +98,8 @@ def _over_radius(
         chart=_chart(
             f"Certified accuracy over radius. {title}", "L2 radius, pixels in [0,1]", "certified accuracy", lines
         ),
-        take_away=f"At radius {plain(at[middle])} {named(best)} certifies most: {percent(curves[best].share[middle])}.",
+        take_away=f"At radius {plain(at[middle])} {named(best)} certifies most: "
+        f"{percentage(curves[best].share[middle])}.",
         promise=(
             f"{promise} {joined(count(total) for total in totals)} images of split “{_split(results)}”. Bands: exact, "
             f"confidence {BAND_CONFIDENCE:g} at each radius."
@@ -111,7 +112,7 @@ def _split(results: DatasetResults) -> str:
     return results.systems.rows[0].one_pass.images.split if results.systems else ""
 
 
-def _chart(label: str, x: str, y: str, lines: Sequence[Line]) -> Chart:
+def _chart(label: str, x: str, y: str, lines: Sequence[Curve]) -> Chart:
     high = max(point.x for line in lines for point in line.points)
     return Chart(
         label=label,
@@ -141,7 +142,7 @@ def _attack_figure(results: DatasetResults, sigma: float, attack: str) -> Figure
         chart=_chart(f"Share of images misclassified. {title}", "L2 distance, pixels in [0,1]", "misclassified", lines),
         take_away=(
             f"Within distance {plain(at[middle])}, {attack} misclassifies fewest images of {named(best)}: "
-            f"{percent(curves[best].share[middle])}."
+            f"{percentage(curves[best].share[middle])}."
         ),
         promise=_attacked(rows),
         numbers=_numbers(title, "d", curves, [results.file("attacks")]),

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from heatserve.benchmarks.pages.speed_contents import engine_lines, table_2_blocks
 from heatserve.benchmarks.paper.orders import orders_table
+from heatserve.benchmarks.paper.published import TABLE_2
+from heatserve.benchmarks.paper.speed_lines import NOT_RUN, column_lines, column_title, engine_lines
 from heatserve.benchmarks.paper.tables import PaperTable, all_tables
 from heatserve.benchmarks.records.table2 import ClassifierSpeed
 from heatserve.benchmarks.report.charts.chart import Bar, BarChart
-from heatserve.benchmarks.report.document import NO_GPU, NOT_RUN, Block, Figure, Prose, Section, Table
-from heatserve.benchmarks.report.evidence import Evidence
+from heatserve.benchmarks.report.document import NO_GPU, Block, Figure, Prose, Section, Table
 from heatserve.benchmarks.report.formats import DASH, significant, times
 from heatserve.benchmarks.report.published import published_seconds
+from heatserve.benchmarks.report.reported import ReportedResults
 
 _NO_NUMBERS = ("nan", "inf", "-inf")
 _GPU = "GPU"
@@ -20,15 +21,15 @@ _STYLES = {"torch": 0, "onnxruntime": 1, "grpc": 4}
 _ENGINES = {"torch": "PyTorch", "onnxruntime": "ONNX Runtime", "grpc": "through the server"}
 
 
-def tables_section(evidence: Evidence) -> Section | None:
+def tables_section(reported: ReportedResults) -> Section | None:
     """All tables of each data set and σ; then Table 2, which is about no data."""
     blocks: list[Block] = []
-    for results in evidence.paper:
+    for results in reported.paper:
         for sigma in results.sigmas:
             view = results.view(sigma)
             sources = [results.file("systems"), *([results.file("attacks")] if results.attacks else [])]
             blocks += [_shown(table, sources) for table in (*all_tables(view), orders_table(view))]
-    blocks += _table_2(evidence)
+    blocks += _table_2(reported)
     if not blocks:
         return None
     start = Prose(
@@ -49,16 +50,18 @@ def _shown(table: PaperTable, sources: list[str]) -> Table:
     )
 
 
-def _table_2(evidence: Evidence) -> list[Block]:
+def _table_2(reported: ReportedResults) -> list[Block]:
     """The ratios as bars, then each column of the paper's table."""
-    speeds = {results.file("speed"): results.speed for results in evidence.paper if results.speed}
+    speeds = {results.file("speed"): results.speed for results in reported.paper if results.speed}
     if not speeds:
         return []
     on_cpu = {source: record for source, record in speeds.items() if record.device == "cpu"}
     gpu = next((record for record in speeds.values() if record.device != "cpu"), None)
     shapes = {name: found for record in on_cpu.values() for name, found in record.shapes.items()}
     rows = [
-        _row(title, line, has_gpu=gpu is not None) for title, lines in table_2_blocks(shapes, gpu) for line in lines
+        _row(column_title(column), line, has_gpu=gpu is not None)
+        for column in TABLE_2
+        for line in column_lines(column, shapes, gpu)
     ]
     others = {name: found for name, found in shapes.items() if published_seconds(name) is None}
     rows += [

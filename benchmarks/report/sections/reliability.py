@@ -22,10 +22,10 @@ from heatserve.benchmarks.report.charts.scale import round_up
 from heatserve.benchmarks.report.charts.thinning import Observation, thinned
 from heatserve.benchmarks.report.curves import curve_line
 from heatserve.benchmarks.report.document import Beside, Block, Figure, Prose, Section, Table, anchor
-from heatserve.benchmarks.report.evidence import DatasetResults, Evidence
-from heatserve.benchmarks.report.formats import count, decimals, in_percent, percent, plain
+from heatserve.benchmarks.report.formats import count, decimals, in_percent, percentage, plain
 from heatserve.benchmarks.report.images import ProvenImages, named, proven_images
-from heatserve.benchmarks.report.sections.tiers import STYLES
+from heatserve.benchmarks.report.reported import DatasetResults, ReportedResults
+from heatserve.benchmarks.report.sections.tiers import TIER_STYLES
 
 _BANDS = 5
 """Of radii, in the table of overclaims."""
@@ -33,10 +33,10 @@ _TIER_SYSTEMS = ("average", "heat", "madry-heat", "smoothadv", "noise")
 """Whose tiers are drawn, as far as they are measured: two at most."""
 
 
-def reliability_section(evidence: Evidence) -> Section | None:
+def reliability_section(reported: ReportedResults) -> Section | None:
     """One figure for each system, then tiers."""
     blocks: list[Block] = []
-    for results in evidence.paper:
+    for results in reported.paper:
         for sigma in results.sigmas:
             rows = [row for row in results.rows(sigma) if row.noisy]
             blocks += [Beside([_served_and_proven(results, row, sigma) for row in rows])] if rows else []
@@ -135,7 +135,7 @@ def _by_radius(results: DatasetResults, images: ProvenImages, sigma: float) -> T
 
 
 def _share(part: NDArray[np.bool_], whole: NDArray[np.bool_]) -> str:
-    return percent(float(part.sum() / whole.sum()) if whole.any() else None)
+    return percentage(float(part.sum() / whole.sum()) if whole.any() else None)
 
 
 def _tiers(results: DatasetResults, sigma: float) -> list[Block]:
@@ -160,7 +160,7 @@ def tier_curves(row: SystemRow) -> Chart:
         label=f"Certified accuracy over radius of {row.system} by one pass, confirm and Certify",
         x=Axis(label="L2 radius, pixels in [0,1]", low=0, high=max(radii, default=1.0)),
         y=Axis(label="certified accuracy", low=0, high=1, percent=True),
-        lines=[curve_line(name, curve, style=STYLES[name]) for name, curve in _tier_shares(row).items()],
+        lines=[curve_line(name, curve, style=TIER_STYLES[name]) for name, curve in _tier_shares(row).items()],
     )
 
 
@@ -175,9 +175,9 @@ def _tier_figure(results: DatasetResults, row: SystemRow, sigma: float) -> Figur
         title=f"Tiers of {named(row.system)}, {results.folder}, σ = {plain(sigma)}",
         chart=tier_curves(row),
         take_away=(
-            f"At radius {plain(radii[0])} one pass certifies {percent(shares['one pass'][0])}, confirm "
-            f"{percent(shares['confirm'][0])} with {decimals(votes[0], 0)} passes an image, Certify "
-            f"{percent(shares['certify'][0])} with {count(passes)}."
+            f"At radius {plain(radii[0])} one pass certifies {percentage(shares['one pass'][0])}, confirm "
+            f"{percentage(shares['confirm'][0])} with {decimals(votes[0], 0)} passes an image, Certify "
+            f"{percentage(shares['certify'][0])} with {count(passes)}."
         ),
         promise=(
             f"{count(row.proven_images)} images. Confirm: α = {plain(row.settings.confirm_alpha)} for each image; "

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from heatserve.benchmarks.records.load import LoadRecord
 from heatserve.benchmarks.records.speed import LatencyRecord
-from heatserve.benchmarks.report.charts.chart import Axis, Bar, BarChart, Chart, Line, Point
+from heatserve.benchmarks.report.charts.chart import Axis, Bar, BarChart, Chart, Curve, Point
 from heatserve.benchmarks.report.charts.scale import round_up
 from heatserve.benchmarks.report.document import Block, Figure, Section, Table
-from heatserve.benchmarks.report.evidence import Evidence
 from heatserve.benchmarks.report.formats import count, decimals, plain, significant, times
+from heatserve.benchmarks.report.reported import ReportedResults
 from heatserve.benchmarks.report.sections.tiers import quantile
 
 _WAYS = {
@@ -20,13 +20,13 @@ _WAYS = {
 }
 
 
-def speed_section(evidence: Evidence) -> Section | None:
+def speed_section(reported: ReportedResults) -> Section | None:
     """Latency of a request, and load."""
     blocks: list[Block] = []
-    if evidence.kept.latency:
-        blocks.append(latency_figure(evidence.kept.latency))
-    if evidence.kept.load:
-        blocks += [_load_figure(evidence.kept.load), _targets(evidence.kept.load)]
+    if reported.kept.latency:
+        blocks.append(latency_figure(reported.kept.latency))
+    if reported.kept.load:
+        blocks += [_load_figure(reported.kept.load), _targets(reported.kept.load)]
     return Section("speed", "Speed and load", blocks) if blocks else None
 
 
@@ -91,7 +91,7 @@ def _load_figure(record: LoadRecord) -> Figure:
         ]
         best = max((raw.images_per_second for raw in model.raw), default=0.0)
         lines.append(
-            Line(
+            Curve(
                 name=name,
                 style=style,
                 points=[

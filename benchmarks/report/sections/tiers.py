@@ -6,20 +6,20 @@ from heatserve.benchmarks.paper.summary import BAND_CONFIDENCE
 from heatserve.benchmarks.records.confirming import ConfirmRecord
 from heatserve.benchmarks.records.load import Heard
 from heatserve.benchmarks.records.tiers import TieredModel, TiersRecord
-from heatserve.benchmarks.report.charts.chart import Axis, Chart, Line, Point
+from heatserve.benchmarks.report.charts.chart import Axis, Chart, Curve, Point
 from heatserve.benchmarks.report.charts.scale import round_up
 from heatserve.benchmarks.report.curves import share_line
 from heatserve.benchmarks.report.document import Beside, Figure, Prose, Section, Table
-from heatserve.benchmarks.report.evidence import Evidence
-from heatserve.benchmarks.report.formats import count, decimals, in_percent, percent, plain, times
+from heatserve.benchmarks.report.formats import count, decimals, in_percent, percentage, plain, times
+from heatserve.benchmarks.report.reported import ReportedResults
 
-STYLES = {"one pass": 1, "cascade": 4, "confirm": 3, "certify": 0}
+TIER_STYLES = {"one pass": 1, "cascade": 4, "confirm": 3, "certify": 0}
 """Of the curves of the tiers, on the whole page."""
 
 
-def tiers_section(evidence: Evidence) -> Section | None:
+def tiers_section(reported: ReportedResults) -> Section | None:
     """Accuracy over radius by tier, and accuracy over cost."""
-    record = evidence.kept.tiers
+    record = reported.kept.tiers
     if record is None or not record.shapes:
         return None
     return Section(
@@ -33,7 +33,7 @@ def tiers_section(evidence: Evidence) -> Section | None:
             ),
             *(Beside([_over_radius(name, found), _over_cost(name, found)]) for name, found in record.shapes.items()),
             _table(record),
-            *([_confirmed(evidence.kept.confirm)] if evidence.kept.confirm else []),
+            *([_confirmed(reported.kept.confirm)] if reported.kept.confirm else []),
         ],
     )
 
@@ -45,7 +45,7 @@ def _over_radius(name: str, found: TieredModel) -> Figure:
             tier,
             [row.radius for row in each.at],
             [row.certified_accuracy for row in each.at],
-            style=STYLES.get(tier, 5),
+            style=TIER_STYLES.get(tier, 5),
             images=found.data.images,
         )
         for tier, each in found.tiers.items()
@@ -62,8 +62,8 @@ def _over_radius(name: str, found: TieredModel) -> Figure:
         ),
         take_away=(
             f"At radius {plain(radii[0])}, {best} certifies most: "
-            f"{percent(found.tiers[best].at[0].certified_accuracy)}; one pass "
-            f"{percent(found.tiers['one pass'].at[0].certified_accuracy)}."
+            f"{percentage(found.tiers[best].at[0].certified_accuracy)}; one pass "
+            f"{percentage(found.tiers['one pass'].at[0].certified_accuracy)}."
             if "one pass" in found.tiers
             else f"At radius {plain(radii[0])}, {best} certifies most."
         ),
@@ -82,14 +82,14 @@ def _over_radius(name: str, found: TieredModel) -> Figure:
 def _over_cost(name: str, found: TieredModel) -> Figure:
     radii = [row.radius for row in next(iter(found.tiers.values())).at]
     lines = [
-        Line(
+        Curve(
             name=f"r = {plain(radius)}",
             style=style,
             points=[
                 Point(
                     each.at[index].passes.mean,
                     each.at[index].certified_accuracy,
-                    f"{tier}: {percent(each.at[index].certified_accuracy)} at r = {plain(radius)}, "
+                    f"{tier}: {percentage(each.at[index].certified_accuracy)} at r = {plain(radius)}, "
                     f"{decimals(each.at[index].passes.mean, 1)} passes an image on average",
                 )
                 for tier, each in sorted(found.tiers.items(), key=lambda item: item[1].at[index].passes.mean)
@@ -100,9 +100,9 @@ def _over_cost(name: str, found: TieredModel) -> Figure:
     passes = [point.x for line in lines for point in line.points]
     first = {tier: each.at[0] for tier, each in found.tiers.items()}
     said = (
-        f"At r = {plain(radii[0])}, confirm keeps {percent(first['confirm'].certified_accuracy)} for "
+        f"At r = {plain(radii[0])}, confirm keeps {percentage(first['confirm'].certified_accuracy)} for "
         f"{decimals(first['confirm'].passes.mean, 0)} passes an image, Certify "
-        f"{percent(first['certify'].certified_accuracy)} for {count(first['certify'].passes.mean)}: "
+        f"{percentage(first['certify'].certified_accuracy)} for {count(first['certify'].passes.mean)}: "
         f"{times(first['certify'].passes.mean / first['confirm'].passes.mean)} as many."
         if {"confirm", "certify"} <= set(first)
         else "More passes certify more."

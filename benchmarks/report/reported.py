@@ -34,7 +34,7 @@ _HASH = re.compile(r"\b[0-9a-f]{64}\b")
 
 
 @dataclass(frozen=True, kw_only=True)
-class Kept:
+class ReportedFiles:
     """The files of a folder of results that the report shows; None: the file is not there."""
 
     calibration: CalibrationRecord | None = None
@@ -123,10 +123,10 @@ class AuditVerdict:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Evidence:
+class ReportedResults:
     """Everything that the page is made of."""
 
-    kept: Kept
+    kept: ReportedFiles
     attacks: Mapping[str, AttackRecord]
     """By model."""
     tier_attacks: Mapping[str, TierAttackRecord]
@@ -142,12 +142,12 @@ class Evidence:
     @property
     def absent(self) -> list[str]:
         """Files that were looked for and are not there."""
-        return [kept_file(field.name) for field in fields(Kept) if getattr(self.kept, field.name) is None]
+        return [kept_file(field.name) for field in fields(ReportedFiles) if getattr(self.kept, field.name) is None]
 
     @property
     def made(self) -> dict[str, list[tuple[str, Record]]]:
         """How each file was made, by its name; of a file whose rows say it for themselves, each row by its name."""
-        whole = {kept_file(field.name): getattr(self.kept, field.name) for field in fields(Kept)}
+        whole = {kept_file(field.name): getattr(self.kept, field.name) for field in fields(ReportedFiles)}
         whole |= {f"attack-{name}.json": record for name, record in self.attacks.items()}
         whole |= {f"attack-tiers-{name}.json": record for name, record in self.tier_attacks.items()}
         found = {name: [("", record)] for name, record in whole.items() if isinstance(record, Record)}
@@ -159,7 +159,7 @@ class Evidence:
         return {name: records for name, records in sorted(found.items()) if records}
 
 
-def read_evidence(results: Path, repository: Path) -> Evidence:
+def read_reported(results: Path, repository: Path) -> ReportedResults:
     """Read what is there.
 
     Args:
@@ -171,8 +171,8 @@ def read_evidence(results: Path, repository: Path) -> Evidence:
     """
     if not results.is_dir():
         raise RecordError(f"{results}: expected a folder of results, found none; --results names it")
-    kinds = {name: get_args(kind)[0] for name, kind in get_type_hints(Kept).items()}
-    kept = Kept(**{name: _if_there(results / kept_file(name), kind) for name, kind in kinds.items()})
+    kinds = {name: get_args(kind)[0] for name, kind in get_type_hints(ReportedFiles).items()}
+    kept = ReportedFiles(**{name: _if_there(results / kept_file(name), kind) for name, kind in kinds.items()})
     attacks = dict(_each(results, "attack-", AttackRecord, but="attack-tiers-"))
     tiers = dict(_each(results, "attack-tiers-", TierAttackRecord))
     audits = tuple(_verdict(path) for path in sorted(results.glob("audit-*.html")))
@@ -182,7 +182,7 @@ def read_evidence(results: Path, repository: Path) -> Evidence:
     measured |= {one.graph_sha256: one.model for one in attacks.values()}
     cards = _cards(repository, {*measured}.union(*(audit.hashes for audit in audits)))
     shown = {card.graph_sha256 for card in cards.values()}
-    evidence = Evidence(
+    reported = ReportedResults(
         kept=kept,
         attacks=attacks,
         tier_attacks=tiers,
@@ -191,9 +191,9 @@ def read_evidence(results: Path, repository: Path) -> Evidence:
         other_graphs={name: graph for graph, name in sorted(measured.items()) if graph not in shown},
         paper=tuple(_paper(folder) for folder in sorted(results.iterdir()) if _has_paper(folder)),
     )
-    if not evidence.made:
+    if not reported.made:
         raise RecordError(f"{results}: expected results of heatserve's benchmarks, such as kinds.json, found none")
-    return evidence
+    return reported
 
 
 _PAPER_KINDS: Mapping[str, type] = {"systems": SystemsRecord, "attacks": AttacksRecord, "speed": SpeedRecord}
