@@ -60,7 +60,12 @@ def _described(path: str, command: Any, heading: str) -> Iterator[str]:
             kind = "Arguments" if parameter.param_type_name == "argument" else "Options"
             groups.setdefault(parameter.rich_help_panel or kind, []).append(parameter)
     for title, parameters in groups.items():
-        yield from (f"**{title}**", "", "| | default | meaning |", "|---|---|---|")
+        yield from (
+            f"**{title}**",
+            "",
+            f"| {'argument' if title == 'Arguments' else 'option'} | default | meaning |",
+            "|---|---|---|",
+        )
         yield from (f"| {_names(each, context)} | {_default(each)} | {_meaning(each)} |" for each in parameters)
         yield ""
     for below in getattr(command, "commands", {}).values():

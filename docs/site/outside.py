@@ -97,13 +97,14 @@ def _listing(folder: str, files: Files, config: MkDocsConfig) -> File:
 
 
 class LikeGitHub(Extension):  # type: ignore[misc]
-    """Links as paths of the repository."""
+    """Links as paths of the repository, and heads of tables that may be empty."""
 
     page = ""
 
     def extendMarkdown(self, md: Markdown) -> None:
         """Before MkDocs' own look at links, which has priority 0."""
-        md.treeprocessors.register(_Links(md), "like-github", 1)
+        md.treeprocessors.register(_Links(md), "links-like-github", 1)
+        md.treeprocessors.register(_Tables(md), "empty-heads", 1)
 
 
 class _Links(Treeprocessor):  # type: ignore[misc]
@@ -121,3 +122,11 @@ class _Links(Treeprocessor):  # type: ignore[misc]
             target = _in_site(_resolved(source, parts.path))
             path = os.path.relpath(target, here or ".")
             element.set(name, urlunsplit(("", "", path, parts.query, parts.fragment)))
+
+
+class _Tables(Treeprocessor):  # type: ignore[misc]
+    def run(self, root: Element) -> None:
+        """Make cells of a head in which nothing stands ordinary ones, since they are the head of nothing."""
+        for cell in root.iter("th"):
+            if len(cell) == 0 and not (cell.text or "").strip():
+                cell.tag = "td"
