@@ -17,9 +17,9 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-FLOAT32 = 2.0**-24
+FLOAT32_UNIT = 2.0**-24
 """Unit roundoff of float32."""
-FLOAT64 = 2.0**-53
+FLOAT64_UNIT = 2.0**-53
 """Unit roundoff of float64."""
 _ABOVE = 1 + 2.0**-20  # more than the float64 arithmetic of this very bound can lose
 
@@ -67,7 +67,7 @@ def logits_error(layers: Iterable[PotentialLayer], *, reach: float, unit: float)
     Args:
         layers: in their order; the first one's image is x − mean.
         reach: the largest ‖x − mean‖₂ of an image x in [0,1]ᵈ, see `reach_of`.
-        unit: unit roundoff of the arithmetic: `FLOAT32` or `FLOAT64`.
+        unit: unit roundoff of the arithmetic: `FLOAT32_UNIT` or `FLOAT64_UNIT`.
     """
     error = unit * reach
     for layer in layers:  # `reach` is of ‖x‖, for the layer that comes

@@ -17,7 +17,7 @@ import onnx
 from heatserve.certification.operator_norm import absolute_norm, convolution_norm, largest_step
 from heatserve.certification.progress import Progress, unseen
 from heatserve.certification.radius import Float32Array
-from heatserve.certification.rounding import FLOAT64, logits_error, reach_of
+from heatserve.certification.rounding import FLOAT64_UNIT, logits_error, reach_of
 from heatserve.export.card_parts import LipschitzBound, LipschitzLayer, slack_of
 from heatserve.export.graph.lipschitz import LipschitzGraph
 from heatserve.export.graph.tracing import NotExportableError
@@ -75,7 +75,7 @@ def lipschitz_bound(
     """What follows from the layers of a network for its logits in float64, and for the radii; `mean` [C] or [1]."""
     means = np.broadcast_to(mean.astype(np.float64), input_shape[:1])
     reach = reach_of(means, pixels=math.prod(input_shape[1:]))
-    error = logits_error([layer.rounding for layer in layers], reach=reach, unit=FLOAT64)
+    error = logits_error([layer.rounding for layer in layers], reach=reach, unit=FLOAT64_UNIT)
     return LipschitzBound(
         layers=tuple(layers),
         logits_error=error,

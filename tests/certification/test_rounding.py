@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from heatserve.certification.rounding import FLOAT32, FLOAT64, PotentialLayer, gamma, logits_error
+from heatserve.certification.rounding import FLOAT32_UNIT, FLOAT64_UNIT, PotentialLayer, gamma, logits_error
 
 WIDTH, DEPTH = 48, 6
 Weights = list[tuple[NDArray[Any], NDArray[Any], np.float32]]
@@ -63,7 +63,7 @@ def logits(network: Weights, image: NDArray[Any], dtype: type) -> NDArray[Any]:
 
 
 def test_it_is_above_what_float32_does(network: Weights) -> None:
-    bound = logits_error(layers_of(network), reach=REACH, unit=FLOAT32)
+    bound = logits_error(layers_of(network), reach=REACH, unit=FLOAT32_UNIT)
     images = np.random.default_rng(1).random((40, WIDTH), np.float32)
     images = np.concatenate([images, images.round(), np.array([[0] * WIDTH, [1] * WIDTH], np.float32)])
     errors = [
@@ -75,14 +75,14 @@ def test_it_is_above_what_float32_does(network: Weights) -> None:
 
 def test_it_grows_with_all_that_can_go_wrong(network: Weights) -> None:
     layers = layers_of(network)
-    least = logits_error(layers, reach=REACH, unit=FLOAT32)
-    assert logits_error([*layers, layers[0]], reach=REACH, unit=FLOAT32) > least
-    assert logits_error(layers, reach=2 * REACH, unit=FLOAT32) > least
+    least = logits_error(layers, reach=REACH, unit=FLOAT32_UNIT)
+    assert logits_error([*layers, layers[0]], reach=REACH, unit=FLOAT32_UNIT) > least
+    assert logits_error(layers, reach=2 * REACH, unit=FLOAT32_UNIT) > least
     for name in ("norm", "absolute_norm", "step", "terms", "bias"):
         worse = replace(layers[0], **{name: 2 * getattr(layers[0], name) + 1})
-        assert logits_error([worse, *layers[1:]], reach=REACH, unit=FLOAT32) > least, name
+        assert logits_error([worse, *layers[1:]], reach=REACH, unit=FLOAT32_UNIT) > least, name
 
 
 def test_gamma_of_one_operation_is_the_unit_roundoff() -> None:
-    assert gamma(1, FLOAT32) == pytest.approx(2.0**-24)
-    assert gamma(1, FLOAT64) == pytest.approx(2.0**-53)
+    assert gamma(1, FLOAT32_UNIT) == pytest.approx(2.0**-24)
+    assert gamma(1, FLOAT64_UNIT) == pytest.approx(2.0**-53)

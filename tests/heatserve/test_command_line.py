@@ -27,6 +27,7 @@ COMMANDS = [
     ["calibrate-variant"],
     ["certify-dataset"],
     ["tune"],
+    ["paper"],
     ["plan"],
     ["tiers"],
     ["sign"],

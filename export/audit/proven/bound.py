@@ -16,7 +16,7 @@ import numpy as np
 
 from heatserve.certification.operator_norm import norm_is_at_most
 from heatserve.certification.progress import Progress, unseen
-from heatserve.certification.rounding import FLOAT64, PotentialLayer, logits_error
+from heatserve.certification.rounding import FLOAT64_UNIT, PotentialLayer, logits_error
 from heatserve.export.audit.proven.pieces import Centred, Potential, UnprovenError
 from heatserve.export.audit.proven.reading import ReadGraph
 from heatserve.export.card_parts import LipschitzBound
@@ -74,7 +74,7 @@ def prove_again(graph: ReadGraph, *, progress: Progress = unseen) -> BoundAgain:
     numbered = progress([*enumerate(potentials, start=1)], len(potentials), "layers proven again")
     layers = tuple(_proven(layer, number) for number, layer in numbered)
     reach = _reach(graph.network.centred)
-    error = logits_error([layer.rounding for layer in layers], reach=reach, unit=FLOAT64)
+    error = logits_error([layer.rounding for layer in layers], reach=reach, unit=FLOAT64_UNIT)
     divided = 2.0**-24 * math.sqrt(graph.pixels) if graph.takes_bytes else 0.0
     needed = 2 * error + _TIE / math.sqrt(2) + divided
     if not graph.slack >= needed:
