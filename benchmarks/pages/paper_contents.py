@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from heatserve.benchmarks.pages.kept import KeptResults
-from heatserve.benchmarks.paper.orders import findings, orders_table
+from heatserve.benchmarks.paper.orders import orders_table
 from heatserve.benchmarks.paper.published import RUNS
 from heatserve.benchmarks.paper.tables import PaperTable, PaperView, all_tables, sigmas_of
 from heatserve.benchmarks.records.paper import AttackRow, PaperResults, SystemRow

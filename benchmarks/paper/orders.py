@@ -32,7 +32,7 @@ def orders_table(view: PaperView) -> PaperTable:
     )
 
 
-def findings(view: PaperView) -> list[str]:
+def paper_findings(view: PaperView) -> list[str]:
     """What the tables say, in sentences; of what was not measured none."""
     found = [_table_4(view), _formula(view), _tiers(view), _attacks(view)]
     return [sentence for sentence in found if sentence]
