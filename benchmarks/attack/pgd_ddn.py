@@ -15,7 +15,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import Any
 
 import torch
 from eagerpy.astensor import astensor_
@@ -76,12 +76,12 @@ class DDN:
     ) -> Tensor:
         """The nearest successes found within ε of images [N, C, H, W] in [0,1]; the image itself where none was.
 
-        Against an average over noise the nearest success is what a lucky draw misclassified, which another draw need not
-        do: it is returned all the same, as a candidate.
+        Against an average over noise the nearest success is what a lucky draw misclassified, which another draw need
+        not do: it is returned all the same, as a candidate.
         """
-        attack = DDNAttack(steps=self.steps)
-        _, found, _ = attack(_model(network), images, criterion(labels), epsilons=epsilon)
-        return cast(Tensor, found)
+        found, _, _ = DDNAttack(steps=self.steps)(_model(network), images, criterion(labels), epsilons=epsilon)
+        near = (found - images).flatten(1).norm(dim=1) <= epsilon
+        return torch.where(near.view(-1, 1, 1, 1), found, images)
 
 
 @dataclass(frozen=True)

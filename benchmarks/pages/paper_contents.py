@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from heatserve.benchmarks.pages.kept import KeptResults
-from heatserve.benchmarks.paper.orders import orders_table
+from heatserve.benchmarks.paper.orders import orders_table, paper_findings
 from heatserve.benchmarks.paper.published import RUNS
 from heatserve.benchmarks.paper.tables import PaperTable, PaperView, all_tables, sigmas_of
 from heatserve.benchmarks.records.paper import AttackRow, PaperResults, SystemRow
@@ -18,6 +18,7 @@ class PaperSection:
     view: PaperView
     tables: list[PaperTable]
     orders: PaperTable
+    findings: list[str]
     folder: str
     """Its results, in benchmarks/results/."""
 
@@ -50,7 +51,10 @@ def paper_page(kept: KeptResults) -> dict[str, object] | None:
 
 def _sections(found: PaperResults) -> list[PaperSection]:
     views = [PaperView(found.systems, found.attacks, sigma) for sigma in sigmas_of(found.systems)]
-    return [PaperSection(view, all_tables(view), orders_table(view), found.systems.dataset) for view in views]
+    return [
+        PaperSection(view, all_tables(view), orders_table(view), paper_findings(view), found.systems.dataset)
+        for view in views
+    ]
 
 
 def _rows(found: PaperResults) -> list[SystemRow | AttackRow]:

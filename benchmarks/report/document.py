@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
-from heatserve.benchmarks.paper.speed_lines import NOT_RUN
+from heatserve.benchmarks.paper.tables import NOT_RUN
 from heatserve.benchmarks.report.charts.chart import BarChart, Chart
 
 NO_GPU = "no GPU here"

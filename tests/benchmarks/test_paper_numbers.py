@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ from numpy.typing import NDArray
 from scipy.stats import beta
 from torch import nn
 
-from heatserve.benchmarks.paper.attacking import Attackable, DistanceAttack
+from heatserve.benchmarks.paper.attacking import Attackable, DistanceAttack, by_votes
 from heatserve.benchmarks.paper.certifying import among_best
 from heatserve.benchmarks.paper.figures import draw_paper
 from heatserve.benchmarks.paper.orders import orders_table
@@ -66,6 +67,22 @@ def test_distances_are_those_to_the_boundary_and_0_where_misclassified_as_it_is(
     assert (found[:-1] >= exact - 1e-6).all()
     most = 1.2 * exact if name == "PGD" else np.maximum(1.2 * exact, 0.38)  # 0.95²⁰ ≈ 0.36 is as near as DDN comes
     assert (found[:-1] <= most).all()
+
+
+@pytest.mark.parametrize("name", ["PGD", "DDN"])
+def test_distances_of_an_average_over_noise_are_confirmed_by_other_noise(name: str) -> None:
+    network, sigma = Ramp(), 0.1
+
+    def base(images: Float32Array) -> NDArray[Any]:
+        return np.asarray(network(torch.from_numpy(images)).numpy())
+
+    noisy = replace(attack(name).settings, noise_samples=4, votes=400)
+    target = Attackable(network, by_votes(base, sigma=sigma, votes=400), "0" * 64, sigma)
+    found = replace(attack(name), settings=noisy).distances(target, IMAGES, LABELS, block=0)
+    exact = np.array([0.3, 0.1, 0.1, 0.5])  # the average has the same boundary
+    assert found[-1] == 0
+    assert (found[:-1] > exact - 0.02).all()
+    assert (found[:-1] < np.maximum(3 * exact, 0.6)).all(), "one that a lucky draw misclassifies is followed on"
 
 
 def test_of_three_classes_the_two_best_cannot_be_left_by_one_that_never_is() -> None:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 
-from heatserve.benchmarks.paper.speed_lines import NOT_RUN
 from heatserve.benchmarks.paper.summary import accuracy_of
+from heatserve.benchmarks.paper.tables import NOT_RUN
 from heatserve.benchmarks.records.cifar10 import Cifar10Row
 from heatserve.benchmarks.records.paper import SystemRow
 from heatserve.benchmarks.records.serving import ConformanceRecord

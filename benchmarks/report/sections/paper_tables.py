@@ -6,8 +6,8 @@ from collections.abc import Mapping
 
 from heatserve.benchmarks.paper.orders import orders_table
 from heatserve.benchmarks.paper.published import TABLE_2
-from heatserve.benchmarks.paper.speed_lines import NOT_RUN, column_lines, column_title, engine_lines
-from heatserve.benchmarks.paper.tables import PaperTable, all_tables
+from heatserve.benchmarks.paper.speed_lines import column_lines, column_title, engine_lines
+from heatserve.benchmarks.paper.tables import NOT_RUN, PaperTable, all_tables
 from heatserve.benchmarks.records.table2 import ClassifierSpeed
 from heatserve.benchmarks.report.charts.chart import Bar, BarChart
 from heatserve.benchmarks.report.document import NO_GPU, Block, Figure, Prose, Section, Table
