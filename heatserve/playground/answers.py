@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import time
 from collections.abc import AsyncGenerator, Awaitable
 from contextlib import aclosing
@@ -34,6 +35,8 @@ CONFIRM_VOTES = 10_000
 
 VOTE_SECONDS, LIVE_SECONDS = 30.0, 60.0
 """After which an answer of votes is undecided, and a stream of bounds ends."""
+_SHOWN_VALUES = 20_000
+"""Numbers of an image that go with each step of an attack; larger images go with some of the steps."""
 _PACE_SECONDS = 0.008
 """Between two steps of an attack, so that it can be watched."""
 
@@ -266,6 +269,7 @@ def _worse(best: attacks.Step | None, step: attacks.Step) -> attacks.Step:
 
 
 def _step(step: attacks.Step, distance: float, model: Offered) -> Record:
+    is_shown = step.number % math.ceil(step.image.size / _SHOWN_VALUES) == 0
     return {
         "number": step.number,
         "of": step.of,
@@ -273,5 +277,5 @@ def _step(step: attacks.Step, distance: float, model: Offered) -> Record:
         "class_name": model.class_names[step.label],
         "margin": step.margin,
         "distance": distance,
-        "image": wire.image_record(step.image),
+        "image": wire.image_record(step.image) if is_shown else None,
     }

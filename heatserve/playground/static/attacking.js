@@ -59,7 +59,7 @@ export function attackPanel(state) {
         state.proven = found.answer.kind === "deterministic" ? found.answer.certified_radius : (found.smoothed?.proven_radius ?? null);
         result.prepend(claimed);
       } else if (name === "step") {
-        repaint(canvas, found.image);
+        if (found.image) repaint(canvas, found.image);
         progress.textContent = `Step ${found.number} of ${found.of}: taken for “${found.class_name}”, distance ${radiusText(found.distance)}, ${found.margin > 0 ? "the class still leads" : "another class leads"} by ${Math.abs(found.margin).toFixed(2)}.`;
       } else end(found, claimed, { image, answer });
     }
