@@ -37,6 +37,12 @@ class Bullets:
     items: Sequence[str]
 
 
+def _are_words(cells: Sequence[str]) -> bool:
+    """Whether a column holds words: none of its cells begins with a digit, and one says something."""
+    said = [cell for cell in cells if cell not in ABSENT]
+    return any(letter.isalpha() for cell in said for letter in cell) and not any(cell[:1].isdigit() for cell in said)
+
+
 @dataclass(frozen=True, kw_only=True)
 class Table:
     """A table whose first column names the rows."""
@@ -51,6 +57,12 @@ class Table:
     """Columns from the left that hold words, and are flushed left."""
     note: str = ""
     """What has to be known to read it."""
+
+    @property
+    def word_columns(self) -> frozenset[int]:
+        """Columns that are flushed left: the first `words`, and others that hold no numbers but words."""
+        columns = enumerate(zip(*self.rows, strict=True))
+        return frozenset(range(self.words)) | {index for index, cells in columns if _are_words(cells)}
 
 
 @dataclass(frozen=True, kw_only=True)

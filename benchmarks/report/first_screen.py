@@ -10,7 +10,7 @@ from heatserve.benchmarks.paper.summary import certify_curve, served_curve
 from heatserve.benchmarks.report.charts.chart import Bar, BarChart, Chart
 from heatserve.benchmarks.report.document import Highlight
 from heatserve.benchmarks.report.formats import DASH, count, percentage, plain, times
-from heatserve.benchmarks.report.published import published_seconds
+from heatserve.benchmarks.report.ratios import cpu_ratios
 from heatserve.benchmarks.report.reported import ReportedResults
 from heatserve.benchmarks.report.sections.accuracy import served_chart
 from heatserve.benchmarks.report.sections.attacks import tier_chart
@@ -153,25 +153,19 @@ def _accuracy(reported: ReportedResults) -> Highlight | None:
 
 
 def _speed(reported: ReportedResults) -> Highlight | None:
-    record = reported.kept.latency
-    if record is None:
+    found = cpu_ratios(reported)
+    if not found:
         return None
     bars = []
-    for name, found in record.shapes.items():
-        published = published_seconds(name)
-        if published is None or "stochastic / plain" not in found.ratios:
-            continue
-        ours = found.ratios["stochastic / plain"].p50
-        bars.append(Bar(name, ours, times(ours), f"{name}: n₀ noisy passes take {times(ours)} as long as one pass", 1))
-        theirs = published.ratio
-        bars.append(Bar("the paper, on its CPU", theirs, times(theirs), f"The paper, Table 2: {times(theirs)}", 0))
-    if not bars:
-        return None
+    for one in found:
+        ours, theirs = times(one.in_process), times(one.published.ratio)
+        bars.append(Bar(one.network, one.in_process, ours, f"{one.network}: n₀ noisy passes take {ours} as long", 1))
+        bars.append(Bar("the paper, on its CPU", one.published.ratio, theirs, f"The paper, Table 2: {theirs}", 0))
     return Highlight(
         number=bars[0].shown,
-        sentence=f"faster than n₀ noisy passes is one pass on a CPU ({bars[0].name}); the paper had {bars[1].shown}",
+        sentence=f"less time: one pass against n₀ noisy ones on a CPU ({bars[0].name}); the paper had {bars[1].shown}",
         chart=BarChart(label="n₀ noisy passes divided by one pass, ours and the paper’s", bars=bars[:6]),
-        leads_to="latency-figure",
+        leads_to=found[0].leads_to,
     )
 
 

@@ -7,9 +7,6 @@ from heatserve.benchmarks.report.comparisons.sides import Sides
 from heatserve.benchmarks.report.document import Judgement
 from heatserve.benchmarks.report.formats import count, decimals, percentage, plain, times
 from heatserve.benchmarks.report.images import median_proven
-from heatserve.benchmarks.report.published import (
-    published_seconds,
-)
 from heatserve.benchmarks.report.reported import DatasetResults, ReportedResults
 from heatserve.export.card import Card
 
@@ -33,31 +30,19 @@ def with_paper(reported: ReportedResults) -> Judgement | None:
 
 
 def _faster(sides: Sides, reported: ReportedResults) -> None:
-    """Ratios of Table 2 beside the paper's; those of `bench latency` for networks that Table 2 does not have yet."""
-    found: dict[str, tuple[str, float, float | None]] = {}
-    if reported.kept.latency:
-        for name, latency in reported.kept.latency.shapes.items():
-            ratios = {way: latency.ratios[f"stochastic / {way}"].p50 for way in ("plain", "grpc")}
-            found[name] = ("latency.json", ratios["plain"], ratios["grpc"])
-    for results in reported.paper:
-        speed = results.speed if results.speed and results.speed.device == "cpu" else None
-        for name, measured in speed.shapes.items() if speed else ():
-            ways = {way: pair.ratio.median for way, pair in measured.engines.items()}
-            if "torch" in ways:
-                found[name] = (results.file("speed"), ways["torch"], ways.get("grpc"))
-    for name, (source, ours, through) in found.items():
-        published = published_seconds(name)
-        if published is None:
-            continue
-        sides.used(source)
+    """The ratios of Table 2 beside the paper's."""
+    for found in cpu_ratios(reported):
+        sides.used(found.source)
+        through = found.through_server
         server = "" if through is None else f" ({times(through)} through the server)"
-        sides.by(
-            ours=ours,
-            theirs=published.ratio,
-            more_is_better=True,
-            sentence=f"{name}, CPU: one pass is {times(ours)} faster than {count(published.n0)} noisy ones{server}; "
-            f"the paper’s Table 2 has {times(published.ratio)}.",
+        sentence = (
+            f"{found.network}, CPU: one pass takes {times(found.in_process)} less time than "
+            f"{count(found.published.n0)} noisy ones{server}; the paper’s Table 2 has {times(found.published.ratio)}."
         )
+        if found.is_settled:
+            sides.by(ours=found.in_process, theirs=found.published.ratio, more_is_better=True, sentence=sentence)
+        else:
+            sides.unsettled.append(sentence)
 
 
 def _adversarially_trained(sides: Sides, results: DatasetResults, sigma: float) -> None:
