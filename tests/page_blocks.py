@@ -22,7 +22,7 @@ _FENCE = re.compile(
     r"(?:\n+(?P=indent)```text\n(?P<output>.*?)^(?P=indent)```$)?",
     re.MULTILINE | re.DOTALL,
 )
-_NOTE = re.compile(r"<!-- (not run|exit code): (.+?) -->\n+ *\Z", re.DOTALL)
+_NOTE = re.compile(r"<!-- (not run|exit code): ((?:(?!-->).)+) -->\n+ *\Z", re.DOTALL)
 _NUMBER = re.compile(r"\d[\d,]*(?:\.\d+)?(?:e[-+]?\d+)?")
 REST = "…"
 """Stands for any text in an output."""
@@ -75,6 +75,16 @@ def blocks_of(path: Path) -> Iterator[Block]:
 
 def has_shape(printed: str, shown: str) -> bool:
     """Whether `printed` is what a page shows, where numbers may be others and `…` is any text."""
-    words = [_NUMBER.split(part) for part in " ".join(shown.split()).split(REST)]
-    pattern = ".*".join(_NUMBER.pattern.join(map(re.escape, part)) for part in words)
-    return re.fullmatch(re.sub(r"(?:\\ )+", r"\\s+", pattern), " ".join(printed.split()), re.DOTALL) is not None
+    text, at = " ".join(printed.split()), 0
+    first, *others = (_pattern(part) for part in " ".join(shown.split()).split(REST))
+    for number, pattern in enumerate([first, *others]):
+        found = pattern.match(text) if number == 0 else pattern.search(text, at)
+        if found is None:
+            return False
+        at = found.end()
+    return shown.rstrip().endswith(REST) or not text[at:].strip()
+
+
+def _pattern(part: str) -> re.Pattern[str]:
+    """Of a text without `…`: its words, and any numbers in the place of its own."""
+    return re.compile(_NUMBER.pattern.join(map(re.escape, _NUMBER.split(part.strip()))))

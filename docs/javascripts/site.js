@@ -1,5 +1,6 @@
 // What Material for MkDocs leaves to be desired for who reads with a keyboard or a screen reader.
 document$.subscribe(() => {
+  document.querySelector(".md-search")?.setAttribute("aria-label", "Search");
   const mend = () => {
     for (const wide of document.querySelectorAll(".md-typeset__scrollwrap")) {
       if (wide.scrollWidth > wide.clientWidth) {
