@@ -29,7 +29,7 @@ class PaperSection:
         found = {
             "certified": "Figure 1: certified accuracy over radius",
             "attacked": f"Figure {number}: share of images misclassified over distance",
-            "claims": "radii of one pass over what Certify proves, image by image",
+            "claims": "radii of one pass over what Certify proves, image by image; above each panel how many overclaim",
             "tiers": "certified accuracy by tier of answer",
         }
         attacked = any(self.view.attack(row.system, "PGD") for row in self.view.rows)

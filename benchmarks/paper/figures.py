@@ -27,6 +27,8 @@ from heatserve.certification.radius import Float64Array
 _SCATTERED = 300
 """Images of each system that are drawn one by one: the first ones."""
 _POINTS = 201
+_ACROSS = 4
+"""Panels beside each other, at most."""
 _RADIUS = "L2 radius (pixels in [0,1])"
 
 
@@ -80,14 +82,11 @@ def draw_claims(view: PaperView, path: Path) -> bool:
     if not rows:
         return False
     largest = max(max(row.noisy.proven_radius) for row in rows if row.noisy) or 1.0
-    with _figure(path, len(rows), down=2, size=(2.1, 2.3), legend=False) as axes:
-        for column, row in enumerate(rows):
-            for ax, name in ((axes[column], "nominal"), (axes[len(rows) + column], "served")):
-                _scatter(ax, row, name, largest)
-            axes[column].set_title(row.system, fontsize="small")
-        axes[0].set_ylabel("nominal radius of v", fontsize="small")
-        axes[len(rows)].set_ylabel("served radius", fontsize="small")
-        axes[len(rows)].set_xlabel("proven radius", fontsize="small")
+    with _figure(path, len(rows), size=(2.7, 2.9)) as axes:
+        for ax, row in zip(axes, rows, strict=True):
+            _scatter(ax, row, largest)
+        for ax in axes[::_ACROSS]:
+            ax.set_ylabel("radius of one pass", fontsize="small")
     return True
 
 
@@ -98,7 +97,7 @@ def draw_tiers(view: PaperView, path: Path) -> bool:
         return False
     proven = view.row("lipschitz")
     grid = _grid([value for row in rows if row.noisy for value in row.noisy.proven_radius])
-    with _figure(path, len(rows), size=(2.9, 3.4)) as axes:
+    with _figure(path, len(rows), size=(2.9, 2.9)) as axes:
         for ax, row in zip(axes, rows, strict=True):
             _band(ax, served_curve(row, grid), "one pass", "tab:blue")
             if curve := certify_curve(row, grid):
@@ -106,8 +105,10 @@ def draw_tiers(view: PaperView, path: Path) -> bool:
             _confirm_points(ax, row)
             if proven:
                 _band(ax, served_curve(proven, grid), "1-Lipschitz, one pass", "tab:gray")
-            ax.set(title=f"{row.system}, σ = {view.sigma:g}", xlabel=_RADIUS, ylim=(0, 1))
-        axes[0].set(ylabel="certified accuracy")
+            ax.set(title=row.system, ylim=(0, 1))
+            ax.set_xlabel(_RADIUS, fontsize="small")
+        for ax in axes[::_ACROSS]:
+            ax.set_ylabel("certified accuracy", fontsize="small")
     return True
 
 
@@ -116,24 +117,26 @@ def _confirm_points(ax: Any, row: SystemRow) -> None:
     radii = [one.radius for one in row.confirmed]
     shares = [float((np.array(one.proven) & (truth == label)).mean()) for one in row.confirmed]
     votes = ", ".join(f"{np.mean(one.votes):.0f}" for one in row.confirmed)
-    ax.plot(radii, shares, "D", color="tab:orange", markersize=5, label="confirm")
+    ax.plot(radii, shares, "D", color="tab:orange", markersize=4, label="confirm")
     ax.text(0.98, 0.97, f"votes of confirm: {votes}", transform=ax.transAxes, ha="right", va="top", fontsize="x-small")
 
 
-def _scatter(ax: Any, row: SystemRow, name: Any, largest: float) -> None:
+def _scatter(ax: Any, row: SystemRow, largest: float) -> None:
+    """The first images of a row; what is above the axes is drawn at their edge."""
     if row.noisy is None:
         return
-    count = min(_SCATTERED, row.proven_images)
-    proven, claimed = np.array(row.noisy.proven_radius)[:count], np.array(getattr(row.one_pass, name))[:count]
-    over = row.overclaims(name)[:count]
-    claimed = np.minimum(claimed, 2 * largest)
-    ax.plot([0, 2 * largest], [0, 2 * largest], color="0.6", linewidth=0.8)
-    ax.plot(proven[~over], claimed[~over], ".", color="tab:blue", markersize=3)
-    ax.plot(proven[over], claimed[over], "x", color="tab:red", markersize=3, markeredgewidth=0.8)
-    ax.set(xlim=(-0.03 * largest, 1.05 * largest), ylim=(-0.05 * largest, 2.05 * largest))
-    ax.text(
-        0.97, 0.03, f"{int(over.sum())} of {int((claimed > 0).sum())}", transform=ax.transAxes, ha="right", fontsize=7
-    )
+    count, top = min(_SCATTERED, row.proven_images), 2 * largest
+    proven = np.array(row.noisy.proven_radius)[:count]
+    nominal, served = (np.array(getattr(row.one_pass, name))[:count] for name in ("nominal", "served"))
+    over = row.overclaims("served")[:count]
+    ax.plot([0, top], [0, top], color="0.4", linewidth=0.8)
+    ax.plot(proven, np.minimum(nominal, top), ".", color="0.75", markersize=2.5, label="nominal")
+    ax.plot(proven[~over], served[~over], ".", color="tab:blue", markersize=3, label="served")
+    ax.plot(proven[over], served[over], "x", color="tab:red", markersize=4, label="served, overclaims")
+    ax.set(xlim=(-0.03 * largest, 1.05 * largest), ylim=(-0.05 * largest, 1.03 * top))
+    nominal_over = int(row.overclaims("nominal")[:count].sum())
+    ax.set_title(f"{row.system}: {int(over.sum())} of {int((served > 0).sum())}; nominal {nominal_over} of {count}")
+    ax.set_xlabel("proven radius (Certify)", fontsize="small")
     ax.tick_params(labelsize="x-small")
 
 
@@ -158,36 +161,40 @@ def _color(system: str) -> Any:
 
 
 @contextmanager
-def _figure(
-    path: Path, across: int, *, down: int = 1, size: tuple[float, float] = (5.4, 4.0), legend: bool = True
-) -> Iterator[list[Any]]:
-    """Axes to draw in, row by row; the file is written at the end, with one legend for all of them."""
+def _figure(path: Path, panels: int, *, size: tuple[float, float] = (5.4, 4.0)) -> Iterator[list[Any]]:
+    """Panels to draw in, at most four beside each other; the file is written at the end, with one legend for them."""
     import matplotlib
 
     matplotlib.use("svg")
     matplotlib.rcParams["svg.hashsalt"] = "heatserve"  # the same rows give the same file
     from matplotlib import pyplot
 
-    width, height = size[0] * across, size[1] * down
+    across, down = min(panels, _ACROSS), -(-panels // _ACROSS)
+    width, height = max(size[0] * across, 6.4), size[1] * down + 0.5
     figure, axes = pyplot.subplots(down, across, figsize=(width, height), layout="constrained", squeeze=False)
-    found = list(axes.flat)
+    found, unused = list(axes.flat)[:panels], list(axes.flat)[panels:]
     yield found
     for ax in found:
         ax.grid(alpha=0.3)
-        ax.title.set_fontsize("medium" if legend else "small")
-    if legend:
-        lines = {label: line for ax in found for line, label in zip(*ax.get_legend_handles_labels(), strict=True)}
-        figure.legend(
-            lines.values(),
-            lines.keys(),
-            loc="outside lower center",
-            ncols=5,
-            fontsize="small",
-            frameon=False,
-            title=f"bands: exact, confidence {BAND_CONFIDENCE:g} at each radius",
-            title_fontsize="x-small",
-        )
+        ax.title.set_fontsize(8 if panels > 2 else "medium")
+    for ax in unused:
+        ax.axis("off")
+    lines = {label: line for ax in found for line, label in zip(*ax.get_legend_handles_labels(), strict=True)}
+    figure.legend(
+        lines.values(),
+        lines.keys(),
+        loc="outside lower center",
+        ncols=4 if across == 1 else 5,
+        fontsize="small",
+        frameon=False,
+        title=f"bands: exact, confidence {BAND_CONFIDENCE:g} at each radius" if _has_bands(found) else None,
+        title_fontsize="x-small",
+    )
     content = BytesIO()
     figure.savefig(content, format="svg", metadata={"Date": None})
     pyplot.close(figure)
     write_atomically(path, content.getvalue())
+
+
+def _has_bands(axes: Sequence[Any]) -> bool:
+    return any(ax.collections for ax in axes)
