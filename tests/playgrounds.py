@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from known_tiers import hurry
-from playwright.sync_api import Page
+from playwright.sync_api import Page, expect
 from relays import Relay, host_and_port
 from tiny_model import take_uint8, write_tiny_model
 
@@ -20,10 +20,11 @@ from heatserve import FREE_PORTS, TritonServer
 from heatserve.export.card import read_card
 
 ROOT = Path(__file__).parents[1]
-PATIENCE = 60_000.0
+PATIENCE = 180_000.0
 """Milliseconds after which a test gives up what a busy machine does late."""
 MARKUP = "<img src=x onerror=alert(1)>"
 """A class of the model `named`."""
+expect.set_options(timeout=PATIENCE)
 _DIGITS = ("digits", "digits_confirm", "digits_certify", "digits_certify_stream", "digits_lipschitz")
 
 
@@ -70,7 +71,7 @@ def running_playground(folder: Path, *, start_seconds: float) -> Iterator[Runnin
                 yield RunningPlayground(found[1].decode(), int(found[2]), relay, errors, process)
             finally:
                 process.terminate()
-                process.wait(PATIENCE)
+                process.wait(PATIENCE / 1000)
                 process.stdout.close()  # type: ignore[union-attr]
 
 

@@ -50,6 +50,7 @@ export async function* events(path, question, signal) {
       for (let end = text.indexOf("\n\n"); end >= 0; end = text.indexOf("\n\n")) {
         const lines = text.slice(0, end).split("\n");
         text = text.slice(end + 2);
+        if (signal?.aborted) return; // what had come with the last event that was wanted
         const field = (name) => lines.find((line) => line.startsWith(`${name}: `))?.slice(name.length + 2);
         if (field("data") === undefined) continue;
         const record = JSON.parse(field("data"));

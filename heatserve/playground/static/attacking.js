@@ -5,16 +5,22 @@ import { claim, confirmedClaim, milliseconds, onePassClaims, percent, radiusText
 import { at, button, el, problem, show, slider } from "./dom.js";
 import { canvasOf, changedFigures, figure, repaint } from "./pixels.js";
 
-/** A button that starts, and one that stops; `run(signal)` is what goes on between. */
-function startStop(text, run, failed) {
+/** A button that starts, and one that stops; `run(signal)` is what goes on between, `stopped` is called at its early end. */
+function startStop(text, run, failed, stopped = () => {}) {
   const work = latest();
   const start = button(text, begin, { class: "primary" });
-  const stop = button("Stop", () => work.stop(), { disabled: true });
+  const stop = button("Stop", () => {
+    isStopped = true;
+    work.stop();
+  }, { disabled: true });
+  let isStopped = false;
   async function begin() {
+    isStopped = false;
     start.disabled = true;
     stop.disabled = false;
     try {
       await work.run(run, failed);
+      if (isStopped) stopped();
     } finally {
       start.disabled = Boolean(start.dataset.missing);
       stop.disabled = true;
@@ -37,7 +43,8 @@ export function attackPanel(state) {
   const reach = slider({
     id: "epsilon", label: "Largest change ε (L2)", min: 0.01, max: 3, step: 0.01, value: 0.5, say: radiusText,
   });
-  const buttons = startStop("Attack", run, (text) => result.append(problem(text)));
+  const progress = el("p");
+  const buttons = startStop("Attack", run, (text) => result.append(problem(text)), () => progress.append(" Stopped."));
   const quick = el("div", { class: "row" },
     button("Just inside the radius", () => reach.set(within(0.98)), { class: "quiet" }),
     button("Far outside", () => reach.set(Math.max(1, within(3))), { class: "quiet" }));
@@ -47,12 +54,11 @@ export function attackPanel(state) {
 
   async function run(signal) {
     const { model, image, answer } = state;
-    const progress = el("p", {}, "The server proves what it can first …");
+    progress.textContent = "The server proves what it can first …";
     const canvas = canvasOf(image, "the picture under attack");
     const live = el("div", { class: "figures" }, figure(canvas, "under attack"));
     show(result, progress, live);
     let claimed = null;
-    signal.addEventListener("abort", () => progress.append(" Stopped."));
     for await (const [name, found] of events("/api/attack", { model: model.name, image, epsilon: reach.value() }, signal)) {
       if (name === "begin") {
         claimed = provenClaim(found, image.shape);
@@ -105,15 +111,15 @@ export function spoofPanel(state) {
   const reach = slider({
     id: "reach", label: "How far to search (L2)", min: 0.1, max: 3, step: 0.05, value: 1, say: radiusText,
   });
-  const buttons = startStop("Spoof", run, (text) => show(result, problem(text)));
+  const progress = el("p");
+  const buttons = startStop("Spoof", run, (text) => show(result, problem(text)), () => progress.append(" Stopped."));
   show(at("spoof-controls"), reach.node, el("div", { class: "row" }, buttons.start, buttons.stop), hint);
 
   async function run(signal) {
     const { model, image, answer } = state;
-    const progress = el("p", {}, "Searching …");
+    progress.textContent = "Searching …";
     const bar = el("progress", { "aria-label": "Search", max: 1, value: 0 });
     show(result, progress, bar);
-    signal.addEventListener("abort", () => progress.append(" Stopped."));
     for await (const [name, found] of events("/api/spoof", { model: model.name, image, epsilon: reach.value() }, signal)) {
       if (name === "step") {
         bar.max = found.of;
