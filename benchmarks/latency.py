@@ -7,8 +7,9 @@ one batch in raw ONNX Runtime, noise and votes included (the classification time
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -22,7 +23,9 @@ from heatserve.benchmarks.classifiers import (
     publish_uncalibrated,
     random_classifier,
 )
+from heatserve.benchmarks.load.server_use import look_at_server
 from heatserve.benchmarks.records.speed import ClassifierLatency, Milliseconds, Ratio
+from heatserve.certification.errors import HeatserveError
 from heatserve.certification.noise import LEVELS
 from heatserve.certification.progress import Progress, unseen
 from heatserve.certification.radius import Float32Array
@@ -34,6 +37,8 @@ from heatserve.serving.client.client import Client
 from heatserve.serving.triton.endpoints import FREE_PORTS
 from heatserve.serving.triton.server import TritonServer
 
+_DEADLINE = 50.0
+"""Seconds of a request of the way `certify`."""
 _CERTIFY_ALPHA = 0.001
 """α of the way `certify`, which its time does not depend on: the number of votes is fixed."""
 
@@ -75,7 +80,7 @@ def ways_to_answer(shape: ClassifierShape, n0: int, seed: int, *, certify: bool 
         seed: decides the weights, the image and the noise.
         certify: a sixth way, `certify`: as many noisy passes by the tier of that name behind the same server, over
             gRPC. They guess the class and bound its probability, so that the answer has a radius, as the single pass
-            has one.
+            has one. Who takes the votes has the priority of this process then.
     """
     noise = np.random.default_rng(seed)
     image = random_image(shape, seed)
@@ -107,6 +112,35 @@ def ways_to_answer(shape: ClassifierShape, n0: int, seed: int, *, certify: bool 
             "stochastic": stochastic,
         }
         if certify:
-            guess = max(1, n0 // 10)
-            ways["certify"] = lambda: grpc.certify_fixed(image, alpha=_CERTIFY_ALPHA, n0=guess, n=n0 - guess)
+            prioritise_voters()
+            ways["certify"] = lambda: _certify(grpc, image, n0)
         yield ways
+
+
+def _certify(client: Client, image: Float32Array, n0: int) -> None:
+    """As many noisy passes as n₀ by `certify`: a tenth of them guess the class, the others bound its probability.
+
+    Raises:
+        HeatserveError: they were not all taken, which would be no time of a classification.
+    """
+    guess = max(1, n0 // 10)
+    (answer,) = client.certify_fixed(image, alpha=_CERTIFY_ALPHA, n0=guess, n=n0 - guess, deadline=_DEADLINE)
+    if answer.votes != n0:
+        raise HeatserveError(
+            f"certify: expected {n0} votes within {_DEADLINE:g} s, got {answer.votes}: measure where nothing else runs"
+        )
+
+
+def prioritise_voters() -> None:
+    """Have the voters of this process's servers compute as it does itself, as far as the system allows that.
+
+    They step back before everything else on the machine (SCHED_IDLE), so that what they are timed at would be the work
+    of others.
+    """
+    own = os.getpriority(os.PRIO_PROCESS, 0)
+    for process, kind in look_at_server(os.getpid(), apart=set()).kinds.items():
+        for thread in os.listdir(f"/proc/{process.pid}/task") if kind == "voter" else ():
+            with suppress(OSError):
+                os.sched_setscheduler(int(thread), os.SCHED_OTHER, os.sched_param(0))
+                os.setpriority(os.PRIO_PROCESS, int(thread), own)
+                Path(f"/proc/{process.pid}/autogroup").write_text(str(own))
