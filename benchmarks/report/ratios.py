@@ -32,7 +32,7 @@ class CpuRatio:
 
 
 def cpu_ratios(reported: ReportedResults) -> list[CpuRatio]:
-    """Those of Table 2, in PyTorch as the paper has it; of `bench latency` where Table 2 does not have a network yet."""
+    """Those of Table 2, in PyTorch as the paper has it; of `bench latency` where Table 2 has no such network yet."""
     found = {ratio.network: ratio for ratio in (*_of_latency(reported), *_of_table_2(reported))}
     return [*found.values()]
 

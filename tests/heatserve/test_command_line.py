@@ -55,6 +55,7 @@ COMMANDS = [
     ["experiment", "cifar10"],
     ["attack"],
     ["attack-tiers"],
+    ["paper"],
     ["report"],
 ]
 

@@ -7,6 +7,7 @@ from heatserve.benchmarks.report.comparisons.sides import Sides
 from heatserve.benchmarks.report.document import Judgement
 from heatserve.benchmarks.report.formats import count, decimals, percentage, plain, times
 from heatserve.benchmarks.report.images import median_proven
+from heatserve.benchmarks.report.ratios import cpu_ratios
 from heatserve.benchmarks.report.reported import DatasetResults, ReportedResults
 from heatserve.export.card import Card
 

@@ -46,7 +46,7 @@ def _shown(table: PaperTable, sources: list[str]) -> Table:
         headings=[heading.replace("L-bound", "L\N{NON-BREAKING HYPHEN}bound") for heading in table.headings],
         rows=[[DASH if cell in _NO_NUMBERS else cell for cell in line] for line in table.lines],
         sources=sources,
-        note=table.note,
+        note=table.note.replace("`", ""),
     )
 
 
