@@ -45,7 +45,7 @@ BEFORE = {
 """What is done before a page, whose models have the names of others."""
 _PASSPHRASE = re.compile(rb"(?i)pass ?phrase.*:|Password:")
 _ASKS = re.compile(r"heatserve (predict|certify) |127\.0\.0\.1:800|HOST:800")
-SECONDS = 240
+SECONDS = 600
 
 
 def file_of(block: Block) -> str | None:
