@@ -39,6 +39,7 @@ SHORTER = {
     "calibrate": "--n 200 --n0 20 --other-images 1",
     "certify-dataset": "--n 100 --images 40",
     "conformance": "--examples 1 --engine onnxruntime",
+    "train baseline --data digits": "--epochs 1",
     "train baseline": "--epochs 4",
     "train lipschitz": "--epochs 1",
 }

@@ -7,7 +7,6 @@ import os
 import re
 import shutil
 import subprocess
-import sys
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
@@ -75,15 +74,6 @@ def test_the_examples_of_confirm_can_be_copied_and_run(
     assert found["tier"] == ["confirm"]
     assert found["outcome"][0] in OUTCOMES
     assert found["alpha"] == [1e-6]
-
-
-@pytest.mark.parametrize("page", ["README.md", "docs/guide/serve.md"])
-def test_python_of_the_pages_runs(digits: TritonServer, page: str) -> None:
-    codes = blocks(page, "python", "Client(", "127.0.0.1")  # those of servers elsewhere: test_client_ways.py
-    assert codes
-    for code in codes:
-        printed = run(sys.executable, "-c", at(digits, code))
-        assert printed.strip(), code
 
 
 def test_curl_of_the_pages_is_answered(digits: TritonServer) -> None:
