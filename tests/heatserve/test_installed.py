@@ -19,9 +19,9 @@ def test_the_wheel_holds_one_package_and_its_data(wheel: Path) -> None:
     with zipfile.ZipFile(wheel) as archive:
         names = archive.namelist()
     assert {name.split("/")[0] for name in names if ".dist-info/" not in name} == {"heatserve"}
-    assert {"heatserve/py.typed", "heatserve/export/audit/page.html", "heatserve/serving/backend/model.py"} <= set(
-        names
-    )
+    assert {f"heatserve/benchmarks/report/report.{kind}" for kind in ("html", "css", "js")} <= set(names)
+    assert {"heatserve/export/audit/style.css", "heatserve/export/audit/page.html"} <= set(names)
+    assert {"heatserve/py.typed", "heatserve/serving/backend/model.py"} <= set(names)
     static = ROOT / "heatserve" / "playground" / "static"
     assert {f"heatserve/playground/static/{path.name}" for path in static.iterdir()} <= set(names)
     packages = {f"heatserve/{path.relative_to(ROOT)}" for room in ROOMS for path in (ROOT / room).rglob("*.py")}
