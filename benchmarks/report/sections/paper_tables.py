@@ -11,7 +11,7 @@ from heatserve.benchmarks.paper.tables import NOT_RUN, PaperTable, all_tables
 from heatserve.benchmarks.records.table2 import ClassifierSpeed
 from heatserve.benchmarks.report.charts.chart import Bar, BarChart
 from heatserve.benchmarks.report.document import NO_GPU, Block, Figure, Prose, Section, Table
-from heatserve.benchmarks.report.formats import DASH, significant, times
+from heatserve.benchmarks.report.formats import DASH, joined, significant, times
 from heatserve.benchmarks.report.published import published_seconds
 from heatserve.benchmarks.report.reported import ReportedResults
 
@@ -104,7 +104,7 @@ def _ratios(shapes: Mapping[str, ClassifierSpeed], sources: list[str]) -> Figure
         name="table-2",
         title="Table 2: n₀ noisy passes divided by one pass, on a CPU",
         chart=BarChart(label="Time of n₀ noisy passes divided by that of one pass, by network and engine", bars=bars),
-        take_away="; ".join(f"{bar.name}: {bar.shown}" for bar in bars) + ".",
+        take_away=f"In PyTorch, as the paper measured it: {joined(_beside(shapes))}.",
         promise=(
             "One image, random weights, medians over rounds in which all ways take turns; in brackets an interval of "
             "the median, from order statistics, confidence at least 0.95."
@@ -116,3 +116,14 @@ def _ratios(shapes: Mapping[str, ClassifierSpeed], sources: list[str]) -> Figure
             sources=sources,
         ),
     )
+
+
+def _beside(shapes: Mapping[str, ClassifierSpeed]) -> list[str]:
+    """The ratio of each network in PyTorch, with the paper's where it has one."""
+    found = []
+    for name, speed in shapes.items():
+        if "torch" in speed.engines:
+            published = published_seconds(name)
+            printed = f" (the paper {times(published.ratio)})" if published else ""
+            found.append(f"{name} {times(speed.engines['torch'].ratio.median)}{printed}")
+    return found
