@@ -67,7 +67,7 @@ def paper(
     device: Annotated[str, typer.Option(help="That networks are trained on: `cpu`, `cuda`, ….")] = "cpu",
     as_json: Json = False,
 ) -> None:
-    """The paper's tables and figures on any data set, and what the paper does not show; on `digits` in minutes.
+    """The paper's tables and figures on any data set, and what the paper does not show; on `digits` within an hour.
 
     What is trained or measured already is not done again: interrupt it, and start the same command later. `speed` is
     Table 2, of networks with random weights: run it where nothing else runs. `line` is Figures 3 and 4, which belong to
