@@ -37,7 +37,7 @@ def furnish(folder: Path) -> None:
     shutil.copytree(versions / "4", versions / "5")
     (versions / "served.json").write_text('{"version": 4, "before": null, "passed_over": []}')
     (folder / "runs" / "quickstart").mkdir(parents=True)
-    (folder / "benchmarks" / "results").mkdir(parents=True)
+    shutil.copytree(ROOT / "benchmarks" / "results", folder / "benchmarks" / "results")
     shutil.copytree(ROOT / "deploy", folder / "deploy")
     digit = Image.fromarray((load_digits().images[0] * 15.9375).astype(np.uint8))
     digit.save(folder / "runs" / "quickstart" / "digit_0.png")

@@ -14,6 +14,7 @@ from __future__ import annotations
 import json
 import os
 import shlex
+import signal
 import socket
 import sys
 import traceback
@@ -44,6 +45,8 @@ SHORTER = {
     "train lipschitz": "--epochs 1",
 }
 """Options besides those of a page, so that a command takes a moment, by its first words."""
+LONGEST = 600
+"""Seconds after which a command is ended: what takes longer is not for these tests."""
 PROGRAM = """\
 #!{python} -IS
 import json, os, socket, sys
@@ -105,6 +108,7 @@ def answer(connection: socket.socket, done: set[str]) -> int:
 def run(arguments: list[str], folder: str, environment: dict[str, str], descriptors: list[int]) -> None:
     """Be the command, and end with its exit code."""
     code = 70
+    signal.alarm(LONGEST)  # ends this process
     try:
         for stream, descriptor in enumerate(descriptors):
             os.dup2(descriptor, stream)

@@ -11,6 +11,7 @@ import pty
 import re
 import select
 import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -164,6 +165,8 @@ class Reader:
         printed = b""
         while part := _read(terminal):
             printed += part
+            if time.monotonic() - started > SECONDS:
+                os.killpg(process.pid, signal.SIGKILL)
             if _PASSPHRASE.search(part):
                 os.write(terminal, b"a passphrase\n")
         os.close(terminal)
