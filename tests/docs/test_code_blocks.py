@@ -28,7 +28,20 @@ from heatserve.serving.front.options import FrontOptions
 pytestmark = pytest.mark.slow
 
 TUTORIAL = "docs/tutorial.md"
-GUIDES = ("train", "calibrate", "audit", "export", "pictures", "operate", "serve", "front", "runbook", "deploy", "gpu")
+GUIDES = (
+    "train",
+    "calibrate",
+    "audit",
+    "export",
+    "pictures",
+    "operate",
+    "serve",
+    "playground",
+    "front",
+    "runbook",
+    "deploy",
+    "gpu",
+)
 """In an order in which each finds what those before made. `your-own-model` has a test of its own."""
 PAGES = [
     ROOT / "README.md",
