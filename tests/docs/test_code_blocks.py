@@ -125,8 +125,9 @@ class Reader:
     def _remove_what_nobody_asks(self) -> None:
         """Remove tiers that no page asks: each is a process, which takes a second to start."""
         repository = self.folder / "model_repository"
-        for unasked in (*repository.glob("cifar10_*"), *repository.glob("*_cascade"), *repository.glob("*_certify")):
-            shutil.rmtree(unasked)
+        unasked = {path for name in ("cifar10_*", "*_cascade", "*_certify") for path in repository.glob(name)}
+        for folder in unasked:
+            shutil.rmtree(folder)
 
     def _asked(self) -> list[str]:
         """The models that the blocks ask."""
