@@ -83,6 +83,7 @@ class WatchedServer:
         self._client = client
         self._connection = connection
         self._asks: AsyncConnection | None = None
+        self._left = list[AsyncClient]()  # with questions that a lost server may still answer
         self.is_ending = False
         self._changed = asyncio.Event()
         self._looking = asyncio.Lock()
@@ -141,12 +142,23 @@ class WatchedServer:
 
     async def close(self) -> None:
         """Close all connections."""
-        for model in self.models.values():
-            await model.client.close()
-        self.models = {}
+        await self._leave()
+        await self._close_left()
+
+    async def _leave(self) -> None:
+        """Ask for nothing new: a server that stops still answers what it was asked, until it is lost another time."""
+        if self.models:
+            await self._close_left()
+            self._left = [model.client for model in self.models.values()]
+            self.models = {}
         if self._asks is not None:
             await self._asks.close()
             self._asks = None
+
+    async def _close_left(self) -> None:
+        for client in self._left:
+            await client.close()
+        self._left = []
 
     async def _find(self, asks: AsyncConnection) -> None:
         found = {}
@@ -173,7 +185,7 @@ class WatchedServer:
         return Offered(name, spec, labels, tiers, self._client(name))
 
     async def _lose(self, says: str) -> None:
-        await self.close()
+        await self._leave()
         self._tell(ServerState(False, says, self.state.life))
 
     def _tell(self, state: ServerState) -> None:

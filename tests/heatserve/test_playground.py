@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import http.client
 import io
 import json
@@ -9,6 +10,8 @@ import re
 import signal
 import sys
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import aclosing
 from pathlib import Path
 
 import numpy as np
@@ -18,9 +21,13 @@ from conftest import START_SECONDS
 from PIL import Image
 from playgrounds import MARKUP, ROOT, RunningPlayground, opened, running_playground
 from playwright.sync_api import Browser, Page, expect
+from relays import Relay
 
 from heatserve.export.repository.layout import open_model
 from heatserve.playground.guards import MOST_PICTURE
+from heatserve.playground.server import WatchedServer
+from heatserve.serving.client.async_client import AsyncClient
+from heatserve.serving.client.connection import AsyncConnection
 
 pytestmark = [
     pytest.mark.slow,
@@ -244,6 +251,31 @@ def test_when_the_server_is_gone_the_page_says_so_and_goes_on_by_itself(
     expect(page.locator("#server")).to_have_class("there")
     expect(page.locator("#answer .claim")).to_have_count(3)
     expect(page.locator("#prove-result .problem")).to_have_count(0)
+
+
+def test_a_proof_goes_on_while_a_server_that_stops_takes_nothing_new(playground: RunningPlayground) -> None:
+    """Triton finishes what it was asked; who looks at it then finds nobody, and must not break the proof off."""
+
+    async def votes_after_the_loss(looks: Relay) -> list[int]:
+        server = WatchedServer(
+            f"grpc://{looks.address}",
+            ["digits"],
+            client=lambda model: AsyncClient(f"grpc://{playground.relay.address}", model=model),
+            connection=lambda: AsyncConnection(f"grpc://{looks.address}", timeout=10),
+        )
+        await server.look()
+        image = np.full((1, 1, 8, 8), 0.5, np.float32)
+        async with aclosing(server.model("digits").client.certify(image, n=10_000, deadline=20)) as bounds:
+            await anext(bounds)
+            looks.close()
+            await server.look()
+            assert not server.state.is_there
+            votes = [bound.votes async for bound in bounds]
+        await server.close()
+        return votes
+
+    with Relay(("127.0.0.1", playground.relay.port)) as looks, ThreadPoolExecutor(1) as apart:  # Playwright's loop is here
+        assert apart.submit(asyncio.run, votes_after_the_loss(looks)).result()[-1] > 1000
 
 
 def test_dark_and_on_a_phone_it_is_readable(browser: Browser, playground: RunningPlayground) -> None:

@@ -65,7 +65,7 @@ export function pictureCard({ chosen, model }) {
   async function showExamples(hasPicture) {
     const { name, missing } = model();
     show(at("examples"));
-    at("examples-say").textContent = missing.examples ?? "Pictures that the model was not trained on.";
+    at("examples-say").textContent = missing.examples ?? "Pictures are read …";
     if (missing.examples) return;
     let found;
     try {
@@ -88,6 +88,7 @@ export function pictureCard({ chosen, model }) {
       });
       return one;
     });
+    at("examples-say").textContent = "Pictures that the model was not trained on.";
     show(at("examples"), buttons);
     if (!hasPicture()) buttons[0]?.click();
   }
