@@ -274,7 +274,8 @@ def test_a_proof_goes_on_while_a_server_that_stops_takes_nothing_new(playground:
         await server.close()
         return votes
 
-    with Relay(("127.0.0.1", playground.relay.port)) as looks, ThreadPoolExecutor(1) as apart:  # apart from Playwright's
+    # In a thread of its own: Playwright's loop runs in this one.
+    with Relay(("127.0.0.1", playground.relay.port)) as looks, ThreadPoolExecutor(1) as apart:
         assert apart.submit(asyncio.run, votes_after_the_loss(looks)).result()[-1] > 1000
 
 
