@@ -5,9 +5,11 @@ from __future__ import annotations
 import errno
 import math
 import os
+import re
 import signal
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from importlib.metadata import requires
 from typing import NoReturn
 
 import typer
@@ -132,11 +134,21 @@ def main() -> None:
         name = f"{error.filename}: " if error.filename else ""
         _fail(f"{name}expected {expected}, got: {error.strerror}")
     except ModuleNotFoundError as error:  # every other library comes with an extra
+        package = (error.name or "").partition(".")[0]
         _fail(
-            f"this command needs the package {error.name!r}, which is not installed: pip install 'heatserve[train]' "
-            f"to train, export, audit and measure, 'heatserve[bench]' to attack, 'heatserve[serve]' to serve, "
-            f"'heatserve[client]' to ask a server"
+            f"this command needs the package {package!r}, which is not installed: {sys.executable} -m pip install "
+            f"{_extras_with(package)}"
         )
+
+
+def _extras_with(package: str) -> str:
+    """The extra that has a package, where only attacks need it; else what each extra is for."""
+    if any(re.match(rf"{re.escape(package)}\b.*extra == .bench.", line) for line in requires("heatserve") or ()):
+        return "'heatserve[bench]'"
+    return (
+        "'heatserve[train]' to train, export, audit and measure, 'heatserve[bench]' to attack and for the paper's "
+        "tables, 'heatserve[serve]' to serve, 'heatserve[client]' to ask a server"
+    )
 
 
 def _end_like_ctrl_c() -> None:

@@ -129,14 +129,19 @@ def test_errors_are_explained_without_a_traceback(arguments: list[str], message:
     assert "Traceback" not in done.stderr
 
 
-def test_a_missing_package_is_explained(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("package", "command", "extras"),
+    [("onnx", "calibrate x", "'heatserve[train]' to train"), ("foolbox", "paper", "'heatserve[bench]'\n")],
+)
+def test_a_missing_package_is_explained(package: str, command: str, extras: str, tmp_path: Path) -> None:
     code = (
-        "import sys; sys.modules['onnx'] = None; sys.argv = ['heatserve', 'calibrate', 'x']; "
+        f"import sys; sys.modules[{package!r}] = None; sys.argv = ['heatserve', *{command.split()!r}]; "
         "from heatserve.cli import main; main()"
     )
     done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=False)
     assert done.returncode == 1
-    assert "needs the package 'onnx', which is not installed: pip install 'heatserve[train]'" in done.stderr
+    assert f"needs the package '{package}" in done.stderr
+    assert f"which is not installed: {sys.executable} -m pip install {extras}" in done.stderr
     assert "Traceback" not in done.stderr
 
 
