@@ -39,6 +39,7 @@ test-fast: $(VENV)/dev.installed tools
 
 docs: $(VENV)/docs.installed
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build
+	@echo "Open build/site/index.html"
 
 # Triton's wheel needs a numpy that was built for these versions.
 FITS := import sys; sys.exit(not (3, 10) <= sys.version_info[:2] < (3, 13))
