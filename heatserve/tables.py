@@ -15,7 +15,7 @@ from rich.table import Table
 from rich.text import Text
 
 from heatserve.export.contract import Reason
-from heatserve.export.tiers import TierLimits, TierModel, limit_names
+from heatserve.export.tiers import TierLimits, TierModel, TierReason, limit_names
 
 if TYPE_CHECKING:
     from heatserve.export.contract import CertificateKind
@@ -246,6 +246,8 @@ def certified_text(answer: TierAnswer, *, is_stopped: bool) -> Group:
         is_stopped: whether the user stopped the votes.
     """
     why = "stopped; what was proven until then holds" if is_stopped else answer.explanation
+    if answer.reason is TierReason.DEADLINE and not is_stopped:
+        why += "; --deadline SECONDS gives it more time"
     return Group(
         Text(f"{_proven(answer)} (L2, pixels in [0,1])", style="bold")
         if answer

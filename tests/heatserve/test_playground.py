@@ -208,6 +208,7 @@ def test_pictures_are_brought_to_size_and_strange_files_are_refused_with_a_sente
     for name, (content, said) in files.items():
         page.set_input_files("#file", {"name": name, "mimeType": "image/png", "buffer": content})
         expect(problem).to_contain_text(said)
+        expect(problem).to_contain_text("The picture before it is still shown.")
         assert str(ROOT) not in problem.inner_text()
         expect(page.locator("#answer figcaption")).to_contain_text("test picture: 0")
     page.evaluate(DROP, MOST_PICTURE + 1)

@@ -102,13 +102,18 @@ def test_what_is_confirmed_fits_a_terminal_of_80_columns() -> None:
 @pytest.mark.parametrize(
     ("answer", "is_stopped", "expected"),
     [
-        (BOUND, False, "1,234 votes, α = 1e-06, noise grid: the deadline has passed; what was proven until then holds"),
+        (
+            BOUND,
+            False,
+            "1,234 votes, α = 1e-06, noise grid: the deadline has passed; what was proven until then holds; "
+            "--deadline SECONDS gives it more time",
+        ),
         (BOUND, True, "1,234 votes, α = 1e-06, noise grid: stopped; what was proven until then holds"),
         (NO_BOUND, True, "100 votes, α = 1e-06, noise grid: stopped; what was proven until then holds"),
     ],
 )
 def test_what_is_certified_says_why_it_is_not_more(answer: TierAnswer, is_stopped: bool, expected: str) -> None:
-    lines = printed(certified_text(answer, is_stopped=is_stopped), columns=100)
+    lines = printed(certified_text(answer, is_stopped=is_stopped), columns=140)
     proven = "class automobile proven within 0.3125 (L2, pixels in [0,1])" if answer else "nothing is proven"
     assert [line.rstrip() for line in lines[:3]] == [proven, expected, ""]
     assert "never confirm another class (but for α)" in " ".join(line.strip() for line in lines[3:])

@@ -28,7 +28,7 @@ export function pictureCard({ chosen, model }) {
       const { image } = await upload(path, content, signal);
       mark(null);
       chosen(image, title);
-    }, failed);
+    }, (text) => failed(at("answer").querySelector("figure") ? `${text} The picture before it is still shown.` : text));
   }
 
   function mark(pressed) {
