@@ -188,6 +188,18 @@ def picture(size: tuple[int, int]) -> bytes:
     return content.getvalue()
 
 
+def test_before_there_is_a_picture_each_button_says_what_to_do_first(page: Page, playground: RunningPlayground) -> None:
+    page.route("**/api/examples*", lambda _: None)  # examples do not come
+    page.goto(playground.address)
+    page.locator("#model option").first.wait_for(state="attached")
+    page.select_option("#model", "digits")
+    expect(page.locator("#examples-say")).to_have_text("Pictures are read …")
+    for name, place in {"Attack": "attack", "Spoof": "spoof", "Confirm": "prove", "Prove it": "prove"}.items():
+        for _ in range(2):
+            page.get_by_role("button", name=name, exact=True).click()
+            expect(page.locator(f"#{place}-result .problem")).to_have_text("Choose a picture first.")
+
+
 DROP = """bytes => {
   const held = new DataTransfer();
   held.items.add(new File([new Uint8Array(bytes)], "huge.png"));

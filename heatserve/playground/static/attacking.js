@@ -2,7 +2,7 @@
 
 import { events, latest } from "./api.js";
 import { claim, confirmedClaim, milliseconds, onePassClaims, percent, radiusText, servedKind, votedClaim } from "./claims.js";
-import { at, button, el, problem, show, slider } from "./dom.js";
+import { at, button, el, isAnswered, problem, show, slider } from "./dom.js";
 import { canvasOf, changedFigures, figure, repaint } from "./pixels.js";
 
 /** A button that starts, and one that stops; `run(signal)` is what goes on between, `stopped` is called at its early end. */
@@ -53,6 +53,7 @@ export function attackPanel(state) {
   const within = (factor) => Math.max(0.01, Math.floor(100 * factor * (state.proven ?? state.answer?.certified_radius ?? 0)) / 100);
 
   async function run(signal) {
+    if (!isAnswered(state, result)) return;
     const { model, image, answer } = state;
     progress.textContent = "The server proves what it can first …";
     const canvas = canvasOf(image, "the picture under attack");
@@ -116,6 +117,7 @@ export function spoofPanel(state) {
   show(at("spoof-controls"), reach.node, el("div", { class: "row" }, buttons.start, buttons.stop), hint);
 
   async function run(signal) {
+    if (!isAnswered(state, result)) return;
     const { model, image, answer } = state;
     progress.textContent = "Searching …";
     const bar = el("progress", { "aria-label": "Search", max: 1, value: 0 });

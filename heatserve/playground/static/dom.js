@@ -60,3 +60,9 @@ export function slider({ id, label, min, max, step, value, say, moved, hint }) {
 export function problem(text) {
   return el("p", { class: "problem", role: "alert" }, text);
 }
+
+/** Whether the picture was answered; where not, a place says what to do first. */
+export function isAnswered({ image, answer }, place) {
+  if (!answer) show(place, problem(image ? "One pass has not answered this picture yet." : "Choose a picture first."));
+  return Boolean(answer);
+}

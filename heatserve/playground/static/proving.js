@@ -3,7 +3,7 @@
 import { ask, events, latest } from "./api.js";
 import { confirmedClaim, count, milliseconds, radiusText, votedClaim } from "./claims.js";
 import { offer, startStop } from "./attacking.js";
-import { at, button, el, problem, show, slider, svg } from "./dom.js";
+import { at, button, el, isAnswered, problem, show, slider, svg } from "./dom.js";
 
 const NUMBERS = [1000, 10000, 100000];
 const WIDTH = 560;
@@ -25,6 +25,7 @@ export function provePanel(state) {
     el("div", { class: "row" }, buttons.start, buttons.stop), hint);
 
   function ask_confirm() {
+    if (!isAnswered(state, result)) return;
     const { model, image } = state;
     confirming.run(async (signal) => {
       const answer = await ask("/api/confirm", { model: model.name, image, radius: radius.value() }, signal);
@@ -34,6 +35,7 @@ export function provePanel(state) {
   }
 
   async function certify(signal) {
+    if (!isAnswered(state, result)) return;
     const { model, image, answer } = state;
     const live = el("p", { class: "live" }, "The server takes its first votes …");
     const claimed = el("div");
