@@ -190,6 +190,12 @@ def picture(size: tuple[int, int]) -> bytes:
 
 def test_before_there_is_a_picture_each_button_says_what_to_do_first(page: Page, playground: RunningPlayground) -> None:
     page.route("**/api/examples*", lambda _: None)  # examples do not come
+    page.route("**/api/models", lambda _: None)  # nor do models, at first
+    page.goto(playground.address)
+    page.get_by_role("tab", name="Your picture").click()
+    page.set_input_files("#file", {"name": "a.jpg", "mimeType": "image/jpeg", "buffer": picture((60, 90))})
+    expect(page.locator("#picture-problem")).to_contain_text("no model to show it to")
+    page.unroute("**/api/models")
     page.goto(playground.address)
     page.locator("#model option").first.wait_for(state="attached")
     page.select_option("#model", "digits")

@@ -18,7 +18,8 @@ export function pictureCard({ chosen, model }) {
   }
 
   function take(content, title, drawn) {
-    failed("");
+    failed(model() ? "" : "There is no model to show it to: the server does not answer.");
+    if (!model()) return;
     if (content.size > MOST_BYTES) {
       failed(`This file is too large: expected at most ${MOST_BYTES / 2 ** 20} MiB.`);
       return;
