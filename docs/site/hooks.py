@@ -42,7 +42,9 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
 
 
 def on_page_markdown(markdown: str, page: Page, **_: Any) -> str:
-    """Remember which page is rendered."""
+    """Remember which page is rendered; one that has no neighbours in the navigation gets the width of that."""
+    if page.parent is None:
+        page.meta["hide"] = ["navigation"]
     outside.LikeGitHub.page = page.file.src_uri
     return markdown
 

@@ -188,7 +188,7 @@ def test_a_watched_and_a_plain_certify_share_batches() -> None:
         ("watched", tightening(sigma=SIGMA, n0=20, n=200, alpha=ALPHA)),
         ("plain", certificate(sigma=SIGMA, n0=20, n=200, alpha=ALPHA)),
     ):
-        polls.open(key, FLOAT32.copies(at(1.0)[0], sigma=SIGMA, entropy=np.random.SeedSequence()), test)
+        polls.open(key, FLOAT32.copies(at(1.0)[0], sigma=SIGMA, entropy=np.random.SeedSequence(len(key))), test)
     said = list[Any]()
     while len(polls):
         said += polls.step()
