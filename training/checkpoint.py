@@ -7,6 +7,7 @@ import json
 from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
+from typing import get_type_hints
 
 import safetensors
 import safetensors.torch
@@ -19,7 +20,7 @@ from heatserve.training.architectures.errors import ArchitectureError
 from heatserve.training.architectures.network import ImageClassifier, build_network
 from heatserve.training.architectures.own_code import ChosenArchitecture, require_same
 from heatserve.training.named import NamingError
-from heatserve.training.typed_json import TypedJsonError, checked, dataclass_text, parse_dataclass, type_hints
+from heatserve.training.typed_json import TypedJsonError, checked, dataclass_text, parse_dataclass
 
 HEADER_KEY = "heatserve"
 
@@ -65,7 +66,7 @@ class CheckpointMetadata:
     date: str
 
     def __post_init__(self) -> None:
-        for name, kind in type_hints(type(self)).items():
+        for name, kind in get_type_hints(type(self)).items():
             object.__setattr__(self, name, checked(getattr(self, name), kind, name))
 
     @classmethod

@@ -47,18 +47,13 @@ def checked_dataclass(value: object, kind: type[T], name: str) -> T:
     for key, field in known.items():
         if key not in value and field.default is MISSING:
             raise TypedJsonError(f"{prefix}{key}: expected a value, found none")
-    hints = type_hints(kind)
+    hints = get_type_hints(kind)
     try:
         return kind(**{key: checked(item, hints[key], f"{prefix}{key}") for key, item in value.items()})
     except TypedJsonError:
         raise
     except ValueError as error:
         raise TypedJsonError(f"{prefix}{error}") from None
-
-
-def type_hints(kind: type) -> dict[str, Any]:
-    """The types of the fields of a dataclass."""
-    return get_type_hints(kind)
 
 
 def checked(value: object, kind: Any, name: str) -> Any:

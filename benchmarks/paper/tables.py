@@ -102,7 +102,7 @@ def needs_table(view: PaperView) -> PaperTable:
         title=f"Table 1: what each method needs and gives; {view.heading}",
         note="labels: of the row's own training (in brackets: of those before it); passes: forward passes for a class "
         "with a radius, as the paper answers; accuracy: of that answer; overclaims: of the radii that one pass serves, "
-        "above what Certify proves or of another class.",
+        f"above what Certify proves or of another class. {promises_note(view)}",
         headings=(
             "method",
             "starts from",
@@ -115,6 +115,21 @@ def needs_table(view: PaperView) -> PaperTable:
             "overclaims",
         ),
         lines=tuple(_needs(row) for row in view.rows),
+    )
+
+
+def promises_note(view: PaperView) -> str:
+    """What the calibrated radii of all rows of a data set promise, each by itself and all of them together."""
+    tried = [row.settings for row in view.systems.rows if row.kind == "statistical"]
+    if not tried:
+        return "No radius here was calibrated."
+    first, together = tried[0], max(0.0, 1 - sum(settings.calibration_delta for settings in tried))
+    return (
+        f"Calibrated: for inputs like {first.calibration_images:,} images of the split calibration, at most a share "
+        f"α = {first.calibration_alpha:g} of the positive radii overclaim, with confidence "
+        f"{1 - first.calibration_delta:g} for each calibration by itself; {len(tried)} were tried on the same images, "
+        f"which leaves {together:.2f} for one that is chosen among them by such figures. Overclaims are counted on the "
+        "split test."
     )
 
 

@@ -86,7 +86,7 @@ def paper(
 
     for part in parts or ():
         require("part", part, part in PARTS, ", ".join(PARTS))
-    short = _short(dataset)
+    short = folder_name(dataset)
     folder, results = folder or Path("runs/paper") / short, results or Path("benchmarks/results") / short
     if parts and set(parts) <= set(PARTS_WITHOUT_DATA):
         records, tables = measure_without_data(parts, dataset, results, seed=seed)
@@ -186,9 +186,9 @@ def _deliver(results: Path, *, as_json: bool) -> None:
     tell_page(results / SYSTEMS_FILE, "paper")
 
 
-def _short(dataset: str) -> str:
-    """A folder's name for a data set: of a folder of pictures, that folder's."""
+def folder_name(dataset: str) -> str:
+    """A folder's name for a data set: of a folder of pictures that folder's own, of `imagefolder:.` too."""
     from heatserve.training.named import parse_named
 
     name = parse_named(dataset).name
-    return Path(name.partition(":")[2]).name if ":" in name else name
+    return Path(name.partition(":")[2]).resolve().name if ":" in name else name

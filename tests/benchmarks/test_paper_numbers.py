@@ -23,6 +23,7 @@ from heatserve.benchmarks.paper.tables import PaperView, all_tables, sigmas_of
 from heatserve.benchmarks.records.paper import DistanceSettings, PaperResults, read_paper
 from heatserve.certification.monte_carlo import largest_provable
 from heatserve.certification.radius import Float32Array
+from heatserve.commands.paper import folder_name
 
 DIGITS = Path(__file__).parents[2] / "benchmarks" / "results" / "digits"
 LIMIT = 1.0
@@ -163,3 +164,19 @@ def test_what_was_not_run_says_so(digits: PaperResults) -> None:
     table = next(table for table in all_tables(view) if table.title.startswith("Table 5"))
     assert table.lines[0][3:8] == ("not run",) * 5
     assert {line[2] for line in orders_table(view).lines[2:]} == {"not run"}
+
+
+def test_table_1_says_what_is_promised_of_all_rows_together(digits: PaperResults) -> None:
+    (sigma,) = sigmas_of(digits.systems)
+    tried = sum(row.kind == "statistical" for row in digits.systems.rows)
+    note = all_tables(PaperView(digits.systems, digits.attacks, sigma))[0].note
+    assert tried == 8
+    assert "confidence 0.95 for each calibration by itself; 8 were tried on the same images" in note
+    assert "leaves 0.60 for one that is chosen among them" in note
+
+
+def test_results_of_a_folder_lie_under_its_own_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "photos").mkdir()
+    monkeypatch.chdir(tmp_path / "photos")
+    assert folder_name("imagefolder:.") == folder_name(f"imagefolder:{tmp_path}/photos/") == "photos"
+    assert folder_name("digits") == "digits"
