@@ -131,4 +131,4 @@ def ask(endpoints: Endpoints, runs: Path, console: Console) -> None:
 
 def picture(runs: Path, index: int) -> Path:
     """Where the test image of that index is written, 0 to `SHOWN` − 1."""
-    return runs / f"digit_{index}.png"
+    return runs / f"image_{index}.png"

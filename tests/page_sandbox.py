@@ -40,7 +40,7 @@ def furnish(folder: Path) -> None:
     shutil.copytree(ROOT / "benchmarks" / "results", folder / "benchmarks" / "results")
     shutil.copytree(ROOT / "deploy", folder / "deploy")
     digit = Image.fromarray((load_digits().images[0] * 15.9375).astype(np.uint8))
-    digit.save(folder / "runs" / "quickstart" / "digit_0.png")
+    digit.save(folder / "runs" / "quickstart" / "image_0.png")
     picture = folder / "DATA" / "test" / "cat" / "0.png"
     for name in ("picture.png", "good.png"):
         shutil.copy(picture, folder / name)

@@ -55,7 +55,7 @@ def test_prints_certified_answers_over_both_protocols(first_start: tuple[Path, s
 
 def test_leaves_pictures_to_predict(first_start: tuple[Path, str]) -> None:
     folder, _ = first_start
-    pictures = sorted((folder / "runs" / "quickstart").glob("digit_*.png"))
+    pictures = sorted((folder / "runs" / "quickstart").glob("image_*.png"))
     assert len(pictures) == 4
     with TritonServer(folder / "model_repository", endpoints=FREE_PORTS) as server:
         url = server.endpoints.http_url
