@@ -6,6 +6,7 @@ these:
 
 - `cifar_resnet20` and `lipschitz_xs` are networks of a few weights, as the folder DATA has few images;
 - `heatserve serve` verifies what it would serve and its settings, and ends: one server answers all pages;
+- `heatserve playground` ends once its page was answered, about a server that is there;
 - a training with the same arguments as an earlier one is not made again.
 """
 
@@ -18,9 +19,15 @@ import signal
 import socket
 import sys
 import traceback
+from collections.abc import Callable
+from contextlib import suppress
+from functools import partial
 from importlib import import_module
+from itertools import islice
 from pathlib import Path
+from threading import Thread
 from typing import Any
+from urllib.request import urlopen
 
 PRELOADED = (
     "heatserve.cli",
@@ -40,6 +47,7 @@ SHORTER = {
     "calibrate": "--n 200 --n0 20 --other-images 1",
     "certify-dataset": "--n 100 --images 40",
     "conformance": "--examples 1 --engine onnxruntime",
+    "playground": "--port 0 --no-open",
     "train baseline --data digits": "--epochs 1",
     "train baseline": "--epochs 4",
     "train lipschitz": "--epochs 1",
@@ -146,6 +154,7 @@ def stand_in() -> None:
     from torch import nn
 
     from heatserve.commands import serve
+    from heatserve.playground import serving
     from heatserve.training.architectures.builtin import ARCHITECTURES
     from heatserve.training.architectures.lipschitz import lipschitz_network
 
@@ -158,6 +167,7 @@ def stand_in() -> None:
     ARCHITECTURES["cifar_resnet20"] = small
     ARCHITECTURES["lipschitz_xs"] = lipschitz_network(4, 3, 32)
     serve.run_server = verify_served  # type: ignore[assignment]
+    serving.serve_playground = partial(until_visited, serving.serve_playground)
 
 
 def warm_exporter() -> None:
@@ -179,6 +189,30 @@ def verify_served(console: Any, server: Any, **_: Any) -> None:
     with tempfile.TemporaryDirectory() as folder:
         models = verified_models(server.repository, server._names, {}, trust=server._trust, folder=Path(folder))
         console.print(models_table(models))
+
+
+def until_visited(
+    serve_playground: Callable[..., None], *given: Any, on_ready: Callable[[str], None], **named: Any
+) -> None:
+    """Serve the playground as always, until its page was answered and told that the server is there."""
+    seen = list[bool]()
+
+    def visit(address: str) -> None:
+        try:
+            with urlopen(address, timeout=LONGEST / 2) as page, urlopen(f"{address}api/server") as events:
+                states = (line for line in events if line.startswith(b"data: "))
+                is_there = any(json.loads(line[6:])["is_there"] for line in islice(states, 2))  # at first not asked yet
+                seen.append(page.status == 200 and is_there)
+        finally:
+            os.kill(os.getpid(), signal.SIGINT)
+
+    def say_and_visit(address: str) -> None:
+        on_ready(address)
+        Thread(target=visit, args=[address]).start()
+
+    with suppress(KeyboardInterrupt):
+        serve_playground(*given, on_ready=say_and_visit, **named)
+    assert seen == [True], "the page was not answered, or is about no server"
 
 
 if __name__ == "__main__":

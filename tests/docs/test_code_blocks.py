@@ -46,7 +46,7 @@ BEFORE = {
 }
 """What is done before a page, whose models have the names of others."""
 _PASSPHRASE = re.compile(rb"(?i)pass ?phrase.*:|Password:")
-_ASKS = re.compile(r"heatserve (predict|certify) |127\.0\.0\.1:800|HOST:800")
+_ASKS = re.compile(r"heatserve (predict|certify|playground) |127\.0\.0\.1:800|HOST:800")
 SECONDS = 600
 
 
@@ -145,7 +145,7 @@ class Reader:
         )
         for port, here in ((8000, plain.http), (8001, plain.grpc), (8002, plain.metrics)):
             code = re.sub(rf"(HOST|127\.0\.0\.1):{port}", f"127.0.0.1:{here}", code)
-        return re.sub(r"(heatserve (?:predict|certify)\b)", rf"\1 --url {plain.grpc_url}", code)
+        return re.sub(r"(heatserve (?:predict|certify|playground)\b)", rf"\1 --url {plain.grpc_url}", code)
 
     def _shell(self, code: str, folder: Path) -> Ran:
         """Run a code of bash in a terminal of its own, where it asks for passphrases."""
