@@ -1,4 +1,7 @@
-"""The paper's evaluation on one data set: each row is measured once, and written as soon as it is known."""
+"""The paper's evaluation on one data set: each row is measured once, and written as soon as it is known.
+
+Only what attacks imports `attacking`, whose packages other parts do not need.
+"""
 
 from __future__ import annotations
 
@@ -9,11 +12,10 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from heatserve.benchmarks.attack.autoattack import Effort
-from heatserve.benchmarks.paper.attacking import Attackable, DistanceAttack, DistanceKeeper, by_graph, by_votes
 from heatserve.benchmarks.paper.calibrating import (
     CALIBRATED_ALPHA,
     CALIBRATED_DELTA,
@@ -45,6 +47,9 @@ from heatserve.export.runtime.answers import answers, model_images
 from heatserve.export.runtime.served import open_served
 from heatserve.export.runtime.session import classifier, open_session
 from heatserve.training import load_checkpoint
+
+if TYPE_CHECKING:
+    from heatserve.benchmarks.paper.attacking import DistanceAttack, DistanceKeeper
 
 CONFIRM_LEVEL = 1e-6
 """α of confirm, for each image and radius."""
@@ -226,6 +231,8 @@ class PaperRun:
 
         What does not depend on σ is attacked once for all. `names` are of `PAPER_ATTACKS` and `FURTHER_ATTACKS`.
         """
+        from heatserve.benchmarks.paper.attacking import Attackable, by_graph, by_votes
+
         path = self._trained(system, sigma)
         checkpoint = load_checkpoint(path)
         stochastic = system.evaluated == "stochastic"
@@ -275,6 +282,9 @@ class PaperRun:
 
     def _attacks_on(self, system: System) -> Iterator[DistanceAttack]:
         """The paper's attacks, and of a deterministic system AutoAttack, which knows the best class only."""
+        from heatserve.benchmarks.attack.autoattack import Effort
+        from heatserve.benchmarks.paper.attacking import DistanceAttack
+
         stochastic, seed = system.evaluated == "stochastic", self.trainings.seed
         usual = DistanceSettings(
             images=self.attack_images if stochastic else self._attacked,
@@ -305,6 +315,8 @@ class PaperRun:
 
     @cached_property
     def _distances(self) -> DistanceKeeper:
+        from heatserve.benchmarks.paper.attacking import DistanceKeeper
+
         return DistanceKeeper(self.trainings.folder / "attacks")
 
     def _is_lipschitz(self, name: str) -> bool:

@@ -86,6 +86,8 @@ def paper(
 
     for part in parts or ():
         require("part", part, part in PARTS, ", ".join(PARTS))
+    if not parts or "attack" in parts:
+        import heatserve.benchmarks.paper.attacking  # noqa: F401 - what it lacks is told before hours of training
     short = folder_name(dataset)
     folder, results = folder or Path("runs/paper") / short, results or Path("benchmarks/results") / short
     if parts and set(parts) <= set(PARTS_WITHOUT_DATA):

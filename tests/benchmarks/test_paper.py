@@ -6,6 +6,8 @@ import json
 import os
 import shutil
 import signal
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -17,6 +19,7 @@ import pytest
 from PIL import Image
 from typer.testing import CliRunner, Result
 
+import heatserve.benchmarks.attack.autoattack as autoattack
 import heatserve.benchmarks.paper.calibrating as calibrating
 import heatserve.benchmarks.paper.passes as passes
 import heatserve.benchmarks.paper.recipes as recipes
@@ -49,7 +52,7 @@ def hurry(patch: pytest.MonkeyPatch) -> None:
         return replace(found, systems=systems, noise_samples=4)
 
     patch.setattr(recipes, "recipe_of", quick_recipe)
-    patch.setattr(paper_run, "Effort", lambda: Effort(steps=2, targets=1, queries=3))
+    patch.setattr(autoattack, "Effort", lambda: Effort(steps=2, targets=1, queries=3))
     patch.setattr(paper_run, "ATTACK_VOTES", 10)
     for module in (calibrating, paper_run):
         patch.setattr(module, "CALIBRATION_IMAGES", 60)
@@ -151,6 +154,18 @@ def test_every_recipe_names_trainings_that_there_are(dataset: str) -> None:
         "noise",
         "smoothadv",
     }
+
+
+@pytest.mark.slow
+def test_what_attacks_is_not_loaded_to_train() -> None:
+    code = (
+        "import sys; sys.modules.update(dict.fromkeys(('foolbox', 'pyautoattack', 'heatserve.benchmarks.attack'))); "
+        "from heatserve.cli import main; main()"
+    )
+    command = [sys.executable, "-c", code, "paper", "--part", "train", "--system", "baseline"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert Path("runs/paper/digits/baseline.safetensors").is_file()
 
 
 def interrupting(act: Callable[..., Any], at: int) -> Callable[..., Any]:
