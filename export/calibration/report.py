@@ -43,7 +43,7 @@ def card_report(card: Card) -> Group:
     seen = calibration.overclaim
     return Group(
         Text(f"promise {calibration.promise}"),
-        _looks_line(calibration),
+        _attempt_line(calibration),
         Text(
             f"map     {_steps(calibration.radius_map)}; it was chosen on {calibration.fit.images} images, and by the "
             f"test on {seen.images} others of split {calibration.check.split!r}, where {_count(seen)}"
@@ -63,16 +63,17 @@ def card_report(card: Card) -> Group:
     )
 
 
-def _looks_line(calibration: Calibration) -> Text:
-    """Which attempt this is on its images, what it was tested at, and what is left for later ones."""
-    left = 1 - calibration.confidence - calibration.spent - calibration.level
-    rest = f"; later ones have the other {left:.3g}" if left > 1e-9 else ""
+def _attempt_line(calibration: Calibration) -> Text:
+    """Which attempt this is of those that count, what may go wrong in it, and what is left for later ones."""
+    delta = 1 - calibration.confidence
+    left = delta - calibration.spent - calibration.level
+    passes = f"a model that breaks the promise passes its test with probability at most {calibration.level:.3g}"
     if calibration.looks == 1:
-        delta = f"of δ = {stated(1 - calibration.confidence, up=True)}"
-        return Text(f"looks   the first on these images, tested at level {calibration.level:.3g} {delta}{rest}")
+        rest = f"; later attempts have the other {left:.3g} of δ = {stated(delta, up=True)}" if left > 1e-9 else ""
+        return Text(f"attempt the first on record for these images and this network: {passes}{rest}")
     return Text(
-        f"looks   this is look {calibration.looks}, tested at level {calibration.level:.3g}; "
-        f"{calibration.spent:.3g} was spent on those before; confidence "
+        f"attempt {calibration.looks} of those on record in this model repository that used these images, or failed "
+        f"for this network: {passes}, those of the earlier ones with {calibration.spent:.3g}; confidence "
         f"{stated(calibration.confidence, up=False)} holds for all of them together"
     )
 

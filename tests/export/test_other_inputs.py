@@ -29,7 +29,7 @@ from heatserve.export.calibration.ledger import LedgerEntry
 from heatserve.export.calibration.other_inputs import changed_images, image_changes, measure_other_inputs
 from heatserve.export.calibration.report import (
     ACCURACY_CAPTION,
-    _looks_line,
+    _attempt_line,
     _other_table,
     _radius_table,
     card_report,
@@ -272,7 +272,7 @@ def test_the_card_prints_other_inputs_without_a_promise(evaluated: Evaluation) -
         assert row.kind in text
 
 
-def test_a_card_says_which_look_it_is_and_bounds_nothing_on_the_images_that_chose(
+def test_a_card_says_which_attempt_it_is_and_bounds_nothing_on_the_images_that_chose(
     evaluated: Evaluation, tmp_path: Path
 ) -> None:
     write_tiny_model(tmp_path)
@@ -283,7 +283,10 @@ def test_a_card_says_which_look_it_is_and_bounds_nothing_on_the_images_that_chos
     console = Console(width=1000, record=True)
     console.print(card_report(shown))
     lines = {line.split()[0]: line for line in console.export_text(clear=False).splitlines() if line.strip()}
-    assert lines["looks"].rstrip() == "looks   the first on these images, tested at level 0.01 of δ = 0.01"
+    assert lines["attempt"].rstrip() == (
+        "attempt the first on record for these images and this network: a model that breaks the promise passes its "
+        "test with probability at most 0.01"
+    )
     assert "bound" not in lines["map"]
     assert "8 in the last training, in all that led to this network: 29" in lines["trained"]
     assert "which chose no map, with exact bounds" in console.export_text(clear=False)
@@ -296,15 +299,19 @@ def test_a_card_says_which_look_it_is_and_bounds_nothing_on_the_images_that_chos
     [
         (
             {"level": 0.005},
-            "looks   the first on these images, tested at level 0.005 of δ = 0.01; later ones have the ",
+            "attempt the first on record for these images and this network: a model that breaks the promise passes its "
+            "test with probability at most 0.005; later attempts have the other 0.005 of δ = 0.01",
         ),
-        ({"level": 0.0025, "looks": 2, "spent": 0.005}, "looks   this is look 2, tested at level 0.0025; 0.005 was"),
+        (
+            {"level": 0.0025, "looks": 2, "spent": 0.005},
+            "attempt 2 of those on record in this model repository that used these images, or failed for this network: "
+            "a model that breaks the promise passes its test with probability at most 0.0025, those of the earlier "
+            "ones with 0.005; confidence 0.99 holds for all of them together",
+        ),
     ],
 )
-def test_a_later_look_says_what_was_spent_before(fields: dict[str, Any], line: str) -> None:
-    part = CALIBRATION.model_copy(update=fields)
-    assert _looks_line(part).plain.startswith(line)
-    assert ("confidence 0.99 holds for all of them together" in _looks_line(part).plain) == (part.looks == 2)
+def test_an_attempt_says_in_words_what_may_go_wrong(fields: dict[str, Any], line: str) -> None:
+    assert _attempt_line(CALIBRATION.model_copy(update=fields)).plain == line
 
 
 def test_an_audit_shows_both_accuracies(reddish: tuple[ModelVersion, Runner], tmp_path: Path) -> None:
