@@ -195,7 +195,7 @@ def _png_kinds() -> Iterator[Kind]:
                 None if alpha is HALF else pixels[..., 0] / white,
             )
     yield Kind("PNG", "turned (eXIf)", saved(RGB, "PNG", exif=exif(6)), np.rot90(RGB, -1) / 255)
-    yield Kind("PNG", "animated", _animated("PNG"), RGB / 255, note="its first frame")
+    yield Kind("PNG", "animated", _animated("PNG"), None)
 
 
 def _palette(indices: NDArray[np.uint8]) -> Image.Image:
@@ -303,7 +303,8 @@ def _other_kinds() -> Iterator[Kind]:
         yield Kind(form, "RGB and alpha, transparent", saved(both[1], form, **options), None)
     yield Kind("WebP", "lossy", saved(RGB, "WebP", quality=100), RGB / 255, 24 / 255)
     yield Kind("WebP", "turned (EXIF)", saved(RGB, "WebP", lossless=True, exif=exif(6)), np.rot90(RGB, -1) / 255)
-    yield Kind("WebP", "animated", _animated("WebP", lossless=True), RGB / 255, note="its first frame")
+    yield Kind("WebP", "animated", _animated("WebP", lossless=True), None)
+    yield Kind("AVIF", "animated", _animated("AVIF"), None)
     yield Kind(
         "AVIF",
         "turned",
@@ -317,7 +318,7 @@ def _other_kinds() -> Iterator[Kind]:
     yield Kind("GIF", "transparent", saved(_palette(FEW_AT), "GIF", transparency=1), None)
     frames = [_palette(FEW_AT[::-1].copy())]
     content = saved(_palette(FEW_AT), "GIF", save_all=True, append_images=frames)
-    yield Kind("GIF", "animated", content, FEW[FEW_AT] / 255, note="its first frame")
+    yield Kind("GIF", "animated", content, None)
     for mode, levels in (("1", GREY % 2), ("L", GREY / 255), ("RGB", RGB / 255)):
         pixels = Image.fromarray(GREY % 2 * 255 if mode == "1" else GREY if mode == "L" else RGB).convert(mode)
         yield Kind("BMP", {"1": "1 bit", "L": "grey", "RGB": "RGB"}[mode], saved(pixels, "BMP"), levels)

@@ -39,6 +39,13 @@ def file_of(pixels: NDArray[np.uint8], kind: str = "PNG") -> bytes:
     return content.getvalue()
 
 
+def animated() -> bytes:
+    content = io.BytesIO()
+    first, *others = (Image.new("L", (8, 8), level) for level in (0, 200))
+    first.save(content, "GIF", save_all=True, append_images=others)
+    return content.getvalue()
+
+
 @pytest.mark.parametrize("size", [(8, 8), (40, 25), (3, 11), (1, 1)])
 @pytest.mark.parametrize("spec", [DIGITS, COLOUR])
 def test_a_picture_of_any_size_becomes_one_that_the_model_takes(size: tuple[int, int], spec: ModelSpec) -> None:
@@ -70,8 +77,9 @@ def test_where_a_model_takes_any_size_a_large_picture_is_made_smaller() -> None:
         (b"<svg xmlns='http://www.w3.org/2000/svg' onload='alert(1)'/>", "expected an image file"),
         (file_of(np.zeros((4, 4, 4), np.uint8)), "transparent"),
         (file_of(np.zeros((8, 8, 3), np.uint8))[:45], "cannot be read"),
+        (animated(), "expected one picture, found an animation"),
     ],
-    ids=["nothing", "PDF", "SVG", "transparent", "cut"],
+    ids=["nothing", "PDF", "SVG", "transparent", "cut", "animated"],
 )
 @pytest.mark.parametrize("read", [pictures.fitted, pictures.drawn])
 def test_a_strange_file_is_refused_with_a_sentence(

@@ -283,6 +283,17 @@ def test_a_picture_so_narrow_that_it_cannot_be_resized_is_named(root: Path) -> N
         load_data(f"imagefolder:{root}?resize=100", "train")
 
 
+def test_an_animation_is_named_or_skipped(root: Path) -> None:
+    frames = [Image.new("RGB", (8, 8), colour) for colour in ("red", "blue")]
+    frames[0].save(root / "train" / "ant" / "moves.gif", save_all=True, append_images=frames[1:])
+    with pytest.raises(
+        DataError, match=r"ant/moves.gif: expected one picture, found an animation;.* --skip-unreadable"
+    ):
+        load_data(f"imagefolder:{root}", "train")
+    (note,) = splits_of(f"imagefolder:{root}?skip_unreadable=true")["train"].notes
+    assert note.startswith(f"{root}: skipped 1 of ")
+
+
 def test_what_cannot_be_read_is_named_or_skipped_and_counted(root: Path) -> None:
     (root / "train" / "ant" / "page.jpg").write_text("<html>not found</html>")
     broken = root / "test" / "bee" / "000.png"

@@ -39,7 +39,7 @@ _ORIENTATION = 0x0112
 
 
 def decode(file: str | Path | bytes, *, channels: int = 3) -> Decoded:
-    """The pixels of an image file, upright as its EXIF orientation says; of an animation, its first frame.
+    """The pixels of an image file, upright as its EXIF orientation says; of a JPEG of several pictures, the first.
 
     Files of up to 8 bits are uint8, in which 255 is white. Integers of more bits are divided by their largest value,
     floats are taken as they are. Grey and colour are converted into each other. Colour profiles and gamma are not
@@ -54,7 +54,8 @@ def decode(file: str | Path | bytes, *, channels: int = 3) -> Decoded:
 
     Raises:
         DataError: not a regular file, not one of `FORMATS`, damaged, more than `MAX_PIXELS`, transparent anywhere,
-            several pages, integers without a known white, or floats that are not in [0,1]. Names the file.
+            an animation, several pages, integers without a known white, or floats that are not in [0,1]. Names the
+            file.
     """
     if channels not in (1, 3):
         raise DataError(f"channels: expected 1 (grey) or 3 (RGB), which image files have, got {channels}")
@@ -151,4 +152,6 @@ def _opened(stream: BinaryIO) -> ImageFile:
             raise DataError("expected an image file, found a JPEG 2000 file that is truncated")
     if isinstance(image, TiffImageFile):
         check_tiff(image)
+    elif image.format != "MPO" and getattr(image, "is_animated", False):
+        raise DataError("expected one picture, found an animation; save the frame that is meant as a file of its own")
     return image
