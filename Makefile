@@ -72,11 +72,21 @@ $(BIN)/python:
 	echo "Taking $$("$$python" -c '$(VERSION)')."; \
 	"$$python" -m venv $(VENV)
 
+# What each extra brings, and how much of it.
+SERVED := PyTorch, ONNX Runtime, Triton and what they need
+CUDA_BUILD := 2.5 GB and 5 GB more if pip takes PyTorch's CUDA build
+train.brings := $(SERVED)
+train.size := Some minutes, 0.5 GB of downloads and 2 GB on disk ($(CUDA_BUILD))
+dev.brings := $(SERVED), attacks, and what tests start and check with
+dev.size := Some minutes, 0.9 GB of downloads and 3 GB on disk ($(CUDA_BUILD))
+docs.brings := MkDocs with its theme, and what writes the reference
+docs.size := 50 MB of downloads and 0.3 GB on disk
+
 # Of pip's output, errors and the downloads of a megabyte or more are shown.
 $(VENV)/%.installed: pyproject.toml constraints.txt | $(BIN)/python
 	@$(BIN)/python -c '$(FITS)' || { echo "$(VENV): expected an environment of Python 3.10 to 3.12, got $$($(BIN)/python -c '$(VERSION)'); remove it, and make it again" >&2; exit 1; }
-	@echo "Installing heatserve[$*] into $(VENV): PyTorch, ONNX Runtime, Triton and what they need. This takes some minutes,"
-	@echo "0.5 GB of downloads and 2 GB on disk (3 GB and 7 GB if pip takes PyTorch's CUDA build). The largest downloads:"
+	@echo "Installing heatserve[$*] into $(VENV): $($*.brings)."
+	@echo "$($*.size). The largest downloads:"
 	@$(PIP) install --constraint constraints.txt --editable '.[$*]' | { grep --line-buffered -E '^ *(Downloading|Processing) .*(MB|torch-)' || true; }
 	@echo "Installed: $$(du -sh $(VENV) | cut -f1) in $(VENV)."
 	@touch $@

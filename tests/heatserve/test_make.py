@@ -1,7 +1,11 @@
-"""Which Python `make` takes, with programs of these names on PATH that say they are of another version."""
+"""Which Python `make` takes, with programs of these names on PATH that say they are of another version.
+
+And what it says of an installation before it begins.
+"""
 
 from __future__ import annotations
 
+import re
 import shutil
 import subprocess
 import sys
@@ -121,3 +125,19 @@ def test_what_the_user_names_is_taken_or_refused(path: Path) -> None:
     )
     interpreter(path / "mine", (3, 10))
     assert make(path, f"PYTHON={path / 'mine'}").stdout == f"Taking Python 3.10 ({path / 'mine'}).\n"
+
+
+@pytest.mark.parametrize(
+    ("target", "extra", "brings"),
+    [
+        ("serve", "train", "PyTorch, ONNX Runtime, Triton"),
+        ("test", "dev", "PyTorch, ONNX Runtime, Triton"),
+        ("docs", "docs", "MkDocs"),
+    ],
+)
+def test_what_is_installed_is_announced_for_each_extra(tmp_path: Path, target: str, extra: str, brings: str) -> None:
+    command = ["make", "--dry-run", f"VENV={tmp_path}/environment", target]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60, check=True)
+    assert f'echo "Installing heatserve[{extra}] into {tmp_path}/environment: {brings}' in done.stdout
+    assert ("PyTorch" in done.stdout) == (extra != "docs")
+    assert re.search(r"[0-9]+ [GM]B of downloads and [0-9.]+ GB on disk", done.stdout)
