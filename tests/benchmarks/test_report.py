@@ -121,6 +121,10 @@ def test_it_can_be_mailed(text: str) -> None:
     assert len(text.encode()) < LARGEST
 
 
+def test_another_system_is_introduced_where_it_is_first_named(text: str) -> None:
+    assert text[text.index("RRISE") :].startswith("RRISE (Robust Radius Inference via a Surrogate Estimator), ")
+
+
 def test_it_asks_for_nothing_else_and_its_own_script_runs(opened: Page) -> None:
     asked: list[str] = []
     said: list[str] = []

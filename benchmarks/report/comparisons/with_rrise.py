@@ -49,7 +49,10 @@ def with_rrise(reported: ReportedResults) -> Judgement | None:
         f"{RRISE.name} replaces up to {count(RRISE_PASSES)} noisy passes by one, as one pass does here, and pays its "
         f"own training back after about {count(RRISE_QUERIES)} queries. Its networks and data were not run here."
     )
-    return sides.judgement(RRISE.name)
+    return sides.judgement(
+        f"{RRISE.name} (Robust Radius Inference via a Surrogate Estimator), one pass of a network that learned the "
+        "counts of Monte Carlo"
+    )
 
 
 def _searched(sides: Sides, reported: ReportedResults) -> None:
