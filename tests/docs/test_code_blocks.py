@@ -15,6 +15,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -218,6 +219,16 @@ def test_a_block_runs_and_prints_what_its_page_shows(reader: Reader, block: Bloc
     assert ran.exit_code == block.exit_code, f"{block.code}\n{ran.printed}"
     if block.output is not None:
         assert has_shape(ran.printed, block.output), ran.printed
+
+
+def test_every_output_that_a_page_shows_is_compared() -> None:
+    """It stands right after a block that is run, of a page whose blocks are run here."""
+    pages = [ROOT / "README.md", *(ROOT / "docs").glob("**/*.md")]
+    shown = {
+        str(page.relative_to(ROOT)): len(re.findall(r"^ *```text$", page.read_text(), re.MULTILINE)) for page in pages
+    }
+    compared = Counter(block.page for block in TO_RUN if block.output is not None)
+    assert {page: count for page, count in shown.items() if count} == dict(compared)
 
 
 @pytest.mark.parametrize("block", [block for block in BLOCKS if block.language == "sh"], ids=str)
