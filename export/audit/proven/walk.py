@@ -209,10 +209,10 @@ def _cuts(rank: int, others: _Inputs) -> list[tuple[int, slice]]:
     steps = more[1] if len(more) > 1 else [1] * len(starts)
     found = []
     for start, end, axis, step in zip(starts, ends, axes, steps, strict=True):
-        if not step:
-            raise UnprovenError("expected steps that are not 0")
-        low = end if step > 0 or end > -(2**31) else None  # the smallest number means: up to the first, included
-        found.append((axis + rank if axis < 0 else axis, slice(start, low, step)))
+        is_backward = (start, step) == (-1, -1) and end <= -(2**31)  # from the last number to the first, included
+        if step < 1 and not is_backward:  # numpy finds nothing where ONNX clips a start before the first number
+            raise UnprovenError(f"expected steps forward, or a whole axis backward, got {start}, {end} and {step}")
+        found.append((axis + rank if axis < 0 else axis, slice(start, None if is_backward else end, step)))
     return found
 
 
