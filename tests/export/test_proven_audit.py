@@ -215,7 +215,11 @@ UNPROVEN: dict[str, tuple[Callable[[onnx.ModelProto], object], str]] = {
     ),
     "a softmax that two logits are equal in": (
         lambda g: change_constant(g, "per_temperature", lambda _: np.array(0.999)),
-        "expected logits times at least 1 before softmax",
+        r"expected logits times 1 to 2\^20 before softmax",
+    ),
+    "a softmax that overflows for an image and not for the next": (
+        lambda g: change_constant(g, "per_temperature", lambda _: np.array(np.finfo(np.float64).max)),
+        r"expected logits times 1 to 2\^20 before softmax",
     ),
     "a radius of another class": (
         lambda g: change_constant(g, "best_two", lambda _: np.array([3])),
