@@ -248,6 +248,10 @@ UNPROVEN: dict[str, tuple[Callable[[onnx.ModelProto], object], str]] = {
     ),
     "padding that reflects": (lambda g: _attribute(_node(g, "Pad", 1), "mode", "reflect"), "expected zeros around"),
     "a slice that numpy reads otherwise": (_take_a_row_twice, "expected steps forward, or a whole axis backward"),
+    "padding without an end": (
+        lambda g: _replace_input(g, _node(g, "Pad", 1), 1, np.array([0, 0, 0, 0, 0, 10**5, 10**5, 0])),
+        "expected at most 268,435,456 numbers of an image",
+    ),
     "a network in float32": (lambda g: _attribute(_node(g, "Cast"), "to", 1), "expected a cast to float64"),
     "a softmax of less": (lambda g: _attribute(_last(g, "Softmax"), "axis", 0), "certificate: expected p64 to be made"),
     "another opset": (lambda g: setattr(g.opset_import[0], "version", 19), "expected operators of ONNX's opset 18"),
