@@ -25,7 +25,7 @@ from heatserve.cli import app
 from heatserve.export.calibration.certifier import Certifier, certify_chunk
 from heatserve.export.calibration.dataset import CHUNK, certify_dataset, on_ray
 from heatserve.export.calibration.ledger import CertifyRecipe, LedgerEntry, LedgerError, ledger_in
-from heatserve.export.card import BASE_NAME
+from heatserve.export.card import BASE_NAME, GRAPH_NAME, CardError
 from heatserve.export.card_parts import MonteCarlo
 from heatserve.export.images import LabelledImages
 from heatserve.export.repository.layout import ModelVersion, open_model
@@ -69,6 +69,12 @@ def test_each_line_is_the_certificate_of_one_image_and_the_summary_counts_them(
     right = [c.label == label for c, label in zip(expected, data.labels, strict=True)]
     for radius, share in zip(summary["radii"], summary["certified_accuracy"], strict=True):
         assert share == np.mean([r and c.radius >= radius for r, c in zip(right, expected, strict=True)])
+
+
+def test_votes_are_those_of_the_base_that_the_card_names(model: ModelVersion, tmp_path: Path) -> None:
+    (model.path / BASE_NAME).write_bytes((model.path / GRAPH_NAME).read_bytes())
+    with pytest.raises(CardError, match="found another file"):
+        certify_dataset(model, some_images(1), Certifier(MONTE_CARLO, file=tmp_path / "results.jsonl"))
 
 
 def test_a_decision_is_a_line_that_is_all_or_nothing(model: ModelVersion, tmp_path: Path) -> None:
