@@ -15,7 +15,7 @@ from heatserve.certification.noise import source_of
 from heatserve.certification.progress import Progress, unseen
 from heatserve.certification.radius import Float32Array
 from heatserve.certification.sequential import decide
-from heatserve.certification.voting import Classifier
+from heatserve.certification.voting import Classifier, each_by_itself
 from heatserve.export.calibration.ledger import (
     CertifyRecipe,
     LedgerEntry,
@@ -131,7 +131,7 @@ def chunks(data: ModelImages, positions: list[int], size: int) -> Iterator[tuple
 
 @lru_cache(maxsize=1)
 def _classifier(base: bytes) -> Classifier:
-    return classifier(open_session(base))
+    return each_by_itself(classifier(open_session(base)))
 
 
 def _certify_image(
