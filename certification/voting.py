@@ -83,11 +83,49 @@ def split_votes(scores: NDArray[np.floating[Any]], sizes: Sequence[int]) -> list
     Raises:
         MonteCarloError: scores of another shape. Votes that are missing would count as votes against every class.
     """
-    if scores.ndim != 2 or len(scores) != sum(sizes):
-        raise MonteCarloError(f"classifier: expected scores [{sum(sizes)}, K], got {list(scores.shape)}")
-    votes = np.where(np.isnan(scores).any(-1), -1, scores.argmax(-1))
-    parts = np.split(votes, np.cumsum(sizes)[:-1])
+    parts = np.split(_votes(scores, sum(sizes)), np.cumsum(sizes)[:-1])
     return [np.bincount(part[part >= 0], minlength=scores.shape[-1]) for part in parts]
+
+
+def each_by_itself(classifier: Classifier, *, share: float = 1.0) -> Classifier:
+    """The classifier, until its votes are seen to depend on the other copies of a batch.
+
+    Votes are independent draws of f(x + η) only where f is a function of one image. A graph that somebody made may
+    answer the copies of a batch together, with the class of their mean, and then as many votes agree as it likes. So
+    one copy of a batch, chosen by chance, votes once more by itself.
+
+    Args:
+        classifier: the base classifier f.
+        share: of the batches in which a vote is compared, chosen by chance.
+
+    Raises:
+        MonteCarloError: of the votes compared so far, more differ than rounding explains: 3 and a thousandth.
+    """
+    chance, compared, differ = np.random.default_rng(), 0, 0
+
+    def answer(copies: Float32Array) -> NDArray[np.floating[Any]]:
+        nonlocal compared, differ
+        scores = classifier(copies)
+        if len(copies) > 1 and chance.random() < share:
+            place = int(chance.integers(len(copies)))
+            (alone,) = _votes(classifier(copies[place : place + 1]), 1)
+            compared, differ = compared + 1, differ + int(alone != _votes(scores, len(copies))[place])
+            if differ > 3 + compared / 1000:
+                raise MonteCarloError(
+                    f"classifier: expected the vote of a noisy copy to depend on no other copy, got {differ} of "
+                    f"{compared} that it does not cast by itself: it answers the copies of a batch together, and no "
+                    "number of such votes proves a radius"
+                )
+        return scores
+
+    return answer
+
+
+def _votes(scores: NDArray[np.floating[Any]], copies: int) -> NDArray[np.int64]:
+    """The class that each of so many copies votes for, −1 for none."""
+    if scores.ndim != 2 or len(scores) != copies:
+        raise MonteCarloError(f"classifier: expected scores [{copies}, K], got {list(scores.shape)}")
+    return np.where(np.isnan(scores).any(-1), -1, scores.argmax(-1))
 
 
 @dataclass(frozen=True)

@@ -20,6 +20,8 @@ from heatserve.export.promise import promise_text
 
 TIE = 1e-6
 """Two logits that are further apart have different probabilities in float32."""
+LEAST_TEMPERATURE = 2.0**-20
+"""Logits that are divided by less might overflow."""
 _BOUND_TOLERANCE = 1e-6
 """Relative: what versions of scipy may differ by in an exact bound."""
 
@@ -272,7 +274,7 @@ class LipschitzBound(Part):
     """How far (L2) logits in float64 are from those in real arithmetic, for any image, at most."""
     slack: Annotated[float, Field(gt=0)]
     """What is taken off each radius; see `slack_of`."""
-    temperature: Annotated[float, Field(gt=0, le=1)] = 1.0
+    temperature: Annotated[float, Field(ge=LEAST_TEMPERATURE, le=1)] = 1.0
     """T of the served softmax(logits / T): logits of such a network are close together. No radius depends on it."""
 
     @model_validator(mode="after")

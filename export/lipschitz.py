@@ -18,7 +18,7 @@ from heatserve.certification.operator_norm import absolute_norm, convolution_nor
 from heatserve.certification.progress import Progress, unseen
 from heatserve.certification.radius import Float32Array
 from heatserve.certification.rounding import FLOAT64_UNIT, logits_error, reach_of
-from heatserve.export.card_parts import LipschitzBound, LipschitzLayer, slack_of
+from heatserve.export.card_parts import LEAST_TEMPERATURE, LipschitzBound, LipschitzLayer, slack_of
 from heatserve.export.graph.lipschitz import LipschitzGraph
 from heatserve.export.graph.tracing import NotExportableError
 
@@ -50,7 +50,7 @@ def proven_network(
         network: one that `is_lipschitz`.
         input_shape: C, H, W.
         num_classes: K.
-        temperature: T of the served softmax(logits / T); one above 1 counts as 1.
+        temperature: T of the served softmax(logits / T); one above 1 counts as 1, one below 2⁻²⁰ as that.
         progress: is told of the layers, whose bounds take seconds each.
 
     Raises:
@@ -80,7 +80,7 @@ def lipschitz_bound(
         layers=tuple(layers),
         logits_error=error,
         slack=slack_of(error, input_shape),
-        temperature=min(1.0, temperature),
+        temperature=min(1.0, max(LEAST_TEMPERATURE, temperature)),
     )
 
 

@@ -44,7 +44,7 @@ from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 from heatserve.certification.calibration import METHOD, require_images, require_shares
 from heatserve.certification.errors import HeatserveError
 from heatserve.certification.provenance import now, versions
-from heatserve.export.card import GRAPH_NAME
+from heatserve.export.card import GRAPH_NAME, read_verified
 from heatserve.export.card_parts import MonteCarlo, OverclaimCount, Split
 from heatserve.export.graph.build import with_map
 from heatserve.export.graph.certificate import NOT_CALIBRATED
@@ -253,7 +253,7 @@ def ask(
     The other arguments are those of `calibrate_model`.
     """
     fit, check = images[:fit_images], images[fit_images:]
-    network = network_sha256((model.path / GRAPH_NAME).read_bytes())
+    network = network_sha256(read_verified(model.path / GRAPH_NAME, model.card.graph_sha256))
     recipe = {
         "network": network,
         "base": model.card.base_sha256,

@@ -43,7 +43,7 @@ from heatserve.export.calibration.attempts import (
 from heatserve.export.calibration.certifier import Certifier
 from heatserve.export.calibration.evaluate import ComparedAnswers, compare_with_certify, evaluate
 from heatserve.export.calibration.held_out import check_recorded
-from heatserve.export.card import BASE_NAME, GRAPH_NAME, Card
+from heatserve.export.card import BASE_NAME, GRAPH_NAME, Card, read_verified
 from heatserve.export.card_parts import Calibration, Evaluation, MonteCarlo, OverclaimCount
 from heatserve.export.contract import Outputs
 from heatserve.export.graph.build import with_map
@@ -238,7 +238,7 @@ def _attempt(
 
 def _with_map(model: ModelVersion, radius_map: RadiusMap, guard: Guard) -> _Candidate:
     """The graph of `model` with another map and guard, and its plan, if it has one, built again from that."""
-    served = onnx.load_from_string((model.path / GRAPH_NAME).read_bytes())
+    served = onnx.load_from_string(read_verified(model.path / GRAPH_NAME, model.card.graph_sha256))
     graph = with_map(served, radius_map, guard).SerializeToString()
     plan, part = None, None
     if model.card.plan:

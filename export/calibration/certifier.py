@@ -15,7 +15,7 @@ from heatserve.certification.noise import source_of
 from heatserve.certification.progress import Progress, unseen
 from heatserve.certification.radius import Float32Array
 from heatserve.certification.sequential import decide
-from heatserve.certification.voting import Classifier
+from heatserve.certification.voting import Classifier, each_by_itself
 from heatserve.export.calibration.ledger import (
     CertifyRecipe,
     LedgerEntry,
@@ -24,7 +24,7 @@ from heatserve.export.calibration.ledger import (
     ledger_in,
     open_ledger,
 )
-from heatserve.export.card import BASE_NAME
+from heatserve.export.card import BASE_NAME, read_verified
 from heatserve.export.card_parts import MonteCarlo
 from heatserve.export.repository.layout import ModelVersion
 from heatserve.export.repository.smoothed import SmoothedWork, require_smoothed
@@ -88,6 +88,7 @@ class Certifier:
             positions: those of the images in `data` that an entry is wanted for; None: all of them.
 
         Raises:
+            CardError: the base classifier has changed since the card was verified.
             LedgerError: the ledger holds another recipe or other images, or is damaged.
             DeterministicError: the model has no base classifier.
         """
@@ -97,7 +98,7 @@ class Certifier:
         entries = open_ledger(ledger, recipe, data) if ledger else {}
         wanted = [data.first + position for position in (range(len(data)) if positions is None else positions)]
         left = [index - data.first for index in wanted if index not in entries]
-        base = (model.path / BASE_NAME).read_bytes()
+        base = read_verified(model.path / BASE_NAME, model.card.base_sha256)
         found = append_entries(ledger, (self.executor or certify_here)(base, data, left, recipe))
         for entry in self.progress(found, len(left), f"Certify, {data.split} images"):
             entries[entry.index] = entry
@@ -130,7 +131,7 @@ def chunks(data: ModelImages, positions: list[int], size: int) -> Iterator[tuple
 
 @lru_cache(maxsize=1)
 def _classifier(base: bytes) -> Classifier:
-    return classifier(open_session(base))
+    return each_by_itself(classifier(open_session(base)))
 
 
 def _certify_image(

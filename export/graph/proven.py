@@ -18,6 +18,7 @@ import onnx
 from numpy.typing import NDArray
 from onnx import numpy_helper, parser
 
+from heatserve.export.card_parts import LEAST_TEMPERATURE
 from heatserve.export.contract import Reason
 from heatserve.export.graph.certificate import CHECKS, constants_of, shared_constants, signature
 
@@ -78,15 +79,16 @@ def proven_certificate(
     Args:
         num_classes: K ≥ 2.
         slack: what is taken off each radius (L2, pixels in [0,1]).
-        temperature: T of softmax(logits / T), at most 1, so that what is apart stays so. It moves no radius.
+        temperature: T of softmax(logits / T), at most 1, so that what is apart stays so, and at least 2⁻²⁰, so that no
+            logit overflows. It moves no radius.
         check_image: as for `certificate_graph`.
     """
     if num_classes < 2:
         raise ValueError(f"num_classes: expected at least 2, got {num_classes}")
     if not 0 <= slack < np.inf:
         raise ValueError(f"slack: expected a finite number of at least 0, got {slack}")
-    if not 0 < temperature <= 1:
-        raise ValueError(f"temperature: expected a number above 0 and at most 1, got {temperature}")
+    if not LEAST_TEMPERATURE <= temperature <= 1:
+        raise ValueError(f"temperature: expected a number from 2^-20 to 1, got {temperature}")
     image, check = CHECKS[check_image]
     graph = parser.parse_graph(
         _TEMPLATE.format(image=image, check=check, classes=num_classes, outputs=signature(num_classes))

@@ -33,10 +33,10 @@ from tritonclient.grpc import model_config_pb2 as pb
 
 from heatserve.certification.errors import HeatserveError
 from heatserve.certification.files import write_atomically
-from heatserve.export.card import CARD_NAME, GRAPH_NAME, Card, CardError, verify_card
+from heatserve.export.card import BASE_NAME, CARD_NAME, GRAPH_NAME, Card, CardError, verify_card
 from heatserve.export.contract import KIND_PARAMETER, OUTPUT_TENSORS
 from heatserve.export.promise import stated
-from heatserve.export.repository.matching import card_disagreement
+from heatserve.export.repository.matching import card_disagreement, external_tensor
 from heatserve.export.repository.settings import (
     check_settings,
     default_settings,
@@ -162,10 +162,9 @@ def open_model(repository: Path, name: str, *, version: int | None = None) -> Mo
 def verified_version(path: Path) -> Card:
     """The card of a version, verified by hash and then by what the graph holds: both files may be wrong together."""
     card = verify_card(path)
-    try:
-        model = onnx.load(path / GRAPH_NAME, load_external_data=False)
-    except DecodeError as error:
-        raise CardError(f"{path / GRAPH_NAME}: expected an ONNX graph: {error}") from None
+    model = _graph_in(path / GRAPH_NAME)
+    if not card.is_deterministic:
+        _graph_in(path / BASE_NAME)
     try:
         wrong = card_disagreement(model, card)
     except ValueError as error:  # not a certified graph, or not a map
@@ -173,6 +172,20 @@ def verified_version(path: Path) -> Card:
     if wrong:
         raise CardError(f"{path / CARD_NAME}: the card belongs to another graph: {wrong}")
     return card
+
+
+def _graph_in(path: Path) -> onnx.ModelProto:
+    """The graph in a file, with all its numbers: of another file, which an engine would read, no card has the hash."""
+    try:
+        model = onnx.load(path, load_external_data=False)
+    except DecodeError as error:
+        raise CardError(f"{path}: expected an ONNX graph: {error}") from None
+    if elsewhere := external_tensor(model):
+        raise CardError(
+            f"{path}: expected all numbers in this file, whose hash is on the card, got the tensor {elsewhere!r} with "
+            "external data; export the model again"
+        )
+    return model
 
 
 def open_models(repository: Path) -> Iterator[ModelVersion]:

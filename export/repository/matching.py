@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 
 import onnx
+from google.protobuf.message import Message
 
 from heatserve.export.card import Card
 from heatserve.export.card_parts import LipschitzBound
@@ -19,6 +20,18 @@ from heatserve.export.graph.certificate import (
 from heatserve.export.graph.guard import serves_guard
 from heatserve.export.graph.lipschitz import served_steps
 from heatserve.export.graph.proven import served_slack, served_temperature
+
+
+def external_tensor(message: Message) -> str | None:
+    """The name of a tensor whose numbers are in another file, at any depth of a model; None: there is none."""
+    if isinstance(message, onnx.TensorProto):
+        return message.name or "without a name" if message.data_location == onnx.TensorProto.EXTERNAL else None
+    for field, value in message.ListFields():
+        if field.message_type is not None:
+            for part in [value] if isinstance(value, Message) else value:
+                if (found := external_tensor(part)) is not None:
+                    return found
+    return None
 
 
 def card_disagreement(model: onnx.ModelProto, card: Card) -> str | None:

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from heatserve.certification.errors import HeatserveError
 from heatserve.certification.pixels import pixel_digest
 from heatserve.certification.radius import Float32Array
-from heatserve.export.card import GRAPH_NAME
+from heatserve.export.card import GRAPH_NAME, read_verified
 from heatserve.export.contract import Outputs
 from heatserve.export.graph.build import pixels_graph
 from heatserve.export.images import LabelledImages, LabelledPictures, Picture, Sampled, SampledImages
@@ -109,7 +109,8 @@ def answers(runner: Runner, data: ModelImages) -> Outputs:
 
 
 def _cut_out(model: ModelVersion, pictures: tuple[Picture, ...]) -> Float32Array:
-    session = open_session(pixels_graph(onnx.load(model.path / GRAPH_NAME)).SerializeToString())
+    graph = onnx.load_from_string(read_verified(model.path / GRAPH_NAME, model.card.graph_sha256))
+    session = open_session(pixels_graph(graph).SerializeToString())
     cut_out = np.empty((len(pictures), *model.card.input_shape), np.float32)
     for image, picture in zip(cut_out, pictures, strict=True):
         image[:] = session.run(None, {"image": picture[None]})[0][0]

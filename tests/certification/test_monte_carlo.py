@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from scipy.stats import binom, norm
 
 from heatserve.certification.monte_carlo import ABSTAIN, certify, largest_provable, predict
-from heatserve.certification.voting import MonteCarloError
+from heatserve.certification.voting import MonteCarloError, each_by_itself
 
 
 def test_certified_radii_exceed_the_truth_no_more_often_than_alpha() -> None:
@@ -49,6 +49,20 @@ def test_certify_guesses_by_all_votes() -> None:
     assert 0 < len(misled) < 40
     assert all(certificate.label == ABSTAIN for certificate in misled)
     assert [certificate.guess for certificate in found] == [0] * 40
+
+
+def test_votes_that_depend_on_the_other_copies_of_a_batch_prove_nothing() -> None:
+    def together(images: NDArray[np.float32]) -> NDArray[Any]:
+        """The class of the mean of all copies, for each of them."""
+        return np.tile(linear(images.mean(0, keepdims=True)), (len(images), 1))
+
+    distance, images = 0.1, at(0.1, 20)
+    fooled = next(certify(together, images[:1], sigma=SIGMA, n=2000))
+    assert fooled.radius > 8 * distance
+    with pytest.raises(MonteCarloError, match="expected the vote of a noisy copy to depend on no other copy"):
+        list(certify(each_by_itself(together), images, sigma=SIGMA, n=2000))
+    honest = list(certify(each_by_itself(linear), images, sigma=SIGMA, n=2000))
+    assert honest == list(certify(linear, images, sigma=SIGMA, n=2000))
 
 
 def test_predict_is_wrong_no_more_often_than_alpha_and_abstains_on_the_boundary() -> None:

@@ -102,6 +102,18 @@ def test_a_committed_model_is_served_and_its_card_has_the_digest_of_its_content(
     assert open_model(COMMITTED, name).card.sigma == content["sigma"]
 
 
+@pytest.mark.parametrize(("name", "field"), [(GRAPH_NAME, "graph_sha256"), (BASE_NAME, "base_sha256")])
+def test_a_graph_with_numbers_in_another_file_is_refused(name: str, field: str, tmp_path: Path) -> None:
+    """The card has the hash of the graph's file only: whatever lies in the other one would be served."""
+    version_dir = write_tiny_model(tmp_path)
+    graph = onnx.load(version_dir / name)
+    onnx.save(graph, version_dir / name, save_as_external_data=True, location="numbers.bin", size_threshold=2000)
+    sha256 = sha256_of(version_dir / name)
+    edit_card(version_dir, lambda card: card.update({field: sha256}))
+    with pytest.raises(CardError, match=f"{name}: expected all numbers in this file, .* tensor '.*weights'"):
+        open_model(tmp_path, "tiny")
+
+
 @given(data=st.data())
 @settings(deadline=None)
 def test_a_committed_model_is_refused_with_any_other_value_on_its_card(copies: Path, data: st.DataObject) -> None:

@@ -11,21 +11,25 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 import pytest
-from tiny_model import SHAPE, name_digits, write_tiny_model
+from onnx import helper, numpy_helper
+from tiny_model import SHAPE, edit_card, name_digits, write_tiny_model
 from typer.testing import CliRunner
 
 import heatserve.export.calibration.dataset as certifying
 from heatserve.certification.errors import HeatserveError
 from heatserve.certification.monte_carlo import certify
 from heatserve.certification.noise import GRID, NoiseError
+from heatserve.certification.provenance import sha256_of
 from heatserve.certification.radius import Float32Array
 from heatserve.certification.sequential import decide
+from heatserve.certification.voting import MonteCarloError
 from heatserve.cli import app
 from heatserve.export.calibration.certifier import Certifier, certify_chunk
 from heatserve.export.calibration.dataset import CHUNK, certify_dataset, on_ray
 from heatserve.export.calibration.ledger import CertifyRecipe, LedgerEntry, LedgerError, ledger_in
-from heatserve.export.card import BASE_NAME
+from heatserve.export.card import BASE_NAME, GRAPH_NAME, CardError
 from heatserve.export.card_parts import MonteCarlo
 from heatserve.export.images import LabelledImages
 from heatserve.export.repository.layout import ModelVersion, open_model
@@ -69,6 +73,33 @@ def test_each_line_is_the_certificate_of_one_image_and_the_summary_counts_them(
     right = [c.label == label for c, label in zip(expected, data.labels, strict=True)]
     for radius, share in zip(summary["radii"], summary["certified_accuracy"], strict=True):
         assert share == np.mean([r and c.radius >= radius for r, c in zip(right, expected, strict=True)])
+
+
+def test_votes_are_those_of_the_base_that_the_card_names(model: ModelVersion, tmp_path: Path) -> None:
+    (model.path / BASE_NAME).write_bytes((model.path / GRAPH_NAME).read_bytes())
+    with pytest.raises(CardError, match="found another file"):
+        certify_dataset(model, some_images(1), Certifier(MONTE_CARLO, file=tmp_path / "results.jsonl"))
+
+
+def test_a_base_that_answers_a_batch_together_is_not_certified(model: ModelVersion, tmp_path: Path) -> None:
+    base = onnx.load(model.path / BASE_NAME)
+    base.graph.node[-1].output[0] = "own"
+    base.graph.initializer.append(numpy_helper.from_array(np.array(0, np.float32), "nothing"))
+    base.graph.node.extend(
+        [
+            helper.make_node("Mul", ["own", "nothing"], ["none"]),
+            helper.make_node("ReduceMean", ["own", "batch"], ["mean"]),
+            helper.make_node("Add", ["none", "mean"], ["logits"]),
+        ]
+    )
+    base.graph.initializer.append(numpy_helper.from_array(np.array([0]), "batch"))
+    onnx.save(base, model.path / BASE_NAME)
+    sha256 = sha256_of(model.path / BASE_NAME)
+    edit_card(model.path, lambda card: card.update(base_sha256=sha256))
+    mixing = open_model(model.path.parents[1], model.name)
+    many = MONTE_CARLO.model_copy(update={"n": 2000})
+    with pytest.raises(MonteCarloError, match="it answers the copies of a batch together"):
+        certify_dataset(mixing, some_images(20), Certifier(many, file=tmp_path / "results.jsonl"))
 
 
 def test_a_decision_is_a_line_that_is_all_or_nothing(model: ModelVersion, tmp_path: Path) -> None:

@@ -164,6 +164,22 @@ def _attribute(node: onnx.NodeProto, name: str, value: Any) -> None:
     node.attribute.extend([*kept, helper.make_attribute(name, value)])
 
 
+def _take_a_row_twice(graph: onnx.ModelProto) -> None:
+    """The first row before all others, the last one left out: a slice from before the first row, backward, has one."""
+    rows = _node(graph, "Transpose")
+    out, rows.output[0] = rows.output[0], "rows"
+    ints = {"before": -100, "to_first": np.iinfo(np.int64).min, "back": -1, "top": 0, "height": 8, "down": 1, "side": 1}
+    for name, value in ints.items():
+        graph.graph.initializer.append(numpy_helper.from_array(np.array([value], np.int64), name))
+    added = [
+        helper.make_node("Slice", ["rows", "before", "to_first", "side", "back"], ["one"]),
+        helper.make_node("Concat", ["one", "rows"], ["all"], axis=1),
+        helper.make_node("Slice", ["all", "top", "height", "side", "down"], [out]),
+    ]
+    for node in reversed(added):
+        graph.graph.node.insert(1, node)
+
+
 def _swap(node: onnx.NodeProto) -> None:
     node.input[:] = [node.input[1], node.input[0], *node.input[2:]]
 
@@ -199,7 +215,11 @@ UNPROVEN: dict[str, tuple[Callable[[onnx.ModelProto], object], str]] = {
     ),
     "a softmax that two logits are equal in": (
         lambda g: change_constant(g, "per_temperature", lambda _: np.array(0.999)),
-        "expected logits times at least 1 before softmax",
+        r"expected logits times 1 to 2\^20 before softmax",
+    ),
+    "a softmax that overflows for an image and not for the next": (
+        lambda g: change_constant(g, "per_temperature", lambda _: np.array(np.finfo(np.float64).max)),
+        r"expected logits times 1 to 2\^20 before softmax",
     ),
     "a radius of another class": (
         lambda g: change_constant(g, "best_two", lambda _: np.array([3])),
@@ -227,6 +247,11 @@ UNPROVEN: dict[str, tuple[Callable[[onnx.ModelProto], object], str]] = {
         "Pad that writes .*: expected zeros around every axis",
     ),
     "padding that reflects": (lambda g: _attribute(_node(g, "Pad", 1), "mode", "reflect"), "expected zeros around"),
+    "a slice that numpy reads otherwise": (_take_a_row_twice, "expected steps forward, or a whole axis backward"),
+    "padding without an end": (
+        lambda g: _replace_input(g, _node(g, "Pad", 1), 1, np.array([0, 0, 0, 0, 0, 10**5, 10**5, 0])),
+        "expected at most 268,435,456 numbers of an image",
+    ),
     "a network in float32": (lambda g: _attribute(_node(g, "Cast"), "to", 1), "expected a cast to float64"),
     "a softmax of less": (lambda g: _attribute(_last(g, "Softmax"), "axis", 0), "certificate: expected p64 to be made"),
     "another opset": (lambda g: setattr(g.opset_import[0], "version", 19), "expected operators of ONNX's opset 18"),

@@ -76,6 +76,9 @@ form (float[N] image, double[N,K] logits) => (float[N] label) {{
 }}
 """
 _FREE = ("per_margin", "slack", "rounds", "per_temperature")
+_MOST = 2.0**20
+"""Of `slack` and `per_temperature`. The bound on rounding is at least 2⁻⁵³ of a logit, and less than slack, so that no
+product overflows: an image with a logit a little larger than those of another would get NaN, and no class."""
 
 
 @dataclass(frozen=True)
@@ -116,10 +119,10 @@ def _check(free: Mapping[str, float]) -> None:
         raise UnprovenError(f"expected margins times at most (1 - 2^-50)/√2, got {free['per_margin']:.17g}")
     if not 0 <= free["rounds"] <= 1 - 2.0**-23:
         raise UnprovenError(f"expected radii times at most 1 - 2^-23 before float32, got {free['rounds']:.17g}")
-    if not 0 <= free["slack"] < np.inf:
-        raise UnprovenError(f"slack: expected a finite number of at least 0, got {free['slack']}")
-    if not 1 <= free["per_temperature"] < np.inf:
-        raise UnprovenError(f"expected logits times at least 1 before softmax, got {free['per_temperature']:.17g}")
+    if not 0 <= free["slack"] <= _MOST:
+        raise UnprovenError(f"slack: expected a number from 0 to 2^20, got {free['slack']}")
+    if not 1 <= free["per_temperature"] <= _MOST:
+        raise UnprovenError(f"expected logits times 1 to 2^20 before softmax, got {free['per_temperature']:.17g}")
 
 
 class _Matching:

@@ -33,6 +33,8 @@ Constant = NDArray[Any]
 _FLOAT, _DOUBLE = onnx.TensorProto.FLOAT, onnx.TensorProto.DOUBLE
 _PIXELS, _HIDDEN = "pixels", "hidden"
 _ADDED = np.iinfo(np.int64).min
+_MOST_NUMBERS = 2**28
+"""Of a tensor of one image: a few bytes of a file may say to pad or to repeat until no memory is left."""
 
 
 @dataclass(frozen=True)
@@ -72,6 +74,7 @@ class Walk:
     def __init__(self, graph: onnx.GraphProto, *, image_shape: tuple[int, ...], image: str) -> None:
         """Begin at the FP32 image called `image`, of `image_shape` without the batch."""
         numbers = math.prod(image_shape)
+        _check_size(numbers)
         places = np.arange(numbers).reshape(image_shape)
         self.pieces: list[Centred | Sorted | Potential] = []
         self._values: dict[str, _Value] = {tensor.name: numpy_helper.to_array(tensor) for tensor in graph.initializer}
@@ -173,6 +176,11 @@ def _image_axis(axis: int, rank: int) -> int:
     return axis - 1
 
 
+def _check_size(numbers: int) -> None:
+    if numbers > _MOST_NUMBERS:
+        raise UnprovenError(f"expected at most {_MOST_NUMBERS:,} numbers of an image, got {numbers:,}")
+
+
 def _moving(move: Callable[[Walk, _Attributes, Places, _Inputs], Any], constant: Any = None) -> _Form:
     """An operator that moves numbers, by what it makes of places; and of constants, where it may."""
 
@@ -209,10 +217,10 @@ def _cuts(rank: int, others: _Inputs) -> list[tuple[int, slice]]:
     steps = more[1] if len(more) > 1 else [1] * len(starts)
     found = []
     for start, end, axis, step in zip(starts, ends, axes, steps, strict=True):
-        if not step:
-            raise UnprovenError("expected steps that are not 0")
-        low = end if step > 0 or end > -(2**31) else None  # the smallest number means: up to the first, included
-        found.append((axis + rank if axis < 0 else axis, slice(start, low, step)))
+        is_backward = (start, step) == (-1, -1) and end <= -(2**31)  # from the last number to the first, included
+        if step < 1 and not is_backward:  # numpy finds nothing where ONNX clips a start before the first number
+            raise UnprovenError(f"expected steps forward, or a whole axis backward, got {start}, {end} and {step}")
+        found.append((axis + rank if axis < 0 else axis, slice(start, None if is_backward else end, step)))
     return found
 
 
@@ -232,6 +240,7 @@ def _pad(walk: Walk, a: _Attributes, places: Places, others: _Inputs) -> Places:
     before, after = counts[:rank], counts[rank:]
     if before[0] or after[0] or min(counts) < 0:
         raise UnprovenError(f"expected no padding of the batch and none below 0, got {counts}")
+    _check_size(math.prod(sum(sizes) for sizes in zip(before[1:], after[1:], places.shape, strict=True)))
     padded = np.pad(places, [*zip(before[1:], after[1:], strict=True)], constant_values=_ADDED)
     padded[padded == _ADDED] = walk.zeros(int((padded == _ADDED).sum()))
     return padded
@@ -279,6 +288,7 @@ def _concat(_: Walk, a: _Attributes, inputs: _Inputs, __: list[str]) -> Sequence
     if len(alike) != len(inputs) or len(set(alike)) != 1:
         raise UnprovenError("expected numbers of one vector, got others")
     axis = _image_axis(a["axis"], first.places.ndim + 1)
+    _check_size(sum(part.places.size for part in inputs))
     return [replace(first, places=np.concatenate([part.places for part in inputs], axis))]
 
 
@@ -303,6 +313,7 @@ def _matmul(walk: Walk, _: _Attributes, inputs: _Inputs, __: list[str]) -> Seque
     ordered = np.sort(patches, axis=1)
     if ((np.diff(ordered, axis=1) == 0) & (ordered[:, 1:] >= 0)).any():
         raise UnprovenError("expected each number once in a sum")
+    _check_size(len(patches) * constant.shape[1])
     weights = Weights(patches, _numbers(constant, constant.shape).reshape(constant.shape), value.vector.numbers)
     return [_Product(value.vector, weights, (*value.places.shape[:-1], constant.shape[1]))]
 
