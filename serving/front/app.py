@@ -119,7 +119,6 @@ class FrontApp:
     def _let_in(self, exchange: Exchange, route: Route) -> None:
         if route.name in OPEN:
             return
-        client = exchange.client
         if self._tokens is not None:
             known = self._tokens.client_of(exchange.headers.get(b"authorization", b""))
             if known is None:
@@ -129,8 +128,8 @@ class FrontApp:
                     reason="token",
                     headers={b"www-authenticate": b"Bearer"},
                 )
-            client = known
-        if self._rates is not None and (wait := self._rates.wait_of(client)):
+            exchange.client = known
+        if self._rates is not None and (wait := self._rates.wait_of(exchange.client)):
             seconds = whole_seconds(wait)
             raise Refusal(
                 429,
@@ -203,7 +202,7 @@ class FrontApp:
             model=route.model[:200] if route and exchange.status != 404 else None,
             status=exchange.status,
             reason=exchange.reason or None,
-            client=exchange.client,
+            client=exchange.address,
             ms=round(seconds * 1000, 3),
             **(exchange.failure.fields() if exchange.failure else {}),
         )
