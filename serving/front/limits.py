@@ -12,7 +12,7 @@ HEADER_BYTES = 2**15
 HEADER_SECONDS = 10.0
 """The time in which they must have come."""
 BODY_SECONDS = 10.0
-"""The time that a body has whatever its size; after it, it must have come at `BODY_RATE`."""
+"""The time for which a body may come more slowly than at `BODY_RATE`, or not at all; earlier bytes pay for no more."""
 BODY_RATE = 4096
 """The least bytes a second of a body."""
 OVERHEAD_BYTES = 2**16

@@ -245,3 +245,15 @@ def test_one_caller_leaves_room_for_the_bodies_of_others(pictures_port: int) -> 
         for caller in (held, other):
             caller.sendall(b"x")
             assert status_of(caller.recv(2**16)) == 400  # it was read: it is no JSON
+
+
+def test_a_body_that_stops_is_given_up_whatever_has_come_of_it(
+    pictures_port: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else bytes that were sent at once would pay for hours, in which others have no room."""
+    monkeypatch.setattr(limits, "BODY_SECONDS", 0.3)
+    with begin_body("127.0.0.1", pictures_port, BODIES_BYTES // 2) as caller:
+        caller.settimeout(BODIES_BYTES / 2 / limits.BODY_RATE / 2)  # half of the time that its bytes would have paid
+        answer = read_all(caller)
+    assert status_of(answer) == 408
+    assert error_of(answer) == "body: expected at least 4096 bytes a second"
