@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import socket
 import threading
 import time
@@ -17,12 +18,14 @@ from uvicorn.config import Config
 from uvicorn.server import ServerState
 
 from heatserve.serving.front import limits
+from heatserve.serving.front.app import FrontApp
 from heatserve.serving.front.connections import CallerConnection
 from heatserve.serving.front.lifecycle import FrontServer
 from heatserve.serving.front.limits import BodyBytes, Gate, Rates
 from heatserve.serving.front.models import ModelRules, TensorRule
 from heatserve.serving.front.options import FrontOptions
 from heatserve.serving.front.process import FrontSockets
+from heatserve.serving.front.served import Served
 from heatserve.serving.observed.families import FRONT_REJECTED
 from heatserve.serving.observed.page import value_of
 from heatserve.serving.observed.recorder import Recorder
@@ -257,3 +260,26 @@ def test_a_body_that_stops_is_given_up_whatever_has_come_of_it(
         answer = read_all(caller)
     assert status_of(answer) == 408
     assert error_of(answer) == "body: expected at least 4096 bytes a second"
+
+
+@pytest.mark.parametrize(("size", "turns", "looks_for_garbage"), [(2**16, 1, True), (2**16 + 1, 3, False)])
+def test_large_bodies_are_read_one_in_a_turn(size: int, turns: int, looks_for_garbage: bool) -> None:
+    """Each may take most of a second; many that end at once held the front up until its supervisor ended it."""
+
+    async def read_three() -> set[tuple[int, bool]]:
+        loop, turn = asyncio.get_running_loop(), 0
+
+        def count() -> None:
+            nonlocal turn
+            turn += 1
+            loop.call_soon(count)
+
+        count()
+        app = FrontApp(Served(), tokens=None, rates=None, recorder=Recorder(), log=None)
+        found = await asyncio.gather(*(app._read(bytes(size), lambda _: (turn, gc.isenabled())) for _ in range(3)))
+        return {*found}
+
+    found = asyncio.run(asyncio.wait_for(read_three(), PATIENCE_SECONDS))
+    assert len(found) == turns
+    assert {is_enabled for _, is_enabled in found} == {looks_for_garbage}
+    assert gc.isenabled()
