@@ -16,7 +16,7 @@ from heatserve.training.data.decoding import decode, decoded_size, to_floats
 from heatserve.training.data.resizing import resize_and_crop
 
 MOST_PIXELS = 50_000_000
-"""Of a file: more than a camera has, and 600 MB as float32 in colour."""
+"""Of a file, and of what it is scaled to: more than a camera has, and 600 MB as float32 in colour."""
 ANY_SIDE = 512
 """Pixels of the longer side, where a model takes pictures of any size."""
 
@@ -33,7 +33,7 @@ def fitted(content: bytes, spec: ModelSpec) -> Image:
 
     Raises:
         DataError: not a picture, damaged, transparent, or too large.
-        Refused: a model that takes no pictures.
+        Refused: a model that takes no pictures, or a picture that would be too large when scaled.
     """
     channels, height, width = spec.input_shape
     if channels not in (1, 3):
@@ -135,6 +135,8 @@ def _covering(pixels: Decoded, height: int, width: int) -> Decoded:
     found_height, found_width = pixels.shape[:2]
     scale = max(height / found_height, width / found_width)
     shorter = max(min(height, width), round(scale * min(found_height, found_width)))
+    if shorter * (shorter * max(found_height, found_width) // min(found_height, found_width)) > MOST_PIXELS:
+        raise Refused(422, "This picture is too long for its width: cut out a part of it first.")
     square = resize_and_crop(pixels, resize=shorter, crop=max(height, width))
     top, left = (square.shape[0] - height) // 2, (square.shape[1] - width) // 2
     return square[top : top + height, left : left + width]

@@ -42,6 +42,7 @@ _UNTRUSTED = re.compile(
     re.I,
 )
 _NOT_SHOWN = re.compile(r"certificate[ _]required|bad[ _]certificate|unknown[ _]ca|handshake[ _]failure", re.I)
+_CONTROLS = re.compile(r"[\x00-\x1f\x7f-\x9f]+")
 _LOST = ("Stream removed", "RST_STREAM", "Socket closed", "GOAWAY")
 
 
@@ -60,9 +61,14 @@ class Refused(Exception):
     ) -> None:
         super().__init__(status, message)
         self.status = status
-        self.message = message
+        self.message = None if message is None else plain(message)
         self.retry_after = retry_after
-        self.location = location
+        self.location = None if location is None else plain(location)
+
+
+def plain(text: str) -> str:
+    """A text of a server on one line, without what a terminal would obey."""
+    return _CONTROLS.sub(" ", text)
 
 
 @contextmanager
@@ -81,7 +87,7 @@ def explained(address: ServerAddress) -> Iterator[None]:
             raise _too_many(address.url, error, str(error.message)) from None
         raise _refusal(address.url, str(error.message)) from None
     except _errors("grpc", "RpcError") as error:
-        raise _grpc_failure(address, error.code().name, error.details() or "") from None
+        raise _grpc_failure(address, error.code().name, plain(error.details() or "")) from None
     except (TimeoutError, asyncio.TimeoutError, *_errors("urllib3", "exceptions.TimeoutError")) as error:
         if isinstance(error, _errors("urllib3", "exceptions.NewConnectionError")):  # a timeout to urllib3 before 3.0
             raise _unreachable(address, _innermost(error)) from None

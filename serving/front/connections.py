@@ -94,7 +94,7 @@ class CallerConnection(HttpToolsProtocol):
         self._closes_when_answered = False
         self._unanswered = self._requests = self._hosts = 0
         self._header_bytes = self._body_bytes = self._around_bytes = self._dropped_bytes = 0
-        self._begun = 0.0
+        self._body_due = 0.0
         self._breach = (http.HTTPStatus.BAD_REQUEST, "request: expected HTTP/1.1, got something else", "malformed")
 
     @property
@@ -200,7 +200,7 @@ class CallerConnection(HttpToolsProtocol):
             self._break(400, f"Host: expected this header once, got it {self._hosts} times", "malformed")
         super().on_headers_complete()
         self._is_in_headers, self._is_in_body = False, True
-        self._begun = self.loop.time()
+        self._body_due = self.loop.time() + limits.BODY_SECONDS
         self._unanswered += 1
         self.cycle.transport = answer = _AnswerTransport(self.transport, self._close_in_order)  # type: ignore[assignment]
         self.cycle.on_response = lambda: self._end_response(answer)
@@ -209,8 +209,10 @@ class CallerConnection(HttpToolsProtocol):
             self.cycle.keep_alive = False
 
     def on_body(self, body: bytes) -> None:
-        """Count its bytes."""
+        """Count its bytes, each of which earns it time."""
         self._body_bytes += len(body)
+        earned = self._body_due + len(body) / limits.BODY_RATE
+        self._body_due = min(earned, self.loop.time() + limits.BODY_SECONDS)
         super().on_body(body)
 
     def on_message_complete(self) -> None:
@@ -274,8 +276,9 @@ class CallerConnection(HttpToolsProtocol):
 
     def _look_at_body(self) -> None:
         self._timer = self.loop.call_later(_LOOK_SECONDS, self._look_at_body)
-        least = limits.BODY_RATE * (self.loop.time() - self._begun - limits.BODY_SECONDS)
-        if self._body_bytes < least and not self.flow.read_paused:
+        if self.flow.read_paused:  # what came is not taken yet
+            self._body_due = self.loop.time() + limits.BODY_SECONDS
+        elif self.loop.time() > self._body_due:
             self._refuse(408, f"body: expected at least {limits.BODY_RATE} bytes a second", "slow")
 
     # The end

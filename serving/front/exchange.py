@@ -42,7 +42,9 @@ class Exchange:
         self.path: bytes = scope["raw_path"]
         self.connection: CallerConnection = scope["state"]["connection"]
         self.headers = request_headers(scope, _HEADERS)
-        self.client = self.connection.address
+        self.address = self.connection.address
+        self.client = self.address
+        """Who is counted by rates and limits: a token, once it is known, or an address."""
         self.begun = time.perf_counter()
         self.status = 0
         self.reason = ""
@@ -87,7 +89,7 @@ class Exchange:
             part = message["body"]
             if self._held + len(part) > most:
                 raise _too_large(most, "more")
-            if not self._bodies.take(len(part)):
+            if not self._bodies.take(self.client, len(part)):
                 raise Refusal(
                     503,
                     "body: expected room for it, found that other requests hold all of it; ask again later",
@@ -130,7 +132,7 @@ class Exchange:
 
     def end(self) -> float:
         """Let go of the body; the seconds that the request took."""
-        self._bodies.give(self._held)
+        self._bodies.give(self.client, self._held)
         self._held = 0
         return time.perf_counter() - self.begun
 

@@ -12,7 +12,7 @@ HEADER_BYTES = 2**15
 HEADER_SECONDS = 10.0
 """The time in which they must have come."""
 BODY_SECONDS = 10.0
-"""The time that a body has whatever its size; after it, it must have come at `BODY_RATE`."""
+"""The time for which a body may come more slowly than at `BODY_RATE`, or not at all; earlier bytes pay for no more."""
 BODY_RATE = 4096
 """The least bytes a second of a body."""
 OVERHEAD_BYTES = 2**16
@@ -24,7 +24,7 @@ WRITE_SECONDS = 30.0
 PIPELINED = 16
 """The most requests of one connection that wait for answers."""
 BODIES_BYTES = 2**30
-"""The most bytes of all bodies together that are held at one time."""
+"""The most bytes of all bodies together that are held at one time; of one client half as many."""
 
 _CLIENTS = 10_000
 
@@ -97,22 +97,33 @@ class Rates:
 
 
 class BodyBytes:
-    """The bytes of all bodies that are held now."""
+    """The bytes of all bodies that are held now, and of those of each client."""
 
     def __init__(self, most: int = BODIES_BYTES) -> None:
-        """Begin with none."""
-        self._left = most
+        """Begin with none.
 
-    def take(self, size: int) -> bool:
-        """Whether there is room for so many more, which are held then."""
-        if size > self._left:
+        Args:
+            most: in all; of one client half as many, so that none can take all of them.
+        """
+        self._left = most
+        self._most_of_client = most // 2
+        self._of_client = dict[str, int]()
+
+    def take(self, client: str, size: int) -> bool:
+        """Whether there is room for so many more of a client's, which are held then."""
+        held = self._of_client.get(client, 0) + size
+        if size > self._left or held > self._most_of_client:
             return False
         self._left -= size
+        self._of_client[client] = held
         return True
 
-    def give(self, size: int) -> None:
-        """Hold so many less."""
+    def give(self, client: str, size: int) -> None:
+        """Hold so many less of his."""
         self._left += size
+        left = self._of_client.pop(client, 0) - size
+        if left:
+            self._of_client[client] = left
 
 
 def whole_seconds(seconds: float) -> int:

@@ -13,6 +13,9 @@ from heatserve.serving.front.tokens import Tokens
 from heatserve.serving.observed.page import CONTENT_TYPE, page
 from heatserve.serving.observed.recorder import Recorder
 
+PAUSE_SECONDS = 0.2
+"""Between two pages: to make one takes milliseconds, in which no request is answered."""
+
 _TRITON_SECONDS = 1.0
 _TRITON_BYTES = 2**24
 _OK = b" 200 "
@@ -32,15 +35,29 @@ class MetricsApp(FrontApp):
         """
         super().__init__(served, tokens=tokens, rates=None, recorder=recorder, log=None)
         self._folder = folder
+        self._next: asyncio.Task[FrontAnswer] | None = None
+        self._making = asyncio.Lock()
+        self._pause_ends = 0.0
 
     def route(self, path: bytes) -> Route | None:
         """See `FrontApp.route`."""
         return Route("metrics") if path == b"/metrics" else None
 
     async def describe(self, route: Route) -> FrontAnswer:
-        """Both pages, one after the other; without Triton's where it does not answer."""
+        """Both pages, one after the other; without Triton's where it does not answer. All who wait get the same."""
         del route
-        ours = await asyncio.to_thread(page, self._folder) if self._folder else ""
+        if self._next is None:
+            self._next = asyncio.get_running_loop().create_task(self._made())
+        return await asyncio.shield(self._next)
+
+    async def _made(self) -> FrontAnswer:
+        """A page of what is counted once the page before it was made a while ago."""
+        loop = asyncio.get_running_loop()
+        async with self._making:
+            await asyncio.sleep(self._pause_ends - loop.time())
+            self._next = None  # who asks from now on gets a later one
+            ours = await asyncio.to_thread(page, self._folder) if self._folder else ""
+            self._pause_ends = loop.time() + PAUSE_SECONDS
         try:
             triton = await asyncio.wait_for(_triton_page(self._served.state.metrics), _TRITON_SECONDS)
         except (OSError, ValueError, asyncio.IncompleteReadError, asyncio.TimeoutError):

@@ -5,12 +5,13 @@ from __future__ import annotations
 import http
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from itertools import islice
 from typing import Any
 
 import orjson
 
 JSON = b"application/json"
-_SHOWN = 80
+_SHOWN, _SHOWN_ITEMS, _SHOWN_LEVELS = 80, 27, 3
 _MOST_DETAILS = 400  # characters, of which JSON makes up to six bytes each
 
 
@@ -99,4 +100,15 @@ def error_body(message: str) -> bytes:
 
 def shown(value: object) -> str:
     """Something of a caller's as an error may repeat it: short, on one line, without what a terminal would obey."""
-    return ascii(value)[:_SHOWN]
+    return ascii(_beginning(value, _SHOWN_LEVELS))[:_SHOWN]
+
+
+def _beginning(value: object, levels: int) -> object:
+    """As much of JSON as can be shown: all of a body would take a second to write out, or be too deep for it."""
+    if isinstance(value, list | dict) and not levels:
+        return "..."
+    if isinstance(value, list):
+        return [_beginning(item, levels - 1) for item in value[:_SHOWN_ITEMS]]
+    if isinstance(value, dict):
+        return {name[:_SHOWN]: _beginning(item, levels - 1) for name, item in islice(value.items(), _SHOWN_ITEMS)}
+    return value[:_SHOWN] if isinstance(value, str) else value

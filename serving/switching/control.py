@@ -108,7 +108,7 @@ def servers_of(repository: Path) -> list[Path]:
     found, wanted = [], str(repository.resolve())
     for note in sorted(Path(tempfile.gettempdir()).glob(f"{FOLDERS}/{_NOTE_NAME}")):
         with suppress(OSError, ValueError, KeyError, TypeError):
-            if note.stat().st_uid == os.geteuid() and json.loads(note.read_bytes())["repository"] == wanted:
+            if note.parent.lstat().st_uid == os.geteuid() and json.loads(note.read_bytes())["repository"] == wanted:
                 connected(note.parent, _SOCKET_NAME).close()  # one that was killed left its folder
                 found.append(note.parent)
     return found

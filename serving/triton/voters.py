@@ -19,12 +19,14 @@ from heatserve.serving.errors import EXPLAINED
 from heatserve.serving.observed.families import RESTARTS
 from heatserve.serving.observed.recorder import FOLDER_VARIABLE, Recorder
 from heatserve.serving.triton import guarded_exec
-from heatserve.serving.triton.processes import ending
+from heatserve.serving.triton.processes import ending, process_of
 from heatserve.serving.unix_sockets import connected
 
 MOST_DEATHS = 3
 DEATHS_SECONDS = 60.0
 """A voter that ends more often than that within this time is not started again."""
+STOPPED_LOOKS = 15
+"""In a row, one a second: a voter that a signal or a debugger holds so long is ended. Deadlines are kept meanwhile."""
 
 _VOTER = """\
 import sys
@@ -35,7 +37,7 @@ from heatserve.serving.tiers.voter import main
 
 main(sys.argv[1:])
 """
-_PAUSE_SECONDS = 0.1
+_PAUSE_SECONDS, _LOOK_SECONDS = 0.1, 1.0
 _RESTART = ("voter", "ended")  # in the metrics
 
 
@@ -195,11 +197,10 @@ class Voters:
                 except OSError as error:  # no process is left, or the server's folder was removed
                     problem = f"it cannot be started: {error.strerror}: {error.filename}"
                     break
-            code = process.wait()
+            code, how = _ended(process)
             if keeper.stopped.wait(_PAUSE_SECONDS):
                 return
             deaths.append(time.monotonic())
-            how = ending(-code if code < 0 else code << 8)
             if code == EXPLAINED or (len(deaths) > MOST_DEATHS and deaths[-1] - deaths[0] < DEATHS_SECONDS):
                 times = f" {len(deaths)} times within {DEATHS_SECONDS:g} s, the last time it" if len(deaths) > 1 else ""
                 problem = f"it{f' ended{times}' if times else ''} {how}"
@@ -236,3 +237,18 @@ class Voters:
             pass_fds=[self._lock],
             start_new_session=True,
         )
+
+
+def _ended(process: subprocess.Popen[bytes]) -> tuple[int, str]:
+    """Wait until a voter ends, and end one that is stopped: its exit code, and how it ended, in words."""
+    look, stopped = process_of(process.pid).look, 0
+    while True:
+        try:
+            code = process.wait(_LOOK_SECONDS)
+        except subprocess.TimeoutExpired:
+            stopped = stopped + 1 if look().is_stopped else 0
+            if stopped >= STOPPED_LOOKS:
+                process.kill()
+                return process.wait(), f"was stopped for {stopped * _LOOK_SECONDS:g} s, and is ended"
+        else:
+            return code, ending(-code if code < 0 else code << 8)

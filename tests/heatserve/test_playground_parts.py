@@ -98,6 +98,13 @@ def test_a_picture_of_a_billion_pixels_is_refused_before_it_is_decoded() -> None
         pictures.fitted(bytes(content), DIGITS)
 
 
+def test_a_picture_that_would_be_huge_once_it_covers_the_models_size_is_refused() -> None:
+    """A file of 2 KB: 32 pixels high, it would be 64 million wide, and 6 GB."""
+    content = file_of(np.zeros((1, 2_000_000), np.uint8))
+    with pytest.raises(Refused, match="too long for its width"):
+        pictures.fitted(content, COLOUR)
+
+
 def test_a_drawing_becomes_an_image_as_those_of_the_digits_are() -> None:
     """Ink is counted in 17 levels, and fills the picture, wherever and however small it was drawn."""
     for box in ((20, 30, 60, 110), (100, 100, 220, 260)):

@@ -5,13 +5,16 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 
 import pytest
 
+from heatserve.serving.switching.control import ControlSocket, servers_of
 from heatserve.serving.triton import debris
 from heatserve.serving.triton.debris import KEPT_LOGS, remove_debris
+from heatserve.serving.unix_sockets import listening
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="Triton runs on Linux only")
 
@@ -46,3 +49,17 @@ def test_folders_that_killed_tritons_left_are_removed(tmp_path: Path, monkeypatc
         process.kill()
     remove_debris(tmp_path)  # no Triton runs now, but one may start this very moment
     assert sorted(path.name for path in tmp_path.glob("python_env_*")) == ["python_env_fulled", "python_env_newest"]
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="another user has to own a folder")
+def test_a_folder_of_another_user_is_that_of_no_server_of_ours(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its note may be a link to ours: he would answer our commands, or have them wait for half an hour."""
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    theirs = tmp_path / "heatserve-0"
+    theirs.mkdir()
+    with ControlSocket(tmp_path, lambda *_: None), listening(theirs, "control"):
+        (ours,) = servers_of(tmp_path)
+        (theirs / "control.json").symlink_to(ours / "control.json")
+        assert servers_of(tmp_path) == [theirs, ours]
+        os.chown(theirs, 12345, 12345)
+        assert servers_of(tmp_path) == [ours]

@@ -5,16 +5,25 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 
 import grpc
 import numpy as np
 import pytest
+from google.protobuf.json_format import MessageToDict
 from test_client import CLIENTS, Predict
 from tiny_model import random_images
 from tritonclient.grpc import service_pb2, service_pb2_grpc
+from tritonclient.utils import serialize_byte_tensor
 
 from heatserve import Reason, ServingError, TritonServer
+from heatserve.export.repository.layout import CONFIG_NAME
+from heatserve.export.repository.settings import read_config
+from heatserve.serving.client.address import parse_address
+from heatserve.serving.client.answers import read_class_names, read_spec
+from heatserve.serving.client.failures import Refused, explained
+from heatserve.serving.client.messages import GrpcResult
 
 pytestmark = pytest.mark.slow
 
@@ -150,3 +159,31 @@ def test_a_false_ranking_is_refused(
     changes.change_ranking = change
     with pytest.raises(ServingError, match=re.escape(message)):
         predict(url, "tiny", random_images(2))
+
+
+HOSTILE, PLAIN = "a cat\x1b]0;a title\x07\x9b2J\r\nb", "a cat ]0;a title 2J b"
+
+
+class Failed(grpc.RpcError):  # type: ignore[misc]  # untyped
+    def code(self) -> grpc.StatusCode:
+        return grpc.StatusCode.INVALID_ARGUMENT
+
+    def details(self) -> str:
+        return HOSTILE
+
+
+@pytest.mark.parametrize("error", [Refused("400", HOSTILE), Failed()])
+def test_what_a_server_says_does_nothing_to_a_terminal(error: Exception) -> None:
+    with pytest.raises(ServingError) as caught, explained(parse_address("grpc://there:1")):
+        raise error
+    assert str(caught.value) == PLAIN
+
+
+def test_names_and_promises_do_nothing_to_a_terminal(tiny_repository: Path) -> None:
+    ranking = service_pb2.ModelInferResponse()
+    ranking.outputs.add(name="probabilities", datatype="BYTES", shape=[1, 1])
+    ranking.raw_output_contents.append(serialize_byte_tensor(np.array([f"0.5:3:{HOSTILE}"], object)).item())
+    assert read_class_names(GrpcResult(ranking)) == {3: PLAIN}
+    config = MessageToDict(read_config(tiny_repository / "tiny" / CONFIG_NAME), preserving_proto_field_name=True)
+    config["parameters"]["promise"] = {"string_value": HOSTILE}
+    assert read_spec(config).promise == PLAIN

@@ -43,6 +43,13 @@ def next_good_request(front: RunningFront) -> Iterator[None]:
         assert client.predict(random_images(1))[0].label >= 0
 
 
+def nested(levels: int) -> object:
+    found: object = 0
+    for _ in range(levels):
+        found = [found]
+    return found
+
+
 def asked(front: RunningFront, body: object, *headers: str, path: str = INFER) -> tuple[int, str]:
     """The status, and the error, of a request with this body."""
     content = body if isinstance(body, bytes) else json.dumps(body).encode()
@@ -94,6 +101,11 @@ def without(name: str) -> dict[str, object]:
         ({"inputs": IMAGE}, "inputs: expected a list with the input image"),
         ({}, "inputs: expected a list with the input image, got None"),
         ([], "body: expected a JSON object, got []"),
+        (nested(900), "body: expected a JSON object, got [[['...']]]"),
+        (
+            {"inputs": [{"": {"": {"": [1]}}}] * 5_000},
+            "inputs: expected a list with the input image, got [{'': {'': '...'}}, ",
+        ),
         ({**image(), "outputs": [{"name": "weights"}]}, "outputs: expected some of certified_radius"),
         ({**image(), "outputs": [{"name": "label"}] * 2}, "each once, got 'label'"),
         ({**image(), "outputs": [{"name": "label"}] * 100}, "outputs: expected a list of at most 7"),

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import socket
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -17,11 +18,14 @@ from uvicorn.config import Config
 from uvicorn.server import ServerState
 
 from heatserve.serving.front import limits
+from heatserve.serving.front.app import FrontApp
 from heatserve.serving.front.connections import CallerConnection
 from heatserve.serving.front.lifecycle import FrontServer
 from heatserve.serving.front.limits import BodyBytes, Gate, Rates
+from heatserve.serving.front.models import ModelRules, TensorRule
 from heatserve.serving.front.options import FrontOptions
 from heatserve.serving.front.process import FrontSockets
+from heatserve.serving.front.served import Served
 from heatserve.serving.observed.families import FRONT_REJECTED
 from heatserve.serving.observed.page import value_of
 from heatserve.serving.observed.recorder import Recorder
@@ -38,18 +42,26 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def port(folder: Path) -> Iterator[int]:
     """A front with no Triton behind it, and little patience."""
-    sockets = FrontSockets.bound("127.0.0.1", http=0)
-    with pytest.MonkeyPatch.context() as patch, ExitStack() as cleanup:
+    with pytest.MonkeyPatch.context() as patch:
         for name in ("HEADER_SECONDS", "BODY_SECONDS", "WRITE_SECONDS"):
             patch.setattr(limits, name, 0.3)
         patch.setattr(limits, "IDLE_SECONDS", 1)
+        server = FrontServer(FrontOptions(max_connections=MOST_CONNECTIONS), Recorder(folder), None)
+        with listening(server) as found:
+            yield found
+
+
+@contextmanager
+def listening(server: FrontServer) -> Iterator[int]:
+    """Its port, while it accepts connections, in a thread."""
+    sockets = FrontSockets.bound("127.0.0.1", http=0)
+    with ExitStack() as cleanup:
         loop = asyncio.new_event_loop()
         thread = threading.Thread(target=loop.run_forever)
         thread.start()
         cleanup.callback(loop.close)
         cleanup.callback(thread.join)
         cleanup.callback(loop.call_soon_threadsafe, loop.stop)
-        server = FrontServer(FrontOptions(max_connections=MOST_CONNECTIONS), Recorder(folder), None)
         asyncio.run_coroutine_threadsafe(server.listen(sockets.http, ()), loop).result(PATIENCE_SECONDS)
         yield sockets.http_port
         asyncio.run_coroutine_threadsafe(server.end(), loop).result(PATIENCE_SECONDS)
@@ -190,7 +202,84 @@ def test_rates_forget_who_asked_long_ago() -> None:
 
 def test_bodies_share_what_there_is() -> None:
     bodies = BodyBytes(10)
-    assert bodies.take(6)
-    assert not bodies.take(5)
-    bodies.give(6)
-    assert bodies.take(10)
+    assert [bodies.take("a", 3), bodies.take("a", 3), bodies.take("a", 2)] == [True, False, True]
+    assert [bodies.take("b", 5), bodies.take("c", 1)] == [True, False]
+    bodies.give("a", 5)
+    assert [bodies.take("a", 5), bodies.take("c", 1)] == [True, False]
+
+
+BODIES_BYTES = 2**20
+
+
+@pytest.fixture
+def pictures_port(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[int]:
+    """A front whose model takes pictures of half of all that the front holds, and answers nothing."""
+
+    async def rules(*_: str) -> ModelRules:
+        image = TensorRule("image", "UINT8", 1, (BODIES_BYTES // 2,))
+        return ModelRules("m", {"image": image}, frozenset(), False, 1, False, BODIES_BYTES // 2, BODIES_BYTES // 2)
+
+    server = FrontServer(FrontOptions(), Recorder(tmp_path), None)
+    monkeypatch.setattr(server._app, "_bodies", BodyBytes(BODIES_BYTES))
+    monkeypatch.setattr(server.served, "rules", rules)
+    with listening(server) as port:
+        yield port
+
+
+def begin_body(address: str, port: int, size: int) -> socket.socket:
+    """A caller of all but the last byte of a body."""
+    caller = socket.create_connection(("127.0.0.1", port), PATIENCE_SECONDS, source_address=(address, 0))
+    caller.sendall(f"POST /v2/models/m/infer HTTP/1.1\r\nHost: a\r\nContent-Length: {size}\r\n\r\n".encode())
+    caller.sendall(b"x" * (size - 1))
+    return caller
+
+
+def test_one_caller_leaves_room_for_the_bodies_of_others(pictures_port: int) -> None:
+    """He sends all but the last byte of bodies that no time limit ends soon."""
+    with ExitStack() as opened:
+        held, refused, other = (
+            opened.enter_context(begin_body(f"127.0.0.{last}", pictures_port, BODIES_BYTES // 2)) for last in (1, 1, 2)
+        )
+        answer = read_all(refused)
+        assert status_of(answer) == 503
+        assert (
+            error_of(answer) == "body: expected room for it, found that other requests hold all of it; ask again later"
+        )
+        for caller in (held, other):
+            caller.sendall(b"x")
+            assert status_of(caller.recv(2**16)) == 400  # it was read: it is no JSON
+
+
+def test_a_body_that_stops_is_given_up_whatever_has_come_of_it(
+    pictures_port: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else bytes that were sent at once would pay for hours, in which others have no room."""
+    monkeypatch.setattr(limits, "BODY_SECONDS", 0.3)
+    with begin_body("127.0.0.1", pictures_port, BODIES_BYTES // 2) as caller:
+        caller.settimeout(BODIES_BYTES / 2 / limits.BODY_RATE / 2)  # half of the time that its bytes would have paid
+        answer = read_all(caller)
+    assert status_of(answer) == 408
+    assert error_of(answer) == "body: expected at least 4096 bytes a second"
+
+
+@pytest.mark.parametrize(("size", "turns", "looks_for_garbage"), [(2**16, 1, True), (2**16 + 1, 3, False)])
+def test_large_bodies_are_read_one_in_a_turn(size: int, turns: int, looks_for_garbage: bool) -> None:
+    """Each may take most of a second; many that end at once held the front up until its supervisor ended it."""
+
+    async def read_three() -> set[tuple[int, bool]]:
+        loop, turn = asyncio.get_running_loop(), 0
+
+        def count() -> None:
+            nonlocal turn
+            turn += 1
+            loop.call_soon(count)
+
+        count()
+        app = FrontApp(Served(), tokens=None, rates=None, recorder=Recorder(), log=None)
+        found = await asyncio.gather(*(app._read(bytes(size), lambda _: (turn, gc.isenabled())) for _ in range(3)))
+        return {*found}
+
+    found = asyncio.run(asyncio.wait_for(read_three(), PATIENCE_SECONDS))
+    assert len(found) == turns
+    assert {is_enabled for _, is_enabled in found} == {looks_for_garbage}
+    assert gc.isenabled()

@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import signal
 import subprocess
 import sys
 import textwrap
+import time
 from pathlib import Path
 
 import numpy as np
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
+from heatserve.serving.front import metrics_page
+from heatserve.serving.front.metrics_page import MetricsApp
+from heatserve.serving.front.routes import Route
+from heatserve.serving.front.served import Served
 from heatserve.serving.observed.facts import declare_models
 from heatserve.serving.observed.families import (
     CERTIFIED_RADIUS,
@@ -232,3 +238,26 @@ def test_facts_of_models_are_those_declared_last(tmp_path: Path) -> None:
     assert sample(page(tmp_path), "heatserve_card_alpha_ratio", model="tiny") == 0.01
     declare_models(tmp_path, models[1:])
     assert "tiny" not in page(tmp_path)
+
+
+def test_all_who_wait_for_the_page_get_one_that_is_new(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Else one who asks for it again and again takes the front's interpreter from all requests."""
+    recorder, made = Recorder(tmp_path), list[float]()
+
+    def counted(folder: Path) -> str:
+        made.append(time.monotonic())
+        return page(folder)
+
+    async def ask() -> None:
+        app = MetricsApp(Served(), folder=tmp_path, tokens=None, recorder=recorder)
+        for requests in (1, 2):
+            recorder.add(REQUESTS, "digits", "one_pass", "answered")
+            answers = await asyncio.gather(*(app.describe(Route("metrics")) for _ in range(20)))
+            assert len(made) == requests
+            for answer in answers:
+                found = sample(answer.body.decode(), REQUESTS.name, model="digits", tier="one_pass", outcome="answered")
+                assert found == requests
+        assert made[1] - made[0] >= metrics_page.PAUSE_SECONDS
+
+    monkeypatch.setattr(metrics_page, "page", counted)
+    asyncio.run(ask())

@@ -12,15 +12,17 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from fronts import until
 from known_tiers import ask, at_distance, hurry, voter_of, write_known_model
 from test_server import descendants, is_running, log_named_in, serve_command, triton_process, wait_until_gone
 
-from heatserve import FREE_PORTS, ServingError, TritonServer
+from heatserve import FREE_PORTS, Client, ServingError, TritonServer
+from heatserve.certification.outcome import Outcome
 from heatserve.export.card import BASE_NAME
 from heatserve.export.repository.layout import open_model
 from heatserve.export.tiers import TierModel
 from heatserve.serving.tiers.unanswered import unanswered
-from heatserve.serving.triton import workspace
+from heatserve.serving.triton import voters, workspace
 from heatserve.serving.triton.installation import find_triton
 from heatserve.serving.triton.processes import triton_and_instances
 from heatserve.serving.triton.voters import MOST_DEATHS
@@ -87,6 +89,20 @@ def test_a_voter_that_keeps_dying_ends_the_server(tmp_path: Path) -> None:
         "times within 60 s, the last time it was ended by SIGKILL"
     ) in message
     log_named_in(message).unlink()
+
+
+def test_a_voter_that_stays_stopped_is_followed_by_another(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(voters, "STOPPED_LOOKS", 2)
+    write_known_model(tmp_path, tiers=[TierModel.CONFIRM])
+    with TritonServer(tmp_path, endpoints=FREE_PORTS) as server:
+        stopped = voter_of(server)
+        os.kill(stopped, signal.SIGSTOP)
+        wait_until_gone({stopped}, seconds=60)
+        until(lambda: voter_of(server) != stopped and server.voters.are_ready())
+        hurry(server)
+        with Client(server.endpoints.grpc_url, model="known") as client:
+            assert client.confirm(FAR, radius=0.1, deadline=50)[0].outcome is Outcome.YES
+        assert "the voter of known was stopped for 2 s, and is ended; it is started again" in server.log.read_text()
 
 
 def test_a_base_network_that_does_not_load_is_explained(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
