@@ -11,6 +11,7 @@ import typer
 
 from heatserve.certification.errors import HeatserveError
 from heatserve.certification.files import write_atomically
+from heatserve.commands.new_files import new_file
 from heatserve.commands.options import (
     KEPT,
     REPOSITORY,
@@ -54,7 +55,10 @@ def audit(
         typer.Option(min=0, help="Deterministic certificates: other images of each kind that attacks begin at."),
     ] = 20,
     out: Annotated[
-        Path | None, typer.Option(help="Write the audit there: `.html`, one page with figures, or `.json`, all of it.")
+        Path | None,
+        typer.Option(
+            callback=new_file, help="Write the audit there: `.html`, one page with figures, or `.json`, all of it."
+        ),
     ] = None,
     kept: Kept = KEPT,
     as_json: Json = False,

@@ -14,6 +14,7 @@ from heatserve.commands.options import (
     BackendDirectory,
     Json,
     Out,
+    OutWithFigure,
     Repository,
     Root,
     TestImages,
@@ -51,7 +52,7 @@ def load(
     ] = None,
     backend_directory: BackendDirectory = None,
     seed: Annotated[int, typer.Option(help="Decides random weights, images, and the moments of arrivals.")] = 0,
-    out: Annotated[Path | None, typer.Option(help="Write the results there, as JSON, and a figure beside it.")] = None,
+    out: OutWithFigure = None,
     as_json: Json = False,
 ) -> None:
     """Put a served model under load, and measure its floors in the same run: latency, throughput, errors, CPU, memory.

@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from heatserve.commands.new_files import new_file
 from heatserve.commands.options import (
     REPOSITORY,
     Data,
@@ -27,7 +28,10 @@ def certify_dataset(
     root: Root = None,
     repository: Repository = REPOSITORY,
     results: Annotated[
-        Path | None, typer.Option(help="Results file, continued if it exists; by default runs/NAME.certify.jsonl.")
+        Path | None,
+        typer.Option(
+            callback=new_file, help="Results file, continued if it exists; by default runs/NAME.certify.jsonl."
+        ),
     ] = None,
     images: TestImages = 500,
     n0: Annotated[int, typer.Option(min=1, help="n₀: votes to guess the class.")] = 100,

@@ -8,12 +8,15 @@ from typing import Annotated
 import typer
 from rich.console import Console, Group
 
+from heatserve.commands.new_files import new_file
 from heatserve.commands.options import ARCHITECTURE_HELP, REPOSITORY, Json, deliver, tell_page
 
 _Systems = Annotated[
     list[str] | None, typer.Option(help="`baseline`, `noise`, `average`, …; once for each, by default all.")
 ]
-_Results = Annotated[Path, typer.Option(help="JSON file of the rows; a figure for each σ is drawn beside it.")]
+_Results = Annotated[
+    Path, typer.Option(callback=new_file, help="JSON file of the rows; a figure for each σ is drawn beside it.")
+]
 _Publish = Annotated[
     str | None,
     typer.Option(

@@ -12,6 +12,7 @@ import typer
 
 from heatserve.certification.errors import HeatserveError
 from heatserve.certification.files import write_atomically
+from heatserve.commands.new_files import new_file, new_file_and_figure
 
 if TYPE_CHECKING:
     from rich.console import Group, RenderableType
@@ -75,7 +76,13 @@ Repository = Annotated[Path, typer.Option(help="Triton model repository.")]
 REPOSITORY = Path("model_repository")
 TestImages = Annotated[int, typer.Option(min=1, help="Test images, at most what the split has.")]
 Seed = Annotated[int, typer.Option(help="Decides the noise, and which images are taken.")]
-Out = Annotated[Path | None, typer.Option(help="Write the results there, as JSON.")]
+Out = Annotated[Path | None, typer.Option(callback=new_file, help="Write the results there, as JSON.")]
+OutWithFigure = Annotated[
+    Path | None,
+    typer.Option(
+        "--out", callback=new_file_and_figure, help="Write the results there, as JSON, and a figure beside it."
+    ),
+]
 Json = Annotated[bool, typer.Option("--json", help="Write JSON to stdout, not a table.")]
 SAMPLING_HELP = "Noise of Certify: `float32`, or `grid`: sound, for 8-bit images only."
 Sampling = Annotated[str, typer.Option(help=SAMPLING_HELP)]
