@@ -7,17 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from heatserve.commands.options import (
-    REPOSITORY,
-    Data,
-    Json,
-    OutWithFigure,
-    Repository,
-    Root,
-    Seed,
-    deliver,
-    tell_page,
-)
+from heatserve.commands.options import REPOSITORY, Data, Json, OutWithFigure, Repository, Root, Seed, deliver, tell_page
 
 if TYPE_CHECKING:
     from heatserve.benchmarks.records.attack import AttackRecord

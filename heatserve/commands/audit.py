@@ -23,6 +23,7 @@ from heatserve.commands.options import (
     TestImages,
     deliver,
     kept_when_interrupted,
+    seed_option,
 )
 
 if TYPE_CHECKING:
@@ -46,9 +47,7 @@ def audit(
     images: TestImages = 1000,
     seed: Annotated[
         int | None,
-        typer.Option(
-            min=0, help="Decides the noise of Certify, or attacks; by default one that the card does not name."
-        ),
+        seed_option("the noise of Certify, or attacks; by default one that the card does not name"),
     ] = None,
     starts: Annotated[
         int,

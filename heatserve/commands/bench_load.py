@@ -20,6 +20,7 @@ from heatserve.commands.options import (
     TestImages,
     deliver,
     one_by_one,
+    seed_option,
     tell_page,
 )
 
@@ -51,7 +52,7 @@ def load(
         typer.Option(help="Also run this load generator, if it is installed: `wrk` or `hey`; repeat it for both."),
     ] = None,
     backend_directory: BackendDirectory = None,
-    seed: Annotated[int, typer.Option(help="Decides random weights, images, and the moments of arrivals.")] = 0,
+    seed: Annotated[int, seed_option("random weights, images, and the moments of arrivals")] = 0,
     out: OutWithFigure = None,
     as_json: Json = False,
 ) -> None:
@@ -100,7 +101,7 @@ def tiers(
     images: TestImages = 500,
     seconds: Annotated[float, typer.Option(min=0.1, help="Length of each measurement of speed.")] = 5.0,
     generators: _Generators = 2,
-    seed: Annotated[int, typer.Option(help="Decides which images are taken; the noise of the tiers is fresh.")] = 0,
+    seed: Annotated[int, seed_option("which images are taken; the noise of the tiers is fresh")] = 0,
     out: Out = None,
     as_json: Json = False,
 ) -> None:

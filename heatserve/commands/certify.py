@@ -61,8 +61,12 @@ def certify_dataset(
     from heatserve.export.calibration.sampling import check_classes, sample_for
     from heatserve.export.card_parts import MonteCarlo
     from heatserve.export.repository.smoothed import SmoothedWork, open_smoothed
+    from heatserve.training.methods.parameters import require
 
+    require("alpha", alpha, 0 < alpha < 1, "a number between 0 and 1")  # before the file has a line of it
     model, file = open_smoothed(repository, name, SmoothedWork.VOTES), results or Path("runs") / f"{name}.certify.jsonl"
+    classes = len(model.card.class_names)
+    require("top_k", top_k, top_k < classes, f"1 to {classes - 1} for {classes} classes")
     data = data or model.card.trained_on
     check_classes(model.card, data, root=root)
     summary = run(

@@ -13,15 +13,7 @@ from rich.text import Text
 
 from heatserve.certification.errors import HeatserveError, first_of
 from heatserve.commands.new_files import new_file
-from heatserve.commands.options import (
-    ClassesFile,
-    Crop,
-    Root,
-    ShorterSide,
-    SkipUnreadable,
-    name_data,
-    numbers,
-)
+from heatserve.commands.options import ClassesFile, Crop, Root, ShorterSide, SkipUnreadable, name_data, numbers
 from heatserve.commands.train.options import TrainingData
 
 if TYPE_CHECKING:

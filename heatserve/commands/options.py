@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, TypeVar
@@ -75,7 +75,14 @@ OwnCode = Annotated[
 Repository = Annotated[Path, typer.Option(help="Triton model repository.")]
 REPOSITORY = Path("model_repository")
 TestImages = Annotated[int, typer.Option(min=1, help="Test images, at most what the split has.")]
-Seed = Annotated[int, typer.Option(help="Decides the noise, and which images are taken.")]
+
+
+def seed_option(decides: str) -> Any:
+    """An option for a seed: from 2³² on, seeds would share the noise of smaller ones."""
+    return typer.Option(min=0, max=2**32 - 1, help=f"Decides {decides}.")
+
+
+Seed = Annotated[int, seed_option("the noise, and which images are taken")]
 Out = Annotated[Path | None, typer.Option(callback=new_file, help="Write the results there, as JSON.")]
 OutWithFigure = Annotated[
     Path | None,
@@ -214,6 +221,18 @@ def one_by_one(record: R, names: Sequence[str], measure: Callable[[str], Any], o
         if out:
             write_record(out, record)
     return record
+
+
+def known_names(option: str, names: Sequence[str] | None, known: Collection[str]) -> list[str]:
+    """The names that an option was given, all that are known where it was not.
+
+    Raises:
+        HeatserveError: one that is not known.
+    """
+    unknown = [name for name in names or () if name not in known]
+    if unknown:
+        raise HeatserveError(f"{option}: expected one of {', '.join(known)}, got {unknown[0]}")
+    return list(names or known)
 
 
 def numbers(name: str, text: str) -> tuple[float, ...]:

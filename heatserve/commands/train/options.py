@@ -12,7 +12,7 @@ from typing import Annotated, Any
 import typer
 
 from heatserve.commands.new_files import new_file
-from heatserve.commands.options import ARCHITECTURE_HELP, DATA_HELP
+from heatserve.commands.options import ARCHITECTURE_HELP, DATA_HELP, seed_option
 from heatserve.training.methods.parameters import HeatParameters
 
 RECIPE = "How it is optimised (by default the recipe of the method and the data set)"
@@ -31,9 +31,7 @@ CheckpointOut = Annotated[
         ".jsonl.",
     ),
 ]
-TrainingSeed = Annotated[
-    int, typer.Option(help="Decides initial weights, order of the images, augmentation and noise.")
-]
+TrainingSeed = Annotated[int, seed_option("initial weights, order of the images, augmentation and noise")]
 Preset = Annotated[
     str | None,
     typer.Option(
