@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -160,7 +161,7 @@ def deliver(
         out: the option `--out`; None: no file.
         width: columns of a table that is wider than the terminal; None: as wide as the terminal.
     """
-    text = results if isinstance(results, str) else json.dumps(results, indent=2)
+    text = results if isinstance(results, str) else json.dumps(_finite(results), indent=2, allow_nan=False)
     if out:
         write_atomically(out, f"{text}\n".encode())
     if as_json:
@@ -169,6 +170,15 @@ def deliver(
     from rich.console import Console
 
     Console(highlight=False, width=width).print(table(), crop=False)
+
+
+def _finite(value: Any) -> Any:
+    """The same, with null for a number that is none, as records have it: JSON knows no NaN and no infinity."""
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, dict):
+        return {key: _finite(item) for key, item in value.items()}
+    return [_finite(item) for item in value] if isinstance(value, list | tuple) else value
 
 
 def line(label: str, value: object) -> Group:

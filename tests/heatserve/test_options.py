@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -38,6 +39,11 @@ def test_a_program_gets_json_alone_and_the_table_is_not_made(capsys: pytest.Capt
 
     deliver(RESULTS, refuse, as_json=True)
     assert json.loads(capsys.readouterr().out) == RESULTS
+
+
+def test_a_number_that_is_none_is_null(capsys: pytest.CaptureFixture[str]) -> None:
+    deliver({"found": [0.5, math.nan, (math.inf,)]}, table, as_json=True)
+    assert json.loads(capsys.readouterr().out, parse_constant=pytest.fail) == {"found": [0.5, None, [None]]}
 
 
 def test_text_that_is_json_already_is_handed_over_as_it_is(capsys: pytest.CaptureFixture[str]) -> None:
