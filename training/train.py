@@ -18,6 +18,7 @@ from heatserve.training.data.errors import DataError
 from heatserve.training.data.splits import ImageData
 from heatserve.training.loop.fitting import Run, fit
 from heatserve.training.loop.optimisation import Optimisation
+from heatserve.training.loop.state import state_path
 from heatserve.training.loop.trainer import EpochMetrics, TrainingError
 from heatserve.training.methods.augmented import Augmented
 from heatserve.training.methods.cross_entropy import CrossEntropy
@@ -87,7 +88,7 @@ def train_lipschitz(
         run: how it is run.
 
     Raises:
-        TrainingError: both `teacher` and `start`, or `start` of another architecture.
+        TrainingError: both `teacher` and `start`, `start` of another architecture, or `out` is one of them.
         ArchitectureError: an architecture that is not 1-Lipschitz.
         DataError: the data does not fit the teacher or the start.
 
@@ -99,6 +100,7 @@ def train_lipschitz(
     parent = _one_of(teacher, start)
     if parent is not None:
         _check_fits(parent, data)
+        _check_apart(parent, out)
     label_free = teacher is not None
     metadata = _lipschitz_metadata(data, architecture, optimisation, seed, parent)
     metadata.hyperparameters.update(epsilon=epsilon, temperature=temperature, label_free=label_free)
@@ -173,6 +175,7 @@ def train_from(
     Raises:
         DataError: the data does not fit the network.
         ParameterError: a frozen base that was not trained under this σ.
+        TrainingError: `out` is the network to start from.
 
     Returns:
         `out`.
@@ -180,6 +183,7 @@ def train_from(
     parent = load_checkpoint(parent) if isinstance(parent, Path) else parent
     run = run or Run()
     _check_fits(parent, data)
+    _check_apart(parent, out)
     optimisation = optimisation or fine_tuning(parameters.method, data.name)
     for time_step in range(1, parameters.trainings):
         earlier = step_path(out, time_step)
@@ -236,7 +240,7 @@ def _train(
 ) -> Path:
     recipe = _recipe(replace(metadata, epochs=optimisation.epochs))
     if run.resume and _is_done(out, recipe):
-        out.with_suffix(".state").unlink(missing_ok=True)  # left by a kill after the last checkpoint
+        state_path(out).unlink(missing_ok=True)  # left by a kill after the last checkpoint
         return out
 
     def save(metrics: EpochMetrics) -> None:
@@ -302,3 +306,9 @@ def _check_fits(parent: Checkpoint, data: ImageData) -> None:
         )
     if expected.class_names != found.class_names:
         raise DataError(f"{parent.path}: its {expected.num_classes} classes are not those of {data.name}")
+
+
+def _check_apart(parent: Checkpoint, out: Path) -> None:
+    """A training that replaces what it began with could not be resumed, and nothing would be left to compare with."""
+    if out.resolve() == parent.path.resolve():
+        raise TrainingError(f"out: expected another file than {parent.path}, which the training starts from")

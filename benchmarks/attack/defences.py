@@ -23,6 +23,8 @@ Statistic = Callable[[Tensor, Tensor], Tensor]
 
 _ADVERSARYS_SAMPLES = 8
 """Draws with which an adversary estimates a statistic that is random on the server."""
+_LOST = 0.02
+"""Share of clean images with a positive radius that a threshold without a natural value refuses."""
 
 
 @dataclass(frozen=True)
@@ -54,23 +56,20 @@ class Discount:
         return f"radius − {self.sigmas:g} σ"
 
 
-def checks(
-    victim: Victim, images: Tensor, *, samples: Sequence[int] = (1, 4, 16), lost: float = 0.02, seed: int = 0
-) -> list[Check]:
+def checks(victim: Victim, images: Tensor, *, samples: Sequence[int], seed: int) -> list[Check]:
     """The checks to compare.
 
     Args:
         victim: see `Victim`.
         images: clean images [N, C, H, W] in [0,1] that nothing else is measured on.
         samples: k, noisy passes of f, for the checks that make any.
-        lost: share of those of `images` with a positive radius that a threshold without a natural value refuses.
         seed: decides the noise.
     """
     noise = torch.Generator().manual_seed(seed)
     found = [_agreement(victim)]
     for k in samples:
-        found += [_votes(victim, k, noise), _calibrated(_average(victim, k, noise), victim, images, lost)]
-    return [*found, _calibrated(_slope(victim), victim, images, lost)]
+        found += [_votes(victim, k, noise), _calibrated(_average(victim, k, noise), victim, images)]
+    return [*found, _calibrated(_slope(victim), victim, images)]
 
 
 def _agreement(victim: Victim) -> Check:
@@ -131,11 +130,11 @@ def _slope(victim: Victim) -> Check:
     return Check("slope of Φ⁻¹(v)", 2, slope, slope, 1.0)
 
 
-def _calibrated(check: Check, victim: Victim, images: Tensor, lost: float) -> Check:
-    """With the threshold that refuses a share `lost` of the positive radii, which its penalty is then relative to."""
+def _calibrated(check: Check, victim: Victim, images: Tensor) -> Check:
+    """With the threshold that refuses a share `_LOST` of the positive radii, which its penalty is then relative to."""
     with torch.no_grad():
         logits, radius = victim.served(images)
     kept = radius > 0
     statistic = check.statistic(images[kept], logits[kept].argmax(1)).detach()
-    threshold = float(statistic.quantile(1 - lost)) if len(statistic) else check.threshold
+    threshold = float(statistic.quantile(1 - _LOST)) if len(statistic) else check.threshold
     return replace(check, threshold=threshold, penalty=lambda images, labels: check.penalty(images, labels) - threshold)

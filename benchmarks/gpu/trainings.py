@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import MappingProxyType
@@ -15,6 +14,7 @@ from heatserve.training.checkpoint import load_checkpoint
 from heatserve.training.data.splits import ImageData, load_data
 from heatserve.training.evaluate import accuracy
 from heatserve.training.loop.fitting import Interrupted, Run
+from heatserve.training.loop.log import read_epochs
 from heatserve.training.loop.optimisation import Optimisation
 from heatserve.training.loop.progress import TrainingProgress, unseen_training
 from heatserve.training.methods.parameters import (
@@ -156,15 +156,16 @@ def _train(
 
 def _noted(system: str, recipe: GpuRecipe, machine: GpuMachine, *, done: bool, trainings: int) -> GpuTrainingRecord:
     out = recipe.file(system)
-    epochs = list(_epochs([*(step_path(out, step) for step in range(1, trainings)), out]))
+    parts = [*(step_path(out, step) for step in range(1, trainings)), out]
+    epochs = [epoch for part in parts for epoch in read_epochs(part)]
     row = GpuTraining(
         system=system,
         architecture=recipe.architecture,
         file=out.name,
         epochs=recipe.epochs * trainings,
         epochs_done=len(epochs),
-        seconds=sum(seconds for seconds, _ in epochs),
-        images_per_second=epochs[-1][1] if epochs else None,
+        seconds=sum(epoch["seconds"] for epoch in epochs),
+        images_per_second=epochs[-1]["images_per_second"] if epochs else None,
         sha256=None,
         accuracy=None,
     )
@@ -185,13 +186,3 @@ def _noted(system: str, recipe: GpuRecipe, machine: GpuMachine, *, done: bool, t
 
 def _test_images(recipe: GpuRecipe) -> ImageData:
     return load_data(_DATA, "test", recipe.root)
-
-
-def _epochs(checkpoints: Iterable[Path]) -> Iterator[tuple[float, float]]:
-    """Seconds and images a second of every epoch in the logs beside the checkpoints."""
-    for checkpoint in checkpoints:
-        log = checkpoint.with_suffix(".jsonl")
-        for line in log.read_text().splitlines() if log.exists() else ():
-            found = json.loads(line)
-            if found["kind"] == "epoch":
-                yield found["seconds"], found["images_per_second"]

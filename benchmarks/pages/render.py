@@ -75,11 +75,6 @@ def render_pages(results: Path) -> dict[str, str]:
     return {f"{name}.md": _render(f"{name}.md.j2", shown) for name, shown in found.items() if shown is not None}
 
 
-def render_readme_table(results: Path) -> str:
-    """The README's few rows."""
-    return _render("readme.md.j2", contents.readme_table(read_kept(results)))
-
-
 def with_readme_table(readme: str, results: Path) -> str:
     """The text of a README, its tables of results and of tiers replaced; a table without marks is left out."""
     kept = read_kept(results)

@@ -18,7 +18,7 @@ from itertools import islice
 import numpy as np
 from numpy.typing import NDArray
 from scipy.linalg import solveh_banded
-from scipy.special import erf, log_ndtr
+from scipy.special import erf
 
 from heatserve.benchmarks.paper.plane import solve_plane
 from heatserve.benchmarks.records.line import Convergence, Line, LineCurve, LineRecord, LineRun, LineStep
@@ -26,7 +26,7 @@ from heatserve.benchmarks.records.record import made_now
 
 Values = NDArray[np.float64]
 
-_Jump = Callable[[Values], Values]
+Jump = Callable[[Values], Values]
 """From distances to a boundary to values from −1, far on the left, to 1."""
 
 
@@ -45,23 +45,9 @@ class StepClassifier:
     def average(self, x: Values, variance: float = 0.0) -> Values:
         """Its average over Gaussian noise of a variance; 0: itself. The solution of the heat equation, closed form."""
         scale = np.sqrt(2 * (self.width**2 + variance))
-        return self._sum(x, lambda distance: np.asarray(erf(distance / scale)))
+        return self.with_jumps(x, lambda distance: np.asarray(erf(distance / scale)))
 
-    def after_one_step(self, x: Values, coefficient: float) -> Values:
-        """The minimiser of ½|v − f|² + c|v′|² on the whole line, closed form.
-
-        It solves v − f = 2c·v″: f averaged over noise with density exp(−|t|/ℓ)/(2ℓ), ℓ² = 2c.
-        """
-        length = np.sqrt(2 * coefficient)
-        ratio = self.width / length
-
-        def tail(distance: Values) -> Values:
-            """exp(ratio²/2 + d/ℓ)·Φ(−d/width − ratio), without overflow."""
-            return np.asarray(np.exp(ratio**2 / 2 + distance / length + log_ndtr(-distance / self.width - ratio)))
-
-        return self._sum(x, lambda d: np.asarray(erf(d / (np.sqrt(2) * self.width)) + tail(d) - tail(-d)))
-
-    def _sum(self, x: Values, jump: _Jump) -> Values:
+    def with_jumps(self, x: Values, jump: Jump) -> Values:
         """−1, and a jump by 2 up or down at each boundary."""
         signs = [(-1) ** index for index in range(len(self.boundaries))]
         jumps = (sign * (1 + jump(x - at)) for sign, at in zip(signs, self.boundaries, strict=True))

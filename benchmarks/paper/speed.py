@@ -55,7 +55,6 @@ def measure_speed(
     dataset: str,
     *,
     out: Path | None = None,
-    rounds: int | None = None,
     seed: int = 0,
     progress: Progress = unseen,
 ) -> SpeedRecord:
@@ -68,7 +67,6 @@ def measure_speed(
         dataset: one of `SPEED_CLASSIFIERS`.
         out: the results file. It is written after each classifier; one that is there already, measured with the same
             options by the same versions on such a machine, is not measured again. None: no file.
-        rounds: counted blocks of classifications each way; None: `SPEED_ROUNDS`.
         seed: decides the weights, the image, the noise and the order of the ways.
         progress: shows the rounds of each classifier.
 
@@ -78,11 +76,10 @@ def measure_speed(
     """
     if dataset not in SPEED_CLASSIFIERS:
         raise HeatserveError(f"data: expected one of {', '.join(SPEED_CLASSIFIERS)} for Table 2, got {dataset!r}")
-    rounds = SPEED_ROUNDS if rounds is None else rounds
-    record = _kept(out, _empty_record(rounds=rounds, seed=seed))
+    record = _kept(out, _empty_record(seed=seed))
     for name in SPEED_CLASSIFIERS[dataset]:
         if name not in record.shapes:
-            found = measure_classifier(name, rounds=rounds, seed=seed, progress=progress)
+            found = measure_classifier(name, rounds=SPEED_ROUNDS, seed=seed, progress=progress)
             record = replace(record, shapes={**record.shapes, name: found})
             if out:
                 write_record(out, record)
@@ -107,11 +104,11 @@ def measure_classifier(name: str, *, rounds: int, seed: int, progress: Progress 
     )
 
 
-def _empty_record(*, rounds: int, seed: int) -> SpeedRecord:
+def _empty_record(*, seed: int) -> SpeedRecord:
     return SpeedRecord(
         **vars(made_now(seed=seed)),
         sigma=BENCHMARK_SIGMA,
-        rounds=rounds,
+        rounds=SPEED_ROUNDS,
         threads=torch.get_num_threads(),
         device="cpu",
         device_name=None,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -15,6 +14,7 @@ from heatserve.training import accuracy, load_checkpoint, train_baseline, train_
 from heatserve.training.architectures import choose_architecture
 from heatserve.training.data import ImageData, load_data
 from heatserve.training.loop import Optimisation, Run, TrainingProgress, unseen_training
+from heatserve.training.loop.log import read_epochs
 from heatserve.training.methods.parameters import Parameters, require
 
 BASELINE_SYSTEM = "baseline"
@@ -132,7 +132,8 @@ class Trainings:
         checkpoint = load_checkpoint(self.path(system, sigma))
         stages = self._stages(system)
         later = [stage for stage in stages if stage.name != BASELINE_SYSTEM] or stages
-        seconds = [value for stage in later for part in self._parts(stage, sigma) for value in _epoch_seconds(part)]
+        parts = [part for stage in later for part in self._parts(stage, sigma)]
+        seconds = [float(epoch["seconds"]) for part in parts for epoch in read_epochs(part)]
         return TrainedSystem(
             checkpoint=checkpoint.sha256,
             base_checkpoint=checkpoint.metadata.base_sha256,
@@ -165,10 +166,3 @@ class Trainings:
 
     def _epochs(self, stages: list[System], sigma: float) -> int:
         return sum(load_checkpoint(part).metadata.epochs for stage in stages for part in self._parts(stage, sigma))
-
-
-def _epoch_seconds(checkpoint: Path) -> list[float]:
-    """The seconds of each epoch, from the log beside a checkpoint; none where no log was kept."""
-    log = checkpoint.with_suffix(".jsonl")
-    records = [json.loads(line) for line in log.read_text().splitlines()] if log.is_file() else []
-    return [float(record["seconds"]) for record in records if record["kind"] == "epoch"]

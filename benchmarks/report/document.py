@@ -102,9 +102,9 @@ class Judgement:
     than: str
     better: Sequence[str]
     worse: Sequence[str]
-    unsettled: Sequence[str] = ()
+    unsettled: Sequence[str]
     """What cannot be compared, and why."""
-    sources: Sequence[str] = ()
+    sources: Sequence[str]
     """Files of results."""
 
 

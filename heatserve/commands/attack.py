@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from heatserve.commands.options import REPOSITORY, Data, Json, Repository, Root, Seed, deliver, tell_page
+from heatserve.commands.options import REPOSITORY, Data, Json, OutWithFigure, Repository, Root, Seed, deliver, tell_page
 
 if TYPE_CHECKING:
     from heatserve.benchmarks.records.attack import AttackRecord
@@ -54,7 +54,7 @@ def attack(
     cpu_threads: Threads = None,
     seed: Seed = 0,
     card: Annotated[bool, typer.Option("--card", help="Add what was found to the model's certificate card.")] = False,
-    out: Annotated[Path | None, typer.Option(help="Write the results there, as JSON, and a figure beside it.")] = None,
+    out: OutWithFigure = None,
     as_json: Json = False,
 ) -> None:
     """Try to break a served model: adversarial distances, spoofed certificates, and what cheap defences stop.

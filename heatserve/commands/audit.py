@@ -11,6 +11,7 @@ import typer
 
 from heatserve.certification.errors import HeatserveError
 from heatserve.certification.files import write_atomically
+from heatserve.commands.new_files import new_file
 from heatserve.commands.options import (
     KEPT,
     REPOSITORY,
@@ -22,6 +23,7 @@ from heatserve.commands.options import (
     TestImages,
     deliver,
     kept_when_interrupted,
+    seed_option,
 )
 
 if TYPE_CHECKING:
@@ -45,16 +47,17 @@ def audit(
     images: TestImages = 1000,
     seed: Annotated[
         int | None,
-        typer.Option(
-            min=0, help="Decides the noise of Certify, or attacks; by default one that the card does not name."
-        ),
+        seed_option("the noise of Certify, or attacks; by default one that the card does not name"),
     ] = None,
     starts: Annotated[
         int,
         typer.Option(min=0, help="Deterministic certificates: other images of each kind that attacks begin at."),
     ] = 20,
     out: Annotated[
-        Path | None, typer.Option(help="Write the audit there: `.html`, one page with figures, or `.json`, all of it.")
+        Path | None,
+        typer.Option(
+            callback=new_file, help="Write the audit there: `.html`, one page with figures, or `.json`, all of it."
+        ),
     ] = None,
     kept: Kept = KEPT,
     as_json: Json = False,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated
 
@@ -25,7 +24,9 @@ from heatserve.commands.options import (
     Repository,
     Root,
     deliver,
+    known_names,
     one_by_one,
+    seed_option,
     tell_page,
 )
 
@@ -44,7 +45,7 @@ def latency(
         ),
     ] = None,
     requests: Annotated[int, typer.Option(min=1, help=_REQUESTS)] = 200,
-    seed: Annotated[int, typer.Option(help="Decides the random weights, the image and the noise.")] = 0,
+    seed: Annotated[int, seed_option("the random weights, the image and the noise")] = 0,
     out: Out = None,
     as_json: Json = False,
 ) -> None:
@@ -65,7 +66,7 @@ def latency(
     rounds = rounds_for(requests)
     record = one_by_one(
         LatencyRecord(**vars(made_now(seed=seed)), shapes={}),
-        _chosen(shapes, CLASSIFIERS),
+        known_names("shape", shapes, CLASSIFIERS),
         lambda name: measure_latency(name, rounds=rounds, seed=seed, progress=progress_bar),
         out,
     )
@@ -86,7 +87,7 @@ def export(
         list[int] | None, typer.Option("--batch", min=1, help="Images in a request; once for each. None: 1, 8, 32.")
     ] = None,
     requests: Annotated[int, typer.Option(min=1, help=_REQUESTS)] = 100,
-    seed: Annotated[int, typer.Option(help="Decides the random weights, the images and the order of the ways.")] = 0,
+    seed: Annotated[int, seed_option("the random weights, the images and the order of the ways")] = 0,
     out: Out = None,
     as_json: Json = False,
 ) -> None:
@@ -105,12 +106,9 @@ def export(
     from heatserve.export.calibration.report import progress_bar
     from heatserve.export.runtime.timing import rounds_for
 
-    names = _chosen(shapes or [name for name in CLASSIFIERS if name != "digits"], CLASSIFIERS)
-    variants, batches, rounds = (
-        _chosen(variants, GRAPH_VARIANTS, "variant"),
-        batches or [1, 8, 32],
-        rounds_for(requests),
-    )
+    names = known_names("shape", shapes or [name for name in CLASSIFIERS if name != "digits"], CLASSIFIERS)
+    variants = known_names("variant", variants, GRAPH_VARIANTS)
+    batches, rounds = batches or [1, 8, 32], rounds_for(requests)
     absent = absent_providers()
     record = one_by_one(
         EngineRecord(**vars(made_now(seed=seed)), absent=absent, shapes={}),
@@ -145,7 +143,7 @@ def training(
         int, typer.Option(min=2, help="Estimates of ‖∇v‖² by each estimator, for their spread.")
     ] = 20,
     device: Annotated[str, typer.Option(help="`cpu`, `cuda`, ….")] = "cpu",
-    seed: Annotated[int, typer.Option(help="Decides the random weights, the images and all draws.")] = 0,
+    seed: Annotated[int, seed_option("the random weights, the images and all draws")] = 0,
     out: Out = None,
     as_json: Json = False,
 ) -> None:
@@ -165,7 +163,7 @@ def training(
     settings = HeatStepSettings(kappa=kappa, repeats=repeats, variance_draws=variance_draws, seed=seed, device=device)
     record = one_by_one(
         settings.record(),
-        _chosen(shapes, STEP_IMAGES),
+        known_names("shape", shapes, STEP_IMAGES),
         lambda name: measure_heat_step(name, batch_size or STEP_IMAGES[name], settings, progress=progress_bar),
         out,
     )
@@ -187,7 +185,7 @@ def certify(
     n0: Annotated[int, typer.Option(min=1, help="n₀ of decide and of Certify.")] = 100,
     n: Annotated[int, typer.Option(min=1, help="Votes after which decide gives up; what Certify would take.")] = 10_000,
     certify_n: Annotated[int, typer.Option(min=1, help="n of the Certify whose radii are compared.")] = 500,
-    seed: Annotated[int, typer.Option(help="Decides the weights, the images and the noise.")] = 0,
+    seed: Annotated[int, seed_option("the weights, the images and the noise")] = 0,
     out: Out = None,
     as_json: Json = False,
 ) -> None:
@@ -231,7 +229,7 @@ def confirm(
     repository: Repository = REPOSITORY,
     images: Annotated[int, typer.Option(min=1, help="Test images of each model, at most what the split has.")] = 1000,
     n: Annotated[int, typer.Option(min=1, help="Most votes for an image.")] = 1000,
-    seed: Annotated[int, typer.Option(help="Decides the images and the noise.")] = 0,
+    seed: Annotated[int, seed_option("the images and the noise")] = 0,
     out: Out = None,
     as_json: Json = False,
 ) -> None:
@@ -283,7 +281,7 @@ def calibration(
     decision_n: Annotated[int, typer.Option(min=1, help="Most votes for a decision.")] = 10_000,
     test_n: Annotated[int, typer.Option(min=1, help="n of Certify on the test images.")] = 1000,
     delta: Annotated[float, typer.Option(help="δ: each promise holds with confidence 1 − δ.")] = 0.05,
-    seed: Annotated[int, typer.Option(help="Decides the images and the noise.")] = 0,
+    seed: Annotated[int, seed_option("the images and the noise")] = 0,
     kept: Kept = KEPT,
     out: Out = None,
     as_json: Json = False,
@@ -346,13 +344,3 @@ def pages(
 
     for path in write_pages(root):
         typer.echo(f"wrote   {path}")
-
-
-def _chosen(names: list[str] | None, known: Mapping[str, object], option: str = "shape") -> list[str]:
-    """The names that were asked for, all of them where none was."""
-    from heatserve.certification.errors import HeatserveError
-
-    unknown = [name for name in names or () if name not in known]
-    if unknown:
-        raise HeatserveError(f"{option}: expected one of {', '.join(known)}, got {unknown[0]}")
-    return names or list(known)

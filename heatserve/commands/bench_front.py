@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from heatserve.commands.options import Json, Out, deliver, one_by_one, tell_page
+from heatserve.commands.options import Json, Out, deliver, known_names, one_by_one, seed_option, tell_page
 
 _SHAPES = ("digits", "cifar10-resnet20")
 
@@ -19,7 +19,7 @@ def front(
     requests: Annotated[
         int, typer.Option(min=1, help="Counted requests each way, after warm-up; fewer of slow ones.")
     ] = 600,
-    seed: Annotated[int, typer.Option(help="Decides the random weights, the image and the order of the ways.")] = 0,
+    seed: Annotated[int, seed_option("the random weights, the image and the order of the ways")] = 0,
     out: Out = None,
     as_json: Json = False,
 ) -> None:
@@ -34,14 +34,10 @@ def front(
     from heatserve.benchmarks.records.front import FrontRecord
     from heatserve.benchmarks.records.record import made_now, to_json
     from heatserve.benchmarks.tables import front_table
-    from heatserve.certification.errors import HeatserveError
     from heatserve.export.calibration.report import progress_bar
     from heatserve.export.runtime.timing import rounds_for
 
-    chosen = shapes or [*_SHAPES]
-    unknown = [name for name in chosen if name not in CLASSIFIERS]
-    if unknown:
-        raise HeatserveError(f"shape: expected one of {', '.join(CLASSIFIERS)}, got {unknown[0]}")
+    chosen = known_names("shape", shapes or [*_SHAPES], CLASSIFIERS)
     rounds = rounds_for(requests)
     packages = ("uvicorn", "httptools", "uvloop", "orjson", "grpcio")
     record = one_by_one(

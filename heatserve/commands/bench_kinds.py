@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from heatserve.commands.options import REPOSITORY, Data, Json, Out, Repository, Root, deliver, tell_page
+from heatserve.commands.options import REPOSITORY, Data, Json, Out, Repository, Root, deliver, seed_option, tell_page
 
 
 def kinds(
@@ -19,7 +19,7 @@ def kinds(
     root: Root = None,
     images: Annotated[int, typer.Option(min=1, help="Test images of each single pass.")] = 10_000,
     proofs: Annotated[int, typer.Option(min=1, help="The first of them, which votes prove something about.")] = 500,
-    seed: Annotated[int, typer.Option(help="Decides the images and the noise.")] = 0,
+    seed: Annotated[int, seed_option("the images and the noise")] = 0,
     out: Out = None,
     as_json: Json = False,
 ) -> None:

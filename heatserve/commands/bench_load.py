@@ -14,11 +14,13 @@ from heatserve.commands.options import (
     BackendDirectory,
     Json,
     Out,
+    OutWithFigure,
     Repository,
     Root,
     TestImages,
     deliver,
     one_by_one,
+    seed_option,
     tell_page,
 )
 
@@ -50,8 +52,8 @@ def load(
         typer.Option(help="Also run this load generator, if it is installed: `wrk` or `hey`; repeat it for both."),
     ] = None,
     backend_directory: BackendDirectory = None,
-    seed: Annotated[int, typer.Option(help="Decides random weights, images, and the moments of arrivals.")] = 0,
-    out: Annotated[Path | None, typer.Option(help="Write the results there, as JSON, and a figure beside it.")] = None,
+    seed: Annotated[int, seed_option("random weights, images, and the moments of arrivals")] = 0,
+    out: OutWithFigure = None,
     as_json: Json = False,
 ) -> None:
     """Put a served model under load, and measure its floors in the same run: latency, throughput, errors, CPU, memory.
@@ -99,7 +101,7 @@ def tiers(
     images: TestImages = 500,
     seconds: Annotated[float, typer.Option(min=0.1, help="Length of each measurement of speed.")] = 5.0,
     generators: _Generators = 2,
-    seed: Annotated[int, typer.Option(help="Decides which images are taken; the noise of the tiers is fresh.")] = 0,
+    seed: Annotated[int, seed_option("which images are taken; the noise of the tiers is fresh")] = 0,
     out: Out = None,
     as_json: Json = False,
 ) -> None:

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from heatserve.commands.options import Json, Out, deliver, tell_page
+from heatserve.commands.options import Json, Out, deliver, known_names, seed_option, tell_page
 
 
 def networks(
@@ -16,7 +16,7 @@ def networks(
             metavar="NETWORK", help="Such as `timm:levit_128s`; none: all that docs/results/networks.md has."
         ),
     ] = None,
-    seed: Annotated[int, typer.Option(help="Decides the random weights and the images.")] = 0,
+    seed: Annotated[int, seed_option("the random weights and the images")] = 0,
     out: Out = None,
     as_json: Json = False,
 ) -> None:
@@ -34,13 +34,10 @@ def networks(
     from heatserve.benchmarks.records.networks import NetworksRecord
     from heatserve.benchmarks.records.record import made_now, read_record, to_json, write_record
     from heatserve.benchmarks.tables import networks_table
-    from heatserve.certification.errors import HeatserveError
     from heatserve.export.calibration.report import progress_bar
     from heatserve.export.runtime.exact import TOLERANCE
 
-    if unknown := [name for name in names or () if name not in NETWORKS]:
-        raise HeatserveError(f"network: expected one of {', '.join(NETWORKS)}, got {unknown[0]}")
-    chosen = names or list(NETWORKS)
+    chosen = known_names("network", names, NETWORKS)
     made = made_now("timm", "torchvision", seed=seed)
     record = NetworksRecord(**vars(made), tolerance=TOLERANCE, networks={}, refusals={})
     if out is not None and out.exists():

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from heatserve.commands.options import REPOSITORY, Json, Out, Repository, Root, deliver, tell_page
+from heatserve.commands.options import REPOSITORY, Json, Out, Repository, Root, deliver, seed_option, tell_page
 
 
 def shadow(
@@ -18,7 +18,7 @@ def shadow(
     runs: Annotated[int, typer.Option(min=1, help="Runs of each other kind.")] = 5,
     inputs: Annotated[int, typer.Option(min=1, help="Most inputs of a run.")] = 1000,
     judged: Annotated[int, typer.Option(min=1, help="Most answers that Certify judges in a run.")] = 100,
-    seed: Annotated[int, typer.Option(help="Decides the images of each run.")] = 0,
+    seed: Annotated[int, seed_option("the images of each run")] = 0,
     out: Out = None,
     as_json: Json = False,
 ) -> None:

@@ -7,7 +7,17 @@ from typing import Annotated
 import typer
 
 from heatserve.commands.bench_load import model_opener
-from heatserve.commands.options import REPOSITORY, BackendDirectory, Json, Out, Repository, Root, deliver, tell_page
+from heatserve.commands.options import (
+    REPOSITORY,
+    BackendDirectory,
+    Json,
+    Out,
+    Repository,
+    Root,
+    deliver,
+    seed_option,
+    tell_page,
+)
 
 
 def soak(
@@ -22,7 +32,7 @@ def soak(
     ] = 0.7,
     times: Annotated[int, typer.Option(min=0, max=4, help="How often each fault is done afterwards; 0: none.")] = 3,
     backend_directory: BackendDirectory = None,
-    seed: Annotated[int, typer.Option(help="Decides random weights, images, and the moments of arrivals.")] = 0,
+    seed: Annotated[int, seed_option("random weights, images, and the moments of arrivals")] = 0,
     out: Out = None,
     as_json: Json = False,
 ) -> None:

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from heatserve.commands.options import REPOSITORY, Json, Out, Repository, Root, deliver, tell_page
+from heatserve.commands.options import REPOSITORY, Json, Out, Repository, Root, deliver, seed_option, tell_page
 
 
 def switch(
@@ -15,7 +15,7 @@ def switch(
     root: Root = None,
     switches: Annotated[int, typer.Option(min=2, help="Switches and rollbacks, in turn.")] = 20,
     load: Annotated[float, typer.Option(min=0.01, max=1, help="Share of what the server reaches.")] = 0.5,
-    seed: Annotated[int, typer.Option(help="Decides the moments of arrivals.")] = 0,
+    seed: Annotated[int, seed_option("the moments of arrivals")] = 0,
     out: Out = None,
     as_json: Json = False,
 ) -> None:

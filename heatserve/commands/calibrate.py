@@ -252,6 +252,10 @@ def calibrate_variant(
     from heatserve.export.calibration.sampling import check_classes
     from heatserve.export.repository.smoothed import SmoothedWork, open_smoothed
 
+    if variant == name:
+        raise typer.BadParameter(
+            f"expected another model than the calibrated one, got {name} twice", param_hint="VARIANT"
+        )
     model, other = (open_smoothed(repository, each, SmoothedWork.CALIBRATION) for each in (name, variant))
     calibration, evaluation = calibrated_parts(model, other)
     for data in dict.fromkeys((calibration.check.dataset, evaluation.data.dataset)):

@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from heatserve.commands.new_files import new_file
 from heatserve.commands.options import (
     REPOSITORY,
     Data,
@@ -27,7 +28,10 @@ def certify_dataset(
     root: Root = None,
     repository: Repository = REPOSITORY,
     results: Annotated[
-        Path | None, typer.Option(help="Results file, continued if it exists; by default runs/NAME.certify.jsonl.")
+        Path | None,
+        typer.Option(
+            callback=new_file, help="Results file, continued if it exists; by default runs/NAME.certify.jsonl."
+        ),
     ] = None,
     images: TestImages = 500,
     n0: Annotated[int, typer.Option(min=1, help="n₀: votes to guess the class.")] = 100,
@@ -57,8 +61,12 @@ def certify_dataset(
     from heatserve.export.calibration.sampling import check_classes, sample_for
     from heatserve.export.card_parts import MonteCarlo
     from heatserve.export.repository.smoothed import SmoothedWork, open_smoothed
+    from heatserve.training.methods.parameters import require
 
+    require("alpha", alpha, 0 < alpha < 1, "a number between 0 and 1")  # before the file has a line of it
     model, file = open_smoothed(repository, name, SmoothedWork.VOTES), results or Path("runs") / f"{name}.certify.jsonl"
+    classes = len(model.card.class_names)
+    require("top_k", top_k, top_k < classes, f"1 to {classes - 1} for {classes} classes")
     data = data or model.card.trained_on
     check_classes(model.card, data, root=root)
     summary = run(

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from heatserve.commands.options import Json, Out, deliver, tell_page
+from heatserve.commands.options import Json, Out, deliver, seed_option, tell_page
 
 BROKEN = 3
 """Exit code of an engine that does not mean what the certificate says; 1 and 2 are errors."""
@@ -18,7 +18,7 @@ def conformance(
         typer.Option("--engine", help="One of those in the table; several times for several; by default all."),
     ] = None,
     examples: Annotated[int, typer.Option(min=1, help="Hard cases for each of the graphs.")] = 1000,
-    seed: Annotated[int, typer.Option(min=0, help="Decides the hard cases.")] = 0,
+    seed: Annotated[int, seed_option("the hard cases")] = 0,
     out: Out = None,
     as_json: Json = False,
 ) -> None:

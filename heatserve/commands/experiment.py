@@ -8,12 +8,15 @@ from typing import Annotated
 import typer
 from rich.console import Console, Group
 
-from heatserve.commands.options import ARCHITECTURE_HELP, REPOSITORY, Json, deliver, tell_page
+from heatserve.commands.new_files import new_file
+from heatserve.commands.options import ARCHITECTURE_HELP, REPOSITORY, Json, deliver, seed_option, tell_page
 
 _Systems = Annotated[
     list[str] | None, typer.Option(help="`baseline`, `noise`, `average`, …; once for each, by default all.")
 ]
-_Results = Annotated[Path, typer.Option(help="JSON file of the rows; a figure for each σ is drawn beside it.")]
+_Results = Annotated[
+    Path, typer.Option(callback=new_file, help="JSON file of the rows; a figure for each σ is drawn beside it.")
+]
 _Publish = Annotated[
     str | None,
     typer.Option(
@@ -47,7 +50,7 @@ def cifar10(
     ),
     results: _Results = Path("benchmarks/results/cifar10.json"),
     publish: _Publish = None,
-    seed: Annotated[int, typer.Option(help="Decides the images, all noise and all training.")] = 0,
+    seed: Annotated[int, seed_option("the images, all noise and all training")] = 0,
     device: Annotated[str, typer.Option(help="`cpu`, `cuda`, ….")] = "cpu",
     as_json: Json = False,
 ) -> None:

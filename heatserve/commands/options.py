@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Sequence
+import math
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, TypeVar
@@ -12,6 +13,7 @@ import typer
 
 from heatserve.certification.errors import HeatserveError
 from heatserve.certification.files import write_atomically
+from heatserve.commands.new_files import new_file, new_file_and_figure
 
 if TYPE_CHECKING:
     from rich.console import Group, RenderableType
@@ -74,8 +76,21 @@ OwnCode = Annotated[
 Repository = Annotated[Path, typer.Option(help="Triton model repository.")]
 REPOSITORY = Path("model_repository")
 TestImages = Annotated[int, typer.Option(min=1, help="Test images, at most what the split has.")]
-Seed = Annotated[int, typer.Option(help="Decides the noise, and which images are taken.")]
-Out = Annotated[Path | None, typer.Option(help="Write the results there, as JSON.")]
+
+
+def seed_option(decides: str) -> Any:
+    """An option for a seed: from 2³² on, seeds would share the noise of smaller ones."""
+    return typer.Option(min=0, max=2**32 - 1, help=f"Decides {decides}.")
+
+
+Seed = Annotated[int, seed_option("the noise, and which images are taken")]
+Out = Annotated[Path | None, typer.Option(callback=new_file, help="Write the results there, as JSON.")]
+OutWithFigure = Annotated[
+    Path | None,
+    typer.Option(
+        "--out", callback=new_file_and_figure, help="Write the results there, as JSON, and a figure beside it."
+    ),
+]
 Json = Annotated[bool, typer.Option("--json", help="Write JSON to stdout, not a table.")]
 SAMPLING_HELP = "Noise of Certify: `float32`, or `grid`: sound, for 8-bit images only."
 Sampling = Annotated[str, typer.Option(help=SAMPLING_HELP)]
@@ -146,7 +161,7 @@ def deliver(
         out: the option `--out`; None: no file.
         width: columns of a table that is wider than the terminal; None: as wide as the terminal.
     """
-    text = results if isinstance(results, str) else json.dumps(results, indent=2)
+    text = results if isinstance(results, str) else json.dumps(_finite(results), indent=2, allow_nan=False)
     if out:
         write_atomically(out, f"{text}\n".encode())
     if as_json:
@@ -155,6 +170,15 @@ def deliver(
     from rich.console import Console
 
     Console(highlight=False, width=width).print(table(), crop=False)
+
+
+def _finite(value: Any) -> Any:
+    """The same, with null for a number that is none, as records have it: JSON knows no NaN and no infinity."""
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, dict):
+        return {key: _finite(item) for key, item in value.items()}
+    return [_finite(item) for item in value] if isinstance(value, list | tuple) else value
 
 
 def line(label: str, value: object) -> Group:
@@ -207,6 +231,18 @@ def one_by_one(record: R, names: Sequence[str], measure: Callable[[str], Any], o
         if out:
             write_record(out, record)
     return record
+
+
+def known_names(option: str, names: Sequence[str] | None, known: Collection[str]) -> list[str]:
+    """The names that an option was given, all that are known where it was not.
+
+    Raises:
+        HeatserveError: one that is not known.
+    """
+    unknown = [name for name in names or () if name not in known]
+    if unknown:
+        raise HeatserveError(f"{option}: expected one of {', '.join(known)}, got {unknown[0]}")
+    return list(names or known)
 
 
 def numbers(name: str, text: str) -> tuple[float, ...]:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from heatserve.commands.options import ARCHITECTURE_HELP, DATA_HELP, Json, Root, deliver, tell_page
+from heatserve.commands.options import ARCHITECTURE_HELP, DATA_HELP, Json, Root, deliver, seed_option, tell_page
 from heatserve.commands.paper_speed import PARTS_WITHOUT_DATA, measure_without_data
 
 if TYPE_CHECKING:
@@ -63,7 +63,7 @@ def paper(
     top_k: _TopK = None,
     folder: _Folder = None,
     results: _Results = None,
-    seed: Annotated[int, typer.Option(help="Decides the images, all noise and all training.")] = 0,
+    seed: Annotated[int, seed_option("the images, all noise and all training")] = 0,
     device: Annotated[str, typer.Option(help="That networks are trained on: `cpu`, `cuda`, ….")] = "cpu",
     as_json: Json = False,
 ) -> None:

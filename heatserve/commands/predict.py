@@ -19,6 +19,7 @@ from heatserve.commands.asking import (
     table_rows,
     unanswered_record,
 )
+from heatserve.commands.new_files import new_file
 from heatserve.commands.options import Json, deliver
 from heatserve.commands.server import URL, Ca, Certificate, Headers, Served, ServerOptions, TokenFile, Url
 
@@ -49,7 +50,9 @@ def predict(
     certificate: Certificate = None,
     token_file: TokenFile = None,
     header: Headers = None,
-    svg: Annotated[Path | None, typer.Option(help="Write the table there, as a picture of a terminal.")] = None,
+    svg: Annotated[
+        Path | None, typer.Option(callback=new_file, help="Write the table there, as a picture of a terminal.")
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Ask a server for the class and the certificate of image files.

@@ -7,13 +7,14 @@ from typing import Annotated
 
 import typer
 
+from heatserve.commands.new_files import new_file
 from heatserve.commands.options import REPOSITORY, Repository
 
 
 def report(
     results: Annotated[Path, typer.Option(help="Folder of the kept results.")] = Path("benchmarks/results"),
     repository: Repository = REPOSITORY,
-    out: Annotated[Path, typer.Option(help="Where to write the page.")] = Path("report.html"),
+    out: Annotated[Path, typer.Option(callback=new_file, help="Where to write the page.")] = Path("report.html"),
 ) -> None:
     """All kept results as one HTML page that loads nothing else: tables and figures beside the paper's, and verdicts.
 

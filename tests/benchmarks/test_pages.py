@@ -20,7 +20,6 @@ from heatserve.benchmarks.pages.render import (
     REPOSITORY,
     RESULTS,
     render_pages,
-    render_readme_table,
     with_readme_table,
 )
 from heatserve.benchmarks.paper.published import TABLE_5
@@ -58,6 +57,11 @@ def test_the_committed_pages_are_what_the_kept_results_give(pages: dict[str, str
     assert committed == pages, "run `heatserve bench pages`"
 
 
+def _readme_table(results: Path) -> str:
+    """The rows of the README that are rendered from kept results."""
+    return with_readme_table(f"{BEGIN}{END}", results).removeprefix(BEGIN).removesuffix(END)
+
+
 def test_the_readme_has_the_table_of_the_kept_results() -> None:
     text = (ROOT / README).read_text()
     assert with_readme_table(text, ROOT / RESULTS) == text, "run `heatserve bench pages`"
@@ -79,7 +83,7 @@ def test_every_link_of_a_page_leads_to_a_file(pages: dict[str, str]) -> None:
 
 
 def test_a_table_has_as_many_cells_in_every_line(pages: dict[str, str]) -> None:
-    texts = [*pages.values(), render_readme_table(ROOT / RESULTS)]
+    texts = [*pages.values(), _readme_table(ROOT / RESULTS)]
     tables = [block for text in texts for block in re.findall(r"(?:^\|.*\n)+", text, re.MULTILINE)]
     assert len(tables) > 15
     for table in tables:
@@ -124,7 +128,7 @@ def test_pages_say_what_a_promise_is_worth_after_a_choice(pages: dict[str, str])
         assert chosen is not None
         assert f"{chosen.tried} networks were calibrated on the same {chosen.images} images" in text
         assert f"leaves {chosen.confidence:.2f}" in text
-        assert f"leaves confidence {chosen.confidence:.2f}" in render_readme_table(ROOT / RESULTS) or sigma != 0.25
+        assert f"leaves confidence {chosen.confidence:.2f}" in _readme_table(ROOT / RESULTS) or sigma != 0.25
 
 
 def test_rows_with_backed_get_a_column(tmp_path: Path) -> None:
@@ -137,7 +141,7 @@ def test_rows_with_backed_get_a_column(tmp_path: Path) -> None:
             found["backed"] = [share / 2 for share in found["single_pass"]]
             expected = f"{100 * found['backed'][found['radii'].index(0.25)]:.1f}"
     path.write_text(json.dumps(content))
-    readme = render_readme_table(tmp_path / RESULTS)
+    readme = _readme_table(tmp_path / RESULTS)
     lines = {line.split("|")[1].strip(): line.split("|")[-3].strip() for line in readme.splitlines() if "|" in line}
     assert lines["trained by"] == "backed"
     assert lines["`heat`"] == "–"
@@ -158,7 +162,7 @@ def test_the_command_writes_the_pages_and_only_its_part_of_the_readme(tmp_path: 
     readme.write_text(f"before\n{BEGIN}old\n{END}after\n")
     CliRunner().invoke(app, ["bench", "pages", "--root", str(tmp_path)], catch_exceptions=False)
     text = readme.read_text()
-    assert text == f"before\n{BEGIN}{render_readme_table(ROOT / RESULTS)}{END}after\n"
+    assert text == f"before\n{BEGIN}{_readme_table(ROOT / RESULTS)}{END}after\n"
     assert "| `average`, longer (served) |" in text
 
 
@@ -166,14 +170,14 @@ def test_the_row_of_the_served_model_is_its_card_s(tmp_path: Path) -> None:
     copy_kept(tmp_path)
     served = open_model(ROOT / "model_repository", "cifar10").card.evaluation
     assert served is not None
-    line = next(line for line in render_readme_table(tmp_path / RESULTS).splitlines() if "(served)" in line)
+    line = next(line for line in _readme_table(tmp_path / RESULTS).splitlines() if "(served)" in line)
     cells = [cell.strip() for cell in line.split("|")[1:-1]]
     at = served.certified_accuracy.radii.index(0.25)
     assert cells[3:5] == [f"{100 * served.clean_accuracy:.1f}", f"{100 * served.smoothed_accuracy:.1f}"]
     assert cells[6] == f"{100 * served.certified_accuracy.single_pass[at]:.1f}"
     assert cells[7] == f"{served.calibrated.overclaims} of {served.calibrated.positive}"
     shutil.rmtree(tmp_path / SERVED)
-    assert "(served)" not in render_readme_table(tmp_path / RESULTS)
+    assert "(served)" not in _readme_table(tmp_path / RESULTS)
     assert "card of `model_repository/cifar10`" not in render_pages(tmp_path / RESULTS)["cifar10.md"]
 
 

@@ -259,6 +259,12 @@ def test_the_tables_of_overclaims_are_the_records(tables: dict[str, list[list[st
         assert total[1:3] == [str((images.claimed > 0).sum()), str(images.overclaims.sum())]
 
 
+def test_a_calibration_by_itself_has_the_confidence_of_its_own_test(text: str) -> None:
+    said = re.findall(r"with confidence ([\d.]+), for this calibration by itself", text)
+    assert len(said) > 7
+    assert set(said) == {"0.95"}, "the confidence on a card is that of all looks up to its own together"
+
+
 def test_a_gpu_column_says_that_there_was_none(tables: dict[str, list[list[str]]]) -> None:
     lines = [line for line in tables[_caption(tables, "Table 2", "seconds")] if "GPU" in line[0]]
     assert {line[1] for line in lines} == {"the paper", "–"}

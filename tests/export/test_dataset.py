@@ -271,3 +271,20 @@ def test_the_command_shows_certified_accuracy(tmp_path: Path) -> None:
     assert summary["images"] == 5
     assert summary["recipe"]["top_k"] == 3
     assert len((tmp_path / "results.jsonl").read_text().splitlines()) == 6
+
+
+@pytest.mark.parametrize(
+    ("option", "message"),
+    [
+        ("--alpha 1", r"^alpha: expected a number between 0 and 1, got 1\.0$"),
+        ("--alpha 0", r"^alpha: expected a number between 0 and 1, got 0\.0$"),
+        ("--top-k 10", r"^top_k: expected 1 to 9 for 10 classes, got 10$"),
+    ],
+)
+@pytest.mark.usefixtures("model")
+def test_an_option_that_means_nothing_leaves_no_file(option: str, message: str, tmp_path: Path) -> None:
+    results = tmp_path / "results.jsonl"
+    arguments = ["certify-dataset", "tiny", "--repository", str(tmp_path / "models"), "--results", str(results)]
+    with pytest.raises(HeatserveError, match=message):
+        CliRunner().invoke(app, [*arguments, *option.split()], catch_exceptions=False)
+    assert not results.exists()

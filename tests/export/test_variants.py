@@ -13,12 +13,14 @@ import torch
 from onnx import numpy_helper
 from PIL import Image
 from test_graph import SHAPE, SIGMA, checkpoint, network_and_metadata, steady_images
+from typer.testing import CliRunner
 
 from heatserve import FREE_PORTS, Client, ServingError, TritonServer
 from heatserve.benchmarks.attack.target import open_target
 from heatserve.certification.calibration import CalibrationError
 from heatserve.certification.errors import HeatserveError
 from heatserve.certification.radius import Float32Array, nominal_radius
+from heatserve.cli import app
 from heatserve.export.calibration.calibrate import calibrate_model
 from heatserve.export.calibration.certifier import Certifier
 from heatserve.export.calibration.compare import calibrated_parts, check_loss, compare_variant
@@ -270,3 +272,11 @@ def test_an_attack_needs_an_input_that_moves_continuously(repository: Path) -> N
     torch.manual_seed(0)
     with pytest.raises(HeatserveError, match="bytes: expected a model of FP32 images"):
         open_target(open_model(repository, "bytes"), steady_images(2, 1), seed=0)
+
+
+def test_a_model_is_no_variant_of_itself(tmp_path: Path) -> None:
+    result = CliRunner().invoke(app, ["calibrate-variant", "fp32", "fp32", "--repository", str(tmp_path)])
+    assert result.exit_code == 2
+    assert "expected another model than the calibrated one, got fp32 twice" in " ".join(
+        result.output.replace("│", " ").split()
+    )

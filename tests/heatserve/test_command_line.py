@@ -148,7 +148,8 @@ def test_a_missing_package_is_explained(package: str, command: str, extras: str,
 @pytest.mark.slow
 def test_a_folder_that_cannot_be_written_is_explained(tmp_path: Path) -> None:
     (tmp_path / "runs").touch()
-    arguments = ["train", "baseline", "--data", "digits", "--architecture", "digits_cnn", "--out", "runs/a.safetensors"]
+    arguments = ["train", "baseline", "--data", "digits", "--architecture", "digits_cnn", "--out", "a.safetensors"]
+    arguments += ["--tensorboard", "runs"]
     done = subprocess.run(
         [sys.executable, "-m", "heatserve", *arguments], capture_output=True, text=True, check=False, cwd=tmp_path
     )

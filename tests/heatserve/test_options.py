@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 import json
+import math
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
+import typer
 from rich.table import Table
 
-from heatserve.commands.options import deliver, kept_when_interrupted, line
+from heatserve.certification.errors import HeatserveError
+from heatserve.cli import app
+from heatserve.commands.options import deliver, kept_when_interrupted, known_names, line
 
 RESULTS = {"radius": 0.25, "classes": ["a", "b"]}
 
@@ -35,6 +41,11 @@ def test_a_program_gets_json_alone_and_the_table_is_not_made(capsys: pytest.Capt
     assert json.loads(capsys.readouterr().out) == RESULTS
 
 
+def test_a_number_that_is_none_is_null(capsys: pytest.CaptureFixture[str]) -> None:
+    deliver({"found": [0.5, math.nan, (math.inf,)]}, table, as_json=True)
+    assert json.loads(capsys.readouterr().out, parse_constant=pytest.fail) == {"found": [0.5, None, [None]]}
+
+
 def test_text_that_is_json_already_is_handed_over_as_it_is(capsys: pytest.CaptureFixture[str]) -> None:
     deliver('{"radius":0.5}', table, as_json=True)
     assert capsys.readouterr().out == '{"radius":0.5}\n'
@@ -44,6 +55,34 @@ def test_a_long_path_stays_on_one_line(capsys: pytest.CaptureFixture[str]) -> No
     path = "/folder" * 40
     deliver({}, lambda: line("wrote", path), as_json=False, width=60)
     assert capsys.readouterr().out == f"wrote   {path}\n"
+
+
+def _commands(group: Any, *names: str) -> Iterator[tuple[tuple[str, ...], Any]]:
+    """Every command below a group of them, with the words that call it."""
+    for name, command in group.commands.items():
+        if hasattr(command, "commands"):
+            yield from _commands(command, *names, name)
+        else:
+            yield (*names, name), command
+
+
+def test_a_seed_is_one_whose_noise_no_other_has() -> None:
+    seeds = {
+        " ".join(names): (option.min, option.max)
+        for names, command in _commands(typer.main.get_command(app))
+        for option in command.params
+        if option.name == "seed"
+    }
+    assert len(seeds) > 20
+    assert set(seeds.values()) == {(0, 2**32 - 1)}
+
+
+def test_names_are_those_that_are_known_or_all_of_them() -> None:
+    known = {"fp32": 1, "int8": 2}
+    assert known_names("variant", None, known) == ["fp32", "int8"]
+    assert known_names("variant", ["int8"], known) == ["int8"]
+    with pytest.raises(HeatserveError, match=r"^variant: expected one of fp32, int8, got fp8$"):
+        known_names("variant", ["int8", "fp8"], known)
 
 
 def test_an_interruption_says_where_the_work_of_certify_is_kept(

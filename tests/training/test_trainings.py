@@ -21,7 +21,7 @@ from heatserve.training.loop.optimisation import Optimisation
 from heatserve.training.loop.trainer import TrainingError
 from heatserve.training.methods.parameters import HeatParameters
 from heatserve.training.recipes import baseline_optimisation, fine_tuning
-from heatserve.training.train import step_path, train_baseline, train_from
+from heatserve.training.train import step_path, train_baseline, train_from, train_lipschitz
 
 QUICK = Optimisation(epochs=1, batch_size=64, lr=0.05, cpu_threads=1)
 
@@ -192,3 +192,19 @@ def test_images_of_another_network_are_refused(few: ImageData, baseline: Checkpo
     ):
         with pytest.raises(DataError, match=message):
             train_from(baseline, other, HeatParameters(sigma=0.25), out=tmp_path / "a")
+
+
+def test_a_training_does_not_replace_what_it_starts_from(few: ImageData, baseline: Checkpoint) -> None:
+    before = baseline.path.read_bytes()
+    with pytest.raises(TrainingError, match=r"^out: expected another file than .*, which the training starts from$"):
+        train_from(baseline, few, HeatParameters(sigma=0.25), out=baseline.path.parent / "." / baseline.path.name)
+    with pytest.raises(TrainingError, match=r"^out: expected another file than "):
+        train_lipschitz(few, "lipschitz_digits", out=baseline.path, teacher=baseline)
+    assert baseline.path.read_bytes() == before
+
+
+@pytest.mark.parametrize("suffix", [".state", ".jsonl"])
+def test_a_checkpoint_is_not_named_as_a_file_beside_it(few: ImageData, suffix: str, tmp_path: Path) -> None:
+    with pytest.raises(TrainingError, match=r"^out: expected another suffix than that of the state and the log"):
+        train_baseline(few, "digits_cnn", out=tmp_path / f"baseline{suffix}")
+    assert list(tmp_path.iterdir()) == []

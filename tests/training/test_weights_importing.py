@@ -221,3 +221,11 @@ def test_a_users_own_code_is_named_and_recorded(tensors: dict[str, Tensor], netw
     found = imported(path, architecture=f"{code}:build")
     assert torch.equal(logits(found), logits(network))
     assert found.metadata.code_sha256 == hashlib.sha256(code.read_bytes()).hexdigest()
+
+
+def test_somebodys_file_is_not_replaced_by_the_checkpoint(tmp_path: Path, tensors: dict[str, Tensor]) -> None:
+    path = saved(tmp_path, tensors)
+    before = path.read_bytes()
+    with pytest.raises(CheckpointError, match=r"^out: expected another file than .*, which it would replace$"):
+        import_weights(path, "digits_cnn", dataset="digits", class_names=NAMES, input_shape=SHAPE, out=path)
+    assert path.read_bytes() == before

@@ -18,11 +18,12 @@ from torch import nn
 
 from heatserve.certification.cores import usable_cores
 from heatserve.training.data.splits import ImageData
-from heatserve.training.loop.log import Log
+from heatserve.training.loop.log import Log, log_path
 from heatserve.training.loop.optimisation import Optimisation
 from heatserve.training.loop.progress import TrainingProgress, unseen_training
 from heatserve.training.loop.signals import stop_signals
-from heatserve.training.loop.trainer import LOG_EVERY, EpochMetrics, Trainer
+from heatserve.training.loop.state import state_path
+from heatserve.training.loop.trainer import LOG_EVERY, EpochMetrics, Trainer, TrainingError
 from heatserve.training.methods.protocol import Method
 
 WRITE_EVERY = 20.0
@@ -79,15 +80,17 @@ def fit(
             starting its kernels one by one takes longer than they do.
 
     Raises:
-        TrainingError: the loss explodes, or it or its gradient is no longer finite. That step is not taken, or, where
-            it was replayed, not written.
+        TrainingError: `out` has the suffix of a file beside it; the loss explodes; or it or its gradient is no longer
+            finite. That step is not taken, or, where it was replayed, not written.
         DataError: `data` is not a `train` split, or it holds a label outside its classes.
         StateError: the state to resume from is damaged, or another training's.
         Interrupted: SIGINT, SIGTERM or SIGHUP came; the state is written.
     """
     run = run or Run()
+    if out and out in (state_path(out), log_path(out)):
+        raise TrainingError(f"out: expected another suffix than that of the state and the log beside it, got {out}")
     trainer = Trainer(network, method, data, optimisation, seed, recipe, replayable=replayable)
-    state = out.with_suffix(".state") if out else None
+    state = state_path(out) if out else None
     if run.resume and state and state.is_file():
         trainer.load(state)
     leads, done, written = trainer.team.leads, trainer.position.global_step, -math.inf
@@ -121,7 +124,7 @@ def fit(
 
 
 def _open_log(out: Path | None, tensorboard: Path | None, global_step: int) -> Log:
-    return Log(out.with_suffix(".jsonl") if out else None, tensorboard, global_step=global_step)
+    return Log(log_path(out) if out else None, tensorboard, global_step=global_step)
 
 
 def _flat(metrics: EpochMetrics) -> dict[str, Any]:

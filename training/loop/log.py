@@ -15,6 +15,19 @@ if TYPE_CHECKING:
     from torch.utils.tensorboard.writer import SummaryWriter
 
 
+def log_path(checkpoint: Path) -> Path:
+    """Where the log of a training is, beside its checkpoint."""
+    return checkpoint.with_suffix(".jsonl")
+
+
+def read_epochs(checkpoint: Path) -> list[dict[str, Any]]:
+    """The records of the epochs in the log beside a checkpoint; none where no log was kept."""
+    log = log_path(checkpoint)
+    lines = log.read_text().splitlines() if log.is_file() else []
+    records = (json.loads(line) for line in lines if math.isfinite(_global_step(line)))
+    return [record for record in records if record["kind"] == "epoch"]
+
+
 class Log:
     """Writes one record every few steps and one an epoch; a resumed training continues it without repetition."""
 

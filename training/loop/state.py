@@ -49,6 +49,11 @@ _NAMES_IN_FILE = {"step_in_epoch": "step", "global_step": "steps"}
 """Fields of a Position that a state file calls otherwise: states that were written long ago must still be read."""
 
 
+def state_path(checkpoint: Path) -> Path:
+    """Where the state of an unfinished training is, beside its checkpoint."""
+    return checkpoint.with_suffix(".state")
+
+
 def write_state(path: Path, recipe: str, position: Position, tensors: dict[str, Any]) -> None:
     """Write everything atomically. `recipe` is a text that decides the training; `tensors` nested state dicts."""
     content = io.BytesIO()

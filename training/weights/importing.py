@@ -67,11 +67,13 @@ def import_weights(
         `out`.
 
     Raises:
-        CheckpointError: an unreadable, damaged or hostile file; integers, NaN or infinities in it; a network that
-            answers NaN.
+        CheckpointError: an unreadable, damaged or hostile file, or `out` in its place; integers, NaN or infinities in
+            it; a network that answers NaN.
         MismatchError: tensors of another architecture.
         ArchitectureError: an unknown architecture, one for other images, or mean and std of other pixels than [0,1].
     """
+    if out.resolve() == path.resolve():
+        raise CheckpointError(f"out: expected another file than {path}, which it would replace")
     order = None if outputs is None else order_of_outputs(outputs, class_names)
     state = read_state_dict(path, entry=entry)
     statistics = choose_normalisation(state, mean, std, channels=input_shape[0])

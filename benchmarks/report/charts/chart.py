@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from math import isfinite
+from typing import ClassVar
 
 
 @dataclass(frozen=True)
@@ -94,12 +95,9 @@ class Bar:
 
 @dataclass(frozen=True, kw_only=True)
 class BarChart:
-    """Horizontal bars from 0, or on a logarithmic scale from 1."""
+    """Horizontal bars from 0 to the longest of them."""
 
     label: str
     bars: Sequence[Bar]
-    log: bool = False
-    high: float | None = None
-    """The end of the scale; None: the longest bar."""
-    series: tuple[()] = field(default=(), init=False)
+    series: ClassVar[tuple[()]] = ()
     """Bars are named where they are drawn, and need no legend."""

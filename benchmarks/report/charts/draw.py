@@ -9,7 +9,7 @@ from math import log10, sqrt
 from markupsafe import Markup
 
 from heatserve.benchmarks.report.charts.chart import Bar, BarChart, Chart, Cloud, Curve, Point
-from heatserve.benchmarks.report.charts.scale import Scale, round_up
+from heatserve.benchmarks.report.charts.scale import Scale
 
 _WIDTH, _HEIGHT = 400, 300
 _LEFT, _RIGHT, _TOP, _BOTTOM = 50, 10, 26, 44
@@ -41,10 +41,9 @@ def _chart(chart: Chart) -> Markup:
 @draw.register
 def _bars(chart: BarChart) -> Markup:
     width = _WIDTH - 2 * _RIGHT - _LETTER * max((len(bar.shown) for bar in chart.bars), default=0)
-    longest = chart.high or max((bar.value for bar in chart.bars), default=1.0)
-    parts = [
-        _bar(bar, index, width * _share(bar.value, longest, log=chart.log)) for index, bar in enumerate(chart.bars)
-    ]
+    longest = max((bar.value for bar in chart.bars), default=0.0)
+    lengths = (width * bar.value / longest if longest > 0 else 0.0 for bar in chart.bars)
+    parts = [_bar(bar, index, length) for index, (bar, length) in enumerate(zip(chart.bars, lengths, strict=True))]
     return _svg(chart.label, _ROW * len(chart.bars) + 6, parts)
 
 
@@ -164,12 +163,6 @@ def _bar(bar: Bar, index: int, length: float) -> Markup:
         end=_number(length + 9),
         shown=bar.shown,
     )
-
-
-def _share(value: float, longest: float, *, log: bool) -> float:
-    if log:
-        return max(0.0, log10(max(value, 1.0))) / max(log10(round_up(longest)), 1e-9)
-    return value / longest if longest > 0 else 0.0
 
 
 def _number(value: float) -> str:

@@ -72,7 +72,7 @@ def _searched(sides: Sides, reported: ReportedResults) -> None:
         ours=wrong / max(asked, 1),
         theirs=max(totals["one pass"].overclaims / max(totals["one pass"].questions, 1) for totals in found.values()),
         more_is_better=False,
-        sentence="A pass that was calibrated on images like each other, by conformal calibration as there or by "
+        sentence="A pass that was calibrated on images of one kind, by conformal calibration as there or by "
         f"tests as here, can be fooled: a search near images found overclaims of ours in {overclaims}. Confirm is "
         f"there for that, and was wrong in {count(wrong)} of {count(asked)} answers.",
     )

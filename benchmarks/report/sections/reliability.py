@@ -93,7 +93,7 @@ def _promised(row: SystemRow) -> str:
         return f"No promise could be made: {row.refused.split(';')[0]}." if row.refused else "Nothing is promised."
     return (
         f"Promised: a share of at most {plain(row.calibration.alpha)}, with confidence "
-        f"{plain(row.calibration.confidence)}, for this calibration by itself."
+        f"{plain(1 - row.settings.calibration_delta)}, for this calibration by itself."
     )
 
 

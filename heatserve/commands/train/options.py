@@ -11,7 +11,8 @@ from typing import Annotated, Any
 
 import typer
 
-from heatserve.commands.options import ARCHITECTURE_HELP, DATA_HELP
+from heatserve.commands.new_files import new_file
+from heatserve.commands.options import ARCHITECTURE_HELP, DATA_HELP, seed_option
 from heatserve.training.methods.parameters import HeatParameters
 
 RECIPE = "How it is optimised (by default the recipe of the method and the data set)"
@@ -25,13 +26,12 @@ From = Annotated[Path, typer.Option("--from", help="Checkpoint of the trained ne
 CheckpointOut = Annotated[
     Path,
     typer.Option(
+        callback=new_file,
         help="Where to write the checkpoint (safetensors), as the training goes and in the end; the log beside it as "
-        ".jsonl."
+        ".jsonl.",
     ),
 ]
-TrainingSeed = Annotated[
-    int, typer.Option(help="Decides initial weights, order of the images, augmentation and noise.")
-]
+TrainingSeed = Annotated[int, seed_option("initial weights, order of the images, augmentation and noise")]
 Preset = Annotated[
     str | None,
     typer.Option(
