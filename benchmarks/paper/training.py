@@ -10,6 +10,7 @@ from typing import Any
 
 from heatserve.benchmarks.records.paper import Evaluated, TrainedSystem
 from heatserve.certification.errors import HeatserveError
+from heatserve.certification.files import write_atomically
 from heatserve.training import accuracy, load_checkpoint, train_baseline, train_from, train_lipschitz
 from heatserve.training.architectures import choose_architecture
 from heatserve.training.data import ImageData, load_data
@@ -166,3 +167,11 @@ class Trainings:
 
     def _epochs(self, stages: list[System], sigma: float) -> int:
         return sum(load_checkpoint(part).metadata.epochs for stage in stages for part in self._parts(stage, sigma))
+
+
+def take_kept(results: Path, folder: Path) -> None:
+    """Copy checkpoints, with their logs, that are kept beside results to where a run works, unless it has them."""
+    for kept in sorted(results.glob("*.safetensors")):
+        for path in (kept.with_suffix(".jsonl"), kept):
+            if path.is_file() and not (folder / kept.name).exists():
+                write_atomically(folder / path.name, path.read_bytes())

@@ -77,7 +77,7 @@ def paper(
     """
     from heatserve.benchmarks.paper.recipes import recipe_of
     from heatserve.benchmarks.paper.run import PaperRun, only_run_in
-    from heatserve.benchmarks.paper.training import Trainings
+    from heatserve.benchmarks.paper.training import Trainings, take_kept
     from heatserve.commands.attack import use_threads
     from heatserve.export.calibration.report import progress_bar
     from heatserve.training.data import describe_data
@@ -100,6 +100,7 @@ def paper(
         require("sigma", value, 0 < value < math.inf, "a number above 0")
     use_threads(math.prod(shape), None)
     with only_run_in(folder, results):
+        take_kept(results, folder)
         trainings = Trainings(
             dataset=dataset,
             root=root,

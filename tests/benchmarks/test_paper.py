@@ -28,6 +28,7 @@ import heatserve.training.loop as loop
 from heatserve.benchmarks.attack.autoattack import Effort
 from heatserve.benchmarks.paper.attacking import DistanceAttack
 from heatserve.benchmarks.paper.published import TABLE_4, TABLE_5
+from heatserve.benchmarks.paper.training import take_kept
 from heatserve.benchmarks.records.paper import SystemRow, read_paper
 from heatserve.benchmarks.records.record import RecordError
 from heatserve.certification.errors import HeatserveError
@@ -228,6 +229,12 @@ def test_a_changed_network_or_setting_is_measured_again_and_what_is_kept_is_not(
     checkpoint.unlink()
     with pytest.raises(HeatserveError, match="expected the trained network of baseline, found none; add --part train"):
         paper(*arguments)
+    shutil.copy(copied / "runs/paper/digits/madry.safetensors", copied / RESULTS / checkpoint.name)
+    paper(*arguments, "--certify-images", "11")
+    assert checkpoint.read_bytes() == (copied / RESULTS / checkpoint.name).read_bytes(), "kept beside the results"
+    checkpoint.write_bytes(b"of this run")
+    take_kept(copied / RESULTS, checkpoint.parent)
+    assert checkpoint.read_bytes() == b"of this run"
 
 
 @pytest.mark.slow
