@@ -14,6 +14,7 @@ from heatserve.benchmarks.records.confirming import ConfirmedModel, ConfirmRecor
 from heatserve.benchmarks.records.front import FrontRecord
 from heatserve.benchmarks.records.heat_step import ClassifierSteps, HeatStepRecord
 from heatserve.benchmarks.records.kinds import KindsRecord
+from heatserve.benchmarks.records.lipschitz import LipschitzTrainingRecord
 from heatserve.benchmarks.records.networks import NetworksRecord
 from heatserve.benchmarks.records.record import Record
 from heatserve.benchmarks.records.shadow import ShadowModel, ShadowRecord, alarms_text
@@ -211,6 +212,29 @@ def kinds_table(record: KindsRecord) -> Table:
         alpha = "–" if row.alpha is None else f"{row.alpha:g}"
         cost = (f"{row.passes:,.0f}", f"{row.milliseconds:.2f}")
         table.add_row(row.model, row.kind, row.way, alpha, f"{row.data.images:,}", *shares, *cost)
+    return table
+
+
+def lipschitz_table(record: LipschitzTrainingRecord) -> Table:
+    """Some epochs of a training, and what its network proves in the end, in percent."""
+    table = Table(
+        title=f"{record.architecture} on {record.dataset}: of training images, right and certified within ε of the "
+        "loss; last row: proven, of test images, within each radius (L2, pixels in [0,1])",
+        title_justify="left",
+        box=None,
+        pad_edge=False,
+        collapse_padding=True,
+    )
+    for heading in ("epochs", "hours", "right", "certified"):
+        table.add_column(heading, justify="right", no_wrap=True)
+    every = max(1, len(record.epochs) // 10)
+    for number, epoch in list(enumerate(record.epochs, start=1))[every - 1 :: every]:
+        shares = (f"{100 * share:.1f}" for share in (epoch.accuracy, epoch.certified))
+        table.add_row(f"{number}", f"{epoch.seconds / 3600:.2f}", *shares)
+    proven = ", ".join(
+        f"{100 * share:.1f} at {radius:.3f}" for radius, share in zip(record.radii, record.certified, strict=True)
+    )
+    table.add_row("proven", f"{record.data.images:,} images", f"{100 * record.accuracy:.1f}", proven)
     return table
 
 

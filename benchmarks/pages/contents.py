@@ -377,6 +377,7 @@ def kinds_page(kept: KeptResults) -> dict[str, object] | None:
     ]
     return {
         "record": kept.kinds,
+        "lipschitz": kept.lipschitz,
         "strict_alpha": STRICT_ALPHA,
         "strict_model": record.model.name,
         "strict_images": record.test.images,

@@ -17,6 +17,7 @@ from heatserve.benchmarks.records.gpu import GpuCertifyRecord, GpuStepsRecord, G
 from heatserve.benchmarks.records.heat_step import HeatStepRecord
 from heatserve.benchmarks.records.kinds import KindsRecord
 from heatserve.benchmarks.records.line import LineRecord
+from heatserve.benchmarks.records.lipschitz import LipschitzTrainingRecord
 from heatserve.benchmarks.records.load import LoadRecord
 from heatserve.benchmarks.records.networks import NetworksRecord
 from heatserve.benchmarks.records.paper import SYSTEMS_FILE, PaperResults, read_paper
@@ -61,6 +62,7 @@ class KeptResults:
     front: FrontRecord | None = None
     fuzz: FuzzRecord | None = None
     kinds: KindsRecord | None = None
+    lipschitz: LipschitzTrainingRecord | None = None
     load: LoadRecord | None = None
     networks: NetworksRecord | None = None
     switch: SwitchingRecord | None = None

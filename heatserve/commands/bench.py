@@ -9,6 +9,7 @@ import typer
 
 from heatserve.commands.bench_front import front
 from heatserve.commands.bench_kinds import kinds
+from heatserve.commands.bench_lipschitz import lipschitz
 from heatserve.commands.bench_load import load, tiers
 from heatserve.commands.bench_networks import networks
 from heatserve.commands.bench_shadow import shadow
@@ -322,6 +323,7 @@ def calibration(
 
 bench.command()(front)
 bench.command()(kinds)
+bench.command()(lipschitz)
 bench.command()(load)
 bench.command()(tiers)
 bench.command()(switch)
