@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import json
 import tempfile
 from io import BytesIO
+from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ from heatserve.certification.progress import Progress, unseen
 from heatserve.export.calibration.sampling import sample_for
 from heatserve.export.exporting import export_checkpoint
 from heatserve.training import load_checkpoint
+from heatserve.training.loop.log import log_path, read_epochs
 
 
 def measure_lipschitz_training(
@@ -37,7 +38,7 @@ def measure_lipschitz_training(
     made = made_now(seed=seed)
     found = load_checkpoint(checkpoint)
     metadata = found.metadata
-    epochs = trained_epochs(checkpoint.with_suffix(".jsonl"), expected=metadata.epochs)
+    epochs = trained_epochs(checkpoint, expected=metadata.epochs)
     with tempfile.TemporaryDirectory() as folder:
         model = export_checkpoint(checkpoint, repository=Path(folder), name="lipschitz", progress=progress)
         if not model.card.is_deterministic:
@@ -61,28 +62,23 @@ def measure_lipschitz_training(
     )
 
 
-def trained_epochs(log: Path, *, expected: int) -> tuple[TrainedEpoch, ...]:
-    """What a log says of each epoch.
+def trained_epochs(checkpoint: Path, *, expected: int) -> tuple[TrainedEpoch, ...]:
+    """What the log beside a checkpoint says of each epoch.
 
     Raises:
-        HeatserveError: names the file.
+        HeatserveError: names the log.
     """
-    if not log.is_file():
-        raise HeatserveError(f"{log}: expected the log of the training beside its checkpoint, found none")
-    seconds, found = 0.0, []
-    try:
-        for record in map(json.loads, log.read_text().splitlines()):
-            if record["kind"] == "epoch":
-                seconds += float(record["seconds"])
-                accuracy, certified = float(record["accuracy"]), float(record["certified"])
-                found.append(TrainedEpoch(seconds=round(seconds, 1), accuracy=accuracy, certified=certified))
-    except (ValueError, KeyError, TypeError):
-        raise HeatserveError(
-            f"{log}: expected the log of `train lipschitz`, in JSON lines, got something else"
-        ) from None
+    log, found = log_path(checkpoint), read_epochs(checkpoint)
     if len(found) != expected:
-        raise HeatserveError(f"{log}: expected {expected} epochs, as the checkpoint has, got {len(found)}")
-    return tuple(found)
+        raise HeatserveError(f"{log}: expected the log of {expected} epochs, as the checkpoint has, got {len(found)}")
+    ends = accumulate(float(epoch["seconds"]) for epoch in found)
+    try:
+        return tuple(
+            TrainedEpoch(seconds=round(end, 1), accuracy=float(one["accuracy"]), certified=float(one["certified"]))
+            for end, one in zip(ends, found, strict=True)
+        )
+    except KeyError:
+        raise HeatserveError(f"{log}: expected the log of `train lipschitz`, got that of another training") from None
 
 
 def draw_lipschitz_training(record: LipschitzTrainingRecord, path: Path) -> None:

@@ -13,7 +13,6 @@ from heatserve.training.architectures.network import ImageClassifier, memory_for
 from heatserve.training.architectures.own_code import choose_architecture
 from heatserve.training.channels import channel_statistics
 from heatserve.training.checkpoint import Checkpoint, CheckpointMetadata, load_checkpoint
-from heatserve.training.data.augmentation import Augmentation
 from heatserve.training.data.errors import DataError
 from heatserve.training.data.splits import ImageData
 from heatserve.training.loop.fitting import Run, fit
@@ -27,7 +26,7 @@ from heatserve.training.methods.parameters import Parameters
 from heatserve.training.methods.protocol import Method
 from heatserve.training.methods.students import OneNetwork, Student, fresh_network
 from heatserve.training.named import parse_named
-from heatserve.training.recipes import AUGMENTATIONS, baseline_optimisation, fine_tuning, lipschitz_recipe
+from heatserve.training.recipes import augmentation, baseline_optimisation, fine_tuning, lipschitz_recipe
 
 
 def train_baseline(
@@ -247,7 +246,7 @@ def _train(
         student.save(out, replace(metadata, epochs=metrics.epoch, date=now()))
 
     if optimisation.augment:
-        method = Augmented(method, AUGMENTATIONS.get(parse_named(data.name).name, Augmentation()))
+        method = Augmented(method, augmentation(metadata.method, parse_named(data.name).name))
     fit(
         student.network.to(run.device),
         method,

@@ -7,20 +7,18 @@ from typing import Annotated
 
 import typer
 
-from heatserve.commands.options import Json, Out, Root, deliver, tell_page
+from heatserve.commands.options import Json, OutWithFigure, Root, deliver, seed_option, tell_page
 
 
 def lipschitz(
     checkpoint: Annotated[Path, typer.Argument(help="Of `train lipschitz`, with its log beside it.")],
     root: Root = None,
     images: Annotated[int, typer.Option(min=1, help="Test images.")] = 10_000,
-    seed: Annotated[int, typer.Option(help="Decides the images.")] = 0,
-    out: Out = None,
+    seed: Annotated[int, seed_option("the images")] = 0,
+    out: OutWithFigure = None,
     as_json: Json = False,
 ) -> None:
     """What hours of training brought a 1-Lipschitz network, and what it proves about test images in the end.
-
-    `--out X.json` draws X.svg beside it.
 
     **Example:** `heatserve bench lipschitz runs/lipschitz.safetensors --out lipschitz.json`
     """

@@ -65,7 +65,7 @@ def lipschitz(
     noise and without calibration. Training estimates the norms of the layers; what is exported has bounds that are
     proven.
 
-    By default architecture and recipe are those for a minute (digits), for three hours of two CPU cores, or for a
+    By default architecture and recipe are those for a minute (digits), for two hours of two CPU cores, or for a
     quarter of an hour of a GPU (CIFAR-10).
 
     **Example:** `heatserve train lipschitz --data digits --out runs/lipschitz.safetensors`
