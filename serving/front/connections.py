@@ -99,8 +99,8 @@ class CallerConnection(HttpToolsProtocol):
 
     @property
     def is_reading(self) -> bool:
-        """Whether a request has not come whole yet; to answer it now ends the connection."""
-        return self._is_in_body
+        """Whether the request that is answered next has not come whole yet; to answer it now ends the connection."""
+        return self._is_in_body and self._unanswered == 1
 
     # The connection
 

@@ -20,7 +20,11 @@ _PAUSE_SECONDS = 1.0  # where no descriptor is left
 
 
 class TlsListener:
-    """Accepts connections on one socket, does their handshakes, and hands them on."""
+    """Accepts connections on one socket, does their handshakes, and hands them on.
+
+    Attributes:
+        tls: of the server, for connections from now on.
+    """
 
     def __init__(
         self,
@@ -40,7 +44,7 @@ class TlsListener:
             on_refused: told the reason and the status, 0 since there is no answer, of what is closed here.
         """
         self._listening = listening
-        self._tls = tls
+        self.tls = tls
         self._factory = factory
         self._gate = gate
         self._on_refused = on_refused
@@ -84,7 +88,7 @@ class TlsListener:
         connection.setblocking(False)
         try:
             await self._loop.connect_accepted_socket(
-                self._factory, connection, ssl=self._tls, ssl_handshake_timeout=HANDSHAKE_SECONDS
+                self._factory, connection, ssl=self.tls, ssl_handshake_timeout=HANDSHAKE_SECONDS
             )
         except (OSError, asyncio.CancelledError):  # no TLS, too late, or gone
             connection.close()

@@ -6,6 +6,7 @@ import asyncio
 import os
 import signal
 import socket
+import ssl
 import sys
 from collections.abc import Callable, Sequence
 from contextlib import suppress
@@ -111,9 +112,15 @@ class FrontServer:
             if self._tls is not None and now != stamp:
                 stamp = now
                 try:
-                    self._options.load_certificate(self._tls)
+                    self._show(self._options.tls_context())
                 except ServingError as error:  # half of a new pair, perhaps: the other half changes the files again
                     sys.stderr.write(f"{error}; the certificate from before is shown\n")
+
+    def _show(self, tls: ssl.SSLContext | None) -> None:
+        """New connections get these certificates; a context that is in use would lose its key to half of a new pair."""
+        for listener in self._listeners:
+            if isinstance(listener, TlsListener) and tls is not None:
+                listener.tls = tls
 
     def _certificate_stamp(self) -> tuple[int, ...]:
         files = filter(None, (self._options.tls_cert, self._options.tls_key))

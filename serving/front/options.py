@@ -66,7 +66,13 @@ class FrontOptions:
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         context.minimum_version = ssl.TLSVersion.TLSv1_2
         context.set_alpn_protocols(["http/1.1"])
-        self.load_certificate(context)
+        try:
+            context.load_cert_chain(self.tls_cert, self.tls_key, password=lambda: b"")  # never asks at the terminal
+        except (OSError, ssl.SSLError) as error:
+            raise ServingError(
+                f"--tls-cert {self.tls_cert}: expected a certificate and, in --tls-key {self.tls_key}, its key without "
+                f"a password (PEM), found: {tls_problem(error)}"
+            ) from None
         if self.client_ca is not None:
             try:
                 context.load_verify_locations(self.client_ca)
@@ -82,21 +88,6 @@ class FrontOptions:
         if self.tls_cert is None or self.tls_key is None:
             return None
         return ServerTls(self.tls_cert, self.tls_key, self.client_ca)
-
-    def load_certificate(self, context: ssl.SSLContext) -> None:
-        """Have a context show this certificate from now on.
-
-        Raises:
-            ServingError: certificate or key cannot be read, or they do not fit.
-        """
-        assert self.tls_cert is not None
-        try:
-            context.load_cert_chain(self.tls_cert, self.tls_key, password=lambda: b"")  # never asks at the terminal
-        except (OSError, ssl.SSLError) as error:
-            raise ServingError(
-                f"--tls-cert {self.tls_cert}: expected a certificate and, in --tls-key {self.tls_key}, its key without "
-                f"a password (PEM), found: {tls_problem(error)}"
-            ) from None
 
     def as_json(self) -> str:
         """As one text, for the process of the front, which has another current folder: names of files are absolute."""

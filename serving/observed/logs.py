@@ -38,6 +38,7 @@ _WAITING = 10_000  # lines that nobody has taken
 _CHUNK_BYTES = 2**16
 _GATHER_SECONDS = 0.01  # a thread that woke for every line would take the interpreter from the next request
 _SETTLE_SECONDS = 2.0
+_PAUSE_SECONDS = 0.2  # on a disk without room
 
 
 class EventLog:
@@ -163,21 +164,36 @@ def log_destination(where: str) -> Iterator[int]:
 
 
 class _RotatedFile:
-    """A file that lines are appended to, and the one before it: twice `LOG_FILE_BYTES` at most."""
+    """A file that lines are appended to, and the one before it: twice `LOG_FILE_BYTES` at most.
+
+    Where it cannot be set aside, it is begun anew.
+    """
 
     def __init__(self, path: Path) -> None:
         self._path = path
         self._file = self._open()
 
     def append(self, lines: bytes) -> None:
-        """Append whole lines, or as many of them as there is room for on the disk."""
-        with suppress(OSError):
-            if self._file.tell() + len(lines) > LOG_FILE_BYTES:
-                with suppress(FileNotFoundError):
-                    self._path.replace(self._path.with_name(f"{self._path.name}.1"))
-                former, self._file = self._file, self._open()
-                former.close()
-            self._file.write(lines)
+        """Append whole lines, once there is room: others wait meanwhile, until processes drop and count them."""
+        while lines:
+            try:
+                self._make_room(len(lines))
+                lines = lines[self._file.write(lines) :]
+            except OSError:
+                time.sleep(_PAUSE_SECONDS)
+
+    def _make_room(self, size: int) -> None:
+        if self._file.tell() + size <= LOG_FILE_BYTES:
+            return
+        try:
+            with suppress(FileNotFoundError):
+                self._path.replace(self._path.with_name(f"{self._path.name}.1"))
+        except OSError:  # its folder is not ours, or something else has that name: the newest lines are worth more
+            self._file.truncate(0)
+            self._file.seek(0)
+        else:
+            former, self._file = self._file, self._open()
+            former.close()
 
     def close(self) -> None:
         self._file.close()

@@ -102,6 +102,32 @@ def test_a_file_is_set_aside_when_it_has_grown(tmp_path: Path, monkeypatch: pyte
     assert len([*tmp_path.iterdir()]) == 2
 
 
+def test_a_file_that_cannot_be_set_aside_has_the_newest_lines(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(logs, "LOG_FILE_BYTES", 70_000)
+    (tmp_path / "log.1" / "something else").mkdir(parents=True)
+    path = tmp_path / "log"
+    with log_destination(str(path)) as file:
+        log = EventLog(file, process="front")
+        for turn in range(4000):
+            log.event("request", turn=turn)
+        log.close()
+    found = [line["turn"] for line in lines_of(path)]
+    assert found == [*range(found[0], 4000)]
+    assert path.stat().st_size <= 70_000
+
+
+def test_lines_for_a_full_disk_are_counted_once_no_more_can_wait(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(logs, "_SETTLE_SECONDS", 0.1)
+    with log_destination("/dev/full") as file:
+        log = EventLog(file, process="front", recorder=Recorder(tmp_path))
+        for _ in range(40_000):
+            log.event("request", text="x" * 400)
+        log.close()
+    assert 25_000 < value_of(tmp_path, LOG_DROPPED, process="front") < 30_000
+
+
 def test_the_standard_output_takes_the_log() -> None:
     code = (
         "from heatserve.serving.observed.logs import EventLog, log_destination\n"

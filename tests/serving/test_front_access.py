@@ -217,7 +217,7 @@ def is_let_in(client: Client) -> bool:
 def test_a_certificate_that_is_renewed_is_shown(
     triton: TritonServer, certificates: Certificates, tmp_path: Path
 ) -> None:
-    """New connections get the new one; the process goes on."""
+    """New connections get the new one, once it is there with its key; the process goes on."""
     first, second = certificates, make_certificates(tmp_path)
     shown, key = tmp_path / "shown.pem", tmp_path / "shown.key"
     shown.write_bytes(first.server.read_bytes())
@@ -226,7 +226,10 @@ def test_a_certificate_that_is_renewed_is_shown(
         url = f"https://localhost:{front.port}"
         with Client(url, model="tiny", tls=Tls(ca=first.ca)) as client:
             assert client.predict(random_images(1))
-        key.write_bytes(second.server.with_suffix(".key").read_bytes())
         shown.write_bytes(second.server.read_bytes())
+        until(lambda: b"the certificate from before is shown" in front.log.read_bytes())
+        with Client(url, model="tiny", tls=Tls(ca=first.ca)) as client:
+            assert client.predict(random_images(1))
+        key.write_bytes(second.server.with_suffix(".key").read_bytes())
         with Client(url, model="tiny", tls=Tls(ca=second.ca), retries=0) as client:
             until(lambda: is_let_in(client))

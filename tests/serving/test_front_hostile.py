@@ -350,6 +350,17 @@ def test_requests_ahead_of_their_answers_are_answered_in_order(front: RunningFro
     )
 
 
+def test_a_request_that_has_begun_to_come_behind_another_is_answered(front: RunningFront) -> None:
+    request = post(INFER, json.dumps(image()).encode(), close=False)
+    with socket.create_connection(("127.0.0.1", front.port), timeout=PATIENCE_SECONDS) as caller:
+        caller.sendall(request + request[:-1])
+        first = caller.recv(2**16)
+        caller.sendall(request[-1:])
+        second = caller.recv(2**16)
+    assert [status_of(first), status_of(second)] == [200, 200]
+    assert b"connection: close" not in first
+
+
 def test_thousands_of_requests_ahead_of_their_answers(front: RunningFront) -> None:
     answers = raw_answer(front.port, b"GET /v2/models/tiny/config HTTP/1.1\r\nHost: a\r\n\r\n" * 50_000)
     assert answers.count(b"HTTP/1.1 200 OK") <= 20
