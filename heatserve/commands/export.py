@@ -33,8 +33,8 @@ Resize = Annotated[
     int | None,
     typer.Option(
         min=1,
-        help="With UINT8: take pictures of any size, bring their shorter side to as many pixels, and cut out the "
-        "centre; by default as in training, where that resized pictures. Radii are about what is cut out.",
+        help="With UINT8: take pictures of any size, resize their shorter side to so many pixels, and cut out the "
+        "centre; by default as in training, if that resized pictures. Radii are about what is cut out.",
     ),
 ]
 ServedBy = Annotated[

@@ -36,7 +36,7 @@ ShorterSide = Annotated[
         "--resize",
         min=1,
         rich_help_panel=_FOLDERS,
-        help="Bring the shorter side of every picture to as many pixels, as the served graph does later.",
+        help="Resize the shorter side of every picture to so many pixels, as the served graph does later.",
     ),
 ]
 Crop = Annotated[
@@ -44,7 +44,7 @@ Crop = Annotated[
     typer.Option(
         min=1,
         rich_help_panel=_FOLDERS,
-        help="Then cut a square of as many pixels out of the centre; by default --resize.",
+        help="Then cut a square of so many pixels a side out of the centre; by default --resize.",
     ),
 ]
 ClassesFile = Annotated[

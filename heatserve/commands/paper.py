@@ -37,7 +37,8 @@ _TopK = Annotated[
 _AttackImages = Annotated[
     int,
     typer.Option(
-        min=1, help="The first of them, to attack stochastic models at; others at all, or at 1,000 photographs."
+        min=1,
+        help="The first of them, to attack stochastic models at. Others are attacked at all, of photographs at 1,000.",
     ),
 ]
 _Folder = Annotated[

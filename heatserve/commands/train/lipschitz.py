@@ -61,12 +61,17 @@ def lipschitz(
 ) -> None:
     """Train a network whose logits are 1-Lipschitz: its own class has a radius that no input can spoof.
 
-    No change of L2 norm r turns the class where its logit is √2·r above all others. That holds for every image, without
-    noise and without calibration. Training estimates the norms of the layers; what is exported has bounds that are
-    proven.
+    No change of L2 norm below r changes the class if its logit is √2·r above all others. That holds for every image,
+    without noise and without calibration. Training estimates the norms of the layers; what is exported has bounds that
+    are proven.
 
+<<<<<<< HEAD
     By default architecture and recipe are those for a minute (digits), for two hours of two CPU cores, or for a
     quarter of an hour of a GPU (CIFAR-10).
+=======
+    By default architecture and recipe take a minute (digits), three hours of two CPU cores, or a quarter of an hour of
+    a GPU (CIFAR-10).
+>>>>>>> revc
 
     **Example:** `heatserve train lipschitz --data digits --out runs/lipschitz.safetensors`
     """

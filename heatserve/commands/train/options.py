@@ -199,8 +199,8 @@ TeacherCode = Annotated[
 Start = Annotated[
     Path | None,
     typer.Option(
-        help="Checkpoint of a network of the same architecture whose weights are gone on from, with labels; its "
-        "learning rate is best small, and --decay cosine."
+        help="Checkpoint of a network of the same architecture to go on from, with labels; best with a small --lr and "
+        "--decay cosine."
     ),
 ]
 MarginEpsilon = Annotated[
