@@ -23,7 +23,7 @@ from heatserve.export.contract import (
 )
 from heatserve.export.tiers import tier_of
 from heatserve.serving.batching import batch_limit
-from heatserve.serving.client.failures import plain
+from heatserve.serving.client.failures import harmless
 from heatserve.serving.client.messages import InferResult
 from heatserve.serving.errors import ServingError
 from heatserve.serving.pixels import Pixels
@@ -140,7 +140,7 @@ def _spec(config: Mapping[str, Any]) -> ModelSpec:
     if missing or [tensor["name"] for tensor in config["input"]] != ["image"]:
         raise ServingError(
             f"model {config['name']!r}: expected the input image and the outputs {', '.join(OUTPUT_NAMES)} of a "
-            f"certified model; found the outputs {plain(', '.join(outputs))}"
+            f"certified model; found the outputs {harmless(', '.join(outputs))}"
         )
     dims = tuple(map(int, config["input"][0]["dims"]))
     is_uint8 = config["input"][0]["data_type"] == "TYPE_UINT8"
@@ -150,7 +150,7 @@ def _spec(config: Mapping[str, Any]) -> ModelSpec:
         input_type="UINT8" if is_uint8 else "FP32",
         classes=int(outputs["probabilities"]["dims"][0]),
         max_batch_size=batch_limit(config),
-        promise=plain(config.get("parameters", {}).get("promise", {}).get("string_value") or "") or None,
+        promise=harmless(config.get("parameters", {}).get("promise", {}).get("string_value") or "") or None,
         certificate_kind=_kind(config),
     )
 
@@ -249,7 +249,7 @@ def read_class_names(answer: InferResult) -> dict[int, str]:
     ranking = raw_tensor(answer, "probabilities")
     try:
         entries = [entry.decode().split(":", 2) for entry in ranking.ravel().tolist()]
-        return {int(entry[1]): plain(entry[2]) for entry in entries if len(entry) == 3}
+        return {int(entry[1]): harmless(entry[2]) for entry in entries if len(entry) == 3}
     except (AttributeError, ValueError):
         raise ServingError(
             f"probabilities: expected a ranking of the classes from the server, found {ranking.dtype} "

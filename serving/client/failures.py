@@ -61,12 +61,12 @@ class Refused(Exception):
     ) -> None:
         super().__init__(status, message)
         self.status = status
-        self.message = None if message is None else plain(message)
+        self.message = None if message is None else harmless(message)
         self.retry_after = retry_after
-        self.location = None if location is None else plain(location)
+        self.location = None if location is None else harmless(location)
 
 
-def plain(text: str) -> str:
+def harmless(text: str) -> str:
     """A text of a server on one line, without what a terminal would obey."""
     return _CONTROLS.sub(" ", text)
 
@@ -87,7 +87,7 @@ def explained(address: ServerAddress) -> Iterator[None]:
             raise _too_many(address.url, error, str(error.message)) from None
         raise _refusal(address.url, str(error.message)) from None
     except _errors("grpc", "RpcError") as error:
-        raise _grpc_failure(address, error.code().name, plain(error.details() or "")) from None
+        raise _grpc_failure(address, error.code().name, harmless(error.details() or "")) from None
     except (TimeoutError, asyncio.TimeoutError, *_errors("urllib3", "exceptions.TimeoutError")) as error:
         if isinstance(error, _errors("urllib3", "exceptions.NewConnectionError")):  # a timeout to urllib3 before 3.0
             raise _unreachable(address, _innermost(error)) from None

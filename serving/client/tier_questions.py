@@ -12,7 +12,7 @@ from heatserve.certification.errors import HeatserveError
 from heatserve.export.tiers import Mode, TierLimits, TierModel, parse_limits, tier_tensors
 from heatserve.serving.batching import batch_limit
 from heatserve.serving.client.answers import configuration_read
-from heatserve.serving.client.failures import plain
+from heatserve.serving.client.failures import harmless
 from heatserve.serving.errors import ServingError
 
 
@@ -118,14 +118,16 @@ def _tier_spec(config: Mapping[str, Any], kind: TierModel) -> TierSpec:
     if not set(expected) <= set(found):
         raise ServingError(
             f"model {config['name']!r}: expected the outputs {', '.join(expected)} of a tier {kind.value}; found "
-            f"{plain(', '.join(found))}"
+            f"{harmless(', '.join(found))}"
         )
     parameters = {name: value.get("string_value", "") for name, value in config.get("parameters", {}).items()}
     try:
         limits = parse_limits(parameters)
     except HeatserveError as error:
         raise ServingError(f"model {config['name']!r}: {error}") from None
-    return TierSpec(config["name"], kind, batch_limit(config), plain(parameters.get("promise") or "") or None, limits)
+    return TierSpec(
+        config["name"], kind, batch_limit(config), harmless(parameters.get("promise") or "") or None, limits
+    )
 
 
 def _finite(name: str, value: SupportsFloat | None) -> float | None:

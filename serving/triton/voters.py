@@ -25,7 +25,7 @@ from heatserve.serving.unix_sockets import connected
 MOST_DEATHS = 3
 DEATHS_SECONDS = 60.0
 """A voter that ends more often than that within this time is not started again."""
-STOPPED_LOOKS = 15
+STOPPED_VOTER_LOOKS = 15
 """In a row, one a second: a voter that a signal or a debugger holds so long is ended. Deadlines are kept meanwhile."""
 
 _VOTER = """\
@@ -247,7 +247,7 @@ def _ended(process: subprocess.Popen[bytes]) -> tuple[int, str]:
             code = process.wait(_LOOK_SECONDS)
         except subprocess.TimeoutExpired:
             stopped = stopped + 1 if look().is_stopped else 0
-            if stopped >= STOPPED_LOOKS:
+            if stopped >= STOPPED_VOTER_LOOKS:
                 process.kill()
                 return process.wait(), f"was stopped for {stopped * _LOOK_SECONDS:g} s, and is ended"
         else:

@@ -92,7 +92,7 @@ def test_a_voter_that_keeps_dying_ends_the_server(tmp_path: Path) -> None:
 
 
 def test_a_voter_that_stays_stopped_is_followed_by_another(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(voters, "STOPPED_LOOKS", 2)
+    monkeypatch.setattr(voters, "STOPPED_VOTER_LOOKS", 2)
     write_known_model(tmp_path, tiers=[TierModel.CONFIRM])
     with TritonServer(tmp_path, endpoints=FREE_PORTS) as server:
         stopped = voter_of(server)

@@ -65,13 +65,8 @@ def lipschitz(
     without noise and without calibration. Training estimates the norms of the layers; what is exported has bounds that
     are proven.
 
-<<<<<<< HEAD
-    By default architecture and recipe are those for a minute (digits), for two hours of two CPU cores, or for a
-    quarter of an hour of a GPU (CIFAR-10).
-=======
-    By default architecture and recipe take a minute (digits), three hours of two CPU cores, or a quarter of an hour of
-    a GPU (CIFAR-10).
->>>>>>> revc
+    By default architecture and recipe take a minute (digits), two hours of two CPU cores, or a quarter of an hour of a
+    GPU (CIFAR-10).
 
     **Example:** `heatserve train lipschitz --data digits --out runs/lipschitz.safetensors`
     """
