@@ -18,7 +18,6 @@ from heatserve.serving.front.refusals import FrontAnswer, Refusal, error_body, i
 from heatserve.serving.front.routes import OPEN, Descriptions, Route, check_method, route_of
 from heatserve.serving.front.served import Served
 from heatserve.serving.front.tokens import Tokens
-from heatserve.serving.front.triton import TritonCalls
 from heatserve.serving.observed.families import FRONT_REJECTED, FRONT_REQUESTS, FRONT_SECONDS
 from heatserve.serving.observed.logs import EventLog
 from heatserve.serving.observed.recorder import Recorder
@@ -67,7 +66,8 @@ class FrontApp:
         exchange = Exchange(scope, receive, send, self._bodies)
         task = asyncio.current_task()
         assert task is not None
-        exchange.connection.begin(task.cancel)
+        # Where Triton must not be cancelled, a caller who leaves counts until what he asked for has ended.
+        exchange.connection.begin(task.cancel if self._served.state.cancels else None)
         route = self.route(exchange.path)
         name = route.name if route else "other"
         try:
@@ -151,7 +151,7 @@ class FrontApp:
         body = await exchange.body(rules.json_bytes if length is None else rules.binary_bytes)
         question = await self._read(body, lambda content: InferenceQuestion(rules, route.version, content, length))
         del body
-        calls = await self._calls(exchange)
+        calls = await self._served.calls()
         response = await calls.infer(question.message, exchange.metadata)
         if exchange.connection.is_lost:
             raise CallerLeft
@@ -165,7 +165,7 @@ class FrontApp:
             raise invalid(f"model: expected a request to /v2/models/{rules.name}/infer, which answers once")
         body = await exchange.body(rules.json_bytes)
         message = await self._read(body, lambda content: stream_message(rules, route.version, content))
-        calls = await self._calls(exchange)
+        calls = await self._served.calls()
         async with aclosing(calls.stream(message, exchange.metadata)) as answers:
             first = await anext(answers, None)  # before anything is sent, so that a refusal has a status of its own
             if first is None:
@@ -198,13 +198,6 @@ class FrontApp:
                 return read(body)
             finally:
                 gc.enable()
-
-    async def _calls(self, exchange: Exchange) -> TritonCalls:
-        """Triton; where it must not be cancelled, a caller who leaves counts until what he asked for has ended."""
-        calls = await self._served.calls()
-        if not self._served.state.cancels:
-            exchange.connection.on_lost = None
-        return calls
 
     def _note(self, exchange: Exchange, route: Route | None, name: str) -> None:
         seconds = exchange.end()

@@ -41,8 +41,13 @@ class _AnswerTransport:
         self._head = b""
 
     def write(self, data: bytes) -> None:
-        """Write, but for a head, which waits for the body that is there already: one packet in place of two."""
-        if self._head:
+        """Write, but for a head, which waits for the body that is there already: one packet in place of two.
+
+        Where the caller has left nothing is written, and nothing fails: that would cancel a stream in Triton.
+        """
+        if self.is_closing():
+            self._head = b""
+        elif self._head:
             self._write(self._head + data)
             self._head = b""
         elif self._is_begun or data.startswith(_CONTINUE):
@@ -131,8 +136,8 @@ class CallerConnection(HttpToolsProtocol):
         if not self._is_answering:
             self._leave()
 
-    def begin(self, on_lost: Callable[[], object]) -> None:
-        """A request is answered from now on."""
+    def begin(self, on_lost: Callable[[], object] | None) -> None:
+        """A request is answered from now on; with None it is also where the caller leaves."""
         self.on_lost = on_lost
         self._is_answering = True
 

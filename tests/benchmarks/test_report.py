@@ -261,7 +261,7 @@ def test_the_tables_of_overclaims_are_the_records(tables: dict[str, list[list[st
 
 def test_a_calibration_by_itself_has_the_confidence_of_its_own_test(text: str) -> None:
     said = re.findall(r"with confidence ([\d.]+), for this calibration by itself", text)
-    assert len(said) > 7
+    assert len(said) > 5
     assert set(said) == {"0.95"}, "the confidence on a card is that of all looks up to its own together"
 
 

@@ -33,14 +33,17 @@ from test_server import wait_until_gone
 from tiny_model import random_images
 
 from heatserve import AsyncClient, Client, OverloadedError, ServingError, TritonServer
+from heatserve.serving.front.app import FrontApp
 from heatserve.serving.front.options import FrontOptions
 from heatserve.serving.front.process import Front, FrontSockets
 from heatserve.serving.front.refusals import GrpcFailure
+from heatserve.serving.front.served import Served
 from heatserve.serving.front.state import FrontState, state_of, state_of_triton
 from heatserve.serving.front.triton import refusal_of
-from heatserve.serving.observed.families import FRONT_REQUESTS
+from heatserve.serving.observed.families import FRONT_REQUESTS, REQUESTS
 from heatserve.serving.observed.logs import LINE_BYTES, json_line
 from heatserve.serving.observed.page import value_of
+from heatserve.serving.observed.recorder import Recorder
 
 INFER = "/v2/models/tiny/infer"
 IMAGE = {"name": "image", "datatype": "FP32", "shape": [1, 1, 8, 8], "data": [0.5] * 64}
@@ -192,6 +195,55 @@ def test_a_caller_who_leaves(triton: TritonServer, cancels: bool) -> None:
         until(lambda: triton_value(state, kind) > before)
 
 
+@pytest.mark.slow
+def test_a_stream_goes_on_where_its_caller_leaves_with_a_request_behind_it(tiers: TritonServer) -> None:
+    """An older Triton is aborted by some streams that are cancelled."""
+
+    def ended(outcome: str) -> float:
+        return value_of(tiers.metrics, REQUESTS, model="tiny", tier="certify_stream", outcome=outcome)
+
+    answered, cancelled = ended("answered"), ended("cancelled")
+    body = json.dumps({"image": [0.5] * 64, "n": 100_000, "deadline_ms": 3_000}).encode()
+    with front_before(state_of_triton(tiers)) as front:
+        with socket.create_connection(("127.0.0.1", front.port), timeout=PATIENCE_SECONDS) as caller:
+            path = "/v2/models/tiny_certify_stream/generate_stream"
+            caller.sendall(post(path, body, close=False) + b"GET /v2 HTTP/1.1\r\nHost: a\r\n\r\n")
+            assert status_of(caller.recv(2**16)) == 200
+        until(lambda: value_of(front.folder, FRONT_REQUESTS, route="generate_stream") == 1)
+        assert value_of(front.folder, FRONT_REQUESTS, route="generate_stream", code="499") == 1
+        assert front.log.read_bytes() == b""
+    until(lambda: ended("answered") + ended("cancelled") == answered + cancelled + 1)
+    assert ended("cancelled") == cancelled
+
+
+@pytest.mark.parametrize("cancels", [False, True])
+def test_nothing_that_a_caller_asked_is_cancelled_in_an_older_triton(cancels: bool) -> None:
+    """Neither what computes nothing, such as the statistics of a model."""
+
+    class Connection:
+        address, is_reading, is_lost = "", False, False
+        on_lost: object = None
+
+        def begin(self, on_lost: object) -> None:
+            self.on_lost = on_lost
+
+        def settle(self) -> None:
+            pass
+
+    async def nothing(*_: object) -> Any:
+        pass
+
+    async def ask() -> None:
+        served, connection = Served(), Connection()
+        served.tell(FrontState(cancels=cancels))
+        app = FrontApp(served, tokens=None, rates=None, recorder=Recorder(), log=None)
+        scope = {"method": "GET", "raw_path": b"/v2", "headers": [], "state": {"connection": connection}}
+        await app(scope, nothing, nothing)
+        assert callable(connection.on_lost) is cancels
+
+    asyncio.run(ask())
+
+
 _ANSWERED = 'nv_inference_request_success{model="patient"'
 
 
@@ -328,6 +380,7 @@ def test_it_ends_with_its_parent(tmp_path: Path) -> None:
     script = f"""
 import sys, time
 from pathlib import Path
+from heatserve.serving.front.app import FrontApp
 from heatserve.serving.front.options import FrontOptions
 from heatserve.serving.front.process import Front, FrontSockets
 sockets = FrontSockets.bound("127.0.0.1", http=0)

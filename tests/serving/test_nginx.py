@@ -303,6 +303,19 @@ def test_who_asks_too_often_is_told_when_to_ask_again(strict: Nginx, certificate
         assert method(channel, f"{SERVICE}ServerReady")(b"") == b"\x08\x01"
 
 
+def test_guesses_of_tokens_count_for_the_rate_of_their_address(
+    tiers: TritonServer, certificates: Certificates, tmp_path: Path
+) -> None:
+    change = {"rate=1000r/s": "rate=1r/m", "zone=by_address burst=500": "zone=by_address burst=4"}
+    with (
+        nginx_before(tiers.endpoints.grpc, certificates, tmp_path, change=change) as nginx,
+        channel_to(nginx, certificates) as channel,
+    ):
+        call, guess = method(channel, f"{SERVICE}ModelReady"), (("authorization", f"Bearer {TOKEN[:-1]}"),)
+        found = [refused(call, b"", metadata=guess)[0] for _ in range(8)]
+    assert found == ["UNAUTHENTICATED"] * 5 + ["RESOURCE_EXHAUSTED"] * 3
+
+
 @pytest.mark.slow
 def test_silent_callers_are_closed(strict: Nginx, certificates: Certificates, never_ending: Silence) -> None:
     """Before the handshake, after it, and within a request: all at once, since each takes three seconds."""
