@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -171,6 +172,9 @@ def test_a_data_set_of_other_classes_is_refused(tmp_path: Path, command: tuple[s
 @pytest.mark.slow
 def test_a_variant_is_not_calibrated_on_a_data_set_whose_classes_are_others_now(model: ModelVersion) -> None:
     calibrated(model, -1)
-    arguments = ["calibrate-variant", "tiny", "tiny", "--repository", str(model.path.parents[1])]
+    repository = model.path.parents[1]
+    config = Path(shutil.copytree(repository / "tiny", repository / "other")) / "config.pbtxt"
+    config.write_text(config.read_text().replace('"tiny"', '"other"'))
+    arguments = ["calibrate-variant", "other", "tiny", "--repository", str(repository)]
     with pytest.raises(HeatserveError, match=OTHER_CLASSES):
         CliRunner().invoke(app, arguments, catch_exceptions=False)

@@ -132,7 +132,7 @@ def test_the_seed_decides_everything(few: ImageData, tmp_path: Path) -> None:
         first = train_baseline(few, "digits_cnn", out=tmp_path / name, optimisation=QUICK, seed=seed)
         torch.rand(1)  # torch's global generator is somewhere else each time, and not moved by a training
         heat = HeatParameters(sigma=0.25, kappa=2)
-        second = train_from(first, few, heat, out=tmp_path / name, optimisation=QUICK, seed=seed)
+        second = train_from(first, few, heat, out=tmp_path / f"{name}-heat", optimisation=QUICK, seed=seed)
         return _weights(second)
 
     first, again, other = train("a", 1), train("b", 1), train("c", 2)
