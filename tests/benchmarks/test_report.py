@@ -16,7 +16,8 @@ import numpy as np
 import paper_results
 import pytest
 from axe_playwright_python.sync_playwright import Axe
-from playwright.sync_api import Browser, Page, sync_playwright
+from browsers import open_browser
+from playwright.sync_api import Browser, Page
 from typer.testing import CliRunner
 
 from heatserve.benchmarks.pages.render import REPORT, REPOSITORY, RESULTS
@@ -36,7 +37,6 @@ from heatserve.cli import app
 ROOT = Path(__file__).parents[2]
 LARGEST = 1_500_000
 """Bytes of a page that can be mailed."""
-CHROMIUM = shutil.which("chromium")
 WIDTHS = {"desktop": 1280, "phone": 390}
 HOSTILE = "<script>alert(1)</script>&\"'"
 
@@ -66,12 +66,8 @@ def tables(text: str) -> dict[str, list[list[str]]]:
 
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
-    if CHROMIUM is None:
-        pytest.skip("chromium: not on PATH")
-    with sync_playwright() as playwright:
-        found = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+    with open_browser() as found:
         yield found
-        found.close()
 
 
 @pytest.fixture(scope="module")
