@@ -171,10 +171,12 @@ def test_a_data_set_of_other_classes_is_refused(tmp_path: Path, command: tuple[s
 
 @pytest.mark.slow
 def test_a_variant_is_not_calibrated_on_a_data_set_whose_classes_are_others_now(model: ModelVersion) -> None:
-    calibrated(model, -1)
     repository = model.path.parents[1]
-    config = Path(shutil.copytree(repository / "tiny", repository / "other")) / "config.pbtxt"
+    other = Path(shutil.copytree(repository / "tiny", repository / "other"))
+    config = other / "config.pbtxt"
     config.write_text(config.read_text().replace('"tiny"', '"other"'))
+    write_tiny_card(other / "1", calibration=None)
+    calibrated(model, -1)
     arguments = ["calibrate-variant", "other", "tiny", "--repository", str(repository)]
-    with pytest.raises(HeatserveError, match=OTHER_CLASSES):
+    with pytest.raises(HeatserveError, match=OTHER_CLASSES.replace("tiny", "other")):
         CliRunner().invoke(app, arguments, catch_exceptions=False)
