@@ -1,4 +1,4 @@
-"""A tier's connection to the process that votes: made again when that process was, and never waited for."""
+"""A tier's connection to the process that votes: made again when that process was, and waited for at the start only."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from heatserve.serving.unix_sockets import connected
 from heatserve.serving.vote_protocol import Channel, Finding, GiveUp, ProtocolError, Unanswered, VoteQuestion
 
 _RETRY_SECONDS = 0.1
+_START_SECONDS = 2.0
 
 
 class VoterConnection:
@@ -51,9 +52,11 @@ class VoterConnection:
         self._given_up = deque[int]()
 
     def start(self) -> None:
-        """Begin."""
+        """Begin; a voter that is there, as it is before the tiers start, takes questions then."""
         for target in (self._read, self._write):
             threading.Thread(target=target, name="heatserve-voter", daemon=True).start()
+        with self._changed:
+            self._changed.wait_for(lambda: self._channel is not None, _START_SECONDS)
 
     def stop(self) -> None:
         """End the connection; what it had asked is not answered."""
@@ -93,6 +96,7 @@ class VoterConnection:
                 continue
             with self._changed:
                 self._channel = channel
+                self._changed.notify_all()
             found = self._receive(channel)
             with self._changed:
                 self._channel = None

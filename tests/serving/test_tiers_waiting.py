@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 import threading
 import time
 from collections.abc import Iterator, Sequence
@@ -15,10 +16,12 @@ import pytest
 from heatserve.certification.outcome import Outcome
 from heatserve.export.tiers import Tier, TierModel, TierReason
 from heatserve.serving.errors import OverloadedError, ServingError, UnavailableError
+from heatserve.serving.tiers import voter_connection
 from heatserve.serving.tiers.answering import ImageAnswer
 from heatserve.serving.tiers.questions import CheckedQuestion
+from heatserve.serving.tiers.voter_connection import VoterConnection
 from heatserve.serving.tiers.waiting import TierRequest, WaitingRequests
-from heatserve.serving.unix_sockets import listening
+from heatserve.serving.unix_sockets import connected, listening
 from heatserve.serving.vote_protocol import Channel, Finding, GiveUp, Unanswered, VoteQuestion
 
 SHAPE = (3, 128, 128)
@@ -130,6 +133,20 @@ def test_a_question_carries_what_was_asked_and_its_answer_comes_back(tiers: Tier
     yes, undecided = asked.result()
     assert (yes.outcome, yes.proven_radius, yes.votes, yes.sampling) == (Outcome.YES, 0.125, 48, "grid")
     assert (undecided.outcome, undecided.proven_radius, undecided.sampling) == (Outcome.UNDECIDED, 0, "none")
+
+
+def test_a_tier_that_has_started_can_be_asked_at_once(tiers: Tiers, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Triton says of a model that it is ready when its start has ended: the first to ask would be refused."""
+
+    def connected_late(folder: Path) -> socket.socket:
+        time.sleep(0.2)
+        return connected(folder)
+
+    monkeypatch.setattr(voter_connection, "connected", connected_late)
+    connection = VoterConnection(tiers.folder, shape=SHAPE, on_answer=print, on_loss=print)
+    connection.start()
+    connection.ask([])
+    connection.stop()
 
 
 @pytest.mark.parametrize(
