@@ -6,11 +6,11 @@ import tempfile
 from io import BytesIO
 from itertools import accumulate
 from pathlib import Path
-from typing import Any
 
 from heatserve.benchmarks.kinds import KIND_RADII, measure_single_passes
 from heatserve.benchmarks.records.lipschitz import LipschitzTrainingRecord, TrainedEpoch
 from heatserve.benchmarks.records.record import made_now
+from heatserve.benchmarks.report.formats import radius_name
 from heatserve.certification.errors import HeatserveError
 from heatserve.certification.files import write_atomically
 from heatserve.certification.progress import Progress, unseen
@@ -91,14 +91,20 @@ def draw_lipschitz_training(record: LipschitzTrainingRecord, path: Path) -> None
 
     figure, axes = pyplot.subplots(figsize=(7.0, 3.8), layout="constrained")
     hours = [epoch.seconds / 3600 for epoch in record.epochs]
-    radius = _of_255(float(record.hyperparameters["epsilon"] or 0))
-    curves: tuple[tuple[str, Any, float], ...] = (
+    proven_at = dict(zip(record.radii, record.certified, strict=True))
+    curves: tuple[tuple[str, list[float], float | None], ...] = (
         ("right", [epoch.accuracy for epoch in record.epochs], record.accuracy),
-        (f"certified within {radius}", [epoch.certified for epoch in record.epochs], record.certified[0]),
+        (
+            f"certified within {radius_name(record.epsilon)}",
+            [epoch.certified for epoch in record.epochs],
+            proven_at.get(record.epsilon),
+        ),
     )
     for colour, (label, shares, proven) in enumerate(curves):
         axes.plot(hours, shares, color=f"C{colour}", label=f"training images, {label}")
-        axes.plot(hours[-1:], [proven], "o", color=f"C{colour}", label=f"test images, {label}: {100 * proven:.1f} %")
+        if proven is not None:  # another ε than all radii that were measured
+            shown = f"test images, {label}: {100 * proven:.1f} %"
+            axes.plot(hours[-1:], [proven], "o", color=f"C{colour}", label=shown)
     axes.set(
         title=f"{record.dataset}, {record.architecture}, {len(record.epochs)} epochs",
         xlabel="hours of training",
@@ -112,8 +118,3 @@ def draw_lipschitz_training(record: LipschitzTrainingRecord, path: Path) -> None
     figure.savefig(content, format="svg", metadata={"Date": None})
     pyplot.close(figure)
     write_atomically(path, content.getvalue())
-
-
-def _of_255(radius: float) -> str:
-    steps = radius * 255
-    return f"{steps:.0f}/255" if abs(steps - round(steps)) < 1e-6 else f"{radius:g}"

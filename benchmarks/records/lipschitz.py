@@ -38,3 +38,8 @@ class LipschitzTrainingRecord(Record):
     accuracy: Share
     certified: tuple[Share, ...]
     """The class is right and the proven radius at least each radius."""
+
+    @property
+    def epsilon(self) -> float:
+        """ε of the loss: what `certified` of the epochs is about."""
+        return float(self.hyperparameters["epsilon"] or 0)

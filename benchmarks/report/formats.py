@@ -60,6 +60,12 @@ def plain(value: float | None) -> str:
     return DASH if value is None or not isfinite(value) else f"{value:.6g}"
 
 
+def radius_name(radius: float) -> str:
+    """An L2 radius, as the literature writes it where it is a number of steps of 255."""
+    steps = radius * 255
+    return f"{steps:.0f}/255" if abs(steps - round(steps)) < 1e-6 and round(steps) else plain(radius)
+
+
 def joined(names: Iterable[str]) -> str:
     """`a, b and c`."""
     *first, last = [*names] or [DASH]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
+from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -88,7 +89,7 @@ def paper(
     for part in parts or ():
         require("part", part, part in PARTS, ", ".join(PARTS))
     if not parts or "attack" in parts:
-        import heatserve.benchmarks.paper.attacking  # noqa: F401 - what it lacks is told before hours of training
+        import_module("heatserve.benchmarks.paper.attacking")  # what it lacks is told before hours of training
     short = folder_name(dataset)
     folder, results = folder or Path("runs/paper") / short, results or Path("benchmarks/results") / short
     if parts and set(parts) <= set(PARTS_WITHOUT_DATA):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +11,7 @@ import pytest
 from tiny_lipschitz import export_tiny_lipschitz, train_tiny_lipschitz
 from typer.testing import CliRunner
 
+from heatserve.benchmarks.lipschitz import draw_lipschitz_training
 from heatserve.benchmarks.records.kinds import KindsRecord
 from heatserve.benchmarks.records.lipschitz import LipschitzTrainingRecord
 from heatserve.benchmarks.records.record import read_record
@@ -50,7 +52,12 @@ def test_the_curve_is_the_logs_and_the_end_is_proven(checkpoint: Path, tmp_path:
     assert record.accuracy == pytest.approx(right.mean())
     for radius, share in zip(record.radii, record.certified, strict=True):
         assert share == pytest.approx((right & (outputs["certified_radius"] >= np.float32(radius))).mean())
-    assert "certified within 36/255" in out.with_suffix(".svg").read_text()
+    label = "test images, certified within"
+    assert f"{label} 36/255: {100 * record.certified[0]:.1f} %" in out.with_suffix(".svg").read_text()
+    for epsilon, drawn in ((0.25, f"{label} 0.25: {100 * record.certified[3]:.1f} %"), (0.3, None)):
+        draw_lipschitz_training(replace(record, hyperparameters={"epsilon": epsilon}), tmp_path / "other.svg")
+        text = (tmp_path / "other.svg").read_text()
+        assert drawn in text if drawn else label not in text, "no figure of another radius than its label says"
 
 
 def test_a_log_that_does_not_fit_is_refused(checkpoint: Path, tmp_path: Path) -> None:

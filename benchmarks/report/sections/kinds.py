@@ -7,7 +7,7 @@ from heatserve.benchmarks.records.kinds import KindRow, KindsRecord
 from heatserve.benchmarks.report.charts.chart import Axis, Chart
 from heatserve.benchmarks.report.curves import share_line
 from heatserve.benchmarks.report.document import Bullets, Figure, Prose, Section, Table
-from heatserve.benchmarks.report.formats import count, decimals, joined, percentage, plain
+from heatserve.benchmarks.report.formats import count, decimals, joined, percentage, plain, radius_name
 from heatserve.benchmarks.report.reported import ReportedResults
 
 _STYLES = {"one pass": 1, "confirm": 3, "certify": 0}
@@ -77,7 +77,7 @@ def kinds_figure(record: KindsRecord) -> Figure:
                 "α",
                 "test images",
                 "accuracy",
-                *(f"r = {_radius(radius)}" for radius in record.radii),
+                *(f"r = {radius_name(radius)}" for radius in record.radii),
                 "passes",
                 "ms an image",
             ],
@@ -114,17 +114,11 @@ def _style(row: KindRow) -> int:
     return 2 if row.kind == "deterministic" else _STYLES.get(row.way, 4)
 
 
-def _radius(radius: float) -> str:
-    """As the literature writes it."""
-    steps = radius * 255
-    return f"{steps:.0f}/255" if abs(steps - round(steps)) < 1e-6 and round(steps) else plain(radius)
-
-
 def _take_away(record: KindsRecord) -> str:
     at = largest_common(record)
     ordered = sorted(record.rows, key=lambda row: -row.certified[at])
     return (
-        f"At radius {_radius(record.radii[at])}: "
+        f"At radius {radius_name(record.radii[at])}: "
         + joined(f"{percentage(row.certified[at])} by {kind_row_name(row)}" for row in ordered)
         + "."
     )
