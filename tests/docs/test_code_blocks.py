@@ -14,6 +14,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import termios
 import time
 from collections import Counter
 from collections.abc import Iterator
@@ -49,6 +50,7 @@ BEFORE = {
 _PASSPHRASE = re.compile(rb"(?i)pass ?phrase.*:|Password:")
 _ASKS = re.compile(r"heatserve (predict|certify|playground) |127\.0\.0\.1:800|HOST:800")
 SECONDS = 600
+HIDDEN_SECONDS = 30
 
 
 def file_of(block: Block) -> str | None:
@@ -170,12 +172,20 @@ class Reader:
             if time.monotonic() - started > SECONDS:
                 os.killpg(process.pid, signal.SIGKILL)
             if _PASSPHRASE.search(part):
+                _wait_until_hidden(terminal)
                 os.write(terminal, b"a passphrase\n")
         os.close(terminal)
         code_of_exit = process.wait(SECONDS)
         if os.environ.get("BLOCK_TIMES"):
             print(f"{time.monotonic() - started:6.1f} {code_of_exit} {code[:90]!r}", file=sys.stderr, flush=True)
         return Ran(code_of_exit, printed.decode(errors="replace").replace("\r\n", "\n"), time.monotonic() - started)
+
+
+def _wait_until_hidden(terminal: int) -> None:
+    """Until what is typed is not shown: who asks drops, when he hides it, what was typed before."""
+    end = time.monotonic() + HIDDEN_SECONDS
+    while termios.tcgetattr(terminal)[3] & termios.ECHO and time.monotonic() < end:
+        time.sleep(0.01)
 
 
 def _read(terminal: int) -> bytes:
