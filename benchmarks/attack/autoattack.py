@@ -50,21 +50,33 @@ class AutoAttackL2:
     """The attacks on one network; see `crafted.Attacker`."""
 
     def __init__(
-        self, network: nn.Module, *, classes: int, pixels: int, seed: int, effort: Effort | None = None
+        self,
+        network: nn.Module,
+        *,
+        classes: int,
+        pixels: int,
+        seed: int,
+        effort: Effort | None = None,
+        processes: int = 1,
     ) -> None:
-        """Attack a network from images [N, C, H, W], of so many numbers each, to logits; on a GPU if there is one."""
+        """Attack a network from images [N, C, H, W], of so many numbers each, to logits; on a GPU if there is one.
+
+        On a CPU, as many `processes` attack a batch each; a program that asks for more than one has a main guard.
+        """
         self.effort = effort or Effort()
         self._device = "cuda" if torch.cuda.is_available() else "cpu"
         self._network = network.to(self._device).eval().requires_grad_(False)
         self._targets = min(self.effort.targets, classes - 1)
         self._pixels = pixels
         self._seed = seed
+        self._processes = processes
 
     @classmethod
-    def on(cls, network: ReadNetwork, *, seed: int, effort: Effort | None = None) -> AutoAttackL2:
+    def on(cls, network: ReadNetwork, *, seed: int, effort: Effort | None = None, processes: int = 1) -> AutoAttackL2:
         """Attack the network of an audit."""
         classes, pixels = len(network.logits), len(network.centred.places)
-        return cls(ProvenNetwork(network), classes=classes, pixels=pixels, seed=seed, effort=effort)
+        attacked = ProvenNetwork(network)
+        return cls(attacked, classes=classes, pixels=pixels, seed=seed, effort=effort, processes=processes)
 
     @property
     def name(self) -> str:
@@ -78,8 +90,13 @@ class AutoAttackL2:
 
     @property
     def batch(self) -> int:
-        """See `crafted.Attacker.batch`: as many as make good use of a GPU, or as a CPU attacks in some minutes."""
-        return 512 if self._device == "cuda" else max(16, min(256, 2**16 // self._pixels))
+        """See `crafted.Attacker.batch`: as many as make good use of a GPU, or as a core attacks in ten minutes."""
+        return 512 if self._device == "cuda" else max(16, min(256, 3 * 2**16 // self._pixels))
+
+    @property
+    def processes(self) -> int:
+        """See `crafted.Attacker.processes`."""
+        return 1 if self._device == "cuda" else self._processes
 
     def attack(self, images: Float32Array, labels: NDArray[np.int64], radii: Float64Array) -> Iterator[Found]:
         """See `crafted.Attacker.attack`."""

@@ -127,18 +127,21 @@ def _audited_promise(
 def _audited_proof(
     model: ModelVersion, drawn: SampledImages, *, seed: int | None, starts: int, kept: Path
 ) -> tuple[ProvenAudit, Callable[[], Group]]:
-    """A deterministic certificate, proven again and attacked."""
+    """A deterministic certificate, proven again and attacked, on each core some images."""
+    import torch
+
     from heatserve.benchmarks.attack.autoattack import AutoAttackL2
     from heatserve.commands.attack import use_threads
     from heatserve.export.audit.proven.audit import audit_proven
     from heatserve.export.audit.proven.report import proven_report
     from heatserve.export.calibration.report import progress_bar
 
+    processes = torch.get_num_threads()
     use_threads(math.prod(model.card.input_shape), None)
     audited = audit_proven(
         model,
         drawn,
-        attacker=lambda network: AutoAttackL2.on(network, seed=seed or 0),
+        attacker=lambda network: AutoAttackL2.on(network, seed=seed or 0, processes=processes),
         starts=starts,
         seed=seed or 0,
         folder=kept,

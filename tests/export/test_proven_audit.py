@@ -320,6 +320,7 @@ class _Teleporter:
 
     name = "teleporter"
     batch = 5
+    processes = 1
 
     def __init__(self) -> None:
         self.asked = 0

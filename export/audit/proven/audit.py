@@ -25,6 +25,7 @@ from heatserve.export.audit.proven.crafted import AttackedImage, Attacker, Count
 from heatserve.export.audit.proven.kept import KeptAttacks
 from heatserve.export.audit.proven.pieces import ReadNetwork, UnprovenError
 from heatserve.export.audit.proven.reading import ReadGraph, read_graph
+from heatserve.export.audit.proven.side_by_side import attack_batches
 from heatserve.export.card import GRAPH_NAME, Card, read_verified
 from heatserve.export.card_parts import LipschitzBound, Split
 from heatserve.export.contract import INVALID_LABEL, Outputs
@@ -230,42 +231,26 @@ def _search(
 ) -> tuple[tuple[AttacksFrom, ...], list[AttackedImage]]:
     """Attack the images of all kinds that have a positive radius, some at a time."""
     images = np.concatenate([found for _, found in kinds])
-    names = [name for name, found in kinds for _ in found]
     outputs = judge.answers(images)
     labels, radii = outputs["label"], outputs["certified_radius"].astype(np.float64)
+    keys = [(digest_of_pixels(image), kind) for kind, found in kinds for image in found]
     positive = np.flatnonzero(radii > 0)
     batches = [positive[begin : begin + attacker.batch] for begin in range(0, len(positive), attacker.batch)]
-    records: list[AttackedImage] = []
-    for batch in progress(batches, len(batches), "attacks"):
-        starts = [names[row] for row in batch]
-        records += _attacked(judge, attacker, images[batch], labels[batch], radii[batch], starts, kept)
+    due = [batch for batch in batches if not all(kept.get(*keys[row]) for row in batch)]
+    attacks = attack_batches(attacker, ((images[batch], labels[batch], radii[batch]) for batch in due), len(due))
+    for batch, found in progress(zip(due, attacks, strict=True), len(due), "attacks"):
+        records = [
+            AttackedImage(digest=digest, start=kind, label=int(labels[row]), radius=float(radii[row]))
+            for row in batch
+            for digest, kind in [keys[row]]
+        ]
+        for each in found:
+            judge.judge(images[batch], records, each)
+        kept.add(records)
+    everything = [record for row in positive if (record := kept.get(*keys[row]))]
     ends = np.cumsum([len(found) for _, found in kinds])
     served = zip(kinds, np.split(radii, ends[:-1]), strict=True)
-    return tuple(_summary(kind, part, records) for (kind, _), part in served), records
-
-
-def _attacked(
-    judge: Judge,
-    attacker: Attacker,
-    images: Float32Array,
-    labels: NDArray[np.int64],
-    radii: Float64Array,
-    starts: Sequence[str],
-    kept: KeptAttacks,
-) -> list[AttackedImage]:
-    """The records of images that are attacked together, or were formerly."""
-    digests = [digest_of_pixels(image) for image in images]
-    former = [kept.get(digest, start) for digest, start in zip(digests, starts, strict=True)]
-    if all(former):
-        return [record for record in former if record]
-    records = [
-        AttackedImage(digest=digest, start=start, label=int(label), radius=float(radius))
-        for digest, start, label, radius in zip(digests, starts, labels, radii, strict=True)
-    ]
-    for found in attacker.attack(images, labels, radii):
-        judge.judge(images, records, found)
-    kept.add(records)
-    return records
+    return tuple(_summary(kind, part, everything) for (kind, _), part in served), everything
 
 
 def _summary(start: str, radii: Float64Array, everything: Sequence[AttackedImage]) -> AttacksFrom:

@@ -46,6 +46,10 @@ class Attacker(Protocol):
     def batch(self) -> int:
         """Images that are attacked together, and whose results are kept together."""
 
+    @property
+    def processes(self) -> int:
+        """Batches that are attacked side by side; above 1, it can be pickled."""
+
     def attack(self, images: Float32Array, labels: NDArray[np.int64], radii: Float64Array) -> Iterator[Found]:
         """Look within `radii` [N] of images [N, C, H, W] for another class than `labels` [N]."""
 
