@@ -81,9 +81,14 @@ def largest_step(norm: float) -> float:
 
     It is 2/`norm`² (Meunier et al. 2022) rounded down, and 0 where the norm is. ONNX Runtime makes one operator of a
     product of matrices and a factor, and keeps the factor in float32: one that is none would be rounded there.
+
+    Raises:
+        ValueError: the norm is no number whose square is one in float64, too.
     """
     if not norm:
         return 0.0
+    if not 2.0**-500 < norm < 2.0**500:
+        raise ValueError(f"norm: expected 0 or a number from 2^-500 to 2^500, got {norm:.3g}")
     largest = 2 / norm**2 * (1 - 2.0**-40)
     nearest = np.float32(largest)
     return float(nearest if nearest <= largest else np.nextafter(nearest, np.float32(0)))

@@ -27,6 +27,7 @@ PLAN_NAME = "model.plan"
 
 InputType = Literal["FP32", "UINT8"]
 Precision = Literal["fp64", "fp32", "fp16", "int8"]
+Size = Annotated[int, Field(gt=0, lt=2**31)]
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 Training = dict[str, str | int | float | bool | None]
 """How the network was trained: data set, method, its hyperparameters and the files that it came from, by name.
@@ -69,11 +70,11 @@ class Card(Part):
     sigma: Annotated[float, Field(ge=0)]
     """σ of the smoothed classifier; 0 where the certificate is deterministic, and nothing is smoothed."""
     class_names: tuple[str, ...]
-    input_shape: tuple[int, int, int]
+    input_shape: tuple[Size, Size, Size]
     """C, H, W of one image."""
     input_type: InputType = "FP32"
     """FP32: [N, C, H, W] in [0,1]; UINT8: [N, H, W, C], which the graph divides by 255."""
-    resize: Annotated[int, Field(gt=0)] | None = None
+    resize: Size | None = None
     """UINT8 [N, H, W, C] of any height and width: the graph brings the shorter side to as many pixels and cuts out the
     centre. Radii are about the image that is cut out."""
     precision: Precision = "fp32"

@@ -117,6 +117,8 @@ def comparison_report(found: Comparison) -> Table:
 
 def _steps(radius_map: RadiusMap) -> str:
     radii = radius_map.radii
+    if not radii:
+        return "no radius"
     return f"the radius {radii[0]:g}" if len(radii) == 1 else f"{len(radii)} radii from {radii[0]:g} to {radii[-1]:g}"
 
 

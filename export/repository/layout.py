@@ -53,6 +53,7 @@ TIMING_CACHE_NAME = "timing.cache"
 ATTEMPTS_NAME = "attempts.jsonl"
 SIGNATURE_NAME = "signature.sigstore.json"
 MAX_BATCH_SIZE = 64
+_NUMBER = re.compile(r"[0-9]{1,18}")
 _NAME = re.compile(r"\w[\w.-]{0,199}", re.ASCII)  # with the name of a tier, a folder's may have 255 characters
 PROMISE = ("promise", "alpha", "confidence", KIND_PARAMETER)
 """Parameters of `config.pbtxt` that state the promise of the card."""
@@ -75,7 +76,9 @@ def version_dirs(model_dir: Path) -> list[Path]:
     """Version folders of a model, oldest first."""
     if not model_dir.is_dir():
         return []
-    return sorted((p for p in model_dir.iterdir() if p.is_dir() and p.name.isdigit()), key=lambda p: int(p.name))
+    return sorted(
+        (p for p in model_dir.iterdir() if p.is_dir() and _NUMBER.fullmatch(p.name)), key=lambda p: int(p.name)
+    )
 
 
 def check_model_name(name: str) -> None:

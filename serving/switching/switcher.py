@@ -88,12 +88,13 @@ class Switcher:
             say: told what is done, in words for the operator.
 
         Raises:
-            HeatserveError: there is no such model, another switch is under way, or Triton was ended meanwhile.
+            HeatserveError: there is no such model or no version, another switch is under way, or Triton was ended
+                meanwhile.
         """
         with self._one_at_a_time():
             former = self._model(name)
             if version is None:
-                version = int(version_dirs(self._repository / name)[-1].name)
+                version = self._newest(name)
             pin = read_pin(self._repository, name)
             passed_over = newer_versions(self._repository, name, version)
             if version == former.version:
@@ -101,6 +102,13 @@ class Switcher:
                 again = Pin(version, pin.before if pin else None, passed_over)
                 return self._pinned(name, again, former, time.monotonic(), say)
             return self._to(former, version, Pin(version, former.version, passed_over), say, is_tried=True)
+
+    def _newest(self, name: str) -> int:
+        folder = self._repository / name
+        versions = version_dirs(folder)
+        if not versions:
+            raise HeatserveError(f"{folder}: expected a version to switch to, found none")
+        return int(versions[-1].name)
 
     def roll_back(self, name: str, version: int | None = None, *, say: Say = lambda _: None) -> Switch:
         """Go back to the version that was served before, without a trial, and pass newer ones over from now on.

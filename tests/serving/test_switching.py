@@ -245,6 +245,12 @@ def test_a_version_that_fails_its_trial_stays_out(switcher: Switcher, repository
     assert switcher.served == {"known": 1}
 
 
+def test_there_must_be_something_to_switch_to(server: TritonServer, tmp_path: Path) -> None:
+    (tmp_path / "known" / "²").mkdir(parents=True)  # no number of a version
+    with pytest.raises(HeatserveError, match=r"known: expected a version to switch to, found none"):
+        Switcher(tmp_path, lambda: server.versions).switch("known")
+
+
 def test_there_must_be_something_to_go_back_to(switcher: Switcher) -> None:
     with pytest.raises(HeatserveError, match="expected a version that was served before, found none"):
         switcher.roll_back("known")
