@@ -40,7 +40,7 @@ def l_bound(probabilities: FloatArray, *, sigma: float, rank: int = 1) -> Float3
     """L-bound of Theorem 3: σ·√(π/2)·(p₍ₖ₎ − p₍ₖ₊₁₎), k = `rank`.
 
     If p is the Gaussian average, at noise σ, of a classifier with values in [0,1], no perturbation of a smaller L2 norm
-    changes the rank of its k-th component.
+    changes which of its components are the k largest.
 
     Args:
         probabilities: p, [..., K].

@@ -33,7 +33,7 @@ _MEANINGS = {
     "statistical": (
         "Certificate: statistical. A change of smaller L2 norm than the certified radius (pixels in [0,1]) does not "
         "change the smoothed classifier's class, as often as the model's card promises. The nominal radius is the "
-        "paper's formula, uncorrected, without a promise."
+        "formula of Cohen et al. on one pass, without a promise."
     ),
     "deterministic": (
         "Certificate: deterministic. No change of smaller L2 norm than the certified radius (pixels in [0,1]) changes "

@@ -160,12 +160,12 @@ def _tier_cells(row: TierRow) -> list[str]:
 
 
 def _overclaims(kept: KeptResults, model: str, tier: str) -> str:
-    """What `attack-tiers` found, where that is kept."""
+    """Images near which `attack-tiers` found an overclaim, and its questions, where that is kept."""
     record: TierAttackRecord | None = getattr(kept, f"attack_tiers_{model}", None)
     if record is None or tier not in record.totals:
         return "–"
     total = record.totals[tier]
-    return f"{total.overclaims:,} of {total.questions:,}"
+    return f"{total.images:,} of {record.data.images:,} ({total.overclaims:,} of {total.questions:,})"
 
 
 def front_page(kept: KeptResults) -> dict[str, object] | None:

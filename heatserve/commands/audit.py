@@ -62,7 +62,7 @@ def audit(
     kept: Kept = KEPT,
     as_json: Json = False,
 ) -> None:
-    """Can this be deployed? Compare the served file with Certify, on test images and with noise that made no map.
+    """Can this be deployed? Compare the served file with Certify, on images and noise that its calibration did not use.
 
     They are those of the split `test` whose pixels no training of the network saw and no calibration of the repository
     used, not even for the figures of a card; each is taken once. A deterministic certificate is no calibration's, and

@@ -149,4 +149,4 @@ def test_the_attack_column_is_what_the_attack_on_the_tiers_found() -> None:
     shown = tiers_page(replace(kept, tiers=tiers, attack_tiers_digits=attack))
     assert shown is not None
     start = ["confirm", "50.0", "17", "20", "90", "2.50", "12.5"]
-    assert shown["lines"] == [["`digits`", *start, "7 of 4,000"], ["`other`", *start, "–"]]
+    assert shown["lines"] == [["`digits`", *start, f"3 of {split.images} (7 of 4,000)"], ["`other`", *start, "–"]]

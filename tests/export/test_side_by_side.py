@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from heatserve.benchmarks.attack.autoattack import AutoAttackL2, Effort
 from heatserve.certification.errors import HeatserveError
 from heatserve.export.audit.proven.crafted import Found
-from heatserve.export.audit.proven.side_by_side import Batch, attack_batches
+from heatserve.export.audit.proven.side_by_side import ImagesToAttack, attack_batches
 
 DRAW = np.random.default_rng(0)
 
@@ -47,7 +47,7 @@ class _Busy:
         return images
 
 
-def batches(*values: float) -> list[Batch]:
+def batches(*values: float) -> list[ImagesToAttack]:
     return [(np.full((2, 1, 2, 2), value, np.float32), np.arange(2), np.full(2, 2.0)) for value in values]
 
 
@@ -71,7 +71,7 @@ def test_autoattack_finds_the_same_in_processes_as_here() -> None:
     network = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(16, 5))
     images = DRAW.random((6, 1, 4, 4), dtype=np.float32)
     labels = network(torch.from_numpy(images)).argmax(1).numpy()
-    parts: list[Batch] = [(images[rows], labels[rows], np.full(3, 2.0)) for rows in (slice(3), slice(3, 6))]
+    parts: list[ImagesToAttack] = [(images[rows], labels[rows], np.full(3, 2.0)) for rows in (slice(3), slice(3, 6))]
 
     def found(processes: int) -> list[list[Found]]:
         attacker = AutoAttackL2(

@@ -68,7 +68,7 @@ def _adversarially_trained(sides: Sides, results: DatasetResults, sigma: float) 
 
 
 def _promises(sides: Sides, name: str, card: Card) -> None:
-    """What calibration adds to the paper's formula, and what it costs."""
+    """What calibration adds to a formula on one pass, and what it costs."""
     found, calibration = card.evaluation, card.calibration
     if found is None or calibration is None:
         return
@@ -76,9 +76,9 @@ def _promises(sides: Sides, name: str, card: Card) -> None:
     sides.better.append(
         f"{name}: a radius carries a promise, at most {percentage(calibration.alpha, 0)} of the positive ones "
         f"overclaim with confidence {plain(calibration.confidence)} ({count(over.overclaims)} of "
-        f"{count(over.positive)} did on test images). The paper’s own formula overclaims at "
-        f"{count(nominal.overclaims)} of {count(nominal.positive)} images of this network, and the paper measures no "
-        "overclaims."
+        f"{count(over.positive)} did on test images). The formula of Cohen et al. on one pass overclaims "
+        f"at {count(nominal.overclaims)} of {count(nominal.positive)} images of this network; the paper certifies by "
+        "votes, and measures no overclaims."
     )
     shares = found.certified_accuracy
     at = shares.radii.index(0.25) if 0.25 in shares.radii else len(shares.radii) // 2
@@ -86,7 +86,7 @@ def _promises(sides: Sides, name: str, card: Card) -> None:
         ours=shares.single_pass[at],
         theirs=shares.nominal[at],
         more_is_better=True,
-        sentence=f"{name}: what may be served is less than the paper’s formula says: "
+        sentence=f"{name}: what may be served is less than that formula says: "
         f"{percentage(shares.single_pass[at])} certified at radius {plain(shares.radii[at])}, where the formula says "
         f"{percentage(shares.nominal[at])} and Certify proves {percentage(shares.monte_carlo[at])}.",
     )

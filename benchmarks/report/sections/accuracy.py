@@ -18,7 +18,7 @@ _SHOWN = ("heat", "smoothadv", "noise", "baseline", "average", "madry-heat")
 
 
 def served_section(reported: ReportedResults) -> Section | None:
-    """What one pass serves, of that what Certify backs, what the paper's formula says, and what Certify proves."""
+    """What one pass serves, of that what Certify backs, what a formula says, and what Certify proves."""
     figures = [_served(name, card) for name, card in reported.cards.items() if card.evaluation]
     if not figures:
         return None
@@ -27,8 +27,8 @@ def served_section(reported: ReportedResults) -> Section | None:
         "What is served, and what is proven",
         [
             Prose(
-                "The nominal radius is the paper’s formula, applied to the probabilities of one pass. Calibration "
-                "corrects it, on the very bytes that are served, until a stated share of the radii at most "
+                "The nominal radius is the formula of Cohen et al., applied to the probabilities of one pass. "
+                "Calibration corrects it, on the very bytes that are served, until a stated share of the radii at most "
                 "overclaims."
             ),
             Beside(figures),

@@ -46,8 +46,8 @@ def reliability_section(reported: ReportedResults) -> Section | None:
     start = Prose(
         "Each mark is an image: the radius that one pass claims, over the radius that Certify proves for the "
         "smoothed classifier. Above the diagonal, or of another class, a claim is an overclaim, and a cross. Where "
-        "nothing could be promised of a system, and 0 is served, the figure has the paper’s own formula, the nominal "
-        "radius."
+        "nothing could be promised of a system, and 0 is served, the figure has the nominal radius, the formula of "
+        "Cohen et al. on one pass."
     )
     return Section("reliability", "What the paper never shows", [start, *blocks])
 
@@ -77,8 +77,8 @@ def _served_and_proven(results: DatasetResults, row: SystemRow, sigma: float) ->
         take_away=(
             f"Served by one pass: {count(over.sum())} of {count(positive)} positive radii overclaim."
             if images.is_served
-            else f"Nothing is served; the paper’s formula overclaims at {count(over.sum())} of {count(positive)} "
-            "images."
+            else f"Nothing is served; the formula of Cohen et al. on one pass overclaims at {count(over.sum())} of "
+            f"{count(positive)} images."
         ),
         promise=(
             f"{count(row.proven_images)} images of split “{row.one_pass.images.split}”; "

@@ -15,11 +15,11 @@ from heatserve.certification.errors import HeatserveError
 from heatserve.certification.radius import Float32Array, Float64Array
 from heatserve.export.audit.proven.crafted import Attacker, Found
 
-Batch = tuple[Float32Array, NDArray[np.int64], Float64Array]
+ImagesToAttack = tuple[Float32Array, NDArray[np.int64], Float64Array]
 """Images [N, C, H, W], their labels [N] and their radii [N]."""
 
 
-def attack_batches(attacker: Attacker, batches: Iterable[Batch], count: int) -> Iterator[Iterable[Found]]:
+def attack_batches(attacker: Attacker, batches: Iterable[ImagesToAttack], count: int) -> Iterator[Iterable[Found]]:
     """What attacks find for each of `count` batches, in their order.
 
     Raises:
@@ -46,7 +46,7 @@ def attack_batches(attacker: Attacker, batches: Iterable[Batch], count: int) -> 
         ) from None
 
 
-def _in_turn(pool: ProcessPoolExecutor, batches: Iterable[Batch], processes: int) -> Iterator[list[Found]]:
+def _in_turn(pool: ProcessPoolExecutor, batches: Iterable[ImagesToAttack], processes: int) -> Iterator[list[Found]]:
     """No process waits for a batch, and no more results are held than processes."""
     running = deque[Future[list[Found]]]()
     for batch in batches:
