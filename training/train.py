@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import json
 from dataclasses import asdict, replace
 from pathlib import Path
 
@@ -17,7 +18,7 @@ from heatserve.training.data.errors import DataError
 from heatserve.training.data.splits import ImageData
 from heatserve.training.loop.fitting import Run, fit
 from heatserve.training.loop.optimisation import Optimisation
-from heatserve.training.loop.state import state_path
+from heatserve.training.loop.state import StateError, state_path
 from heatserve.training.loop.trainer import EpochMetrics, TrainingError
 from heatserve.training.methods.augmented import Augmented
 from heatserve.training.methods.cross_entropy import CrossEntropy
@@ -241,6 +242,8 @@ def _train(
     if run.resume and _is_done(out, recipe):
         state_path(out).unlink(missing_ok=True)  # left by a kill after the last checkpoint
         return out
+    if run.resume and not state_path(out).is_file():
+        _refuse_another(out, recipe, optimisation.epochs)
 
     def save(metrics: EpochMetrics) -> None:
         student.save(out, replace(metadata, epochs=metrics.epoch, date=now()))
@@ -265,6 +268,20 @@ def _train(
 def _is_done(out: Path, recipe: str) -> bool:
     """Whether `out` is the checkpoint that a training by `recipe` ends with."""
     return out.is_file() and _recipe(load_checkpoint(out).metadata) == recipe
+
+
+def _refuse_another(out: Path, recipe: str, epochs: int) -> None:
+    """Leave alone what another training ended with, perhaps in hours, unless it is to begin afresh."""
+    if not out.is_file():
+        return
+    found = _recipe(replace(load_checkpoint(out).metadata, epochs=epochs))
+    if found != recipe:  # else it is of this one, killed before its first state
+        here, there = json.loads(recipe), json.loads(found)
+        others = ", ".join(name for name in here if here[name] != there.get(name))
+        raise StateError(
+            f"{out}: expected nothing, or what this training ends with, found a network of another one, which differs "
+            f"in {others}; give its options, another --out, or remove it"
+        )
 
 
 def _recipe(metadata: CheckpointMetadata) -> str:

@@ -85,32 +85,42 @@ class DDN:
         return torch.where(near.view(-1, 1, 1, 1), found, images)
 
 
+class _PGD(L2ProjectedGradientDescentAttack):  # type: ignore[misc]
+    """Foolbox's, with an ε of its own for each image, [N, 1, 1, 1]."""
+
+    def project(self, x: Any, x0: Any, epsilon: Any) -> Any:
+        """The points of the balls around `x0` that are nearest to `x`, [N, C, H, W]."""
+        return super().project(x, x0, epsilon.flatten())
+
+
 @dataclass(frozen=True)
 class PGD:
     """Projected gradient ascent in a ball of fixed radius, and a bisection for the smallest where it succeeds.
 
-    The 2^rounds − 1 radii go from ε/100 to ε in geometric progression: `rounds` runs of `steps` steps an image.
+    The 2^rounds − 1 radii go from ε/100 to ε in geometric progression, each 1.037 times the one before by default:
+    `rounds` runs of `steps` steps an image.
     """
 
     steps: int = 20
-    rounds: int = 5
+    rounds: int = 7
 
     def __call__(
         self, network: nn.Module, images: Tensor, labels: Tensor, *, criterion: Criterion, epsilon: float
     ) -> Tensor:
         """As `DDN`: the nearest successes found. Steps are 2.5/steps of the radius long and start at the image."""
-        attack = L2ProjectedGradientDescentAttack(rel_stepsize=2.5 / self.steps, steps=self.steps, random_start=False)
+        attack = _PGD(rel_stepsize=2.5 / self.steps, steps=self.steps, random_start=False)
         radii = torch.logspace(-2, 0, 2**self.rounds - 1) * epsilon
         model, found = _model(network), images.clone()
         low, high = torch.zeros(len(images), dtype=torch.long), torch.full((len(images),), len(radii))
         while (low < high).any():  # the first radius that succeeds is in low … high; high past the end is none
-            middle = (low + high) // 2
-            for index in set(middle[low < high].tolist()):
-                chosen = ((low < high) & (middle == index)).nonzero()[:, 0]
-                radius = float(radii[index])
-                _, tried, success = attack(model, images[chosen], criterion(labels[chosen]), epsilons=radius)
-                found[chosen[success]] = tried[success]
-                high[chosen[success]], low[chosen[~success]] = index, index + 1
+            chosen = (low < high).nonzero()[:, 0]
+            middle, changed = (low + high)[chosen] // 2, criterion(labels[chosen])
+            each: Any = astensor_(radii[middle].view(-1, 1, 1, 1))[0]
+            tried = attack.run(model, images[chosen], changed, epsilon=each)
+            with torch.no_grad():
+                success = changed(tried, network(tried))
+            found[chosen[success]] = tried[success]
+            high[chosen[success]], low[chosen[~success]] = middle[success], middle[~success] + 1
         return found
 
 

@@ -22,6 +22,12 @@ class PaperSection:
     folder: str
     """Its results, in benchmarks/results/."""
 
+    def own_numbers(self, row: SystemRow) -> dict[str, object]:
+        """The hyperparameters of a row's training, but for those that all rows have alike."""
+        rows = [one.trained.hyperparameters for one in self.view.rows]
+        alike = {name for name, value in rows[0].items() if all(one.get(name, rows) == value for one in rows)}
+        return {name: value for name, value in row.trained.hyperparameters.items() if name not in alike}
+
     @property
     def figures(self) -> dict[str, str]:
         """What is drawn, by the name of the file."""

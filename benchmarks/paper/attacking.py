@@ -133,7 +133,7 @@ class DistanceAttack:
         noise: np.random.Generator,
         block: int,
     ) -> Float64Array:
-        how, network = self.settings, target.network
+        how, network = self.settings, target.network.requires_grad_(False)
         if target.sigma is not None and how.noise_samples:
             generator = torch.Generator().manual_seed(self.settings.seed + block)
             network = NoiseAveraged(network, sigma=target.sigma, samples=how.noise_samples, generator=generator)

@@ -166,6 +166,7 @@ TABLE_5 = PublishedTable(
     ),
 )
 
+TABLE_4_SIGMA = 0.25
 TABLE_4: Mapping[str, PublishedRadii] = MappingProxyType(
     {
         "madry-heat": PublishedRadii("Certified adversarially trained", 0.4226, 0.4193, 0.6158),

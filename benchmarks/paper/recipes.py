@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import MappingProxyType
 
 from heatserve.benchmarks.cifar10.systems import SYSTEMS
@@ -99,8 +99,17 @@ def _digits(device: str) -> Recipe:
 
 
 def _cifar10(device: str) -> Recipe:
-    """The systems of `experiment cifar10`, and the 1-Lipschitz network."""
-    systems = [system for name, system in SYSTEMS.items() if name in PAPER_SYSTEMS]
+    """The systems of `experiment cifar10`, with the paper's steps of attacks and of time, and a 1-Lipschitz network."""
+    paper = {
+        "smoothadv": lambda sigma: SmoothAdvParameters(sigma=sigma, epsilon=0.5, steps=4),
+        "madry": lambda _: MadryParameters(epsilon=0.5, steps=4),
+        "heat-paper": lambda sigma: heat_preset("paper-cifar10", sigma),
+    }
+    systems = [
+        replace(system, parameters=paper.get(name, system.parameters))
+        for name, system in SYSTEMS.items()
+        if name in PAPER_SYSTEMS
+    ]
     return Recipe(
         architecture=ARCHITECTURE, systems=_by_name((*systems, _lipschitz("cifar10", device))), sigmas=(0.1, 0.25)
     )

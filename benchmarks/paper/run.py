@@ -183,6 +183,12 @@ class PaperRun:
         path = self.trainings.path(system, sigma)
         if not path.is_file():
             raise HeatserveError(f"{path}: expected the trained network of {system.name}, found none; add --part train")
+        metadata = load_checkpoint(path).metadata
+        if metadata.epochs != metadata.hyperparameters["epochs"]:
+            raise HeatserveError(
+                f"{path}: expected a training of {metadata.hyperparameters['epochs']} epochs, found one that was "
+                f"interrupted after {metadata.epochs}; go on with --part train"
+            )
         return path
 
     def _row(self, system: System, sigma: float) -> SystemRow:

@@ -86,6 +86,11 @@ def measure_speed(
     return record
 
 
+def is_measured(dataset: str, out: Path) -> bool:
+    """Whether `out` has all of Table 2 of a data set, however it was measured."""
+    return out.exists() and set(SPEED_CLASSIFIERS[dataset]) <= set(read_record(out, SpeedRecord).shapes)
+
+
 def measure_classifier(name: str, *, rounds: int, seed: int, progress: Progress = unseen) -> ClassifierSpeed:
     """All engines with one classifier of `CLASSIFIERS`; see `measure_speed`."""
     shape, n0 = CLASSIFIERS[name], PREDICT_VOTES[name]

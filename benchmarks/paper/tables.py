@@ -64,9 +64,12 @@ class PaperView:
         return next((row for row in self.rows if row.system == system), None)
 
     def attack(self, system: str, name: str) -> AttackRow | None:
-        """What an attack found of a system; None: not run."""
+        """What an attack found of a system, of the very network of its row if there is one; None: not run."""
         found = [row for row in self.attacks.rows if row.sigma in (self.sigma, None)]
-        return next((row for row in found if (row.system, row.attack) == (system, name)), None)
+        attack = next((row for row in found if (row.system, row.attack) == (system, name)), None)
+        row = self.row(system)
+        is_another = attack is not None and row is not None and attack.checkpoint != row.trained.checkpoint
+        return None if is_another else attack
 
     @property
     def published(self) -> PublishedTable:
@@ -239,12 +242,12 @@ def radii_table(view: PaperView) -> PaperTable:
         if printed := TABLE_4.get(row.system):
             numbers = (printed.median, printed.mean, printed.maximum)
             lines.append((f"paper: {printed.printed}", *(f"{number:.4f}" for number in numbers)))
-    first = next((row for row in view.rows if row.noisy), None)
-    how = first.settings.monte_carlo.described if first else NOT_RUN
+    measured = [row for row in view.rows if row.noisy]
+    how = "; ".join(dict.fromkeys(row.settings.monte_carlo.described for row in measured)) or NOT_RUN
+    counts = " or ".join(dict.fromkeys(f"{row.proven_images:,}" for row in measured)) or "0"
     return PaperTable(
         title=f"Table 4: certified radii; {view.heading}",
-        note=f"{how}, {first.proven_images if first else 0:,} images, 0 where it abstains. paper: ImageNet-1k, "
-        "ResNet-50, σ = 0.25, 1,000 images.",
+        note=f"{how}, {counts} images, 0 where it abstains. paper: ImageNet-1k, ResNet-50, σ = 0.25, 1,000 images.",
         headings=("system", "median", "mean", "max."),
         lines=tuple(lines),
     )

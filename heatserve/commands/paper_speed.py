@@ -23,7 +23,8 @@ def measure_without_data(
     """Measure Table 2 of a data set and solve Figures 3 and 4; what is measured already is not measured again.
 
     Args:
-        parts: which; None: all, but Table 2 only where it has a column for the data set.
+        parts: which; None: all, but Table 2 only where it has a column for the data set that was not measured yet: one
+            that was, on an idle machine perhaps, is replaced only where it is asked for.
         dataset: its name.
         results: folder of the results of the data set; Figures 3 and 4 go beside it.
         seed: decides all random numbers.
@@ -34,13 +35,13 @@ def measure_without_data(
     Raises:
         HeatserveError: Table 2 was asked for, and has no column for the data set.
     """
-    from heatserve.benchmarks.paper.speed import SPEED_CLASSIFIERS, SPEED_FILE, measure_speed
+    from heatserve.benchmarks.paper.speed import SPEED_CLASSIFIERS, SPEED_FILE, is_measured, measure_speed
     from heatserve.benchmarks.paper.speed_lines import speed_table
     from heatserve.export.calibration.report import progress_bar
 
     records, tables = dict[str, object](), list["RenderableType"]()
-    if SPEED_PART in parts if parts else dataset in SPEED_CLASSIFIERS:
-        out = results / SPEED_FILE
+    out = results / SPEED_FILE
+    if SPEED_PART in parts if parts else dataset in SPEED_CLASSIFIERS and not is_measured(dataset, out):
         record = measure_speed(dataset, out=out, seed=seed, progress=progress_bar)
         records[SPEED_PART] = record
         tables.append(speed_table(record))

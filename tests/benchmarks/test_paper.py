@@ -33,6 +33,7 @@ from heatserve.benchmarks.records.paper import SystemRow, read_paper
 from heatserve.benchmarks.records.record import RecordError
 from heatserve.certification.errors import HeatserveError
 from heatserve.cli import app
+from heatserve.training.checkpoint import load_checkpoint, save_checkpoint
 from heatserve.training.loop.optimisation import Optimisation
 
 QUICK = Optimisation(epochs=1, batch_size=300, lr=0.02, augment=False, cpu_threads=1)
@@ -226,6 +227,12 @@ def test_a_changed_network_or_setting_is_measured_again_and_what_is_kept_is_not(
     paper(*arguments, "--certify-images", "11")
     assert row().trained.checkpoint != first.trained.checkpoint
     assert len(read_paper(copied / RESULTS).systems.rows) == 4, "in the place of the former row"
+    half = load_checkpoint(checkpoint)
+    save_checkpoint(checkpoint, half.network, replace(half.metadata, epochs=0))
+    with pytest.raises(
+        HeatserveError, match=r"expected a training of \d+ epochs, found one that was interrupted after 0"
+    ):
+        paper(*arguments)
     checkpoint.unlink()
     with pytest.raises(HeatserveError, match="expected the trained network of baseline, found none; add --part train"):
         paper(*arguments)

@@ -16,7 +16,7 @@ from torch import nn
 from heatserve.benchmarks.paper.attacking import Attackable, DistanceAttack, by_votes
 from heatserve.benchmarks.paper.certifying import among_best
 from heatserve.benchmarks.paper.figures import draw_paper
-from heatserve.benchmarks.paper.orders import orders_table
+from heatserve.benchmarks.paper.orders import _order_here, orders_table
 from heatserve.benchmarks.paper.published import TABLE_2, TABLE_4
 from heatserve.benchmarks.paper.summary import attacked_curve, certified_curve, curve_of
 from heatserve.benchmarks.paper.tables import PaperView, all_tables, sigmas_of
@@ -164,6 +164,13 @@ def test_what_was_not_run_says_so(digits: PaperResults) -> None:
     table = next(table for table in all_tables(view) if table.title.startswith("Table 5"))
     assert table.lines[0][3:8] == ("not run",) * 5
     assert {line[2] for line in orders_table(view).lines[2:]} == {"not run"}
+
+
+def test_the_order_is_that_on_the_images_that_all_were_measured_on() -> None:
+    draw = np.random.default_rng(0)
+    small, large = draw.random(200), 1 + draw.random(200)
+    assert _order_here({"a": small, "b": np.append(large, np.zeros(800))}, "mean") == "b, a"
+    assert _order_here({"a": small, "b": small + 1e-3 * draw.normal(size=200)}, "median").count("≈") == 1
 
 
 def test_table_1_says_what_is_promised_of_all_rows_together(digits: PaperResults) -> None:

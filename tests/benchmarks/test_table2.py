@@ -13,6 +13,7 @@ import torch
 from typer.testing import CliRunner
 
 import heatserve.benchmarks.paper.speed as speed
+import heatserve.commands.paper_speed as paper_speed
 from heatserve.benchmarks.classifiers import CLASSIFIERS, PREDICT_VOTES
 from heatserve.benchmarks.pages.render import RESULTS, render_pages
 from heatserve.benchmarks.paper.eager import eager_votes
@@ -33,6 +34,7 @@ from heatserve.benchmarks.records.table2 import ClassifierSpeed, MedianRatio, Se
 from heatserve.benchmarks.torch_votes import torch_votes
 from heatserve.certification.errors import HeatserveError
 from heatserve.cli import app
+from heatserve.commands.paper_speed import measure_without_data
 from heatserve.export.runtime.timing import Times
 
 ROOT = Path(__file__).parents[2]
@@ -135,6 +137,20 @@ def test_the_command_measures_every_engine_both_ways_and_nothing_twice(
 
 def seconds(value: float) -> Seconds:
     return Seconds(p25=value, p50=value, p75=value, count=10)
+
+
+def test_a_whole_table_of_other_settings_is_replaced_only_where_it_is_asked_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    names = SPEED_CLASSIFIERS["cifar10"]
+    shapes = {name: speed_of(50, "torch", "onnxruntime", "grpc") for name in names}
+    write_record(tmp_path / "speed.json", speed_record("cpu", shapes))
+    before = (tmp_path / "speed.json").read_bytes()
+    monkeypatch.setattr(paper_speed, "_line", lambda *_, **__: (None, "no lines here"))
+    assert measure_without_data(None, "cifar10", tmp_path, seed=5)[1] == ["no lines here"]
+    assert (tmp_path / "speed.json").read_bytes() == before
+    write_record(tmp_path / "speed.json", speed_record("cpu", {names[0]: shapes[names[0]]}))
+    assert not speed.is_measured("cifar10", tmp_path / "speed.json")
 
 
 def speed_of(ratio: float, *engines: str) -> ClassifierSpeed:

@@ -316,6 +316,19 @@ def test_resuming_what_is_finished_returns_at_once(few: ImageData, baseline: Pat
         train(replace(few, images=images), Run())
 
 
+def test_what_another_training_ended_with_is_left_alone(few: ImageData, tmp_path: Path) -> None:
+    out = tmp_path / "a.safetensors"
+    _train(few, out)
+    before = out.read_bytes()
+    with pytest.raises(
+        StateError, match=f"^{out}: .* a network of another one, which differs in hyperparameters; give"
+    ):
+        _train(few, out, replace(QUICK, lr=0.04), run=RESUMED)
+    assert out.read_bytes() == before
+    _train(few, out, replace(QUICK, lr=0.04), run=Run())
+    assert out.read_bytes() != before
+
+
 def _scalars(folder: Path) -> dict[str, list[tuple[int, float]]]:
     """Everything that TensorBoard shows of a folder: (step, value) by name."""
     accumulator = EventAccumulator(str(folder))

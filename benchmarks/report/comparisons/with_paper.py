@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from heatserve.benchmarks.paper.published import TABLE_4
+from heatserve.benchmarks.paper.published import TABLE_4, TABLE_4_SIGMA
 from heatserve.benchmarks.report.comparisons.sides import Sides
 from heatserve.benchmarks.report.document import Judgement
 from heatserve.benchmarks.report.formats import count, decimals, percentage, plain, times
@@ -53,7 +53,7 @@ def _adversarially_trained(sides: Sides, results: DatasetResults, sigma: float) 
         row = results.row(name, sigma)
         medians[name] = None if row is None else median_proven(row)
     before, after = medians["madry"], medians["madry-heat"]
-    if before is None or after is None:
+    if before is None or after is None or sigma != TABLE_4_SIGMA:  # radii are measured by σ
         return
     sides.used(results.file("systems"))
     theirs = TABLE_4["madry-heat"].median - TABLE_4["madry"].median
