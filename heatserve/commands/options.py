@@ -196,9 +196,7 @@ def kept_when_interrupted(folder: Path) -> Iterator[None]:
         yield
     except KeyboardInterrupt:
         if folder.is_dir():
-            typer.echo(
-                f"interrupted; what Certify found is kept in {folder}: the same command goes on from it", err=True
-            )
+            typer.echo(f"interrupted; what was found is kept in {folder}: the same command goes on from it", err=True)
         raise
 
 
