@@ -85,14 +85,6 @@ class DDN:
         return torch.where(near.view(-1, 1, 1, 1), found, images)
 
 
-class _PGD(L2ProjectedGradientDescentAttack):  # type: ignore[misc]
-    """Foolbox's, with an ε of its own for each image, [N, 1, 1, 1]."""
-
-    def project(self, x: Any, x0: Any, epsilon: Any) -> Any:
-        """The points of the balls around `x0` that are nearest to `x`, [N, C, H, W]."""
-        return super().project(x, x0, epsilon.flatten())
-
-
 @dataclass(frozen=True)
 class PGD:
     """Projected gradient ascent in a ball of fixed radius, and a bisection for the smallest where it succeeds.
@@ -108,14 +100,15 @@ class PGD:
         self, network: nn.Module, images: Tensor, labels: Tensor, *, criterion: Criterion, epsilon: float
     ) -> Tensor:
         """As `DDN`: the nearest successes found. Steps are 2.5/steps of the radius long and start at the image."""
-        attack = _PGD(rel_stepsize=2.5 / self.steps, steps=self.steps, random_start=False)
         radii = torch.logspace(-2, 0, 2**self.rounds - 1) * epsilon
         model, found = _model(network), images.clone()
         low, high = torch.zeros(len(images), dtype=torch.long), torch.full((len(images),), len(radii))
         while (low < high).any():  # the first radius that succeeds is in low … high; high past the end is none
             chosen = (low < high).nonzero()[:, 0]
             middle, changed = (low + high)[chosen] // 2, criterion(labels[chosen])
-            each: Any = astensor_(radii[middle].view(-1, 1, 1, 1))[0]
+            each: Any = astensor_(radii[middle])[0]  # foolbox's arithmetic spreads a radius for each image
+            step = 2.5 / self.steps * each.reshape((-1, 1, 1, 1))
+            attack = L2ProjectedGradientDescentAttack(abs_stepsize=step, steps=self.steps, random_start=False)
             tried = attack.run(model, images[chosen], changed, epsilon=each)
             with torch.no_grad():
                 success = changed(tried, network(tried))

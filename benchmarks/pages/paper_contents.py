@@ -25,7 +25,7 @@ class PaperSection:
     def own_numbers(self, row: SystemRow) -> dict[str, object]:
         """The hyperparameters of a row's training, but for those that all rows have alike."""
         rows = [one.trained.hyperparameters for one in self.view.rows]
-        alike = {name for name, value in rows[0].items() if all(one.get(name, rows) == value for one in rows)}
+        alike = {name for name, value in rows[0].items() if all(name in one and one[name] == value for one in rows)}
         return {name: value for name, value in row.trained.hyperparameters.items() if name not in alike}
 
     @property

@@ -184,10 +184,11 @@ class PaperRun:
         if not path.is_file():
             raise HeatserveError(f"{path}: expected the trained network of {system.name}, found none; add --part train")
         metadata = load_checkpoint(path).metadata
-        if metadata.epochs != metadata.hyperparameters["epochs"]:
+        planned = metadata.hyperparameters.get("epochs", metadata.epochs)  # imported weights have none
+        if metadata.epochs != planned:
             raise HeatserveError(
-                f"{path}: expected a training of {metadata.hyperparameters['epochs']} epochs, found one that was "
-                f"interrupted after {metadata.epochs}; go on with --part train"
+                f"{path}: expected a training of {planned} epochs, found one that was interrupted after "
+                f"{metadata.epochs}; go on with --part train"
             )
         return path
 

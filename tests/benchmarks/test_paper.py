@@ -233,6 +233,8 @@ def test_a_changed_network_or_setting_is_measured_again_and_what_is_kept_is_not(
         HeatserveError, match=r"expected a training of \d+ epochs, found one that was interrupted after 0"
     ):
         paper(*arguments)
+    save_checkpoint(checkpoint, half.network, replace(half.metadata, hyperparameters={}))
+    paper(*arguments)  # as weights that were imported
     checkpoint.unlink()
     with pytest.raises(HeatserveError, match="expected the trained network of baseline, found none; add --part train"):
         paper(*arguments)

@@ -98,8 +98,8 @@ def test_a_process_that_ends_is_told() -> None:
 
 def test_who_interrupts_waits_for_no_batch() -> None:
     begun = time.monotonic()
-    attacks = iter(attack_batches(_Busy(on_ones="takes long"), batches(0.5, 0.5, 1, 1), 4))
+    attacks = attack_batches(_Busy(on_ones="takes long"), batches(0.5, 0.5, 1, 1), 4)
     next(attacks)
-    attacks.close()  # type: ignore[attr-defined]
+    attacks.close()
     assert time.monotonic() - begun < 60
     assert not multiprocessing.active_children()

@@ -8,6 +8,7 @@ radius that is answered with another class. There is no probability in it: one s
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -237,16 +238,17 @@ def _search(
     positive = np.flatnonzero(radii > 0)
     batches = [positive[begin : begin + attacker.batch] for begin in range(0, len(positive), attacker.batch)]
     due = [batch for batch in batches if not all(kept.get(*keys[row]) for row in batch)]
-    attacks = attack_batches(attacker, ((images[batch], labels[batch], radii[batch]) for batch in due), len(due))
-    for batch, found in progress(zip(due, attacks, strict=True), len(due), "attacks"):
-        records = [
-            AttackedImage(digest=digest, start=kind, label=int(labels[row]), radius=float(radii[row]))
-            for row in batch
-            for digest, kind in [keys[row]]
-        ]
-        for each in found:
-            judge.judge(images[batch], records, each)
-        kept.add(records)
+    to_attack = ((images[batch], labels[batch], radii[batch]) for batch in due)
+    with closing(attack_batches(attacker, to_attack, len(due))) as attacks:
+        for batch, found in progress(zip(due, attacks, strict=True), len(due), "attacks"):
+            records = [
+                AttackedImage(digest=digest, start=kind, label=int(labels[row]), radius=float(radii[row]))
+                for row in batch
+                for digest, kind in [keys[row]]
+            ]
+            for each in found:
+                judge.judge(images[batch], records, each)
+            kept.add(records)
     everything = [record for row in positive if (record := kept.get(*keys[row]))]
     ends = np.cumsum([len(found) for _, found in kinds])
     served = zip(kinds, np.split(radii, ends[:-1]), strict=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import multiprocessing
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Generator, Iterable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 
@@ -19,8 +19,10 @@ ImagesToAttack = tuple[Float32Array, NDArray[np.int64], Float64Array]
 """Images [N, C, H, W], their labels [N] and their radii [N]."""
 
 
-def attack_batches(attacker: Attacker, batches: Iterable[ImagesToAttack], count: int) -> Iterator[Iterable[Found]]:
-    """What attacks find for each of `count` batches, in their order.
+def attack_batches(
+    attacker: Attacker, batches: Iterable[ImagesToAttack], count: int
+) -> Generator[Iterable[Found], None, None]:
+    """What attacks find for each of `count` batches, in their order; to close it ends the processes.
 
     Raises:
         HeatserveError: a process ended before its batch was attacked: the machine had no memory left, for instance.
