@@ -11,6 +11,7 @@ from __future__ import annotations
 import copy
 import hashlib
 import io
+import logging
 import time
 import zipfile
 from collections.abc import Callable
@@ -24,6 +25,7 @@ import torch
 from numpy.typing import NDArray
 from scipy.special import softmax
 from torch import nn
+from torch.fx.experimental.optimization import fuse
 
 from heatserve.benchmarks.attack.autoattack import AutoAttackL2, Effort
 from heatserve.benchmarks.attack.distances import farther_out
@@ -38,6 +40,7 @@ from heatserve.certification.voting import Classifier
 from heatserve.export.calibration.ledger import image_digest
 from heatserve.export.runtime.answers import ModelImages
 from heatserve.export.runtime.session import Runner
+from heatserve.training.architectures.network import memory_format_of
 
 _MOST_IMAGES, _MOST_COPIES, _MOST_NUMBERS = 64, 1024, 2**21
 """What is attacked together: images, images with their noisy copies, and numbers in all of these."""
@@ -45,6 +48,8 @@ _MOST_IMAGES, _MOST_COPIES, _MOST_NUMBERS = 64, 1024, 2**21
 _STRETCHES = (1.0, 1.1, 1.25, 1.5, 2.0, 2.5, 3.0, 4.0, 6.0, 8.0)
 """How many times as far as an attack has gone another answer is looked for: under noise DDN ends with what a lucky draw
 misclassified, on the near side of the boundary."""
+
+_LOGGER = logging.getLogger(__name__)
 
 ClassScores = Callable[[Float32Array, np.random.Generator], NDArray[Any]]
 """What decides: from images [N, C, H, W] to the scores of their classes [N, K], perhaps by noise."""
@@ -55,12 +60,26 @@ class Attackable:
     """A network as an attack sees it, and what decides whether the attack succeeded."""
 
     network: nn.Module
-    """From images [N, C, H, W] to logits [N, K], with gradients."""
+    """From images [N, C, H, W] to logits [N, K], with gradients; see `quick`."""
     scores: ClassScores
     sha256: str
     """Of the checkpoint of the network."""
     sigma: float | None
     """Of the noise that a stochastic model averages over; None: a deterministic one."""
+
+
+def quick(network: nn.Module) -> nn.Module:
+    """A copy of a network in eval mode whose gradient with respect to images takes less time (ResNet-20: 0.7 of it).
+
+    Batch norms are folded into convolutions, and weights laid out as they are best; where the code of a network cannot
+    be traced, nothing is folded. What an attack finds with it is decided by what is served in any case.
+    """
+    copied: nn.Module = copy.deepcopy(network).eval().to(memory_format=memory_format_of(network))  # type: ignore[call-overload]
+    try:
+        copied = fuse(copied)
+    except (ValueError, TypeError, AttributeError, RuntimeError) as error:  # what the tracer, or code of a user, raises
+        _LOGGER.debug("attacked without folded batch norms: %s", error)
+    return copied.requires_grad_(False)
 
 
 def by_votes(base: Classifier, *, sigma: float, votes: int) -> ClassScores:
@@ -133,7 +152,7 @@ class DistanceAttack:
         noise: np.random.Generator,
         block: int,
     ) -> Float64Array:
-        how, network = self.settings, target.network.requires_grad_(False)
+        how, network = self.settings, target.network
         if target.sigma is not None and how.noise_samples:
             generator = torch.Generator().manual_seed(self.settings.seed + block)
             network = NoiseAveraged(network, sigma=target.sigma, samples=how.noise_samples, generator=generator)
@@ -163,7 +182,7 @@ class DistanceAttack:
         with torch.no_grad():
             classes = target.network(torch.from_numpy(images[:1])).shape[1]
         attack = AutoAttackL2(
-            copy.deepcopy(target.network),
+            target.network,
             classes=classes,
             pixels=images[0].size,
             seed=how.seed + block,

@@ -238,7 +238,7 @@ class PaperRun:
 
         What does not depend on σ is attacked once for all. `names` are of `PAPER_ATTACKS` and `FURTHER_ATTACKS`.
         """
-        from heatserve.benchmarks.paper.attacking import Attackable, by_graph, by_votes
+        from heatserve.benchmarks.paper.attacking import Attackable, by_graph, by_votes, quick
 
         path = self._trained(system, sigma)
         checkpoint = load_checkpoint(path)
@@ -260,7 +260,7 @@ class PaperRun:
                 scores = by_votes(base, sigma=sigma, votes=attack.settings.votes)
             else:
                 scores = by_graph(open_served(model))
-            target = Attackable(checkpoint.network, scores, checkpoint.sha256, sigma if stochastic else None)
+            target = Attackable(quick(checkpoint.network), scores, checkpoint.sha256, sigma if stochastic else None)
             distances, seconds = self._distances.distances(attack, target, data, self.progress)
             row = AttackRow(
                 system=system.name,

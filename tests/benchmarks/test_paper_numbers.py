@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from scipy.stats import beta
 from torch import nn
 
-from heatserve.benchmarks.paper.attacking import Attackable, DistanceAttack, by_votes
+from heatserve.benchmarks.paper.attacking import Attackable, DistanceAttack, by_votes, quick
 from heatserve.benchmarks.paper.certifying import among_best
 from heatserve.benchmarks.paper.figures import draw_paper
 from heatserve.benchmarks.paper.orders import _order_here, orders_table
@@ -24,6 +24,7 @@ from heatserve.benchmarks.records.paper import DistanceSettings, PaperResults, r
 from heatserve.certification.monte_carlo import largest_provable
 from heatserve.certification.radius import Float32Array
 from heatserve.commands.paper import folder_name
+from heatserve.training.architectures import build_network
 
 DIGITS = Path(__file__).parents[2] / "benchmarks" / "results" / "digits"
 LIMIT = 1.0
@@ -84,6 +85,30 @@ def test_distances_of_an_average_over_noise_are_confirmed_by_other_noise(name: s
     assert found[-1] == 0
     assert (found[:-1] > exact - 0.02).all()
     assert (found[:-1] < np.maximum(3 * exact, 0.6)).all(), "one that a lucky draw misclassifies is followed on"
+
+
+@pytest.mark.parametrize("architecture", ["cifar_resnet20", "lipschitz_xs"])
+def test_what_is_attacked_is_the_same_function_without_batch_norms(architecture: str) -> None:
+    torch.manual_seed(0)
+    network = build_network(
+        architecture, num_classes=10, input_shape=(3, 32, 32), mean=(0.5, 0.4, 0.3), std=(0.2, 0.3, 0.4)
+    )
+    images = torch.rand(16, 3, 32, 32)
+    with torch.no_grad():
+        network(images)  # batch norms learn what is not the identity
+    found, before = quick(network), network.training
+    assert not any(isinstance(module, nn.BatchNorm2d) for module in found.modules())
+    assert not any(weight.requires_grad for weight in found.parameters())
+    assert network.training == before, "the network itself stays as it is"
+    assert all(weight.requires_grad for weight in network.parameters())
+    gradients = []
+    for each in (network.eval(), found):
+        tried = images.clone().requires_grad_()
+        each(tried).logsumexp(1).sum().backward()
+        assert tried.grad is not None
+        gradients.append(tried.grad)
+    torch.testing.assert_close(found(images), network(images), rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(gradients[1], gradients[0], rtol=0, atol=0.01 * float(gradients[0].abs().max()))
 
 
 def test_of_three_classes_the_two_best_cannot_be_left_by_one_that_never_is() -> None:
