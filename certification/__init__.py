@@ -54,7 +54,7 @@ if TYPE_CHECKING:
     from heatserve.certification.radius import RadiusMap, certified_l_bound, l_bound, nominal_radius, top_score
     from heatserve.certification.sequential import Decision, EarlyPrediction, decide, predict_early, provable
     from heatserve.certification.tightening import Bound, certificate
-    from heatserve.certification.voting import Classifier, MonteCarloError
+    from heatserve.certification.voting import Classifier, DependentVotesError, MonteCarloError, each_by_itself
 
 __all__ = [
     "ABSTAIN",
@@ -67,6 +67,7 @@ __all__ = [
     "Classifier",
     "Confirmation",
     "Decision",
+    "DependentVotesError",
     "EarlyPrediction",
     "Ending",
     "Evidence",
@@ -100,6 +101,7 @@ __all__ = [
     "confirm",
     "count_overclaims",
     "decide",
+    "each_by_itself",
     "fit_guard",
     "grey_levels",
     "judge_promise",
@@ -134,6 +136,7 @@ __getattr__, __dir__ = lazy_names(
         "Classifier": "heatserve.certification.voting",
         "Confirmation": "heatserve.certification.confirming",
         "Decision": "heatserve.certification.sequential",
+        "DependentVotesError": "heatserve.certification.voting",
         "EarlyPrediction": "heatserve.certification.sequential",
         "Ending": "heatserve.certification.outcome",
         "Evidence": "heatserve.certification.anytime",
@@ -167,6 +170,7 @@ __getattr__, __dir__ = lazy_names(
         "confirm": "heatserve.certification.confirming",
         "count_overclaims": "heatserve.certification.calibration",
         "decide": "heatserve.certification.sequential",
+        "each_by_itself": "heatserve.certification.voting",
         "fit_guard": "heatserve.certification.guard",
         "grey_levels": "heatserve.certification.noise",
         "judge_promise": "heatserve.certification.audit",

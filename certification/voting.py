@@ -34,6 +34,10 @@ class MonteCarloError(HeatserveError):
     """Arguments that Monte Carlo certification cannot work with."""
 
 
+class DependentVotesError(MonteCarloError):
+    """Votes that depend on the other copies of a batch: none that this classifier has cast proves anything."""
+
+
 def streams(
     images: Float32Array, *, indices: Sequence[int] | None, sigma: float, seed: int, noise: NoiseSource
 ) -> Iterator[Fill]:
@@ -88,34 +92,40 @@ def split_votes(scores: NDArray[np.floating[Any]], sizes: Sequence[int]) -> list
 
 
 def each_by_itself(classifier: Classifier, *, share: float = 1.0) -> Classifier:
-    """The classifier, until its votes are seen to depend on the other copies of a batch.
+    """The classifier, until its votes are seen to depend on the other copies of a batch; from then on none.
 
     Votes are independent draws of f(x + η) only where f is a function of one image. A graph that somebody made may
     answer the copies of a batch together, with the class of their mean, and then as many votes agree as it likes. So
-    one copy of a batch, chosen by chance, votes once more by itself.
+    one copy of a batch, chosen by chance, votes once more by itself. What is found before that is seen is as worthless
+    as what comes after; and a graph that mixes fewer copies than rounding may explain, a thousandth, stays unseen.
 
     Args:
         classifier: the base classifier f.
         share: of the batches in which a vote is compared, chosen by chance.
 
     Raises:
-        MonteCarloError: of the votes compared so far, more differ than rounding explains: 3 and a thousandth.
+        DependentVotesError: of the votes compared so far, more differ than rounding explains: 3 and a thousandth. Every
+            later call raises it, too.
     """
     chance, compared, differ = np.random.default_rng(), 0, 0
 
+    def refuse_dependent() -> None:
+        if differ > 3 + compared / 1000:
+            raise DependentVotesError(
+                f"classifier: expected the vote of a noisy copy to depend on no other copy, got {differ} of "
+                f"{compared} that it does not cast by itself: it answers the copies of a batch together, and no "
+                "number of such votes proves a radius"
+            )
+
     def answer(copies: Float32Array) -> NDArray[np.floating[Any]]:
         nonlocal compared, differ
+        refuse_dependent()  # a caller who goes on after that, with the next image or question, gets no vote either
         scores = classifier(copies)
         if len(copies) > 1 and chance.random() < share:
             place = int(chance.integers(len(copies)))
             (alone,) = _votes(classifier(copies[place : place + 1]), 1)
             compared, differ = compared + 1, differ + int(alone != _votes(scores, len(copies))[place])
-            if differ > 3 + compared / 1000:
-                raise MonteCarloError(
-                    f"classifier: expected the vote of a noisy copy to depend on no other copy, got {differ} of "
-                    f"{compared} that it does not cast by itself: it answers the copies of a batch together, and no "
-                    "number of such votes proves a radius"
-                )
+            refuse_dependent()
         return scores
 
     return answer

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import signal
 import subprocess
 import sys
 import sysconfig
@@ -19,6 +20,10 @@ from wheels import ROOMS, ROOT, built, run
 
 from heatserve import FREE_PORTS, TritonServer
 from heatserve.certification.guard import fit_guard
+
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    # A shell that starts the tests in the background has them, and all that they start, ignore Ctrl-C, which they send.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 START_SECONDS = 300.0
 """For the servers that many tests share: a machine with other work takes minutes for their processes."""

@@ -24,7 +24,7 @@ from heatserve.certification.files import write_atomically
 from heatserve.certification.monte_carlo import alpha_left, certificate_of
 from heatserve.certification.noise import source_of
 from heatserve.certification.radius import Float32Array, Float64Array
-from heatserve.certification.voting import Classifier, streams
+from heatserve.certification.voting import Classifier, DependentVotesError, each_by_itself, streams
 from heatserve.export.calibration.ledger import CertifyRecipe, LedgerEntry, image_digest
 from heatserve.export.runtime.answers import ModelImages
 from heatserve.export.runtime.session import classifier, open_session
@@ -73,15 +73,21 @@ class PassKeeper:
 
         Raises:
             HeatserveError: a file is damaged, or about other images.
+            DependentVotesError: see `each_by_itself`; the folder of what was kept so far is renamed.
         """
         folder = self._folder / f"{data.split}-{_key(recipe)}"
-        network = classifier(open_session(base))
+        network = each_by_itself(classifier(open_session(base)))
         for number, together in groupby(positions, lambda position: (data.first + position) // _BLOCK):
             path, wanted = folder / f"{number:06}.npz", list(together)
             kept = _read(path)
             missing = [position for position in wanted if data.first + position not in kept]
-            for position in missing:
-                kept[data.first + position] = _take(network, data.images[position], data.first + position, recipe)
+            try:
+                for position in missing:
+                    kept[data.first + position] = _take(network, data.images[position], data.first + position, recipe)
+            except DependentVotesError:
+                if folder.exists():
+                    folder.rename(f"{folder}.refused")
+                raise
             if missing:
                 _write(path, kept)
             for position in wanted:

@@ -50,6 +50,7 @@ from heatserve.export.graph.build import with_map
 from heatserve.export.graph.certificate import NOT_CALIBRATED
 from heatserve.export.repository.layout import ATTEMPTS_NAME, ModelVersion, add_attempts, locked
 from heatserve.export.runtime.answers import ModelImages
+from heatserve.training.named import parse_named
 
 
 class AttemptsError(HeatserveError):
@@ -190,13 +191,16 @@ class Asked:
 def _shares(earlier: Attempt, asked: Asked) -> bool:
     """Whether an image that is tested on was used by an earlier attempt, to fit, to test, or for figures.
 
-    Pictures of any size and images that were brought to one size cannot be compared by pixels: of one split they are
-    taken to be the same.
+    Pictures of any size and images that were brought to one size cannot be compared by pixels, nor can images that the
+    options of a data set, such as `resize`, make of the same files: of one split they are taken to be the same.
     """
     if not {*earlier.fit_pixels, *earlier.check_pixels, *earlier.test_pixels}.isdisjoint(asked.check_pixels):
         return True
-    same_split = (earlier.check.dataset, earlier.check.split) == (asked.check.dataset, asked.check.split)
-    return earlier.form != asked.form and same_split
+    return any(
+        (earlier.form, used.dataset) != (asked.form, asked.check.dataset)
+        and (parse_named(used.dataset).name, used.split) == (parse_named(asked.check.dataset).name, asked.check.split)
+        for used in (earlier.fit, earlier.check, earlier.test)
+    )
 
 
 def read_attempts(repository: Path) -> Attempts:

@@ -15,7 +15,7 @@ from heatserve.certification.noise import source_of
 from heatserve.certification.progress import Progress, unseen
 from heatserve.certification.radius import Float32Array
 from heatserve.certification.sequential import decide
-from heatserve.certification.voting import Classifier, each_by_itself
+from heatserve.certification.voting import Classifier, DependentVotesError, each_by_itself
 from heatserve.export.calibration.ledger import (
     CertifyRecipe,
     LedgerEntry,
@@ -91,6 +91,7 @@ class Certifier:
             CardError: the base classifier has changed since the card was verified.
             LedgerError: the ledger holds another recipe or other images, or is damaged.
             DeterministicError: the model has no base classifier.
+            DependentVotesError: see `each_by_itself`; the ledger is renamed, for what it holds is proven by such votes.
         """
         require_smoothed(model, SmoothedWork.VOTES)
         recipe = self.recipe(model, data)
@@ -100,8 +101,14 @@ class Certifier:
         left = [index - data.first for index in wanted if index not in entries]
         base = read_verified(model.path / BASE_NAME, model.card.base_sha256)
         found = append_entries(ledger, (self.executor or certify_here)(base, data, left, recipe))
-        for entry in self.progress(found, len(left), f"Certify, {data.split} images"):
-            entries[entry.index] = entry
+        try:
+            for entry in self.progress(found, len(left), f"Certify, {data.split} images"):
+                entries[entry.index] = entry
+        except DependentVotesError as error:
+            if ledger is None:
+                raise
+            kept = ledger.rename(f"{ledger}.refused")
+            raise DependentVotesError(f"{error}; nothing goes on from what was found so far, now {kept}") from None
         return [entries[index] for index in wanted]
 
 

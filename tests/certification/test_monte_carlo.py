@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from scipy.stats import binom, norm
 
 from heatserve.certification.monte_carlo import ABSTAIN, certify, largest_provable, predict
-from heatserve.certification.voting import MonteCarloError, each_by_itself
+from heatserve.certification.voting import DependentVotesError, MonteCarloError, each_by_itself
 
 
 def test_certified_radii_exceed_the_truth_no_more_often_than_alpha() -> None:
@@ -59,8 +59,11 @@ def test_votes_that_depend_on_the_other_copies_of_a_batch_prove_nothing() -> Non
     distance, images = 0.1, at(0.1, 20)
     fooled = next(certify(together, images[:1], sigma=SIGMA, n=2000))
     assert fooled.radius > 8 * distance
-    with pytest.raises(MonteCarloError, match="expected the vote of a noisy copy to depend on no other copy"):
-        list(certify(each_by_itself(together), images, sigma=SIGMA, n=2000))
+    refused = each_by_itself(together)
+    with pytest.raises(DependentVotesError, match="expected the vote of a noisy copy to depend on no other copy"):
+        list(certify(refused, images, sigma=SIGMA, n=2000))
+    with pytest.raises(DependentVotesError, match="expected the vote"):
+        refused(images[:1])
     honest = list(certify(each_by_itself(linear), images, sigma=SIGMA, n=2000))
     assert honest == list(certify(linear, images, sigma=SIGMA, n=2000))
 

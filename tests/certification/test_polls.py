@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from heatserve.certification.noise import FLOAT32, Fill
 from heatserve.certification.polls import STEP, Answer, Failure, Polls, Test, Want, results_in_order
-from heatserve.certification.voting import Histogram, MonteCarloError
+from heatserve.certification.voting import DependentVotesError, Histogram, MonteCarloError, each_by_itself
 
 SHAPE = (1, 1, 2)
 K = 1000
@@ -252,3 +252,18 @@ def test_offline_the_exception_of_a_classifier_is_raised() -> None:
 
     with pytest.raises(RuntimeError, match="cannot run 1"):
         list(results_in_order(broken, [(marked(0), counting(1))], shape=SHAPE, batch_size=8))
+
+
+def test_once_votes_are_seen_to_depend_on_a_batch_no_later_test_gets_any() -> None:
+    def together(images: NDArray[np.float32]) -> NDArray[Any]:
+        """The class of the first copy, for each of them."""
+        return np.tile(np.eye(K)[[int(images[0, 0, 0, 0]) % K]], (len(images), 1))
+
+    polls = Polls[int, list[int]](each_by_itself(together, share=0.25), shape=SHAPE, batch_size=STEP)
+    failed = []
+    for number in range(400):
+        polls.open(number, marked(number), asks(STEP))
+        (said,) = polls.step() + polls.step()
+        failed.append(isinstance(said, Failure) and isinstance(said.error, DependentVotesError))
+    first = failed.index(True)
+    assert all(failed[first:]), "and a call that compares nothing casts none either"

@@ -186,6 +186,18 @@ def test_images_in_another_form_count_where_they_are_of_one_split(model: ModelVe
     assert terms_of(replace(taken, form="pictures"), made).looks == 2
     elsewhere = taken.check.model_copy(update={"split": "elsewhere"})
     assert terms_of(replace(taken, form="pictures", check=elsewhere), made).looks == 1
+    figures = taken.check.model_copy(update={"split": made.recorded[0].test.split})
+    assert terms_of(replace(taken, check=figures), made).looks == 1
+    assert terms_of(replace(taken, form="pictures", check=figures), made).looks == 2, "others were used for figures"
+
+
+def test_the_same_files_at_another_size_count_as_the_same_images(model: ModelVersion, tmp_path: Path) -> None:
+    plain = asked(model, some(200, name="imagefolder:photos?resize=12"))
+    made = Attempts((Attempt(**vars(plain) | vars(terms_of(plain, Attempts(()))), date="2026-01-01"),))
+    other = another(tmp_path, "other")
+    assert terms_of(asked(other, some(200, seed=1, name="imagefolder:photos?resize=12")), made).looks == 1
+    assert terms_of(asked(other, some(200, seed=1, name="imagefolder:photos?resize=10")), made).looks == 2
+    assert terms_of(asked(other, some(200, seed=1, name="imagefolder:others?resize=10")), made).looks == 1
 
 
 def test_an_attempt_that_failed_counts_on_other_images_of_its_network(model: ModelVersion) -> None:

@@ -24,7 +24,7 @@ from heatserve.certification.noise import GRID, NoiseError
 from heatserve.certification.provenance import sha256_of
 from heatserve.certification.radius import Float32Array
 from heatserve.certification.sequential import decide
-from heatserve.certification.voting import MonteCarloError
+from heatserve.certification.voting import DependentVotesError
 from heatserve.cli import app
 from heatserve.export.calibration.certifier import Certifier, certify_chunk
 from heatserve.export.calibration.dataset import CHUNK, certify_dataset, on_ray
@@ -98,8 +98,11 @@ def test_a_base_that_answers_a_batch_together_is_not_certified(model: ModelVersi
     edit_card(model.path, lambda card: card.update(base_sha256=sha256))
     mixing = open_model(model.path.parents[1], model.name)
     many = MONTE_CARLO.model_copy(update={"n": 2000})
-    with pytest.raises(MonteCarloError, match="it answers the copies of a batch together"):
-        certify_dataset(mixing, some_images(20), Certifier(many, file=tmp_path / "results.jsonl"))
+    results = tmp_path / "results.jsonl"
+    with pytest.raises(DependentVotesError, match=r"answers the copies of a batch together.*results\.jsonl\.refused"):
+        certify_dataset(mixing, some_images(20), Certifier(many, file=results))
+    assert not results.exists(), "no later run goes on from what such votes seemed to prove"
+    assert (tmp_path / "results.jsonl.refused").is_file()
 
 
 def test_a_decision_is_a_line_that_is_all_or_nothing(model: ModelVersion, tmp_path: Path) -> None:
