@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from decimal import ROUND_CEILING, ROUND_FLOOR, Context
 
 from heatserve.export.tiers import TierModel
@@ -21,6 +22,12 @@ def stated(share: float, *, up: bool) -> str:
     """
     digits = Context(prec=6, rounding=ROUND_CEILING if up else ROUND_FLOOR)
     return f"{float(digits.create_decimal(f'{share:.15g}')):g}"
+
+
+def radius_text(radius: float, digits: int = 4) -> str:
+    """A radius to so many digits, rounded down: what is shown is no more than what is held (but for 10⁻⁹)."""
+    unit = 10**digits
+    return f"{math.floor(radius * unit + 1e-9 * unit) / unit:.{digits}f}"
 
 
 def promise_text(

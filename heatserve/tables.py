@@ -15,6 +15,7 @@ from rich.table import Table
 from rich.text import Text
 
 from heatserve.export.contract import Reason
+from heatserve.export.promise import radius_text
 from heatserve.export.tiers import TierLimits, TierModel, TierReason, limit_names
 
 if TYPE_CHECKING:
@@ -139,10 +140,10 @@ def predictions_table(
             Text(image),
             Text(prediction.class_name or str(prediction.label)),
             f"{prediction.probability:.3f}",
-            f"{prediction.certified_radius:.4f}"
+            radius_text(prediction.certified_radius)
             + (f" ({prediction.reason:d})" if prediction.reason not in _OF_RADII else ""),
-            f"{prediction.l_bound:.4f}",
-            f"{prediction.nominal_radius:.4f}",
+            radius_text(prediction.l_bound),
+            radius_text(prediction.nominal_radius),
             f"{seconds * 1000:.1f}",
         )
     reasons = {prediction.reason for _, prediction, _ in rows if _note_of(prediction.reason)}
@@ -190,7 +191,7 @@ def confirmed_table(rows: Iterable[tuple[str, TierAnswer, float]], *, radius: fl
         table.add_row(
             Text(image),
             Text(answer.class_name or str(answer.label)),
-            f"{answer.certified_radius or 0:.4f}",
+            radius_text(answer.certified_radius or 0),
             Text(answer.outcome.value, style=_OUTCOME_STYLES[answer.outcome.value]),
             f"{answer.votes}",
             answer.reason.value,
@@ -263,4 +264,4 @@ def _proven(answer: TierAnswer) -> str:
     what = f"class {answer.class_name or answer.label}"
     if len(answer.classes) > 1:
         what = f"one of {', '.join(map(str, answer.classes))}"
-    return f"{what} proven within {answer.proven_radius:.4f}"
+    return f"{what} proven within {radius_text(answer.proven_radius)}"

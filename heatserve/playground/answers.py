@@ -7,8 +7,9 @@ import math
 import time
 from collections.abc import AsyncGenerator, Awaitable
 from contextlib import aclosing
+from dataclasses import replace
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,6 +25,10 @@ from heatserve.playground.working import Emit, OneAtATime
 from heatserve.serving.client.answers import Prediction
 from heatserve.serving.client.tier_questions import TierSpec
 from heatserve.serving.errors import UnavailableError
+
+if TYPE_CHECKING:
+    from heatserve.benchmarks.attack.spoofing import Victim
+    from heatserve.certification.confirming import Confirmation
 
 MOST_SIGMA = 1.0
 MOST_DISTANCE = 4.0
@@ -123,10 +128,14 @@ class Answers:
                 yield "bound", wire.tier_record(bound, tier.promise, seconds, radius=None)
 
     async def attack(self, question: wire.Question) -> AsyncGenerator[tuple[str, Record], None]:
-        """An attack on the class of one pass: what is proven, its steps, and what the server says of its end."""
+        """An attack on the class of one pass: what is proven, its steps, and what the server says of its end.
+
+        `proven` of the question is what votes have proven of this class before, which may be more.
+        """
         model = self.server.model(question.model)
         image = question.image(model.spec)
         epsilon = question.number("epsilon", least=1e-3, most=MOST_DISTANCE)
+        known = question.number("proven", least=0, most=math.inf)
         network = (await asyncio.to_thread(self.attacks.opened, model, image)).network
         before = await self._predicted(model, image)
         smoothed = await self._smoothed(model, image)
@@ -144,22 +153,19 @@ class Answers:
                 best = _worse(best, step)
                 yield "step", _step(step, pictures.distance(image, step.image), model)
         assert best is not None, "an attack has steps"
-        yield "end", await self._attacked(model, image, best.image, before, smoothed)
+        proven = max(known, _proven(before, smoothed))
+        yield "end", await self._attacked(model, image, best.image, before, proven)
 
     async def _attacked(
-        self, model: Offered, image: wire.Image, found: wire.Image, before: Record, smoothed: Record | None
+        self, model: Offered, image: wire.Image, found: wire.Image, before: Record, proven: float
     ) -> Record:
         after = await self._predicted(model, found)
         smoothed_after = await self._smoothed(model, found)
-        is_deterministic = before["kind"] == "deterministic"
-        proves = smoothed is not None and smoothed["label"] == before["label"]
         held = Held(
             kind=before["kind"],
             distance=pictures.distance(image, found),
             certified_radius=before["certified_radius"],
-            proven_radius=before["certified_radius"]
-            if is_deterministic
-            else (smoothed or {}).get("proven_radius", 0) * proves,
+            proven_radius=proven,
             is_held=after["label"] == before["label"],
             is_smoothed_held=smoothed_after["label"] == before["label"]
             if smoothed_after and smoothed_after["outcome"] == "yes"
@@ -186,7 +192,7 @@ class Answers:
         victim = (await asyncio.to_thread(self.attacks.opened, model, image)).victim
         assert victim is not None, "a statistical certificate has a base network"
         found: Record | None = None
-        for reach in (epsilon / 2, epsilon):
+        for reach in (epsilon / 2, epsilon, epsilon):  # each ascent begins with noise of its own
 
             def work(emit: Emit, reach: float = reach) -> None:
                 emit({"found": attacks.spoofed(victim, image, epsilon=reach, emit=emit)})
@@ -196,14 +202,14 @@ class Answers:
                     if "found" not in step:
                         yield "step", step
                     else:
-                        found = await self._judged(model, image, step["found"])
+                        found = await self._judged(model, victim, image, step["found"])
             if found and found["is_spoofed"]:
                 break
         assert found is not None, "a search has an end"
         yield "end", found
 
-    async def _judged(self, model: Offered, image: wire.Image, other: wire.Image) -> Record:
-        """What one pass and confirm say of what a search for a spoofed certificate found."""
+    async def _judged(self, model: Offered, victim: Victim, image: wire.Image, other: wire.Image) -> Record:
+        """What one pass, confirm and, where that leaves it open, further votes say of what a search found."""
         answer = await self._predicted(model, other)
         served = answer["certified_radius"]
         confirmed = await self._confirmed(model, other, served) if served > 0 else None
@@ -214,6 +220,9 @@ class Answers:
             outcome=Outcome(confirmed["outcome"]) if confirmed else None,
             reason=TierReason(confirmed["reason"]) if confirmed else None,
         )
+        if verdict.is_open:
+            truth = await self._truth(victim, other, answer["label"], served)
+            verdict = replace(verdict, truth=truth.reason, votes=truth.votes)
         return {
             "image": wire.image_record(other),
             "distance": distance,
@@ -223,6 +232,14 @@ class Answers:
             "is_spoofed": verdict.is_spoofed,
             "sentence": verdict.sentence,
         }
+
+    async def _truth(self, victim: Victim, image: wire.Image, label: int, radius: float) -> Confirmation:
+        def work(emit: Emit) -> None:
+            emit({"judged": attacks.judged(victim, image, label=label, radius=radius, emit=emit)})
+
+        async with aclosing(self.search.run(work)) as events:
+            judged = [event["judged"] async for event in events if event]
+        return cast("Confirmation", judged[0])
 
     async def _predicted(self, model: Offered, image: wire.Image) -> Record:
         answers, seconds = await self._asked(model, image[None])
@@ -256,6 +273,13 @@ class Answers:
         except UnavailableError:
             await self.server.lost()
             raise
+
+
+def _proven(before: Record, smoothed: Record | None) -> float:
+    """What is proven of the class of one pass: by itself, or by votes."""
+    if before["kind"] == "deterministic":
+        return float(before["certified_radius"])
+    return float(smoothed["proven_radius"]) if smoothed and smoothed["label"] == before["label"] else 0.0
 
 
 def _deadline(tier: TierSpec, *, most: float = VOTE_SECONDS) -> float:

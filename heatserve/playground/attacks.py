@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
+from numpy.typing import NDArray
 
 from heatserve.certification.errors import HeatserveError
 from heatserve.export.tiers import TierModel
@@ -25,11 +26,14 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from heatserve.benchmarks.attack.spoofing import Victim
+    from heatserve.certification.confirming import Confirmation
 
 STEPS = 40
 """Of one ascent."""
 STARTS = 2
 """Ascents: from the image, and from a random point near it."""
+TRUTH_VOTES, TRUTH_ALPHA = 10_000, 1e-6
+"""Most votes that judge a radius which confirm leaves open, and the probability that they judge wrongly."""
 INSIDE = 1 - 1e-6
 """Share of the distance that is allowed which a search uses, so that rounding does not bring it outside."""
 
@@ -204,6 +208,44 @@ def spoofed(victim: Victim, image: Image, *, epsilon: float, emit: Emit) -> Imag
     )
     result: Image = found.numpy()[0]
     return result
+
+
+def judged(victim: Victim, image: Image, *, label: int, radius: float, emit: Emit) -> Confirmation:
+    """Whether a class has a radius at an image: a test of both answers on votes of the files, which is not given up.
+
+    Confirm on the server gives up where a proof would cost too much, and that refutes nothing.
+
+    Args:
+        victim: whose base network votes.
+        image: x, [C, H, W].
+        label: the class.
+        radius: r, L2.
+        emit: gets an event at each batch.
+
+    Returns:
+        DISPROVEN or PROVEN, each wrong with probability at most `TRUTH_ALPHA`, or VOTES: `TRUTH_VOTES` do not tell.
+    """
+    import torch
+
+    from heatserve.certification.confirming import PLAIN, confirmation, threshold
+    from heatserve.certification.monte_carlo import alpha_left
+    from heatserve.certification.noise import FLOAT32, GRID, NoiseSource
+    from heatserve.certification.polls import STEP, results_in_order
+
+    _take_one_core()
+    noise: NoiseSource = GRID if GRID.suits(image) else FLOAT32
+    left = alpha_left(TRUTH_ALPHA, shape=image.shape, votes=TRUTH_VOTES, sigma=victim.sigma, noise=noise)
+    p = threshold(radius, sigma=victim.sigma)
+    test = confirmation(label=label, expected=0.5, p=p, n=TRUTH_VOTES, alpha=left, rule=PLAIN)
+
+    def votes(copies: NDArray[np.float32]) -> NDArray[np.float32]:
+        emit({})
+        with torch.no_grad():
+            logits: NDArray[np.float32] = victim.base(torch.from_numpy(copies)).numpy()
+        return logits
+
+    fill = noise.copies(image, sigma=victim.sigma, entropy=np.random.SeedSequence())
+    return next(iter(results_in_order(votes, [(fill, test)], shape=image.shape, batch_size=STEP)))
 
 
 def _take_one_core() -> None:

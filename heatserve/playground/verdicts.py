@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from heatserve.certification.outcome import Outcome
+from heatserve.certification.outcome import Ending, Outcome
+from heatserve.export.promise import radius_text
 from heatserve.export.tiers import TierReason
 
 
@@ -60,7 +61,7 @@ class Held:
             proof = self._inside()
         else:
             proof = "This is outside the radius that votes prove: nothing was promised there."
-        passed = "One pass still answers the same class." if self.is_held else "One pass changed its class."
+        passed = "One pass still answers the same class." if self.is_held else "One pass answers another class."
         return f"{passed} {proof}"
 
     def _inside(self) -> str:
@@ -91,13 +92,20 @@ class Spoofed:
     """Of confirm, asked about the served radius; None: it was not asked."""
     reason: TierReason | None
     """Of that outcome."""
+    truth: Ending | None = None
+    """What further votes, which are not given up, say of that radius where confirm leaves it open."""
+    votes: int = 0
+    """How many these are."""
+
+    @property
+    def is_open(self) -> bool:
+        """Whether confirm had its votes, and left it open: that says nothing of the radius."""
+        return self.outcome is Outcome.UNDECIDED and self.reason in (TierReason.HOPELESS, TierReason.VOTES)
 
     @property
     def is_spoofed(self) -> bool:
-        """Whether confirm refuses, and not only since votes came too late."""
-        return self.outcome is Outcome.NO or (
-            self.outcome is Outcome.UNDECIDED and self.reason in (TierReason.HOPELESS, TierReason.VOTES)
-        )
+        """Whether the radius is refuted: by confirm, or by further votes where it was left open."""
+        return self.outcome is Outcome.NO or (self.is_open and self.truth is Ending.DISPROVEN)
 
     @property
     def sentence(self) -> str:
@@ -107,19 +115,25 @@ class Spoofed:
                 "The search found no picture near this one with a radius to spoof. Try another picture, or search "
                 "farther."
             )
+        found = f"The search found a picture with a radius of {radius_text(self.served, 3)}"
         if self.outcome is Outcome.YES:
+            return f"{found}, and votes confirm it: here the radius was right. Try another picture, or search farther."
+        if self.is_spoofed:
+            by = f"{self.votes:,} further votes prove" if self.is_open else "votes prove"
             return (
-                f"The search found a picture with a radius of {self.served:.3f}, and votes confirm it: here the radius "
-                "was right. Try another picture, or search farther."
+                f"Spoofed: at a distance of {self.distance:.2f} from your picture, one pass serves a radius of "
+                f"{radius_text(self.served, 3)}, and {by} that it is too large. The promise of one pass is about "
+                "pictures like those of its calibration, and somebody made this one; confirm asks for proof, and has "
+                "none to give."
             )
-        if not self.is_spoofed:
+        if not self.is_open:
+            return f"{found}, but the server had no time for the votes that judge it: it is busy. Try again."
+        if self.truth is Ending.PROVEN:
             return (
-                f"The search found a picture with a radius of {self.served:.3f}, but the server had no time for the "
-                "votes that judge it: it is busy. Try again."
+                f"{found}. Confirm gave up, since a proof costs many votes; {self.votes:,} further votes prove the "
+                "radius: it was right. Try another picture, or search farther."
             )
-        said = "votes prove that it is too large" if self.outcome is Outcome.NO else "votes do not prove it"
         return (
-            f"Spoofed: at a distance of {self.distance:.2f} from your picture, one pass serves a radius of "
-            f"{self.served:.3f}, and {said}. The promise of one pass is about pictures like those of its calibration, "
-            "and somebody made this one; confirm asks for proof, and refuses."
+            f"{found}. Confirm does not confirm it, and {self.votes:,} further votes neither prove nor refute it: it "
+            "is nearly right. Try another picture, or search farther."
         )

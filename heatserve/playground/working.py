@@ -19,7 +19,7 @@ WORK_SECONDS = 30.0
 """Of one search."""
 PATIENCE_SECONDS = 5.0
 """That a search waits for the one before it, which may be the end of one that was left."""
-LATE = "The search took longer than {seconds:g} s and was stopped: try a smaller model or a smaller distance."
+LATE = "The search took longer than {seconds:g} s and was stopped: try again when the machine has less to do."
 BUSY = "Another search is running: one at a time. Stop it, or wait until it ends."
 
 

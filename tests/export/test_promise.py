@@ -4,14 +4,29 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 from tiny_model import CALIBRATION, write_tiny_model
 
 from heatserve.certification.calibration import CalibrationError
 from heatserve.export.calibration.calibrate import servable_radii
 from heatserve.export.card_parts import MonteCarlo, OverclaimCount
-from heatserve.export.promise import stated
+from heatserve.export.promise import radius_text, stated
 from heatserve.export.repository.layout import open_model, promise_parameters
+
+
+@pytest.mark.parametrize(
+    ("radius", "digits", "shown"),
+    [
+        (0.98995, 3, "0.989"),
+        (float(np.float32(0.425)), 3, "0.425"),
+        (0.57, 3, "0.570"),
+        (0.24999, 4, "0.2499"),
+        (0, 4, "0.0000"),
+    ],
+)
+def test_a_radius_is_shown_as_no_more_than_it_is(radius: float, digits: int, shown: str) -> None:
+    assert radius_text(radius, digits) == shown
 
 
 @pytest.mark.parametrize(

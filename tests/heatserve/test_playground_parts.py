@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
 from heatserve.certification.errors import HeatserveError
-from heatserve.certification.outcome import Outcome
+from heatserve.certification.outcome import Ending, Outcome
 from heatserve.export.tiers import TierReason
 from heatserve.playground import pictures, verdicts, wire
 from heatserve.playground.examples import Examples
@@ -322,19 +322,27 @@ def test_verdicts_say_what_was_promised_and_whether_it_was_kept() -> None:
 
 
 @pytest.mark.parametrize(
-    ("outcome", "reason", "is_spoofed", "said"),
+    ("outcome", "reason", "truth", "is_spoofed", "said"),
     [
-        (Outcome.NO, TierReason.DISPROVEN, True, "too large"),
-        (Outcome.UNDECIDED, TierReason.HOPELESS, True, "do not prove"),
-        (Outcome.UNDECIDED, TierReason.DEADLINE, False, "it is busy"),
-        (Outcome.YES, TierReason.PROVEN, False, "the radius was right"),
-        (None, None, False, "found no picture"),
+        (Outcome.NO, TierReason.DISPROVEN, None, True, "and votes prove that it is too large"),
+        (Outcome.UNDECIDED, TierReason.HOPELESS, Ending.DISPROVEN, True, "and 320 further votes prove that it is too"),
+        (
+            Outcome.UNDECIDED,
+            TierReason.HOPELESS,
+            Ending.PROVEN,
+            False,
+            "320 further votes prove the radius: it was right",
+        ),
+        (Outcome.UNDECIDED, TierReason.VOTES, Ending.VOTES, False, "neither prove nor refute it"),
+        (Outcome.UNDECIDED, TierReason.DEADLINE, None, False, "it is busy"),
+        (Outcome.YES, TierReason.PROVEN, None, False, "the radius was right"),
+        (None, None, None, False, "found no picture"),
     ],
 )
-def test_a_certificate_is_spoofed_where_confirm_refuses_it_and_not_where_votes_are_late(
-    outcome: Outcome | None, reason: TierReason | None, is_spoofed: bool, said: str
+def test_a_certificate_is_spoofed_where_votes_refute_it_and_not_where_they_leave_it_open(
+    outcome: Outcome | None, reason: TierReason | None, truth: Ending | None, is_spoofed: bool, said: str
 ) -> None:
-    found = verdicts.Spoofed(served=0.5, distance=1, outcome=outcome, reason=reason)
+    found = verdicts.Spoofed(served=0.5, distance=1, outcome=outcome, reason=reason, truth=truth, votes=320)
     assert found.is_spoofed == is_spoofed
     assert said in found.sentence
 

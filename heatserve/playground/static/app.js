@@ -22,7 +22,7 @@ const state = {
   image: null,
   title: "",
   answer: null,
-  proven: null, // the largest radius that was proven of this picture, where it is known
+  proof: null, // what votes last proved of this picture, where any did
   seed: 1,
   say: (text) => show(at("said"), text), // to a screen reader
   onModel: (tell) => listeners.model.push(tell),
@@ -33,7 +33,7 @@ const tell = (what) => listeners[what].forEach((one) => one());
 const predicting = latest();
 
 function choosePicture(image, title) {
-  Object.assign(state, { image, title, answer: null, proven: null, seed: Math.floor(Math.random() * 2 ** 31) });
+  Object.assign(state, { image, title, answer: null, proof: null, seed: Math.floor(Math.random() * 2 ** 31) });
   tell("picture");
   predict();
 }
@@ -73,10 +73,10 @@ function chooseModel(name) {
   at("model").value = name;
   at("model-says").textContent = KINDS[state.model.kind] ?? "Of a kind that this page does not know: read its promise.";
   const fits = state.image && state.model.shape.every((size, i) => size === -1 || size === state.image.shape[i]);
-  if (!fits) Object.assign(state, { image: null, answer: null, proven: null });
+  if (!fits) Object.assign(state, { image: null, answer: null, proof: null });
   tell("model");
   tell("picture");
-  state.proven = null;
+  state.proof = null;
   if (fits) predict();
   else show(at("answer"), el("p", { class: "hint" }, "Choose a picture first."));
   picture.showExamples(() => state.image !== null);

@@ -1,7 +1,7 @@
 // Attacks on the class, and spoofed radii.
 
 import { events, latest } from "./api.js";
-import { claim, confirmedClaim, milliseconds, onePassClaims, percent, radiusText, servedKind, votedClaim } from "./claims.js";
+import { claim, confirmedClaim, lengthText, milliseconds, onePassClaims, percent, servedKind, votedClaim } from "./claims.js";
 import { at, button, el, isAnswered, problem, show, slider } from "./dom.js";
 import { canvasOf, changedFigures, figure, repaint } from "./pixels.js";
 
@@ -36,12 +36,18 @@ function offer(buttons, missing, hint) {
   hint.hidden = !missing;
 }
 
+/** What is proven of the class of the picture, where it is known. */
+function proven({ answer, proof }) {
+  if (answer?.kind === "deterministic") return answer.certified_radius;
+  return proof && proof.label === answer?.label ? proof.proven_radius : null;
+}
+
 /** Section 5. */
 export function attackPanel(state) {
   const result = at("attack-result");
   const hint = el("p", { class: "hint missing" });
   const reach = slider({
-    id: "epsilon", label: "Largest change ε (L2)", min: 0.01, max: 3, step: 0.01, value: 0.5, say: radiusText,
+    id: "epsilon", label: "Largest change ε (L2)", min: 0.01, max: 3, step: 0.01, value: 0.5, say: lengthText,
   });
   const progress = el("p");
   const buttons = startStop("Attack", run, (text) => result.append(problem(text)), () => progress.append(" Stopped."));
@@ -50,7 +56,7 @@ export function attackPanel(state) {
     button("Far outside", () => reach.set(Math.max(1, within(3))), { class: "quiet" }));
   show(at("attack-controls"), reach.node, quick, el("div", { class: "row" }, buttons.start, buttons.stop), hint);
 
-  const within = (factor) => Math.max(0.01, Math.floor(100 * factor * (state.proven ?? state.answer?.certified_radius ?? 0)) / 100);
+  const within = (factor) => Math.max(0.01, Math.floor(100 * factor * (proven(state) ?? state.answer?.certified_radius ?? 0)) / 100);
 
   async function run(signal) {
     if (!isAnswered(state, result)) return;
@@ -60,40 +66,46 @@ export function attackPanel(state) {
     const live = el("div", { class: "figures" }, figure(canvas, "under attack"));
     show(result, progress, live);
     let claimed = null;
-    for await (const [name, found] of events("/api/attack", { model: model.name, image, epsilon: reach.value() }, signal)) {
+    const asked = { model: model.name, image, epsilon: reach.value(), proven: proven(state) ?? 0 };
+    for await (const [name, found] of events("/api/attack", asked, signal)) {
       if (name === "begin") {
-        claimed = provenClaim(found, image.shape);
-        state.proven = found.answer.kind === "deterministic" ? found.answer.certified_radius : (found.smoothed?.proven_radius ?? null);
+        if ((found.smoothed?.proven_radius ?? 0) > (state.proof?.proven_radius ?? 0)) state.proof = found.smoothed;
+        claimed = provenClaim(found);
         result.prepend(claimed);
       } else if (name === "step") {
         if (found.image) repaint(canvas, found.image);
-        progress.textContent = `Step ${found.number} of ${found.of}: taken for “${found.class_name}”, distance ${radiusText(found.distance)}, ${found.margin > 0 ? "the class still leads" : "another class leads"} by ${Math.abs(found.margin).toFixed(2)}.`;
+        progress.textContent = `Step ${found.number} of ${found.of}: taken for “${found.class_name}”, distance ${lengthText(found.distance)}, ${found.margin > 0 ? "the class still leads" : "another class leads"} by ${Math.abs(found.margin).toFixed(2)}.`;
       } else end(found, claimed, { image, answer });
     }
   }
 
   function end(found, claimed, { image, answer }) {
-    const place = { true: "inside the proven radius", false: "outside the proven radius" }[found.is_inside];
-    const title = `${found.is_held ? "The class held" : "The class broke"}, ${found.proven_radius > 0 ? place : "where nothing is proven"}`;
+    const isProof = answer.kind === "deterministic";
+    const radius = isProof ? "the proven radius" : "the radius that votes prove of the smoothed classifier";
+    const place = found.proven_radius > 0 ? `${found.is_inside ? "inside" : "outside"} ${radius}` : "where nothing is proven";
+    const happened = isProof ? ["The class held", "The class broke"] : ["One pass kept its class", "One pass changed its class"];
+    const title = `${happened[found.is_held ? 0 : 1]}, ${place}`;
+    const kept = found.is_inside && !isProof ? "undecided" : "no"; // one pass may change where the smoothed class cannot
     state.say(`${title}. ${found.sentence}`);
     show(result,
-      el("div", { class: `verdict ${found.is_held ? "yes" : "no"}` },
+      el("div", { class: `verdict ${found.is_held ? "yes" : kept}` },
         el("p", { class: "verdict-title" }, title),
         el("p", {}, found.sentence)),
       el("div", { class: "figures" },
         figure(canvasOf(image, "your picture"), "your picture", `“${answer.class_name}” (${percent(answer.probability)})`),
         changedFigures(image, found.image, "after the attack",
-          [`“${found.answer.class_name}” (${percent(found.answer.probability)})`, `distance ${radiusText(found.distance)}`])),
+          [`“${found.answer.class_name}” (${percent(found.answer.probability)})`, `distance ${lengthText(found.distance)}`])),
       claimed,
       el("p", { class: "latency" }, `One pass at the end: ${milliseconds(found.answer.seconds)}${found.smoothed ? `; votes there: ${milliseconds(found.smoothed.seconds)}` : ""}.`));
   }
 
-  function provenClaim({ answer, smoothed }) {
-    if (answer.kind !== "deterministic" && smoothed) return votedClaim(smoothed, "What is proven of your picture");
+  function provenClaim({ answer }) {
+    const isProof = answer.kind === "deterministic";
+    if (!isProof && state.proof) return votedClaim(state.proof, "What is proven of your picture");
     return claim({
       title: "What is claimed of your picture", tier: "one pass", radius: answer.certified_radius,
       kind: servedKind(answer), promise: answer.promise,
-      says: "The attack should fail within this distance.",
+      says: isProof ? "Within this distance no attack succeeds." : "Against an attack nothing is promised.",
     });
   }
 
@@ -110,7 +122,7 @@ export function spoofPanel(state) {
   const result = at("spoof-result");
   const hint = el("p", { class: "hint missing" });
   const reach = slider({
-    id: "reach", label: "How far to search (L2)", min: 0.1, max: 3, step: 0.05, value: 1, say: radiusText,
+    id: "reach", label: "How far to search (L2)", min: 0.1, max: 3, step: 0.05, value: 1, say: lengthText,
   });
   const progress = el("p");
   const buttons = startStop("Spoof", run, (text) => show(result, problem(text)), () => progress.append(" Stopped."));
@@ -126,7 +138,7 @@ export function spoofPanel(state) {
       if (name === "step") {
         bar.max = found.of;
         bar.value = found.number;
-        progress.textContent = `Searching within ${radiusText(found.epsilon)}: step ${found.number} of ${found.of}.`;
+        progress.textContent = `Searching within ${lengthText(found.epsilon)}: step ${found.number} of ${found.of}.`;
       } else end(found, { image, answer });
     }
   }
@@ -140,7 +152,7 @@ export function spoofPanel(state) {
         el("p", {}, found.sentence)),
       el("div", { class: "figures" },
         figure(canvasOf(image, "your picture"), "your picture", `“${answer.class_name}”`),
-        changedFigures(image, found.image, "made to deceive", [`“${found.answer.class_name}” (${percent(found.answer.probability)})`, `distance ${radiusText(found.distance)}`])),
+        changedFigures(image, found.image, "made to deceive", [`“${found.answer.class_name}” (${percent(found.answer.probability)})`, `distance ${lengthText(found.distance)}`])),
       certified,
       found.confirmed ? confirmedClaim(found.confirmed) : null,
       found.smoothed ? votedClaim(found.smoothed, "What votes prove there") : null,

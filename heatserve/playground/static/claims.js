@@ -10,10 +10,14 @@ export const KINDS = {
   proof: ["proven", "No change of this size or smaller changes the class that is answered, whoever makes it."],
   votes: ["proven by votes", null],
   none: ["claims nothing", "A radius of 0 says nothing: neither that the class holds, nor that it does not."],
-  nothing: ["promised nothing", "The paper's formula without a correction, for comparison only."],
+  nothing: ["promised nothing", "The formula of Cohen et al. without a correction, for comparison only."],
+  unrounded: ["promised nothing", "The same radius without what rounding may cost, for comparison only."],
 };
 
-export const radiusText = (radius) => radius.toFixed(3);
+/** A length that promises nothing, such as a distance. */
+export const lengthText = (length) => length.toFixed(3);
+/** A radius, rounded down: what is shown is no more than what is held (but for 10⁻⁹). */
+export const radiusText = (radius) => (Math.floor(1000 * radius + 1e-6) / 1000).toFixed(3);
 export const milliseconds = (seconds) => seconds >= 1 ? `${seconds.toFixed(1)}\u00a0s` : `${(1000 * seconds).toFixed(seconds < 0.1 ? 1 : 0)}\u00a0ms`;
 export function percent(share) {
   if (share > 0 && share < 0.0005) return "<\u00a00.1\u00a0%";
@@ -42,12 +46,14 @@ export const servedKind = (answer) => {
  * @param {{title: string, radius: number, says: string, kind: string, promise?: string, alpha?: number, tier: string}} claimed
  */
 export function claim({ title, radius, says, kind, promise, alpha, tier, isOpen = false }) {
-  if (radius === 0 && kind !== "nothing") kind = "none";
+  const isPromised = kind !== "nothing" && kind !== "unrounded";
+  if (radius === 0 && isPromised) kind = "none";
+  if (radius > 0 && kind === "none") throw new Error(`${title}: a radius that claims nothing`);
   const [word, sentence] = KINDS[kind];
   const short = kind === "votes"
     ? `Wrong with probability at most ${ALPHA.format(alpha)} for this picture, whoever made it.`
     : sentence;
-  if (kind !== "nothing" && !promise) throw new Error(`${title}: a radius without its promise`);
+  if (isPromised && !promise) throw new Error(`${title}: a radius without its promise`);
   return el("div", { class: `claim ${kind}` },
     el("p", { class: "claim-title" }, title, el("span", { class: "tier" }, tier)),
     el("p", { class: "radius" }, radiusText(radius)),
@@ -72,7 +78,7 @@ export function onePassClaims(answer, shape, { isOpen = false } = {}) {
       says: isProof ? "For this model the same number as the certified radius." : "A simpler bound on the same distance, which is never larger: it needs only how quickly an average can change.",
     }),
     claim({
-      title: "Nominal radius", tier: "one pass", radius: answer.nominal_radius, kind: "nothing",
+      title: "Nominal radius", tier: "one pass", radius: answer.nominal_radius, kind: isProof ? "unrounded" : "nothing",
       says: isProof ? "The same distance without what is taken off for rounding." : "What the model's own probabilities would mean if one pass were exactly the average.",
     }),
   ];
@@ -82,7 +88,7 @@ const IN_TIME = new Set(["hopeless", "votes"]); // reasons of an undecided answe
 
 /** What confirm said, beside its promise. */
 export function confirmedClaim(answer) {
-  const open = IN_TIME.has(answer.reason) ? "Refused: not proven" : "Not decided in time";
+  const open = IN_TIME.has(answer.reason) ? "Not confirmed" : "Not decided in time";
   const said = { yes: "Confirmed", no: "Refused: not true", undecided: open }[answer.outcome];
   return el("div", { class: `verdict ${answer.outcome}` },
     el("p", { class: "verdict-title" }, `${said} — radius ${radiusText(answer.asked_radius)}`),

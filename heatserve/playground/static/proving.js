@@ -1,11 +1,12 @@
 // Proofs by votes: confirm, and certify as its bound tightens.
 
 import { ask, events, latest } from "./api.js";
-import { confirmedClaim, count, milliseconds, radiusText, votedClaim } from "./claims.js";
+import { capital, confirmedClaim, count, lengthText, milliseconds, radiusText, votedClaim } from "./claims.js";
 import { offer, startStop } from "./attacking.js";
 import { at, button, el, isAnswered, problem, show, slider, svg } from "./dom.js";
 
 const NUMBERS = [1000, 10000, 100000];
+const ENDS = new Set(["proven", "votes", "tightening"]); // reasons that say no more than the votes
 const WIDTH = 560;
 const HEIGHT = 220;
 const EDGE = { left: 56, right: 12, top: 18, bottom: 38 };
@@ -15,7 +16,7 @@ export function provePanel(state) {
   const result = at("prove-result");
   const hint = el("p", { class: "hint missing" });
   const confirming = latest();
-  const radius = slider({ id: "radius", label: "Confirm within r (L2)", min: 0.01, max: 1, step: 0.005, value: 0.125, say: radiusText });
+  const radius = slider({ id: "radius", label: "Confirm within r (L2)", min: 0.01, max: 1, step: 0.005, value: 0.125, say: lengthText });
   const confirm = button("Confirm", ask_confirm, { class: "primary" });
   const number = el("select", { id: "votes" });
   const buttons = startStop("Prove it", certify, (text) => result.append(problem(text)));
@@ -59,16 +60,18 @@ export function provePanel(state) {
       }
     } finally {
       if (last) {
-        live.textContent = signal.aborted ? `Stopped. What was proven holds: ${said(last)}` : said(last);
+        live.textContent = signal.aborted ? `Stopped. What was proven holds: ${said(last)}` : `${said(last)}${ended(last)}`;
         chart.draw();
         show(claimed, votedClaim(last));
         state.say(live.textContent);
-        state.proven = last.proven_radius;
+        state.proof = last;
       }
     }
   }
 
   const said = (found) => `After ${count(found.votes)} votes and ${milliseconds(found.seconds)}: ${found.outcome === "yes" ? `“${found.class_name}” is proven within ${radiusText(found.proven_radius)}.` : "nothing is proven yet."}`;
+
+  const ended = ({ reason, explanation }) => (ENDS.has(reason) ? "" : ` ${capital(explanation)}.`);
 
   state.onModel(() => {
     const { tiers, kind } = state.model;

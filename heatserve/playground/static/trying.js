@@ -1,7 +1,7 @@
 // Changes of one size, and noise: what the picture looks like, and what one pass says of it.
 
 import { ask, events, latest } from "./api.js";
-import { claim, count, milliseconds, percent, radiusText, servedKind, sizeText } from "./claims.js";
+import { claim, count, lengthText, milliseconds, percent, radiusText, servedKind, sizeText } from "./claims.js";
 import { at, el, problem, show, slider, svg } from "./dom.js";
 import { amplified, canvasOf, changedFigures, difference, figure } from "./pixels.js";
 
@@ -24,7 +24,7 @@ export function sizePanel(state) {
   const result = at("size-result");
   const size = slider({
     id: "size", label: "Size of the change (L2)", min: 0.01, max: 2, step: 0.01, value: USUAL,
-    say: radiusText, moved: soon(look),
+    say: lengthText, moved: soon(look),
   });
   show(at("size-controls"), size.node);
 
@@ -34,7 +34,7 @@ export function sizePanel(state) {
     const radius = size.value();
     asking.run(async (signal) => {
       const question = { model: model.name, image, radius, label: answer.label };
-      const lines = (one) => [classText(one.answer), `distance ${radiusText(one.distance)}`];
+      const lines = (one) => [classText(one.answer), `distance ${lengthText(one.distance)}`];
       const isInside = answer.certified_radius > 0 && radius <= answer.certified_radius;
       const figures = el("div", { class: "figures" }, figure(canvasOf(image, "your picture"), "your picture", classText(answer)));
       const search = el("p", { class: "hint" }, model.missing.attack
@@ -98,14 +98,14 @@ export function noisePanel(state) {
     const { canvas, factor } = difference(state.image, image);
     show(result,
       el("div", { class: "figures" },
-        figure(canvasOf(image, "one noisy copy"), "one noisy copy", classText(answer), `distance ${radiusText(distance)}`),
+        figure(canvasOf(image, "one noisy copy"), "one noisy copy", classText(answer), `distance ${lengthText(distance)}`),
         figure(canvas, "its noise alone", amplified(factor), "grey: no change")),
       el("p", {}, `What ${count(copies.length)} noisy copies are taken for:`),
       el("ol", { class: "bars" }, ranked.map(([label, number]) => bar(model.class_names[label] ?? "no class", number / copies.length, `${number} of ${copies.length}`))),
       strip(copies, state.answer),
       claim({
         title: "Certified radius of a noisy copy (median)", tier: "one pass", radius: middle,
-        kind: servedKind(answer), promise: answer.promise,
+        kind: servedKind({ ...answer, certified_radius: middle }), promise: answer.promise,
         says: `From ${radiusText(radii[0])} to ${radiusText(radii[radii.length - 1])}; each is about the noisy copy, not about your picture.`,
       }),
       el("p", { class: "latency" }, `${count(copies.length)} copies answered in ${milliseconds(answer.seconds)}.`));
