@@ -30,6 +30,9 @@ from heatserve.certification.noise import LEVELS
 from heatserve.certification.progress import Progress, unseen
 from heatserve.certification.radius import Float32Array
 from heatserve.export.graph.build import plain_graph
+from heatserve.export.onnxruntime_start import pool_threads
+from heatserve.export.repository.layout import CONFIG_NAME, ModelVersion
+from heatserve.export.repository.settings import THREADS, VOTE_THREADS, read_config, write_config
 from heatserve.export.runtime.session import open_session
 from heatserve.export.runtime.timing import Way, interleave, quantiles, ratio
 from heatserve.export.tiers import TierModel
@@ -72,7 +75,7 @@ def random_image(shape: ClassifierShape, seed: int) -> Float32Array:
 
 @contextmanager
 def ways_to_answer(shape: ClassifierShape, n0: int, seed: int, *, certify: bool = False) -> Iterator[dict[str, Way]]:
-    """The five ways to answer, Triton running.
+    """The five ways to answer, all on `pool_threads` threads, Triton running.
 
     Args:
         shape: the classifier.
@@ -89,6 +92,7 @@ def ways_to_answer(shape: ClassifierShape, n0: int, seed: int, *, certify: bool 
     with ExitStack() as stack:
         repository = Path(stack.enter_context(TemporaryDirectory(prefix="heatserve-bench-")))
         model = publish_uncalibrated(logits, shape, repository, "latency", tiers=(TierModel.CERTIFY,) * certify)
+        _set_threads(model, pool_threads())
         certified = open_session(model.path / "model.onnx")
         names = [output.name for output in certified.get_outputs()]
         server = stack.enter_context(TritonServer(repository, endpoints=FREE_PORTS))
@@ -115,6 +119,15 @@ def ways_to_answer(shape: ClassifierShape, n0: int, seed: int, *, certify: bool 
             prioritise_voters()
             ways["certify"] = lambda: _certify(grpc, image, n0)
         yield ways
+
+
+def _set_threads(model: ModelVersion, threads: int) -> None:
+    """Have the server compute on as many threads as the ways in this process do: single passes and votes."""
+    path = model.path.parent / CONFIG_NAME
+    config = read_config(path)
+    for name in (THREADS, VOTE_THREADS):
+        config.parameters[name].string_value = str(threads)
+    write_config(path, config)
 
 
 def _certify(client: Client, image: Float32Array, n0: int) -> None:

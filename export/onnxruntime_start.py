@@ -16,16 +16,19 @@ from heatserve.certification.cores import usable_cores
 def start_onnxruntime() -> ModuleType:
     """Import ONNX Runtime for this process: its telemetry off, and one pool of threads for all sessions.
 
-    The pool has OMP_NUM_THREADS threads, which schedulers set to the share of a task, or else one for each core that
-    the process may use (`usable_cores`). Whoever set ORT_DISABLE_TELEMETRY keeps it. ONNX Runtime reads that variable
-    when it is imported, at which it would start a thread that sends events to its makers: so it is imported here, after
-    the variable is set, and nowhere at the head of a module. After this, a session with a pool of its own cannot be
-    opened in this process.
+    The pool has `pool_threads` threads; schedulers set OMP_NUM_THREADS to the share of a task. Whoever set
+    ORT_DISABLE_TELEMETRY keeps it. ONNX Runtime reads that variable when it is imported, at which it would start a
+    thread that sends events to its makers: so it is imported here, after the variable is set, and nowhere at the head
+    of a module. After this, a session with a pool of its own cannot be opened in this process.
     """
     os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
     import onnxruntime
 
-    wanted = os.environ.get("OMP_NUM_THREADS", "").split(",")[0]
-    threads = int(wanted) if wanted.isdecimal() and int(wanted) else usable_cores()
-    onnxruntime.set_global_thread_pool_sizes(threads, 1)
+    onnxruntime.set_global_thread_pool_sizes(pool_threads(), 1)
     return onnxruntime  # type: ignore[no-any-return]
+
+
+def pool_threads() -> int:
+    """OMP_NUM_THREADS, or one for each core that the process may use."""
+    wanted = os.environ.get("OMP_NUM_THREADS", "").split(",")[0]
+    return int(wanted) if wanted.isdecimal() and int(wanted) else usable_cores()

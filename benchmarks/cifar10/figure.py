@@ -7,7 +7,14 @@ from io import BytesIO
 from itertools import compress, product
 from pathlib import Path
 
-from heatserve.benchmarks.cifar10.tables import has_backed, network_names, ordered_rows, row_name, shown_radii
+from heatserve.benchmarks.cifar10.tables import (
+    has_backed,
+    largest_radius,
+    network_names,
+    ordered_rows,
+    row_name,
+    shown_radii,
+)
 from heatserve.benchmarks.records.cifar10 import Cifar10Row
 from heatserve.certification.files import write_atomically
 
@@ -38,11 +45,13 @@ def draw_cifar10(rows: Sequence[Cifar10Row], sigma: float, path: Path) -> None:
         marker, color = styles[row.system]
         further = row.system in drawn  # with another n of Certify, which changes nothing about the single pass
         line, size = ("--" if further else "-"), 4
-        left.plot(radii, certify, line, marker=marker, color=color, markersize=size, label=row_name(row))
+        most = sum(radius <= largest_radius(row) for radius in radii)  # farther out no network has a radius
+        certify, one_pass = certify[:most], one_pass[:most]
+        left.plot(radii[:most], certify, line, marker=marker, color=color, markersize=size, label=row_name(row))
         if not further:
-            right.plot(radii, one_pass, line, marker=marker, color=color, markersize=size)
+            right.plot(radii[:most], one_pass, line, marker=marker, color=color, markersize=size)
             if found.backed:
-                right.plot(radii, list(compress(found.backed, shown)), ":", color=color)
+                right.plot(radii[:most], list(compress(found.backed, shown))[:most], ":", color=color)
         drawn.add(row.system)
     left.set(title=f"Certify, {network_names(chosen)}, σ = {sigma:g}", ylabel="certified accuracy", ylim=(0, 1))
     dotted = " (dotted: without)" if has_backed(chosen) else ""

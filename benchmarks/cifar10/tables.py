@@ -71,16 +71,22 @@ def row_name(row: Cifar10Row) -> str:
     return row.system + (f" (n = {row.n:,})" if row.n != USUAL_N else "")
 
 
+def largest_radius(row: Cifar10Row) -> float:
+    """What so many votes prove where all are for one class: no radius of any network is larger."""
+    certify = row.evaluation.monte_carlo
+    return row.sigma * largest_provable(n=certify.n, alpha=certify.alpha)
+
+
 def _columns(row: Cifar10Row, shown: Sequence[bool], *, backed: bool) -> Iterator[tuple[str, str]]:
     found = row.evaluation
-    accuracies, certify = found.certified_accuracy, found.monte_carlo
+    accuracies = found.certified_accuracy
     yield "system", row_name(row)
     yield "labels", "yes" if row.labels else "no"
     yield "epochs", str(row.epochs)
     yield "minutes", f"{row.training_seconds / 60:.0f}" if row.training_seconds else "–"
     yield "clean", _percent(row.clean_accuracy)
     yield "smoothed", _percent(found.smoothed_accuracy)
-    provable = row.sigma * largest_provable(n=certify.n, alpha=certify.alpha)
+    provable = largest_radius(row)
     for radius, share in compress(zip(accuracies.radii, accuracies.monte_carlo, strict=True), shown):
         yield f"Certify {radius:g}", _percent(share) if radius <= provable else "–"  # too few votes for any network
     yield "agree", _percent(found.agreement)

@@ -36,7 +36,7 @@ def _draw_throughput(axes: Any, name: str, found: ModelLoad) -> None:
         axes.plot([one.callers for one in rows], [one.images_per_second for one in rows], marker=".", label=label)
     best = max(row.images_per_second for row in found.raw)
     axes.axhline(best, color="grey", linestyle="--", label="ONNX Runtime, best batch")
-    axes.set(title=name, xlabel="callers", ylabel="images a second", xscale="log", ylim=(0, None))
+    axes.set(title=name, xlabel="callers", ylabel="images a second", xscale="log", yscale="log")
     ticks = sorted({one.callers for one in map(only, found.closed) if one.callers})
     axes.set_xticks(ticks, [str(tick) for tick in ticks])
     axes.legend(fontsize="x-small")

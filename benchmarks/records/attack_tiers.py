@@ -187,3 +187,7 @@ class TierAttackRecord(Record):
     """By tier, as in `TierAttackRow`."""
     asked_often: tuple[AskedOften, ...]
     known_seed: KnownSeed
+
+    def proofs(self, tier: str) -> int:
+        """The answers yes of a tier in all questions of all searches: what it abstains from is no proof."""
+        return sum(row.said[tier].yes for row in self.rows if tier in row.said)

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
 from heatserve.benchmarks.paper.summary import ShareCurve, curve_of
 from heatserve.benchmarks.report.charts.chart import Curve, Point
-from heatserve.benchmarks.report.formats import count, is_number, percentage, plain
+from heatserve.benchmarks.report.formats import count, is_number, joined, percentage, plain
+from heatserve.benchmarks.report.images import named
 
 
 def share_line(
@@ -37,6 +38,19 @@ def share_line(
         return curve_line(name, curve_of(counts, images, at), style=style, what=what)
     points = [Point(at, share, f"{name}: {percentage(share, 2)} at {what} {plain(at)}") for at, share in found]
     return Curve(name=name, points=points, style=style)
+
+
+def leaders(curves: Mapping[str, ShareCurve], at: int, what: str, *, fewest: bool = False) -> str:
+    """Which system has the largest share at a place, or the smallest, with those that the bands do not tell from it."""
+    if fewest:
+        best = min(curves, key=lambda name: curves[name].share[at])
+        near = [name for name in curves if curves[name].lower[at] <= curves[best].upper[at]]
+    else:
+        best = max(curves, key=lambda name: curves[name].share[at])
+        near = [name for name in curves if curves[name].upper[at] >= curves[best].lower[at]]
+    others = [named(name) for name in near if name != best]
+    said = f"{named(best)} {what}: {percentage(float(curves[best].share[at]))}"
+    return f"{said}; the bands do not tell it from {joined(others)}" if others else said
 
 
 def curve_line(name: str, curve: ShareCurve, *, style: int, what: str = "radius", marks: bool = True) -> Curve:

@@ -19,6 +19,7 @@ from heatserve.export.card import Card
 
 SPOKEN_NAMES = {"cifar10": "CIFAR-10", "digits": "digits", "imagenet": "ImageNet-1k"}
 """How data sets are called in a sentence."""
+_NO_OVERCLAIMS, _OVERCLAIMS = "no overclaim counts", "overclaims of the right class count"
 _HIGHLIGHTED = 3
 """Curves of a chart that the first screen shows."""
 
@@ -31,6 +32,8 @@ class _Compared:
     images: int
     radius: float
     one_pass: float
+    counted: str
+    """What counts for one pass."""
     certify: float
     passes: int
     """Of Certify, for an image."""
@@ -45,8 +48,9 @@ def verdict(reported: ReportedResults) -> list[str]:
     if found:
         said.append(
             f"One forward pass certifies {percentage(found.one_pass)} of {count(found.images)} images of "
-            f"{found.dataset} at radius {plain(found.radius)}; Monte Carlo, with {count(found.passes)} noisy passes "
-            f"for each of them, {percentage(found.certify)}{_times_as_long(reported)}."
+            f"{found.dataset} at radius {plain(found.radius)} ({found.counted}); Monte Carlo, with "
+            f"{count(found.passes)} noisy passes for each of them, {percentage(found.certify)}"
+            f"{_times_as_long(reported)}."
         )
     promised = [card for card in _statistical(reported) if card.calibration]
     if promised and promised[0].calibration:
@@ -77,15 +81,17 @@ def _from_card(card: Card) -> _Compared:
     found = card.evaluation
     assert found is not None  # `_statistical` chose it by that
     shares = found.certified_accuracy
+    chart = served_chart(card.model, card)
     at = shares.radii.index(card.sigma) if card.sigma in shares.radii else len(shares.radii) // 2
     return _Compared(
         dataset=SPOKEN_NAMES.get(card.trained_on, card.trained_on),
         images=found.data.images,
         radius=shares.radii[at],
-        one_pass=shares.single_pass[at],
+        one_pass=shares.backed[at] if shares.backed else shares.single_pass[at],
+        counted=_NO_OVERCLAIMS if shares.backed else _OVERCLAIMS,
         certify=shares.monte_carlo[at],
         passes=found.monte_carlo.n0 + found.monte_carlo.n,
-        chart=served_chart(card.model, card),
+        chart=replace(chart, lines=[line for line in chart.lines if not line.name.startswith(("nominal", "L-bound"))]),
         leads_to=f"served-{card.model}",
     )
 
@@ -104,6 +110,7 @@ def _from_systems(reported: ReportedResults) -> _Compared | None:
                     images=row.proven_images,
                     radius=float(at[0]),
                     one_pass=one,
+                    counted=_OVERCLAIMS,
                     certify=float(certify.share[0]),
                     passes=how.n0 + how.n,
                     chart=tier_curves(row),
@@ -125,11 +132,14 @@ def _times_as_long(reported: ReportedResults) -> str:
 
 def _about_confirm(reported: ReportedResults) -> str:
     """What attacks made of confirm, over all models."""
-    totals = [record.totals["confirm"] for record in reported.tier_attacks.values() if "confirm" in record.totals]
-    asked, wrong = sum(total.questions for total in totals), sum(total.overclaims for total in totals)
+    records = [record for record in reported.tier_attacks.values() if "confirm" in record.totals]
+    wrong, proofs = (
+        sum(record.totals["confirm"].overclaims for record in records),
+        sum(record.proofs("confirm") for record in records),
+    )
     return (
         "Where one answer matters, confirm proves it in tens of passes or says that it cannot: under attack "
-        f"{count(wrong)} of {count(asked)} of its answers were wrong."
+        f"{count(wrong)} of its {count(proofs)} proofs were wrong."
     )
 
 
@@ -146,7 +156,7 @@ def _accuracy(reported: ReportedResults) -> Highlight | None:
     return Highlight(
         number=percentage(found.one_pass / found.certify, 0) if found.certify else DASH,
         sentence=f"of what Monte Carlo certifies on the same images at radius {plain(found.radius)}, one pass "
-        f"certifies ({found.dataset})",
+        f"certifies ({found.dataset}; {found.counted}); its promise is a rate",
         chart=replace(found.chart, lines=[replace(line, band=()) for line in found.chart.lines[:_HIGHLIGHTED]]),
         leads_to=found.leads_to,
     )
@@ -177,8 +187,9 @@ def _attacked(reported: ReportedResults) -> Highlight | None:
     if confirm is None:
         return None
     return Highlight(
-        number=f"{count(confirm.overclaims)} of {count(confirm.questions)}",
-        sentence=f"proofs of confirm were wrong under attack ({name}); one pass is no defence",
+        number=f"{count(confirm.overclaims)} of {count(record.proofs('confirm'))}",
+        sentence=f"proofs of confirm were wrong under attack ({name}, {count(confirm.questions)} questions); one pass "
+        "is no defence",
         chart=tier_chart(record),
         leads_to=f"attack-tiers-{record.model}",
     )

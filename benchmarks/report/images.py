@@ -12,12 +12,27 @@ from heatserve.benchmarks.records.paper import SystemRow
 from heatserve.certification.radius import Float64Array
 
 PAPER_NAMES = {
-    "heat": "HeatSmoothing",
+    "heat": "HeatSmoothing, equation (10)",
+    "heat-paper": "HeatSmoothing, equation (15)",
     "smoothadv": "SmoothAdv",
     "noise": "RandomizedSmoothing",
     "baseline": "Undefended baseline",
 }
-"""The paper's names of its four systems, by the names of ours."""
+"""The paper's names of its systems, by the names of ours; it has (10) on ImageNet-1k, (15) on CIFAR-10."""
+SYSTEM_MEANINGS = {
+    "baseline": "the undefended network that the others start from",
+    "noise": "cross entropy at noisy images (Cohen et al.); answers by an average over noise",
+    "noise-label-free": "the same, with the baseline's classes in place of labels",
+    "smoothadv": "cross entropy at attacked noisy images (Salman et al.); answers by an average over noise",
+    "heat": "HeatSmoothing by equation (10), as the paper trains on ImageNet-1k",
+    "heat-paper": "HeatSmoothing by equation (15) in time steps, as the paper trains on CIFAR-10",
+    "average": "our own training: one pass learns the votes of a network under noise",
+    "average-probabilities": "the same, of probabilities in place of votes",
+    "madry": "adversarially trained (Madry et al.)",
+    "madry-heat": "madry, then one epoch of equation (10): Table 4",
+    "lipschitz": "1-Lipschitz by construction: radii are proven in one pass",
+}
+"""What the systems are, in a line."""
 SYSTEM_STYLES = {
     "baseline": 0,
     "average": 1,

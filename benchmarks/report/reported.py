@@ -180,6 +180,8 @@ def read_reported(results: Path, repository: Path) -> ReportedResults:
     measured |= {model.graph_sha256: name for name, model in (kept.tiers.shapes.items() if kept.tiers else ())}
     measured |= {one.graph_sha256: one.model for one in tiers.values()}
     measured |= {one.graph_sha256: one.model for one in attacks.values()}
+    if kept.calibration:
+        measured[kept.calibration.model.graph_sha256] = kept.calibration.model.name
     cards = _cards(repository, {*measured}.union(*(audit.hashes for audit in audits)))
     shown = {card.graph_sha256 for card in cards.values()}
     reported = ReportedResults(

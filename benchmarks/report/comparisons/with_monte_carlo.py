@@ -33,7 +33,8 @@ def with_monte_carlo(reported: ReportedResults) -> Judgement | None:
                 theirs=1,
                 more_is_better=False,
                 sentence=f"{name}: confirm has the promise of Monte Carlo, and overclaimed in "
-                f"{count(confirm.overclaims)} of {count(confirm.questions)} questions of the same searches.",
+                f"{count(confirm.overclaims)} of {count(record.proofs('confirm'))} proofs, to "
+                f"{count(confirm.questions)} questions of the same searches.",
             )
     return sides.judgement("plain Monte Carlo")
 

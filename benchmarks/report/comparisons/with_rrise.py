@@ -67,14 +67,14 @@ def _searched(sides: Sides, reported: ReportedResults) -> None:
         for name, totals in found.items()
     )
     wrong = sum(totals["confirm"].overclaims for totals in found.values())
-    asked = sum(totals["confirm"].questions for totals in found.values())
+    proofs = sum(reported.tier_attacks[name].proofs("confirm") for name in found)
     sides.by(
-        ours=wrong / max(asked, 1),
+        ours=wrong / max(proofs, 1),
         theirs=max(totals["one pass"].overclaims / max(totals["one pass"].questions, 1) for totals in found.values()),
         more_is_better=False,
         sentence="A pass that was calibrated on images of one kind, by conformal calibration as there or by "
         f"tests as here, can be fooled: a search near images found overclaims of ours in {overclaims}. Confirm is "
-        f"there for that, and was wrong in {count(wrong)} of {count(asked)} answers.",
+        f"there for that, and {count(wrong)} of its {count(proofs)} proofs were wrong.",
     )
 
 
@@ -84,6 +84,9 @@ def _one_radius(sides: Sides, reported: ReportedResults) -> None:
     if record is None:
         return
     sides.used("calibration.json")
+    graph = record.model.graph_sha256
+    is_served = graph in {card.graph_sha256 for card in reported.cards.values()}
+    network = f"{record.model.name}, graph {graph[:12]}{'' if is_served else ', which is not the one that is served'}"
     for row in record.rows:
         if not isinstance(row, PromisedRow) or _ALONE not in row.way or row.promise != "conditional":
             continue
@@ -92,9 +95,9 @@ def _one_radius(sides: Sides, reported: ReportedResults) -> None:
         gap, backed = record.certify[at] - row.single_pass[at], record.certify[at] - row.backed[at]
         error = _standard_error(row.single_pass[at], record.certify[at], row.backed[at], record.test.images)
         sentence = (
-            f"Where only the radius {plain(radius)} is served, at α = {plain(row.alpha)}, one pass is {points(gap)} "
-            f"{'below' if gap > 0 else 'above'} Certify with n = {count(record.test_monte_carlo.n)} (standard error "
-            f"{decimals(100 * error, 1)}), and {points(backed)} below where no overclaim counts."
+            f"Where only the radius {plain(radius)} is served ({network}), at α = {plain(row.alpha)}, one pass is "
+            f"{points(gap)} {'below' if gap > 0 else 'above'} Certify with n = {count(record.test_monte_carlo.n)} "
+            f"(standard error {decimals(100 * error, 1)}), and {points(backed)} below where no overclaim counts."
         )
         if abs(gap - RRISE_GAP) < _SETTLED * error:
             sides.unsettled.append(f"{sentence} That does not tell it from {decimals(100 * RRISE_GAP, 2)}.")

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from heatserve.benchmarks.paper.summary import BAND_CONFIDENCE
+import numpy as np
+
+from heatserve.benchmarks.cifar10.tables import largest_radius
+from heatserve.benchmarks.paper.summary import BAND_CONFIDENCE, curve_of
 from heatserve.benchmarks.records.cifar10 import Cifar10Record, Cifar10Row
 from heatserve.benchmarks.report.charts.chart import Axis, Chart
-from heatserve.benchmarks.report.curves import share_line
+from heatserve.benchmarks.report.curves import leaders, share_line
 from heatserve.benchmarks.report.document import Beside, Block, Figure, Prose, Section, Table
 from heatserve.benchmarks.report.formats import count, in_percent, joined, percentage, plain
 from heatserve.benchmarks.report.images import named, style_of
@@ -13,7 +16,7 @@ from heatserve.benchmarks.report.reported import ReportedResults
 from heatserve.export.card import Card
 from heatserve.export.card_parts import CertifiedAccuracy
 
-_SHOWN = ("heat", "smoothadv", "noise", "baseline", "average", "madry-heat")
+_SHOWN = ("heat", "heat-paper", "smoothadv", "noise", "baseline", "average", "madry", "madry-heat")
 """Systems whose curves are drawn."""
 
 
@@ -132,20 +135,16 @@ def _by_one_pass(record: Cifar10Record, sigma: float) -> Figure:
 
 def _systems(record: Cifar10Record, sigma: float, way: str, described: str, name: str) -> Figure:
     rows = _rows(record, sigma)
-    radii = rows[0].evaluation.certified_accuracy.radii
+    radii = [radius for radius in rows[0].evaluation.certified_accuracy.radii if radius <= largest_radius(rows[0])]
+    shares = {row.system: getattr(row.evaluation.certified_accuracy, way)[: len(radii)] for row in rows}
     lines = [
-        share_line(
-            named(row.system),
-            radii,
-            getattr(row.evaluation.certified_accuracy, way),
-            style=style_of(row.system),
-            images=row.images,
-        )
+        share_line(named(row.system), radii, shares[row.system], style=style_of(row.system), images=row.images)
         for row in rows
     ]
     at = radii.index(sigma) if sigma in radii else len(radii) // 2
-    best = max(rows, key=lambda row: getattr(row.evaluation.certified_accuracy, way)[at])
-    share = getattr(best.evaluation.certified_accuracy, way)[at]
+    curves = {
+        row.system: curve_of(np.rint(np.multiply(shares[row.system], row.images)), row.images, radii) for row in rows
+    }
     certify = rows[0].evaluation.monte_carlo
     return Figure(
         name=f"{name}-{plain(sigma)}".replace(".", "-"),
@@ -156,24 +155,20 @@ def _systems(record: Cifar10Record, sigma: float, way: str, described: str, name
             y=Axis(label="certified accuracy", low=0, high=1, percent=True),
             lines=lines,
         ),
-        take_away=f"At radius {plain(radii[at])}, {named(best.system)} certifies most by {described}: "
-        f"{percentage(share)}.",
+        take_away=f"At radius {plain(radii[at])}, by {described}: {leaders(curves, at, 'certifies most')}.",
         promise=(
             f"{count(rows[0].images)} images of split “test”; {certify.described}. "
             + (
                 "Each pass is calibrated by itself, an overclaim whose class is right counts as certified. "
                 if way == "single_pass"
-                else "A radius that no votes can prove counts as 0. "
+                else "Curves end where so many votes can prove no radius. "
             )
             + f"Bands: exact, confidence {BAND_CONFIDENCE:g} at each radius."
         ),
         numbers=Table(
             caption=f"CIFAR-10, σ = {plain(sigma)}: certified accuracy by {described}, in percent",
             headings=["system", *(f"r = {plain(radius)}" for radius in radii)],
-            rows=[
-                [named(row.system), *(in_percent(share) for share in getattr(row.evaluation.certified_accuracy, way))]
-                for row in rows
-            ],
+            rows=[[named(row.system), *(in_percent(share) for share in shares[row.system])] for row in rows],
             sources=["cifar10.json"],
         ),
     )

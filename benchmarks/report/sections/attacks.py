@@ -7,7 +7,7 @@ from heatserve.benchmarks.records.attack_tiers import TierAttackRecord
 from heatserve.benchmarks.report.charts.chart import Axis, Bar, BarChart, Chart
 from heatserve.benchmarks.report.curves import share_line
 from heatserve.benchmarks.report.document import Beside, Block, Figure, Prose, Section, Table
-from heatserve.benchmarks.report.formats import count, decimals, percentage, plain
+from heatserve.benchmarks.report.formats import count, decimals, joined, percentage, plain
 from heatserve.benchmarks.report.reported import ReportedResults
 from heatserve.benchmarks.report.sections.tiers import TIER_STYLES
 
@@ -61,10 +61,11 @@ def tier_figure(record: TierAttackRecord, source: str) -> Figure:
         ),
         promise=(
             f"Near {count(record.data.images)} images of split “{record.data.split}” of {record.data.dataset}, within "
-            f"L2 distance {', '.join(plain(epsilon) for epsilon in record.settings.epsilons)}, for radii "
-            f"{' and '.join(plain(radius) for radius in record.settings.radii)}; α = {plain(record.settings.alpha)} "
-            f"of the tiers with votes, n = {count(record.settings.n)}. Bounds: exact, confidence "
-            f"{plain(record.settings.confidence)}."
+            f"L2 distance {joined(plain(epsilon) for epsilon in record.settings.epsilons)}, for radii "
+            f"{joined(plain(radius) for radius in sorted({row.radius for row in record.rows}))}; α = "
+            f"{plain(record.settings.alpha)} of the tiers with votes, n = {count(record.settings.n)}. Bounds: exact, "
+            f"confidence {plain(record.settings.confidence)}, as if questions were independent; those near one image "
+            "are not."
         ),
         numbers=Table(
             caption=f"{record.model}: questions at attacked inputs",

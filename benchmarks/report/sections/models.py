@@ -11,7 +11,7 @@ from heatserve.benchmarks.records.paper import SystemRow
 from heatserve.benchmarks.records.serving import ConformanceRecord
 from heatserve.benchmarks.report.document import Block, Bullets, Prose, Section, Table
 from heatserve.benchmarks.report.formats import count, decimals, percentage, plain
-from heatserve.benchmarks.report.images import SYSTEM_STYLES, named
+from heatserve.benchmarks.report.images import SYSTEM_MEANINGS, SYSTEM_STYLES, named
 from heatserve.benchmarks.report.reported import AuditVerdict, DatasetResults, ReportedResults
 from heatserve.export.card import Card
 
@@ -21,7 +21,7 @@ SHORT_HASH = 12
 
 def trained_section(reported: ReportedResults) -> Section | None:
     """The systems with how they were trained, and the models that are served."""
-    blocks: list[Block] = []
+    blocks: list[Block] = [_meanings(reported)]
     blocks += [_systems(results) for results in reported.paper if results.systems and results.systems.rows]
     if reported.kept.cifar10 and reported.kept.cifar10.rows:
         blocks.append(_experiment(reported.kept.cifar10.rows))
@@ -37,7 +37,15 @@ def trained_section(reported: ReportedResults) -> Section | None:
                 ]
             )
         )
-    return Section("trained", "What was trained", blocks) if blocks else None
+    return Section("trained", "What was trained", blocks) if len(blocks) > 1 else None
+
+
+def _meanings(reported: ReportedResults) -> Bullets:
+    """What each system is that some result is about."""
+    rows = reported.kept.cifar10.rows if reported.kept.cifar10 else ()
+    found = {row.system for row in rows}
+    found |= {row.system for results in reported.paper if results.systems for row in results.systems.rows}
+    return Bullets([f"{name}: {says}." for name, says in SYSTEM_MEANINGS.items() if name in found])
 
 
 def _experiment(rows: tuple[Cifar10Row, ...]) -> Table:
@@ -153,9 +161,10 @@ def audits_section(reported: ReportedResults) -> Section | None:
         passed = sum(audit.passed for audit in reported.audits)
         blocks.append(
             Prose(
-                f"{count(passed)} of {count(len(reported.audits))} audits passed. An audit compares the served bytes "
-                "with Certify on images and noise that the card has not seen; a pass is no proof of the promise, and "
-                "says what it could have found."
+                f"{count(passed)} of {count(len(reported.audits))} audits passed. Of a statistical certificate an "
+                "audit compares the served bytes with Certify on images and noise that the card has not seen; a pass "
+                "is no proof of the promise, and says what it could have found. Of a deterministic one it makes the "
+                "proof again from the bytes, and attacks images within their radii."
             )
         )
         blocks += [_verdict(audit) for audit in reported.audits]

@@ -16,9 +16,9 @@ from heatserve.benchmarks.paper.summary import (
 from heatserve.benchmarks.records.paper import AttackRow, SystemRow
 from heatserve.benchmarks.report.charts.chart import Axis, Chart, Curve
 from heatserve.benchmarks.report.charts.scale import Scale, round_up
-from heatserve.benchmarks.report.curves import curve_line
+from heatserve.benchmarks.report.curves import curve_line, leaders
 from heatserve.benchmarks.report.document import Beside, Block, Figure, Prose, Section, Table, anchor
-from heatserve.benchmarks.report.formats import count, in_percent, joined, percentage, plain
+from heatserve.benchmarks.report.formats import count, in_percent, joined, plain
 from heatserve.benchmarks.report.images import named, style_of
 from heatserve.benchmarks.report.reported import DatasetResults, ReportedResults
 from heatserve.benchmarks.report.sections.accuracy import experiment_figures
@@ -89,7 +89,6 @@ def _over_radius(
     title = f"Figure 1, {results.folder}, σ = {plain(sigma)}: {way}"
     at = next(iter(curves.values())).at
     middle = int(np.searchsorted(at, min(sigma, at[-1])))
-    best = max(curves, key=lambda name: curves[name].share[middle])
     totals = sorted({curve.total for curve in curves.values()})
     lines = [curve_line(named(name), curve, style=style_of(name), marks=False) for name, curve in curves.items()]
     return Figure(
@@ -98,13 +97,12 @@ def _over_radius(
         chart=_chart(
             f"Certified accuracy over radius. {title}", "L2 radius, pixels in [0,1]", "certified accuracy", lines
         ),
-        take_away=f"At radius {plain(at[middle])} {named(best)} certifies most: "
-        f"{percentage(curves[best].share[middle])}.",
+        take_away=f"At radius {plain(at[middle])} {leaders(curves, middle, 'certifies most')}.",
         promise=(
             f"{promise} {joined(count(total) for total in totals)} images of split “{_split(results)}”. Bands: exact, "
             f"confidence {BAND_CONFIDENCE:g} at each radius."
         ),
-        numbers=_numbers(title, "r", curves, [results.file("systems")]),
+        numbers=_numbers(title, "r", sigma, curves, [results.file("systems")]),
     )
 
 
@@ -131,7 +129,6 @@ def _attack_figure(results: DatasetResults, sigma: float, attack: str) -> Figure
     at = _places(_limit(rows), sigma)
     curves = {row.system: attacked_curve(row, at) for row in rows}
     middle = int(np.searchsorted(at, min(sigma, at[-1])))
-    best = min(curves, key=lambda name: curves[name].share[middle])
     lines = [
         curve_line(named(name), curve, style=style_of(name), what="distance", marks=False)
         for name, curve in curves.items()
@@ -141,11 +138,11 @@ def _attack_figure(results: DatasetResults, sigma: float, attack: str) -> Figure
         title=title,
         chart=_chart(f"Share of images misclassified. {title}", "L2 distance, pixels in [0,1]", "misclassified", lines),
         take_away=(
-            f"Within distance {plain(at[middle])}, {attack} misclassifies fewest images of {named(best)}: "
-            f"{percentage(curves[best].share[middle])}."
+            f"Within distance {plain(at[middle])}, by {attack}, "
+            f"{leaders(curves, middle, 'has the fewest misclassified', fewest=True)}."
         ),
         promise=_attacked(rows),
-        numbers=_numbers(title, "d", curves, [results.file("attacks")]),
+        numbers=_numbers(title, "d", sigma, curves, [results.file("attacks")]),
     )
 
 
@@ -179,11 +176,11 @@ def _ticks(high: float) -> list[float]:
     return [value for value, _ in Scale(Axis(label="", low=0, high=high), 0, 1).ticks()]
 
 
-def _numbers(title: str, symbol: str, curves: dict[str, ShareCurve], sources: list[str]) -> Table:
-    """A row for each curve, at the ticks of the axis."""
+def _numbers(title: str, symbol: str, sigma: float, curves: dict[str, ShareCurve], sources: list[str]) -> Table:
+    """A row for each curve, at the ticks of the axis and at σ."""
     at = next(iter(curves.values())).at
-    ticks = np.round(_ticks(float(at[-1])), 6)
-    listed = [i for i, place in enumerate(at) if place in ticks]
+    places = {*np.round([*_ticks(float(at[-1])), min(sigma, at[-1])], 6)}
+    listed = [i for i, place in enumerate(at) if place in places]
     return Table(
         caption=f"{title}; in percent",
         headings=["system", *(f"{symbol} = {plain(at[i])}" for i in listed)],

@@ -11,6 +11,7 @@ from heatserve.benchmarks.report.formats import count, decimals, plain, signific
 from heatserve.benchmarks.report.reported import ReportedResults
 from heatserve.benchmarks.report.sections.tiers import quantile
 
+_IN_PROCESS, _SERVED = "both in process", "noisy passes in process, one pass through the server"
 _WAYS = {
     "plain": "one pass, no certificate",
     "certified": "one pass, certified",
@@ -35,8 +36,8 @@ def latency_figure(record: LatencyRecord) -> Figure:
     bars = []
     for name, found in record.shapes.items():
         for pair, what, style in (
-            ("stochastic / plain", "in process", 1),
-            ("stochastic / grpc", "through the server", 4),
+            ("stochastic / plain", _IN_PROCESS, 1),
+            ("stochastic / grpc", _SERVED, 4),
         ):
             if pair in found.ratios:
                 ratio = found.ratios[pair]
@@ -54,10 +55,10 @@ def latency_figure(record: LatencyRecord) -> Figure:
         name="latency-figure",
         title="n₀ noisy passes divided by one pass",
         chart=BarChart(label="Time of n₀ noisy passes divided by that of one pass, by network", bars=bars),
-        take_away="In process one pass is as many times faster as votes are saved; a small network pays for the "
-        "server.",
-        promise=f"Medians of one image on a CPU, batch {count(record.batch)}, {record.weights} weights; n₀ as in the "
-        "paper.",
+        take_away=f"{_spread(record, 'stochastic / plain', _IN_PROCESS)}; "
+        f"{_spread(record, 'stochastic / grpc', _SERVED)}.",
+        promise=f"Medians of one image on a CPU, batch {count(record.batch)}, {record.weights} weights, all ways on as "
+        "many threads; n₀ as in the paper.",
         numbers=Table(
             caption="Milliseconds for one image",
             headings=["network", "way", "n₀", "p50", "p90", "p99"],
@@ -77,6 +78,15 @@ def latency_figure(record: LatencyRecord) -> Figure:
             words=2,
         ),
     )
+
+
+def _spread(record: LatencyRecord, pair: str, what: str) -> str:
+    """The least and the largest ratio of a pair of ways."""
+    found = {name: each.ratios[pair].p50 for name, each in record.shapes.items() if pair in each.ratios}
+    if not found:
+        return f"{what}: not measured"
+    least, most = min(found, key=lambda name: found[name]), max(found, key=lambda name: found[name])
+    return f"{what}: {times(found[least])} ({least}) to {times(found[most])} ({most})"
 
 
 def _load_figure(record: LoadRecord) -> Figure:
