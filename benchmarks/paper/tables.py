@@ -5,6 +5,7 @@ A table is text in cells, so that the terminal and a page show the same.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -268,7 +269,8 @@ def claims_table(view: PaperView) -> PaperTable:
             seen = rate(
                 found[np.array(getattr(row.one_pass, name)[: row.proven_images]) > 0], delta=1 - BAND_CONFIDENCE
             )
-            share = f" ({seen.count / claimed:.0%}, at most {seen.upper_bound:.0%})" if claimed else ""
+            most = math.ceil(1000 * seen.upper_bound) / 1000
+            share = f" ({seen.count / claimed:.1%}, at most {most:.1%})" if claimed else ""
             cells.append(f"{seen.count} of {claimed}{share}")
         agree = np.array(row.one_pass.label[: row.proven_images]) == np.array(row.noisy.vote_label)
         lines.append((*cells, _percent(float(agree.mean())), _broken(row, view)))

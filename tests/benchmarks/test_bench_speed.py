@@ -6,16 +6,28 @@ import shutil
 from pathlib import Path
 
 import pytest
+from tiny_model import write_tiny_model
 from typer.testing import CliRunner
 
 from heatserve.benchmarks.front import BYTES, CLIENT_GRPC, CLIENT_HTTP, GRPC, JSON, TRITON
+from heatserve.benchmarks.latency import _set_threads
 from heatserve.benchmarks.pages.render import RESULTS, render_pages
 from heatserve.benchmarks.records.front import FrontRecord
 from heatserve.benchmarks.records.record import read_record
 from heatserve.benchmarks.records.speed import EngineRecord, LatencyRecord
 from heatserve.cli import app
+from heatserve.export.repository.layout import CONFIG_NAME, open_model
+from heatserve.export.repository.settings import THREADS, read_config, vote_settings
 
 ROOT = Path(__file__).parents[2]
+
+
+def test_the_server_computes_on_as_many_threads_as_the_ways_beside_it(tmp_path: Path) -> None:
+    write_tiny_model(tmp_path)
+    _set_threads(open_model(tmp_path, "tiny"), 3)
+    config = read_config(tmp_path / "tiny" / CONFIG_NAME)
+    assert config.parameters[THREADS].string_value == "3"
+    assert vote_settings(config).threads == 3
 
 
 @pytest.mark.slow  # starts Triton

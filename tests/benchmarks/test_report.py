@@ -22,12 +22,14 @@ from typer.testing import CliRunner
 
 from heatserve.benchmarks.pages.render import REPORT, REPOSITORY, RESULTS
 from heatserve.benchmarks.paper.published import TABLE_3
-from heatserve.benchmarks.paper.summary import paper_l_bound
+from heatserve.benchmarks.paper.summary import curve_of, paper_l_bound
+from heatserve.benchmarks.records.attack_tiers import TierAttackRecord
 from heatserve.benchmarks.records.kinds import KindsRecord
 from heatserve.benchmarks.records.record import RecordError, read_record, to_json, write_record
 from heatserve.benchmarks.report.charts.chart import Axis
 from heatserve.benchmarks.report.charts.scale import Scale, round_up
 from heatserve.benchmarks.report.charts.thinning import Observation, thinned
+from heatserve.benchmarks.report.curves import leaders
 from heatserve.benchmarks.report.document import NO_GPU
 from heatserve.benchmarks.report.formats import decimals, percentage, plain
 from heatserve.benchmarks.report.images import proven_images
@@ -401,3 +403,17 @@ def test_the_command_writes_the_page(results: Path, tmp_path: Path) -> None:
     done = CliRunner().invoke(app, ["report", "--results", str(results), "--out", str(out), *repository])
     assert done.exit_code == 0
     assert out.read_text().startswith("<!DOCTYPE html>")
+
+
+def test_a_best_system_is_named_alone_only_where_the_bands_tell_it_from_the_others() -> None:
+    curves = {name: curve_of([right], 100, [0.25]) for name, right in {"noise": 90, "madry": 84, "average": 40}.items()}
+    assert leaders(curves, 0, "certifies most").endswith("; the bands do not tell it from madry")
+    assert leaders(curves, 0, "has the fewest", fewest=True) == "average has the fewest: 40.0\N{NO-BREAK SPACE}%"
+
+
+def test_what_confirm_abstains_from_is_no_proof() -> None:
+    record = read_record(ROOT / "benchmarks" / "results" / "attack-tiers-cifar10.json", TierAttackRecord)
+    page = (ROOT / "docs" / "results" / "report.html").read_text()
+    proofs = sum(row.said["confirm"].yes for row in record.rows)
+    assert proofs < record.totals["confirm"].questions
+    assert f"0 of {proofs:,}" in page
