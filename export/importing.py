@@ -94,7 +94,8 @@ def _class_names(files: Mapping[Path, NormalForm], given: Sequence[str] | None) 
         raise HeatserveError(f"class names: expected {classes}, one for each class of {file}, got {len(known)}")
     for file, found in files.items():
         for index, (word, name) in enumerate(zip(found.labels or known, known, strict=True)):
-            if not word.lstrip("-").isdecimal() and word != name:
+            is_number = word.lstrip("-").isdecimal() and not name.lstrip("-").isdecimal()  # a number may have a name
+            if word != name and not is_number:
                 raise HeatserveError(
                     f"class names: class {index} is {word!r} in {file}, expected the same, got {name!r}"
                 )

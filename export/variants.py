@@ -10,6 +10,7 @@ from typing import Literal
 
 import onnx
 
+from heatserve.certification.class_names import class_names_problem
 from heatserve.certification.errors import HeatserveError
 from heatserve.certification.lineage import Ancestor
 from heatserve.certification.provenance import now, versions
@@ -149,6 +150,8 @@ def publish_networks(
     """
     if not 0 < sigma < float("inf"):
         raise HeatserveError(f"sigma: expected a number above 0, got {sigma}")
+    if problem := class_names_problem(networks.class_names):
+        raise HeatserveError(f"class names of {name}: {problem}")
     graph = certified_graph(variant.of(networks.single_pass), sigma=sigma).SerializeToString()
     base = networks.base.SerializeToString()
     plan, part = _plan(graph, repository / name, tf32) if backend == "tensorrt" else (None, None)

@@ -121,6 +121,7 @@ def main() -> None:
     promises, 130 interrupted.
     """
     os.environ.setdefault("GRPC_VERBOSITY", "NONE")  # what fails is explained, by the client
+    os.environ.setdefault("PYTHONSAFEPATH", "1")  # processes of ours import nothing from the folder they run in
     _keep_to_quota()
     _end_like_ctrl_c()
     try:

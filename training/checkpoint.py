@@ -202,7 +202,7 @@ def parse(path: Path, content: bytes) -> tuple[dict[str, Tensor], dict[str, str]
     try:
         tensors = safetensors.torch.load(content)
         length = int.from_bytes(content[:8], "little")
-        return tensors, json.loads(content[8 : 8 + length]).get("__metadata__", {})
+        return tensors, json.loads(content[8 : 8 + length]).get("__metadata__") or {}
     except (safetensors.SafetensorError, ValueError) as error:
         raise CheckpointError(f"{path}: truncated or not a safetensors file: {error}") from None
 

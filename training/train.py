@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import copy
 import json
+from collections.abc import Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
+from typing import Any
 
 from heatserve.certification.provenance import now, versions
 from heatserve.training.architectures.errors import ArchitectureError
@@ -13,7 +15,7 @@ from heatserve.training.architectures.lipschitz import LipschitzNetwork
 from heatserve.training.architectures.network import ImageClassifier, memory_format_of
 from heatserve.training.architectures.own_code import choose_architecture
 from heatserve.training.channels import channel_statistics
-from heatserve.training.checkpoint import Checkpoint, CheckpointMetadata, load_checkpoint
+from heatserve.training.checkpoint import Checkpoint, CheckpointMetadata, base_path, load_checkpoint
 from heatserve.training.data.errors import DataError
 from heatserve.training.data.splits import ImageData
 from heatserve.training.loop.fitting import Run, fit
@@ -23,7 +25,7 @@ from heatserve.training.loop.trainer import EpochMetrics, TrainingError
 from heatserve.training.methods.augmented import Augmented
 from heatserve.training.methods.cross_entropy import CrossEntropy
 from heatserve.training.methods.margin import Margin
-from heatserve.training.methods.parameters import Parameters
+from heatserve.training.methods.parameters import AverageParameters, Parameters
 from heatserve.training.methods.protocol import Method
 from heatserve.training.methods.students import OneNetwork, Student, fresh_network
 from heatserve.training.named import parse_named
@@ -100,7 +102,7 @@ def train_lipschitz(
     parent = _one_of(teacher, start)
     if parent is not None:
         _check_fits(parent, data)
-        _check_apart(parent, out)
+        _check_apart(parent, [out])
     label_free = teacher is not None
     metadata = _lipschitz_metadata(data, architecture, optimisation, seed, parent)
     metadata.hyperparameters.update(epsilon=epsilon, temperature=temperature, label_free=label_free)
@@ -183,13 +185,15 @@ def train_from(
     parent = load_checkpoint(parent) if isinstance(parent, Path) else parent
     run = run or Run()
     _check_fits(parent, data)
-    _check_apart(parent, out)
+    *earlier, last = *(step_path(out, time_step) for time_step in range(1, parameters.trainings)), out
+    trains_base = isinstance(parameters, AverageParameters) and not parameters.frozen_base
+    _check_apart(parent, [*earlier, last, *([base_path(out)] if trains_base else [])])
     optimisation = optimisation or fine_tuning(parameters.method, data.name)
-    for time_step in range(1, parameters.trainings):
-        earlier = step_path(out, time_step)
-        _train_once(parent, data, parameters, out=earlier, optimisation=optimisation, seed=seed, run=run)
-        parent = load_checkpoint(earlier)
-    return _train_once(parent, data, parameters, out=out, optimisation=optimisation, seed=seed, run=run)
+    how: dict[str, Any] = {"optimisation": optimisation, "seed": seed, "run": run}
+    for path in earlier:
+        parent = load_checkpoint(_train_once(parent, data, parameters, out=path, **how))
+        how["begun"] = True  # what later files hold of another training is replaced, as this one began to
+    return _train_once(parent, data, parameters, out=last, **how)
 
 
 def step_path(out: Path, time_step: int) -> Path:
@@ -206,6 +210,7 @@ def _train_once(
     optimisation: Optimisation,
     seed: int,
     run: Run,
+    begun: bool = False,
 ) -> Path:
     metadata = replace(
         parent.metadata,
@@ -224,7 +229,7 @@ def _train_once(
     start = copy.deepcopy(student.start).to(run.device).eval().requires_grad_(False)
     start.to(memory_format=memory_format_of(start))  # type: ignore[call-overload]
     method = parameters.loss(start)
-    return _train(student, method, data, optimisation=optimisation, metadata=metadata, out=out, run=run)
+    return _train(student, method, data, optimisation=optimisation, metadata=metadata, out=out, run=run, begun=begun)
 
 
 def _train(
@@ -237,12 +242,13 @@ def _train(
     out: Path,
     run: Run,
     replayable: bool = False,
+    begun: bool = False,
 ) -> Path:
     recipe = _recipe(replace(metadata, epochs=optimisation.epochs))
     if run.resume and _is_done(out, recipe):
         state_path(out).unlink(missing_ok=True)  # left by a kill after the last checkpoint
         return out
-    if run.resume and not state_path(out).is_file():
+    if run.resume and not begun and not state_path(out).is_file():
         _refuse_another(out, recipe, optimisation.epochs)
 
     def save(metrics: EpochMetrics) -> None:
@@ -324,7 +330,7 @@ def _check_fits(parent: Checkpoint, data: ImageData) -> None:
         raise DataError(f"{parent.path}: its {expected.num_classes} classes are not those of {data.name}")
 
 
-def _check_apart(parent: Checkpoint, out: Path) -> None:
+def _check_apart(parent: Checkpoint, written: Sequence[Path]) -> None:
     """A training that replaces what it began with could not be resumed, and nothing would be left to compare with."""
-    if out.resolve() == parent.path.resolve():
+    if parent.path.resolve() in {path.resolve() for path in written}:
         raise TrainingError(f"out: expected another file than {parent.path}, which the training starts from")

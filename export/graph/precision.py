@@ -61,10 +61,11 @@ def to_int8(logits: onnx.ModelProto, images: Float32Array) -> onnx.ModelProto:
         source, out, data = (Path(folder) / name for name in ("fp32.onnx", "int8.onnx", "images.npy"))
         onnx.save(_with_shapes(logits), source)
         np.save(data, images)
+        # `-m` looks in the folder where it runs first: one of ours, and not one that a file came to
         command = [sys.executable, "-m", "heatserve.export.graph.quantise", *map(str, (source, out, data))]
         python_path = os.pathsep.join(filter(None, sys.path))
         environment = {"ORT_DISABLE_TELEMETRY": "1", **os.environ, "PYTHONPATH": python_path}
-        done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+        done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
         if done.returncode:
             raise HeatserveError(f"int8: ONNX Runtime's quantiser failed:\n{done.stderr.strip()}")
         model = onnx.load(out)

@@ -158,7 +158,7 @@ def _shape(text: str | None) -> tuple[int, int, int] | None:
     if text is None:
         return None
     found = numbers("input shape", text)
-    if len(found) != 3 or any(number != int(number) for number in found):
+    if len(found) != 3 or not all(number.is_integer() for number in found):
         raise HeatserveError(f"input shape: expected channels, height and width, such as 3,224,224, got {text!r}")
     channels, height, width = map(int, found)
     return channels, height, width
@@ -169,7 +169,8 @@ def _class_names(file: Path | None, data: str | None, root: Path | None) -> tupl
     if file is not None:
         from heatserve.certification.files import read_text
 
-        return tuple(read_text(file, "names of classes, a line each").splitlines())
+        lines = read_text(file, "names of classes, a line each").splitlines()
+        return tuple(line.strip() for line in lines if line.strip())
     if data is None:
         return None
     from heatserve.training.data import describe_data

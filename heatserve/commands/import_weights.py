@@ -12,7 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from heatserve.certification.errors import HeatserveError, first_of
-from heatserve.commands.new_files import new_file
+from heatserve.commands.new_files import new_checkpoint
 from heatserve.commands.options import ClassesFile, Crop, Root, ShorterSide, SkipUnreadable, name_data, numbers
 from heatserve.commands.train.options import TrainingData
 
@@ -38,7 +38,7 @@ def import_weights(
         Path, typer.Argument(help="A state dict (.pth, .pt, .safetensors), wrapped or not, or a heatserve checkpoint.")
     ],
     data: TrainingData,
-    out: Annotated[Path, typer.Option(callback=new_file, help="Where to write the checkpoint (safetensors).")],
+    out: Annotated[Path, typer.Option(callback=new_checkpoint, help="Where to write the checkpoint (safetensors).")],
     architecture: Annotated[
         str | None,
         typer.Option(

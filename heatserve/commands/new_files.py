@@ -28,6 +28,17 @@ def new_file(path: Path | None) -> Path | None:
     return path
 
 
+def new_checkpoint(path: Path | None) -> Path | None:
+    """As `new_file`, of a checkpoint.
+
+    Raises:
+        typer.BadParameter: also a name that an ONNX file has, as which it would be read.
+    """
+    if path is not None and path.suffix == ".onnx":
+        raise typer.BadParameter(f"expected another suffix than .onnx for a checkpoint (safetensors), got {path}")
+    return new_file(path)
+
+
 def new_file_and_figure(path: Path | None) -> Path | None:
     """As `new_file`, of results whose figure is written beside them.
 

@@ -84,6 +84,7 @@ def _ask(request: dict[str, Any], repository: Path, pin: Callable[[], Any]) -> N
     if not servers:
         wanted = pin()
         write_pin(repository, name, wanted)
-        console.print(f"{name}: no server of {repository} runs; the next one serves version {wanted.version}")
+        said = f"{name}: no server of {repository} runs; the next one serves version {wanted.version}"
+        console.print(said, markup=False)
     if not is_done:
         raise typer.Exit(1)

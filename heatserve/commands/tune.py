@@ -47,4 +47,5 @@ def tune(
     results = {**provenance("onnxruntime", "tritonclient", "nvidia-pytriton"), "seconds": seconds, **asdict(tuned)}
     deliver(results, lambda: tuning_table(tuned), as_json=as_json, out=out)
     tell_page(out, "cost")
-    Console(stderr=True, highlight=False).print(f"wrote   {tuning.write_choice(model, tuned)}", soft_wrap=True)
+    wrote = f"wrote   {tuning.write_choice(model, tuned)}"
+    Console(stderr=True, highlight=False).print(wrote, soft_wrap=True, markup=False)

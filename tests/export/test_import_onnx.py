@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import shutil
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -99,6 +101,40 @@ def repository(files: Path) -> Path:
 def server(repository: Path) -> Iterator[TritonServer]:
     with TritonServer(repository, endpoints=FREE_PORTS) as server:
         yield server
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("precision", ["fp32", "int8"])
+def test_a_module_beside_the_file_is_not_run(files: Path, tmp_path: Path, precision: str) -> None:
+    shutil.copy(files / "perceptron.onnx", tmp_path)
+    for module in ("numpy", "onnx", "resource"):
+        (tmp_path / f"{module}.py").write_text("open('run', 'w').close()\n")
+    command = [Path(sys.executable).parent / "heatserve", "import-onnx", "perceptron.onnx", "--name", "theirs"]
+    options = ["--data", "digits", "--precision", precision, *SHAPE]
+    done = subprocess.run([*map(str, (*command, *options))], cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.slow
+def test_numbers_of_classes_must_agree_with_names_that_are_numbers(files: Path, tmp_path: Path) -> None:
+    names = tmp_path / "names"
+    for lines, is_taken in (("\n".join(map(str, range(1, 11))), False), ("\n".join("abcdefghij") + "\n\n", True)):
+        names.write_text(lines)
+        done = CliRunner().invoke(
+            app,
+            [*map(str, ("import-onnx", files / "linear.onnx", "--name", "n", "--classes", names, *SHAPE)),
+             "--repository", str(tmp_path / "models")],
+        )  # fmt: skip
+        assert (done.exit_code == 0) == is_taken, done.output
+        if not is_taken:
+            assert "class 0 is '0' in" in str(done.exception)
+    names.write_text("\n".join(["a\x1bb", *"bcdefghij"]))
+    with pytest.raises(HeatserveError, match="class names of n: "):
+        heatserve(
+            *("import-onnx", files / "linear.onnx", "--name", "n", "--classes", names, *SHAPE),
+            *("--repository", tmp_path / "models"),
+        )
 
 
 @pytest.mark.slow

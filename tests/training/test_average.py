@@ -28,14 +28,16 @@ from heatserve.training.checkpoint import Checkpoint, CheckpointError, base_path
 from heatserve.training.data.splits import ImageData
 from heatserve.training.loop.fitting import fit
 from heatserve.training.loop.optimisation import Optimisation
+from heatserve.training.loop.trainer import TrainingError
 from heatserve.training.methods.average import AverageLoss, Pair
 from heatserve.training.methods.parameters import (
     AverageParameters,
+    HeatParameters,
     NoiseParameters,
     ParameterError,
 )
 from heatserve.training.methods.protocol import Method
-from heatserve.training.train import train_baseline, train_from
+from heatserve.training.train import step_path, train_baseline, train_from
 
 QUICK = Optimisation(epochs=1, batch_size=32, lr=0.05, cpu_threads=1)
 
@@ -206,6 +208,21 @@ def test_a_frozen_base_stays_as_it_is_and_stays_beside_v(
     base_path(w).write_bytes(parent.read_bytes() if start == "v" else out.read_bytes())
     with pytest.raises(CheckpointError, match=r"expected the network that .* was trained to be the average of"):
         load_base(again)
+
+
+def test_a_training_replaces_no_network_that_it_starts_from(
+    few: ImageData, baseline: Checkpoint, tmp_path: Path
+) -> None:
+    p, out = AverageParameters(sigma=SIGMA), tmp_path / "v.safetensors"
+    train_from(baseline, few, p, out=out, optimisation=QUICK)
+    before = base_path(out).read_bytes()
+    with pytest.raises(TrainingError, match=f"expected another file than {base_path(out)}, which"):
+        train_from(base_path(out), few, p, out=out, optimisation=QUICK)
+    steps, heat = tmp_path / "h.safetensors", HeatParameters(sigma=SIGMA, kappa=1, time_steps=2)
+    train_from(baseline, few, heat, out=steps, optimisation=QUICK)
+    with pytest.raises(TrainingError, match="expected another file than"):
+        train_from(step_path(steps, 1), few, heat, out=steps, optimisation=QUICK)
+    assert base_path(out).read_bytes() == before
 
 
 def test_a_frozen_base_of_another_training_is_refused(few: ImageData, baseline: Checkpoint, tmp_path: Path) -> None:

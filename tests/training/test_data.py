@@ -19,7 +19,7 @@ from heatserve.certification.pixels import pixel_digest
 from heatserve.training.data import cifar10
 from heatserve.training.data.augmentation import Augmentation
 from heatserve.training.data.errors import DataError
-from heatserve.training.data.splits import SPLITS, describe_data, load_data
+from heatserve.training.data.splits import SPLITS, batch_count, describe_data, load_data
 
 Pixels = npt.NDArray[np.uint8]
 
@@ -110,6 +110,17 @@ def test_shuffled_batches_hold_every_image_once_and_none_is_tiny() -> None:
     assert {len(images) for images in batches} == {31, 32}
     assert {image.numpy().tobytes() for image in torch.cat(batches)} == _keys("digits", "train")
     assert not torch.equal(batches[0], next(data.batches(32))[0])
+
+
+def test_no_batch_has_a_single_image() -> None:
+    for images in range(2, 40):
+        for size in range(2, 12):
+            count = batch_count(images, size)
+            shares = torch.arange(images).tensor_split(count)
+            assert min(map(len, shares)) >= 2
+            assert max(map(len, shares)) <= max(size, 3)
+    assert batch_count(9, 1) == 9
+    assert batch_count(1, 4) == 1
 
 
 def test_cifar10_splits_share_no_image(tmp_path: Path) -> None:

@@ -94,6 +94,11 @@ def _work(folder: Path) -> None:
     found["statistics"].running_mean.fill_(team.rank)
     found["statistics"].running_var.fill_(1 + 4 * team.rank)
     team.average_statistics(found["statistics"])
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(team.rank)
+        found["alike"] = nn.Linear(3, 2)
+    team.begin_alike(found["alike"])
+    found["alike"] = found["alike"].state_dict()
     found["statistics"] = found["statistics"].state_dict()
     noise = _noise()
     found["noise"] = _fit(noise, data, folder / "noise.safetensors", batch_norm=True)
@@ -107,7 +112,7 @@ def _work(folder: Path) -> None:
     found["state is there"] = out.with_suffix(".state").is_file()
     found["resumed"] = _fit(noise, data, out, batch_norm=True, resume=True)
     try:
-        fit(_network(batch_norm=False), noise, data, replace(ODD, batch_size=2), seed=0, save=print)
+        fit(_network(batch_norm=False), noise, few_digits(1), ODD, seed=0, save=print)
     except TrainingError as error:
         found["too small"] = str(error)
     torch.save(found, folder / f"{team.rank}.pt")
@@ -167,6 +172,15 @@ def test_two_processes_train_the_network_that_one_would(both: list[Results]) -> 
 
 
 @pytest.mark.slow
+def test_all_processes_begin_with_the_weights_of_the_first(both: list[Results]) -> None:
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        expected = nn.Linear(3, 2).state_dict()
+    for found in (results["alike"] for results in both):
+        assert all(torch.equal(found[name], expected[name]) for name in expected)
+
+
+@pytest.mark.slow
 def test_all_processes_hold_the_same_network_though_each_has_noise_of_its_own(both: list[Results]) -> None:
     """Its running statistics too: each saw its own share under its own noise, and they were averaged."""
     first, second = (results["noise"]["state"] for results in both)
@@ -199,7 +213,7 @@ def test_a_signal_to_one_process_stops_all_after_the_same_step_and_they_go_on_bi
 
 @pytest.mark.slow
 def test_a_batch_that_leaves_a_process_without_images_is_refused(both: list[Results]) -> None:
-    """33 images in batches of 2: one of them is a single image."""
+    """A single image is a batch of its own."""
     expected = "batch_size: expected an image of every batch for each of 2 processes, got batches of 1"
     assert [results["too small"] for results in both] == [expected] * 2
 

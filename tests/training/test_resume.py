@@ -36,9 +36,10 @@ from heatserve.training.checkpoint import load_checkpoint
 from heatserve.training.data.images import Images
 from heatserve.training.data.splits import ImageData
 from heatserve.training.loop.fitting import Interrupted, Run, fit
+from heatserve.training.loop.log import log_path
 from heatserve.training.loop.optimisation import Optimisation
 from heatserve.training.loop.signals import stop_signals
-from heatserve.training.loop.state import StateError
+from heatserve.training.loop.state import StateError, state_path
 from heatserve.training.loop.trainer import LOG_EVERY
 from heatserve.training.methods.cross_entropy import CrossEntropy
 from heatserve.training.methods.parameters import AverageParameters, HeatParameters, Parameters
@@ -325,6 +326,27 @@ def test_what_another_training_ended_with_is_left_alone(few: ImageData, tmp_path
     assert out.read_bytes() == before
     _train(few, out, replace(QUICK, lr=0.04), run=Run())
     assert out.read_bytes() != before
+
+
+def test_a_fresh_start_over_other_time_steps_goes_on_to_the_end(few: ImageData, baseline: Path, tmp_path: Path) -> None:
+    out, whole = tmp_path / "a.safetensors", tmp_path / "whole.safetensors"
+    heat = HeatParameters(sigma=0.5, kappa=1, time_steps=3)
+    other = replace(heat, delta=0.2)
+    train_from(baseline, few, heat, out=out, optimisation=QUICK)
+    stopping = replace(few, images=DisturbedImages(few.images, 1, raise_signal(signal.SIGTERM)))
+    with pytest.raises(Interrupted):
+        train_from(baseline, stopping, other, out=out, optimisation=QUICK)
+    train_from(baseline, few, other, out=out, optimisation=QUICK, run=RESUMED)
+    train_from(baseline, few, other, out=whole, optimisation=QUICK)
+    first, second = (load_checkpoint(path).network.state_dict() for path in (out, whole))
+    assert all(torch.equal(first[name], second[name]) for name in first)
+
+
+def test_two_trainings_whose_names_end_in_numbers_have_states_and_logs_of_their_own() -> None:
+    paths = [Path("runs", f"lr0.{number}") for number in (1, 2)]
+    assert state_path(paths[0]) != state_path(paths[1])
+    assert log_path(paths[0]) != log_path(paths[1])
+    assert state_path(Path("net.safetensors")) == Path("net.state")
 
 
 def _scalars(folder: Path) -> dict[str, list[tuple[int, float]]]:

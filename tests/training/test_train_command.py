@@ -18,6 +18,7 @@ from typer.testing import CliRunner
 from heatserve.certification.errors import HeatserveError
 from heatserve.cli import app
 from heatserve.commands.train import train
+from heatserve.commands.train.run import run_on
 from heatserve.training import accuracy, base_path, build_network, load_checkpoint, train_baseline, train_from
 from heatserve.training.data import ImageData, load_data
 from heatserve.training.loop import Optimisation, TrainingError
@@ -201,6 +202,25 @@ def test_an_unknown_device_is_explained() -> None:
     arguments = ["train", "baseline", "--data", "digits", "--architecture", "digits_cnn", "--out", "a"]
     with pytest.raises(TrainingError, match="device: expected cpu or a CUDA device"):
         CliRunner().invoke(app, [*arguments, "--device", "gpu"], catch_exceptions=False)
+
+
+@pytest.mark.parametrize(
+    ("asked", "said"), [("cuda:1", "each process of torchrun takes its own"), ("cuda", "machine, got 'cuda:5'")]
+)
+def test_each_process_of_torchrun_takes_a_gpu_of_its_own(
+    asked: str, said: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "8")
+    monkeypatch.setenv("LOCAL_RANK", "5")
+    with pytest.raises(TrainingError, match=said):
+        run_on(asked, resume=False, tensorboard=None)
+
+
+def test_a_checkpoint_is_not_called_what_no_checkpoint_is_read_from(tmp_path: Path) -> None:
+    arguments = ["train", "baseline", "--data", "digits", "--architecture", "digits_cnn"]
+    done = CliRunner().invoke(app, [*arguments, "--out", str(tmp_path / "x.onnx")])
+    assert done.exit_code == 2
+    assert "another suffix than .onnx" in done.stderr
 
 
 @pytest.mark.parametrize(

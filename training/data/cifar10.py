@@ -60,7 +60,7 @@ def _decode_once(cache: Path, paths: Sequence[Path]) -> npt.NDArray[np.uint8]:
         with np.load(cache) as stored:
             if str(stored["fingerprint"]) == fingerprint:
                 return np.asarray(stored["pixels"], np.uint8)
-    except (OSError, ValueError, KeyError, zipfile.BadZipFile):
+    except (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile):
         pass  # no cache yet, or a damaged one: decode again
     if common_size(paths) != (32, 32):
         raise DataError(f"{paths[0]}: expected 32×32 pixels")

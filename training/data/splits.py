@@ -67,14 +67,23 @@ class ImageData:
         skip: int = 0,
         share: Callable[[torch.Tensor], torch.Tensor] = lambda batch: batch,
     ) -> Iterator[Batch]:
-        """Every image once, in batches of `batch_size` or one less; shuffled by `generator` if there is one.
+        """Every image once, in batches of `batch_size` or nearly; shuffled by `generator` if there is one.
 
-        Batches of even size: a last batch of a single image would give BatchNorm nothing to normalise by. The first
-        `skip` batches are left out without reading them; `share` takes from a batch of indices those to read.
+        Batches of even size, as many as `batch_count` says: a batch of a single image would give BatchNorm nothing to
+        normalise by. The first `skip` batches are left out without reading them; `share` takes from a batch of indices
+        those to read.
         """
         count = len(self)
         order = torch.arange(count) if generator is None else torch.randperm(count, generator=generator)
-        return self.images.batches([share(batch) for batch in order.tensor_split(-(-count // batch_size))[skip:]])
+        return self.images.batches(
+            [share(batch) for batch in order.tensor_split(batch_count(count, batch_size))[skip:]]
+        )
+
+
+def batch_count(images: int, batch_size: int) -> int:
+    """The number of batches of at most `batch_size` images, none of which has fewer than two unless all have one."""
+    fewest = -(-images // batch_size)
+    return fewest if batch_size == 1 else max(1, min(fewest, images // 2))
 
 
 def load_data(name: str, split: str, root: Path | None = None, *, progress: Progress = unseen) -> ImageData:
@@ -102,8 +111,8 @@ def load_data(name: str, split: str, root: Path | None = None, *, progress: Prog
         order = order[: pool.calibration] if split == "calibration" else order[pool.calibration :]
     if problem := class_names_problem(pool.class_names):
         raise DataError(f"{name}: {problem}")
-    if split == "train" and not order:
-        raise DataError(f"{name}: expected images to train with, got none")
+    if not order and split != "calibration":
+        raise DataError(f"{name}: expected images to {'train with' if split == 'train' else 'test'}, got none")
     pixels_sha256 = pool.pixels_sha256 if split == "train" else None
     images = pool.images.subset(order)
     return ImageData(name, split, images, pool.class_names, pool.input_shape, pool.notes, pixels_sha256)

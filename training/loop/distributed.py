@@ -54,6 +54,12 @@ class Team:
             gradient.copy_(part.view_as(gradient))
         return mean, total
 
+    def begin_alike(self, network: nn.Module) -> None:
+        """Give all processes the weights of the first: code of a user may draw them by a chance of its own."""
+        if self.size > 1:
+            for tensor in (*network.parameters(), *network.buffers()):
+                dist.broadcast(tensor.data, 0)
+
     def average_statistics(self, network: nn.Module) -> None:
         """Replace the running statistics of BatchNorm by their mean over all processes."""
         for buffer in network.buffers():
@@ -75,6 +81,8 @@ def join(device: torch.device) -> Team:
     size = int(os.environ.get("WORLD_SIZE", "1"))
     if size == 1:
         return Team()
+    if device.type == "cuda":
+        torch.cuda.set_device(device)
     if not dist.is_initialized():
         dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
     return Team(dist.get_rank(), size)

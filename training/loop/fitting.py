@@ -87,7 +87,7 @@ def fit(
         Interrupted: SIGINT, SIGTERM or SIGHUP came; the state is written.
     """
     run = run or Run()
-    if out and out in (state_path(out), log_path(out)):
+    if out and out.suffix in (state_path(out).suffix, log_path(out).suffix):
         raise TrainingError(f"out: expected another suffix than that of the state and the log beside it, got {out}")
     trainer = Trainer(network, method, data, optimisation, seed, recipe, replayable=replayable)
     state = state_path(out) if out else None

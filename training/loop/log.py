@@ -10,6 +10,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 from heatserve.certification.files import write_atomically
+from heatserve.training.loop.state import beside
 
 if TYPE_CHECKING:
     from torch.utils.tensorboard.writer import SummaryWriter
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
 
 def log_path(checkpoint: Path) -> Path:
     """Where the log of a training is, beside its checkpoint."""
-    return checkpoint.with_suffix(".jsonl")
+    return beside(checkpoint, ".jsonl")
 
 
 def read_epochs(checkpoint: Path) -> list[dict[str, Any]]:

@@ -51,7 +51,13 @@ _NAMES_IN_FILE = {"step_in_epoch": "step", "global_step": "steps"}
 
 def state_path(checkpoint: Path) -> Path:
     """Where the state of an unfinished training is, beside its checkpoint."""
-    return checkpoint.with_suffix(".state")
+    return beside(checkpoint, ".state")
+
+
+def beside(checkpoint: Path, suffix: str) -> Path:
+    """A file beside a checkpoint: of `net.safetensors` with another suffix, of `lr0.1` with one after its name."""
+    is_usual = checkpoint.suffix == ".safetensors"
+    return checkpoint.with_suffix(suffix) if is_usual else checkpoint.with_name(checkpoint.name + suffix)
 
 
 def write_state(path: Path, recipe: str, position: Position, tensors: dict[str, Any]) -> None:

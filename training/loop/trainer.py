@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from heatserve.certification.errors import HeatserveError
 from heatserve.training.architectures.network import memory_format_of
 from heatserve.training.data.errors import DataError
-from heatserve.training.data.splits import ImageData
+from heatserve.training.data.splits import ImageData, batch_count
 from heatserve.training.loop.distributed import join
 from heatserve.training.loop.optimisation import DECAYS, Optimisation
 from heatserve.training.loop.replayed import Replayed, read_ahead
@@ -66,11 +66,12 @@ class Trainer:
         self.memory_format = memory_format_of(network)
         network.to(memory_format=self.memory_format)  # type: ignore[call-overload]
         self.team = join(self.device)
+        self.team.begin_alike(network)
         self.order = torch.Generator().manual_seed(seed)
         self.noise = torch.Generator(self.device).manual_seed(seed + 1_000_003 * self.team.rank)
         self.epoch_start = self.order.get_state()
         self.optimiser = _sgd(network, optimisation)
-        self.steps_per_epoch = math.ceil(len(data) / optimisation.batch_size)
+        self.steps_per_epoch = batch_count(len(data), optimisation.batch_size)
         self.total_steps = optimisation.epochs * self.steps_per_epoch
         smallest = len(data) // max(1, self.steps_per_epoch)
         if smallest < self.team.size:

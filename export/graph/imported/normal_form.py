@@ -27,10 +27,11 @@ from heatserve.export.graph.imported.assembly import (
     flattened,
     softmax,
 )
+from heatserve.export.graph.imported.conversion import converted
 from heatserve.export.graph.imported.errors import OnnxFileError, quoted
 from heatserve.export.graph.imported.pixels import NetworkInput, Preprocessing, find_input
 from heatserve.export.graph.imported.probe import answers_of
-from heatserve.export.graph.imported.reading import converted, read_onnx
+from heatserve.export.graph.imported.reading import read_onnx
 from heatserve.export.graph.imported.scores import Scores, find_scores
 
 _BATCHES = (1, 2, 7)

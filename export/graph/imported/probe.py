@@ -6,10 +6,7 @@ process of its own, with bounds, before anything in this one touches it.
 
 from __future__ import annotations
 
-import os
 import re
-import resource
-import subprocess
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -21,13 +18,8 @@ import onnx
 from numpy.typing import NDArray
 
 from heatserve.export.graph.imported.errors import OnnxFileError
+from heatserve.export.graph.imported.own_process import bound_memory, run_by_itself
 from heatserve.export.onnxruntime_start import start_onnxruntime
-
-_SECONDS = 600
-_LEAST_BYTES = 8 * 2**30
-"""Of address space: what ONNX Runtime, and a network on a few images, need."""
-_COPIES = 6
-"""Of the weights, that ONNX Runtime may make while it loads them."""
 
 
 def answers_of(path: object, model: onnx.ModelProto, tensor: NDArray[Any], *, batches: Sequence[int]) -> NDArray[Any]:
@@ -40,24 +32,9 @@ def answers_of(path: object, model: onnx.ModelProto, tensor: NDArray[Any], *, ba
         graph, data, out = (Path(folder) / name for name in ("model.onnx", "tensor.npy", "answers.npy"))
         onnx.save(model, graph)
         np.save(data, tensor)
-        command = [sys.executable, "-m", __name__, *map(str, (graph, data, ",".join(map(str, batches)), out))]
-        environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
-        try:
-            done = subprocess.run(
-                command,
-                env=environment,
-                capture_output=True,
-                text=True,
-                errors="replace",
-                check=False,
-                timeout=_SECONDS,
-            )
-        except subprocess.TimeoutExpired:
-            raise OnnxFileError(f"{path}: expected an answer within {_SECONDS} s, got none") from None
-        if done.returncode < 0:
-            raise OnnxFileError(f"{path}: ONNX Runtime crashed on it, by signal {-done.returncode}")
-        if done.returncode:
-            raise OnnxFileError(f"{path}: ONNX Runtime cannot run it: {done.stderr.strip()[-2000:]}")
+        said = run_by_itself(path, __name__, [graph, data, ",".join(map(str, batches)), out], folder=folder)
+        if said is not None:
+            raise OnnxFileError(f"{path}: ONNX Runtime cannot run it: {said}")
         answers: NDArray[Any] = np.load(out)
         return answers
 
@@ -89,8 +66,7 @@ def _probe(graph: Path, tensor: NDArray[Any], batches: Sequence[int]) -> NDArray
 def main(arguments: list[str]) -> None:
     """Run the graph and write its answers; what ONNX Runtime says against it goes to stderr."""
     graph, data, batches, out = arguments
-    most = max(_LEAST_BYTES, _COPIES * Path(graph).stat().st_size)
-    resource.setrlimit(resource.RLIMIT_AS, (most, most))
+    bound_memory(Path(graph))
     try:
         answers = _probe(Path(graph), np.load(data), tuple(map(int, batches.split(","))))
     except Exception as error:  # ONNX Runtime's exceptions share no base class

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import onnx
 from google.protobuf.message import DecodeError
-from onnx import NodeProto, TensorProto, inliner, numpy_helper, version_converter
+from onnx import NodeProto, TensorProto, inliner, numpy_helper
 
 from heatserve.export.graph.build import IR_VERSION, OPSET
 from heatserve.export.graph.imported.errors import OnnxFileError, node_in_words, quoted
@@ -222,62 +222,6 @@ def _tidy_versions(path: Path, model: onnx.ModelProto) -> None:
     if any(node.domain == CLASSICAL for node in model.graph.node):
         model.opset_import.append(onnx.helper.make_opsetid(CLASSICAL, versions.get(CLASSICAL, 1)))
     model.ir_version = max(model.ir_version, IR_VERSION)
-
-
-def converted(path: Path, model: onnx.ModelProto) -> onnx.ModelProto:
-    """A model that was read, in opset 18 and our version of the format; newer operators are written out in older ones.
-
-    Raises:
-        OnnxFileError: ONNX cannot convert one of its operators.
-    """
-    version = model.opset_import[0].version
-    if version != OPSET:
-        newer = [("", operator) for operator in sorted(_newer(model))]
-        try:
-            if newer:
-                model = inliner.inline_selected_functions(model, newer, inline_schema_functions=True)
-            model = version_converter.convert_version(model, OPSET)
-        except (RuntimeError, ValueError) as error:
-            if version > OPSET and _is_older(model):
-                return _of_our_versions(model)
-            raise OnnxFileError(
-                f"{path}: opset {version} cannot be converted to {OPSET}: {_first_line(error)}; export it with opset "
-                f"{OPSET}"
-            ) from None
-    return _of_our_versions(model)
-
-
-def _of_our_versions(model: onnx.ModelProto) -> onnx.ModelProto:
-    result = onnx.ModelProto()
-    result.CopyFrom(model)
-    result.ir_version = IR_VERSION
-    result.opset_import[0].version = OPSET
-    return result
-
-
-def _is_older(model: onnx.ModelProto) -> bool:
-    """Whether all operators and attributes of a model are in opset 18 too, for which ONNX has few converters downwards.
-
-    That they mean the same there is seen by comparing answers.
-    """
-    try:
-        onnx.checker.check_model(_of_our_versions(model), full_check=True)
-    except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError):
-        return False
-    return True
-
-
-def _newer(model: onnx.ModelProto) -> set[str]:
-    """Operators of a model that opset 18 does not have."""
-
-    def is_newer(operator: str) -> bool:
-        try:
-            onnx.defs.get_schema(operator, OPSET, "")
-        except onnx.defs.SchemaError:
-            return True
-        return False
-
-    return {node.op_type for node in model.graph.node if node.domain != CLASSICAL and is_newer(node.op_type)}
 
 
 def _check(path: Path, model: onnx.ModelProto) -> None:

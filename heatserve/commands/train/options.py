@@ -11,7 +11,7 @@ from typing import Annotated, Any
 
 import typer
 
-from heatserve.commands.new_files import new_file
+from heatserve.commands.new_files import new_checkpoint
 from heatserve.commands.options import ARCHITECTURE_HELP, DATA_HELP, seed_option
 from heatserve.training.methods.parameters import HeatParameters
 
@@ -26,7 +26,7 @@ From = Annotated[Path, typer.Option("--from", help="Checkpoint of the trained ne
 CheckpointOut = Annotated[
     Path,
     typer.Option(
-        callback=new_file,
+        callback=new_checkpoint,
         help="Where to write the checkpoint (safetensors), as the training goes and in the end; the log beside it as "
         ".jsonl.",
     ),

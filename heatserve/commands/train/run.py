@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
@@ -87,17 +88,21 @@ def interruptible() -> Iterator[None]:
         yield
     except Interrupted as interrupted:
         if leads():
-            Console(stderr=True, highlight=False).print(str(interrupted), soft_wrap=True)
+            Console(stderr=True, highlight=False).print(str(interrupted), soft_wrap=True, markup=False)
         raise typer.Exit(130) from None
 
 
 def _device(asked: str | None) -> str:
-    """The device that was asked for, or a GPU if there is one."""
+    """The device that was asked for, or a GPU if there is one; of several processes of torchrun each has its own."""
     import torch
 
     from heatserve.training.loop import TrainingError
 
     name = asked or ("cuda" if torch.cuda.is_available() else "cpu")
+    if name.startswith("cuda") and int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        if name != "cuda":
+            raise TrainingError(f"device: expected cuda, of which each process of torchrun takes its own, got {name!r}")
+        name = f"cuda:{os.environ.get('LOCAL_RANK', '0')}"
     try:
         torch.empty(0, device=name)
     except (RuntimeError, AssertionError) as error:
@@ -118,7 +123,7 @@ def summarise(out: Path, data: str, root: Path | None) -> None:
     checkpoint, images = load_checkpoint(out), load_data(data, "test", root)
     sigma, has_base = checkpoint.metadata.sigma, checkpoint.metadata.base_sha256 is not None
     console = Console(highlight=False)
-    console.print(f"checkpoint               {out}", soft_wrap=True)
+    console.print(f"checkpoint               {out}", soft_wrap=True, markup=False)
     console.print(f"test accuracy            {accuracy(checkpoint.network, images):.2%} of {len(images)} images")
     if checkpoint.metadata.method == "lipschitz":
         epsilon = float(checkpoint.metadata.hyperparameters["epsilon"] or 0)
@@ -128,4 +133,4 @@ def summarise(out: Path, data: str, root: Path | None) -> None:
         certified = load_base(checkpoint) if has_base else checkpoint
         console.print(f"under noise N(0, {sigma:g}²)  {accuracy(certified.network, images, sigma=sigma):.2%}")
     if sigma is not None and has_base:
-        console.print(f"  answered by            {certified.path}", soft_wrap=True)
+        console.print(f"  answered by            {certified.path}", soft_wrap=True, markup=False)
