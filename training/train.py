@@ -190,9 +190,10 @@ def train_from(
     _check_apart(parent, [*earlier, last, *([base_path(out)] if trains_base else [])])
     optimisation = optimisation or fine_tuning(parameters.method, data.name)
     how: dict[str, Any] = {"optimisation": optimisation, "seed": seed, "run": run}
+    begun = any(path.is_file() or state_path(path).is_file() for path in earlier[:1])
     for path in earlier:
         parent = load_checkpoint(_train_once(parent, data, parameters, out=path, **how))
-        how["begun"] = True  # what later files hold of another training is replaced, as this one began to
+        how["begun"] = begun  # what later files hold of another training is replaced then, as this one began to
     return _train_once(parent, data, parameters, out=last, **how)
 
 

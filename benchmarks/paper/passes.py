@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+import shutil
 import time
 import zipfile
 from collections.abc import Iterator
@@ -85,6 +86,7 @@ class PassKeeper:
                 for position in missing:
                     kept[data.first + position] = _take(network, data.images[position], data.first + position, recipe)
             except DependentVotesError:
+                shutil.rmtree(f"{folder}.refused", ignore_errors=True)  # of an earlier run
                 if folder.exists():
                     folder.rename(f"{folder}.refused")
                 raise

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import signal
 import time
@@ -96,8 +97,11 @@ def test_a_swapped_model_answers_radius_0_soon_and_says_why(audited: TritonServe
     reasons = [Reason.WITHDRAWN if claim else Reason.UNLIKE for claim in claims]
     assert [answer.reason for answer in after] == reasons
     assert [answer.label for answer in after] == [answer.label for answer in before]
-    assert judged(audited, "swapped") <= 17, "as few as the queue holds, and one in hand, are enough"
-    assert "ALARM: swapped: expected overclaims of at most 0.01" in audited.log.read_text()
+    alarm = re.search(
+        r"ALARM: swapped: expected overclaims of at most 0\.01 .* found \d+ of (\d+) that", audited.log.read_text()
+    )
+    assert alarm
+    assert int(alarm[1]) <= 16, "so few that the queue holds are enough"
     tier = ask(audited, "swapped_confirm", images[:2], radius=0.05)
     assert tier["certified_radius"] == [0, 0]
     assert tier["outcome"] == ["yes", "yes"], "votes prove as before"

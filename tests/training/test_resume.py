@@ -342,6 +342,14 @@ def test_a_fresh_start_over_other_time_steps_goes_on_to_the_end(few: ImageData, 
     assert all(torch.equal(first[name], second[name]) for name in first)
 
 
+def test_time_steps_that_were_never_begun_replace_nothing(few: ImageData, baseline: Path, tmp_path: Path) -> None:
+    out, heat = tmp_path / "a.safetensors", HeatParameters(sigma=0.5, kappa=1, time_steps=2)
+    before = _train(few, out).read_bytes()
+    with pytest.raises(StateError, match=f"^{out}: .* a network of another one"):
+        train_from(baseline, few, heat, out=out, optimisation=QUICK, run=RESUMED)
+    assert out.read_bytes() == before
+
+
 def test_two_trainings_whose_names_end_in_numbers_have_states_and_logs_of_their_own() -> None:
     paths = [Path("runs", f"lr0.{number}") for number in (1, 2)]
     assert state_path(paths[0]) != state_path(paths[1])
