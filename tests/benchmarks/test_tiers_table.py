@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner
 
+import heatserve.benchmarks.load.tiers as tiers_of_load
 from heatserve.benchmarks.attack.settings import TierAttackSettings
 from heatserve.benchmarks.load.tiers import RADII, Claims, radius_row
 from heatserve.benchmarks.pages.kept import read_kept
@@ -59,7 +60,8 @@ def test_a_model_without_tiers_is_refused_by_name(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_the_command_asks_every_tier_and_the_pages_show_it(tmp_path: Path) -> None:
+def test_the_command_asks_every_tier_and_the_pages_show_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tiers_of_load, "_CALLERS", (2, 4))
     out = tmp_path / "tiers.json"
     command = ["bench", "tiers", "digits", "--repository", str(ROOT / "model_repository"), "--images", "4"]
     result = CliRunner().invoke(app, [*command, "--seconds", "0.5", "--out", str(out)], catch_exceptions=False)
