@@ -50,7 +50,7 @@ class HeatStepSettings:
 
     def __post_init__(self) -> None:
         try:
-            torch.empty(0, device=self.device)
+            torch.ones(1, device=self.device).item()  # `meta` makes tensors, and computes nothing
         except (RuntimeError, AssertionError) as error:
             reason = str(error).splitlines()[0]
             raise ParameterError(

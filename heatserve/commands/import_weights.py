@@ -179,12 +179,14 @@ def _hints(diagnosis: Diagnosis, checkpoint: Checkpoint) -> list[str]:
 
 def _misfits(match: Match) -> Table:
     """A row for each tensor that the file and the architecture do not agree on, up to a number of them."""
+    from heatserve.training.data.decoding import printable
+
     table = Table(box=SIMPLE, show_edge=False, pad_edge=False, collapse_padding=True)
     for heading in ("tensor", "architecture", "file"):
         table.add_column(heading, overflow="fold")
     for misfit in match.misfits[:_ROWS]:
         shapes = ("–" if shape is None else str(list(shape)) for shape in (misfit.expected, misfit.found))
-        table.add_row(Text(misfit.name), *map(Text, shapes))
+        table.add_row(Text(printable(misfit.name)), *map(Text, shapes))
     if len(match.misfits) > _ROWS:
         table.add_row(f"… and {len(match.misfits) - _ROWS} more", "", "")
     return table

@@ -208,6 +208,8 @@ def test_normalisation_is_inside() -> None:
         ("resnet18", 1, (1.0,), "resnet18: expected images of 3 channels, got 1"),
         ("digits_cnn", 1, (1.0, 1.0), r"expected one number a channel \(1\) each"),
         ("digits_cnn", 1, (0.0,), "std > 0"),
+        ("digits_cnn", 1, (float("nan"),), "std > 0"),
+        ("digits_cnn", 0, (), r"expected numbers of at least 1, got \[0, 8, 8\]"),
     ],
 )
 def test_what_does_not_fit_is_named(architecture: str, channels: int, std: tuple[float, ...], message: str) -> None:

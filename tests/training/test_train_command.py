@@ -198,10 +198,11 @@ def test_the_baseline_is_trained_by_the_recipe_that_was_given_and_reported(tmp_p
     assert "under noise" not in stdout
 
 
-def test_an_unknown_device_is_explained() -> None:
+@pytest.mark.parametrize("device", ["gpu", "meta"])
+def test_an_unknown_device_is_explained(device: str) -> None:
     arguments = ["train", "baseline", "--data", "digits", "--architecture", "digits_cnn", "--out", "a"]
     with pytest.raises(TrainingError, match="device: expected cpu or a CUDA device"):
-        CliRunner().invoke(app, [*arguments, "--device", "gpu"], catch_exceptions=False)
+        CliRunner().invoke(app, [*arguments, "--device", device], catch_exceptions=False)
 
 
 @pytest.mark.parametrize(
@@ -253,12 +254,15 @@ def test_weights_of_grey_images_are_imported_and_tried(baseline: Path, tmp_path:
 def test_the_import_of_weights_shows_what_does_not_fit(baseline: Path, tmp_path: Path) -> None:
     tensors = load_checkpoint(baseline).network.backbone.state_dict()
     tensors["linear.weight"] = torch.zeros(7, 256)
+    tensors["\x1b[31mlinear.more"] = torch.zeros(1)
     theirs = tmp_path / "theirs.pth"
     torch.save(tensors, theirs)
     arguments = ["import-weights", str(theirs), "--architecture", "digits_cnn", "--data", "digits", "--mean", "0"]
     result = CliRunner().invoke(app, [*arguments, "--std", "1", "--out", str(tmp_path / "nothing")])
     assert isinstance(result.exception, MismatchError)
     assert re.search(r"linear.weight +\[10, 256\] +\[7, 256\]", result.stderr)
+    assert r"\x1b[31mlinear.more" in result.stderr
+    assert "\x1b" not in result.stderr
     assert not (tmp_path / "nothing").exists()
 
 

@@ -134,6 +134,7 @@ def test_statistics_of_other_pixels_are_refused(
         (torch.zeros(5, 256).to(torch.float8_e4m3fn), "linear.weight: expected floats .*got float8_e4m3fn: quantised"),
         (torch.zeros(5, 256, dtype=torch.complex64), "linear.weight: expected floats .*got complex64"),
         (torch.zeros(5, 256).to_sparse(), "linear.weight: expected a dense tensor"),
+        (torch.nested.nested_tensor([torch.zeros(2), torch.zeros(3)]), "linear.weight: .*dense tensor .*is nested"),
         (torch.empty(5, 256, device="meta"), "linear.weight: expected a dense tensor of floats, .*device meta"),
         (
             torch.quantize_per_tensor(torch.zeros(5, 256), 0.1, 0, torch.qint8),

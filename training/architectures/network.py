@@ -64,7 +64,9 @@ def build_network(
     channels = input_shape[0]
     named = parse_named(architecture)
     _check_known(architecture, named)
-    if len(mean) != channels or len(std) != channels or min(std) <= 0:
+    if min(input_shape) < 1:
+        raise ArchitectureError(f"input_shape: expected numbers of at least 1, got {list(input_shape)}")
+    if len(mean) != channels or len(std) != channels or not all(one > 0 for one in std):
         raise ArchitectureError(
             f"mean, std: expected one number a channel ({channels}) each, std > 0, got {mean} and {std}"
         )

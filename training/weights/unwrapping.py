@@ -6,10 +6,12 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+import torch
 from torch import Tensor
 
 from heatserve.certification.provenance import sha256_of
 from heatserve.training.checkpoint import HEADER_KEY, CheckpointError, CheckpointMetadata
+from heatserve.training.data.decoding import printable
 from heatserve.training.typed_json import TypedJsonError
 from heatserve.training.weights.files import read_contents
 
@@ -83,6 +85,7 @@ def read_state_dict(path: Path, *, entry: str | None = None) -> StateDict:
     chosen = _chosen(path, found) if entry is None else entry
     if chosen not in found:
         raise CheckpointError(f"{path}: entry: expected one of {_listed(found)}, got {entry!r}")
+    _check_kinds(path, found[chosen])
     _check_size(path, found[chosen])
     named = [contents[key] for key in _NAMES_OF_ARCHITECTURES if key in contents] if isinstance(contents, dict) else []
     return StateDict(
@@ -121,6 +124,17 @@ def _chosen(path: Path, found: Mapping[str, Mapping[str, Tensor]]) -> str:
     if nested[1:]:
         raise CheckpointError(f"{path}: holds several state dicts, choose one with --entry: {_listed(found)}")
     return nested[0] if nested else ""
+
+
+def _check_kinds(path: Path, tensors: Mapping[str, Tensor]) -> None:
+    """Some kinds of tensors have no shape, others no numbers."""
+    for name, tensor in tensors.items():
+        if tensor.is_nested or tensor.layout != torch.strided or tensor.is_quantized or tensor.device.type != "cpu":
+            what = "nested" if tensor.is_nested else "quantised" if tensor.is_quantized else ""
+            what = what or f"on device {tensor.device}, layout {tensor.layout}"
+            raise CheckpointError(
+                f"{path}: {printable(name)}: expected a dense tensor of floats, got one that is {what}"
+            )
 
 
 def _check_size(path: Path, tensors: Mapping[str, Tensor]) -> None:

@@ -104,7 +104,7 @@ def _device(asked: str | None) -> str:
             raise TrainingError(f"device: expected cuda, of which each process of torchrun takes its own, got {name!r}")
         name = f"cuda:{os.environ.get('LOCAL_RANK', '0')}"
     try:
-        torch.empty(0, device=name)
+        torch.ones(1, device=name).item()  # `meta` makes tensors, and computes nothing
     except (RuntimeError, AssertionError) as error:
         reason = str(error).splitlines()[0]
         raise TrainingError(f"device: expected cpu or a CUDA device of this machine, got {name!r}: {reason}") from None
