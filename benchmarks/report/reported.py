@@ -115,6 +115,8 @@ class AuditVerdict:
     findings: tuple[str, ...]
     hashes: frozenset[str]
     """SHA-256 of the graphs that it names."""
+    command: str | None
+    """That made the page; None: it does not say."""
 
     @property
     def passed(self) -> bool:
@@ -263,36 +265,46 @@ def _cards(repository: Path, graphs: Collection[str]) -> dict[str, Card]:
 
 
 def _verdict(path: Path) -> AuditVerdict:
-    reader = _FirstLines()
+    reader = _AuditPage()
     text = path.read_text(encoding="utf-8", errors="replace")
     reader.feed(text)
     lines = [" ".join(line.split()) for line in reader.lines]
     if not lines:
         raise RecordError(f"{path}: expected a page of `heatserve audit`, got no heading in it")
-    return AuditVerdict(path.name, lines[0], tuple(lines[1:]), frozenset(_HASH.findall(text)))
+    command = " ".join(reader.command.split()) or None
+    return AuditVerdict(path.name, lines[0], tuple(lines[1:]), frozenset(_HASH.findall(text)), command)
 
 
-class _FirstLines(HTMLParser):
-    """The texts of the heading and the paragraphs in `<header>`."""
+class _AuditPage(HTMLParser):
+    """The texts of the heading and the paragraphs in `<header>`, and that of `<dd>` after `<dt>command</dt>`."""
 
     def __init__(self) -> None:
         super().__init__()
         self.lines: list[str] = []
-        self._inside = self._reading = False
+        self.command = ""
+        self._inside = False
+        self._open = self._term = ""
 
     def handle_starttag(self, tag: str, attrs: object) -> None:  # noqa: ARG002 (the name is HTMLParser's)
         if tag == "header":
             self._inside = True
-        elif self._inside and tag in ("h1", "p"):
-            self._reading = True
-            self.lines.append("")
+        elif tag in ("dt", "dd") or (self._inside and tag in ("h1", "p")):
+            self._open = tag
+            if tag == "dt":
+                self._term = ""
+            elif tag != "dd":
+                self.lines.append("")
 
     def handle_endtag(self, tag: str) -> None:
         if tag == "header":
             self._inside = False
-        elif tag in ("h1", "p"):
-            self._reading = False
+        elif tag == self._open:
+            self._open = ""
 
     def handle_data(self, data: str) -> None:
-        if self._reading:
+        if self._open == "dt":
+            self._term += data
+        elif self._open == "dd":
+            self.command += data if self._term == "command" else ""
+        elif self._open:
             self.lines[-1] += data

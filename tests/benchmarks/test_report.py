@@ -280,6 +280,8 @@ def test_every_number_can_be_made_again(text: str, results: Path) -> None:
             content = json.loads(path.read_text())
             for row in content["rows"] if path.stem == "cifar10" else [content]:
                 assert row.get("provenance", row)["command"] in text
+    for name in ("digits", "digits_lipschitz", "cifar10", "cifar10_lipschitz"):
+        assert f"Made by: heatserve audit {name} " in text
     targets = {part.split('"')[0] for part in text.split('id="')[1:]}
     links = {part.split('"')[0] for part in text.split('href="#')[1:]}
     assert links - targets == set()

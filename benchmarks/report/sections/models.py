@@ -175,7 +175,8 @@ def audits_section(reported: ReportedResults) -> Section | None:
 
 
 def _verdict(audit: AuditVerdict) -> Bullets:
-    return Bullets([f"{audit.headline} ({audit.file})", *audit.findings])
+    made = [f"Made by: {audit.command}"] if audit.command else []
+    return Bullets([f"{audit.headline} ({audit.file})", *audit.findings, *made])
 
 
 def _conformance(record: ConformanceRecord) -> Table:
