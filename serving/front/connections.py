@@ -88,7 +88,7 @@ class CallerConnection(HttpToolsProtocol):
         self.on_lost: Callable[[], object] | None = None
         self.is_lost = False
         self.address = ""
-        self._is_counted = self._is_answering = False
+        self._is_counted = self._is_turned_away = self._is_answering = False
         self._gate = gate
         self._on_refused = on_refused
         self._timer: asyncio.TimerHandle | None = None
@@ -114,8 +114,8 @@ class CallerConnection(HttpToolsProtocol):
         super().connection_made(transport)
         self.address = self.client[0] if self.client else ""
         problem = self._gate.enter(self.address)
-        self._is_counted = True
-        if self._gate.is_flooded:
+        self._is_counted, self._is_turned_away = True, bool(problem)
+        if problem and self._gate.is_flooded:
             self._is_refused = True
             self._on_refused("connections", 0)
             self.transport.abort()
@@ -151,7 +151,7 @@ class CallerConnection(HttpToolsProtocol):
     def _leave(self) -> None:
         if self._is_counted:
             self._is_counted = False
-            self._gate.leave(self.address)
+            self._gate.leave(self.address, is_refused=self._is_turned_away)
 
     def data_received(self, data: bytes) -> None:
         """Parse what came, and give what is to come its time."""

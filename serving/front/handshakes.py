@@ -76,7 +76,7 @@ class TlsListener:
                 self._loop.call_later(_PAUSE_SECONDS, self._resume)
                 return
             if self._gate.enter(address):
-                self._gate.leave(address)
+                self._gate.leave(address, is_refused=True)
                 connection.close()
                 self._on_refused("connections", 0)
                 continue
@@ -93,4 +93,4 @@ class TlsListener:
         except (OSError, asyncio.CancelledError):  # no TLS, too late, or gone
             connection.close()
         finally:
-            self._gate.leave(address)
+            self._gate.leave(address, is_refused=False)

@@ -31,7 +31,7 @@ _CLIENTS = 10_000
 
 @dataclass
 class Gate:
-    """The connections that are open: in all, and from each address."""
+    """The connections that are let in, in all and from each address; those that are refused take nobody's place."""
 
     most: int
     """In all; from one address half as many, so that none can take all of them."""
@@ -39,17 +39,20 @@ class Gate:
     def __post_init__(self) -> None:
         """Begin with none."""
         self._of_address = dict[str, int]()
-        self.open = 0
+        self.open = self.refused = 0
 
     def enter(self, address: str) -> str:
-        """Count a connection; what is wrong with it, or an empty text."""
-        self.open += 1
-        self._of_address[address] = self._of_address.get(address, 0) + 1
-        if self.open > self.most:
-            return f"connections: expected at most {self.most} in all"
-        if self._of_address[address] > self.most_of_address:
-            return f"connections: expected at most {self.most_of_address} from one address"
-        return ""
+        """Count a connection; why it is refused, or an empty text."""
+        if self.open >= self.most:
+            problem = f"connections: expected at most {self.most} in all"
+        elif self._of_address.get(address, 0) >= self.most_of_address:
+            problem = f"connections: expected at most {self.most_of_address} from one address"
+        else:
+            self.open += 1
+            self._of_address[address] = self._of_address.get(address, 0) + 1
+            return ""
+        self.refused += 1
+        return problem
 
     @property
     def most_of_address(self) -> int:
@@ -58,11 +61,14 @@ class Gate:
 
     @property
     def is_flooded(self) -> bool:
-        """Whether so many are refused at this moment that there is no time for an answer."""
-        return self.open > 2 * self.most
+        """Whether so many are refused at this moment that there is no time for an answer to another one."""
+        return self.refused > self.most
 
-    def leave(self, address: str) -> None:
-        """Count one less."""
+    def leave(self, address: str, *, is_refused: bool) -> None:
+        """Count one less, of those that were let in or refused."""
+        if is_refused:
+            self.refused -= 1
+            return
         self.open -= 1
         left = self._of_address[address] - 1
         if left:

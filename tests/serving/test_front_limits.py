@@ -168,9 +168,21 @@ def test_a_gate_counts_all_addresses_together() -> None:
     gate = Gate(4)
     assert [gate.enter(address) for address in "abcd"] == [""] * 4
     assert gate.enter("e") == "connections: expected at most 4 in all"
-    for address in "ae":
-        gate.leave(address)
+    gate.leave("a", is_refused=False)
     assert gate.enter("b") == ""
+
+
+def test_refused_connections_of_one_address_take_no_place_of_others(port: int) -> None:
+    """Each is read for a moment longer, for its answer to arrive: many a second would shut everybody else out."""
+    with ExitStack() as opened:
+        for _ in range(4 * MOST_CONNECTIONS):
+            caller = opened.enter_context(socket.socket())
+            caller.settimeout(PATIENCE_SECONDS)
+            caller.bind(("127.0.0.2", 0))
+            caller.connect(("127.0.0.1", port))
+        with connected(port) as other:
+            other.sendall(LIVE.replace(b"\r\n\r\n", b"\r\nConnection: close\r\n\r\n"))
+            assert status_of(read_all(other)) == 200
 
 
 def test_rates_are_of_each_client(monkeypatch: pytest.MonkeyPatch) -> None:
