@@ -94,19 +94,25 @@ class TritonCalls:
     ) -> AsyncGenerator[service_pb2.ModelInferResponse, None]:
         """The answers to a request as they come; closing the generator gives it up.
 
+        An error is the last answer. It is told once the stream has ended: to leave before cancels the call in Triton.
+
         Raises:
             Refusal: there are no more, for a reason.
         """
         call = self._stream(iter([message]), timeout=_ANSWER_SECONDS, metadata=metadata)
+        refusal: Refusal | None = None
         try:
             async for answer in call:
                 if answer.error_message:
-                    raise refusal_of("INVALID_ARGUMENT", answer.error_message)
-                yield answer.infer_response
+                    refusal = refusal or refusal_of("INVALID_ARGUMENT", answer.error_message)
+                else:
+                    yield answer.infer_response
         except grpc.aio.AioRpcError as error:
-            raise refusal_of(error.code().name, error.details() or "") from None
+            raise refusal or refusal_of(error.code().name, error.details() or "") from None
         finally:
             call.cancel()
+        if refusal is not None:
+            raise refusal
 
     async def config(self, model: str, version: str) -> model_config_pb2.ModelConfig:
         """How Triton is configured for a model.

@@ -16,6 +16,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import grpc.aio
 import numpy as np
 import pytest
 from fronts import (
@@ -31,15 +32,16 @@ from fronts import (
 from relays import Relay, host_and_port
 from test_server import wait_until_gone
 from tiny_model import random_images
+from tritonclient.grpc import service_pb2 as pb
 
 from heatserve import AsyncClient, Client, OverloadedError, ServingError, TritonServer
 from heatserve.serving.front.app import FrontApp
 from heatserve.serving.front.options import FrontOptions
 from heatserve.serving.front.process import Front, FrontSockets
-from heatserve.serving.front.refusals import GrpcFailure
+from heatserve.serving.front.refusals import GrpcFailure, Refusal
 from heatserve.serving.front.served import Served
 from heatserve.serving.front.state import FrontState, state_of, state_of_triton
-from heatserve.serving.front.triton import refusal_of
+from heatserve.serving.front.triton import TritonCalls, refusal_of
 from heatserve.serving.observed.families import FRONT_REQUESTS, REQUESTS
 from heatserve.serving.observed.logs import LINE_BYTES, json_line
 from heatserve.serving.observed.page import value_of
@@ -242,6 +244,41 @@ def test_nothing_that_a_caller_asked_is_cancelled_in_an_older_triton(cancels: bo
         assert callable(connection.on_lost) is cancels
 
     asyncio.run(ask())
+
+
+def test_a_stream_that_is_refused_is_not_cancelled() -> None:
+    """Each error would be a cancellation, of those that abort an older Triton."""
+
+    async def ask() -> None:
+        ends = asyncio.Queue[bool]()
+
+        async def infer(requests: Any, context: Any) -> Any:
+            del requests, context
+            yield pb.ModelStreamInferResponse(error_message="n: expected another number")
+            try:
+                await asyncio.sleep(0.2)
+            except asyncio.CancelledError:
+                ends.put_nowait(True)
+                raise
+            ends.put_nowait(False)
+
+        method = grpc.stream_stream_rpc_method_handler(
+            infer, pb.ModelInferRequest.FromString, pb.ModelStreamInferResponse.SerializeToString
+        )
+        server = grpc.aio.server()
+        server.add_generic_rpc_handlers(
+            [grpc.method_handlers_generic_handler("inference.GRPCInferenceService", {"ModelStreamInfer": method})]
+        )
+        port = server.add_insecure_port("127.0.0.1:0")
+        await server.start()
+        calls = TritonCalls(f"127.0.0.1:{port}")
+        with pytest.raises(Refusal, match="n: expected another number"):
+            await anext(calls.stream(pb.ModelInferRequest(), None))
+        assert not await ends.get()
+        await calls.close()
+        await server.stop(None)
+
+    asyncio.run(asyncio.wait_for(ask(), PATIENCE_SECONDS))
 
 
 _ANSWERED = 'nv_inference_request_success{model="patient"'
