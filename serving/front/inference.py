@@ -169,10 +169,12 @@ def set_parameter(parameters: Any, name: str, value: object) -> None:
     """Add one parameter of a request to a message.
 
     Raises:
-        Refusal: no text, truth value, whole number of 64 bits or finite number; or too many of them.
+        Refusal: no text, truth value, whole number of 64 bits or finite number; a NUL in it; or too many of them.
     """
     if len(parameters) >= _MOST_PARAMETERS or not 0 < len(name) <= _MOST_NAME:
         raise invalid(f"parameters: expected at most {_MOST_PARAMETERS}, with names of 1 to {_MOST_NAME} characters")
+    if "\0" in name or (isinstance(value, str) and "\0" in value):  # Triton would read either up to there
+        raise invalid(f"{shown(name)}: expected a parameter without the character NUL, got {shown(value)}")
     if isinstance(value, bool):
         parameters[name].bool_param = value
     elif isinstance(value, int) and -_INT64 <= value < _INT64:

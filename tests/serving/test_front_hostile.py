@@ -120,6 +120,8 @@ def without(name: str) -> dict[str, object]:
         ),
         ({**image(), "parameters": {"a": [1]}}, "'a': expected a parameter that is text, true, false or a number"),
         ({**image(), "parameters": {"a": 2**63}}, "'a': expected a parameter"),
+        ({**image(), "parameters": {"a\0b": 1}}, "'a\\x00b': expected a parameter without the character NUL, got 1"),
+        ({**image(), "parameters": {"a": "1\0b"}}, "'a': expected a parameter without the character NUL, got '1"),
         ({**image(), "parameters": {str(n): 1 for n in range(100)}}, "parameters: expected at most 64"),
         ({**image(), "parameters": []}, "parameters: expected a JSON object"),
         ({**image(), "id": "a\r\nSet-Cookie: b=c"}, "id: expected printable text of at most 128 characters"),
