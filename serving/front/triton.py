@@ -36,6 +36,8 @@ _STATUSES: Mapping[str, tuple[int, str]] = {
 _OF_THE_CONNECTION = re.compile(r"ipv[46]:|failed to connect|socket closed|connection|GOAWAY|recvmsg|\bstream\b", re.I)
 # A path, a Python stack or the name of a region of shared memory: none of a stranger's business.
 _PRIVATE = re.compile(r"/\w+/|Traceback|shared memory|\bFile \"", re.I)
+# How a model of ours begins where it refuses a request; what follows are words of the caller, whatever they look like.
+_REFUSED_BY_MODEL = re.compile(r"[^:\n]{1,60}: expected ")
 _MOST_TEXT = 1_000
 
 
@@ -209,6 +211,8 @@ def _told(code: str, details: str) -> Refusal:
         if _OF_THE_CONNECTION.search(details) or _PRIVATE.search(details) or not details:
             return unavailable("the model server does not answer now")
         return Refusal(status, details[:_MOST_TEXT], reason=reason, headers={b"retry-after": b"1"})
+    if status == http.HTTPStatus.BAD_REQUEST and _REFUSED_BY_MODEL.match(details):
+        return Refusal(status, details[:_MOST_TEXT], reason=reason)
     if NO_SHARED_MEMORY in details:  # behind it stands the name of the region
         return Refusal(503, f"{NO_SHARED_MEMORY}; ask again later", reason="overloaded", headers={b"retry-after": b"1"})
     if status == http.HTTPStatus.GATEWAY_TIMEOUT:
