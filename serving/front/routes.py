@@ -15,6 +15,7 @@ from heatserve.certification.provenance import versions
 from heatserve.serving.front.described import as_json
 from heatserve.serving.front.refusals import FrontAnswer, Refusal, unavailable
 from heatserve.serving.front.served import Served
+from heatserve.serving.front.triton import TritonCalls
 
 READ = ("GET", "HEAD")
 WRITE = ("POST",)
@@ -115,14 +116,20 @@ class Descriptions:
         del route
         return FrontAnswer(200, _server_metadata())
 
-    async def _model_metadata(self, route: Route) -> FrontAnswer:
+    async def _known(self, route: Route) -> TritonCalls:
+        """Triton, which has the model and the version; asked about another version it calls it not ready or invalid."""
         calls = await self._served.calls()
         self._served.check_name(route.model)
+        if route.version:
+            await self._served.rules(route.model, route.version)
+        return calls
+
+    async def _model_metadata(self, route: Route) -> FrontAnswer:
+        calls = await self._known(route)
         return FrontAnswer(200, orjson.dumps(as_json(await calls.model_metadata(route.model, route.version))))
 
     async def _model_ready(self, route: Route) -> FrontAnswer:
-        calls = await self._served.calls()
-        self._served.check_name(route.model)
+        calls = await self._known(route)
         failure = None
         try:
             is_ready = await calls.is_model_ready(route.model, route.version)
@@ -133,13 +140,11 @@ class Descriptions:
         return FrontAnswer(200, orjson.dumps({"name": route.model, "ready": True}))
 
     async def _model_config(self, route: Route) -> FrontAnswer:
-        calls = await self._served.calls()
-        self._served.check_name(route.model)
+        calls = await self._known(route)
         return FrontAnswer(200, orjson.dumps(as_json(await calls.config(route.model, route.version))))
 
     async def _model_statistics(self, route: Route) -> FrontAnswer:
-        calls = await self._served.calls()
-        self._served.check_name(route.model)
+        calls = await self._known(route)
         return FrontAnswer(200, orjson.dumps(as_json(await calls.statistics(route.model, route.version))))
 
 

@@ -109,7 +109,9 @@ def test_what_the_server_says_of_itself(front: RunningFront) -> None:
     assert got(front, "/v2/health/ready") == (200, {"ready": True})
     assert got(front, "/v2/models/tiny/ready") == (200, {"name": "tiny", "ready": True})
     assert got(front, "/v2/models/tiny/versions/1")[1]["versions"] == ["1"]
-    assert got(front, "/v2/models/tiny/versions/7")[0] == 404
+    for of_version in ("", "/ready", "/config", "/stats"):
+        assert got(front, f"/v2/models/tiny/versions/1{of_version}")[0] == 200
+        assert got(front, f"/v2/models/tiny/versions/7{of_version}")[0] == 404
     status, config = got(front, "/v2/models/tiny/config")
     assert (status, config["max_batch_size"]) == (200, 64)
     assert config["input"][0]["dims"] == [1, 8, 8]  # type: ignore[index]
