@@ -62,7 +62,6 @@ class FrontServer:
         self._app = FrontApp(self.served, tokens=tokens, rates=rates, recorder=recorder, log=log, passed=passed)
         self._metrics = MetricsApp(self.served, folder=folder, tokens=tokens, recorder=recorder)
         self._gate = limits.Gate(options.max_connections)
-        self._handshakes = limits.Gate(options.max_connections)
         self._states = list[ServerState]()
         self._listeners = list[asyncio.Server | TlsListener]()
 
@@ -73,11 +72,12 @@ class FrontServer:
             (self._metrics, metrics, limits.Gate(_METRICS_CONNECTIONS)),
         ):
             factory = self._factory(app, gate)
+            handshakes = limits.Gate(gate.most)
             for listening in sockets:
                 if self._tls is None:
                     self._listeners.append(await asyncio.get_running_loop().create_server(factory, sock=listening))
                 else:
-                    self._listeners.append(TlsListener(listening, self._tls, factory, self._handshakes, app.refused))
+                    self._listeners.append(TlsListener(listening, self._tls, factory, handshakes, app.refused))
 
     def _factory(self, app: FrontApp, gate: limits.Gate) -> Callable[[], asyncio.Protocol]:
         config = Config(

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from heatserve.serving.front.app import FrontApp
 from heatserve.serving.front.refusals import FrontAnswer
-from heatserve.serving.front.routes import Route
+from heatserve.serving.front.routes import LIVE_PATH, Route, route_of
 from heatserve.serving.front.served import Served
 from heatserve.serving.front.tokens import Tokens
 from heatserve.serving.observed.page import CONTENT_TYPE, page
@@ -22,7 +22,7 @@ _OK = b" 200 "
 
 
 class MetricsApp(FrontApp):
-    """Answers `/metrics` and nothing else."""
+    """Answers `/metrics`, and whether the front lives: at a port that no crowd of callers fills."""
 
     def __init__(self, served: Served, *, folder: Path | None, tokens: Tokens | None, recorder: Recorder) -> None:
         """Describe it.
@@ -41,11 +41,12 @@ class MetricsApp(FrontApp):
 
     def route(self, path: bytes) -> Route | None:
         """See `FrontApp.route`."""
-        return Route("metrics") if path == b"/metrics" else None
+        return Route("metrics") if path == b"/metrics" else route_of(path) if path == LIVE_PATH else None
 
     async def describe(self, route: Route) -> FrontAnswer:
         """Both pages, one after the other; without Triton's where it does not answer. All who wait get the same."""
-        del route
+        if route.name != "metrics":
+            return await super().describe(route)
         if self._next is None:
             self._next = asyncio.get_running_loop().create_task(self._made())
         return await asyncio.shield(self._next)

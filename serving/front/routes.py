@@ -34,10 +34,13 @@ class Route:
     version: str = ""
 
 
+LIVE_PATH = b"/v2/health/live"
+"""Whether the front lives."""
+
 _FIXED = {
     b"/v2": Route("metadata"),
     b"/v2/": Route("metadata"),
-    b"/v2/health/live": Route("live"),
+    LIVE_PATH: Route("live"),
     b"/v2/health/ready": Route("ready"),
 }
 _OF_A_MODEL = {

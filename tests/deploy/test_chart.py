@@ -153,6 +153,8 @@ def test_live_and_ready_are_asked_where_they_are_told_apart() -> None:
     }
     ports = {port["name"]: port["containerPort"] for port in server["ports"]}
     assert ports == {"http": 8000, "metrics": 8002}
+    asked = {probe: server[probe]["httpGet"]["port"] for probe in paths}
+    assert asked == {"startupProbe": "http", "livenessProbe": "metrics", "readinessProbe": "http"}
 
 
 def test_a_pod_is_not_ended_before_its_server_says_why_it_does_not_start() -> None:

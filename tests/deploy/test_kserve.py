@@ -86,8 +86,10 @@ def test_the_server_is_started_with_options_that_exist_and_asked_where_it_listen
     check_serve(container["args"])
     assert "--repository=/mnt/models" in container["args"]
     (port,) = (option.partition("=")[2] for option in container["args"] if option.startswith("--http-port="))
-    probes = [container[f"{name}Probe"]["httpGet"] for name in ("startup", "liveness", "readiness")]
-    assert {probe["port"] for probe in probes} == {container["ports"][0]["containerPort"]} == {int(port)}
+    http, metrics = (one["containerPort"] for one in container["ports"])
+    assert http == int(port)
+    asked = {name: container[f"{name}Probe"]["httpGet"]["port"] for name in ("startup", "liveness", "readiness")}
+    assert asked == {"startup": http, "liveness": metrics, "readiness": http}
 
 
 def test_the_budget_and_the_policy_are_about_the_pods_of_the_service() -> None:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import os
 import socket
+import ssl
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from fronts import front_before, raw_answer, status_of
+from fronts import PATIENCE_SECONDS, front_before, raw_answer, read_all, status_of
 from relays import make_certificates
 
 from heatserve.serving.front.options import FrontOptions
@@ -81,3 +82,20 @@ def test_a_flood_of_connections_is_closed_without_an_answer(many: list[socket.so
             caller.close()
         while status_of(raw_answer(running.port, LIVE)) != 200:
             assert not running.front.wait(0.05)
+
+
+@pytest.mark.parametrize("is_encrypted", [False, True])
+def test_a_crowd_of_callers_does_not_keep_a_probe_from_the_port_of_metrics(
+    tmp_path: Path, many: list[socket.socket], is_encrypted: bool
+) -> None:
+    """An orchestrator would end a front that lives, and all callers with it: over TLS, before their handshakes too."""
+    certificates = make_certificates(tmp_path)
+    tls = (certificates.server, certificates.server.with_suffix(".key")) if is_encrypted else (None, None)
+    with front_before(FrontState(), FrontOptions(*tls, max_connections=MOST)) as running:
+        connect_from_everywhere(running.port, many, count=2 * MOST)
+        while not value_of(running.folder, FRONT_REJECTED, reason="connections"):
+            assert not running.front.wait(0.05)
+        with socket.create_connection(("127.0.0.1", running.sockets.metrics_port), PATIENCE_SECONDS) as probe:
+            spoken = ssl._create_unverified_context().wrap_socket(probe) if is_encrypted else probe
+            spoken.sendall(LIVE)
+            assert status_of(read_all(spoken)) == 200

@@ -28,6 +28,6 @@ capabilities:
 {{- define "heatserve.probe" -}}
 httpGet:
   path: {{ .path }}
-  port: http
+  port: {{ .port }}
   scheme: {{ if .root.Values.tls.secret }}HTTPS{{ else }}HTTP{{ end }}
 {{- end }}
