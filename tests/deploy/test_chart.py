@@ -208,6 +208,14 @@ def test_nginx_has_the_files_that_its_configuration_names() -> None:
             {"modelStore": {"uri": "s3://a", "existingClaim": "b"}},
             "modelStore: expected uri or existingClaim, got both",
         ),
+        (
+            {"modelStore": {"uri": "s3://a", "trustedKeysSecret": "trust"}},
+            "modelStore: expected trustedKeysSecret and the names of its trustedKeys, got one of them",
+        ),
+        (
+            {"modelStore": {"uri": "s3://a", "trustedKeys": ["ours.pem"]}},
+            "modelStore: expected trustedKeysSecret and the names of its trustedKeys, got one of them",
+        ),
         ({"modelStore": {"uri": "models"}}, "modelStore/uri"),
         ({**STORE, "modelStor": {}}, "modelStor"),
         (
