@@ -223,6 +223,10 @@ def test_nginx_has_the_files_that_its_configuration_names() -> None:
             "expected queueSeconds or cpuUtilization",
         ),
         ({**STORE, "grpc": {"enabled": True}}, "grpc.tlsSecret: expected a secret"),
+        (
+            {**STORE, "grpc": {"enabled": True, "tlsSecret": "grpc"}, "gpus": 1, "tls": {"secret": "tls"}},
+            "grpc.enabled: expected it with tokens.secret or serve.rate",
+        ),
         ({**STORE, "serve": {"extraOptions": ["audit"]}}, "extraOptions"),
     ],
 )
