@@ -12,6 +12,7 @@ import yaml
 from programs import program
 
 DEPLOY = Path(__file__).parents[2] / "deploy"
+INTERVAL = "15s"
 POD = 'namespace="prod",pod="cifar10-predictor-0"'
 
 
@@ -58,6 +59,12 @@ def test_the_job_is_the_one_that_the_alerts_ask_for() -> None:
     assert job["job_name"] == local["job_name"]
 
 
+def test_the_pods_are_read_so_often_that_the_last_minute_has_a_rate() -> None:
+    """The samples of the test below; of one a minute, which is Prometheus' default, there is no rate."""
+    (job,) = yaml.safe_load((DEPLOY / "kubernetes" / "scrape.yaml").read_text())["scrape_configs"]
+    assert job["scrape_interval"] == INTERVAL
+
+
 def _adapter() -> str:
     """The query as prometheus-adapter asks it about the pods of a namespace."""
     (rule,) = yaml.safe_load((DEPLOY / "kubernetes" / "prometheus-adapter.yaml").read_text())["rules"]["custom"]
@@ -81,7 +88,7 @@ def test_queue_time_is_in_seconds_a_request_and_0_where_none_comes(
 ) -> None:
     """150 requests in each 15 s that waited 3 s together, 20 ms each; then none."""
     test: dict[str, Any] = {
-        "interval": "15s",
+        "interval": INTERVAL,
         "input_series": [
             {"series": f'nv_inference_queue_duration_us{{{POD},model="cifar10"}}', "values": waited},
             {"series": f'nv_inference_request_success{{{POD},model="cifar10"}}', "values": requests},
