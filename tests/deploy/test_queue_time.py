@@ -35,6 +35,7 @@ def test_prometheus_finds_the_pods_by_their_labels(tmp_path: Path) -> None:
         },
         "10.0.0.1:8000": {**named, f"{meta}pod_name": "ours", f"{meta}pod_container_port_name": "http"},
         "10.0.0.2:8002": {**named, f"{meta}pod_name": "done", f"{meta}pod_phase": "Succeeded"},
+        "10.0.0.4:8002": {**named, f"{meta}pod_name": "fetching", f"{meta}pod_phase": "Pending"},
         "10.0.0.3:8002": {**named, f"{meta}pod_name": "other", f"{meta}pod_label_app_kubernetes_io_name": "other"},
     }
     configuration = yaml.safe_load((DEPLOY / "kubernetes" / "scrape.yaml").read_text())
