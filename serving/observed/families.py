@@ -134,5 +134,8 @@ CARD_POSITIVE = _gauge(
     "card_positive_ratio", "Share of the card's test images that were answered with a positive radius", "model"
 )
 
+OF_PROMISE = (SHADOW_RATE, SHADOW_RATE_LOWER, SHADOW_RATE_UPPER, SHADOW_ALARM, DRIFT_EVIDENCE, DRIFT_ALARM)
+"""Gauges about the promise of a card."""
+
 FAMILIES = tuple(value for value in tuple(globals().values()) if isinstance(value, Family))
 """All of them, in the order of the page."""

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from heatserve.certification.files import write_atomically
 from heatserve.serving.observed.facts import read_facts
-from heatserve.serving.observed.families import FAMILIES, Family
+from heatserve.serving.observed.families import CARD_ALPHA, FAMILIES, OF_PROMISE, Family
 from heatserve.serving.observed.recorder import bound_text
 from heatserve.serving.observed.series import SUFFIX, Key, read_series
 
@@ -23,6 +23,7 @@ _LOCK_NAME = "reading.lock"
 _ENDED_NAME = "ended.json"
 _ESCAPED = {"\\": r"\\", '"': r"\"", "\n": r"\n"}
 
+_OF_PROMISE = frozenset(family.name for family in OF_PROMISE)
 _Numbers = dict[Key, tuple[float, float]]
 """The number of each series, and when it was set; 0 of what is counted."""
 
@@ -31,13 +32,19 @@ def page(folder: Path) -> str:
     """What all processes that count in a folder, and those that did and have ended, counted; and the facts beside it.
 
     The counts of processes that ended are brought together in one file, so that the folder does not grow with each
-    restart. A folder that is not there yet, or is no more, has an empty page.
+    restart. What was set about a promise is left out where the version that is served has none. A folder that is not
+    there yet, or is no more, has an empty page.
     """
     try:
         numbers = _read(folder)
     except OSError:
         return ""
-    for key, value in read_facts(folder):
+    facts = read_facts(folder)
+    promised = {key[1] for key, _ in facts if key[0] == CARD_ALPHA.name}
+    if facts:  # the version before this one may have left an alarm about its own promise
+        for key in [key for key in numbers if key[0] in _OF_PROMISE and key[1] not in promised]:
+            del numbers[key]
+    for key, value in facts:
         numbers[key] = (value, 0.0)
     return "".join(_family_text(family, numbers) for family in FAMILIES)
 

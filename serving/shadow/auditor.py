@@ -168,9 +168,9 @@ class Auditor:
         self._recorder.set(families.SHADOW_RATE_LOWER, self.rate.lower, model)
         self._recorder.set(families.SHADOW_RATE_UPPER, self.rate.upper, model)
         self._recorder.set(families.SHADOW_ALARM, alarms[0], model)
-        if self.drift is not None:
-            self._recorder.set(families.DRIFT_EVIDENCE, self.drift.evidence, model)
-            self._recorder.set(families.DRIFT_ALARM, alarms[1], model)
+        # Also where nothing is compared: a version before this one may have left an alarm of its own there.
+        self._recorder.set(families.DRIFT_EVIDENCE, self.drift.evidence if self.drift else 0.0, model)
+        self._recorder.set(families.DRIFT_ALARM, alarms[1], model)
         if alarms == self._told and time.monotonic() - self._kept < _KEEP_SECONDS:
             return
         if alarms[0] and not self._told[0]:

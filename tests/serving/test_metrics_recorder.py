@@ -22,11 +22,13 @@ from heatserve.serving.front.served import Served
 from heatserve.serving.observed.facts import declare_models
 from heatserve.serving.observed.families import (
     CERTIFIED_RADIUS,
+    DRIFT_ALARM,
     FAMILIES,
     INVALID_INPUTS,
     READY,
     REQUEST_SECONDS,
     REQUESTS,
+    SHADOW_ALARM,
     VOTES_TAKEN,
 )
 from heatserve.serving.observed.page import page, value_of
@@ -238,6 +240,22 @@ def test_facts_of_models_are_those_declared_last(tmp_path: Path) -> None:
     assert sample(page(tmp_path), "heatserve_card_alpha_ratio", model="tiny") == 0.01
     declare_models(tmp_path, models[1:])
     assert "tiny" not in page(tmp_path)
+
+
+def test_an_alarm_about_a_promise_ends_with_the_version_that_made_it(tmp_path: Path) -> None:
+    from tiny_model import write_tiny_model
+
+    from heatserve.export.repository.layout import open_model
+
+    write_tiny_model(tmp_path / "models", "tiny")
+    write_tiny_model(tmp_path / "switched", "tiny", calibrated=False)
+    recorder = Recorder(tmp_path)
+    for alarm in (SHADOW_ALARM, DRIFT_ALARM):
+        recorder.set(alarm, 1, "tiny")
+    declare_models(tmp_path, [open_model(tmp_path / "models", "tiny")])
+    assert [sample(page(tmp_path), alarm.name, model="tiny") for alarm in (SHADOW_ALARM, DRIFT_ALARM)] == [1, 1]
+    declare_models(tmp_path, [open_model(tmp_path / "switched", "tiny")])
+    assert "_alarm" not in page(tmp_path)
 
 
 def test_all_who_wait_for_the_page_get_one_that_is_new(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -170,6 +170,9 @@ def test_shifted_inputs_raise_the_other_alarm_and_withdraw_nothing(
     assert [line.split(" whose ")[0].rsplit(" ", 1)[0] for line in lines] == [
         "ALARM: honest: expected inputs like its calibration images, found"
     ]
+    audit(write_shadow_model(tmp_path / "next", "honest", HONEST, has_reference=False))
+    found = [value_of(tmp_path, family, model="honest") for family in (families.DRIFT_ALARM, families.DRIFT_EVIDENCE)]
+    assert found == [0, 0], "of a version that was switched to, whose inputs are compared with nothing"
 
 
 def test_an_image_that_is_none_is_passed_over(tmp_path: Path, audit: Audit) -> None:
