@@ -63,6 +63,12 @@ def test_all_that_is_installed_is_sent_and_no_more(ignored: list[str]) -> None:
     assert not any(path.startswith("benchmarks/results/") for path in sent)
 
 
+def test_no_key_or_token_of_nginx_is_sent(ignored: list[str]) -> None:
+    """They would stay in a layer of the stage that builds, as in the guide: `docker compose up --build`."""
+    secrets = ("deploy/nginx/tokens.map", "deploy/nginx/tls/server.key", "deploy/prometheus/token")
+    assert [path for path in secrets if _is_sent(path, ignored)] == []
+
+
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.name)
 def test_what_is_copied_exists_and_is_sent(path: Path, ignored: list[str]) -> None:
     sources = [rest.split()[0] for rest in _of(path, "COPY") if not rest.startswith("--from=")]
