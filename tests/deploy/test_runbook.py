@@ -36,3 +36,10 @@ def test_every_number_is_a_metric_of_ours_or_of_others() -> None:
     named = set(re.findall(r"\bheatserve_[a-z_]*[a-z]", text))
     known = {family.name for family in FAMILIES}
     assert {name for name in named if name not in known} == set()
+
+
+def test_the_logs_are_those_of_all_pods() -> None:
+    """`kubectl logs deployment/NAME` shows one pod; with a selector, ten lines of each where nothing else is said."""
+    (command,) = re.findall(r"^kubectl logs .*", (ROOT / "docs" / "guide" / "runbook.md").read_text(), re.MULTILINE)
+    assert "--selector app.kubernetes.io/instance=" in command
+    assert "--tail=-1" in command
