@@ -42,10 +42,9 @@ EVERYTHING: Values = {
 RELEASES = {"store": STORE, "volume": VOLUME, "everything": EVERYTHING}
 
 
-@cache
-def _rendered(release: str) -> list[dict[str, Any]]:
+def _manifests(values: Values, *, name: str = "demo") -> list[dict[str, Any]]:
     with helm_python.Chart.load(CHART) as chart:
-        files = chart.render(dict(RELEASES[release]), name="demo", namespace="prod")
+        files = chart.render(dict(values), name=name, namespace="prod")
     return [
         manifest
         for path, text in files.items()
@@ -53,6 +52,11 @@ def _rendered(release: str) -> list[dict[str, Any]]:
         for manifest in yaml.safe_load_all(text)
         if manifest
     ]
+
+
+@cache
+def _rendered(release: str) -> list[dict[str, Any]]:
+    return _manifests(RELEASES[release])
 
 
 def _one(release: str, kind: str) -> dict[str, Any]:
@@ -82,6 +86,31 @@ def test_the_chart_is_linted(release: str) -> None:
 def test_every_manifest_is_one_of_kubernetes(release: str, version: str) -> None:
     for manifest in _rendered(release):
         kubernetes_validate.validate(manifest, version, strict=True)
+
+
+@pytest.mark.parametrize(
+    ("values", "name"),
+    [
+        (STORE, "2026"),
+        (STORE, "true"),
+        ({"modelStore": {"existingClaim": "1"}, "tls": {"secret": "2"}, "tokens": {"secret": "3"}}, "demo"),
+        (
+            {
+                "modelStore": {
+                    "uri": "s3://a",
+                    "credentialsSecret": "4",
+                    "trustedKeysSecret": "5",
+                    "trustedKeys": ["6"],
+                },
+                "grpc": {"enabled": True, "tlsSecret": "7", "tokensSecret": "8"},
+            },
+            "demo",
+        ),
+    ],
+)
+def test_names_that_yaml_would_read_as_numbers_are_names(values: Values, name: str) -> None:
+    for manifest in _manifests(values, name=name):
+        kubernetes_validate.validate(manifest, KUBERNETES[-1], strict=True)
 
 
 def test_a_wrong_manifest_is_found() -> None:
