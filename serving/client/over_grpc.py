@@ -110,6 +110,12 @@ class _Channel:
             self._is_left = self._is_left or leave
             return self._is_left and not self._calls
 
+    def leave(self) -> bool:
+        """Begin no more calls; whether to close it, since none is on its way."""
+        with self._lock:
+            self._is_left = True
+            return not self._calls
+
 
 def _open(access: Access, library: Any) -> Any:
     import grpc
@@ -168,9 +174,12 @@ class GrpcTransport:
                 call.cancel()
 
     def close(self) -> None:
-        """Close the connection; a request after that makes another."""
+        """Close the connection once no request is on its way; a request after that makes another.
+
+        To close it before would cancel what others ask, which can abort a Triton before 2.70.
+        """
         current, self._current = self._current, None
-        if current is not None and current.process == os.getpid():
+        if current is not None and current.process == os.getpid() and current.leave():
             current.channel.close()
 
     def _call(self, name: str, message: object, seconds: float) -> Any:
@@ -250,7 +259,7 @@ class AsyncGrpcTransport:
     async def close(self) -> None:
         """See `GrpcTransport.close`."""
         current, self._current = self._current, None
-        if current is not None:
+        if current is not None and current.leave():
             await current.channel.close()
 
     async def _call(self, name: str, message: object, seconds: float) -> Any:

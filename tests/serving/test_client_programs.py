@@ -89,6 +89,29 @@ def test_one_client_serves_threads(
             assert {*labels} == {*in_process(random_images(1, seed=seed))["label"].tolist()}
 
 
+@PROTOCOLS
+def test_closing_a_client_lets_the_requests_of_other_threads_be_answered(triton: TritonServer, protocol: str) -> None:
+    with Client(url_of(triton, protocol), model="patient", timeout=30) as client, ThreadPoolExecutor(4) as pool:
+        client.spec()
+        waiting = [pool.submit(client.predict, random_images(1)) for _ in range(8)]
+        while not all(one.done() for one in waiting):
+            client.close()
+            time.sleep(0.02)  # of the fifth of a second that an answer takes
+        assert [len(one.result()) for one in waiting] == [1] * 8
+
+
+def test_closing_a_client_lets_the_requests_of_other_tasks_be_answered(triton: TritonServer) -> None:
+    async def ask() -> list[int]:
+        client = AsyncClient(triton.endpoints.grpc_url, model="patient", timeout=30)
+        await client.spec()
+        waiting = [asyncio.create_task(client.predict(random_images(1))) for _ in range(4)]
+        await asyncio.sleep(0.05)
+        await client.close()
+        return [len(found) for found in await asyncio.gather(*waiting)]
+
+    assert asyncio.run(ask()) == [1] * 4
+
+
 FORKS = """
 import os, sys, threading, time
 import numpy as np
