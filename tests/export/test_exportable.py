@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import numpy as np
@@ -77,6 +78,29 @@ def test_a_network_that_names_its_values_as_the_certificate_does_is_exact() -> N
     found = exported(_Attention().eval())
     assert tuple(found.errors) == BATCHES == (1, 2, 7, 64)
     assert max(found.errors.values()) <= TOLERANCE == found.allowed
+
+
+class _Flattened(_Linear):
+    """Flattens in the way that an expression about the batch `x` says."""
+
+    def __init__(self, expression: str) -> None:
+        super().__init__()
+        self.expression = expression
+
+    def forward(self, x: Tensor) -> Tensor:
+        logits: Tensor = self.linear(eval(self.expression, {"x": x}))
+        return logits
+
+
+def test_what_the_guide_advises_about_the_batch_can_be_a_graph() -> None:
+    guide = (Path(__file__).parents[2] / "docs" / "guide" / "export.md").read_text()
+    (advice,) = re.findall(r"`its forward works for the batch of its example only` \|(.*)\|", guide)
+    expressions = re.findall(r"`(.+?)`", advice)
+    assert len(expressions) == 2
+    for expression in expressions:
+        assert exported(_Flattened(expression.replace("…", "-1")).eval()).errors
+    with pytest.raises(NotExportableError, match=REASONS["a constant size of batch"]):
+        exported(_Flattened("x.reshape(len(x), -1)").eval())
 
 
 class _Failing(_Linear):
