@@ -9,6 +9,7 @@ key that JSON has twice the last one counts, here and nowhere else: Triton gets 
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -26,6 +27,7 @@ JSON_LENGTH_HEADER = JSON_LENGTH.lower().encode()
 _MOST_ID = 128
 _MOST_PARAMETERS = 64
 _MOST_NAME = 128
+_PARAMETER_NAME = re.compile(rf"[\w.\-]{{1,{_MOST_NAME}}}", re.ASCII)
 _MOST_CLASSES = 100_000
 _INT64 = 2**63
 
@@ -169,11 +171,15 @@ def set_parameter(parameters: Any, name: str, value: object) -> None:
     """Add one parameter of a request to a message.
 
     Raises:
-        Refusal: no text, truth value, whole number of 64 bits or finite number; a NUL in it; or too many of them.
+        Refusal: another name than of ASCII letters, digits, `_`, `.` and `-`; no text, truth value, whole number of 64
+            bits or finite number; a NUL in it; or too many of them.
     """
-    if len(parameters) >= _MOST_PARAMETERS or not 0 < len(name) <= _MOST_NAME:
-        raise invalid(f"parameters: expected at most {_MOST_PARAMETERS}, with names of 1 to {_MOST_NAME} characters")
-    if "\0" in name or (isinstance(value, str) and "\0" in value):  # Triton would read either up to there
+    if len(parameters) >= _MOST_PARAMETERS or not _PARAMETER_NAME.fullmatch(name):
+        raise invalid(
+            f"parameters: expected at most {_MOST_PARAMETERS}, with names of 1 to {_MOST_NAME} letters, digits, _, . "
+            f"and -, got {shown(name)} after {len(parameters)}"
+        )
+    if isinstance(value, str) and "\0" in value:  # Triton would read it up to there
         raise invalid(f"{shown(name)}: expected a parameter without the character NUL, got {shown(value)}")
     if isinstance(value, bool):
         parameters[name].bool_param = value

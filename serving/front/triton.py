@@ -37,7 +37,7 @@ _OF_THE_CONNECTION = re.compile(r"ipv[46]:|failed to connect|socket closed|conne
 # A path, a Python stack or the name of a region of shared memory: none of a stranger's business.
 _PRIVATE = re.compile(r"/\w+/|Traceback|shared memory|\bFile \"", re.I)
 # How a model of ours begins where it refuses a request; what follows are words of the caller, whatever they look like.
-_REFUSED_BY_MODEL = re.compile(r"[^:\n]{1,60}: expected ")
+_REFUSED_BY_MODEL = re.compile(r"[^:/\n]{1,60}: expected ")
 _MOST_TEXT = 1_000
 
 
