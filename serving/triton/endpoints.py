@@ -33,6 +33,21 @@ class Endpoints:
     encrypted: frozenset[Service] = frozenset()
     """What is spoken over TLS."""
 
+    def __post_init__(self) -> None:
+        """Refuse one port for two services, of which the second would find the first listening.
+
+        Raises:
+            ServingError: names both options.
+        """
+        given: dict[int, str] = {}
+        for service in SERVICES:
+            port = getattr(self, service)
+            if port and port in given:
+                raise ServingError(
+                    f"--{given[port]}-port, --{service}-port: expected a port for each, got {port} for both"
+                )
+            given[port] = service
+
     @property
     def http_url(self) -> str:
         """Where this machine reaches HTTP."""

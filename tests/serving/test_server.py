@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import onnx
 import pytest
@@ -91,6 +92,15 @@ def test_port_that_is_taken(tiny_repository: Path, service: str) -> None:
 def test_impossible_endpoints(endpoints: Endpoints, message: str) -> None:
     with pytest.raises(ServingError, match=message):
         endpoints.bound()
+
+
+@pytest.mark.parametrize(("one", "other"), [("http", "grpc"), ("http", "metrics"), ("grpc", "metrics")])
+def test_two_services_are_not_given_one_port(one: str, other: str) -> None:
+    ports: dict[str, Any] = {"http": 0, "grpc": 0, "metrics": 0, one: 9000, other: 9000}
+    with pytest.raises(
+        ServingError, match=f"--{one}-port, --{other}-port: expected a port for each, got 9000 for both"
+    ):
+        Endpoints(**ports)
 
 
 def test_no_usable_triton(tmp_path: Path) -> None:
