@@ -73,7 +73,7 @@ def nginx_before(
         "/dev/stderr": f"{folder}/error.log",
         "listen 8443": f"listen 127.0.0.1:{port}",
         "127.0.0.1:8001": f"127.0.0.1:{upstream}",
-        "worker_processes auto": "worker_processes 1",
+        "worker_processes 2": "worker_processes 1",
     }
     for old, new in {**here, **(change or {})}.items():
         assert old in text, old

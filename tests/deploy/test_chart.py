@@ -251,6 +251,7 @@ def test_nginx_has_the_files_that_its_configuration_names() -> None:
             {**STORE, "autoscaling": {"queueSeconds": "", "cpuUtilization": 0}},
             "expected queueSeconds or cpuUtilization",
         ),
+        ({**STORE, "autoscaling": {"min": 7, "max": 3}}, "expected min of at most max, got 7 and 3"),
         ({**STORE, "grpc": {"enabled": True}}, "grpc.tlsSecret: expected a secret"),
         (
             {**STORE, "grpc": {"enabled": True, "tlsSecret": "grpc"}, "gpus": 1, "tls": {"secret": "tls"}},

@@ -7,6 +7,7 @@ import socket
 import ssl
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -90,8 +91,10 @@ def test_a_crowd_of_callers_does_not_keep_a_probe_from_the_port_of_metrics(
 ) -> None:
     """An orchestrator would end a front that lives, and all callers with it: over TLS, before their handshakes too."""
     certificates = make_certificates(tmp_path)
-    tls = (certificates.server, certificates.server.with_suffix(".key")) if is_encrypted else (None, None)
-    with front_before(FrontState(), FrontOptions(*tls, max_connections=MOST)) as running:
+    cert, key = certificates.server, certificates.server.with_suffix(".key")
+    plain = FrontOptions(max_connections=MOST)
+    options = replace(plain, tls_cert=cert, tls_key=key) if is_encrypted else plain
+    with front_before(FrontState(), options) as running:
         connect_from_everywhere(running.port, many, count=2 * MOST)
         while not value_of(running.folder, FRONT_REJECTED, reason="connections"):
             assert not running.front.wait(0.05)
