@@ -6,10 +6,14 @@ import random
 import threading
 import time
 from collections.abc import Callable
+from numbers import Integral, Real
 from typing import TypeVar
+
+from heatserve.serving.errors import ServingError
 
 T = TypeVar("T")
 
+_LONGEST_TIMEOUT = 1e9  # seconds; gRPC and sockets fail at once on much longer ones
 _FIRST_PAUSE = 0.1
 _LONGEST_PAUSE = 2.0
 
@@ -36,6 +40,18 @@ def bounded(call: Callable[[], T], seconds: float) -> T:
     if not values:
         raise TimeoutError
     return values[0]
+
+
+def check_patience(timeout: float, retries: int) -> None:
+    """Refuse a time or a number of attempts that no request can have.
+
+    Raises:
+        ServingError: names it.
+    """
+    if not isinstance(timeout, Real) or not 0 < timeout <= _LONGEST_TIMEOUT:
+        raise ServingError(f"timeout: expected seconds above 0, at most {_LONGEST_TIMEOUT:g}, got {timeout!r}")
+    if not isinstance(retries, Integral) or retries < 0:
+        raise ServingError(f"retries: expected a whole number, at least 0, got {retries!r}")
 
 
 class Patience:

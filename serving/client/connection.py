@@ -15,7 +15,7 @@ from heatserve.export.contract import OUTPUT_NAMES
 from heatserve.export.tiers import TierModel, tier_tensors
 from heatserve.serving.client.access import Access, access_to
 from heatserve.serving.client.answers import ModelSpec, black_image, read_class_names, read_outputs, read_spec
-from heatserve.serving.client.bounded import Patience
+from heatserve.serving.client.bounded import Patience, check_patience
 from heatserve.serving.client.failures import explained
 from heatserve.serving.client.messages import InferRequest, InferResult, RequestParameters
 from heatserve.serving.client.probing import other_protocol
@@ -42,8 +42,10 @@ class Connection:
             retries: attempts after the first, where that found no server.
 
         Raises:
-            ServingError: a malformed URL, a package is not installed, or a certificate cannot be read.
+            ServingError: a malformed URL, a package is not installed, a certificate cannot be read, or a timeout or
+                retries that no request can have.
         """
+        check_patience(timeout, retries)
         self._access = access_to(access) if isinstance(access, str) else access
         self._transport = open_transport(self._access)
         self._timeout = timeout
@@ -163,6 +165,7 @@ class AsyncConnection:
 
     def __init__(self, access: Access | str, *, timeout: float, retries: int = 0) -> None:
         """See `Connection`."""
+        check_patience(timeout, retries)
         self._access = access_to(access) if isinstance(access, str) else access
         self._transport = open_async_transport(self._access)
         self._timeout = timeout

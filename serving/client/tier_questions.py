@@ -6,7 +6,7 @@ import math
 import operator
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, SupportsFloat, SupportsIndex
+from typing import Any
 
 from heatserve.certification.errors import HeatserveError
 from heatserve.export.tiers import Mode, TierLimits, TierModel, parse_limits, tier_tensors
@@ -14,6 +14,9 @@ from heatserve.serving.batching import batch_limit
 from heatserve.serving.client.answers import configuration_read
 from heatserve.serving.client.failures import harmless
 from heatserve.serving.errors import ServingError
+
+_LARGEST_WHOLE = 2**63 - 1
+"""What a parameter of a request can hold."""
 
 
 @dataclass(frozen=True)
@@ -55,6 +58,16 @@ class TierQuestion:
     mode: Mode | None = None
     deadline: float | None = None
 
+    def __post_init__(self) -> None:
+        """Take what counts as a number as one.
+
+        Raises:
+            ServingError: a value is none.
+        """
+        for names, read in ((("radius", "alpha", "deadline"), _finite), (("n", "n0", "top_k"), _whole)):
+            for name in names:
+                object.__setattr__(self, name, read(name, getattr(self, name)))
+
     def parameters(self, tier: TierSpec, *, timeout: float) -> dict[str, int | float | str]:
         """The parameters of the request; the server compares them with the operator's limits.
 
@@ -63,13 +76,12 @@ class TierQuestion:
             timeout: seconds that the client waits for one request.
 
         Raises:
-            ServingError: a value is no number, the operator allows no such deadline, or the client would give up before
-                the server answers undecided.
+            ServingError: the operator allows no such deadline, or the client would give up before the server answers
+                undecided.
         """
         self._check_deadline(tier, timeout)
         found: dict[str, int | float | str | None] = {
-            **{name: _finite(name, getattr(self, name)) for name in ("radius", "alpha")},
-            **{name: _whole(name, getattr(self, name)) for name in ("n", "n0", "top_k")},
+            **{name: getattr(self, name) for name in ("radius", "alpha", "n", "n0", "top_k")},
             "mode": self.mode and self.mode.value,
             "deadline_ms": _milliseconds(self.deadline),
         }
@@ -130,9 +142,9 @@ def _tier_spec(config: Mapping[str, Any], kind: TierModel) -> TierSpec:
     )
 
 
-def _finite(name: str, value: SupportsFloat | None) -> float | None:
+def _finite(name: str, value: Any) -> float | None:
     try:
-        number = None if value is None else float(value)
+        number = None if value is None else math.nan if isinstance(value, str) else float(value)
     except (TypeError, ValueError):
         number = math.nan
     if number is not None and not math.isfinite(number):
@@ -140,15 +152,17 @@ def _finite(name: str, value: SupportsFloat | None) -> float | None:
     return number
 
 
-def _whole(name: str, value: SupportsIndex | None) -> int | None:
+def _whole(name: str, value: Any) -> int | None:
     try:
-        return None if value is None else operator.index(value)
+        number = None if value is None else operator.index(value)
     except TypeError:
         raise ServingError(f"{name}: expected a whole number, got {value!r}") from None
+    if number is not None and abs(number) > _LARGEST_WHOLE:
+        raise ServingError(f"{name}: expected a whole number of 64 bits, got {number:.3g}")
+    return number
 
 
 def _milliseconds(seconds: float | None) -> int | None:
-    number = _finite("deadline", seconds)
-    if number is not None and number <= 0:
-        raise ServingError(f"deadline: expected seconds above 0, got {seconds}")
-    return None if number is None else math.ceil(number * 1000)
+    if seconds is not None and seconds <= 0:
+        raise ServingError(f"deadline: expected seconds above 0, got {seconds:g}")
+    return None if seconds is None else math.ceil(seconds * 1000)

@@ -190,12 +190,26 @@ def test_grpc_goes_behind_a_prefix_with_headers_and_a_token(triton: TritonServer
         ("http://10.0.0.1", {"headers": {"Content-Length": "1"}}, "headers: expected none that belong to the protocol"),
         ("http://10.0.0.1", {"headers": {"A": "1", "a": "2"}}, "headers: expected each name once"),
         ("https://me:secret@10.0.0.1", {}, "url: expected an address without a password"),
+        ("10.0.0.1:1", {"timeout": None}, "timeout: expected seconds above 0, at most 1e+09, got None"),
+        ("10.0.0.1:1", {"timeout": float("inf")}, "timeout: expected seconds above 0, at most 1e+09, got inf"),
+        ("http://10.0.0.1", {"timeout": 0}, "timeout: expected seconds above 0, at most 1e+09, got 0"),
+        ("http://10.0.0.1", {"timeout": float("nan")}, "timeout: expected seconds above 0, at most 1e+09, got nan"),
+        ("http://10.0.0.1", {"retries": None}, "retries: expected a whole number, at least 0, got None"),
+        ("10.0.0.1:1", {"retries": -1}, "retries: expected a whole number, at least 0, got -1"),
     ],
 )
 def test_what_no_request_can_have(url: str, options: dict[str, Any], message: str) -> None:
     with pytest.raises(ServingError, match=re.escape(message)) as error:
         Client(url, model="tiny", **options)
     assert "secret" not in str(error.value)
+    with pytest.raises(ServingError, match=re.escape(message)):
+        AsyncClient(url, model="tiny", **options)
+
+
+@CLIENTS
+@pytest.mark.parametrize("protocol", ["grpc", "http"])
+def test_the_longest_timeout_is_one_that_a_request_can_have(triton: TritonServer, protocol: str, ask: Ask) -> None:
+    assert len(ask(url_of(triton, protocol), timeout=1e9)) == 2
 
 
 def test_a_secret_is_in_no_repr() -> None:

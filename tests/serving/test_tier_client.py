@@ -235,7 +235,10 @@ def test_a_tier_that_is_not_offered(tiers: TritonServer, protocol: str, ask: Ask
         ("confirm", {"radius": -1.0}, "radius: expected a number"),
         ("confirm", {"radius": float("nan")}, "radius: expected a finite number, got nan"),
         ("confirm", {"radius": RADIUS, "n": 1.5}, r"n: expected a whole number, got 1\.5"),
+        ("confirm", {"radius": str(RADIUS)}, "radius: expected a finite number, got '0"),
+        ("confirm", {"radius": RADIUS, "n": 2**70}, "n: expected a whole number of 64 bits, got 1.18e"),
         ("confirm", {"radius": RADIUS, "deadline": 0}, "deadline: expected seconds above 0, got 0"),
+        ("confirm", {"radius": RADIUS, "deadline": "5"}, "deadline: expected a finite number, got '5'"),
         (
             "confirm",
             {"radius": RADIUS, "deadline": PATIENT_SECONDS},
