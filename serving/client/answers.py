@@ -6,7 +6,7 @@ import struct
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, Literal, NoReturn, get_args
+from typing import TYPE_CHECKING, Any, Literal, NoReturn, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -68,12 +68,14 @@ class Prediction:
     nominal_radius: float
     reason: Reason
 
-    def __getattr__(self, name: str) -> NoReturn:
-        """Reached where the answer has no such value."""
-        if name in self.__dataclass_fields__:
-            needed = _OUTPUT_OF.get(name, name)
-            raise AttributeError(f"{name}: not asked for; add {needed!r} to `outputs`, or leave `outputs` out")
-        raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
+    if not TYPE_CHECKING:  # for which every name would then be an attribute, a misspelt one too
+
+        def __getattr__(self, name: str) -> NoReturn:
+            """Reached where the answer has no such value."""
+            if name in self.__dataclass_fields__:
+                needed = _OUTPUT_OF.get(name, name)
+                raise AttributeError(f"{name}: not asked for; add {needed!r} to `outputs`, or leave `outputs` out")
+            raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
 
     def __repr__(self) -> str:
         """What there is."""

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import ast
 import asyncio
+import inspect
 import os
 import re
 import socket
@@ -21,7 +23,16 @@ from test_client import PROTOCOLS, in_process, url_of
 from test_false_answers import ChangingProxy, proxy
 from tiny_model import random_images
 
-from heatserve import AsyncClient, Client, OverloadedError, ServingError, TooLateError, TritonServer, UnavailableError
+from heatserve import (
+    AsyncClient,
+    Client,
+    OverloadedError,
+    Prediction,
+    ServingError,
+    TooLateError,
+    TritonServer,
+    UnavailableError,
+)
 from heatserve.serving.client.connection import Connection
 
 __all__ = ["in_process", "proxy"]  # fixtures
@@ -297,6 +308,14 @@ def test_only_the_outputs_that_are_wanted_are_sent(proxy: tuple[str, ChangingPro
             with pytest.raises(ServingError, match=r"outputs: expected some of label, .*, got"):
                 client.predict(images, outputs=outputs)
     assert sorted(sent[1]) == ["certified_radius", "label", "reason"]
+
+
+def test_a_type_checker_sees_a_misspelt_attribute_of_a_prediction() -> None:
+    """It takes every name for an attribute where a class has `__getattr__`, unless it is told to pass that over."""
+    (prediction,) = ast.parse(inspect.getsource(Prediction)).body
+    assert isinstance(prediction, ast.ClassDef)
+    assert "__getattr__" in vars(Prediction)
+    assert "__getattr__" not in [one.name for one in prediction.body if isinstance(one, ast.FunctionDef)]
 
 
 @PROTOCOLS

@@ -100,7 +100,8 @@ def test_what_is_proven_is_the_radius_that_was_asked_for_and_not_its_float32() -
 
 
 def test_numbers_that_are_asked_with_come_back_as_numbers_of_python() -> None:
-    asked = TierQuestion(TierModel.CONFIRM, radius=np.float32(RADIUS), alpha=np.float64(1e-6), n=np.int64(100))
+    values: dict[str, Any] = {"radius": np.float32(RADIUS), "alpha": np.float64(1e-6), "n": np.int64(100)}
+    asked = TierQuestion(TierModel.CONFIRM, **values)
     assert [type(value) for value in (asked.radius, asked.alpha, asked.n)] == [float, float, int]
 
 
