@@ -175,8 +175,8 @@ class WatchedServer:
         self._tell(ServerState(True, f"The server at {self.url} answers.", self.state.life + 1))
 
     async def _offered(self, asks: AsyncConnection, name: str) -> Offered:
-        spec = await asks.spec(name)
-        names = await asks.class_names(name, spec)
+        described = await asks.describe(name)
+        spec, names = described.spec, described.class_names
         tiers = {}
         for kind in ASKED_TIERS:
             with suppress(UnknownModelError):

@@ -10,9 +10,10 @@ from numpy.typing import ArrayLike
 
 from heatserve.export.tiers import Mode, TierModel
 from heatserve.serving.client.access import Tls, Token, access_to
-from heatserve.serving.client.answers import ModelSpec, Prediction, asked_outputs, read_predictions
+from heatserve.serving.client.answers import ModelSpec, Prediction, asked_outputs
 from heatserve.serving.client.connection import AsyncConnection
-from heatserve.serving.client.described import Described, not_offered
+from heatserve.serving.client.described import Described, KnownVersions, not_offered
+from heatserve.serving.client.messages import InferResult
 from heatserve.serving.client.tier_answers import TierAnswer, TighteningBounds
 from heatserve.serving.client.tier_questions import TierQuestion, TierSpec, read_mode
 from heatserve.serving.errors import UnknownModelError
@@ -38,8 +39,7 @@ class AsyncClient:
         )
         self._model = model
         self._timeout = timeout
-        self._known: Described | None = None
-        self._tiers = dict[TierModel, TierSpec]()
+        self._known = KnownVersions()
 
     async def __aenter__(self) -> AsyncClient:
         """Nothing to do: see `close`."""
@@ -69,22 +69,20 @@ class AsyncClient:
         """See `Client.predict`."""
         names, described, found = asked_outputs(outputs), await self._described(), list[Prediction]()
         for batch in described.requests(images):
-            answer = await self._connection.infer(
-                self._model, batch, classes=described.spec.classes, outputs=names, request_id=request_id
-            )
-            found += read_predictions(answer, described.class_names)
+            answer = await self._connection.answer(self._model, batch, names, request_id=request_id)
+            found += (await self._described_as(answer)).predictions(answer, names, images=len(batch))
         return found
 
     async def tier(self, kind: TierModel) -> TierSpec:
         """See `Client.tier`."""
-        spec = (await self._described()).spec
-        if kind not in self._tiers:
+        described = await self._described()
+        if kind not in described.tiers:
             try:
-                self._tiers[kind] = await self._connection.tier(kind.beside(self._model), kind)
+                described.tiers[kind] = await self._connection.tier(kind.beside(self._model), kind)
             except UnknownModelError:
                 offered = [other for other in TierModel if other is not kind and await self._offers(other)]
-                raise not_offered(self._model, spec, kind, offered) from None
-        return self._tiers[kind]
+                raise not_offered(self._model, described.spec, kind, offered) from None
+        return described.tiers[kind]
 
     async def confirm(
         self,
@@ -152,16 +150,18 @@ class AsyncClient:
         )
         async with aclosing(self._connection.stream(tier, pixels, parameters, request_id=request_id)) as stream:
             async for answer in stream:
-                found = bounds.checked(*described.read(answer, asked, tier, images=1))
+                described = await self._described_as(answer)
+                found = bounds.checked(*described.read(answer, asked, await self.tier(asked.kind), images=1))
                 if not bounds.has_ended:
                     yield found
         yield bounds.last()
 
     async def _described(self) -> Described:
-        if self._known is None:
-            spec = await self._connection.spec(self._model)
-            self._known = Described(spec, await self._connection.class_names(self._model, spec))
-        return self._known
+        return self._known.newest or self._known.add(await self._connection.describe(self._model))
+
+    async def _described_as(self, answer: InferResult) -> Described:
+        """What is known of the version that answered, or else what the server says now."""
+        return self._known.of(answer) or self._known.add(await self._connection.describe(self._model))
 
     async def _offers(self, kind: TierModel) -> bool:
         try:
@@ -175,5 +175,6 @@ class AsyncClient:
         parameters = asked.parameters(tier, timeout=self._timeout)
         for batch in described.requests(images):
             answer = await self._connection.ask(tier, batch, parameters, request_id=request_id)
-            found += described.read(answer, asked, tier, images=len(batch))
+            described = await self._described_as(answer)
+            found += described.read(answer, asked, await self.tier(asked.kind), images=len(batch))
         return found

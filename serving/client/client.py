@@ -20,9 +20,9 @@ from numpy.typing import ArrayLike
 
 from heatserve.export.tiers import Mode, TierModel
 from heatserve.serving.client.access import Tls, Token, access_to
-from heatserve.serving.client.answers import ModelSpec, Prediction, asked_outputs, read_predictions
+from heatserve.serving.client.answers import ModelSpec, Prediction, asked_outputs
 from heatserve.serving.client.connection import Connection
-from heatserve.serving.client.described import Described, not_offered
+from heatserve.serving.client.described import Described, KnownVersions, not_offered
 from heatserve.serving.client.messages import InferResult
 from heatserve.serving.client.tier_answers import TierAnswer, TighteningBounds
 from heatserve.serving.client.tier_questions import TierQuestion, TierSpec, read_mode
@@ -66,8 +66,7 @@ class Client:
         )
         self._model = model
         self._timeout = timeout
-        self._known: Described | None = None
-        self._tiers = dict[TierModel, TierSpec]()
+        self._known = KnownVersions()
 
     def __enter__(self) -> Client:
         """Nothing to do: see `close`."""
@@ -84,7 +83,7 @@ class Client:
         self._connection.close()
 
     def spec(self) -> ModelSpec:
-        """What the server tells about the model, asked once.
+        """What the server tells about the model, asked once, and again where another version of it has answered.
 
         Raises:
             ServingError: no server, no such model, or not a certified model.
@@ -118,10 +117,8 @@ class Client:
         """
         names, described, found = asked_outputs(outputs), self._described(), list[Prediction]()
         for batch in described.requests(images):
-            answer = self._connection.infer(
-                self._model, batch, classes=described.spec.classes, outputs=names, request_id=request_id
-            )
-            found += read_predictions(answer, described.class_names)
+            answer = self._connection.answer(self._model, batch, names, request_id=request_id)
+            found += self._described_as(answer).predictions(answer, names, images=len(batch))
         return found
 
     def tier(self, kind: TierModel) -> TierSpec:
@@ -130,14 +127,14 @@ class Client:
         Raises:
             ServingError: the server does not offer it, and which ones it offers; or see `spec`.
         """
-        spec = self.spec()  # where there is no such model, say that
-        if kind not in self._tiers:
+        described = self._described()  # where there is no such model, say that
+        if kind not in described.tiers:
             try:
-                self._tiers[kind] = self._connection.tier(kind.beside(self._model), kind)
+                described.tiers[kind] = self._connection.tier(kind.beside(self._model), kind)
             except UnknownModelError:
                 offered = [other for other in TierModel if other is not kind and self._offers(other)]
-                raise not_offered(self._model, spec, kind, offered) from None
-        return self._tiers[kind]
+                raise not_offered(self._model, described.spec, kind, offered) from None
+        return described.tiers[kind]
 
     def confirm(
         self,
@@ -249,13 +246,14 @@ class Client:
             described.one(image, over_http=self._connection.is_http),
         )
         stream = self._connection.stream(tier, pixels, parameters, request_id=request_id)
-        return self._tighten(stream, asked, described=described, tier=tier)
+        return self._tighten(stream, asked)
 
     def _described(self) -> Described:
-        if self._known is None:
-            spec = self._connection.spec(self._model)
-            self._known = Described(spec, self._connection.class_names(self._model, spec))
-        return self._known
+        return self._known.newest or self._known.add(self._connection.describe(self._model))
+
+    def _described_as(self, answer: InferResult) -> Described:
+        """What is known of the version that answered, or else what the server says now."""
+        return self._known.of(answer) or self._known.add(self._connection.describe(self._model))
 
     def _offers(self, kind: TierModel) -> bool:
         try:
@@ -269,21 +267,18 @@ class Client:
         parameters = asked.parameters(tier, timeout=self._timeout)
         for batch in described.requests(images):
             answer = self._connection.ask(tier, batch, parameters, request_id=request_id)
-            found += described.read(answer, asked, tier, images=len(batch))
+            described = self._described_as(answer)
+            found += described.read(answer, asked, self.tier(asked.kind), images=len(batch))
         return found
 
     def _tighten(
-        self,
-        stream: Generator[InferResult, None, None],
-        asked: TierQuestion,
-        *,
-        described: Described,
-        tier: TierSpec,
+        self, stream: Generator[InferResult, None, None], asked: TierQuestion
     ) -> Generator[TierAnswer, None, None]:
         bounds = TighteningBounds()
         with closing(stream):
             for answer in stream:
-                found = bounds.checked(*described.read(answer, asked, tier, images=1))
+                described = self._described_as(answer)
+                found = bounds.checked(*described.read(answer, asked, self.tier(asked.kind), images=1))
                 if not bounds.has_ended:
                     yield found
         yield bounds.last()  # once the stream has ended: of one that is left as it ends, Triton keeps the request

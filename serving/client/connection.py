@@ -14,8 +14,9 @@ from numpy.typing import NDArray
 from heatserve.export.contract import OUTPUT_NAMES
 from heatserve.export.tiers import TierModel, tier_tensors
 from heatserve.serving.client.access import Access, access_to
-from heatserve.serving.client.answers import ModelSpec, black_image, read_class_names, read_outputs, read_spec
+from heatserve.serving.client.answers import ModelSpec, black_image, read_outputs, read_spec
 from heatserve.serving.client.bounded import Patience, check_patience
+from heatserve.serving.client.described import Described
 from heatserve.serving.client.failures import explained
 from heatserve.serving.client.messages import InferRequest, InferResult, RequestParameters
 from heatserve.serving.client.probing import other_protocol
@@ -68,13 +69,24 @@ class Connection:
         """
         return read_spec(self._asked(lambda seconds: self._transport.config(model, seconds=seconds)))
 
-    def class_names(self, model: str, spec: ModelSpec) -> dict[int, str]:
-        """Class names by label, for which Triton ranks all classes of a black image.
+    def describe(self, model: str) -> Described:
+        """What a client knows of a model. For the names of its classes, Triton ranks all of them for a black image.
 
         Raises:
-            ServingError: the server's message, or its answer is not such a ranking.
+            ServingError: as `spec`, or the server's answer is not such a ranking.
         """
-        return read_class_names(self._infer(_ranking(model, spec)))
+        spec = self.spec(model)
+        return Described.of(spec, self._infer(_ranking(model, spec)))
+
+    def answer(
+        self, model: str, images: Pixels, outputs: Sequence[str], *, request_id: str | None = None
+    ) -> InferResult:
+        """The answer of a model to one batch; see `infer`.
+
+        Raises:
+            ServingError: the server's message.
+        """
+        return self._infer(InferRequest(model, images, outputs, request_id=request_id or _new_id()))
 
     def infer(
         self,
@@ -97,8 +109,8 @@ class Connection:
         Raises:
             ServingError: the server's message, or its answer is not that of a certified model.
         """
-        request = InferRequest(model, images, outputs, request_id=request_id or _new_id())
-        return read_outputs(self._infer(request), images=len(images), classes=classes, names=outputs)
+        answer = self.answer(model, images, outputs, request_id=request_id)
+        return read_outputs(answer, images=len(images), classes=classes, names=outputs)
 
     def tier(self, name: str, kind: TierModel) -> TierSpec:
         """What the server tells about the tier of that name.
@@ -186,22 +198,16 @@ class AsyncConnection:
         """See `Connection.spec`."""
         return read_spec(await self._asked(lambda seconds: self._transport.config(model, seconds=seconds)))
 
-    async def class_names(self, model: str, spec: ModelSpec) -> dict[int, str]:
-        """See `Connection.class_names`."""
-        return read_class_names(await self._infer(_ranking(model, spec)))
+    async def describe(self, model: str) -> Described:
+        """See `Connection.describe`."""
+        spec = await self.spec(model)
+        return Described.of(spec, await self._infer(_ranking(model, spec)))
 
-    async def infer(
-        self,
-        model: str,
-        images: Pixels,
-        *,
-        classes: int,
-        outputs: Sequence[str] = OUTPUT_NAMES,
-        request_id: str | None = None,
-    ) -> dict[str, NDArray[Any]]:
-        """See `Connection.infer`."""
-        request = InferRequest(model, images, outputs, request_id=request_id or _new_id())
-        return read_outputs(await self._infer(request), images=len(images), classes=classes, names=outputs)
+    async def answer(
+        self, model: str, images: Pixels, outputs: Sequence[str], *, request_id: str | None = None
+    ) -> InferResult:
+        """See `Connection.answer`."""
+        return await self._infer(InferRequest(model, images, outputs, request_id=request_id or _new_id()))
 
     async def tier(self, name: str, kind: TierModel) -> TierSpec:
         """See `Connection.tier`."""

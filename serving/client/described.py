@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from numpy.typing import ArrayLike
 
 from heatserve.export.tiers import TierModel
 from heatserve.serving.batching import PICTURES_BYTES
-from heatserve.serving.client.answers import ModelSpec
+from heatserve.serving.client.answers import (
+    ModelSpec,
+    Prediction,
+    read_class_names,
+    read_outputs,
+    read_predictions,
+)
 from heatserve.serving.client.image_batch import as_batch
 from heatserve.serving.client.messages import InferResult
 from heatserve.serving.client.tier_answers import TierAnswer, read_tier_answers
@@ -20,10 +26,23 @@ from heatserve.serving.pixels import Pixels
 
 @dataclass(frozen=True)
 class Described:
-    """What a client asks about its model once."""
+    """What a client asks about a version of its model once."""
 
     spec: ModelSpec
     class_names: dict[int, str]
+    version: str
+    """Of the answer that has the names; empty where the server does not say."""
+    tiers: dict[TierModel, TierSpec] = field(default_factory=dict)
+    """Those that were asked for."""
+
+    @classmethod
+    def of(cls, spec: ModelSpec, ranking: InferResult) -> Described:
+        """What a specification and a ranking of all classes say.
+
+        Raises:
+            ServingError: see `read_class_names`.
+        """
+        return cls(spec, read_class_names(ranking), ranking.model_version)
 
     def requests(self, images: ArrayLike) -> Iterator[Pixels]:
         """The images as batches that the model takes, all but the last of them its largest.
@@ -57,6 +76,15 @@ class Described:
             raise ServingError(f"image: expected one image, found a batch of {len(batch)}; certify one after the other")
         return batch
 
+    def predictions(self, answer: InferResult, names: Collection[str], *, images: int) -> list[Prediction]:
+        """The answers of the single pass to a request of N images for these outputs.
+
+        Raises:
+            ServingError: see `read_outputs`.
+        """
+        outputs = read_outputs(answer, images=images, classes=self.spec.classes, names=names)
+        return read_predictions(outputs, self.class_names)
+
     def read(self, answer: InferResult, asked: TierQuestion, tier: TierSpec, *, images: int) -> list[TierAnswer]:
         """The answers of a tier to a request of N images.
 
@@ -67,6 +95,27 @@ class Described:
         return read_tier_answers(
             answer, asked, images=images, classes=self.spec.classes, most_alpha=most_alpha, names=self.class_names
         )
+
+
+class KnownVersions:
+    """What a client knows of its model, by version: one that the server serves later may have other classes."""
+
+    def __init__(self) -> None:
+        """Nothing yet."""
+        self.newest: Described | None = None
+        """Of the version that answered last."""
+        self._versions = dict[str, Described]()
+
+    def add(self, described: Described) -> Described:
+        """Remember what the server says now."""
+        self.newest = self._versions[described.version] = described
+        return described
+
+    def of(self, answer: InferResult) -> Described | None:
+        """What is known of the version that answered; None: nothing, and the server should be asked again."""
+        if answer.model_version:
+            self.newest = self._versions.get(answer.model_version)
+        return self.newest
 
 
 def not_offered(model: str, spec: ModelSpec, kind: TierModel, offered: Collection[TierModel]) -> ServingError:

@@ -64,6 +64,11 @@ class _Event:
         """None: an event does not say it."""
         return ""
 
+    @property
+    def model_version(self) -> str:
+        """See `InferResult`."""
+        return str(self.outputs.get("model_version", ""))
+
     def as_numpy(self, name: str) -> NDArray[Any] | None:
         """The output [1, k] of that name, of the type of the contract; None where the event has none.
 

@@ -52,6 +52,11 @@ class InferResult(Protocol):
         """That of the request that it answers; empty where that had none."""
         ...
 
+    @property
+    def model_version(self) -> str:
+        """The version of the model that answered; empty where the server does not say."""
+        ...
+
     def as_numpy(self, name: str) -> NDArray[Any] | None:
         """The output tensor of that name; None where the answer has none."""
         ...
@@ -86,6 +91,11 @@ class GrpcResult:
         """See `InferResult`."""
         return str(self.answer.id)
 
+    @property
+    def model_version(self) -> str:
+        """See `InferResult`."""
+        return str(self.answer.model_version)
+
     def as_numpy(self, name: str) -> NDArray[Any] | None:
         """See `InferResult`."""
         from tritonclient.grpc import InferResult as TritonResult
@@ -119,6 +129,7 @@ class HttpResult:
     """An answer over HTTP: what its JSON says of each output by name, and the bytes of those that are binary."""
 
     request_id: str
+    model_version: str
     outputs: Mapping[str, Mapping[str, Any]]
     binary: Mapping[str, bytes]
 
@@ -166,7 +177,7 @@ def read_http_result(body: bytes, json_bytes: str | None) -> HttpResult:
             if size is not None:
                 binary[str(output["name"])] = rest[start : start + size]
                 start += size
-        return HttpResult(str(said.get("id", "")), outputs, binary)
+        return HttpResult(str(said.get("id", "")), str(said.get("model_version", "")), outputs, binary)
     except (ValueError, TypeError, LookupError, AttributeError):
         raise ServingError(
             f"expected the outputs of a model from the server, found {body[:80]!r}; the address may be that of another "

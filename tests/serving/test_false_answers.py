@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import re
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -17,7 +18,7 @@ from tiny_model import random_images
 from tritonclient.grpc import service_pb2, service_pb2_grpc
 from tritonclient.utils import serialize_byte_tensor
 
-from heatserve import Reason, ServingError, TritonServer
+from heatserve import AsyncClient, Client, Reason, ServingError, TritonServer
 from heatserve.export.repository.layout import CONFIG_NAME
 from heatserve.export.repository.settings import read_config
 from heatserve.serving.client.address import parse_address
@@ -159,6 +160,39 @@ def test_a_false_ranking_is_refused(
     changes.change_ranking = change
     with pytest.raises(ServingError, match=re.escape(message)):
         predict(url, "tiny", random_images(2))
+
+
+def other_version(answer: service_pb2.ModelInferResponse) -> None:
+    """Answer as a later version does, whose classes have other names."""
+    answer.model_version = "7"
+    if len(answer.outputs) == 1:  # the ranking of all classes
+        names = np.array([f"0.1:{label}:other {label}".encode() for label in range(10)], object)
+        answer.raw_output_contents[0] = serialize_byte_tensor(names).item()
+
+
+def test_the_classes_of_another_version_have_its_own_names(proxy: tuple[str, ChangingProxy]) -> None:
+    url, changes = proxy
+
+    async def ask_asyncio() -> list[str | None]:
+        changes.change_outputs = changes.change_ranking = id
+        async with AsyncClient(url, model="tiny") as client:
+            (former,) = await client.predict(random_images(1))
+            changes.change_outputs = changes.change_ranking = other_version
+            (later,) = await client.predict(random_images(1))
+            return [former.class_name, later.class_name]
+
+    with Client(url, model="tiny") as client:
+        (former,) = client.predict(random_images(1))
+        first = client.spec()
+        assert client.spec() is first
+        changes.change_outputs = changes.change_ranking = other_version
+        (later,) = client.predict(random_images(1))
+        assert later.class_name == f"other {later.label}" != former.class_name
+        assert client.spec() is not first
+        changes.change_outputs = changes.change_ranking = id
+        assert client.predict(random_images(1))[0].class_name == former.class_name
+        assert client.spec() is first
+    assert asyncio.run(ask_asyncio()) == [former.class_name, later.class_name]
 
 
 HOSTILE, PLAIN = "a cat\x1b]0;a title\x07\x9b2J\r\nb", "a cat ]0;a title 2J b"

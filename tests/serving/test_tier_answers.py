@@ -52,6 +52,7 @@ class Raw:
 
     outputs: dict[str, NDArray[Any] | None]
     request_id: str = ""
+    model_version: str = ""
 
     def as_numpy(self, name: str) -> NDArray[Any] | None:
         return self.outputs.get(name)
