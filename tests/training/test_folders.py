@@ -346,13 +346,32 @@ def test_a_folder_whose_splits_or_classes_are_not_clear_is_refused(tmp_path: Pat
     assert load_data(f"imagefolder:{tmp_path}/vehicles", "test").class_names == ("bus", "plane", "train")
 
 
+@pytest.mark.parametrize("options", ["channels=1", "channels=1&resize=16&crop=12"])
+def test_a_network_of_one_channel_gets_grey_pictures(root: Path, options: str) -> None:
+    side = 12 if "crop" in options else 8
+    name = f"imagefolder:{root}?{options}"
+    for split in SPLITS:
+        data = load_data(name, split)
+        assert data.input_shape == describe_data(name)[1] == data.arrays()[0].shape[1:] == (1, side, side)
+    data = load_data(name, "test")
+    assert isinstance(data.images, FileImages)
+    luma = np.asarray(Image.open(data.images.paths[0]).convert("L"))
+    assert (data.images.picture(0)[..., 0] == luma).all()
+    if side == 8:
+        assert (np.rint(data.arrays([0])[0][0, 0] * 255) == luma).all()
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ("size=8", "expected options of resize, crop, classes, nested, skip_unreadable, split, test_share, got size"),
+        (
+            "size=8",
+            "expected options of resize, crop, channels, classes, nested, skip_unreadable, split, test_share, got size",
+        ),
         ("crop=8", "expected resize beside crop"),
         ("resize=8&crop=9", "expected crop to be at most resize, 8, got 9"),
         ("resize=0", "resize: expected 1 to 10000 pixels, got 0"),
+        ("channels=2", r"channels: expected 1 \(grey\) or 3 \(RGB\), got 2"),
         ("resize=true", "resize: expected a whole number, got True"),
         ("nested=1", "nested: expected true or false, got 1"),
         ("test_share=1", "test_share: expected a share above 0 and below 1, got 1"),

@@ -13,6 +13,7 @@ from heatserve.training.named import NamedWithOptions, parse_named
 _KINDS: Mapping[str, tuple[type, ...]] = {
     "resize": (int,),
     "crop": (int,),
+    "channels": (int,),
     "classes": (str, int, float),
     "nested": (bool,),
     "skip_unreadable": (bool,),
@@ -29,6 +30,8 @@ class FolderOptions:
     """Pixels of the shorter side, to which every picture is brought; None: all must have one size."""
     crop: int | None = None
     """Pixels of the square that is then cut out of the centre; None: `resize`."""
+    channels: int = 3
+    """C of the images: 3 for RGB, or 1 for grey, to which colours are turned."""
     classes: Path | None = None
     """File with the names and the order of the classes, see `named_folders`; None: the folders, by alphabet."""
     nested: bool = False
@@ -82,5 +85,7 @@ def _check(named: NamedWithOptions, option: str, value: Any) -> None:
         raise DataError(f"{named}: {option}: expected {words}, got {value!r}")
     if option in ("resize", "crop") and not 1 <= value <= 10_000:
         raise DataError(f"{named}: {option}: expected 1 to 10000 pixels, got {value}")
+    if option == "channels" and value not in (1, 3):
+        raise DataError(f"{named}: channels: expected 1 (grey) or 3 (RGB), got {value}")
     if option == "test_share" and not 0 < value < 1:
         raise DataError(f"{named}: test_share: expected a share above 0 and below 1, got {value}")

@@ -85,7 +85,7 @@ class FolderSource:
     def shape(self, paths: Sequence[Path]) -> ImageShape:
         """C, H, W; of pictures that stay as they are by the headers of their files."""
         window = self.options.window
-        return (3, window[1], window[1]) if window else (3, *common_size(paths))
+        return (self.options.channels, *((window[1], window[1]) if window else common_size(paths)))
 
     @property
     def prepare(self) -> Callable[[Decoded], Decoded]:
@@ -137,7 +137,7 @@ class FolderSource:
             raise DataError(f"{listing.folder}: expected at least one picture, got none")
         said = notes.of_files(self.root, self.layout, [listing], listing.paths, unreadable)
         said += notes.of_classes(self.root, "test", names, {labels[index] for index in order})
-        images = FileImages(listing.paths, labels, self.prepare)
+        images = FileImages(listing.paths, labels, self.prepare, self.options.channels)
         shape = self.shape([listing.paths[index] for index in sorted(order)])
         return Pool(images, order, tuple(names.values()), shape, 0, said)
 
@@ -164,7 +164,7 @@ class FolderSource:
                 said += notes.of_classes(self.root, part, names, {labels[index] for index in indices})
         said += notes.of_cut(self.root, parts, paths, labels, found)
         return Pool(
-            FileImages(paths, labels, self.prepare),
+            FileImages(paths, labels, self.prepare, self.options.channels),
             parts.test if split == "test" else [*parts.calibration, *parts.train],
             tuple(names.values()),
             self._shape_of(found, paths),
@@ -185,13 +185,13 @@ class FolderSource:
                     f"{printable(paths[readable[pixels.argmax()]])}: expected a picture of at most {MAX_PIXELS} pixels "
                     f"after its resize, got {pixels.max()}: its sides differ too much"
                 )
-            return (3, window[1], window[1])
+            return (self.options.channels, window[1], window[1])
         other = np.flatnonzero((sizes != sizes[:1]).any(axis=1))
         if len(other):
             index = readable[other[0]]
             height, width = found.sizes[index].tolist()
             raise unequal_sizes(paths[index], (height, width), paths[readable[0]], tuple(sizes[0].tolist()))
-        return (3, *sizes[0].tolist())
+        return (self.options.channels, *sizes[0].tolist())
 
 
 def _check_filled(listing: Listing | None, names: Mapping[str, str], filled: Collection[int]) -> None:

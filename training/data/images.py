@@ -76,17 +76,18 @@ class FileImages:
     paths: tuple[Path, ...]
     labels: tuple[int, ...]
     prepare: Callable[[Decoded], Decoded]
+    channels: int = 3
 
     def __len__(self) -> int:
         return len(self.paths)
 
     def __getitem__(self, index: int) -> tuple[Tensor, int]:
-        pixels = to_floats(self.prepare(decode(self.paths[index])))
+        pixels = to_floats(self.prepare(decode(self.paths[index], channels=self.channels)))
         return torch.from_numpy(np.ascontiguousarray(pixels.transpose(2, 0, 1))), self.labels[index]
 
     def subset(self, indices: Sequence[int]) -> FileImages:
         paths, labels = tuple(self.paths[i] for i in indices), tuple(self.labels[i] for i in indices)
-        return FileImages(paths, labels, self.prepare)
+        return FileImages(paths, labels, self.prepare, self.channels)
 
     def batches(self, index_batches: Sequence[Tensor]) -> Iterator[Batch]:
         waiting: deque[list[Future[tuple[Tensor, int]]]] = deque()
@@ -100,7 +101,7 @@ class FileImages:
 
     def picture(self, index: int) -> NDArray[np.uint8]:
         """An image before `prepare`, uint8 [H, W, C] of any size: what a client sends where the graph resizes."""
-        return to_bytes(decode(self.paths[index]))
+        return to_bytes(decode(self.paths[index], channels=self.channels))
 
 
 _BATCHES_AHEAD = 2
