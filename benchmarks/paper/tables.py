@@ -16,7 +16,7 @@ from rich.table import Table
 from rich.text import Text
 
 from heatserve.benchmarks.paper.published import TABLE_3, TABLE_4, TABLE_5, PublishedPair, PublishedTable
-from heatserve.benchmarks.paper.recipes import place_of
+from heatserve.benchmarks.paper.recipes import place_of, recipe_of
 from heatserve.benchmarks.paper.summary import BAND_CONFIDENCE, accuracy_of, certify_curve, paper_l_bound, served_curve
 from heatserve.benchmarks.records.paper import AttackRow, AttacksRecord, SystemRow, SystemsRecord
 from heatserve.certification.audit import rate
@@ -63,6 +63,11 @@ class PaperView:
     def row(self, system: str) -> SystemRow | None:
         """The row of a system; None: not measured."""
         return next((row for row in self.rows if row.system == system), None)
+
+    @property
+    def unmeasured(self) -> list[str]:
+        """The systems of the recipe that have no row, in the order of the tables."""
+        return [name for name in recipe_of(self.systems.dataset, "cpu").systems if self.row(name) is None]
 
     def attack(self, system: str, name: str) -> AttackRow | None:
         """What an attack found of a system, of the very network of its row if there is one; None: not run."""

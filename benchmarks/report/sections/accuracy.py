@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
+
 import numpy as np
 
 from heatserve.benchmarks.cifar10.tables import largest_radius
@@ -108,9 +110,9 @@ def _columns(shares: CertifiedAccuracy, certify: str) -> dict[str, tuple[tuple[f
     return found
 
 
-def experiment_figures(record: Cifar10Record) -> list[Block]:
-    """Figure 1 of the rows of `experiment cifar10`: by Certify beside one calibrated pass, at each σ."""
-    sigmas = sorted({row.sigma for row in record.rows})
+def experiment_figures(record: Cifar10Record, without: Collection[float] = ()) -> list[Block]:
+    """Figure 1 of the rows of `experiment cifar10`: by Certify beside one calibrated pass, at each σ but some."""
+    sigmas = sorted({row.sigma for row in record.rows} - {*without})
     return [
         Beside([_by_certify(record, sigma), _by_one_pass(record, sigma)]) for sigma in sigmas if _rows(record, sigma)
     ]

@@ -10,7 +10,7 @@ from heatserve.benchmarks.records.cifar10 import Cifar10Row
 from heatserve.benchmarks.records.paper import SystemRow
 from heatserve.benchmarks.records.serving import ConformanceRecord
 from heatserve.benchmarks.report.document import Block, Bullets, Prose, Section, Table
-from heatserve.benchmarks.report.formats import count, decimals, percentage, plain
+from heatserve.benchmarks.report.formats import count, decimals, joined, percentage, plain
 from heatserve.benchmarks.report.images import SYSTEM_MEANINGS, SYSTEM_STYLES, named
 from heatserve.benchmarks.report.reported import AuditVerdict, DatasetResults, ReportedResults
 from heatserve.export.card import Card
@@ -102,7 +102,14 @@ def _systems(results: DatasetResults) -> Table:
         sources=[results.file("systems")],
         words=4,
         note="epochs and minutes: after the baseline; of what starts from fresh weights its own. A dash: no log was "
-        "kept.",
+        f"kept.{_unmeasured(results)}",
+    )
+
+
+def _unmeasured(results: DatasetResults) -> str:
+    missing = {sigma: results.view(sigma).unmeasured for sigma in results.sigmas}
+    return "".join(
+        f" Not measured yet at σ = {plain(sigma)}: {joined(names)}." for sigma, names in missing.items() if names
     )
 
 

@@ -37,8 +37,14 @@ def figures_section(reported: ReportedResults) -> Section | None:
             blocks.append(Beside(_figure_1(results, sigma)))
             attacked = [found for attack in _ATTACKS if (found := _attack_figure(results, sigma, attack))]
             blocks += [Beside(attacked)] if attacked else []
-    if reported.kept.cifar10 and not any(results.folder == "cifar10" and results.systems for results in reported.paper):
-        blocks += experiment_figures(reported.kept.cifar10)
+    if reported.kept.cifar10:
+        whole = [
+            sigma
+            for results in reported.paper
+            for sigma in results.sigmas
+            if results.folder == "cifar10" and not results.view(sigma).unmeasured
+        ]
+        blocks += experiment_figures(reported.kept.cifar10, without=whole)
     if not blocks:
         return None
     start = Prose(
