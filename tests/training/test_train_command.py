@@ -20,6 +20,7 @@ from heatserve.cli import app
 from heatserve.commands.train import train
 from heatserve.commands.train.run import run_on
 from heatserve.training import accuracy, base_path, build_network, load_checkpoint, train_baseline, train_from
+from heatserve.training.architectures import own_code
 from heatserve.training.data import ImageData, load_data
 from heatserve.training.loop import Optimisation, TrainingError
 from heatserve.training.methods import METHODS, HeatParameters, NoiseParameters, heat_preset
@@ -196,6 +197,32 @@ def test_the_baseline_is_trained_by_the_recipe_that_was_given_and_reported(tmp_p
     assert (metadata.method, metadata.seed, metadata.sigma) == ("baseline", 7, None)
     assert "of 400 images" in stdout
     assert "under noise" not in stdout
+
+
+def test_a_network_that_no_graph_can_be_is_refused_before_it_is_trained(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = """
+from torch import nn
+
+class Net(nn.Module):
+    def __init__(self, num_classes):
+        super().__init__()
+        self.last = nn.Linear(64, num_classes)
+
+    def forward(self, x):
+        return self.last(x.reshape(len(x), 64))
+"""
+    (tmp_path / "nets.py").write_text(source)
+    arguments = ["train", "baseline", "--data", "digits", "--epochs", "1", "--out", "out.safetensors"]
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(HeatserveError, match=r"nets.py:Net: it could be trained, and not be .*for the batch of its"):
+        CliRunner().invoke(app, [*arguments, "--architecture", "nets.py:Net"], catch_exceptions=False)
+    assert not (tmp_path / "out.safetensors").exists()
+    (tmp_path / "nets.py").write_text(source.replace("len(x)", "x.shape[0]"))
+    monkeypatch.setattr(own_code, "_TRUSTED", {})
+    CliRunner().invoke(app, [*arguments, "--architecture", "nets.py:Net"], catch_exceptions=False)
+    assert (tmp_path / "out.safetensors").exists()
 
 
 @pytest.mark.parametrize("device", ["gpu", "meta"])

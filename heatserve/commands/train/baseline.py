@@ -23,7 +23,7 @@ from heatserve.commands.train.options import (
     WeightDecay,
     given,
 )
-from heatserve.commands.train.run import interruptible, read_images, run_on, summarise
+from heatserve.commands.train.run import check_exportable, interruptible, read_images, run_on, summarise
 
 
 def baseline(
@@ -63,6 +63,7 @@ def baseline(
     run = run_on(device, resume=resume, tensorboard=tensorboard)
     optimisation = replace(baseline_optimisation(data), **recipe)
     images = read_images(data, root)
+    check_exportable(architecture, images)
     with interruptible():
         train_baseline(images, architecture, out=out, optimisation=optimisation, seed=seed, run=run)
     summarise(out, data, root)

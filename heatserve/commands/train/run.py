@@ -6,11 +6,14 @@ import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import typer
 from rich.console import Console
+
+from heatserve.certification.errors import HeatserveError
 
 if TYPE_CHECKING:
     from heatserve.training import Checkpoint
@@ -70,6 +73,30 @@ def read_images(data: str, root: Path | None) -> ImageData:
     for note in images.notes if leads() else ():
         typer.echo(note, err=True)
     return images
+
+
+def check_exportable(architecture: str, data: ImageData) -> None:
+    """Try, before hours of training, whether a graph can be what they end with; not where ONNX is not installed.
+
+    Raises:
+        HeatserveError: `export` would refuse the network afterwards; says why.
+    """
+    from heatserve.training.architectures import ARCHITECTURES, build_network, choose_architecture
+    from heatserve.training.channels import channel_statistics
+    from heatserve.training.loop import leads
+
+    if architecture in ARCHITECTURES or not leads() or not (find_spec("onnx") and find_spec("onnxscript")):
+        return
+    from heatserve.export.graph.build import logits_graph
+    from heatserve.export.graph.tracing import NotExportableError
+
+    reference, shape = choose_architecture(architecture).reference, data.input_shape
+    mean, std = channel_statistics(shape)
+    network = build_network(reference, num_classes=len(data.class_names), input_shape=shape, mean=mean, std=std)
+    try:
+        logits_graph(network, input_shape=shape)
+    except NotExportableError as error:
+        raise HeatserveError(f"{architecture}: it could be trained, and not be exported afterwards: {error}") from None
 
 
 def run_on(device: str | None, *, resume: bool, tensorboard: Path | None) -> Run:
