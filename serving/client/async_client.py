@@ -12,7 +12,7 @@ from heatserve.export.tiers import Mode, TierModel
 from heatserve.serving.client.access import Tls, Token, access_to
 from heatserve.serving.client.answers import ModelSpec, Prediction, asked_outputs
 from heatserve.serving.client.connection import AsyncConnection
-from heatserve.serving.client.described import Described, KnownVersions, not_offered
+from heatserve.serving.client.described import DESCRIBED_TIMES, Described, KnownVersions, not_described, not_offered
 from heatserve.serving.client.messages import InferResult
 from heatserve.serving.client.tier_answers import TierAnswer, TighteningBounds
 from heatserve.serving.client.tier_questions import TierQuestion, TierSpec, read_mode
@@ -160,8 +160,14 @@ class AsyncClient:
         return self._known.newest or self._known.add(await self._connection.describe(self._model))
 
     async def _described_as(self, answer: InferResult) -> Described:
-        """What is known of the version that answered, or else what the server says now."""
-        return self._known.of(answer) or self._known.add(await self._connection.describe(self._model))
+        """What is known of the version that answered, or else what the server says of it now."""
+        for _ in range(DESCRIBED_TIMES):
+            if known := self._known.of(answer):
+                return known
+            described = self._known.add(await self._connection.describe(self._model))
+            if described.version in ("", answer.model_version):
+                return described
+        raise not_described(answer)
 
     async def _offers(self, kind: TierModel) -> bool:
         try:

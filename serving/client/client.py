@@ -22,7 +22,7 @@ from heatserve.export.tiers import Mode, TierModel
 from heatserve.serving.client.access import Tls, Token, access_to
 from heatserve.serving.client.answers import ModelSpec, Prediction, asked_outputs
 from heatserve.serving.client.connection import Connection
-from heatserve.serving.client.described import Described, KnownVersions, not_offered
+from heatserve.serving.client.described import DESCRIBED_TIMES, Described, KnownVersions, not_described, not_offered
 from heatserve.serving.client.messages import InferResult
 from heatserve.serving.client.tier_answers import TierAnswer, TighteningBounds
 from heatserve.serving.client.tier_questions import TierQuestion, TierSpec, read_mode
@@ -252,8 +252,14 @@ class Client:
         return self._known.newest or self._known.add(self._connection.describe(self._model))
 
     def _described_as(self, answer: InferResult) -> Described:
-        """What is known of the version that answered, or else what the server says now."""
-        return self._known.of(answer) or self._known.add(self._connection.describe(self._model))
+        """What is known of the version that answered, or else what the server says of it now."""
+        for _ in range(DESCRIBED_TIMES):
+            if known := self._known.of(answer):
+                return known
+            described = self._known.add(self._connection.describe(self._model))
+            if described.version in ("", answer.model_version):
+                return described
+        raise not_described(answer)
 
     def _offers(self, kind: TierModel) -> bool:
         try:

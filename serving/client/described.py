@@ -97,6 +97,10 @@ class Described:
         )
 
 
+DESCRIBED_TIMES = 4
+"""How often the description of a version that has answered is asked for."""
+
+
 class KnownVersions:
     """What a client knows of its model, by version: one that the server serves later may have other classes."""
 
@@ -116,6 +120,14 @@ class KnownVersions:
         if answer.model_version:
             self.newest = self._versions.get(answer.model_version)
         return self.newest
+
+
+def not_described(answer: InferResult) -> ServingError:
+    """The error where servers of other versions, behind one address, describe theirs each time they are asked."""
+    return ServingError(
+        f"expected a description of version {answer.model_version} of the model, which answered, found those of other "
+        "versions; the address serves several of them: ask again"
+    )
 
 
 def not_offered(model: str, spec: ModelSpec, kind: TierModel, offered: Collection[TierModel]) -> ServingError:

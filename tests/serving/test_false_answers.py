@@ -195,6 +195,15 @@ def test_the_classes_of_another_version_have_its_own_names(proxy: tuple[str, Cha
     assert asyncio.run(ask_asyncio()) == [former.class_name, later.class_name]
 
 
+@CLIENTS
+def test_no_version_is_named_by_the_classes_of_another(proxy: tuple[str, ChangingProxy], predict: Predict) -> None:
+    """Behind one address may stand servers of two versions, of which one answers and the other one describes."""
+    url, changes = proxy
+    changes.change_outputs, changes.change_ranking = other_version, id
+    with pytest.raises(ServingError, match="expected a description of version 7 of the model, which answered"):
+        predict(url, "tiny", random_images(1))
+
+
 HOSTILE, PLAIN = "a cat\x1b]0;a title\x07\x9b2J\r\nb", "a cat ]0;a title 2J b"
 
 
