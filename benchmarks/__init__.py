@@ -6,7 +6,7 @@
 - `load`: a served model under callers and arrivals, its floors, and what each tier proves and costs.
 - `calibration`: certified accuracy under one promise, of each way to calibrate.
 - `attack`: adversarial distances, inputs whose served radius is wrong, and defences (needs `heatserve[bench]`).
-- `paper`: the paper's tables and figures on any data set; `cifar10`: its systems in the former experiment.
+- `paper`: the paper's tables and figures on any data set.
 - `records`: what all of them write, as dataclasses; `pages`: docs/results/*.md, rendered from what is kept.
 
 The names below are imported when they are first used.

@@ -27,7 +27,6 @@ from heatserve.commands.calibrate import calibrate, calibrate_variant
 from heatserve.commands.certify import certify_dataset
 from heatserve.commands.certify_image import certify
 from heatserve.commands.conformance import conformance
-from heatserve.commands.experiment import experiment
 from heatserve.commands.export import export
 from heatserve.commands.fuzz import fuzz
 from heatserve.commands.import_onnx import import_onnx
@@ -60,7 +59,7 @@ _PANELS: Mapping[str, Sequence[Callable[..., None] | typer.Typer]] = {
         certify_dataset,
     ),
     "Serve": (serve, switch, rollback, predict, certify, tiers, tune, sign, plan),
-    "Measure": (conformance, fuzz, attack, attack_tiers, bench, paper, experiment, report),
+    "Measure": (conformance, fuzz, attack, attack_tiers, bench, paper, report),
 }
 """The parts of the front page, and the commands and groups of commands in each."""
 _NO_ROOM = "room to write"

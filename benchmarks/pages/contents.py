@@ -3,29 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from math import sqrt
 
 from pydantic import TypeAdapter
 
-from heatserve.benchmarks.cifar10.systems import FINE_TUNING, SYSTEMS
-from heatserve.benchmarks.cifar10.tables import has_backed, ordered_rows, row_name, table_cells
 from heatserve.benchmarks.confirming import CONFIRMED_ALPHAS, CONFIRMED_RADII
 from heatserve.benchmarks.pages.kept import KeptResults
 from heatserve.benchmarks.records.calibration import CalibrationRecord, PromisedRow, RefusedRow
-from heatserve.benchmarks.records.cifar10 import Cifar10Record, Cifar10Row
 from heatserve.benchmarks.records.networks import ExportedNetwork
 from heatserve.benchmarks.records.record import Record
 from heatserve.benchmarks.records.speed import EngineRecord, EngineRow
-from heatserve.certification.monte_carlo import largest_provable
-from heatserve.export.card import Card
-from heatserve.export.card_parts import Calibration, CertifiedAccuracy, Evaluation
+from heatserve.export.card_parts import CertifiedAccuracy
 
 SHOWN_RADII = (0.0, 0.1, 0.25, 0.5)
 """Columns of the tables of certified accuracy (L2, pixels in [0,1])."""
-README_SYSTEMS = ("baseline", "noise", "smoothadv", "heat", "average")
-"""Rows of the README's table, after which comes what `model_repository/cifar10` serves, by its card."""
-README_SIGMA, README_RADIUS = 0.25, 0.25
 
 STEPS = {
     "naive": "Algorithm 1 as printed, v(x) anew for each draw",
@@ -45,172 +36,6 @@ VOTES = {
     "art": "ART's votes",
 }
 """What the ways to take votes are, by the names in the results."""
-
-
-@dataclass(frozen=True)
-class ChosenRow:
-    """What a union bound leaves of the promise of a row that was chosen among others, calibrated on the same images."""
-
-    split: str
-    images: int
-    tried: int
-    """Networks that were calibrated on these images, with or without success."""
-    promised: int
-    """Those of them that a map could be promised for."""
-    alone: float
-    """The least confidence of those calibrations, each by itself."""
-    confidence: float
-    """1 minus the sum of δ over all that were tried."""
-
-
-@dataclass(frozen=True)
-class Cifar10View:
-    """Shares of test images in the rows of CIFAR-10, by system, σ and radius; n of Certify is the usual one."""
-
-    record: Cifar10Record
-
-    def row(self, system: str, sigma: float, n: int = 1000) -> Cifar10Row:
-        """The row of a system."""
-        return next(r for r in self.record.rows if (r.system, r.sigma, r.n) == (system, sigma, n))
-
-    def one_pass(self, system: str, sigma: float, radius: float) -> float:
-        """Certified accuracy of the calibrated single pass."""
-        return _at(self.row(system, sigma), radius, "single_pass")
-
-    def certify(self, system: str, sigma: float, radius: float) -> float:
-        """Certified accuracy of Certify."""
-        return _at(self.row(system, sigma), radius, "monte_carlo")
-
-    def best(self, sigma: float, radius: float) -> str:
-        """The system whose single pass keeps most, of those with as many epochs after the baseline as most have."""
-        chosen = [r for r in ordered_rows(self.record.rows, sigma) if r.epochs == FINE_TUNING.epochs]
-        return max(chosen, key=lambda row: _at(row, radius, "single_pass")).system
-
-    @property
-    def sigmas(self) -> list[float]:
-        """Largest first."""
-        return sorted({row.sigma for row in self.record.rows}, reverse=True)
-
-    def backed(self, system: str, sigma: float, radius: float) -> float | None:
-        """As `one_pass`, where no overclaim counts; None: not measured."""
-        row = self.row(system, sigma)
-        return None if row.evaluation.certified_accuracy.backed is None else _at(row, radius, "backed")
-
-    def chosen(self, sigma: float) -> ChosenRow | None:
-        """What is left of the promise of a row that was chosen by the figures at one σ; None: its card says so."""
-        rows = [row for row in self.record.rows if row.sigma == sigma]
-        former = [row for row in rows if not isinstance(row.calibration, Calibration)]
-        promises = {row.system: row.calibration for row in former if row.calibration}
-        if not promises:
-            return None
-        ((data, images),) = {
-            (part.check.model_copy(update={"images": 0}), part.fit.images + part.check.images)
-            for part in promises.values()
-        }
-        tried = {row.system for row in former}
-        delta = sum(1 - promises[name].confidence if name in promises else self.usual_delta for name in tried)
-        alone = min(promise.confidence for promise in promises.values())
-        return ChosenRow(data.split, images, len(tried), len(promises), alone, max(0.0, 1 - delta))
-
-    @property
-    def usual_delta(self) -> float:
-        """δ of most calibrations: that of rows in which no map could be promised, which do not say it."""
-        found = [1 - row.calibration.confidence for row in self.record.rows if row.calibration]
-        return max(found, key=found.count)
-
-    def unmeasured(self, sigma: float) -> list[str]:
-        """Systems that the experiment trains by default, and that have no row at this σ."""
-        measured = {row.system for row in self.record.rows if row.sigma == sigma}
-        return [name for name in SYSTEMS if name not in measured]
-
-
-@dataclass(frozen=True)
-class ServedFigures:
-    """What the card of the model that is served says at one radius, as a row beside those of the experiment."""
-
-    method: str
-    epochs: int
-    """Of all trainings after the baseline."""
-    last_epochs: tuple[int, ...]
-    """Of each training after the one with as many epochs as the rows have."""
-    evaluation: Evaluation
-    one_pass: float
-    certify: float
-    backed: float | None
-
-    @classmethod
-    def of(cls, card: Card, radius: float) -> ServedFigures:
-        """The figures of a card that was calibrated and measured."""
-        assert card.evaluation is not None
-        found = card.evaluation.certified_accuracy
-        at = found.radii.index(radius)
-        epochs = [ancestor.epochs or 0 for ancestor in card.networks[1:]]
-        return cls(
-            method=card.networks[-1].method,
-            epochs=sum(epochs),
-            last_epochs=tuple(epochs[1:]),
-            evaluation=card.evaluation,
-            one_pass=found.single_pass[at],
-            certify=found.monte_carlo[at],
-            backed=found.backed[at] if found.backed else None,
-        )
-
-
-def _at(row: Cifar10Row, radius: float, way: str) -> float:
-    found = row.evaluation.certified_accuracy
-    share: float = getattr(found, way)[found.radii.index(radius)]
-    return share
-
-
-def cifar10_page(kept: KeptResults) -> dict[str, object]:
-    """Tables by σ, and what the text around them says."""
-    record = kept.cifar10
-    view = Cifar10View(record)
-    first = record.rows[0]
-    calibration = next(r.calibration for r in record.rows if r.calibration)
-    radii = first.evaluation.certified_accuracy.radii
-    best = {
-        sigma: [
-            (radius, name, view.one_pass(name, sigma, radius))
-            for radius in radii
-            for name in [view.best(sigma, radius)]
-        ]
-        for sigma in view.sigmas
-    }
-    return {
-        "rows": view,
-        "best": best,
-        "tables": {sigma: table_cells(record.rows, sigma) for sigma in view.sigmas},
-        "made_rows": [row for sigma in view.sigmas for row in ordered_rows(record.rows, sigma)],
-        "row_name": row_name,
-        "first": first,
-        "calibration": calibration,
-        "many": max(row.n for row in record.rows),
-        "provable": largest_provable,
-        "epochs": FINE_TUNING.epochs,
-        "undecidable": sqrt(0.5 / first.images),
-        "has_backed": has_backed(record.rows),
-        "served": None if kept.served is None else [ServedFigures.of(kept.served, radius) for radius in (0.25, 0.5)],
-    }
-
-
-def readme_table(kept: KeptResults) -> dict[str, object]:
-    """A few systems at one σ."""
-    view = Cifar10View(kept.cifar10)
-    rows = [view.row(name, README_SIGMA) for name in README_SYSTEMS]
-    certify = rows[0].evaluation.monte_carlo
-    return {
-        "rows": rows,
-        "view": view,
-        "sigma": README_SIGMA,
-        "radius": README_RADIUS,
-        "served": None if kept.served is None else ServedFigures.of(kept.served, README_RADIUS),
-        "certify": certify,
-        "passes": certify.n0 + certify.n,
-        "calibration": next(row.calibration for row in rows if row.calibration),
-        "chosen": view.chosen(README_SIGMA),
-        "has_backed": has_backed(rows),
-    }
 
 
 def calibration_page(kept: KeptResults) -> dict[str, object]:

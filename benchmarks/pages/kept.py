@@ -9,7 +9,6 @@ from typing import get_args, get_type_hints
 from heatserve.benchmarks.records.attack import AttackRecord
 from heatserve.benchmarks.records.attack_tiers import TierAttackRecord
 from heatserve.benchmarks.records.calibration import CalibrationRecord
-from heatserve.benchmarks.records.cifar10 import Cifar10Record
 from heatserve.benchmarks.records.confirming import ConfirmRecord
 from heatserve.benchmarks.records.front import FrontRecord
 from heatserve.benchmarks.records.fuzz import FuzzRecord
@@ -31,8 +30,6 @@ from heatserve.benchmarks.records.table2 import SpeedRecord
 from heatserve.benchmarks.records.tiers import TiersRecord
 from heatserve.benchmarks.records.votes import VoteRecord
 from heatserve.export.calibration.compare import Comparison
-from heatserve.export.card import Card, read_card
-from heatserve.export.repository.layout import version_dirs
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,7 +43,6 @@ class KeptResults:
     attack_digits: AttackRecord
     calibration: CalibrationRecord
     certify: VoteRecord
-    cifar10: Cifar10Record
     confirm: ConfirmRecord
     conformance: ConformanceRecord
     export: EngineRecord
@@ -77,13 +73,11 @@ class KeptResults:
     gpu_certify: GpuCertifyRecord | None = None
     gpu_heat_step: GpuStepsRecord | None = None
     gpu_train: GpuTrainingRecord | None = None
-    served: Card | None = None
-    """Of `model_repository/cifar10`, measured on the bytes that are served; None: it is not beside the results."""
     paper: tuple[PaperResults, ...] = ()
     """Of each data set that `heatserve paper` measured, from the two files in its folder."""
 
 
-_NOT_FILES = ("served", "paper")
+_NOT_FILES = ("paper",)
 
 _MAY_BE_ABSENT = {
     name: get_args(kind)[0] for name, kind in get_type_hints(KeptResults).items() if type(None) in get_args(kind)
@@ -111,12 +105,9 @@ def read_kept(folder: Path) -> KeptResults:
     kinds = get_type_hints(KeptResults)
     names = [field.name for field in fields(KeptResults) if field.name not in _NOT_FILES]
     paths = {name: folder / kept_file(name) for name in names}
-    versions = version_dirs(folder.parent.parent / "model_repository" / "cifar10")
-    served = read_card(versions[-1]) if versions else None
     paper = tuple(read_paper(path.parent) for path in sorted(folder.glob(f"*/{SYSTEMS_FILE}")))
     needed = {name: path for name, path in paths.items() if name not in _MAY_BE_ABSENT or path.exists()}
     return KeptResults(
         **{name: read_record(path, _MAY_BE_ABSENT.get(name, kinds[name])) for name, path in needed.items()},
-        served=served,
         paper=paper,
     )

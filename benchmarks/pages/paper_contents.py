@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
 
 from heatserve.benchmarks.pages.kept import KeptResults
 from heatserve.benchmarks.paper.orders import orders_table, paper_findings
 from heatserve.benchmarks.paper.published import RUNS
-from heatserve.benchmarks.paper.tables import PaperTable, PaperView, all_tables, sigmas_of
+from heatserve.benchmarks.paper.summary import certify_curve
+from heatserve.benchmarks.paper.tables import NO_RADIUS, PaperTable, PaperView, all_tables, sigmas_of
 from heatserve.benchmarks.records.paper import AttackRow, PaperResults, SystemRow
+
+README_DATASET, README_SIGMA = "cifar10", 0.1
+"""What the README's table is about; its radius is σ."""
 
 
 @dataclass(frozen=True)
@@ -65,3 +73,50 @@ def _sections(found: PaperResults) -> list[PaperSection]:
 
 def _rows(found: PaperResults) -> list[SystemRow | AttackRow]:
     return [*found.systems.rows, *found.attacks.rows]
+
+
+def readme_table(kept: KeptResults) -> dict[str, object] | None:
+    """What each system of one data set certifies at the radius σ, in many passes and in one, on the same images."""
+    found = next((found for found in kept.paper if found.systems.dataset == README_DATASET), None)
+    if found is None:
+        return None
+    view = PaperView(found.systems, found.attacks, README_SIGMA)
+    proven = [row for row in view.rows if row.noisy]
+    if not proven:
+        return None
+    images = min(row.proven_images for row in proven)
+    settings = proven[0].settings
+    tried = sum(row.kind == "statistical" for row in found.systems.rows)
+    return {
+        "view": view,
+        "images": images,
+        "certify": settings.monte_carlo,
+        "passes": settings.monte_carlo.n0 + settings.monte_carlo.n,
+        "settings": settings,
+        "tried": tried,
+        "left": max(0.0, 1 - tried * settings.calibration_delta),
+        "lines": [[*_readme_cells(row, images)] for row in view.rows],
+    }
+
+
+def _readme_cells(row: SystemRow, images: int) -> Iterator[str]:
+    one, trained = row.one_pass, row.trained
+    truth, label, served = (np.array(values[:images]) for values in (one.truth, one.label, one.served))
+    yield from (f"`{row.system}`", "yes" if trained.labels else "no", str(trained.epochs))
+    yield _share(label == truth)
+    if row.noisy is None:
+        yield from (NO_RADIUS, NO_RADIUS)
+    else:
+        yield _share(np.array(row.noisy.vote_label[:images]) == truth)
+        certify = certify_curve(row, np.array([README_SIGMA]))
+        assert certify is not None  # there are votes
+        yield f"{100 * certify.share[0]:.1f}"
+    overclaims = row.overclaims("served")[:images]
+    backed = (label == truth) & (served >= README_SIGMA)
+    backed[: len(overclaims)] &= ~overclaims
+    yield _share(backed)
+    yield f"{overclaims.sum():,} of {(served > 0).sum():,}" if row.noisy else "none possible"
+
+
+def _share(found: NDArray[np.bool_]) -> str:
+    return f"{100 * found.mean():.1f}"

@@ -10,7 +10,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from heatserve.benchmarks.pages import contents, load_contents, speed_contents
 from heatserve.benchmarks.pages.kept import KeptResults, read_kept
-from heatserve.benchmarks.pages.paper_contents import paper_page
+from heatserve.benchmarks.pages.paper_contents import paper_page, readme_table
 from heatserve.benchmarks.records.record import Record
 from heatserve.benchmarks.records.shadow import alarms_text
 from heatserve.benchmarks.report.page import report_page
@@ -35,7 +35,6 @@ _Contents = Callable[[KeptResults], Mapping[str, object] | None]
 
 _CONTENTS: Mapping[str, _Contents] = MappingProxyType(
     {
-        "cifar10": contents.cifar10_page,
         "calibration": contents.calibration_page,
         "cost": contents.cost_page,
         "attack": contents.attack_page,
@@ -56,7 +55,7 @@ _CONTENTS: Mapping[str, _Contents] = MappingProxyType(
     }
 )
 _README_TABLES: tuple[tuple[str, str, str, _Contents], ...] = (
-    (BEGIN, END, "readme.md.j2", contents.readme_table),
+    (BEGIN, END, "readme.md.j2", readme_table),
     (BEGIN_TIERS, END_TIERS, "readme_tiers.md.j2", load_contents.readme_tiers),
 )
 

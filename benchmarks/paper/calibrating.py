@@ -10,16 +10,13 @@ from heatserve.certification.calibration import CalibrationError
 from heatserve.certification.progress import Progress, unseen
 from heatserve.certification.provenance import sha256_of
 from heatserve.export.calibration.attempts import AttemptsError, read_attempts
-from heatserve.export.calibration.calibrate import calibrate_model, figures_certifier
+from heatserve.export.calibration.calibrate import calibrate_model
 from heatserve.export.calibration.certifier import Certifier, CertifyExecutor
-from heatserve.export.calibration.evaluate import evaluate
 from heatserve.export.calibration.held_out import HeldOut, held_out
-from heatserve.export.card_parts import Evaluation, MonteCarlo
+from heatserve.export.card_parts import MonteCarlo
 from heatserve.export.exporting import export_checkpoint
 from heatserve.export.images import SampledImages
 from heatserve.export.repository.layout import ATTEMPTS_NAME, ModelVersion, open_model, version_dirs
-from heatserve.export.runtime.answers import model_images
-from heatserve.export.runtime.served import open_served
 
 CALIBRATED_ALPHA, CALIBRATED_DELTA = 0.1, 0.05
 """α and δ of the promise of each single pass, by itself: a card counts the attempts of the others against it."""
@@ -99,20 +96,7 @@ class Calibrations:
             return model, str(error)
         return published, None
 
-    def figures(self, model: ModelVersion) -> Evaluation:
-        """The figures of a model as it is, calibrated or not, on the images that calibrated ones are measured on."""
-        _, test = self.parts(model)
-        return evaluate(
-            model,
-            open_served(model),
-            model_images(model, test),
-            delta=CALIBRATED_DELTA,
-            certifier=figures_certifier(self.certifier),
-        )
-
-    def parts(
-        self, model: ModelVersion, skip: int = 0, test_skip: int = 0, test_images: int | None = None
-    ) -> tuple[SampledImages, SampledImages]:
+    def parts(self, model: ModelVersion, test_images: int | None = None) -> tuple[SampledImages, SampledImages]:
         """Images that no training of the model saw, to calibrate and to measure on; None: as many as `images` says."""
         held = self._held_out(model)
         return replace(held, model=model, seen=set(held.seen)).parts(
@@ -120,8 +104,6 @@ class Calibrations:
             images=CALIBRATION_IMAGES,
             test_images=self.images if test_images is None else test_images,
             seed=self.seed,
-            skip=skip,
-            test_skip=test_skip,
         )
 
     def _held_out(self, model: ModelVersion) -> HeldOut:

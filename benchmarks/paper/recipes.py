@@ -6,9 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from types import MappingProxyType
 
-from heatserve.benchmarks.cifar10.systems import SYSTEMS
 from heatserve.benchmarks.paper.training import System
-from heatserve.benchmarks.records.cifar10 import ARCHITECTURE
 from heatserve.training import Optimisation, baseline_optimisation, fine_tuning, lipschitz_recipe
 from heatserve.training.methods.parameters import (
     AverageParameters,
@@ -99,20 +97,33 @@ def _digits(device: str) -> Recipe:
 
 
 def _cifar10(device: str) -> Recipe:
-    """The systems of `experiment cifar10`, with the paper's steps of attacks and of time, and a 1-Lipschitz network."""
-    paper = {
-        "smoothadv": lambda sigma: SmoothAdvParameters(sigma=sigma, epsilon=0.5, steps=4),
-        "madry": lambda _: MadryParameters(epsilon=0.5, steps=4),
-        "heat-paper": lambda sigma: heat_preset("paper-cifar10", sigma),
-    }
-    systems = [
-        replace(system, parameters=paper.get(name, system.parameters))
-        for name, system in SYSTEMS.items()
-        if name in PAPER_SYSTEMS
-    ]
-    return Recipe(
-        architecture=ARCHITECTURE, systems=_by_name((*systems, _lipschitz("cifar10", device))), sigmas=(0.1, 0.25)
+    """Two epochs after those of one baseline, with the paper's steps of attacks and of time."""
+    usual = Optimisation(epochs=2, batch_size=64, lr=0.05)
+    heat = replace(usual, lr=0.01)  # its loss destroys the network at the learning rate of the others
+    systems = (
+        System("baseline", True, None, replace(usual, epochs=15)),
+        System("noise", True, lambda sigma: NoiseParameters(sigma=sigma), usual, evaluated="stochastic"),
+        System(
+            "smoothadv",
+            True,
+            lambda sigma: SmoothAdvParameters(sigma=sigma, epsilon=0.5, steps=4),
+            usual,
+            evaluated="stochastic",
+        ),
+        System("heat", False, lambda sigma: HeatParameters(sigma=sigma, kappa=2), heat),
+        System("heat-paper", False, lambda sigma: heat_preset("paper-cifar10", sigma), replace(heat, epochs=1)),
+        System("average", False, lambda sigma: AverageParameters(sigma=sigma), usual),
+        System("madry", True, lambda _: MadryParameters(epsilon=0.5, steps=4), usual),
+        System(
+            "madry-heat",
+            False,
+            lambda sigma: HeatParameters(sigma=sigma, kappa=2),
+            replace(heat, epochs=1),
+            start="madry",
+        ),
+        _lipschitz("cifar10", device),
     )
+    return Recipe(architecture="cifar_resnet20", systems=_by_name(systems), sigmas=(0.1, 0.25))
 
 
 def _pictures(*, is_imagenet: bool) -> Recipe:

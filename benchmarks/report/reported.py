@@ -14,7 +14,6 @@ from heatserve.benchmarks.paper.tables import PaperView, sigmas_of
 from heatserve.benchmarks.records.attack import AttackRecord
 from heatserve.benchmarks.records.attack_tiers import TierAttackRecord
 from heatserve.benchmarks.records.calibration import CalibrationRecord
-from heatserve.benchmarks.records.cifar10 import Cifar10Record
 from heatserve.benchmarks.records.confirming import ConfirmRecord
 from heatserve.benchmarks.records.kinds import KindsRecord
 from heatserve.benchmarks.records.line import LineRecord
@@ -38,7 +37,6 @@ class ReportedFiles:
     """The files of a folder of results that the report shows; None: the file is not there."""
 
     calibration: CalibrationRecord | None = None
-    cifar10: Cifar10Record | None = None
     confirm: ConfirmRecord | None = None
     conformance: ConformanceRecord | None = None
     kinds: KindsRecord | None = None
@@ -153,9 +151,6 @@ class ReportedResults:
         whole |= {f"attack-{name}.json": record for name, record in self.attacks.items()}
         whole |= {f"attack-tiers-{name}.json": record for name, record in self.tier_attacks.items()}
         found = {name: [("", record)] for name, record in whole.items() if isinstance(record, Record)}
-        if self.kept.cifar10:
-            rows = self.kept.cifar10.rows
-            found["cifar10.json"] = [(_row_name(row.system, row.sigma), row.provenance) for row in rows]
         for results in self.paper:
             found |= dict(results.made)
         return {name: records for name, records in sorted(found.items()) if records}

@@ -10,7 +10,6 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from heatserve.benchmarks.pages.contents import Cifar10View
 from heatserve.benchmarks.pages.render import (
     BEGIN,
     END,
@@ -23,28 +22,18 @@ from heatserve.benchmarks.pages.render import (
     with_readme_table,
 )
 from heatserve.benchmarks.paper.published import TABLE_5
-from heatserve.benchmarks.records.cifar10 import Cifar10Record
 from heatserve.benchmarks.records.paper import read_paper
-from heatserve.benchmarks.records.record import RecordError, read_record
+from heatserve.benchmarks.records.record import RecordError
 from heatserve.benchmarks.report.page import report_page
 from heatserve.certification.errors import HeatserveError
 from heatserve.cli import app
-from heatserve.export.card_parts import Calibration
-from heatserve.export.repository.layout import open_model
 
 ROOT = Path(__file__).parents[2]
-
-
-SERVED = Path("model_repository/cifar10")
 
 
 def copy_kept(root: Path) -> None:
     """All that pages are rendered from, but for figures."""
     shutil.copytree(ROOT / RESULTS, root / RESULTS, ignore=shutil.ignore_patterns("*.svg", "*.html", "*.safe*"))
-    for card in (ROOT / SERVED).glob("*/certificate.json"):
-        folder = root / SERVED / card.parent.name
-        folder.mkdir(parents=True)
-        shutil.copy(card, folder)
 
 
 @pytest.fixture(scope="module")
@@ -106,47 +95,48 @@ def test_other_results_give_other_pages(tmp_path: Path, pages: dict[str, str]) -
         render_pages(tmp_path / RESULTS)
 
 
-def test_a_union_bound_is_computed_from_the_rows() -> None:
-    record = read_record(ROOT / RESULTS / "cifar10.json", Cifar10Record)
-    chosen = Cifar10View(record).chosen(0.25)
-    tried = {row.system for row in record.rows if row.sigma == 0.25 and not isinstance(row.calibration, Calibration)}
-    assert chosen is not None
-    assert (chosen.images, chosen.tried) == (400, len(tried))
-    assert chosen.confidence == pytest.approx(max(0, 1 - 0.05 * len(tried)))
-    two = [row for row in record.rows if (row.system, row.sigma) in (("heat", 0.25), ("noise", 0.25))]
-    few = Cifar10View(Cifar10Record(rows=tuple(two))).chosen(0.25)
-    assert few is not None
-    assert (few.tried, few.promised) == (2, 1), "what found no map was tried, too"
-    assert few.confidence == pytest.approx(0.9)
-    assert Cifar10View(Cifar10Record(rows=())).chosen(0.25) is None
+def readme_lines(results: Path) -> dict[str, list[str]]:
+    """The cells of the README's table by the system."""
+    lines = [line.split("|")[1:-1] for line in _readme_table(results).splitlines() if line.startswith("| `")]
+    return {name.strip(" `"): [cell.strip() for cell in cells] for name, *cells in lines}
 
 
-def test_pages_say_what_a_promise_is_worth_after_a_choice(pages: dict[str, str]) -> None:
-    text = " ".join(pages["cifar10.md"].split())
-    for sigma in (0.25, 0.1):
-        chosen = Cifar10View(read_record(ROOT / RESULTS / "cifar10.json", Cifar10Record)).chosen(sigma)
-        assert chosen is not None
-        assert f"{chosen.tried} networks were calibrated on the same {chosen.images} images" in text
-        assert f"leaves {chosen.confidence:.2f}" in text
-        assert f"leaves confidence {chosen.confidence:.2f}" in _readme_table(ROOT / RESULTS) or sigma != 0.25
+def test_the_readme_s_table_counts_in_the_rows() -> None:
+    found = read_paper(ROOT / RESULTS / "cifar10").systems.rows
+    row = next(row for row in found if (row.system, row.sigma) == ("average", 0.1))
+    assert row.noisy is not None
+    accurate, smoothed, certified, backed, overclaims, positive = 0, 0, 0, 0, 0, 0
+    for i, truth in enumerate(row.one_pass.truth[: row.proven_images]):
+        label, served = row.one_pass.label[i], row.one_pass.served[i]
+        proven, radius = row.noisy.proven_label[i], row.noisy.proven_radius[i]
+        holds = label == proven and served <= radius
+        accurate += label == truth
+        smoothed += row.noisy.vote_label[i] == truth
+        certified += proven == truth and radius >= 0.1
+        backed += label == truth and served >= 0.1 and holds
+        positive += served > 0
+        overclaims += served > 0 and not holds
+    assert overclaims > 0
+    shares = [f"{100 * count / row.proven_images:.1f}" for count in (accurate, smoothed, certified, backed)]
+    assert readme_lines(ROOT / RESULTS)["average"] == ["no", "2", *shares, f"{overclaims:,} of {positive:,}"]
 
 
-def test_rows_with_backed_get_a_column(tmp_path: Path) -> None:
+def test_a_union_bound_counts_every_network_that_was_calibrated(tmp_path: Path) -> None:
     copy_kept(tmp_path)
-    path = tmp_path / RESULTS / "cifar10.json"
+    path = tmp_path / RESULTS / "cifar10" / "systems.json"
     content = json.loads(path.read_text())
-    for row in content["rows"]:
-        if (row["system"], row["sigma"]) == ("average", 0.25):
-            found = row["evaluation"]["certified_accuracy"]
-            found["backed"] = [share / 2 for share in found["single_pass"]]
-            expected = f"{100 * found['backed'][found['radii'].index(0.25)]:.1f}"
+    smoothed = [row for row in content["rows"] if row["kind"] == "statistical"]
+    assert any(row["refused"] for row in smoothed), "what found no map was tried, too"
+    content["rows"] = [row for row in smoothed if row["system"] in ("noise", "average")]
     path.write_text(json.dumps(content))
-    readme = _readme_table(tmp_path / RESULTS)
-    lines = {line.split("|")[1].strip(): line.split("|")[-3].strip() for line in readme.splitlines() if "|" in line}
-    assert lines["trained by"] == "backed"
-    assert lines["`heat`"] == "–"
-    assert lines["`average`"] == expected
-    assert "| backed r |" in render_pages(tmp_path / RESULTS)["cifar10.md"]
+    readme = " ".join(_readme_table(tmp_path / RESULTS).split())
+    assert "2 networks were calibrated on the same 400 images" in readme
+    assert "leaves confidence 0.90" in readme
+    assert "Not measured yet: `baseline`, `smoothadv`, `heat`" in readme
+    page = " ".join(render_pages(tmp_path / RESULTS)["paper.md"].split())
+    assert "2 were tried on the same images, which leaves 0.90" in page
+    path.unlink()
+    assert _readme_table(tmp_path / RESULTS) == ""
 
 
 def test_the_command_writes_the_pages_and_only_its_part_of_the_readme(tmp_path: Path, pages: dict[str, str]) -> None:
@@ -163,22 +153,7 @@ def test_the_command_writes_the_pages_and_only_its_part_of_the_readme(tmp_path: 
     CliRunner().invoke(app, ["bench", "pages", "--root", str(tmp_path)], catch_exceptions=False)
     text = readme.read_text()
     assert text == f"before\n{BEGIN}{_readme_table(ROOT / RESULTS)}{END}after\n"
-    assert "| `average`, longer (served) |" in text
-
-
-def test_the_row_of_the_served_model_is_its_card_s(tmp_path: Path) -> None:
-    copy_kept(tmp_path)
-    served = open_model(ROOT / "model_repository", "cifar10").card.evaluation
-    assert served is not None
-    line = next(line for line in _readme_table(tmp_path / RESULTS).splitlines() if "(served)" in line)
-    cells = [cell.strip() for cell in line.split("|")[1:-1]]
-    at = served.certified_accuracy.radii.index(0.25)
-    assert cells[3:5] == [f"{100 * served.clean_accuracy:.1f}", f"{100 * served.smoothed_accuracy:.1f}"]
-    assert cells[6] == f"{100 * served.certified_accuracy.single_pass[at]:.1f}"
-    assert cells[7] == f"{served.calibrated.overclaims} of {served.calibrated.positive}"
-    shutil.rmtree(tmp_path / SERVED)
-    assert "(served)" not in _readme_table(tmp_path / RESULTS)
-    assert "card of `model_repository/cifar10`" not in render_pages(tmp_path / RESULTS)["cifar10.md"]
+    assert "| `average` | no |" in text
 
 
 def test_the_page_of_the_paper_has_its_numbers_and_ours(pages: dict[str, str]) -> None:

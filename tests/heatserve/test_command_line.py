@@ -52,7 +52,6 @@ COMMANDS = [
     ["bench", "front"],
     ["bench", "soak"],
     ["bench", "shadow"],
-    ["experiment", "cifar10"],
     ["attack"],
     ["attack-tiers"],
     ["paper"],

@@ -20,7 +20,6 @@ ASKED = {
     "certify-dataset": ["certify-dataset", "digits", "--results"],
     "report": ["report", "--out"],
     "predict": ["predict", "image.png", "--model", "digits", "--svg"],
-    "experiment": ["experiment", "cifar10", "--root", ".", "--results"],
     "import-weights": ["import-weights", "weights.pth", "--data", "digits", "--out"],
 }
 

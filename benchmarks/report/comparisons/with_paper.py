@@ -94,14 +94,15 @@ def _promises(sides: Sides, name: str, card: Card) -> None:
 
 def _smaller(sides: Sides, reported: ReportedResults) -> None:
     """What of the paper was not reached."""
-    rows = reported.kept.cifar10.rows if reported.kept.cifar10 else ()
-    heat = [row for row in rows if row.system == "heat"]
-    sides.used(*(["cifar10.json"] if heat else []))
-    for row in heat[:1]:
+    for results in reported.paper:
+        rows = [row for sigma in results.sigmas if (row := results.row("heat", sigma))]
+        if results.folder != "cifar10" or not rows:
+            continue
+        heat = rows[0]
+        sides.used(results.file("systems"))
         sides.worse.append(
-            f"The trainings are short and the network is small: {row.architecture}, {count(row.epochs)} epochs of "
-            "heat smoothing, where the paper trains a ResNet-34 for five times 200 epochs on CIFAR-10, and a "
-            "ResNet-50 on ImageNet-1k, which was not run here."
+            f"The trainings are short and the network is small: {heat.architecture}, {count(heat.trained.epochs)} "
+            "epochs of heat smoothing, where the paper trains a ResNet-34 for five times 200 epochs on CIFAR-10, and "
+            "a ResNet-50 on ImageNet-1k, which was not run here."
         )
-    if heat:
         sides.unsettled.append("Absolute accuracies and L-bounds: another network, another training.")

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 
 from heatserve.benchmarks.paper.summary import accuracy_of
 from heatserve.benchmarks.paper.tables import NOT_RUN
-from heatserve.benchmarks.records.cifar10 import Cifar10Row
 from heatserve.benchmarks.records.paper import SystemRow
 from heatserve.benchmarks.records.serving import ConformanceRecord
 from heatserve.benchmarks.report.document import Block, Bullets, Prose, Section, Table
 from heatserve.benchmarks.report.formats import count, decimals, joined, percentage, plain
-from heatserve.benchmarks.report.images import SYSTEM_MEANINGS, SYSTEM_STYLES, named
+from heatserve.benchmarks.report.images import SYSTEM_MEANINGS, named
 from heatserve.benchmarks.report.reported import AuditVerdict, DatasetResults, ReportedResults
 from heatserve.export.card import Card
 
@@ -23,8 +22,6 @@ def trained_section(reported: ReportedResults) -> Section | None:
     """The systems with how they were trained, and the models that are served."""
     blocks: list[Block] = [_meanings(reported)]
     blocks += [_systems(results) for results in reported.paper if results.systems and results.systems.rows]
-    if reported.kept.cifar10 and reported.kept.cifar10.rows:
-        blocks.append(_experiment(reported.kept.cifar10.rows))
     if reported.cards:
         blocks.append(_served(reported.cards))
     if reported.other_graphs:
@@ -42,42 +39,8 @@ def trained_section(reported: ReportedResults) -> Section | None:
 
 def _meanings(reported: ReportedResults) -> Bullets:
     """What each system is that some result is about."""
-    rows = reported.kept.cifar10.rows if reported.kept.cifar10 else ()
-    found = {row.system for row in rows}
-    found |= {row.system for results in reported.paper if results.systems for row in results.systems.rows}
+    found = {row.system for results in reported.paper if results.systems for row in results.systems.rows}
     return Bullets([f"{name}: {says}." for name, says in SYSTEM_MEANINGS.items() if name in found])
-
-
-def _experiment(rows: tuple[Cifar10Row, ...]) -> Table:
-    return Table(
-        caption="CIFAR-10: what heatserve experiment cifar10 trained",
-        headings=[
-            "system",
-            "method",
-            "starts from",
-            "labels",
-            "σ",
-            "network",
-            "epochs",
-            "minutes",
-            "accuracy",
-            "checkpoint",
-        ],
-        rows=[[*_experiment_cells(row)] for row in _in_order(rows)],
-        sources=["cifar10.json"],
-        words=4,
-        note="epochs and minutes: after the baseline; of the baseline its own. A dash: no log was kept.",
-    )
-
-
-def _in_order(rows: Sequence[Cifar10Row]) -> list[Cifar10Row]:
-    """One row of each network, by σ and system."""
-    found = {row.checkpoint: row for row in sorted(rows, key=lambda row: -row.n)}
-    known = [*SYSTEM_STYLES]
-    return sorted(
-        found.values(),
-        key=lambda row: (row.sigma, known.index(row.system) if row.system in known else len(known), row.system),
-    )
 
 
 def _systems(results: DatasetResults) -> Table:
@@ -121,14 +84,6 @@ def _system_cells(row: SystemRow) -> Iterator[str]:
     yield percentage(accuracy_of(row) if row.one_pass.right else None)
     yield count(len(row.one_pass.right))
     yield trained.checkpoint[:SHORT_HASH]
-
-
-def _experiment_cells(row: Cifar10Row) -> Iterator[str]:
-    yield from (row.system, row.method, row.start or "fresh weights", "yes" if row.labels else "no")
-    yield from (plain(row.sigma), row.architecture, count(row.epochs))
-    yield decimals(None if row.training_seconds is None else row.training_seconds / 60, 0)
-    yield percentage(row.clean_accuracy)
-    yield row.checkpoint[:SHORT_HASH]
 
 
 def _served(cards: Mapping[str, Card]) -> Table:

@@ -21,7 +21,6 @@ from heatserve.benchmarks.report.document import Beside, Block, Figure, Prose, S
 from heatserve.benchmarks.report.formats import count, in_percent, joined, plain
 from heatserve.benchmarks.report.images import named, style_of
 from heatserve.benchmarks.report.reported import DatasetResults, ReportedResults
-from heatserve.benchmarks.report.sections.accuracy import experiment_figures
 from heatserve.certification.radius import Float64Array
 
 _ATTACKS = ("PGD", "DDN")
@@ -37,14 +36,6 @@ def figures_section(reported: ReportedResults) -> Section | None:
             blocks.append(Beside(_figure_1(results, sigma)))
             attacked = [found for attack in _ATTACKS if (found := _attack_figure(results, sigma, attack))]
             blocks += [Beside(attacked)] if attacked else []
-    if reported.kept.cifar10:
-        whole = [
-            sigma
-            for results in reported.paper
-            for sigma in results.sigmas
-            if results.folder == "cifar10" and not results.view(sigma).unmeasured
-        ]
-        blocks += experiment_figures(reported.kept.cifar10, without=whole)
     if not blocks:
         return None
     start = Prose(
