@@ -6,7 +6,7 @@ import asyncio
 import time
 import uuid
 from collections.abc import AsyncGenerator, Awaitable, Callable, Generator, Iterator, Sequence
-from contextlib import aclosing, closing, contextmanager
+from contextlib import aclosing, closing, contextmanager, suppress
 from typing import Any, TypeVar
 
 from numpy.typing import NDArray
@@ -16,13 +16,13 @@ from heatserve.export.tiers import TierModel, tier_tensors
 from heatserve.serving.client.access import Access, access_to
 from heatserve.serving.client.answers import ModelSpec, black_image, read_outputs, read_spec
 from heatserve.serving.client.bounded import Patience, check_patience
-from heatserve.serving.client.described import Described
+from heatserve.serving.client.described import DESCRIBED_TIMES, Described, not_described
 from heatserve.serving.client.failures import explained
 from heatserve.serving.client.messages import InferRequest, InferResult, RequestParameters
 from heatserve.serving.client.probing import other_protocol
 from heatserve.serving.client.tier_questions import TierSpec, read_tier_spec
 from heatserve.serving.client.transport import open_async_transport, open_transport
-from heatserve.serving.errors import ServingError, UnavailableError
+from heatserve.serving.errors import ServingError, UnavailableError, UnknownModelError
 from heatserve.serving.pixels import Pixels
 
 T = TypeVar("T")
@@ -61,22 +61,28 @@ class Connection:
         """Close the connection."""
         self._transport.close()
 
-    def spec(self, model: str) -> ModelSpec:
-        """What the server tells about a model.
+    def spec(self, model: str, version: str = "") -> ModelSpec:
+        """What the server tells about a model, or about one of its versions.
 
         Raises:
-            ServingError: no server, no such model, or not a certified model.
+            ServingError: no server, no such model or version, or not a certified model.
         """
-        return read_spec(self._asked(lambda seconds: self._transport.config(model, seconds=seconds)))
+        return read_spec(self._asked(lambda seconds: self._transport.config(model, version, seconds=seconds)))
 
     def describe(self, model: str) -> Described:
         """What a client knows of a model. For the names of its classes, Triton ranks all of them for a black image.
 
         Raises:
-            ServingError: as `spec`, or the server's answer is not such a ranking.
+            ServingError: as `spec`, the server's answer is not such a ranking, or each time of another version than
+                what it tells about the model, as of servers of several versions behind one address.
         """
-        spec = self.spec(model)
-        return Described.of(spec, self._infer(_ranking(model, spec)))
+        for _ in range(DESCRIBED_TIMES):
+            spec = self.spec(model)
+            ranking = self._infer(_ranking(model, spec))
+            with suppress(UnknownModelError):  # the version that answered is not served any more, or not there
+                if spec == self.spec(model, ranking.model_version):
+                    return Described.of(spec, ranking)
+        raise not_described(ranking)
 
     def answer(
         self, model: str, images: Pixels, outputs: Sequence[str], *, request_id: str | None = None
@@ -194,14 +200,19 @@ class AsyncConnection:
         await self._transport.close()
         self._loop = None
 
-    async def spec(self, model: str) -> ModelSpec:
+    async def spec(self, model: str, version: str = "") -> ModelSpec:
         """See `Connection.spec`."""
-        return read_spec(await self._asked(lambda seconds: self._transport.config(model, seconds=seconds)))
+        return read_spec(await self._asked(lambda seconds: self._transport.config(model, version, seconds=seconds)))
 
     async def describe(self, model: str) -> Described:
         """See `Connection.describe`."""
-        spec = await self.spec(model)
-        return Described.of(spec, await self._infer(_ranking(model, spec)))
+        for _ in range(DESCRIBED_TIMES):
+            spec = await self.spec(model)
+            ranking = await self._infer(_ranking(model, spec))
+            with suppress(UnknownModelError):
+                if spec == await self.spec(model, ranking.model_version):
+                    return Described.of(spec, ranking)
+        raise not_described(ranking)
 
     async def answer(
         self, model: str, images: Pixels, outputs: Sequence[str], *, request_id: str | None = None

@@ -11,9 +11,10 @@ from heatserve.serving.client.failures import Refused
 from heatserve.serving.errors import ServingError
 
 
-def config_path(model: str) -> str:
-    """Where the configuration of a model is."""
-    return f"/v2/models/{quote(model, safe='')}/config"
+def config_path(model: str, version: str = "") -> str:
+    """Where the configuration of a model is, or that of one of its versions."""
+    of_version = f"/versions/{quote(version, safe='')}" if version else ""
+    return f"/v2/models/{quote(model, safe='')}{of_version}/config"
 
 
 def infer_path(model: str) -> str:

@@ -26,9 +26,9 @@ class AsyncHttpTransport:
         if access.address.is_encrypted:
             self._options["ssl"] = access.tls.context()
 
-    async def config(self, model: str, *, seconds: float) -> Mapping[str, Any]:
-        """A model's configuration, as JSON."""
-        async with self._answered("GET", config_path(model), None, {}, seconds) as answer:
+    async def config(self, model: str, version: str = "", *, seconds: float) -> Mapping[str, Any]:
+        """A model's configuration, or that of one of its versions, as JSON."""
+        async with self._answered("GET", config_path(model, version), None, {}, seconds) as answer:
             return config_of(await answer.read())
 
     async def infer(self, request: InferRequest, *, seconds: float) -> InferResult:

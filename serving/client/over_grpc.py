@@ -153,11 +153,11 @@ class GrpcTransport:
             access.tls.context()
         self._current: _Channel | None = None
 
-    def config(self, model: str, *, seconds: float) -> Mapping[str, Any]:
-        """A model's configuration, as its message in JSON."""
+    def config(self, model: str, version: str = "", *, seconds: float) -> Mapping[str, Any]:
+        """A model's configuration, or that of one of its versions, as its message in JSON."""
         from tritonclient.grpc import service_pb2
 
-        return _as_json(self._call("config", service_pb2.ModelConfigRequest(name=model), seconds))
+        return _as_json(self._call("config", service_pb2.ModelConfigRequest(name=model, version=version), seconds))
 
     def infer(self, request: InferRequest, *, seconds: float) -> InferResult:
         """The answer to a request."""
@@ -236,11 +236,13 @@ class AsyncGrpcTransport:
             access.tls.context()
         self._current: _Channel | None = None
 
-    async def config(self, model: str, *, seconds: float) -> Mapping[str, Any]:
+    async def config(self, model: str, version: str = "", *, seconds: float) -> Mapping[str, Any]:
         """See `GrpcTransport.config`."""
         from tritonclient.grpc import service_pb2
 
-        return _as_json(await self._call("config", service_pb2.ModelConfigRequest(name=model), seconds))
+        return _as_json(
+            await self._call("config", service_pb2.ModelConfigRequest(name=model, version=version), seconds)
+        )
 
     async def infer(self, request: InferRequest, *, seconds: float) -> InferResult:
         """See `GrpcTransport.infer`."""

@@ -123,9 +123,9 @@ class HttpTransport:
         self._connections = _connections(access)
         self._process = os.getpid()
 
-    def config(self, model: str, *, seconds: float) -> Mapping[str, Any]:
-        """A model's configuration, as JSON."""
-        with self._answered("GET", config_path(model), None, {}, seconds) as answer:
+    def config(self, model: str, version: str = "", *, seconds: float) -> Mapping[str, Any]:
+        """A model's configuration, or that of one of its versions, as JSON."""
+        with self._answered("GET", config_path(model, version), None, {}, seconds) as answer:
             return config_of(answer.data)
 
     def infer(self, request: InferRequest, *, seconds: float) -> InferResult:

@@ -217,7 +217,7 @@ def test_a_lost_request_is_asked_again(triton: TritonServer) -> None:
     with http_front(triton.endpoints.http_url, seen=seen) as address:
         with Client(f"http://{address}", model="tiny") as client:
             assert client.predict(random_images(1))
-            asked = [f"/v2/models/tiny/{name}" for name in ("config", "infer", "infer")]
+            asked = [f"/v2/models/tiny/{name}" for name in ("config", "infer", "versions/1/config", "infer")]
             assert seen.paths == [asked[0]] * 4 + asked[1:]
             seen.paths.clear()
             seen.answers[:] = [None] * 4

@@ -27,6 +27,9 @@ from heatserve.serving.client.address import parse_address
 
 Ask = Callable[..., list[Prediction]]
 
+ASKED = ("config", "infer", "versions/1/config", "infer")
+"""What a client asks of a model, the first time: the last one is the question."""
+
 
 def ask_blocking(url: str, **options: Any) -> list[Prediction]:
     with Client(url, model="tiny", **options) as client:
@@ -140,12 +143,13 @@ def test_files_of_tls_are_read_before_anything_is_sent(
 
 @CLIENTS
 def test_http_goes_behind_a_prefix_with_headers_and_a_token(triton: TritonServer, ask: Ask) -> None:
-    seen, tokens = Seen(), iter(("first", "second", "third"))
+    seen, tokens = Seen(), iter(("first", "second", "third", "fourth"))
     with http_front(triton.endpoints.http_url, prefix="/models/a", seen=seen) as address:
         found = ask(f"http://{address}/models/a/", headers={"X-Team": "heat"}, token=lambda: next(tokens))
         assert len(found) == 2
-    assert seen.paths == [f"/models/a/v2/models/tiny/{path}" for path in ("config", "infer", "infer")]
-    assert [headers["authorization"] for headers in seen.headers] == ["Bearer first", "Bearer second", "Bearer third"]
+    assert seen.paths == [f"/models/a/v2/models/tiny/{path}" for path in ASKED]
+    found_tokens = [headers["authorization"].removeprefix("Bearer ") for headers in seen.headers]
+    assert found_tokens == ["first", "second", "third", "fourth"]
     assert {headers["x-team"] for headers in seen.headers} == {"heat"}
 
 
@@ -172,7 +176,8 @@ def test_grpc_goes_behind_a_prefix_with_headers_and_a_token(triton: TritonServer
         assert len(ask(f"grpc://127.0.0.1:{port}/models/a", headers={"X-Team": "heat"}, token="secret")) == 2
         server.stop(None).wait()
     service = "/models/a/inference.GRPCInferenceService"
-    assert [path for path, _ in passing.seen] == [f"{service}/{n}" for n in ("ModelConfig", "ModelInfer", "ModelInfer")]
+    names = ["ModelConfig", "ModelInfer"]
+    assert [path for path, _ in passing.seen] == [f"{service}/{name}" for name in names * 2]
     for _, metadata in passing.seen:
         assert (metadata["x-team"], metadata["authorization"]) == ("heat", "Bearer secret")
 
@@ -255,7 +260,7 @@ def test_http_goes_through_the_proxy_of_the_environment(
         monkeypatch.setenv("no_proxy", "triton.example")
         with pytest.raises(ServingError, match="no server answers here"):
             ask("http://triton.example:8000", retries=0)
-    assert len(seen.paths) == 3
+    assert len(seen.paths) == len(ASKED)
 
 
 @CLIENTS

@@ -38,9 +38,18 @@ class ChangingProxy(service_pb2_grpc.GRPCInferenceServiceServicer):  # type: ign
         self._triton = service_pb2_grpc.GRPCInferenceServiceStub(triton)
         self.change_outputs: Change = id
         self.change_ranking: Change = id
+        self.promise = ""
+        """What the configurations of the later version (7) promise."""
 
-    def ModelConfig(self, request: Any, _context: object) -> Any:
-        return self._triton.ModelConfig(request)
+    def ModelConfig(self, request: Any, context: grpc.ServicerContext) -> Any:
+        is_later, request.version = request.version == "7", "" if request.version == "7" else request.version
+        try:
+            answer = self._triton.ModelConfig(request)
+        except grpc.RpcError as error:
+            context.abort(error.code(), error.details())
+        if is_later and self.promise:
+            answer.config.parameters["promise"].string_value = self.promise
+        return answer
 
     def ModelInfer(self, request: Any, _context: object) -> Any:
         answer = self._triton.ModelInfer(request)
@@ -201,6 +210,31 @@ def test_no_version_is_named_by_the_classes_of_another(proxy: tuple[str, Changin
     url, changes = proxy
     changes.change_outputs, changes.change_ranking = other_version, id
     with pytest.raises(ServingError, match="expected a description of version 7 of the model, which answered"):
+        predict(url, "tiny", random_images(1))
+
+
+@CLIENTS
+def test_no_version_s_classes_stand_beside_the_promise_of_another(
+    proxy: tuple[str, ChangingProxy], predict: Predict
+) -> None:
+    url, changes = proxy
+    changes.change_outputs = changes.change_ranking = other_version
+    (later,) = predict(url, "tiny", random_images(1))
+    assert later.class_name == f"other {later.label}"
+    changes.promise = "what version 7 promises, where the server tells what another one does"
+    with pytest.raises(ServingError, match="expected a description of version 7 of the model, which answered"):
+        predict(url, "tiny", random_images(1))
+
+
+def remove_version(answer: service_pb2.ModelInferResponse) -> None:
+    answer.model_version = "8"
+
+
+@CLIENTS
+def test_a_version_that_is_gone_is_not_described(proxy: tuple[str, ChangingProxy], predict: Predict) -> None:
+    url, changes = proxy
+    changes.change_outputs = changes.change_ranking = remove_version
+    with pytest.raises(ServingError, match="expected a description of version 8 of the model, which answered"):
         predict(url, "tiny", random_images(1))
 
 

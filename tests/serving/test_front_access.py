@@ -37,7 +37,7 @@ def token_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def front(triton: TritonServer, token_file: Path) -> Iterator[RunningFront]:
     """A front that wants tokens, and takes three requests a second of each."""
-    with front_before(state_of_triton(triton), FrontOptions(token_file=token_file, rate=3)) as running:
+    with front_before(state_of_triton(triton), FrontOptions(token_file=token_file, rate=4)) as running:
         yield running
 
 
