@@ -11,7 +11,6 @@ from numpy.typing import NDArray
 from heatserve.benchmarks.pages.kept import KeptResults
 from heatserve.benchmarks.paper.orders import orders_table, paper_findings
 from heatserve.benchmarks.paper.published import RUNS
-from heatserve.benchmarks.paper.summary import certify_curve
 from heatserve.benchmarks.paper.tables import NO_RADIUS, PaperTable, PaperView, all_tables, sigmas_of
 from heatserve.benchmarks.records.paper import AttackRow, PaperResults, SystemRow
 
@@ -29,6 +28,7 @@ class PaperSection:
     findings: list[str]
     folder: str
     """Its results, in benchmarks/results/."""
+    glance: Glance
 
     def own_numbers(self, row: SystemRow) -> dict[str, object]:
         """The hyperparameters of a row's training, but for those that all rows have alike."""
@@ -66,7 +66,9 @@ def paper_page(kept: KeptResults) -> dict[str, object] | None:
 def _sections(found: PaperResults) -> list[PaperSection]:
     views = [PaperView(found.systems, found.attacks, sigma) for sigma in sigmas_of(found.systems)]
     return [
-        PaperSection(view, all_tables(view), orders_table(view), paper_findings(view), found.systems.dataset)
+        PaperSection(
+            view, all_tables(view), orders_table(view), paper_findings(view), found.systems.dataset, Glance.of(view)
+        )
         for view in views
     ]
 
@@ -76,30 +78,41 @@ def _rows(found: PaperResults) -> list[SystemRow | AttackRow]:
 
 
 def readme_table(kept: KeptResults) -> dict[str, object] | None:
-    """What each system of one data set certifies at the radius σ, in many passes and in one, on the same images."""
-    found = next((found for found in kept.paper if found.systems.dataset == README_DATASET), None)
-    if found is None:
-        return None
-    view = PaperView(found.systems, found.attacks, README_SIGMA)
-    proven = [row for row in view.rows if row.noisy]
-    if not proven:
-        return None
-    images = min(row.proven_images for row in proven)
-    settings = proven[0].settings
-    tried = sum(row.kind == "statistical" for row in found.systems.rows)
-    return {
-        "view": view,
-        "images": images,
-        "certify": settings.monte_carlo,
-        "passes": settings.monte_carlo.n0 + settings.monte_carlo.n,
-        "settings": settings,
-        "tried": tried,
-        "left": max(0.0, 1 - tried * settings.calibration_delta),
-        "lines": [[*_readme_cells(row, images)] for row in view.rows],
-    }
+    """What each system of one data set certifies at the radius σ; None: none was measured that has votes."""
+    for section in (section for found in kept.paper for section in _sections(found)):
+        if (section.folder, section.view.sigma) == (README_DATASET, README_SIGMA):
+            return {"section": section}
+    return None
 
 
-def _readme_cells(row: SystemRow, images: int) -> Iterator[str]:
+@dataclass(frozen=True)
+class Glance:
+    """What each system certifies at the radius σ, in many passes and in one, on the same images."""
+
+    images: int
+    passes: int
+    tried: int
+    """Networks that were calibrated on the same images, with or without success."""
+    left: float
+    """The confidence that a union bound leaves for one that is chosen among them by such figures."""
+    lines: list[list[str]]
+
+    @classmethod
+    def of(cls, view: PaperView) -> Glance:
+        """The rows of a data set and σ, of which one at least has votes."""
+        images = min(row.proven_images for row in view.rows if row.noisy)
+        settings = view.rows[0].settings
+        tried = sum(row.kind == "statistical" for row in view.systems.rows)
+        return cls(
+            images=images,
+            passes=settings.monte_carlo.n0 + settings.monte_carlo.n,
+            tried=tried,
+            left=max(0.0, 1 - tried * settings.calibration_delta),
+            lines=[[*_cells(row, images, view.sigma)] for row in view.rows],
+        )
+
+
+def _cells(row: SystemRow, images: int, radius: float) -> Iterator[str]:
     one, trained = row.one_pass, row.trained
     truth, label, served = (np.array(values[:images]) for values in (one.truth, one.label, one.served))
     yield from (f"`{row.system}`", "yes" if trained.labels else "no", str(trained.epochs))
@@ -107,14 +120,11 @@ def _readme_cells(row: SystemRow, images: int) -> Iterator[str]:
     if row.noisy is None:
         yield from (NO_RADIUS, NO_RADIUS)
     else:
+        proven, proven_radius = np.array(row.noisy.proven_label[:images]), np.array(row.noisy.proven_radius[:images])
         yield _share(np.array(row.noisy.vote_label[:images]) == truth)
-        certify = certify_curve(row, np.array([README_SIGMA]))
-        assert certify is not None  # there are votes
-        yield f"{100 * certify.share[0]:.1f}"
+        yield _share((proven == truth) & (proven_radius >= radius))
     overclaims = row.overclaims("served")[:images]
-    backed = (label == truth) & (served >= README_SIGMA)
-    backed[: len(overclaims)] &= ~overclaims
-    yield _share(backed)
+    yield _share((label == truth) & (served >= radius) & ~overclaims)
     yield f"{overclaims.sum():,} of {(served > 0).sum():,}" if row.noisy else "none possible"
 
 
