@@ -12,7 +12,7 @@ from heatserve.benchmarks.report.charts.chart import Bar, BarChart, Chart, Cloud
 from heatserve.benchmarks.report.charts.scale import Scale
 
 _WIDTH, _HEIGHT = 400, 300
-_LEFT, _RIGHT, _TOP, _BOTTOM = 50, 10, 26, 44
+_LEFT, _RIGHT, _TOP, _BOTTOM = 50, 16, 26, 44
 _ROW = 46
 """Height of a bar with the name above it."""
 _LETTER = 8

@@ -9,9 +9,9 @@ from math import isfinite
 
 from heatserve.benchmarks.report.charts.chart import Point
 
-MOST_POINTS = 500
+MOST_POINTS = 200
 """A cloud with more points is drawn as cells, each of which says how many images lie in it."""
-GRID_CELLS = 40
+GRID_CELLS = 28
 """Cells of the grid in each direction."""
 
 
