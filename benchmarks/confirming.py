@@ -32,10 +32,7 @@ CONFIRMED_RADII = (0.0625, 0.125, 0.25)
 """r (L2, pixels in [0,1])."""
 CONFIRMED_ALPHAS = (1e-3, 1e-4, 1e-6)
 _LOOKS = replace(PLAIN, step=RULE.step, is_eager=RULE.is_eager)
-_PRIOR = replace(_LOOKS, prior_votes=RULE.prior_votes)
-CONFIRMED_RULES: Mapping[str, Rule] = MappingProxyType(
-    {"plain": PLAIN, "+ early looks": _LOOKS, "+ prior": _PRIOR, "+ giving up": replace(_PRIOR, price=RULE.price)}
-)
+CONFIRMED_RULES: Mapping[str, Rule] = MappingProxyType({"plain": PLAIN, "+ early looks": _LOOKS, "+ giving up": RULE})
 """Each adds something to the one before; the last is `RULE`."""
 CONFIRM_TOTALS = (8, 16, 24, 32, 48, 64, 96, 128, 192, 256, 384, 512, 768, 1024)
 """Numbers of votes by which confirmed images are counted."""
@@ -61,7 +58,6 @@ def measure_confirmations(
     votes = np.stack(list(progress(drawn, len(inputs), f"{model.name}: {n} votes")))
     outputs = answers(open_served(model), inputs)
     labels, radii = outputs["label"], outputs["certified_radius"]
-    expected = outputs["probabilities"].max(1)
     rows = []
     for radius in CONFIRMED_RADII:
         for alpha in CONFIRMED_ALPHAS:
@@ -71,7 +67,6 @@ def measure_confirmations(
                     replay(
                         confirmation(
                             label=int(label),
-                            expected=float(share),
                             p=threshold(radius, sigma=sigma),
                             n=n,
                             alpha=left,
@@ -80,7 +75,7 @@ def measure_confirmations(
                         row,
                         classes=outputs["probabilities"].shape[1],
                     )
-                    for label, share, row in zip(labels, expected, votes, strict=True)
+                    for label, row in zip(labels, votes, strict=True)
                 ]
                 rows.append(_row(radius, alpha, name, found, right=labels == inputs.labels, served=radii >= radius))
     return ConfirmedModel(
@@ -138,7 +133,6 @@ def _row(
         right=int((confirmed & right).sum()),
         disproven=int((reasons == Ending.DISPROVEN.value).sum()),
         hopeless=int((reasons == Ending.HOPELESS.value).sum()),
-        unasked=int((votes == 0).sum()),
         undecided=int((reasons == Ending.VOTES.value).sum()),
         votes=_counts(votes),
         served=int(served.sum()),

@@ -126,14 +126,10 @@ def _confirmed(
     outputs: Mapping[str, NDArray[np.generic]], votes: NDArray[np.int64], *, p: float, alpha: float
 ) -> tuple[NDArray[np.bool_], NDArray[np.int64]]:
     """Whether votes prove the class of the single pass, image by image, and how many were needed."""
-    probabilities = outputs["probabilities"]
+    classes = outputs["probabilities"].shape[1]
     said = [
-        replay(
-            confirmation(label=int(label), expected=float(share), p=p, n=N, alpha=alpha),
-            row,
-            classes=probabilities.shape[1],
-        )
-        for label, share, row in zip(outputs["label"].tolist(), probabilities.max(1).tolist(), votes, strict=True)
+        replay(confirmation(label=int(label), p=p, n=N, alpha=alpha), row, classes=classes)
+        for label, row in zip(outputs["label"].tolist(), votes, strict=True)
     ]
     return np.array([one.reason is Ending.PROVEN for one in said]), np.array([one.votes for one in said])
 

@@ -27,7 +27,7 @@ class Ending(Enum):
     DISPROVEN = "disproven"
     """The votes prove that this class is not certified at the radius: NO."""
     HOPELESS = "hopeless"
-    """Given up: what the single pass expects, and the votes so far, leave too little chance of a proof."""
+    """Given up: the votes so far leave too little chance of a proof, or there is no class to prove."""
     VOTES = "votes"
     """Not decided by as many votes as were allowed."""
 

@@ -86,7 +86,7 @@ class TierReason(str, Enum):
         return {
             TierReason.PROVEN: "the votes prove the answer for every image within the radius",
             TierReason.DISPROVEN: "the votes prove that this class is not certified at the radius",
-            TierReason.HOPELESS: "given up: the single pass, or the votes so far, leave too little hope of a proof",
+            TierReason.HOPELESS: "given up: the votes so far leave too little hope of a proof",
             TierReason.VOTES: "not decided by as many votes as were allowed",
             TierReason.DEADLINE: "not decided before the deadline",
             TierReason.NOT_CLAIMED: "not asked: the single pass itself serves a smaller radius",

@@ -41,8 +41,7 @@ class VoteQuestion:
     alpha: float
     n: int
     label: int = -1
-    """For confirm, the class; and with what probability the single pass answers it, and the L2 radius."""
-    expected: float = 0.0
+    """For confirm, the class, and the L2 radius."""
     radius: float = 0.0
     n0: int = 1
     """For certify, the votes for its guess, and how many classes it is about."""

@@ -111,8 +111,7 @@ def _known_noise(copies: int, *, seed: int, index: int) -> NDArray[np.int64]:
 
 
 def _confirmed(images: Float32Array, *, seed: int | None) -> int:
-    """For how many of the images confirm says yes to class 1, of which the single pass is all but certain."""
+    """For how many of the images confirm says yes to class 1."""
     one: Sequence[int] = [1] * len(images)
-    sure = [0.99] * len(images)
-    answers = confirm(stripes, images, one, sure, radius=RADIUS, sigma=SIGMA, alpha=ALPHA, seed=seed, noise=GRID)
+    answers = confirm(stripes, images, one, radius=RADIUS, sigma=SIGMA, alpha=ALPHA, seed=seed, noise=GRID)
     return sum(answer.outcome is Outcome.YES for answer in answers)

@@ -10,6 +10,7 @@ import math
 import secrets
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 
 import numpy as np
 from numpy.typing import NDArray
@@ -38,8 +39,6 @@ class OnePass:
     """The single pass at N inputs."""
 
     labels: NDArray[np.int64]
-    p_first: Float64Array
-    """p₍₁₎ [N]."""
     radius: Float64Array
     """Served, [N] (L2, pixels in [0,1])."""
 
@@ -69,8 +68,7 @@ class Truth:
 def one_pass(target: Target, images: Float32Array) -> OnePass:
     """What the served graph answers at images [N, C, H, W]."""
     outputs = target.serve(images)
-    top = outputs["probabilities"].max(1).astype(np.float64)
-    return OnePass(outputs["label"], top, outputs["certified_radius"].astype(np.float64))
+    return OnePass(outputs["label"], outputs["certified_radius"].astype(np.float64))
 
 
 @dataclass(frozen=True)
@@ -123,9 +121,8 @@ def ask_tiers(
     single pass overclaims one of the radii.
     """
     served = one_pass(target, images)
-    confirmations = tuple(
-        ask_confirm(target, images, served, radius=radius, alpha=settings.alpha, n=settings.n) for radius in radii
-    )
+    ask = partial(ask_confirm, target, images, served.labels, alpha=settings.alpha, n=settings.n)
+    confirmations = tuple(ask(radius=radius) for radius in radii)
     confirmed = np.stack([is_yes(answers) for answers in confirmations], axis=1)
     claimed = np.stack([served.claims(radius) for radius in radii], axis=1)
     asked = np.tile(np.array(radii), (len(images), 1))
@@ -188,14 +185,13 @@ def _certified(
 
 
 def ask_confirm(
-    target: Target, images: Float32Array, served: OnePass, *, radius: float, alpha: float, n: int
+    target: Target, images: Float32Array, labels: NDArray[np.int64], *, radius: float, alpha: float, n: int
 ) -> list[Confirmation]:
     """What confirm answers at each image, with fresh entropy."""
     asked = confirm(
         target.vote,
         images,
-        served.labels.tolist(),
-        served.p_first.tolist(),
+        labels.tolist(),
         radius=radius,
         sigma=target.victim.sigma,
         n=n,
@@ -277,9 +273,8 @@ def ask_what_is_served(
     answers = list[Outcome]()
     for radius in np.unique(radii[spoofed]):
         at = spoofed & (radii == radius)
-        asked = OnePass(served.labels[at], served.p_first[at], radii[at])
         found = ask_confirm(
-            target, images[at], asked, radius=float(radius), alpha=settings.alpha, n=settings.truth_votes
+            target, images[at], served.labels[at], radius=float(radius), alpha=settings.alpha, n=settings.truth_votes
         )
         answers += [answer.outcome for answer in found]
     return spoofed, answers

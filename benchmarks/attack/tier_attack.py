@@ -186,7 +186,7 @@ def _ask_clean(target: Target, images: Float32Array, settings: TierAttackSetting
         np.array([certificate.radius for certificate in proven]),
         served,
         {
-            radius: ask_confirm(target, images, served, radius=radius, alpha=settings.alpha, n=settings.n)
+            radius: ask_confirm(target, images, served.labels, radius=radius, alpha=settings.alpha, n=settings.n)
             for radius in progress(radii, len(radii), "confirm, images as they are")
         },
     )
@@ -282,7 +282,7 @@ def _total(
 def _ask_often(target: Target, asked: Sequence[Answered], radius: float, settings: TierAttackSettings) -> AskedOften:
     """Ask again and again where the radius of the served class is below r, but least so."""
     candidates = [
-        (float(one.truth.share[i]), one.images[i], one.served.labels[i], one.served.p_first[i])
+        (float(one.truth.share[i]), one.images[i], one.served.labels[i])
         for one in asked
         if radius in one.radii
         for i in np.flatnonzero(one.truth.below(one.radii.index(radius)))
@@ -290,9 +290,8 @@ def _ask_often(target: Target, asked: Sequence[Answered], radius: float, setting
     nearest = sorted(candidates, key=lambda candidate: -candidate[0])[:_NEAREST]
     yes, repeats = 0, settings.asks // max(len(nearest), 1)
     if nearest:
-        _, images, labels, p_first = (np.repeat(np.stack(part), repeats, axis=0) for part in zip(*nearest, strict=True))
-        served = OnePass(labels, p_first, np.zeros(len(labels)))
-        answers = ask_confirm(target, images, served, radius=radius, alpha=settings.often_alpha, n=settings.n)
+        _, images, labels = (np.repeat(np.stack(part), repeats, axis=0) for part in zip(*nearest, strict=True))
+        answers = ask_confirm(target, images, labels, radius=radius, alpha=settings.often_alpha, n=settings.n)
         yes = int(is_yes(answers).sum())
     questions = repeats * len(nearest)
     return AskedOften(

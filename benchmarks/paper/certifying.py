@@ -149,8 +149,8 @@ def _confirmed(
     alpha: float,
 ) -> ConfirmedRadius:
     p, said = threshold(radius, sigma=sigma), []
-    for label, expected, one in zip(outputs["label"], outputs["probabilities"].max(1), found, strict=True):
-        test = confirmation(label=int(label), expected=float(expected), p=p, n=n, alpha=alpha)
+    for label, one in zip(outputs["label"], found, strict=True):
+        test = confirmation(label=int(label), p=p, n=n, alpha=alpha)
         said.append(replay(test, one.votes.astype(np.int64), classes=len(one.average)))
     return ConfirmedRadius(
         radius=round(radius, 6),

@@ -34,9 +34,7 @@ class ConfirmedRow:
     """Those of them whose class is the label."""
     disproven: int
     hopeless: int
-    """Given up, `unasked` included."""
-    unasked: int
-    """Given up before the first vote."""
+    """Given up."""
     undecided: int
     """Not decided by all votes."""
     votes: VoteCounts

@@ -234,7 +234,7 @@ def confirm(
     out: Out = None,
     as_json: Json = False,
 ) -> None:
-    """What a confirmation costs: images confirmed at each radius and α, and votes; what prior, looks, giving up save.
+    """What a confirmation costs: images confirmed at each radius and α, and votes; what looks and giving up save.
 
     Votes are drawn once for each image, and every question is asked of them: each is a claim of its own. What is
     counted does not depend on the speed of the machine.

@@ -236,7 +236,7 @@ def judged(victim: Victim, image: Image, *, label: int, radius: float, emit: Emi
     noise: NoiseSource = GRID if GRID.suits(image) else FLOAT32
     left = alpha_left(TRUTH_ALPHA, shape=image.shape, votes=TRUTH_VOTES, sigma=victim.sigma, noise=noise)
     p = threshold(radius, sigma=victim.sigma)
-    test = confirmation(label=label, expected=0.5, p=p, n=TRUTH_VOTES, alpha=left, rule=PLAIN)
+    test = confirmation(label=label, p=p, n=TRUTH_VOTES, alpha=left, rule=PLAIN)
 
     def votes(copies: NDArray[np.float32]) -> NDArray[np.float32]:
         emit({})

@@ -105,11 +105,8 @@ class TierInstance:
         answers = [self._before_votes(index, passed, question) for index in range(len(image))]
         asked = {index: pixels[index] for index, answer in enumerate(answers) if answer.reason is TierReason.DEADLINE}
         self._check_sampling(asked)
-        expected = [] if passed is None else passed.expected.tolist()
         deadline = caller.came + question.deadline_ms / 1000
-        self._waiting.add(
-            TierRequest(caller, question, deadline, answers, expected), asked if question.deadline_ms else {}
-        )
+        self._waiting.add(TierRequest(caller, question, deadline, answers), asked if question.deadline_ms else {})
 
     def _image(self, request: Any) -> NDArray[Any]:
         """The tensor of a request, checked, without the axis that the workspace puts in front of an image's own."""

@@ -21,8 +21,6 @@ class Passed:
 
     label: NDArray[np.int64]
     """Their classes, [N]; −1 where the network answers no numbers."""
-    expected: NDArray[np.float32]
-    """The probabilities of these classes, p₍₁₎, [N]."""
     certified_radius: NDArray[np.float32]
 
 
@@ -45,4 +43,4 @@ class SinglePass:
         outputs = self._run(images)
         radius = outputs["certified_radius"]
         radius = np.zeros_like(radius) if self._is_withdrawn() else radius
-        return Passed(outputs["label"], outputs["probabilities"].max(axis=1), radius)
+        return Passed(outputs["label"], radius)

@@ -248,7 +248,7 @@ def _test(
     left = alpha_left(question.alpha, shape=shape, votes=votes, sigma=sigma, noise=noise)
     if question.kind == TierModel.CONFIRM:
         p = threshold(question.radius, sigma=sigma)
-        return confirmation(label=question.label, expected=question.expected, p=p, n=question.n, alpha=left)
+        return confirmation(label=question.label, p=p, n=question.n, alpha=left)
     kind = certificate if question.kind == TierModel.CERTIFY else tightening
     return kind(sigma=sigma, n0=question.n0, n=question.n, alpha=left, top_k=question.top_k)
 

@@ -49,8 +49,6 @@ class TierRequest:
     """By `time.monotonic`."""
     answers: list[ImageAnswer]
     """What is answered to each image if the deadline passes now."""
-    expected: Sequence[float]
-    """p₍₁₎ of the single pass for each image; of no meaning to certify."""
     numbers: set[int] = field(default_factory=set)
     """Of its questions that are open."""
     waits: bool = False
@@ -174,7 +172,6 @@ class WaitingRequests:
             question.alpha,
             question.n,
             label=request.answers[index].label,
-            expected=float(request.expected[index]),
             radius=question.radius,
         )
 

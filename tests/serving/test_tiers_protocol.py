@@ -16,7 +16,7 @@ from tiny_model import SHAPE, random_images
 from heatserve.serving.unix_sockets import connected, listening
 from heatserve.serving.vote_protocol import Channel, Finding, GiveUp, Message, ProtocolError, Unanswered, VoteQuestion
 
-QUESTION = VoteQuestion(7, "confirm", 1e-6, 1000, label=3, expected=0.75, radius=0.125)
+QUESTION = VoteQuestion(7, "confirm", 1e-6, 1000, label=3, radius=0.125)
 FINDING = Finding(7, True, "proven", 48, "grid", radius=0.25, p_lower=0.9, classes=(3, 1))
 IMAGE_BYTES = 4 * int(np.prod(SHAPE))
 

@@ -49,7 +49,7 @@ def voter(classifier: Classifier, folder: Path, *, most_open: int = 10_000) -> I
 
 
 def confirm(number: int, *, label: int = 0, radius: float = 0.1, n: int = 1000) -> VoteQuestion:
-    return VoteQuestion(number, "confirm", 1e-6, n, label=label, expected=0.9, radius=radius)
+    return VoteQuestion(number, "confirm", 1e-6, n, label=label, radius=radius)
 
 
 def certify(number: int, *, n: int = 100, n0: int = 16, kind: str = "certify") -> VoteQuestion:

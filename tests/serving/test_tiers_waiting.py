@@ -92,7 +92,7 @@ class Tiers:
         for _ in range(100):
             asked = Asked()
             answers = [ImageAnswer(3 if kind is TierModel.CONFIRM else -1, question.alpha, tier) for _ in range(images)]
-            request = TierRequest(asked, question, time.monotonic() + seconds, answers, [0.9] * images)
+            request = TierRequest(asked, question, time.monotonic() + seconds, answers)
             image = np.zeros(SHAPE, np.float32)
             self.waiting[kind].add(request, dict.fromkeys(range(images), image))
             if not isinstance(asked.error, UnavailableError):
@@ -127,7 +127,7 @@ def test_a_question_carries_what_was_asked_and_its_answer_comes_back(tiers: Tier
     voter = tiers.start(TierModel.CONFIRM)
     asked = tiers.ask(TierModel.CONFIRM, images=2)
     first, second = question_from(voter), question_from(voter)
-    assert replace(first, number=0) == VoteQuestion(0, "confirm", 1e-6, 1000, label=3, expected=0.9, radius=0.125)
+    assert replace(first, number=0) == VoteQuestion(0, "confirm", 1e-6, 1000, label=3, radius=0.125)
     voter.send(replace(PROVEN, number=second.number, reason="hopeless", votes=0))
     voter.send(replace(PROVEN, number=first.number))
     yes, undecided = asked.result()
