@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -56,7 +57,7 @@ class Trust:
         Args:
             repository: a model repository.
             name: of the model.
-            folder: for the copy; it is made, and must stay while the version is served.
+            folder: for the copy; it is made, and must stay while the version is served. Removed where that is refused.
             version: its number; None: the newest.
 
         Raises:
@@ -71,12 +72,16 @@ class Trust:
                 f"({first_of([short(key) for key in self.keys])}), got one of {short(envelope.key)}; sign the "
                 "version with a key that is trusted, or trust this one"
             )
-        contents = copy_contents(repository, name, folder / _REPOSITORY, version=int(source.name))
-        self._verify(contents, envelope, folder / SIGNATURE_NAME)
+        copy = folder / _REPOSITORY
         try:
+            contents = copy_contents(repository, name, copy, version=int(source.name))
+            self._verify(contents, envelope, folder / SIGNATURE_NAME)
             return contents.open()
-        except HeatserveError as error:
-            raise type(error)(str(error).replace(str(contents.folder), str(repository))) from None
+        except BaseException as error:
+            shutil.rmtree(folder, ignore_errors=True)  # a server that is asked again would fill the disk with them
+            if isinstance(error, HeatserveError):
+                raise type(error)(str(error).replace(str(copy), str(repository))) from None
+            raise
 
     def _verify(self, contents: Contents, envelope: Envelope, path: Path) -> None:
         from cryptography.exceptions import InvalidSignature

@@ -350,3 +350,10 @@ def test_version_that_is_not_there(repository: Path, key: Path, tmp_path: Path) 
         admit(repository, tmp_path, key, name="absent")
     with pytest.raises(HeatserveError, match="name: expected"):
         admit(repository, tmp_path, key, name="../tiny")
+
+
+def test_copy_of_what_is_refused_is_removed(repository: Path, key: Path, tmp_path: Path) -> None:
+    (repository / "tiny" / "1" / "extra").write_bytes(b"")
+    with pytest.raises(UntrustedError, match="extra"):
+        admit(repository, tmp_path, key)
+    assert not (tmp_path / "copy").exists()
