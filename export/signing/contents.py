@@ -99,13 +99,15 @@ def copy_contents(repository: Path, name: str, folder: Path, *, version: int | N
 
     Raises:
         HeatserveError: no such version, a configuration that cannot be read, or something in its folder that is neither
-            a file nor a folder.
+            a file nor a folder, or has a name that cannot be printed.
     """
     source = find_version(repository, name, version)
     target = folder / name / source.name
     target.mkdir(parents=True)
     for path in sorted(source.rglob("*")):
         copy = target / path.relative_to(source)
+        if not path.name.isprintable():  # no signature can be about bytes that are no text, nor a terminal show them
+            raise HeatserveError(f"{source}: expected names of printable characters, got {path.name!a}; rename it")
         if path.is_dir() and not path.is_symlink():
             copy.mkdir()
         elif not path.is_file():

@@ -357,3 +357,12 @@ def test_copy_of_what_is_refused_is_removed(repository: Path, key: Path, tmp_pat
     with pytest.raises(UntrustedError, match="extra"):
         admit(repository, tmp_path, key)
     assert not (tmp_path / "copy").exists()
+
+
+@pytest.mark.parametrize("name", [b"\xff", b"two\nlines", b"\x1b[31m"])
+def test_name_that_cannot_be_printed_is_refused(name: bytes, repository: Path, key: Path, tmp_path: Path) -> None:
+    Path(os.fsdecode(os.path.join(os.fsencode(repository / "tiny" / "1"), name))).write_bytes(b"")
+    for use in (lambda: sign_version(repository, "tiny", key), lambda: admit(repository, tmp_path, key)):
+        with pytest.raises(HeatserveError, match="expected names of printable characters") as caught:
+            use()
+        assert str(caught.value).isprintable()
