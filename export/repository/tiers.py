@@ -97,6 +97,7 @@ def served_tiers(model: ModelVersion) -> dict[TierModel, pb.ModelConfig]:
     newest = is_newest(model)
     for kind, config in found.items():
         if not newest:
+            check_parameters(config, _path(repository, model.name, kind), kind)
             found[kind] = adapted(config, model.card, kind)
         _check(found[kind], tier_config(model.card, kind), _path(repository, model.name, kind), kind)
     return found
@@ -178,15 +179,24 @@ def _check(config: pb.ModelConfig, expected: pb.ModelConfig, path: Path, kind: T
         if field not in (*_OPERATORS, "parameters") and theirs != ours:
             what = _ADVICE if ours else "remove it"
             raise CardError(f"{path}: {field}: expected {ours or 'none'}, found {theirs or 'none'}; {what}")
+    check_parameters(config, path, kind)
+    try:
+        tier_limits(config)
+    except HeatserveError as error:
+        raise CardError(f"{path}: the parameter {error}; change it") from None
+
+
+def check_parameters(config: pb.ModelConfig, path: Path, kind: TierModel) -> None:
+    """Refuse a parameter that a tier does not have: `adapted` would leave out a limit that is misspelt.
+
+    Raises:
+        CardError: it has one; names it.
+    """
     known = (*OF_TIER, *limit_names(kind))
     if unknown := sorted(set(config.parameters) - set(known)):
         raise CardError(
             f"{path}: expected no parameters but {', '.join(known)}, found {', '.join(unknown)}; remove what is not one"
         )
-    try:
-        tier_limits(config)
-    except HeatserveError as error:
-        raise CardError(f"{path}: the parameter {error}; change it") from None
 
 
 def _said(config: pb.ModelConfig, field: str) -> str:

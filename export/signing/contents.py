@@ -36,7 +36,7 @@ from heatserve.export.repository.layout import (
     version_dirs,
 )
 from heatserve.export.repository.settings import WARM_UP_PATH, read_config, set_warm_up, write_config
-from heatserve.export.repository.tiers import OF_TIER, adapted, read_tier_configs
+from heatserve.export.repository.tiers import OF_TIER, adapted, check_parameters, read_tier_configs
 from heatserve.export.tiers import TierModel
 
 SETTINGS_NAME = "settings.json"
@@ -75,7 +75,9 @@ class Contents:
         write_atomically(model_dir / LABELS_NAME, ("\n".join(card.class_names) + "\n").encode())
         write_config(model_dir / CONFIG_NAME, _configured(self.config, card, model_dir))
         for kind, config in self.tiers.items():
-            write_config(self.folder / kind.beside(model_dir.name) / CONFIG_NAME, adapted(config, card, kind))
+            path = self.folder / kind.beside(model_dir.name) / CONFIG_NAME
+            check_parameters(config, path, kind)
+            write_config(path, adapted(config, card, kind))
         return open_model(self.folder, model_dir.name)
 
     def _copy_warm_up(self, model_dir: Path) -> None:

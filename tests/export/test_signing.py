@@ -366,3 +366,9 @@ def test_name_that_cannot_be_printed_is_refused(name: bytes, repository: Path, k
         with pytest.raises(HeatserveError, match="expected names of printable characters") as caught:
             use()
         assert str(caught.value).isprintable()
+
+
+def test_misspelt_limit_of_a_tier_is_refused_with_a_signature_as_without(repository: Path, key: Path) -> None:
+    set_parameter(repository / "tiny_confirm" / CONFIG_NAME, "most_alfa", "0.4")
+    with pytest.raises(HeatserveError, match=r"tiny_confirm.*found most_alfa"):
+        sign_version(repository, "tiny", key)
