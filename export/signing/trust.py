@@ -122,6 +122,8 @@ def read_public_key(path: Path) -> EllipticCurvePublicKey:
         raise HeatserveError(
             f"{wrong}, got a private key; keep that where you sign, and make its public key with `openssl pkey -pubout`"
         )
+    if (keys := text.count("-----BEGIN ")) > 1:
+        raise HeatserveError(f"{wrong}, got {keys} keys in it, of which one would count; use a file for each")
     try:
         key = load_pem_public_key(text.encode())
     except (ValueError, UnsupportedAlgorithm):

@@ -372,3 +372,10 @@ def test_misspelt_limit_of_a_tier_is_refused_with_a_signature_as_without(reposit
     set_parameter(repository / "tiny_confirm" / CONFIG_NAME, "most_alfa", "0.4")
     with pytest.raises(HeatserveError, match=r"tiny_confirm.*found most_alfa"):
         sign_version(repository, "tiny", key)
+
+
+def test_two_keys_in_one_file_are_refused(key: Path, other_key: Path, tmp_path: Path) -> None:
+    both = tmp_path / "both.pub"
+    both.write_bytes(public(key).read_bytes() + public(other_key).read_bytes())
+    with pytest.raises(HeatserveError, match=r"both\.pub: .* got 2 keys in it"):
+        Trust.of([both])
