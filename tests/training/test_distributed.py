@@ -109,6 +109,10 @@ def _work(folder: Path) -> None:
     except Interrupted as interrupted:
         found["interrupted"] = str(interrupted)
     found["shares"] = seen.handed_out
+    try:
+        _fit(noise, data, folder / str(team.rank) / out.name if team.rank else out, batch_norm=True, resume=True)
+    except StateError as error:
+        found["apart"] = str(error)
     found["state is there"] = out.with_suffix(".state").is_file()
     found["resumed"] = _fit(noise, data, out, batch_norm=True, resume=True)
     try:
@@ -209,6 +213,13 @@ def test_a_signal_to_one_process_stops_all_after_the_same_step_and_they_go_on_bi
         for name, tensor in results["noise"]["state"].items():
             assert torch.equal(results["resumed"]["state"][name], tensor), name
     assert [results["shares"] for results in both] == [[6] * 4, [5] * 4]
+
+
+@pytest.mark.slow
+def test_a_state_that_one_process_lacks_is_refused(both: list[Results]) -> None:
+    """It would begin with weights of its own, and the gradients of two networks would be averaged."""
+    for results in both:
+        assert "expected the same state for all processes" in results["apart"]
 
 
 @pytest.mark.slow

@@ -22,7 +22,7 @@ from heatserve.training.loop.log import Log, log_path
 from heatserve.training.loop.optimisation import Optimisation
 from heatserve.training.loop.progress import TrainingProgress, unseen_training
 from heatserve.training.loop.signals import stop_signals
-from heatserve.training.loop.state import state_path
+from heatserve.training.loop.state import StateError, state_path
 from heatserve.training.loop.trainer import LOG_EVERY, EpochMetrics, Trainer, TrainingError
 from heatserve.training.methods.protocol import Method
 
@@ -83,7 +83,7 @@ def fit(
         TrainingError: `out` has the suffix of a file beside it; the loss explodes; or it or its gradient is no longer
             finite. That step is not taken, or, where it was replayed, not written.
         DataError: `data` is not a `train` split, or it holds a label outside its classes.
-        StateError: the state to resume from is damaged, or another training's.
+        StateError: the state to resume from is damaged, or another training's, or not all processes have it.
         Interrupted: SIGINT, SIGTERM or SIGHUP came; the state is written.
     """
     run = run or Run()
@@ -93,6 +93,10 @@ def fit(
     state = state_path(out) if out else None
     if run.resume and state and state.is_file():
         trainer.load(state)
+    if len(set(trainer.team.gather(trainer.position.global_step))) > 1:
+        raise StateError(
+            f"{state}: expected the same state for all processes, found that some lack it: share its folder"
+        )
     leads, done, written = trainer.team.leads, trainer.position.global_step, -math.inf
     with (
         _threads(optimisation.cpu_threads),
