@@ -283,7 +283,8 @@ def _refuse_another(out: Path, recipe: str, epochs: int) -> None:
         return
     found = _recipe(replace(load_checkpoint(out).metadata, epochs=epochs))
     if found != recipe:  # else it is of this one, killed before its first state
-        here, there = ({**fields.pop("hyperparameters"), **fields} for fields in map(json.loads, (recipe, found)))
+        # Those of the hyperparameters last: the metadata's own epochs were made alike above.
+        here, there = (fields | fields.pop("hyperparameters") for fields in map(json.loads, (recipe, found)))
         others = ", ".join(name for name in {**here, **there} if here.get(name) != there.get(name))
         raise StateError(
             f"{out}: expected nothing, or what this training ends with, found a network of another one, which differs "

@@ -323,6 +323,8 @@ def test_what_another_training_ended_with_is_left_alone(few: ImageData, tmp_path
     before = out.read_bytes()
     with pytest.raises(StateError, match=f"^{out}: .* a network of another one, which differs in lr; give"):
         _train(few, out, replace(QUICK, lr=0.04), run=RESUMED)
+    with pytest.raises(StateError, match="which differs in epochs; give"):
+        _train(few, out, replace(QUICK, epochs=QUICK.epochs + 1), run=RESUMED)
     assert out.read_bytes() == before
     _train(few, out, replace(QUICK, lr=0.04), run=Run())
     assert out.read_bytes() != before
