@@ -142,16 +142,13 @@ def _train(
 ) -> GpuTrainingRecord:
     """Train until it is done or the time is used, and say in the record how far it came."""
     machine.check_time()
-    done = False
     try:
         with machine.stopping():
             train()
-        done = True
-    except Interrupted:
+    except (Interrupted, TimeUp):
+        _noted(system, recipe, machine, done=False, trainings=trainings)
         raise TimeUp from None
-    finally:
-        record = _noted(system, recipe, machine, done=done, trainings=trainings)
-    return record
+    return _noted(system, recipe, machine, done=True, trainings=trainings)
 
 
 def _noted(system: str, recipe: GpuRecipe, machine: GpuMachine, *, done: bool, trainings: int) -> GpuTrainingRecord:

@@ -31,6 +31,7 @@ from heatserve.benchmarks.records.table2 import SpeedRecord
 from heatserve.training.checkpoint import load_checkpoint
 from heatserve.training.data.cifar10 import CIFAR10_CLASSES
 from heatserve.training.loop.signals import stop_signals
+from heatserve.training.loop.state import StateError
 from heatserve.training.loop.trainer import EpochMetrics
 
 pytestmark = pytest.mark.slow
@@ -193,3 +194,12 @@ def test_mistakes_are_explained(capsys: pytest.CaptureFixture[str], tmp_path: Pa
     arguments = ["train", "noise", "--device", "cpu", "--root", str(tmp_path / "no"), "--out", str(tmp_path)]
     assert main(arguments) == 1
     assert "is not a folder" in capsys.readouterr().err
+
+
+def test_a_training_that_is_refused_leaves_the_row_of_the_one_that_is_there(tmp_path: Path, cifar: Path) -> None:
+    machine = GpuMachine("cpu", ends=time.monotonic() + 600)
+    recipe = GpuRecipe(folder=tmp_path, root=cifar, architecture="cifar_resnet20", epochs=1, precision="float32")
+    rows = train_on_gpu("baseline", recipe, machine).rows
+    with pytest.raises(StateError, match="which differs in epochs; give"):
+        train_on_gpu("baseline", replace(recipe, epochs=2), machine)
+    assert read_record(tmp_path / "train.json", GpuTrainingRecord).rows == rows
