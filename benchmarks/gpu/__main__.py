@@ -32,6 +32,8 @@ from heatserve.training.recipes import LIPSCHITZ
 
 UNFINISHED = 75
 """Exit code where the time was used before all was done: EX_TEMPFAIL, try again."""
+INTERRUPTED = 130
+"""Exit code where somebody stopped it before."""
 _MEASURED = ("cifar10-resnet34", "cifar10-resnet20", "imagenet-resnet50")
 _GRACE = 150.0
 """Seconds after `--minutes` in which a cell may end that was begun before: a compiler takes minutes, and keeps what it
@@ -41,14 +43,18 @@ _SHOWN_EVERY = 10.0
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one part. Returns the exit code: 0, 1 after an explained error, or `UNFINISHED`."""
+    """Run one part. Returns the exit code: 0, 1 after an explained error, 130 where it was stopped, or `UNFINISHED`."""
     asked = _parser().parse_args(arguments)
     part: Callable[[argparse.Namespace, GpuMachine], Record] = asked.part
+    ends = time.monotonic() + 60 * asked.minutes
     try:
-        machine = GpuMachine(asked.device, ends=time.monotonic() + 60 * asked.minutes)
+        machine = GpuMachine(asked.device, ends=ends)
         with machine.stopping(grace=_GRACE):
             record = part(asked, machine)
-    except TimeUp:
+    except (TimeUp, KeyboardInterrupt):
+        if time.monotonic() < ends:  # a signal of somebody's: a loop that asks again until all is done ends, too
+            _say("interrupted; the same command goes on")
+            return INTERRUPTED
         _say(f"unfinished after {asked.minutes:g} minutes; the same command goes on")
         return UNFINISHED
     except HeatserveError as error:

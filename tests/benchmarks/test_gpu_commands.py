@@ -20,7 +20,8 @@ import pytest
 from bare_machine import BARE, MISSING, needed_by
 from PIL import Image
 
-from heatserve.benchmarks.gpu.__main__ import UNFINISHED, main
+from heatserve.benchmarks.gpu import __main__ as command
+from heatserve.benchmarks.gpu.__main__ import INTERRUPTED, UNFINISHED, main
 from heatserve.benchmarks.gpu.certify import CERTIFY_WAYS
 from heatserve.benchmarks.gpu.heat_step import GPU_STEPS
 from heatserve.benchmarks.gpu.machine import GpuMachine, TimeUp, kept_or, write_plain
@@ -203,3 +204,20 @@ def test_a_training_that_is_refused_leaves_the_row_of_the_one_that_is_there(tmp_
     with pytest.raises(StateError, match="which differs in epochs; give"):
         train_on_gpu("baseline", replace(recipe, epochs=2), machine)
     assert read_record(tmp_path / "train.json", GpuTrainingRecord).rows == rows
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_who_stops_a_training_stops_the_loop_around_it_too(
+    number: signal.Signals,
+    tmp_path: Path,
+    cifar: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setattr(command, "_followed", steps_then(lambda: os.kill(os.getpid(), number), after=2))
+    recipe = ["--architecture", "cifar_resnet20", "--epochs", "300", "--precision", "float32"]
+    arguments = ["train", "baseline", "--device", "cpu", "--root", str(cifar), "--out", str(tmp_path), *recipe]
+    assert main(arguments) == INTERRUPTED
+    assert capsys.readouterr().err == "interrupted; the same command goes on\n"
+    (row,) = read_record(tmp_path / "train.json", GpuTrainingRecord).rows
+    assert row.epochs_done == 2
