@@ -6,7 +6,7 @@ import argparse
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import torch
@@ -38,6 +38,7 @@ _MEASURED = ("cifar10-resnet34", "cifar10-resnet20", "imagenet-resnet50")
 _GRACE = 150.0
 """Seconds after `--minutes` in which a cell may end that was begun before: a compiler takes minutes, and keeps what it
 has."""
+_MOST_MINUTES = 100_000
 _SHOWN_EVERY = 10.0
 """Seconds between two lines about a training."""
 
@@ -129,14 +130,33 @@ def _say(text: str) -> None:
     sys.stderr.write(f"{text}\n")
 
 
+def _whole(least: int, most: int = 10**9) -> Callable[[str], int]:
+    """Of an option: reads a whole number in these bounds."""
+
+    def read(text: str) -> int:
+        number = int(text) if text.isascii() and text.isdecimal() else -1
+        if not least <= number <= most:
+            raise argparse.ArgumentTypeError(f"expected a whole number from {least} to {most}, got {text!r}")
+        return number
+
+    return read
+
+
+def _minutes(text: str) -> float:
+    with suppress(ValueError):
+        if 0 <= float(text) <= _MOST_MINUTES:
+            return float(text)
+    raise argparse.ArgumentTypeError(f"expected minutes from 0 to {_MOST_MINUTES}, got {text!r}")
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m heatserve.benchmarks.gpu", description=__doc__)
     parts = parser.add_subparsers(required=True, dest="name", metavar="PART")
     shared = argparse.ArgumentParser(add_help=False)
     shared.add_argument("--out", type=Path, default=Path("gpu"), help="folder of what comes out (gpu)")
     shared.add_argument("--device", default="cuda", help="cuda, cuda:1, …, or cpu to try the command out")
-    shared.add_argument("--minutes", type=float, default=5.0, help="then it stops; the same command goes on (5)")
-    shared.add_argument("--seed", type=int, default=0)
+    shared.add_argument("--minutes", type=_minutes, default=5.0, help="then it stops; the same command goes on (5)")
+    shared.add_argument("--seed", type=_whole(0, 2**32 - 1), default=0)
     measuring = argparse.ArgumentParser(add_help=False)
     measuring.add_argument(
         "--shape", nargs="+", choices=list(CLASSIFIERS), default=list(_MEASURED), help=f"({' '.join(_MEASURED)})"
@@ -151,21 +171,21 @@ def _parser() -> argparse.ArgumentParser:
         return added
 
     speed = add("speed", _speed, "Table 2: one pass against n₀ noisy passes", measuring)
-    speed.add_argument("--rounds", type=int, default=30, help="counted blocks each way (30)")
+    speed.add_argument("--rounds", type=_whole(1), default=30, help="counted blocks each way (30)")
     certify = add("certify", _certify, "samples a second of Certify", measuring)
-    certify.add_argument("--rounds", type=int, default=3, help="runs of each, of which the median counts (3)")
-    certify.add_argument("--passes", type=int, default=10_000, help="n₀ + n (10000)")
-    certify.add_argument("--batch-size", type=int, nargs="+", default=list(GPU_BATCH_SIZES))
+    certify.add_argument("--rounds", type=_whole(1), default=3, help="runs of each, of which the median counts (3)")
+    certify.add_argument("--passes", type=_whole(2), default=10_000, help="n₀ + n (10000)")
+    certify.add_argument("--batch-size", type=_whole(1), nargs="+", default=list(GPU_BATCH_SIZES))
     heat_step = add("heat-step", _heat_step, "a heat step beside a cross-entropy step", measuring)
-    heat_step.add_argument("--rounds", type=int, default=10, help="runs of each, of which the median counts (10)")
-    heat_step.add_argument("--kappa", type=int, default=10, help="κ, draws in one step (10)")
+    heat_step.add_argument("--rounds", type=_whole(1), default=10, help="runs of each, of which the median counts (10)")
+    heat_step.add_argument("--kappa", type=_whole(1), default=10, help="κ, draws in one step (10)")
     train = add("train", _train, "a row of Table 5, as in Appendix E of the paper, after its baseline", training)
     train.add_argument("system", choices=list(GPU_SYSTEMS))
     train.add_argument("--architecture", default=PAPER_ARCHITECTURE)
-    train.add_argument("--epochs", type=int, default=PAPER_EPOCHS, help="of each time step")
+    train.add_argument("--epochs", type=_whole(1), default=PAPER_EPOCHS, help="of each time step")
     lipschitz = add("lipschitz", _lipschitz, "a 1-Lipschitz network by the recipe for GPUs", training)
     lipschitz.add_argument("--architecture", default=LIPSCHITZ["gpu"][0])
-    lipschitz.add_argument("--epochs", type=int, default=LIPSCHITZ["gpu"][1].epochs)
+    lipschitz.add_argument("--epochs", type=_whole(1), default=LIPSCHITZ["gpu"][1].epochs)
     return parser
 
 

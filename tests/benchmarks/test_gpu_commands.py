@@ -221,3 +221,27 @@ def test_who_stops_a_training_stops_the_loop_around_it_too(
     assert capsys.readouterr().err == "interrupted; the same command goes on\n"
     (row,) = read_record(tmp_path / "train.json", GpuTrainingRecord).rows
     assert row.epochs_done == 2
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["certify", "--rounds", "0"],
+        ["speed", "--rounds", "-1"],
+        ["certify", "--passes", "1"],
+        ["certify", "--batch-size", "64", "0"],
+        ["heat-step", "--kappa", "0"],
+        ["lipschitz", "--root", "x", "--epochs", "0"],
+        ["speed", "--minutes", "inf"],
+        ["speed", "--minutes", "nan"],
+        ["speed", "--seed", "4294967296"],
+    ],
+)
+def test_numbers_that_would_measure_nothing_are_refused(
+    arguments: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as left:
+        main([*arguments, "--device", "cpu", "--out", str(tmp_path)])
+    assert left.value.code == 2
+    assert f"got '{arguments[-1]}'" in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())
