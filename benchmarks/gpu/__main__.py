@@ -61,6 +61,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except HeatserveError as error:
         _say(str(error))
         return 1
+    except OSError as error:
+        if error.filename is None:
+            raise
+        _say(f"{error.filename}: expected to be able to write into {asked.out}, got: {error.strerror}")
+        return 1
     _say(f"done: {asked.name} on {record.device_name or record.machine.processor} in {asked.out}/")  # type: ignore[attr-defined]
     return 0
 

@@ -17,7 +17,7 @@ import torch
 
 from heatserve.benchmarks.records.record import Record, RecordError, made_now
 from heatserve.certification.errors import HeatserveError
-from heatserve.certification.files import write_atomically
+from heatserve.certification.files import read_text, write_atomically
 from heatserve.training.typed_json import TypedJsonError, parse_dataclass
 
 R = TypeVar("R", bound=Record)
@@ -105,11 +105,12 @@ def kept_or(empty: R, path: Path) -> R:
 
     Raises:
         RecordError: the file holds something else.
+        HeatserveError: it cannot be read.
     """
     if not path.exists():
         return empty
     try:
-        kept = parse_dataclass(path.read_text(), type(empty))
+        kept = parse_dataclass(read_text(path, f"a {type(empty).__name__}"), type(empty))
     except TypedJsonError as error:
         raise RecordError(f"{path}: expected a {type(empty).__name__}, got {error}; name another folder") from None
     return kept if _settings(kept) == _settings(empty) else empty

@@ -189,6 +189,15 @@ def test_results_of_other_settings_are_measured_anew_and_other_files_are_refused
         kept_or(read_record(bare / "train.json", GpuTrainingRecord), path)
 
 
+def test_files_that_cannot_be_read_or_written_are_explained(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    arguments = ["speed", "--device", "cpu", "--shape", "digits", "--rounds", "1", "--out"]
+    (tmp_path / "speed.json").write_bytes(b"\xff")
+    assert main([*arguments, str(tmp_path)]) == 1
+    assert "speed.json: expected a SpeedRecord in UTF-8, got other bytes" in capsys.readouterr().err
+    assert main([*arguments, str(tmp_path / "speed.json")]) == 1
+    assert "expected to be able to write into" in capsys.readouterr().err
+
+
 def test_mistakes_are_explained(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     assert main(["speed", "--device", "abacus", "--out", str(tmp_path)]) == 1
     assert "device: expected a device of this machine, got 'abacus'" in capsys.readouterr().err
