@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import MappingProxyType
+from typing import Any
 
 from heatserve.benchmarks.gpu.machine import GpuMachine, TimeUp, kept_or, made_here, write_plain
 from heatserve.benchmarks.records.gpu import GpuTraining, GpuTrainingRecord
@@ -142,6 +143,8 @@ def _train(
 ) -> GpuTrainingRecord:
     """Train until it is done or the time is used, and say in the record how far it came."""
     machine.check_time()
+    if not _epochs(system, recipe, trainings):
+        _noted(system, recipe, machine, done=False, trainings=trainings)  # from now on, it is known to run here
     try:
         with machine.stopping():
             train()
@@ -152,17 +155,21 @@ def _train(
 
 
 def _noted(system: str, recipe: GpuRecipe, machine: GpuMachine, *, done: bool, trainings: int) -> GpuTrainingRecord:
-    out = recipe.file(system)
-    parts = [*(step_path(out, step) for step in range(1, trainings)), out]
-    epochs = [epoch for part in parts for epoch in read_epochs(part)]
+    out, epochs = recipe.file(system), _epochs(system, recipe, trainings)
+    path = recipe.folder / "train.json"
+    empty = GpuTrainingRecord(
+        **vars(made_here(recipe.seed)), device=machine.device, device_name=machine.name, data=_DATA, rows=()
+    )
+    record = kept_or(empty, path)
+    timed_here = not epochs or any(row.system == system and row.seconds is not None for row in record.rows)
     row = GpuTraining(
         system=system,
         architecture=recipe.architecture,
         file=out.name,
         epochs=recipe.epochs * trainings,
         epochs_done=len(epochs),
-        seconds=sum(epoch["seconds"] for epoch in epochs),
-        images_per_second=epochs[-1]["images_per_second"] if epochs else None,
+        seconds=sum(epoch["seconds"] for epoch in epochs) if timed_here else None,
+        images_per_second=epochs[-1]["images_per_second"] if epochs and timed_here else None,
         sha256=None,
         accuracy=None,
     )
@@ -170,15 +177,17 @@ def _noted(system: str, recipe: GpuRecipe, machine: GpuMachine, *, done: bool, t
         checkpoint = load_checkpoint(out)
         network = checkpoint.network.to(machine.device)
         row = replace(row, sha256=checkpoint.sha256, accuracy=accuracy(network, _test_images(recipe)))
-    path = recipe.folder / "train.json"
-    empty = GpuTrainingRecord(
-        **vars(made_here(recipe.seed)), device=machine.device, device_name=machine.name, data=_DATA, rows=()
-    )
-    record = kept_or(empty, path)
     others = tuple(other for other in record.rows if other.system != system)
     record = replace(record, rows=(*others, row))
     write_plain(path, record)
     return record
+
+
+def _epochs(system: str, recipe: GpuRecipe, trainings: int) -> list[dict[str, Any]]:
+    """The records of the epochs that are done, of all time steps."""
+    out = recipe.file(system)
+    parts = [*(step_path(out, step) for step in range(1, trainings)), out]
+    return [epoch for part in parts for epoch in read_epochs(part)]
 
 
 def _test_images(recipe: GpuRecipe) -> ImageData:

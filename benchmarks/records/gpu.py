@@ -82,10 +82,10 @@ class GpuTraining:
     epochs: int
     """Of all its time steps."""
     epochs_done: int
-    seconds: float
-    """Of those epochs."""
+    seconds: float | None
+    """Of those epochs; None: not all of them were taken on this machine."""
     images_per_second: float | None
-    """Of the last epoch; None: none is done."""
+    """Of the last epoch; None: none is done, or as above."""
     sha256: str | None
     """Of the checkpoint; None: not finished."""
     accuracy: float | None

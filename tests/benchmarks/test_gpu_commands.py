@@ -254,3 +254,16 @@ def test_numbers_that_would_measure_nothing_are_refused(
     assert left.value.code == 2
     assert f"got '{arguments[-1]}'" in capsys.readouterr().err
     assert not list(tmp_path.iterdir())
+
+
+def test_seconds_of_another_machine_are_not_told_as_those_of_this_one(tmp_path: Path, cifar: Path) -> None:
+    machine = GpuMachine("cpu", ends=time.monotonic() + 600)
+    recipe = GpuRecipe(folder=tmp_path, root=cifar, architecture="cifar_resnet20", epochs=1, precision="float32")
+    record = train_on_gpu("baseline", recipe, machine)
+    (here,) = record.rows
+    assert here.seconds
+    assert train_on_gpu("baseline", recipe, machine).rows == (here,)
+    write_plain(tmp_path / "train.json", replace(record, device_name="another GPU"))
+    for _ in range(2):
+        (there,) = train_on_gpu("baseline", recipe, machine).rows
+        assert there == replace(here, seconds=None, images_per_second=None)

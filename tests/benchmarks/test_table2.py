@@ -241,7 +241,8 @@ def test_files_of_a_gpu_fill_the_cells(results: Path) -> None:
         accuracy=None,
     )
     done = replace(row, system="baseline", epochs_done=1000, sha256="a" * 64, accuracy=0.931)
-    write_record(gpu / "train.json", GpuTrainingRecord(**device, data="cifar10", rows=(row, done)))
+    elsewhere = replace(done, system="noise", seconds=None, images_per_second=None)
+    write_record(gpu / "train.json", GpuTrainingRecord(**device, data="cifar10", rows=(row, done, elsewhere)))
     page = render_pages(results)["speed.md"]
     assert "| CUDA graph | `imagenet-resnet50` | 0.0100 | 0.0800 | 8.0 | 7.0 to 9.0 |" in page
     assert page.count("On Some GPU.") == 4
@@ -252,3 +253,4 @@ def test_files_of_a_gpu_fill_the_cells(results: Path) -> None:
     assert "| `digits` | heat | bfloat16 | yes | 128 | not run | not run | not run |" in page
     assert "| `heat-paper` | `cifar_resnet34` | 1,000 | 40 | 321 | 5,000 | – |" in page
     assert "| `baseline` | `cifar_resnet34` | 1,000 | 1,000 | 321 | 5,000 | 93.1 |" in page
+    assert "| `noise` | `cifar_resnet34` | 1,000 | 1,000 | – | – | 93.1 |" in page
