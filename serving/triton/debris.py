@@ -67,13 +67,16 @@ def server_folder() -> Iterator[tuple[Path, int]]:
 
 @contextmanager
 def explained_writes() -> Iterator[None]:
-    """Turn an `OSError` of what is written into the temporary folder into a `ServingError`."""
+    """Turn an `OSError` of what is written into the temporary folder, or read for it, into a `ServingError`."""
     try:
         yield
     except OSError as error:
-        why = error.strerror or str(error)
+        why, read = error.strerror or str(error), error.filename if error.filename2 is None else None
         if isinstance(error, shutil.Error):  # of `copytree`: source, copy and an `OSError` as text, for each file
-            why = re.sub(r"^\[Errno \d+\] |: '.*", "", str(error.args[0][0][2]))
+            source, copy, text = map(str, error.args[0][0])
+            why, read = re.sub(r"^\[Errno \d+\] |: '.*", "", text), None if copy in text else source
+        if read is not None and not str(read).startswith(os.path.join(tempfile.gettempdir(), _PREFIX)):
+            raise ServingError(f"{read}: expected a file that can be read, found: {why}") from None
         where = f"{tempfile.tempdir}: " if tempfile.tempdir else ""
         raise ServingError(
             f"{where}expected a temporary folder with room to write into, found: {why}; free some, or name another "

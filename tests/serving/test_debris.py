@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -11,9 +12,10 @@ from pathlib import Path
 
 import pytest
 
+from heatserve.serving.errors import ServingError
 from heatserve.serving.switching.control import ControlSocket, servers_of
 from heatserve.serving.triton import debris
-from heatserve.serving.triton.debris import KEPT_LOGS, remove_debris
+from heatserve.serving.triton.debris import KEPT_LOGS, explained_writes, remove_debris
 from heatserve.serving.unix_sockets import listening
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="Triton runs on Linux only")
@@ -63,3 +65,20 @@ def test_a_folder_of_another_user_is_that_of_no_server_of_ours(tmp_path: Path, m
         assert servers_of(tmp_path) == [theirs, ours]
         os.chown(theirs, 12345, 12345)
         assert servers_of(tmp_path) == [ours]
+
+
+def test_a_file_that_cannot_be_read_is_named_and_the_temporary_folder_is_not(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    ours, image = tmp_path / "heatserve-x", tmp_path / "models" / "image"
+    ours.mkdir()
+    image.parent.mkdir()
+    image.symlink_to("nowhere")
+    unreadable = f"^{image}: expected a file that can be read, found: No such file"
+    with pytest.raises(ServingError, match=unreadable), explained_writes():
+        shutil.copyfile(image, ours / "image")
+    with pytest.raises(ServingError, match=unreadable), explained_writes():
+        shutil.copytree(image.parent, ours / "warmup")
+    with pytest.raises(ServingError, match="expected a temporary folder with room to write into"), explained_writes():
+        (ours / "nowhere" / "image").write_bytes(b"")
