@@ -11,11 +11,12 @@ say them. The images that warm an instance up are not signed, since no answer de
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from google.protobuf import json_format
 from tritonclient.grpc import model_config_pb2 as pb
@@ -106,7 +107,7 @@ def copy_contents(repository: Path, name: str, folder: Path, *, version: int | N
     source = find_version(repository, name, version)
     target = folder / name / source.name
     target.mkdir(parents=True)
-    for path in sorted(source.rglob("*")):
+    for path in _paths_in(source):
         copy = target / path.relative_to(source)
         if not path.name.isprintable():  # no signature can be about bytes that are no text, nor a terminal show them
             raise HeatserveError(f"{source}: expected names of printable characters, got {path.name!a}; rename it")
@@ -119,6 +120,20 @@ def copy_contents(repository: Path, name: str, folder: Path, *, version: int | N
     config, tiers = read_config(source.parent / CONFIG_NAME), read_tier_configs(repository, name)
     (folder / name / SETTINGS_NAME).write_bytes(_settings(config, tiers))
     return Contents(folder, source, config, tiers)
+
+
+def _paths_in(folder: Path) -> list[Path]:
+    """All that is in a folder, whatever it is, folders before what they hold; links are not followed.
+
+    Raises:
+        OSError: a folder cannot be read, where `Path.rglob` would leave out what it holds.
+    """
+
+    def refuse(error: OSError) -> NoReturn:
+        raise error
+
+    walked = os.walk(folder, onerror=refuse)
+    return sorted(Path(parent, name) for parent, folders, files in walked for name in (*folders, *files))
 
 
 def find_version(repository: Path, name: str, version: int | None = None) -> Path:

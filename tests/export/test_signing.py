@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import errno
 import json
 import os
 import shutil
@@ -379,3 +380,21 @@ def test_two_keys_in_one_file_are_refused(key: Path, other_key: Path, tmp_path: 
     both.write_bytes(public(key).read_bytes() + public(other_key).read_bytes())
     with pytest.raises(HeatserveError, match=r"both\.pub: .* got 2 keys in it"):
         Trust.of([both])
+
+
+def test_folder_that_cannot_be_read_is_not_left_out(
+    repository: Path, key: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    closed = repository / "tiny" / "1" / "closed"
+    write_atomically(closed / "file", b"")
+    scandir = os.scandir
+
+    def denied(path: Path | str | int) -> Any:
+        if str(path) == str(closed):
+            raise PermissionError(errno.EACCES, "Permission denied", str(path))
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", denied)  # for root, no folder is closed
+    for use in (lambda: sign_version(repository, "tiny", key), lambda: admit(repository, tmp_path, key)):
+        with pytest.raises(PermissionError, match="closed"):
+            use()
