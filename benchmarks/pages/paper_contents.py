@@ -91,10 +91,6 @@ class Glance:
 
     images: int
     passes: int
-    tried: int
-    """Networks that were calibrated on the same images, with or without success."""
-    left: float
-    """The confidence that a union bound leaves for one that is chosen among them by such figures."""
     lines: list[list[str]]
 
     @classmethod
@@ -102,12 +98,9 @@ class Glance:
         """The rows of a data set and σ, of which one at least has votes."""
         images = min(row.proven_images for row in view.rows if row.noisy)
         settings = view.rows[0].settings
-        tried = sum(row.kind == "statistical" for row in view.systems.rows)
         return cls(
             images=images,
             passes=settings.monte_carlo.n0 + settings.monte_carlo.n,
-            tried=tried,
-            left=max(0.0, 1 - tried * settings.calibration_delta),
             lines=[[*_cells(row, images, view.sigma)] for row in view.rows],
         )
 

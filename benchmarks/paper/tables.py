@@ -18,7 +18,7 @@ from rich.text import Text
 from heatserve.benchmarks.paper.published import TABLE_3, TABLE_4, TABLE_5, PublishedPair, PublishedTable
 from heatserve.benchmarks.paper.recipes import place_of, recipe_of
 from heatserve.benchmarks.paper.summary import BAND_CONFIDENCE, accuracy_of, certify_curve, paper_l_bound, served_curve
-from heatserve.benchmarks.records.paper import AttackRow, AttacksRecord, SystemRow, SystemsRecord
+from heatserve.benchmarks.records.paper import AttackRow, AttacksRecord, SystemRow, SystemSettings, SystemsRecord
 from heatserve.certification.audit import rate
 from heatserve.training.named import parse_named
 
@@ -68,6 +68,16 @@ class PaperView:
     def unmeasured(self) -> list[str]:
         """The systems of the recipe that have no row, in the order of the tables."""
         return [name for name in recipe_of(self.systems.dataset, "cpu").systems if self.row(name) is None]
+
+    @property
+    def calibrated(self) -> list[SystemSettings]:
+        """Of each network of the data set that was calibrated, with or without success: all on the same images."""
+        return [row.settings for row in self.systems.rows if row.kind == "statistical"]
+
+    @property
+    def left_for_chosen(self) -> float:
+        """The confidence that a union bound leaves for one that is chosen among `calibrated` by such figures."""
+        return max(0.0, 1 - sum(settings.calibration_delta for settings in self.calibrated))
 
     def attack(self, system: str, name: str) -> AttackRow | None:
         """What an attack found of a system, of the very network of its row if there is one; None: not run."""
@@ -129,16 +139,16 @@ def needs_table(view: PaperView) -> PaperTable:
 
 def promises_note(view: PaperView) -> str:
     """What the calibrated radii of all rows of a data set promise, each by itself and all of them together."""
-    tried = [row.settings for row in view.systems.rows if row.kind == "statistical"]
+    tried = view.calibrated
     if not tried:
         return "No radius here was calibrated."
-    first, together = tried[0], max(0.0, 1 - sum(settings.calibration_delta for settings in tried))
+    first = tried[0]
     return (
         f"Calibrated: for inputs like {first.calibration_images:,} images of the split calibration, at most a share "
         f"α = {first.calibration_alpha:g} of the positive radii overclaim, with confidence "
         f"{1 - first.calibration_delta:g} for each calibration by itself; {len(tried)} were tried on the same images, "
-        f"which leaves {together:.2f} for one that is chosen among them by such figures. Overclaims are counted on the "
-        "split test."
+        f"which leaves {view.left_for_chosen:.2f} for one that is chosen among them by such figures. Overclaims are "
+        "counted on the split test."
     )
 
 

@@ -142,7 +142,8 @@ class PassTimes:
     one_pass: float
     """Of one image alone with everything that is served, median."""
     noisy_pass: float | None
-    """Of one vote in full batches, noise included, mean over all votes of the row; None: there are no votes."""
+    """Of one vote in full batches, noise included, for the quickest twentieth of the images, whose votes nothing
+    else on the machine delayed; None: there are no votes."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -9,9 +9,12 @@ import re
 import shutil
 import subprocess
 import sys
+from importlib.metadata import distributions
 from pathlib import Path
 
 import pytest
+from packaging.requirements import Requirement
+from packaging.specifiers import SpecifierSet
 
 ROOT = Path(__file__).parents[2]
 TOOLS = ("bash", "cp", "mkdir")
@@ -141,3 +144,23 @@ def test_what_is_installed_is_announced_for_each_extra(tmp_path: Path, target: s
     assert f'echo "Installing heatserve[{extra}] into {tmp_path}/environment: {brings}' in done.stdout
     assert ("PyTorch" in done.stdout) == (extra != "docs")
     assert re.search(r"[0-9]+ [GM]B of downloads and [0-9.]+ GB on disk", done.stdout)
+
+
+@pytest.mark.parametrize("python", ["3.10.0", "3.11.0", "3.12.0"])
+def test_every_pin_is_for_each_python_that_it_says(python: str) -> None:
+    """pip does not name a pin that a Python cannot have: it tries other versions of all the rest, for an hour."""
+    environment = {"python_version": python.rsplit(".", 1)[0], "python_full_version": python}
+    lines = (ROOT / "constraints.txt").read_text().splitlines()
+    pins = [Requirement(line) for line in lines if not line.startswith("#")]
+    installed = {found.metadata["Name"].lower().replace("_", "-"): found for found in distributions()}
+    wrong, compared = [], 0
+    for pin in pins:
+        found = installed.get(pin.name.lower().replace("_", "-"))
+        if found is None or not pin.specifier.contains(found.version):
+            continue  # for another Python than this one
+        compared += 1
+        needs = SpecifierSet(found.metadata["Requires-Python"] or "")
+        if (pin.marker is None or pin.marker.evaluate(environment)) and python not in needs:
+            wrong.append(f"{pin}, which needs {needs}")
+    assert compared > 40
+    assert wrong == []
