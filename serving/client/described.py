@@ -16,6 +16,7 @@ from heatserve.serving.client.answers import (
     read_outputs,
     read_predictions,
 )
+from heatserve.serving.client.failures import harmless
 from heatserve.serving.client.image_batch import as_batch
 from heatserve.serving.client.messages import InferResult
 from heatserve.serving.client.tier_answers import TierAnswer, read_tier_answers
@@ -125,8 +126,8 @@ class KnownVersions:
 def not_described(answer: InferResult) -> ServingError:
     """The error where servers of other versions, behind one address, describe theirs each time they are asked."""
     return ServingError(
-        f"expected a description of version {answer.model_version} of the model, which answered, found those of other "
-        "versions; the address serves several of them: ask again"
+        f"expected a description of version {harmless(answer.model_version):.40} of the model, which answered, found "
+        "those of other versions; the address serves several of them: ask again"
     )
 
 

@@ -226,16 +226,20 @@ def test_no_version_s_classes_stand_beside_the_promise_of_another(
         predict(url, "tiny", random_images(1))
 
 
-def remove_version(answer: service_pb2.ModelInferResponse) -> None:
-    answer.model_version = "8"
-
-
+@pytest.mark.parametrize(("version", "shown"), [("8", "8"), ("8/../1", "8/../1"), ("8\x1b[2J" * 99, "8 [2J8 [2J")])
 @CLIENTS
-def test_a_version_that_is_gone_is_not_described(proxy: tuple[str, ChangingProxy], predict: Predict) -> None:
+def test_a_version_that_is_gone_or_no_number_is_not_described(
+    proxy: tuple[str, ChangingProxy], version: str, shown: str, predict: Predict
+) -> None:
+    def another(answer: service_pb2.ModelInferResponse) -> None:
+        answer.model_version = version
+
     url, changes = proxy
-    changes.change_outputs = changes.change_ranking = remove_version
-    with pytest.raises(ServingError, match="expected a description of version 8 of the model, which answered"):
+    changes.change_outputs = changes.change_ranking = another
+    with pytest.raises(ServingError, match=re.escape(f"expected a description of version {shown}")) as caught:
         predict(url, "tiny", random_images(1))
+    assert str(caught.value).isprintable()
+    assert len(str(caught.value)) < 300
 
 
 HOSTILE, PLAIN = "a cat\x1b]0;a title\x07\x9b2J\r\nb", "a cat ]0;a title 2J b"
