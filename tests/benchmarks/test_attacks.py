@@ -7,6 +7,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from heatserve.benchmarks.attack import pgd_ddn
 from heatserve.benchmarks.attack.defences import checks
 from heatserve.benchmarks.attack.pgd_ddn import DDN, PGD, NoiseAveraged, TopKMisclassification
 from heatserve.benchmarks.attack.settings import Search
@@ -44,6 +45,26 @@ def test_the_distances_found_are_those_to_the_boundary(attack: DDN | PGD, slack:
     assert (distance <= slack * truth).all()
     nowhere = attack(Linear(), x, labels, criterion=TopKMisclassification, epsilon=0.5 * float(truth.min()))
     assert torch.equal(nowhere, x)
+
+
+@pytest.mark.parametrize("guess", [0.0, 0.03, 0.3, 3.0, float("inf")])
+def test_pgd_ends_at_the_same_radius_wherever_its_search_begins(guess: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    x, labels = images(), torch.tensor([0, 1, 2])
+    expected = PGD()(Linear(), x, labels, criterion=TopKMisclassification, epsilon=4.0)
+    monkeypatch.setattr(pgd_ddn, "_linear_distance", lambda *_: torch.full((3,), guess))
+    found = PGD()(Linear(), x, labels, criterion=TopKMisclassification, epsilon=4.0)
+    assert torch.equal(found, expected)
+
+
+def test_pgd_searches_where_the_network_has_no_gradient() -> None:
+    class Flat(nn.Module):
+        def forward(self, images: Tensor) -> Tensor:
+            return 0 * images.flatten(1)[:, :3] + torch.tensor([3.0, 2.0, 1.0])
+
+    x, labels = images(), torch.tensor([0, 1, 2])
+    found = PGD(rounds=3)(Flat(), x, labels, criterion=TopKMisclassification, epsilon=1.0)
+    assert torch.equal(found[0], x[0])  # never misclassified
+    assert ((found - x).flatten(1).norm(dim=1) <= 0.01 + 1e-6).all()  # the others are as they are: the least radius
 
 
 def test_top_k_success_needs_more_than_a_new_top_class() -> None:
