@@ -77,7 +77,7 @@ def trained_epochs(checkpoint: Path, *, expected: int) -> tuple[TrainedEpoch, ..
             TrainedEpoch(seconds=round(end, 1), accuracy=float(one["accuracy"]), certified=float(one["certified"]))
             for end, one in zip(ends, found, strict=True)
         )
-    except KeyError:
+    except (KeyError, TypeError, ValueError):
         raise HeatserveError(f"{log}: expected the log of `train lipschitz`, got that of another training") from None
 
 

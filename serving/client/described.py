@@ -101,6 +101,9 @@ class Described:
 DESCRIBED_TIMES = 4
 """How often the description of a version that has answered is asked for."""
 
+_KEPT_VERSIONS = 16
+"""More than serve beside one another; a server that names ever new ones must not fill the memory of its clients."""
+
 
 class KnownVersions:
     """What a client knows of its model, by version: one that the server serves later may have other classes."""
@@ -114,6 +117,8 @@ class KnownVersions:
     def add(self, described: Described) -> Described:
         """Remember what the server says now."""
         self.newest = self._versions[described.version] = described
+        if len(self._versions) > _KEPT_VERSIONS:
+            del self._versions[next(iter(self._versions))]
         return described
 
     def of(self, answer: InferResult) -> Described | None:

@@ -23,6 +23,7 @@ from heatserve.export.repository.layout import CONFIG_NAME
 from heatserve.export.repository.settings import read_config
 from heatserve.serving.client.address import parse_address
 from heatserve.serving.client.answers import read_class_names, read_spec
+from heatserve.serving.client.described import Described, KnownVersions
 from heatserve.serving.client.failures import Refused, explained
 from heatserve.serving.client.messages import GrpcResult
 
@@ -268,3 +269,14 @@ def test_names_and_promises_do_nothing_to_a_terminal(tiny_repository: Path) -> N
     config = MessageToDict(read_config(tiny_repository / "tiny" / CONFIG_NAME), preserving_proto_field_name=True)
     config["parameters"]["promise"] = {"string_value": HOSTILE}
     assert read_spec(config).promise == PLAIN
+
+
+def test_versions_that_a_server_makes_up_do_not_fill_the_memory(tiny_repository: Path) -> None:
+    config = MessageToDict(read_config(tiny_repository / "tiny" / CONFIG_NAME), preserving_proto_field_name=True)
+    known = KnownVersions()
+    for version in range(1000):
+        known.add(Described(read_spec(config), {}, str(version)))
+    answers = [GrpcResult(service_pb2.ModelInferResponse(model_version=str(version))) for version in range(1000)]
+    kept = [known.of(answer) is not None for answer in answers]
+    assert kept[-4:] == [True] * 4
+    assert sum(kept) < 20

@@ -384,7 +384,9 @@ def test_records_of_steps_that_a_crash_has_lost_are_written_once(few: ImageData,
         ("step", 2 * LOG_EVERY),
     ]
     with crashed.with_suffix(".jsonl").open("a") as log:
-        log.write('{"kind": "st')  # a line that the crash of a whole machine may leave
+        log.write('{"kind": "st')  # lines that the crash of a whole machine may leave
+    with crashed.with_suffix(".jsonl").open("ab") as log:
+        log.write(b"\0\xff\n")
     _train(few, crashed, LONG, run=replace(RESUMED, tensorboard=board))
     _train(few, whole, LONG)
     _assert_same_training(crashed, whole)

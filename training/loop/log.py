@@ -24,9 +24,8 @@ def log_path(checkpoint: Path) -> Path:
 def read_epochs(checkpoint: Path) -> list[dict[str, Any]]:
     """The records of the epochs in the log beside a checkpoint; none where no log was kept."""
     log = log_path(checkpoint)
-    lines = log.read_text().splitlines() if log.is_file() else []
-    records = (json.loads(line) for line in lines if math.isfinite(_global_step(line)))
-    return [record for record in records if record["kind"] == "epoch"]
+    records = (json.loads(line) for line in _lines(log) if math.isfinite(_global_step(line)))
+    return [record for record in records if record.get("kind") == "epoch"]
 
 
 class Log:
@@ -42,8 +41,7 @@ class Log:
         """
         self._lines = None
         if path is not None:
-            old = path.read_text().splitlines() if global_step and path.is_file() else []
-            kept = [line for line in old if _global_step(line) <= global_step]
+            kept = [line for line in _lines(path) if _global_step(line) <= global_step] if global_step else []
             write_atomically(path, "".join(f"{line}\n" for line in kept).encode())
             self._lines = path.open("a", buffering=1)
         self._board = _summary_writer(tensorboard, global_step) if tensorboard is not None else None
@@ -68,6 +66,11 @@ class Log:
         if self._board is not None:
             for name, value in _numbers(values):
                 self._board.add_scalar(f"{kind}/{name}", value, global_step)  # type: ignore[no-untyped-call]
+
+
+def _lines(path: Path) -> list[str]:
+    """The lines of a log, of which a crash may have left one that is no text; none where there is no log."""
+    return path.read_text(errors="replace").splitlines() if path.is_file() else []
 
 
 def _global_step(line: str) -> float:

@@ -76,8 +76,13 @@ def read_state(path: Path, recipe: str) -> tuple[Position, dict[str, Any]]:
     try:
         found = torch.load(path, map_location="cpu", weights_only=True)
         wrote, position, tensors = found["recipe"], _from_file(found["position"]), found["tensors"]
-    except (OSError, RuntimeError, pickle.UnpicklingError, LookupError, TypeError, ValueError, EOFError) as error:
-        raise StateError(f"{path}: expected the state of a training, but it cannot be read: {error}") from None
+    except OSError as error:
+        raise StateError(f"{path}: expected the state of a training, but it cannot be read: {error.strerror}") from None
+    except (RuntimeError, pickle.UnpicklingError, LookupError, TypeError, ValueError, EOFError):
+        raise StateError(
+            f"{path}: expected the state of a training, but it cannot be read: the file is damaged; start afresh "
+            "without --resume"
+        ) from None
     if wrote != recipe:
         raise StateError(
             f"{path}: belongs to another training; give the options that it was started with, or start afresh "
