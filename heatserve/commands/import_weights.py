@@ -15,6 +15,7 @@ from heatserve.certification.errors import HeatserveError, first_of
 from heatserve.commands.new_files import new_checkpoint
 from heatserve.commands.options import ClassesFile, Crop, Root, ShorterSide, SkipUnreadable, name_data, numbers
 from heatserve.commands.train.options import TrainingData
+from heatserve.commands.train.run import why_not_exportable
 
 if TYPE_CHECKING:
     from heatserve.training.checkpoint import Checkpoint
@@ -117,6 +118,8 @@ def import_weights(
     console = Console(stderr=True, highlight=False)
     checkpoint = load_checkpoint(out)
     _tell(console, checkpoint)
+    if reason := why_not_exportable(checkpoint.network, checkpoint.metadata.input_shape):
+        console.print(Text(f"it can be trained, and not be exported afterwards: {reason}", style="red"), soft_wrap=True)
     if images is None:
         console.print("not tried on test images", style="yellow")
         return

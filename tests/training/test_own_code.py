@@ -13,10 +13,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import safetensors.torch
 import torch
 from small_training import DisturbedImages, few_digits, raise_signal
 from typer.testing import CliRunner
 
+from heatserve.certification.errors import HeatserveError
 from heatserve.cli import app
 from heatserve.export.repository.layout import open_model
 from heatserve.export.runtime.served import open_served
@@ -76,15 +78,21 @@ class Two(nn.Module):
     def forward(self, x):
         return self.linear(x.flatten(1)), x
 
-class Stateful(Two):
+class Stateless(Two):
     def forward(self, x):
         return self.linear(x.flatten(1))
 
+class Stateful(Stateless):
     def get_extra_state(self):
         return {"not": "a tensor"}
 
     def set_extra_state(self, state):
         pass
+
+class Branches(Two):
+    def forward(self, x):
+        x = x.flatten(1)
+        return self.linear(x if x.sum() > 0 else -x)
 
 def other_classes(num_classes):
     return build(num_classes + 1)
@@ -365,3 +373,21 @@ def test_from_another_folder_and_process_it_is_exported_and_then_the_code_is_not
     model = open_model(elsewhere / "model_repository", "own")
     assert model.card.training["architecture"] == "nets.py:build"
     assert open_served(model)(np.zeros((2, 1, 8, 8), np.float32))["label"].shape == (2,)
+
+
+@pytest.mark.slow
+def test_what_cannot_be_exported_says_so_before_it_is_trained(nets: Path, tmp_path: Path) -> None:
+    weights, out = tmp_path / "theirs.safetensors", tmp_path / "out.safetensors"
+    safetensors.torch.save_file({"linear.weight": torch.zeros(10, 64), "linear.bias": torch.zeros(10)}, weights)
+    branches = ["--architecture", f"{nets}:Branches", "--data", "digits", "--out", str(out)]
+    with pytest.raises(HeatserveError, match=r"Branches: it could be trained, and not be exported afterwards: \S"):
+        CliRunner().invoke(app, ["train", "baseline", *branches], catch_exceptions=False)
+    assert not out.exists()
+    as_it_is = ["--mean", "0", "--std", "1", "--test-images", "0"]
+    imported = CliRunner().invoke(app, ["import-weights", str(weights), *branches, *as_it_is])
+    assert imported.exit_code == 0
+    assert "it can be trained, and not be exported afterwards: network: " in imported.stderr
+    plain = [argument.replace("Branches", "Stateless") for argument in branches]
+    imported = CliRunner().invoke(app, ["import-weights", str(weights), *plain, *as_it_is])
+    assert imported.exit_code == 0
+    assert "not be exported" not in imported.stderr

@@ -16,6 +16,8 @@ from rich.console import Console
 from heatserve.certification.errors import HeatserveError
 
 if TYPE_CHECKING:
+    from torch import nn
+
     from heatserve.training import Checkpoint
     from heatserve.training.data import ImageData
     from heatserve.training.loop import Run
@@ -76,7 +78,7 @@ def read_images(data: str, root: Path | None) -> ImageData:
 
 
 def check_exportable(architecture: str, data: ImageData) -> None:
-    """Try, before hours of training, whether a graph can be what they end with; not where ONNX is not installed.
+    """Try, before hours of training, whether a graph can be what they end with.
 
     Raises:
         HeatserveError: `export` would refuse the network afterwards; says why.
@@ -85,18 +87,27 @@ def check_exportable(architecture: str, data: ImageData) -> None:
     from heatserve.training.channels import channel_statistics
     from heatserve.training.loop import leads
 
-    if architecture in ARCHITECTURES or not leads() or not (find_spec("onnx") and find_spec("onnxscript")):
+    if architecture in ARCHITECTURES or not leads():
         return
-    from heatserve.export.graph.build import logits_graph
-    from heatserve.export.graph.tracing import NotExportableError
-
     reference, shape = choose_architecture(architecture).reference, data.input_shape
     mean, std = channel_statistics(shape)
     network = build_network(reference, num_classes=len(data.class_names), input_shape=shape, mean=mean, std=std)
+    if reason := why_not_exportable(network, shape):
+        raise HeatserveError(f"{architecture}: it could be trained, and not be exported afterwards: {reason}")
+
+
+def why_not_exportable(network: nn.Module, input_shape: tuple[int, int, int]) -> str | None:
+    """Why `export` would refuse a network; None: it would not, or ONNX is not installed and nobody knows."""
+    if not (find_spec("onnx") and find_spec("onnxscript")):
+        return None
+    from heatserve.export.graph.build import logits_graph
+    from heatserve.export.graph.tracing import NotExportableError
+
     try:
-        logits_graph(network, input_shape=shape)
+        logits_graph(network, input_shape=input_shape)
     except NotExportableError as error:
-        raise HeatserveError(f"{architecture}: it could be trained, and not be exported afterwards: {error}") from None
+        return str(error)
+    return None
 
 
 def run_on(device: str | None, *, resume: bool, tensorboard: Path | None) -> Run:
