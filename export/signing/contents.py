@@ -102,12 +102,17 @@ def copy_contents(repository: Path, name: str, folder: Path, *, version: int | N
 
     Raises:
         HeatserveError: no such version, a configuration that cannot be read, or something in its folder that is neither
-            a file nor a folder, or has a name that cannot be printed.
+            a file nor a folder, or has a name that cannot be printed; or its files would take more than half of the
+            space that is free.
     """
     source = find_version(repository, name, version)
     target = folder / name / source.name
     target.mkdir(parents=True)
-    for path in _paths_in(source):
+    paths = _paths_in(source)
+    needed, free = sum(path.stat().st_size for path in paths if path.is_file()), shutil.disk_usage(target).free
+    if needed > free / 2:  # whoever may write there must not fill a disk before anything of it is verified
+        raise HeatserveError(f"{source}: expected at most half of {folder}'s {free:,} free bytes, got {needed:,}")
+    for path in paths:
         copy = target / path.relative_to(source)
         if not path.name.isprintable():  # no signature can be about bytes that are no text, nor a terminal show them
             raise HeatserveError(f"{source}: expected names of printable characters, got {path.name!a}; rename it")

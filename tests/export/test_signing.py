@@ -360,6 +360,14 @@ def test_copy_of_what_is_refused_is_removed(repository: Path, key: Path, tmp_pat
     assert not (tmp_path / "copy").exists()
 
 
+def test_version_that_would_fill_the_disk_is_not_copied(repository: Path, key: Path, tmp_path: Path) -> None:
+    huge = repository / "tiny" / "1" / GRAPH_NAME
+    os.truncate(huge, shutil.disk_usage(tmp_path).free)  # sparse: it takes no space itself
+    with pytest.raises(HeatserveError, match=r"tiny/1: expected at most half of .* free bytes, got "):
+        admit(repository, tmp_path, key)
+    assert not (tmp_path / "copy").exists()
+
+
 @pytest.mark.parametrize("name", [b"\xff", b"two\nlines", b"\x1b[31m"])
 def test_name_that_cannot_be_printed_is_refused(name: bytes, repository: Path, key: Path, tmp_path: Path) -> None:
     Path(os.fsdecode(os.path.join(os.fsencode(repository / "tiny" / "1"), name))).write_bytes(b"")
