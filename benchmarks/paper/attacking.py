@@ -210,7 +210,7 @@ class DistanceKeeper:
         """The distances of all images of `data`, [N], and the seconds that they took; what is kept is not done again.
 
         Raises:
-            HeatserveError: a file is damaged, or about other images.
+            HeatserveError: a file is damaged, or about other images or classes.
         """
         key = hashlib.sha256(f"{_decisive(attack, target, data)}".encode()).hexdigest()[:16]
         folder = self._folder / f"{attack.name.lower()}-{key}"
@@ -219,7 +219,7 @@ class DistanceKeeper:
         found, seconds = [], 0.0
         for start in progress(starts, len(starts), f"{attack.name}, {len(data)} images"):
             images, labels = data.images[start : start + size], data.labels[start : start + size]
-            digests = [image_digest(image) for image in images]
+            digests = [f"{image_digest(image)} {label}" for image, label in zip(images, labels, strict=True)]
             path = folder / f"{start // size:06}.npz"
             kept = _read(path, digests)
             if kept is None:
@@ -239,7 +239,7 @@ def _decisive(attack: DistanceAttack, target: Attackable, data: ModelImages) -> 
 
 
 def _read(path: Path, digests: list[str]) -> tuple[Float64Array, float] | None:
-    """What is kept of these images; None: nothing is, or of fewer of them."""
+    """What is kept of these images with their classes; None: nothing is, or of fewer of them."""
     if not path.is_file():
         return None
     try:
@@ -252,7 +252,8 @@ def _read(path: Path, digests: list[str]) -> tuple[Float64Array, float] | None:
     if images[: len(digests)] == digests or digests[: len(images)] == images:
         return None  # another number of images was asked for, and the last ones are attacked together with others now
     raise HeatserveError(
-        f"{path}: expected distances of the images of today, got some of others: the images changed; remove the folder"
+        f"{path}: expected distances of the images and classes of today, got some of others: they changed; remove the "
+        "folder"
     )
 
 

@@ -11,12 +11,16 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import torch
+from numpy.typing import NDArray
 from PIL import Image
+from torch import nn
 from typer.testing import CliRunner, Result
 
 import heatserve.benchmarks.attack.autoattack as autoattack
@@ -26,13 +30,16 @@ import heatserve.benchmarks.paper.recipes as recipes
 import heatserve.benchmarks.paper.run as paper_run
 import heatserve.training.loop as loop
 from heatserve.benchmarks.attack.autoattack import Effort
-from heatserve.benchmarks.paper.attacking import DistanceAttack
+from heatserve.benchmarks.paper.attacking import Attackable, DistanceAttack, DistanceKeeper
 from heatserve.benchmarks.paper.published import TABLE_4, TABLE_5
 from heatserve.benchmarks.paper.training import take_kept
-from heatserve.benchmarks.records.paper import SystemRow, read_paper
+from heatserve.benchmarks.records.paper import DistanceSettings, SystemRow, read_paper
 from heatserve.benchmarks.records.record import RecordError
 from heatserve.certification.errors import HeatserveError
+from heatserve.certification.progress import unseen
+from heatserve.certification.radius import Float32Array
 from heatserve.cli import app
+from heatserve.export.runtime.answers import ModelImages
 from heatserve.training.checkpoint import load_checkpoint, save_checkpoint
 from heatserve.training.loop.optimisation import Optimisation
 
@@ -274,6 +281,23 @@ def test_damaged_passes_are_told(tmp_path: Path) -> None:
     path.write_bytes(b"PK torn")
     with pytest.raises(HeatserveError, match=r"000000.npz: expected kept noisy passes, got a damaged file; remove it"):
         passes._read(path)
+
+
+def test_distances_of_other_images_or_classes_are_told(tmp_path: Path) -> None:
+    x, y = np.random.default_rng(0).random((3, 1, 2, 2), dtype=np.float32), np.array([0, 1, 2])
+    data = ModelImages(sent=x, images=x, labels=y, dataset="made up", split="test", seed=0)
+    network = nn.Sequential(nn.Flatten(), nn.Linear(4, 3))
+
+    def scores(images: Float32Array, _: np.random.Generator) -> NDArray[np.float32]:
+        return np.asarray(network(torch.from_numpy(images)).detach().numpy())
+
+    target = Attackable(network, scores, sha256="", sigma=None)
+    how = DistanceSettings(images=None, top_k=1, limit=4.0, steps=2, noise_samples=None, votes=None, seed=0)
+    measured = partial(DistanceKeeper(tmp_path).distances, DistanceAttack("DDN", how), target, progress=unseen)
+    assert np.array_equal(measured(data)[0], measured(data)[0])
+    for other in (replace(data, labels=y[::-1].copy()), replace(data, images=1 - x)):
+        with pytest.raises(HeatserveError, match=r"000000.npz: expected distances of the images and classes of today"):
+            measured(other)
 
 
 def test_two_runs_do_not_share_a_folder() -> None:
