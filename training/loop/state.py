@@ -77,11 +77,12 @@ def read_state(path: Path, recipe: str) -> tuple[Position, dict[str, Any]]:
         found = torch.load(path, map_location="cpu", weights_only=True)
         wrote, position, tensors = found["recipe"], _from_file(found["position"]), found["tensors"]
     except OSError as error:
-        raise StateError(f"{path}: expected the state of a training, but it cannot be read: {error.strerror}") from None
+        reason = error.strerror or error
+        raise StateError(f"{path}: expected the state of a training, but it cannot be read: {reason}") from None
     except (RuntimeError, pickle.UnpicklingError, LookupError, TypeError, ValueError, EOFError):
         raise StateError(
-            f"{path}: expected the state of a training, but it cannot be read: the file is damaged; start afresh "
-            "without --resume"
+            f"{path}: expected the state of a training, but it cannot be read: it is damaged, or of another "
+            "version; start afresh without --resume"
         ) from None
     if wrote != recipe:
         raise StateError(
