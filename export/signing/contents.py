@@ -111,7 +111,10 @@ def copy_contents(repository: Path, name: str, folder: Path, *, version: int | N
     paths = _paths_in(source)
     needed, free = sum(path.stat().st_size for path in paths if path.is_file()), shutil.disk_usage(target).free
     if needed > free / 2:  # whoever may write there must not fill a disk before anything of it is verified
-        raise HeatserveError(f"{source}: expected at most half of {folder}'s {free:,} free bytes, got {needed:,}")
+        raise HeatserveError(
+            f"{source}: expected at most half of the {free:,} bytes that are free where it is copied to be verified "
+            f"(TMPDIR), got {needed:,}"
+        )
     for path in paths:
         copy = target / path.relative_to(source)
         if not path.name.isprintable():  # no signature can be about bytes that are no text, nor a terminal show them
