@@ -13,7 +13,7 @@ import shutil
 import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 from heatserve.serving.errors import ServingError
@@ -49,20 +49,19 @@ def server_folder() -> Iterator[tuple[Path, int]]:
         _check_path(tempfile.gettempdir())
         remove_debris(Path(tempfile.gettempdir()))
         folder = Path(tempfile.mkdtemp(prefix=_PREFIX))
-    try:
-        with explained_writes():
-            lock = _locked(folder)
-            held = os.open(folder, os.O_RDONLY)
-            # systemd-tmpfiles leaves a folder alone that is locked. It would remove files that nobody has read for
-            # days, and a Triton whose files are gone unloads its models.
-            fcntl.flock(held, fcntl.LOCK_EX)
+    with ExitStack() as descriptors:  # open until the folder is gone: unlocked it would be that of a dead server
         try:
+            with explained_writes():
+                lock = _locked(folder)
+                descriptors.callback(os.close, lock)
+                held = os.open(folder, os.O_RDONLY)
+                descriptors.callback(os.close, held)
+                # systemd-tmpfiles leaves a folder alone that is locked. It would remove files that nobody has read for
+                # days, and a Triton whose files are gone unloads its models.
+                fcntl.flock(held, fcntl.LOCK_EX)
             yield folder, lock
         finally:
-            os.close(held)
-            os.close(lock)
-    finally:
-        _remove(folder)
+            _remove(folder)
 
 
 @contextmanager
@@ -118,8 +117,9 @@ def remove_debris(temporary: Path) -> None:
             lock = os.open(lock_file, os.O_RDWR | os.O_NOFOLLOW)
             try:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)  # fails where one of its processes lives
-                _remove(folder)
-                log_of(folder).unlink(missing_ok=True)
+                if os.fstat(lock).st_nlink:  # else its server removed it just now, and left its log where it failed
+                    _remove(folder)
+                    log_of(folder).unlink(missing_ok=True)
             finally:
                 os.close(lock)
     _remove_old_logs(temporary)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import shutil
 import subprocess
@@ -15,7 +16,7 @@ import pytest
 from heatserve.serving.errors import ServingError
 from heatserve.serving.switching.control import ControlSocket, servers_of
 from heatserve.serving.triton import debris
-from heatserve.serving.triton.debris import KEPT_LOGS, explained_writes, remove_debris
+from heatserve.serving.triton.debris import KEPT_LOGS, explained_writes, log_of, remove_debris, server_folder
 from heatserve.serving.unix_sockets import listening
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="Triton runs on Linux only")
@@ -30,6 +31,33 @@ def test_of_the_logs_that_outlive_their_folders_the_newest_are_left(tmp_path: Pa
     remove_debris(tmp_path)
     left = sorted(int(path.stem.partition("-")[2]) for path in tmp_path.glob("*.log"))
     assert left == [0, *range(3, KEPT_LOGS + 3)]
+
+
+@pytest.mark.parametrize("looks", ["while it is removed", "before it is locked"])
+def test_the_log_of_a_server_that_ends_is_left_by_one_that_starts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, looks: str
+) -> None:
+    """The error of a Triton that failed names it."""
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    ending, remove, lock = server_folder(), debris._remove, fcntl.flock
+    folder, _ = ending.__enter__()
+    log_of(folder).touch()
+
+    def another_starts_and_remove(folder: Path) -> None:
+        remove_debris(tmp_path)
+        remove(folder)
+
+    def end_and_lock(descriptor: int, how: int) -> None:
+        ending.__exit__(None, None, None)
+        lock(descriptor, how)
+
+    if looks == "while it is removed":
+        monkeypatch.setattr(debris, "_remove", another_starts_and_remove)
+        ending.__exit__(None, None, None)
+    else:
+        monkeypatch.setattr(fcntl, "flock", end_and_lock)
+        remove_debris(tmp_path)
+    assert list(tmp_path.iterdir()) == [log_of(folder)]
 
 
 def test_folders_that_killed_tritons_left_are_removed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -192,10 +192,20 @@ def test_a_caller_who_leaves(triton: TritonServer, cancels: bool) -> None:
     kind = 'nv_inference_request_failure{model="patient",reason="CANCELED"' if cancels else _ANSWERED
     before = triton_value(state, kind)
     with front_before(replace(state, cancels=cancels)) as front:
-        with socket.create_connection(("127.0.0.1", front.port)) as caller:
-            caller.sendall(post("/v2/models/patient/infer", BODY))
-            time.sleep(0.05)
-        until(lambda: value_of(front.folder, FRONT_REQUESTS, route="infer", code="499") == 1)
+
+        def seen(code: str) -> float:
+            return value_of(front.folder, FRONT_REQUESTS, route="infer", code=code)
+
+        def leave() -> bool:
+            """Leave within the fifth of a second that it takes; False: he was answered first, on a busy machine."""
+            seen_before = seen("499") + seen("200")
+            with socket.create_connection(("127.0.0.1", front.port)) as caller:
+                caller.sendall(post("/v2/models/patient/infer", BODY))
+                time.sleep(0.05)
+            until(lambda: seen("499") + seen("200") > seen_before)
+            return seen("499") == 1
+
+        assert any(leave() for _ in range(5))
         until(lambda: triton_value(state, kind) > before)
 
 
