@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import http.client
+from collections import Counter
 from collections.abc import AsyncGenerator, AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from typing import Any
@@ -22,6 +23,8 @@ class AsyncHttpTransport:
         """Describe the way; the first request connects."""
         self._access = access
         self._session: aiohttp.ClientSession | None = None
+        self._asked = Counter[aiohttp.ClientSession]()
+        """Requests on their way."""
         self._options: dict[str, Any] = {"proxy": access.address.proxy, "allow_redirects": False}
         if access.address.is_encrypted:
             self._options["ssl"] = access.tls.context()
@@ -50,9 +53,9 @@ class AsyncHttpTransport:
                 yield result
 
     async def close(self) -> None:
-        """Close the connections; a request after that makes others."""
+        """Close the connections once no request is on its way; a request after that makes others."""
         session, self._session = self._session, None
-        if session is not None:
+        if session is not None and not self._asked[session]:
             await session.close()
 
     @asynccontextmanager
@@ -60,16 +63,22 @@ class AsyncHttpTransport:
         self, method: str, path: str, body: bytes | None, headers: Mapping[str, str], seconds: float
     ) -> AsyncIterator[aiohttp.ClientResponse]:
         """A response of status 200; what is not read of it is given up."""
-        if self._session is None:
-            self._session = aiohttp.ClientSession()
-        async with self._session.request(
-            method,
-            self._access.address.url + path,
-            data=body,
-            headers={**self._access.request_headers(), **headers},
-            timeout=aiohttp.ClientTimeout(total=seconds),
-            **self._options,
-        ) as answer:
-            if answer.status != http.client.OK:
-                refuse(answer.status, answer.headers, await answer.read())
-            yield answer
+        session = self._session = self._session or aiohttp.ClientSession()
+        self._asked[session] += 1
+        try:
+            async with session.request(
+                method,
+                self._access.address.url + path,
+                data=body,
+                headers={**self._access.request_headers(), **headers},
+                timeout=aiohttp.ClientTimeout(total=seconds),
+                **self._options,
+            ) as answer:
+                if answer.status != http.client.OK:
+                    refuse(answer.status, answer.headers, await answer.read())
+                yield answer
+        finally:
+            self._asked[session] -= 1
+            if session is not self._session and not self._asked[session]:
+                del self._asked[session]
+                await session.close()

@@ -111,9 +111,10 @@ def test_closing_a_client_lets_the_requests_of_other_threads_be_answered(triton:
         assert [len(one.result()) for one in waiting] == [1] * 8
 
 
-def test_closing_a_client_lets_the_requests_of_other_tasks_be_answered(triton: TritonServer) -> None:
+@PROTOCOLS
+def test_closing_a_client_lets_the_requests_of_other_tasks_be_answered(triton: TritonServer, protocol: str) -> None:
     async def ask() -> list[int]:
-        client = AsyncClient(triton.endpoints.grpc_url, model="patient", timeout=30)
+        client = AsyncClient(url_of(triton, protocol), model="patient", timeout=30)
         await client.spec()
         waiting = [asyncio.create_task(client.predict(random_images(1))) for _ in range(4)]
         await asyncio.sleep(0.05)

@@ -175,6 +175,20 @@ def test_leaving_a_stream_gives_it_up_on_the_server(
 
 
 @PROTOCOLS
+def test_a_client_that_is_closed_lets_a_stream_end(tiers: TritonServer, protocol: str) -> None:
+    async def ask() -> list[TierAnswer]:
+        client = AsyncClient(url_of(tiers, protocol), model="tiny", timeout=PATIENT_SECONDS)
+        answers = client.certify(grid_images(1)[0], n=100_000)
+        first = await anext(answers)
+        await client.close()
+        return [first, *[answer async for answer in answers]]
+
+    answers = asyncio.run(ask())
+    assert [answer.reason for answer in answers[:-1]] == [TierReason.TIGHTENING] * (len(answers) - 1)
+    assert answers[-1].reason is TierReason.PROVEN
+
+
+@PROTOCOLS
 def test_asyncio_tasks_ask_at_once(tiers: TritonServer, protocol: str) -> None:
     async def ask() -> list[list[TierAnswer]]:
         async with AsyncClient(url_of(tiers, protocol), model="tiny", timeout=PATIENT_SECONDS) as client:
