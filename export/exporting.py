@@ -4,16 +4,13 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import onnx
-
 from heatserve.certification.errors import HeatserveError
 from heatserve.certification.lineage import epochs_in_all
 from heatserve.certification.progress import Progress, unseen
 from heatserve.export.card import Training
-from heatserve.export.graph.build import logits_graph, plain_graph
 from heatserve.export.lipschitz import is_lipschitz, proven_network
 from heatserve.export.repository.layout import ModelVersion
-from heatserve.export.runtime.exact import compare_with_torch
+from heatserve.export.runtime.exact import exact_graph
 from heatserve.export.variants import Backend, ServedNetworks, Variant, check_request, publish_networks, publish_proven
 from heatserve.training import Checkpoint, CheckpointError, load_base, load_checkpoint
 
@@ -66,10 +63,10 @@ def export_checkpoint(
     certified = load_base(single_pass, base) if has_base else single_pass
     _check_compatible(single_pass, certified)
     sigma = _sigma(single_pass, sigma)
-    logits = _exact_graph(single_pass)
+    logits = exact_graph(single_pass.network, input_shape=single_pass.metadata.input_shape)
     networks = ServedNetworks(
         single_pass=logits,
-        base=_exact_graph(certified) if has_base else logits,
+        base=exact_graph(certified.network, input_shape=certified.metadata.input_shape) if has_base else logits,
         input_shape=single_pass.metadata.input_shape,
         class_names=single_pass.metadata.class_names,
         training=_training(single_pass),
@@ -123,13 +120,6 @@ def _export_proven(
         packages=("torch",),
     )
     return publish_proven(networks, bound, repository=repository, name=name, variant=variant, backend=backend)
-
-
-def _exact_graph(checkpoint: Checkpoint) -> onnx.ModelProto:
-    """The logits graph of a checkpoint's network, which answers as torch does."""
-    logits = logits_graph(checkpoint.network, input_shape=checkpoint.metadata.input_shape)
-    compare_with_torch(checkpoint.network, plain_graph(logits)).require()
-    return logits
 
 
 def _sigma(checkpoint: Checkpoint, given: float | None) -> float:

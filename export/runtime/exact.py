@@ -14,6 +14,7 @@ import numpy as np
 import onnx
 
 from heatserve.certification.radius import Float32Array, Float64Array
+from heatserve.export.graph.build import logits_graph, plain_graph
 from heatserve.export.graph.tracing import NotExportableError, answer_of
 from heatserve.export.runtime.session import open_session
 
@@ -55,6 +56,22 @@ class Exactness:
                 f"{self.allowed:.1g}, got differences of {listed}; its forward may compute something else while it is "
                 "traced"
             )
+
+
+def exact_graph(network: nn.Module, *, input_shape: tuple[int, int, int]) -> onnx.ModelProto:
+    """`image` FP32 [N, C, H, W] in [0,1] → `logits` FP32 [N, K], which answers as the network does in torch.
+
+    Args:
+        network: takes and returns what the graph does; put into eval mode.
+        input_shape: C, H, W.
+
+    Raises:
+        NotExportableError: no graph can be this network, or it answers otherwise.
+        GraphError: ONNX Runtime cannot load it.
+    """
+    logits = logits_graph(network, input_shape=input_shape)
+    compare_with_torch(network, plain_graph(logits)).require()
+    return logits
 
 
 def compare_with_torch(network: nn.Module, graph: onnx.ModelProto, *, seed: int = 0) -> Exactness:

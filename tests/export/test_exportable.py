@@ -202,7 +202,7 @@ def test_an_export_that_is_not_exact_publishes_nothing(tmp_path: Path, monkeypat
         scale.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(scale) * np.float32(1.5), scale.name))
         return model
 
-    monkeypatch.setattr("heatserve.export.exporting.logits_graph", with_another_scale)
+    monkeypatch.setattr("heatserve.export.runtime.exact.logits_graph", with_another_scale)
     with pytest.raises(NotExportableError, match="its graph answers otherwise than torch does"):
         export_checkpoint(tmp_path / "v.safetensors", repository=tmp_path / "models", name="v")
     assert not version_dirs(tmp_path / "models" / "v")

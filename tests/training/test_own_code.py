@@ -94,6 +94,10 @@ class Branches(Two):
         x = x.flatten(1)
         return self.linear(x if x.sum() > 0 else -x)
 
+class Draws(Two):
+    def forward(self, x):
+        return nn.functional.dropout(self.linear(x.flatten(1)) + 1, 0.5)
+
 def other_classes(num_classes):
     return build(num_classes + 1)
 
@@ -387,6 +391,9 @@ def test_what_cannot_be_exported_says_so_before_it_is_trained(nets: Path, tmp_pa
     imported = CliRunner().invoke(app, ["import-weights", str(weights), *branches, *as_it_is])
     assert imported.exit_code == 0
     assert "it can be trained, and not be exported afterwards: network: " in imported.stderr
+    draws = [argument.replace("Branches", "Draws") for argument in branches]
+    imported = CliRunner().invoke(app, ["import-weights", str(weights), *draws, *as_it_is])
+    assert "exported afterwards: network: it answers an image otherwise in a batch of " in imported.stderr
     plain = [argument.replace("Branches", "Stateless") for argument in branches]
     imported = CliRunner().invoke(app, ["import-weights", str(weights), *plain, *as_it_is])
     assert imported.exit_code == 0

@@ -98,14 +98,15 @@ def check_exportable(architecture: str, data: ImageData) -> None:
 
 def why_not_exportable(network: nn.Module, input_shape: tuple[int, int, int]) -> str | None:
     """Why `export` would refuse a network; None: it would not, or ONNX is not installed and nobody knows."""
-    if not (find_spec("onnx") and find_spec("onnxscript")):
+    if not all(map(find_spec, ("onnx", "onnxscript", "onnxruntime"))):
         return None
-    from heatserve.export.graph.build import logits_graph
     from heatserve.export.graph.tracing import NotExportableError
+    from heatserve.export.runtime.exact import exact_graph
+    from heatserve.export.runtime.session import GraphError
 
     try:
-        logits_graph(network, input_shape=input_shape)
-    except NotExportableError as error:
+        exact_graph(network, input_shape=input_shape)
+    except (NotExportableError, GraphError) as error:
         return str(error)
     return None
 
