@@ -30,7 +30,7 @@ from heatserve.export.reference import InputReference
 from heatserve.serving.observed import families
 from heatserve.serving.observed.recorder import Recorder
 from heatserve.serving.pixels import explain_pixels
-from heatserve.serving.shadow.folder import AuditFolder
+from heatserve.serving.shadow.folder import Alarm, AuditFolder
 from heatserve.serving.vote_protocol import Sample
 
 LEVEL = 0.001
@@ -93,7 +93,7 @@ class Auditor:
             self.rate.resume(state["rate"])
             if self.drift is not None and state["drift"] is not None:
                 self.drift.resume(state["drift"])
-        self._told = self._alarms()
+        self._told = {alarm.about for alarm in self._alarms()}
         self._kept = time.monotonic()
         for family in (families.SHADOW_JUDGED, families.SHADOW_OVERCLAIMS, families.SHADOW_DROPPED):
             recorder.add(family, card.model, by=0)
@@ -158,58 +158,63 @@ class Auditor:
         self._recorder.add(families.SHADOW_OVERCLAIMS, self._card.model, by=int(overclaims))
         self._show()
 
-    def _alarms(self) -> tuple[bool, bool]:
-        return self.rate.alarmed, self.drift is not None and self.drift.alarmed
+    def _alarms(self) -> list[Alarm]:
+        found = []
+        if self.rate.alarmed:
+            found.append(Alarm(self._card.model, "promise", self._problem_of_rate()))
+        if self.drift is not None and self.drift.alarmed:
+            found.append(Alarm(self._card.model, "inputs", self._problem_of_inputs(self.drift)))
+        return found
 
     def _show(self) -> None:
         """Set the gauges, keep what was seen, and tell of an alarm once."""
         model, alarms = self._card.model, self._alarms()
+        about = {alarm.about for alarm in alarms}
         self._recorder.set(families.SHADOW_RATE, self.rate.rate, model)
         self._recorder.set(families.SHADOW_RATE_LOWER, self.rate.lower, model)
         self._recorder.set(families.SHADOW_RATE_UPPER, self.rate.upper, model)
-        self._recorder.set(families.SHADOW_ALARM, alarms[0], model)
+        self._recorder.set(families.SHADOW_ALARM, "promise" in about, model)
         # Also where nothing is compared: a version before this one may have left an alarm of its own there.
         self._recorder.set(families.DRIFT_EVIDENCE, self.drift.evidence if self.drift else 0.0, model)
-        self._recorder.set(families.DRIFT_ALARM, alarms[1], model)
-        if alarms == self._told and time.monotonic() - self._kept < _KEEP_SECONDS:
+        self._recorder.set(families.DRIFT_ALARM, "inputs" in about, model)
+        if about == self._told and time.monotonic() - self._kept < _KEEP_SECONDS:
             return
-        if alarms[0] and not self._told[0]:
-            self._tell_of_rate()
-        if alarms[1] and not self._told[1]:
-            self._tell_of_drift()
-        self._keep(is_withdrawn=alarms[0] and self._folder.settings.withdraws)
-        self._told, self._kept = alarms, time.monotonic()
+        for alarm in alarms:
+            if alarm.about not in self._told:
+                self._log(alarm.described)
+        self._keep(alarms)
+        self._told, self._kept = about, time.monotonic()
 
-    def _keep(self, *, is_withdrawn: bool) -> None:
+    def _keep(self, alarms: list[Alarm]) -> None:
         state = {"rate": self.rate.state, "drift": self.drift.state if self.drift else None}
         try:
-            if is_withdrawn:
+            if self.rate.alarmed and self._folder.settings.withdraws:
                 self._folder.withdrawal(self._card).touch()
+            for alarm in alarms:
+                self._folder.write_alarm(self._card, alarm)
             self._folder.write_state(self._card, state)
         except OSError as error:  # the disk is full; it is tried again
             self._log(f"audit of {self._card.model}: {error.filename}: {error.strerror}")
 
-    def _tell_of_rate(self) -> None:
+    def _problem_of_rate(self) -> str:
         rate = self.rate
         what = (
             "radius 0 is answered from now on"
             if self._folder.settings.withdraws
             else "its radii are served as before, since `--withdraw-on-alarm` is not set"
         )
-        self._log(
-            f"ALARM: {self._card.model}: expected overclaims of at most {rate.alpha:g} of the positive radii, as its "
+        return (
+            f"expected overclaims of at most {rate.alpha:g} of the positive radii, as its "
             f"card promises, found {rate.successes} of {rate.trials} that Certify judged (at least {rate.lower:.3g} "
             f"and at most {rate.upper:.3g}; such data come with probability at most {LEVEL:g} where the promise "
             f"holds): {what}; calibrate it again on images like those that it gets"
         )
 
-    def _tell_of_drift(self) -> None:
-        if self.drift is None:
-            return
-        by_statistic = self.drift.by_statistic
+    def _problem_of_inputs(self, drift: DriftWatch) -> str:
+        by_statistic = drift.by_statistic
         name = max(by_statistic, key=lambda statistic: by_statistic[statistic])
-        self._log(
-            f"ALARM: {self._card.model}: expected inputs like its calibration images, found {self.drift.seen} whose "
-            f"{name} differs (such data come with probability at most {LEVEL:g} where they are alike): its promise is "
-            "about inputs like those; look at what is sent"
+        return (
+            f"expected inputs like its calibration images, found {drift.seen} whose {name} differs (such data come "
+            f"with probability at most {LEVEL:g} where they are alike): its promise is about inputs like those; look "
+            "at what is sent"
         )

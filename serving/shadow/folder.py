@@ -9,9 +9,9 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from heatserve.certification.files import write_atomically
 from heatserve.serving.errors import ServingError
@@ -23,6 +23,22 @@ AUDIT_VARIABLE = "HEATSERVE_AUDIT"
 """The environment variable that names the folder to the processes of a server."""
 
 _SETTINGS_NAME = "settings.json"
+_ALARM_SUFFIX = ".alarm"
+
+
+@dataclass(frozen=True)
+class Alarm:
+    """What the operator has to know: live answers speak against a promise, or inputs are not what it is about."""
+
+    model: str
+    about: Literal["promise", "inputs"]
+    problem: str
+    """What was expected and found."""
+
+    @property
+    def described(self) -> str:
+        """In words for the operator."""
+        return f"ALARM: {self.model}: {self.problem}"
 
 
 @dataclass(frozen=True)
@@ -92,8 +108,18 @@ class AuditFolder:
         """Keep what was seen of a graph, for a process that is started in place of this one."""
         write_atomically(self._state(card), json.dumps(state).encode())
 
+    def write_alarm(self, card: Card, alarm: Alarm) -> None:
+        """Have the server tell of an alarm (`alarms_in`), once in its life."""
+        name = f"{alarm.model}-{card.graph_sha256}-{alarm.about}{_ALARM_SUFFIX}"
+        write_atomically(self._path / name, json.dumps(asdict(alarm)).encode())
+
     def _state(self, card: Card) -> Path:
         return self._path / f"{card.model}-{card.graph_sha256}.json"
+
+
+def alarms_in(path: Path) -> dict[str, Alarm]:
+    """The alarms that were raised, by what tells one of them from the others; none where there is no such folder."""
+    return {file.name: Alarm(**json.loads(file.read_bytes())) for file in sorted(path.glob(f"*{_ALARM_SUFFIX}"))}
 
 
 def audit_environment(settings: AuditSettings | None, folder: Path) -> dict[str, str]:

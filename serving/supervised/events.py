@@ -1,9 +1,11 @@
-"""What a server that is kept up tells of itself: what failed and is started again, and what is up again."""
+"""What a server tells of itself: what failed and is started again, what is up again, and what its audit found."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from typing import Literal
+
+from heatserve.serving.shadow.folder import Alarm
 
 Kept = Literal["triton", "front"]
 """What a `Server` starts again. A voter is started again by the `Voters` of its Triton."""
@@ -43,4 +45,4 @@ class Recovery:
         return f"{self.process}: it answers again, {self.seconds:.1f} s after its failure was noticed"
 
 
-Event = Restart | Recovery
+Event = Restart | Recovery | Alarm

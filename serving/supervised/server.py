@@ -20,7 +20,8 @@ from heatserve.serving.observed.families import READY, RESTARTS, SWITCHES
 from heatserve.serving.observed.logs import EventLog, Level
 from heatserve.serving.observed.recorder import FOLDER_VARIABLE, Recorder
 from heatserve.serving.shadow.folder import AuditSettings
-from heatserve.serving.supervised.events import Cause, Event, Kept, Restart
+from heatserve.serving.supervised.alarms import AlarmWatch
+from heatserve.serving.supervised.events import Cause, Event, Kept, Recovery, Restart
 from heatserve.serving.supervised.failures import USUAL_RULE, RestartRule
 from heatserve.serving.supervised.kept_front import KeptFront
 from heatserve.serving.supervised.kept_triton import KeptTriton
@@ -100,7 +101,7 @@ class Server:
             audit: which share of the answers is judged by Certify, and what follows; None: none.
             supervision: how it is kept up and ended.
             log_file: a descriptor for lines of JSON (`observed.logs`); None: none.
-            on_event: called, from a thread, where something failed or is up again.
+            on_event: called, from a thread, where something failed, is up again, or the audit raised an alarm.
         """
         self.repository = Path(repository)
         self._names = models
@@ -135,6 +136,10 @@ class Server:
                 log = BoundedLog(self.folder / "front.log")
             cleanup.enter_context(log.writer)
             self._count(cleanup)
+            if self._audit is not None:
+                alarms = AlarmWatch(self._audit_folder, self._happened)
+                cleanup.callback(alarms.stop)
+                alarms.start()
             sockets = FrontSockets.bound(wanted.host, http=wanted.http, metrics=wanted.metrics)
             cleanup.callback(sockets.close)
             self._kept_triton = self._triton_kept(wanted)
@@ -218,6 +223,10 @@ class Server:
         if self._error is not None:
             raise self._error
 
+    @property
+    def _audit_folder(self) -> Path:
+        return self.folder / "audit"
+
     def _make_folders(self) -> None:
         """Make its own folders again, where something cleaned temporary folders up."""
         with suppress(OSError):  # what is started needs them, and says why it cannot
@@ -255,7 +264,7 @@ class Server:
                 tls=options.server_tls(),
                 metrics=self.metrics,
                 trust=self._trust,
-                audit=replace(self._audit, folder=self.folder / "audit") if self._audit else None,
+                audit=replace(self._audit, folder=self._audit_folder) if self._audit else None,
             )
 
         kept = KeptTriton(
@@ -304,9 +313,11 @@ class Server:
         if isinstance(event, Restart):
             self._recorder.add(RESTARTS, event.process, event.cause)
         if self._events is not None:
+            level: Level = "info" if isinstance(event, Recovery) else "error"
             fields = asdict(event)
-            level: Level = "error" if isinstance(event, Restart) else "info"
-            self._events.event(type(event).__name__.lower(), level=level, what=fields.pop("process"), **fields)
+            if "process" in fields:  # a line has the process that writes it
+                fields["what"] = fields.pop("process")
+            self._events.event(type(event).__name__.lower(), level=level, **fields)
         self._on_event(event)
 
     def _ends_by_itself(self, error: Exception) -> None:

@@ -22,7 +22,14 @@ from heatserve.serving.observed import families
 from heatserve.serving.observed.page import value_of
 from heatserve.serving.observed.recorder import Recorder
 from heatserve.serving.shadow.auditor import Auditor
-from heatserve.serving.shadow.folder import AUDIT_VARIABLE, AuditFolder, AuditSettings, audit_environment, withdrawn
+from heatserve.serving.shadow.folder import (
+    AUDIT_VARIABLE,
+    AuditFolder,
+    AuditSettings,
+    alarms_in,
+    audit_environment,
+    withdrawn,
+)
 from heatserve.serving.vote_protocol import Sample
 
 Audit = Callable[..., tuple[Auditor, list[str]]]
@@ -93,6 +100,9 @@ def test_a_network_that_claims_too_much_is_found_and_its_promise_withdrawn(
     assert len(lines) == 1
     assert lines[0].startswith("ALARM: swapped: expected overclaims of at most 0.01 of the positive radii, as its card")
     assert "radius 0 is answered from now on" in lines[0]
+    assert [(alarm.about, alarm.described) for alarm in alarms_in(tmp_path / "audit").values()] == [
+        ("promise", lines[0])
+    ]
     again, more = audit(version_dir)  # the voter is started again
     feed(again, version_dir, inputs(2, seed=5))
     assert value_of(tmp_path, families.SHADOW_ALARM, model="swapped") == 1
@@ -170,6 +180,7 @@ def test_shifted_inputs_raise_the_other_alarm_and_withdraw_nothing(
     assert [line.split(" whose ")[0].rsplit(" ", 1)[0] for line in lines] == [
         "ALARM: honest: expected inputs like its calibration images, found"
     ]
+    assert [alarm.about for alarm in alarms_in(tmp_path / "audit").values()] == ["inputs"]
     audit(write_shadow_model(tmp_path / "next", "honest", HONEST, has_reference=False))
     found = [value_of(tmp_path, family, model="honest") for family in (families.DRIFT_ALARM, families.DRIFT_EVIDENCE)]
     assert found == [0, 0], "of a version that was switched to, whose inputs are compared with nothing"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import shutil
@@ -26,7 +27,8 @@ from heatserve.export.tiers import TierModel
 from heatserve.serving.errors import ServingError
 from heatserve.serving.observed import families
 from heatserve.serving.observed.page import value_of
-from heatserve.serving.shadow.folder import AuditSettings
+from heatserve.serving.shadow.folder import Alarm, AuditSettings
+from heatserve.serving.supervised.events import Event
 from heatserve.serving.supervised.server import Server
 from heatserve.serving.triton.installation import find_triton
 
@@ -164,7 +166,11 @@ def test_a_voter_that_is_started_again_goes_on_with_what_was_seen(audited: Trito
 def test_what_is_withdrawn_stays_so_where_triton_is_started_again(tmp_path: Path) -> None:
     write_shadow_model(tmp_path, "swapped", OVERCONFIDENT)
     images = inputs(20, seed=24)
-    with Server(tmp_path, endpoints=FREE_PORTS, audit=AuditSettings(share=1.0, withdraws=True)) as server:
+    audit, events = AuditSettings(share=1.0, withdraws=True), list[Event]()
+    with (
+        (tmp_path / "log").open("wb") as log,
+        Server(tmp_path, endpoints=FREE_PORTS, audit=audit, log_file=log.fileno(), on_event=events.append) as server,
+    ):
         hurry(server.triton, "swapped")
         with Client(server.endpoints.grpc_url, model="swapped") as client:
             assert client.predict(images[:1])[0].certified_radius > 0
@@ -177,3 +183,9 @@ def test_what_is_withdrawn_stays_so_where_triton_is_started_again(tmp_path: Path
             answer = client.predict(images[:1])[0]
     assert (answer.certified_radius, answer.reason) == (0, Reason.WITHDRAWN)
     former.log.unlink(missing_ok=True)
+    (alarm,) = (event for event in events if isinstance(event, Alarm))
+    assert alarm.described.startswith("ALARM: swapped: expected overclaims of at most 0.01 of the positive radii")
+    logged = map(json.loads, (tmp_path / "log").read_text().splitlines())
+    (line,) = (line for line in logged if line["event"] == "alarm")
+    assert (line["level"], line["model"], line["about"]) == ("error", "swapped", "promise")
+    assert line["problem"] == alarm.problem

@@ -19,6 +19,7 @@ from test_watch import BUSY_SECONDS, seconds_until
 from tiny_model import edit_card, random_images, write_tiny_model
 
 from heatserve import FREE_PORTS, Client, ServingError
+from heatserve.serving.shadow.folder import Alarm
 from heatserve.serving.supervised.events import Event, Recovery, Restart
 from heatserve.serving.supervised.failures import USUAL_RULE, RestartRule
 from heatserve.serving.supervised.server import Server, Supervision
@@ -118,7 +119,10 @@ def test_a_front_that_is_killed_or_stopped_is_followed_by_another_and_callers_wa
             assert answers(server, over="http"), "a connection that comes meanwhile is not refused"
             seconds_until(lambda: len(events) == 2 * turn + 2, at_most=BUSY_SECONDS)  # noqa: B023
             wait_until_gone({front}, seconds=BUSY_SECONDS)
-        assert [event.process for event in events] == ["front"] * 4
+        assert [(type(event), event.process) for event in events if not isinstance(event, Alarm)] == [
+            (Restart, "front"),
+            (Recovery, "front"),
+        ] * 2
         assert [event.cause for event in events if isinstance(event, Restart)] == ["ended", "unhealthy"]
         assert server.triton is triton
         assert answers(server)
