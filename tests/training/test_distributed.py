@@ -257,3 +257,14 @@ def test_the_whole_command_trains_in_two_processes_and_reports_once(folder: Path
 if __name__ == "__main__":
     _command(Path(sys.argv[1]))
     _work(Path(sys.argv[1]))
+
+
+@pytest.mark.parametrize(("name", "chosen"), [("cuda:1", ["cuda:1"]), ("cuda", []), ("cpu", [])])
+def test_a_gpu_that_is_named_is_that_of_streams_too(
+    monkeypatch: pytest.MonkeyPatch, name: str, chosen: list[str]
+) -> None:
+    """No GPU is needed: what torch is told is looked at."""
+    found = list[str]()
+    monkeypatch.setattr(torch.cuda, "set_device", lambda device: found.append(str(device)))
+    assert join(torch.device(name)).size == 1
+    assert found == chosen

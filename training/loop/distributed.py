@@ -77,12 +77,15 @@ class Team:
 
 
 def join(device: torch.device) -> Team:
-    """The processes that `torchrun` started together, connected over NCCL on GPUs and over Gloo on CPUs."""
+    """The processes that `torchrun` started together, connected over NCCL on GPUs and over Gloo on CPUs.
+
+    A GPU becomes the one that torch means where none is named, as of a stream.
+    """
     size = int(os.environ.get("WORLD_SIZE", "1"))
+    if device.type == "cuda" and (device.index is not None or size > 1):
+        torch.cuda.set_device(device)
     if size == 1:
         return Team()
-    if device.type == "cuda":
-        torch.cuda.set_device(device)
     if not dist.is_initialized():
         dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
     return Team(dist.get_rank(), size)
