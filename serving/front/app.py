@@ -5,15 +5,18 @@ from __future__ import annotations
 import asyncio
 import gc
 import traceback
-from collections.abc import Callable, MutableMapping
-from contextlib import aclosing
+from collections.abc import AsyncGenerator, Callable, MutableMapping
+from contextlib import AbstractContextManager, aclosing
 from typing import Any, TypeVar
+
+from tritonclient.grpc import service_pb2 as pb
 
 from heatserve.serving.front.counted import PassedCounts
 from heatserve.serving.front.events import EVENTS, event, stream_message
 from heatserve.serving.front.exchange import CallerLeft, Exchange, Receive, Send
 from heatserve.serving.front.inference import JSON_LENGTH_HEADER, InferenceQuestion
-from heatserve.serving.front.limits import BodyBytes, Rates, whole_seconds
+from heatserve.serving.front.limits import BodyBytes, Rates, WaitingImages, whole_seconds
+from heatserve.serving.front.models import ModelRules
 from heatserve.serving.front.refusals import FrontAnswer, Refusal, error_body, invalid
 from heatserve.serving.front.routes import OPEN, Descriptions, Route, check_method, route_of
 from heatserve.serving.front.served import Served
@@ -59,6 +62,7 @@ class FrontApp:
         self._log = log
         self._passed = passed
         self._bodies = BodyBytes()
+        self._waiting = WaitingImages()
         self._reading = asyncio.Lock()
 
     async def __call__(self, scope: MutableMapping[str, Any], receive: Receive, send: Send) -> None:
@@ -152,7 +156,8 @@ class FrontApp:
         question = await self._read(body, lambda content: InferenceQuestion(rules, route.version, content, length))
         del body
         calls = await self._served.calls()
-        response = await calls.infer(question.message, exchange.metadata)
+        with self._held(exchange, rules, question.message):
+            response = await calls.infer(question.message, exchange.metadata)
         if exchange.connection.is_lost:
             raise CallerLeft
         if self._passed is not None:
@@ -166,7 +171,19 @@ class FrontApp:
         body = await exchange.body(rules.json_bytes)
         message = await self._read(body, lambda content: stream_message(rules, route.version, content))
         calls = await self._served.calls()
-        async with aclosing(calls.stream(message, exchange.metadata)) as answers:
+        with self._held(exchange, rules, message):
+            await self._send_stream(exchange, calls.stream(message, exchange.metadata))
+        await exchange.send_event(b"", is_end=True)
+        if exchange.connection.is_lost:
+            raise CallerLeft
+
+    def _held(
+        self, exchange: Exchange, rules: ModelRules, message: pb.ModelInferRequest
+    ) -> AbstractContextManager[None]:
+        return self._waiting.held(exchange.client, rules.name, rules.images_in(message), rules.most_waiting)
+
+    async def _send_stream(self, exchange: Exchange, stream: AsyncGenerator[pb.ModelInferResponse, None]) -> None:
+        async with aclosing(stream) as answers:
             first = await anext(answers, None)  # before anything is sent, so that a refusal has a status of its own
             if first is None:
                 raise Refusal(500, "the model ended without an answer", reason="failed")
@@ -179,9 +196,6 @@ class FrontApp:
                 exchange.reason = refusal.reason
                 exchange.failure = refusal.failure if refusal.status >= 500 else None
                 await exchange.send_event(b"data: %b\n\n" % error_body(refusal.message))
-        await exchange.send_event(b"", is_end=True)
-        if exchange.connection.is_lost:
-            raise CallerLeft
 
     async def _read(self, body: bytes, read: Callable[[bytes], T]) -> T:
         """What a body says; of large ones one in a turn of the loop.

@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import math
 import time
-from collections import OrderedDict
+from collections import Counter, OrderedDict
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
+
+from heatserve.serving.front.refusals import Refusal
 
 HEADER_BYTES = 2**15
 """The most bytes of a request line and all headers."""
@@ -130,6 +134,44 @@ class BodyBytes:
         left = self._of_client.pop(client, 0) - size
         if left:
             self._of_client[client] = left
+
+
+class WaitingImages:
+    """The images of each client that wait for the votes of a model, so that none takes the whole of its queue."""
+
+    def __init__(self) -> None:
+        """Begin with none."""
+        self._of = Counter[tuple[str, str]]()
+
+    @contextmanager
+    def held(self, client: str, model: str, images: int, most: int | None) -> Iterator[None]:
+        """Count so many more of a client's while they wait.
+
+        Args:
+            client: who asks.
+            model: whose votes they wait for.
+            images: of one request, which is let in where none of his wait.
+            most: of one client; None: any number.
+
+        Raises:
+            Refusal: too many of his wait.
+        """
+        found = self._of[client, model]
+        if most is not None and found and found + images > most:
+            raise Refusal(
+                503,
+                f"queue is full: expected at most {most} images of one client that wait for votes, found {found} and "
+                f"{images} more; ask again in about 1 s",
+                reason="overloaded",
+                headers={b"retry-after": b"1"},
+            )
+        self._of[client, model] += images
+        try:
+            yield
+        finally:
+            self._of[client, model] -= images
+            if not self._of[client, model]:
+                del self._of[client, model]
 
 
 def whole_seconds(seconds: float) -> int:

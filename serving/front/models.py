@@ -8,7 +8,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from tritonclient.grpc import model_config_pb2 as pb
+from tritonclient.grpc import service_pb2
 
+from heatserve.export.tiers import parse_limits
 from heatserve.serving.batching import PICTURES_BYTES, request_bytes
 
 JSON_HEADER_BYTES = 2**16
@@ -59,12 +61,21 @@ class ModelRules:
     """The most bytes of a body with binary tensors."""
     json_bytes: int
     """The most bytes of a body that is JSON alone."""
+    most_waiting: int | None = None
+    """The most images of one client that wait for its votes, unless he asked for them at once: half of its queue.
+
+    None: it takes no votes.
+    """
+
+    def images_in(self, message: service_pb2.ModelInferRequest) -> int:
+        """How many images a request has that was checked."""
+        return int(message.inputs[0].shape[0]) if self.is_batched else 1
 
 
 def rules_of(config: pb.ModelConfig) -> ModelRules:
     """The rules of a model as Triton is configured for it; an input of another type than numbers is left out."""
-    stated = config.parameters["max_batch_size"].string_value if "max_batch_size" in config.parameters else ""
-    most_images = int(stated or config.max_batch_size) or 1
+    parameters = {name: parameter.string_value for name, parameter in config.parameters.items()}
+    most_images = int(parameters.get("max_batch_size") or config.max_batch_size) or 1
     inputs = {tensor.name: _rule(tensor) for tensor in config.input if _datatype(tensor.data_type) in _ITEM_BYTES}
     return ModelRules(
         name=config.name,
@@ -75,6 +86,7 @@ def rules_of(config: pb.ModelConfig) -> ModelRules:
         is_stream=config.model_transaction_policy.decoupled,
         binary_bytes=JSON_HEADER_BYTES + _pixel_bytes(inputs.values(), most_images),
         json_bytes=min(JSON_BYTES, JSON_HEADER_BYTES + _values(inputs.values(), most_images) * _TEXT_OF_VALUE),
+        most_waiting=max(1, parse_limits(parameters).queue // 2) if "tier" in parameters else None,
     )
 
 

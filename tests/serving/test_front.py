@@ -6,12 +6,14 @@ import asyncio
 import http.client
 import json
 import os
+import signal
 import socket
 import subprocess
 import sys
 import threading
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -26,12 +28,15 @@ from fronts import (
     front_before,
     post,
     raw_answer,
+    read_all,
     status_of,
     until,
 )
+from known_tiers import voter_of
 from relays import Relay, host_and_port
 from test_server import wait_until_gone
 from tiny_model import random_images
+from tiny_tiers import QUEUE, RADIUS, grid_images
 from tritonclient.grpc import service_pb2 as pb
 
 from heatserve import AsyncClient, Client, OverloadedError, ServingError, TritonServer
@@ -46,6 +51,7 @@ from heatserve.serving.observed.families import FRONT_REQUESTS, REQUESTS
 from heatserve.serving.observed.logs import LINE_BYTES, json_line
 from heatserve.serving.observed.page import value_of
 from heatserve.serving.observed.recorder import Recorder
+from heatserve.serving.triton import voters
 
 INFER = "/v2/models/tiny/infer"
 IMAGE = {"name": "image", "datatype": "FP32", "shape": [1, 1, 8, 8], "data": [0.5] * 64}
@@ -207,6 +213,47 @@ def test_a_caller_who_leaves(triton: TritonServer, cancels: bool) -> None:
 
         assert any(leave() for _ in range(5))
         until(lambda: triton_value(state, kind) > before)
+
+
+def test_one_caller_leaves_room_for_the_images_of_others(tiers: TritonServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Four may wait for votes, which nobody takes now."""
+    monkeypatch.setattr(voters, "STOPPED_VOTER_LOOKS", sys.maxsize)
+    shape = {"name": "image", "datatype": "FP32", "shape": [1, 1, 8, 8]}
+    tensor = shape | {"data": grid_images(1).ravel().tolist()}
+
+    def ask(front: RunningFront, address: str, *, milliseconds: int) -> bytes:
+        parameters = {"radius": RADIUS, "deadline_ms": milliseconds}
+        body = json.dumps({"inputs": [tensor], "parameters": parameters}).encode()
+        with socket.create_connection(
+            ("127.0.0.1", front.port), timeout=PATIENCE_SECONDS, source_address=(address, 0)
+        ) as caller:
+            caller.sendall(post("/v2/models/narrow_confirm/infer", body))
+            return read_all(caller)
+
+    def wait(front: RunningFront) -> bytes:
+        """Until the deadline, once it is let in: one that only looks may have been there before."""
+        while status_of(answer := ask(front, "127.0.0.1", milliseconds=10_000)) == 503:
+            pass
+        return answer
+
+    voter = voter_of(tiers, "narrow")
+    os.kill(voter, signal.SIGSTOP)
+    try:
+        with front_before(state_of_triton(tiers)) as front, ThreadPoolExecutor(QUEUE // 2) as pool:
+            waiting = [pool.submit(wait, front) for _ in range(QUEUE // 2)]
+            until(lambda: status_of(ask(front, "127.0.0.1", milliseconds=50)) == 503)
+            refused, other = (ask(front, address, milliseconds=50) for address in ("127.0.0.1", "127.0.0.2"))
+            os.kill(voter, signal.SIGCONT)
+            answers = [one.result() for one in waiting]
+    finally:
+        os.kill(voter, signal.SIGCONT)
+    assert status_of(refused) == 503
+    assert b"\r\nretry-after: 1\r\n" in refused
+    assert error_of(refused) == (
+        "queue is full: expected at most 2 images of one client that wait for votes, found 2 and 1 more; ask again in "
+        "about 1 s"
+    )
+    assert [status_of(answer) for answer in (other, *answers)] == [200] * 3
 
 
 @pytest.mark.slow

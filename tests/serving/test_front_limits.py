@@ -21,10 +21,11 @@ from heatserve.serving.front import limits
 from heatserve.serving.front.app import FrontApp
 from heatserve.serving.front.connections import CallerConnection
 from heatserve.serving.front.lifecycle import FrontServer
-from heatserve.serving.front.limits import BodyBytes, Gate, Rates
+from heatserve.serving.front.limits import BodyBytes, Gate, Rates, WaitingImages
 from heatserve.serving.front.models import ModelRules, TensorRule
 from heatserve.serving.front.options import FrontOptions
 from heatserve.serving.front.process import FrontSockets
+from heatserve.serving.front.refusals import Refusal
 from heatserve.serving.front.served import Served
 from heatserve.serving.observed.families import FRONT_REJECTED
 from heatserve.serving.observed.page import value_of
@@ -218,6 +219,17 @@ def test_bodies_share_what_there_is() -> None:
     assert [bodies.take("b", 5), bodies.take("c", 1)] == [True, False]
     bodies.give("a", 5)
     assert [bodies.take("a", 5), bodies.take("c", 1)] == [True, False]
+
+
+def test_images_that_wait_share_a_queue() -> None:
+    """A request that alone is more than half of the queue is the tier's to refuse."""
+    waiting = WaitingImages()
+    with waiting.held("a", "m", 3, 4), waiting.held("b", "m", 6, 4), waiting.held("a", "other", 4, 4):
+        with pytest.raises(Refusal, match="found 3 and 2 more"), waiting.held("a", "m", 2, 4):
+            pass
+        with waiting.held("a", "m", 1, 4), waiting.held("a", "unbounded", 100, None):
+            pass
+    assert not waiting._of, "who waits no more is forgotten"
 
 
 BODIES_BYTES = 2**20
