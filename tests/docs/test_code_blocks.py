@@ -18,10 +18,12 @@ import termios
 import time
 from collections import Counter
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
+from known_tiers import hurry
 from page_blocks import ROOT, Block, blocks_of, has_shape
 from page_sandbox import bring_weights, furnish
 
@@ -108,6 +110,9 @@ class Reader:
             Server(alone, endpoints=FREE_PORTS, front=secure) as safe,
         ):
             self.servers = {"http": plain.endpoints, "https": safe.endpoints}
+            for model in plain.models:
+                with suppress(ValueError):  # it has no tiers, and no voter
+                    hurry(plain.triton, model.name)
             for block in filter(asks, TO_RUN):
                 self.run(block)
 
