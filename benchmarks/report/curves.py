@@ -53,12 +53,17 @@ def leaders(curves: Mapping[str, ShareCurve], at: int, what: str, *, fewest: boo
     return f"{said}; the bands do not tell it from {joined(others)}" if others else said
 
 
-def curve_line(name: str, curve: ShareCurve, *, style: int, what: str = "radius", marks: bool = True) -> Curve:
-    """A curve with its band; without marks where it has many points, each of which says its numbers all the same."""
+def curve_line(
+    name: str, curve: ShareCurve, *, style: int, what: str = "radius", marks: bool = True, legend: str | None = None
+) -> Curve:
+    """A curve with its band; without marks where it has many points, each of which says its numbers all the same.
+
+    Points say its `name`, the legend a longer one where there is one.
+    """
     places = [(float(at), float(share)) for at, share in zip(curve.at, curve.share, strict=True)]
     total = count(curve.total)
     return Curve(
-        name=name,
+        name=legend or name,
         points=[
             Point(at, share, f"{name}: {percentage(share, 2)} of {total} images at {what} {plain(at)}")
             for at, share in places

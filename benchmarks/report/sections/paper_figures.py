@@ -24,7 +24,7 @@ from heatserve.benchmarks.report.reported import DatasetResults, ReportedResults
 from heatserve.certification.radius import Float64Array
 
 _ATTACKS = ("PGD", "DDN")
-_SHOWN = 33
+_SHOWN = 25
 """Points of a curve, besides those at the ticks of the axis and at σ."""
 
 
@@ -87,7 +87,9 @@ def _over_radius(
     at = next(iter(curves.values())).at
     middle = int(np.searchsorted(at, min(sigma, at[-1])))
     totals = sorted({curve.total for curve in curves.values()})
-    lines = [curve_line(named(name), curve, style=style_of(name), marks=False) for name, curve in curves.items()]
+    lines = [
+        curve_line(name, curve, style=style_of(name), marks=False, legend=named(name)) for name, curve in curves.items()
+    ]
     return Figure(
         name=anchor("figure-1", results.folder, plain(sigma), way),
         title=title,
@@ -127,7 +129,7 @@ def _attack_figure(results: DatasetResults, sigma: float, attack: str) -> Figure
     curves = {row.system: attacked_curve(row, at) for row in rows}
     middle = int(np.searchsorted(at, min(sigma, at[-1])))
     lines = [
-        curve_line(named(name), curve, style=style_of(name), what="distance", marks=False)
+        curve_line(name, curve, style=style_of(name), what="distance", marks=False, legend=named(name))
         for name, curve in curves.items()
     ]
     return Figure(
