@@ -20,6 +20,10 @@ from heatserve.serving.observed.recorder import FOLDER_VARIABLE
 PATIENCE_SECONDS = 60.0
 """After which a test gives up what is to happen at once: a busy machine takes its time."""
 
+IMAGE = {"name": "image", "datatype": "FP32", "shape": [1, 1, 8, 8], "data": [0.5] * 64}
+BODY = json.dumps({"inputs": [IMAGE]}).encode()
+"""A request for one image of `write_tiny_model`."""
+
 
 @dataclass(frozen=True)
 class RunningFront:

@@ -24,7 +24,7 @@ class AsyncHttpTransport:
         self._access = access
         self._session: aiohttp.ClientSession | None = None
         self._asked = Counter[aiohttp.ClientSession]()
-        """Requests on their way."""
+        """Requests on their way; a session that has none is not in it."""
         self._options: dict[str, Any] = {"proxy": access.address.proxy, "allow_redirects": False}
         if access.address.is_encrypted:
             self._options["ssl"] = access.tls.context()
@@ -55,7 +55,7 @@ class AsyncHttpTransport:
     async def close(self) -> None:
         """Close the connections once no request is on its way; a request after that makes others."""
         session, self._session = self._session, None
-        if session is not None and not self._asked[session]:
+        if session is not None and session not in self._asked:
             await session.close()
 
     @asynccontextmanager
@@ -79,6 +79,7 @@ class AsyncHttpTransport:
                 yield answer
         finally:
             self._asked[session] -= 1
-            if session is not self._session and not self._asked[session]:
+            if not self._asked[session]:
                 del self._asked[session]
-                await session.close()
+                if session is not self._session:
+                    await session.close()
