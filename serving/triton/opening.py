@@ -42,8 +42,9 @@ def verified_models(
         verified_model(repository, name, versions.get(name), trust=trust, folder=folder / name) for name in opened
     )
     if not models:
+        found = "no model in it" if repository.is_dir() else "no such folder"
         raise ServingError(
-            f"{repository}: expected a model repository, found no model in it; write one with `heatserve export`"
+            f"{repository}: expected a model repository, found {found}; write one with `heatserve export`"
         )
     return models
 

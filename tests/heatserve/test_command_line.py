@@ -118,7 +118,7 @@ ANY_PORTS = ("--http-port", "0", "--grpc-port", "0", "--metrics-port", "0")
         (["calibrate", "x", "--sampling", "bits"], "sampling: expected one of float32, grid, got bits"),
         (
             ["serve", "--repository", "nowhere", *ANY_PORTS],
-            "nowhere: expected a model repository, found no model in it",
+            "nowhere: expected a model repository, found no such folder",
         ),
         (["bench", "latency", "digit"], "shape: expected one of digits, cifar10-resnet20"),
         (["bench", "load", "digit"], "model: expected one of digits, cifar10-resnet20"),
