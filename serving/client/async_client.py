@@ -75,14 +75,7 @@ class AsyncClient:
 
     async def tier(self, kind: TierModel) -> TierSpec:
         """See `Client.tier`."""
-        described = await self._described()
-        if kind not in described.tiers:
-            try:
-                described.tiers[kind] = await self._connection.tier(kind.beside(self._model), kind)
-            except UnknownModelError:
-                offered = [other for other in TierModel if other is not kind and await self._offers(other)]
-                raise not_offered(self._model, described.spec, kind, offered) from None
-        return described.tiers[kind]
+        return await self._tier(await self._described(), kind)
 
     async def confirm(
         self,
@@ -151,7 +144,9 @@ class AsyncClient:
         async with aclosing(self._connection.stream(tier, pixels, parameters, request_id=request_id)) as stream:
             async for answer in stream:
                 described = await self._described_as(answer)
-                found = bounds.checked(*described.read(answer, asked, await self.tier(asked.kind), images=1))
+                found = bounds.checked(
+                    *described.read(answer, asked, await self._tier(described, asked.kind), images=1)
+                )
                 if not bounds.has_ended:
                     yield found
         yield bounds.last()
@@ -169,6 +164,15 @@ class AsyncClient:
                 return described
         raise not_described(answer)
 
+    async def _tier(self, described: Described, kind: TierModel) -> TierSpec:
+        if kind not in described.tiers:
+            try:
+                described.tiers[kind] = await self._connection.tier(kind.beside(self._model), kind)
+            except UnknownModelError:
+                offered = [other for other in TierModel if other is not kind and await self._offers(other)]
+                raise not_offered(self._model, described.spec, kind, offered) from None
+        return described.tiers[kind]
+
     async def _offers(self, kind: TierModel) -> bool:
         try:
             await self._connection.tier(kind.beside(self._model), kind)
@@ -182,5 +186,5 @@ class AsyncClient:
         for batch in described.requests(images):
             answer = await self._connection.ask(tier, batch, parameters, request_id=request_id)
             described = await self._described_as(answer)
-            found += described.read(answer, asked, await self.tier(asked.kind), images=len(batch))
+            found += described.read(answer, asked, await self._tier(described, asked.kind), images=len(batch))
         return found

@@ -83,7 +83,7 @@ class Client:
         self._connection.close()
 
     def spec(self) -> ModelSpec:
-        """What the server tells about the model, asked once, and again where another version of it has answered.
+        """What the server tells about the model, asked once a minute, and where another version of it has answered.
 
         Raises:
             ServingError: no server, no such model, or not a certified model.
@@ -122,19 +122,12 @@ class Client:
         return found
 
     def tier(self, kind: TierModel) -> TierSpec:
-        """What the server tells about a tier of the model, asked once: its promise, and the operator's limits.
+        """What the server tells about a tier of the model, as `spec`: its promise, and the operator's limits.
 
         Raises:
             ServingError: the server does not offer it, and which ones it offers; or see `spec`.
         """
-        described = self._described()  # where there is no such model, say that
-        if kind not in described.tiers:
-            try:
-                described.tiers[kind] = self._connection.tier(kind.beside(self._model), kind)
-            except UnknownModelError:
-                offered = [other for other in TierModel if other is not kind and self._offers(other)]
-                raise not_offered(self._model, described.spec, kind, offered) from None
-        return described.tiers[kind]
+        return self._tier(self._described(), kind)  # where there is no such model, say that
 
     def confirm(
         self,
@@ -261,6 +254,15 @@ class Client:
                 return described
         raise not_described(answer)
 
+    def _tier(self, described: Described, kind: TierModel) -> TierSpec:
+        if kind not in described.tiers:
+            try:
+                described.tiers[kind] = self._connection.tier(kind.beside(self._model), kind)
+            except UnknownModelError:
+                offered = [other for other in TierModel if other is not kind and self._offers(other)]
+                raise not_offered(self._model, described.spec, kind, offered) from None
+        return described.tiers[kind]
+
     def _offers(self, kind: TierModel) -> bool:
         try:
             self._connection.tier(kind.beside(self._model), kind)
@@ -274,7 +276,7 @@ class Client:
         for batch in described.requests(images):
             answer = self._connection.ask(tier, batch, parameters, request_id=request_id)
             described = self._described_as(answer)
-            found += described.read(answer, asked, self.tier(asked.kind), images=len(batch))
+            found += described.read(answer, asked, self._tier(described, asked.kind), images=len(batch))
         return found
 
     def _tighten(
@@ -284,7 +286,7 @@ class Client:
         with closing(stream):
             for answer in stream:
                 described = self._described_as(answer)
-                found = bounds.checked(*described.read(answer, asked, self.tier(asked.kind), images=1))
+                found = bounds.checked(*described.read(answer, asked, self._tier(described, asked.kind), images=1))
                 if not bounds.has_ended:
                     yield found
         yield bounds.last()  # once the stream has ended: of one that is left as it ends, Triton keeps the request

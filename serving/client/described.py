@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass, field
+from time import monotonic
 
 from numpy.typing import ArrayLike
 
@@ -101,22 +102,38 @@ class Described:
 DESCRIBED_TIMES = 4
 """How often the description of a version that has answered is asked for."""
 
+_KNOWN_SECONDS = 60.0
+"""How long a description counts: a server that is started again, or another one, may have another model."""
+
 _KEPT_VERSIONS = 16
 """More than serve beside one another; a server that names ever new ones must not fill the memory of its clients."""
 
 
 class KnownVersions:
-    """What a client knows of its model, by version: one that the server serves later may have other classes."""
+    """What a client knows of its model, by version: one that the server serves later may have other classes.
+
+    It is known for a minute: a server that is replaced may serve another model under the same number.
+    """
 
     def __init__(self) -> None:
         """Nothing yet."""
-        self.newest: Described | None = None
-        """Of the version that answered last."""
+        self._newest: Described | None = None
         self._versions = dict[str, Described]()
+        self._since = 0.0
+
+    @property
+    def newest(self) -> Described | None:
+        """Of the version that answered last; None: nothing, and the server should be asked."""
+        if monotonic() - self._since > _KNOWN_SECONDS:
+            self._newest = None
+            self._versions.clear()
+        return self._newest
 
     def add(self, described: Described) -> Described:
         """Remember what the server says now."""
-        self.newest = self._versions[described.version] = described
+        if not self._versions:
+            self._since = monotonic()
+        self._newest = self._versions[described.version] = described
         if len(self._versions) > _KEPT_VERSIONS:
             del self._versions[next(iter(self._versions))]
         return described
@@ -124,8 +141,8 @@ class KnownVersions:
     def of(self, answer: InferResult) -> Described | None:
         """What is known of the version that answered; None: nothing, and the server should be asked again."""
         if answer.model_version:
-            self.newest = self._versions.get(answer.model_version)
-        return self.newest
+            self._newest = self._versions.get(answer.model_version)
+        return self._newest
 
 
 def not_described(answer: InferResult) -> ServingError:

@@ -7,6 +7,7 @@ import re
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from time import monotonic
 from typing import Any
 
 import grpc
@@ -203,6 +204,42 @@ def test_the_classes_of_another_version_have_its_own_names(proxy: tuple[str, Cha
         assert client.predict(random_images(1))[0].class_name == former.class_name
         assert client.spec() is first
     assert asyncio.run(ask_asyncio()) == [former.class_name, later.class_name]
+
+
+def test_another_model_under_the_same_number_is_known_after_a_minute(
+    proxy: tuple[str, ChangingProxy], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A server that is started again with another model may number it as before."""
+
+    def same_number(answer: service_pb2.ModelInferResponse) -> None:
+        other_version(answer)
+        answer.model_version = "1"
+
+    url, changes = proxy
+    now = monotonic()
+
+    def set_clock(seconds: float) -> None:
+        monkeypatch.setattr("heatserve.serving.client.described.monotonic", lambda: now + seconds)
+
+    async def ask_asyncio() -> str | None:
+        async with AsyncClient(url, model="tiny") as client:
+            await client.predict(random_images(1))
+            changes.change_ranking = same_number
+            set_clock(122)
+            (later,) = await client.predict(random_images(1))
+            return later.class_name
+
+    with Client(url, model="tiny") as client:
+        client.predict(random_images(1))
+        first = client.spec()
+        changes.change_ranking = same_number
+        set_clock(59)
+        assert client.spec() is first
+        set_clock(61)
+        (later,) = client.predict(random_images(1))
+    assert later.class_name == f"other {later.label}"
+    changes.change_ranking = id
+    assert asyncio.run(ask_asyncio()) == later.class_name
 
 
 @CLIENTS
