@@ -254,11 +254,6 @@ def test_the_whole_command_trains_in_two_processes_and_reports_once(folder: Path
     assert [record["seconds"] * record["images_per_second"] for record in epochs] == pytest.approx([900] * 3)
 
 
-if __name__ == "__main__":
-    _command(Path(sys.argv[1]))
-    _work(Path(sys.argv[1]))
-
-
 @pytest.mark.parametrize(("name", "chosen"), [("cuda:1", ["cuda:1"]), ("cuda", []), ("cpu", [])])
 def test_a_gpu_that_is_named_is_that_of_streams_too(
     monkeypatch: pytest.MonkeyPatch, name: str, chosen: list[str]
@@ -268,3 +263,40 @@ def test_a_gpu_that_is_named_is_that_of_streams_too(
     monkeypatch.setattr(torch.cuda, "set_device", lambda device: found.append(str(device)))
     assert join(torch.device(name)).size == 1
     assert found == chosen
+
+
+_LEFT_ALONE = """
+import os, sys, torch
+from heatserve.training.loop.distributed import TeamError, join
+torch.distributed.init_process_group("gloo", init_method="file://" + sys.argv[1], rank=int(sys.argv[2]), world_size=2)
+team = join(torch.device("cpu"))
+team.gather(0)
+if team.rank == 1:
+    os._exit(0)
+try:
+    team.average([torch.zeros(2)], torch.zeros(1), images=1)
+except TeamError as error:
+    print(error)
+"""
+
+
+@pytest.mark.slow
+def test_a_process_whose_team_has_ended_says_so(tmp_path: Path) -> None:
+    """Before, it ended with a traceback about a socket."""
+    processes = [
+        subprocess.Popen(
+            [sys.executable, "-c", _LEFT_ALONE, str(tmp_path / "store"), rank],
+            env={**os.environ, "WORLD_SIZE": "2"},
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        for rank in ("0", "1")
+    ]
+    said, _ = (process.communicate(timeout=120)[0] for process in processes)
+    assert said.startswith("process 0 of 2: expected all processes of the training to go on, but one has ended")
+    assert "--resume" in said
+
+
+if __name__ == "__main__":
+    _command(Path(sys.argv[1]))
+    _work(Path(sys.argv[1]))

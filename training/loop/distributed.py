@@ -9,13 +9,20 @@ running statistics are averaged after every epoch.
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+
+from heatserve.certification.errors import HeatserveError
+
+
+class TeamError(HeatserveError):
+    """Another process of the training has ended, and this one cannot go on without it."""
 
 
 @dataclass(frozen=True)
@@ -46,7 +53,8 @@ class Team:
             return scalars, images
         flat = torch.cat([*(gradient.flatten() for gradient in gradients), scalars, torch.ones_like(scalars[:1])])
         flat *= images
-        dist.all_reduce(flat)
+        with self._all_there():
+            dist.all_reduce(flat)
         total = round(flat[-1].item())
         flat /= total
         *parts, mean, _ = torch.split(flat, [*(gradient.numel() for gradient in gradients), len(scalars), 1])
@@ -57,14 +65,16 @@ class Team:
     def begin_alike(self, network: nn.Module) -> None:
         """Give all processes the weights of the first: code of a user may draw them by a chance of its own."""
         if self.size > 1:
-            for tensor in (*network.parameters(), *network.buffers()):
-                dist.broadcast(tensor.data, 0)
+            with self._all_there():
+                for tensor in (*network.parameters(), *network.buffers()):
+                    dist.broadcast(tensor.data, 0)
 
     def average_statistics(self, network: nn.Module) -> None:
         """Replace the running statistics of BatchNorm by their mean over all processes."""
         for buffer in network.buffers():
             if self.size > 1 and buffer.is_floating_point():
-                dist.all_reduce(buffer)
+                with self._all_there():
+                    dist.all_reduce(buffer)
                 buffer /= self.size
 
     def gather(self, value: Any) -> list[Any]:
@@ -72,8 +82,26 @@ class Team:
         if self.size == 1:
             return [value]
         values: list[Any] = [None] * self.size
-        dist.all_gather_object(values, value)
+        with self._all_there():
+            dist.all_gather_object(values, value)
         return values
+
+    @contextmanager
+    def _all_there(self) -> Iterator[None]:
+        """Say of the error of an exchange what it means: that of Gloo or NCCL is about a socket.
+
+        Raises:
+            TeamError: as said.
+        """
+        try:
+            yield
+        except RuntimeError as error:
+            said = " ".join(str(error).split())
+            raise TeamError(
+                f"process {self.rank} of {self.size}: expected all processes of the training to go on, but one has "
+                "ended, or cannot be reached: look for its own message, or for a kill for want of memory. The same "
+                f"command with --resume goes on from the last state. ({said:.200})"
+            ) from None
 
 
 def join(device: torch.device) -> Team:

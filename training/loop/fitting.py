@@ -84,6 +84,7 @@ def fit(
             finite. That step is not taken, or, where it was replayed, not written.
         DataError: `data` is not a `train` split, or it holds a label outside its classes.
         StateError: the state to resume from is damaged, or another training's, or not all processes have it.
+        TeamError: another process has ended.
         Interrupted: SIGINT, SIGTERM or SIGHUP came; the state is written.
     """
     run = run or Run()
