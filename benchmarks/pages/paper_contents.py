@@ -13,6 +13,7 @@ from heatserve.benchmarks.paper.orders import orders_table, paper_findings
 from heatserve.benchmarks.paper.published import RUNS
 from heatserve.benchmarks.paper.tables import NO_RADIUS, PaperTable, PaperView, all_tables, sigmas_of
 from heatserve.benchmarks.records.paper import AttackRow, PaperResults, SystemRow
+from heatserve.benchmarks.records.record import Record
 
 README_DATASET, README_SIGMA = "cifar10", 0.1
 """What the README's table is about; its radius is σ."""
@@ -56,11 +57,24 @@ def paper_page(kept: KeptResults) -> dict[str, object] | None:
     """Every data set and σ, and what the paper's run was."""
     if not kept.paper:
         return None
+    made = [(found.systems.dataset, row) for found in kept.paper for row in _rows(found)]
     return {
         "sections": [section for found in kept.paper for section in _sections(found)],
         "runs": RUNS,
-        "made": [(found.systems.dataset, row) for found in kept.paper for row in _rows(found)],
+        "made": made,
+        "made_by": _made_by([row.provenance for _, row in made]),
     }
+
+
+def _made_by(records: list[Record]) -> str:
+    """Seeds, machines and versions of all rows, each once."""
+    seeds = dict.fromkeys(str(record.seed) for record in records)
+    machines = dict.fromkeys(f"{record.machine.processor}, {record.machine.cores} cores" for record in records)
+    versions = dict.fromkeys(pair for record in records for pair in record.versions.items())
+    return (
+        f"Seed {', '.join(seeds)}; {' and '.join(machines)}, others working on them: times compare roughly, and only "
+        f"within one machine; {', '.join(f'{name} {version}' for name, version in versions)}."
+    )
 
 
 def _sections(found: PaperResults) -> list[PaperSection]:
