@@ -275,9 +275,10 @@ def claims_table(view: PaperView) -> PaperTable:
     """What the paper does not show: radii of one pass compared with what Certify proves at the same images."""
     lines = []
     for row in view.rows:
-        if row.noisy is None:
-            continue
         cells = [row.system]
+        if row.noisy is None:
+            lines.append((*cells, NO_RADIUS, NO_RADIUS, "none possible", NO_RADIUS, _broken(row, view)))
+            continue
         for name in ("l_bound", "nominal", "served"):
             claimed = int((np.array(getattr(row.one_pass, name)[: row.proven_images]) > 0).sum())
             found = row.overclaims(name)
@@ -294,8 +295,9 @@ def claims_table(view: PaperView) -> PaperTable:
         note="of positive radii: above what Certify proves at that image, or of another class than its own; at most: "
         f"exact bound, confidence {BAND_CONFIDENCE:g}. agree: one pass names the class with most votes. A radius that "
         "Certify cannot prove with its n may hold all the same. attacked within: images at which an attack changed "
-        "the class of one pass within its calibrated radius, of those that were attacked and have one; the promise is "
-        "about the smoothed class, and does not exclude it.",
+        "the class of one pass within the radius that it serves, of those that were attacked and have one. A "
+        "calibrated radius is about the smoothed class, and does not exclude it; that of `lipschitz`, which is proven, "
+        "does.",
         headings=("system", "L-bound of v", "nominal radius of v", "calibrated radius", "agree", "attacked within"),
         lines=tuple(lines),
     )
@@ -304,7 +306,7 @@ def claims_table(view: PaperView) -> PaperTable:
 def _broken(row: SystemRow, view: PaperView) -> str:
     """Attacks on one pass that succeeded within the radius that it serves, by any of the attacks."""
     attacks = [found for name in ("PGD", "DDN", "AutoAttack") if (found := view.attack(row.system, name))]
-    if row.evaluated == "stochastic" or row.calibration is None:
+    if row.evaluated == "stochastic" or not any(row.one_pass.served):
         return NO_RADIUS
     if not attacks:
         return NOT_RUN

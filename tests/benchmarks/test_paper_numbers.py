@@ -26,7 +26,7 @@ from heatserve.certification.radius import Float32Array
 from heatserve.commands.paper import folder_name
 from heatserve.training.architectures import build_network
 
-DIGITS = Path(__file__).parents[2] / "benchmarks" / "results" / "digits"
+RESULTS = Path(__file__).parents[2] / "benchmarks" / "results"
 LIMIT = 1.0
 
 
@@ -40,7 +40,12 @@ class Ramp(nn.Module):
 
 @pytest.fixture(scope="module")
 def digits() -> PaperResults:
-    return read_paper(DIGITS)
+    return read_paper(RESULTS / "digits")
+
+
+@pytest.fixture(scope="module", params=["digits", "cifar10"])
+def kept(request: pytest.FixtureRequest) -> PaperResults:
+    return read_paper(RESULTS / request.param)
 
 
 def attack(name: str, top_k: int = 1) -> DistanceAttack:
@@ -141,9 +146,9 @@ def test_the_paper_s_largest_radius_is_what_its_votes_can_prove() -> None:
     assert [round(row.ratio, 1) for row in TABLE_2] == [9.8, 5.0, 2.7, 8.2]
 
 
-def test_kept_rows_agree_with_one_another(digits: PaperResults) -> None:
-    systems = {row.system: row for row in digits.systems.rows}
-    for row in digits.systems.rows:
+def test_kept_rows_agree_with_one_another(kept: PaperResults) -> None:
+    systems = {row.system: row for row in kept.systems.rows}
+    for row in kept.systems.rows:
         if row.noisy is None:
             assert row.kind == "deterministic"
             continue
@@ -151,7 +156,7 @@ def test_kept_rows_agree_with_one_another(digits: PaperResults) -> None:
         same = np.array(row.noisy.proven_label) == np.array(row.one_pass.label[: row.proven_images])
         assert np.array(row.noisy.named_radius)[same] == pytest.approx(proven[same])
         assert not row.overclaims("served")[np.array(row.one_pass.served[: row.proven_images]) == 0].any()
-    for attacked in digits.attacks.rows:
+    for attacked in kept.attacks.rows:
         row = systems[attacked.system]
         count = min(len(attacked.distances), len(row.one_pass.right))
         if attacked.evaluated == "deterministic":
@@ -162,14 +167,35 @@ def test_kept_rows_agree_with_one_another(digits: PaperResults) -> None:
         assert curve.share[0] == np.mean([distance == 0 for distance in attacked.distances])
 
 
-def test_no_attack_on_the_1_lipschitz_network_succeeds_within_its_radius(digits: PaperResults) -> None:
-    rows = [row for row in digits.systems.rows if row.system == "lipschitz"]
-    found = [row for row in digits.attacks.rows if row.system == "lipschitz"]
+def test_no_attack_on_the_1_lipschitz_network_succeeds_within_its_radius(kept: PaperResults) -> None:
+    rows = [row for row in kept.systems.rows if row.system == "lipschitz"]
+    found = [row for row in kept.attacks.rows if row.system == "lipschitz"]
     assert rows
     for attacked in found:
         count = min(len(attacked.distances), len(rows[0].one_pass.served))
         right = np.array(rows[0].one_pass.right[:count])
         assert (attacked.finite[:count][right] >= np.array(rows[0].one_pass.served[:count])[right]).all()
+
+
+def test_an_attack_within_a_proven_radius_would_be_shown(digits: PaperResults) -> None:
+    (row,) = (row for row in digits.systems.rows if row.system == "lipschitz")
+    image = next(i for i, right in enumerate(row.one_pass.right) if right and row.one_pass.served[i] > 0)
+    attacks = [attacked for attacked in digits.attacks.rows if attacked.system == "lipschitz"]
+
+    def shown(distance: float | None) -> str:
+        changed = [
+            replace(attacked, distances=tuple(distance if i == image else d for i, d in enumerate(attacked.distances)))
+            for attacked in attacks
+        ]
+        view = PaperView(digits.systems, replace(digits.attacks, rows=tuple(changed)), sigmas_of(digits.systems)[0])
+        table = next(table for table in all_tables(view) if table.title.startswith("Radii of one pass"))
+        (line,) = (line for line in table.lines if line[0] == "lipschitz")
+        assert line[3] == "none possible"
+        return line[-1]
+
+    count = shown(None).removeprefix("0 of ")
+    assert int(count) > 300
+    assert shown(row.one_pass.served[image] / 2) == f"1 of {count}"
 
 
 def test_tables_have_a_cell_for_each_heading_and_figures_are_the_same_each_time(
