@@ -149,6 +149,13 @@ def test_a_network_that_cannot_answer_is_refused(network: type[nn.Module], messa
         exported(network().eval())
 
 
+class _Waves(_Linear):
+    """Enlarges a change of any image, so that what rounding explains is about alike on all processors."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.sin(1000 * self.linear(x.flatten(1)))
+
+
 def test_what_rounding_explains_is_allowed_and_no_more() -> None:
     """Of a network that enlarges a change of its pixels, torch's own probabilities move where each moves by a bit."""
     for rounding, allowed in ((1e-7, TOLERANCE), (1e-5, 4e-5), (0.3, 1e-3)):
@@ -156,10 +163,7 @@ def test_what_rounding_explains_is_allowed_and_no_more() -> None:
         with pytest.raises(NotExportableError, match="its graph answers otherwise than torch does"):
             Exactness({64: 1.01 * allowed}, rounding).require()
     torch.manual_seed(0)
-    network = _Attention().eval()
-    with torch.no_grad():
-        network.linear.weight.mul_(3000)
-    found = exported(network)
+    found = exported(_Waves().eval())
     assert found.allowed == 4 * found.rounding > TOLERANCE
 
 
