@@ -2,7 +2,7 @@
 
 Beside a model `NAME` its repository holds up to four further models, which ask the base classifier for votes:
 
-    NAME_confirm          is the class of the single pass proven within a radius? tens of votes
+    NAME_confirm          is the class of the single pass proven within a radius? tens to hundreds of votes
     NAME_certify          class and largest radius, as Certify of Cohen et al. (2019) finds them: n₀ + n votes
     NAME_certify_stream   the same question, answered with bounds that tighten, over a stream
     NAME_cascade          the single pass, and then confirm, where the caller needs it

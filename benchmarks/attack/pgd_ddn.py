@@ -25,6 +25,8 @@ from foolbox.criteria import Misclassification
 from foolbox.models.pytorch import PyTorchModel
 from torch import Tensor, nn
 
+from heatserve.benchmarks.records.paper import NEAREST_SHARE
+
 Criterion = Callable[[Tensor], Misclassification]
 """Makes, from the classes [N] that an attack is to change, the rule for what counts as changed."""
 
@@ -67,7 +69,7 @@ class DDN:
     """Decoupled direction and norm: one run that shrinks the perturbation by a twentieth a step while it succeeds.
 
     The first step looks at the image itself, the second at an L2 distance of 1.05, so that 20 steps come no nearer than
-    1.05·0.95¹⁸ ≈ 0.42, but for pixels at the ends of their range.
+    1.05·0.95¹⁸ ≈ 0.42 (`ddn_nearest`), but for pixels at the ends of their range.
     """
 
     steps: int = 20
@@ -101,7 +103,7 @@ class PGD:
         self, network: nn.Module, images: Tensor, labels: Tensor, *, criterion: Criterion, epsilon: float
     ) -> Tensor:
         """As `DDN`: the nearest successes found. Steps are 2.5/steps of the radius long and start at the image."""
-        radii = torch.logspace(-2, 0, 2**self.rounds - 1) * epsilon
+        radii = torch.logspace(math.log10(NEAREST_SHARE), 0, 2**self.rounds - 1) * epsilon
         model, found = _model(network), images.clone()
         low, high = torch.zeros(len(images), dtype=torch.long), torch.full((len(images),), len(radii))
         guess = torch.searchsorted(radii, _linear_distance(network, images, labels)).clamp(max=len(radii) - 1)

@@ -122,7 +122,8 @@ class Glance:
 def _cells(row: SystemRow, images: int, radius: float) -> Iterator[str]:
     one, trained = row.one_pass, row.trained
     truth, label, served = (np.array(values[:images]) for values in (one.truth, one.label, one.served))
-    yield from (f"`{row.system}`", "yes" if trained.labels else "no", str(trained.epochs))
+    before = "" if trained.start in (None, "baseline") else f", after `{trained.start}`"
+    yield from (f"`{row.system}`", f"{'yes' if trained.labels else 'no'}{before}", str(trained.epochs))
     yield _share(label == truth)
     if row.noisy is None:
         yield from (NO_RADIUS, NO_RADIUS)

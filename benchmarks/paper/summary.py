@@ -90,8 +90,14 @@ def paper_l_bound(row: SystemRow) -> NDArray[np.float64]:
     return np.array(row.one_pass.l_bound)
 
 
-def accuracy_of(row: SystemRow) -> float:
-    """Share of right answers, as the paper answers with the system: by one pass, or by the average over noise."""
+def right_answers(row: SystemRow) -> tuple[bool, ...]:
+    """Which images are answered rightly, as the paper answers with the system: by one pass, or by the average over
+    noise, which is about the first of them."""
     if row.evaluated == "stochastic" and row.noisy is not None:
-        return float(np.mean(row.noisy.average_right))
-    return float(np.mean(row.one_pass.right))
+        return row.noisy.average_right
+    return row.one_pass.right
+
+
+def accuracy_of(row: SystemRow) -> float:
+    """Share of right answers, as `right_answers`."""
+    return float(np.mean(right_answers(row)))

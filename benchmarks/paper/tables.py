@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from rich.console import Group
@@ -276,46 +276,78 @@ def claims_table(view: PaperView) -> PaperTable:
     lines = list[tuple[str, ...]]()
     for row in view.rows:
         if row.noisy is None:
-            lines.append((row.system, NO_RADIUS, NO_RADIUS, "none possible", NO_RADIUS, _broken(row, view)))
+            lines.append((row.system, *(NO_RADIUS,) * 3, "none possible", NO_RADIUS, _broken(row, view)))
             continue
-        cells = [row.system]
-        for name in ("l_bound", "nominal", "served"):
-            claimed = int((np.array(getattr(row.one_pass, name)[: row.proven_images]) > 0).sum())
-            found = row.overclaims(name)
-            seen = rate(
-                found[np.array(getattr(row.one_pass, name)[: row.proven_images]) > 0], delta=1 - BAND_CONFIDENCE
-            )
-            most = math.ceil(1000 * seen.upper_bound) / 1000
-            share = f" ({seen.count / claimed:.1%}, at most {most:.1%})" if claimed else ""
-            cells.append(f"{seen.count} of {claimed}{share}")
+        positive = row.claims("average_l_bound")[0] > 0
+        average = f"{row.overclaims('average_l_bound')[positive].mean():.1%}" if positive.any() else NO_RADIUS
+        cells = [row.system, average, *(_counted(row, name) for name in ("l_bound", "nominal", "served"))]
         agree = np.array(row.one_pass.label[: row.proven_images]) == np.array(row.noisy.vote_label)
         lines.append((*cells, _percent(float(agree.mean())), _broken(row, view)))
     return PaperTable(
         title=f"Radii of one pass that overclaim; {view.heading}",
-        note="of positive radii: above what Certify proves at that image, or of another class than its own; at most: "
-        f"exact bound, confidence {BAND_CONFIDENCE:g}. agree: one pass names the class with most votes. A radius that "
-        "Certify cannot prove with its n may hold all the same. attacked within: images at which an attack changed "
-        "the class of one pass within the radius that it serves, of those that were attacked and have one. A "
-        "calibrated radius is about the smoothed class, and does not exclude it; that of `lipschitz`, which is proven, "
-        "does.",
-        headings=("system", "L-bound of v", "nominal radius of v", "calibrated radius", "agree", "attacked within"),
+        note="of positive radii: above what Certify proves at that image, or of another class than its own; ≤: "
+        f"exact bound, confidence {BAND_CONFIDENCE:g}, of a calibrated radius without regard to that others were "
+        "refused on the same images. L-bound of the average: of the probabilities of all noisy passes, for which "
+        "Theorem 3 holds: what it has is no error of a single pass, but of comparing probabilities with the votes, and "
+        "the n, of Certify. agree: one pass names the class with most votes. A radius that Certify cannot prove with "
+        f"its n may hold all the same. attacked within: {_within_note(view)}{_refused_note(view)}",
+        headings=(
+            "system",
+            "L-bound of the average",
+            "L-bound of v",
+            "nominal radius of v",
+            "calibrated radius",
+            "agree",
+            "attacked within",
+        ),
         lines=tuple(lines),
     )
 
 
+def _counted(row: SystemRow, name: Literal["served", "nominal", "l_bound"]) -> str:
+    """How many of the positive radii overclaim, with the exact bound of their share."""
+    positive = row.claims(name)[0] > 0
+    seen = rate(row.overclaims(name)[positive], delta=1 - BAND_CONFIDENCE)
+    most = math.ceil(1000 * seen.upper_bound) / 1000
+    share = f" ({seen.count / positive.sum():.1%}, ≤ {most:.1%})" if positive.any() else ""
+    return f"{seen.count} of {positive.sum()}{share}"
+
+
+def _within_note(view: PaperView) -> str:
+    found = [row for row in view.attacks.rows if row.attack == "PGD" and row.evaluated == "deterministic"]
+    nearest = f" above {found[0].nearest:g}, the nearest that PGD looks" if found else ""
+    return (
+        "images at which an attack changed the class of one pass within the radius that it serves, of those that were "
+        f"attacked and have one{nearest}. A calibrated radius is about the smoothed class, and does not exclude it; "
+        "that of `lipschitz`, which is proven, does."
+    )
+
+
+def _refused_note(view: PaperView) -> str:
+    """Why the single pass of some systems serves no radius, shortly: what follows in the message is advice."""
+    said = [
+        f" Nothing is promised of `{row.system}`: {row.refused.split('; ')[0]}." for row in view.rows if row.refused
+    ]
+    return "".join(said)
+
+
 def _broken(row: SystemRow, view: PaperView) -> str:
-    """Attacks on one pass that succeeded within the radius that it serves, by any of the attacks."""
+    """Attacks on one pass that succeeded within the radius that it serves, by any of the attacks.
+
+    Of the images that have a radius which is not nearer than the attacks look.
+    """
     attacks = [found for name in ("PGD", "DDN", "AutoAttack") if (found := view.attack(row.system, name))]
     if row.evaluated == "stochastic" or not any(row.one_pass.served):
         return NO_RADIUS
     if not attacks:
         return NOT_RUN
-    nearest = np.full(len(row.one_pass.served), np.inf)
+    nearest, looked = np.full(len(row.one_pass.served), np.inf), min(attack.nearest for attack in attacks)
     for attack in attacks:
         count = min(len(attack.distances), len(nearest))
         nearest[:count] = np.minimum(nearest[:count], attack.finite[:count])
     served = np.array(row.one_pass.served)
-    attacked = (nearest > 0) & (served > 0) & (np.arange(len(served)) < max(len(one.distances) for one in attacks))
+    seen = np.arange(len(served)) < max(len(one.distances) for one in attacks)
+    attacked = (nearest > 0) & (served > looked) & seen
     return f"{int((attacked & (nearest < served)).sum())} of {int(attacked.sum())}"
 
 

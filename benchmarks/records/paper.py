@@ -23,8 +23,17 @@ from heatserve.export.contract import CertificateKind
 SYSTEMS_FILE, ATTACKS_FILE = "systems.json", "attacks.json"
 """The two files in the folder of a data set."""
 
+NEAREST_SHARE = 0.01
+"""The nearest that PGD looks, as a share of ε."""
+
 Evaluated = Literal["deterministic", "stochastic"]
 """How the paper answers with a system: one pass of v, or an average of f over noise."""
+
+
+def ddn_nearest(steps: int) -> float:
+    """The nearest that DDN looks, L2: its first step is at the image, its second 1.05 away, each further a twentieth
+    nearer."""
+    return float(1.05 * 0.95 ** (steps - 2))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -179,16 +188,27 @@ class SystemRow:
         """M: how many of the images noisy passes were made about."""
         return len(self.noisy.proven_label) if self.noisy else 0
 
-    def overclaims(self, radius: Literal["served", "nominal", "l_bound"]) -> NDArray[np.bool_]:
-        """Which radii of one pass are positive, and above what Certify proves or of another class than its own.
+    def overclaims(self, radius: Literal["served", "nominal", "l_bound", "average_l_bound"]) -> NDArray[np.bool_]:
+        """Which radii are positive, and above what Certify proves or of another class than its own.
 
-        About the first M images, [M]; of a 1-Lipschitz network, whose radii are proven, none.
+        Of one pass, or of the averaged probabilities (`average_l_bound`), about the first M images, [M]; of a
+        1-Lipschitz network, whose radii are proven, none.
         """
         if self.noisy is None:
             return np.zeros(len(self.one_pass.label), np.bool_)
-        claimed = np.array(getattr(self.one_pass, radius)[: self.proven_images])
-        other = np.array(self.one_pass.label[: self.proven_images]) != np.array(self.noisy.proven_label)
+        claimed, label = self.claims(radius)
+        other = label != np.array(self.noisy.proven_label)
         return np.asarray((claimed > 0) & (other | (claimed > np.array(self.noisy.proven_radius))))
+
+    def claims(
+        self, radius: Literal["served", "nominal", "l_bound", "average_l_bound"]
+    ) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
+        """Radii and classes that `overclaims` compares with Certify, both [M]."""
+        if radius == "average_l_bound":
+            assert self.noisy is not None
+            return np.array(self.noisy.average_l_bound), np.array(self.noisy.average_label)
+        first = slice(self.proven_images)
+        return np.array(getattr(self.one_pass, radius)[first]), np.array(self.one_pass.label[first])
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -244,6 +264,17 @@ class AttackRow:
     was not attacked; None: none was found within the limit."""
     seconds: float
     provenance: Record
+
+    @property
+    def nearest(self) -> float:
+        """How near to an image the attack looks, L2: what it finds is not nearer, whatever the network.
+
+        But for pixels at the ends of their range, which clipping brings nearer, and for AutoAttack, which goes to its
+        limit and finds what lies inside only on its way.
+        """
+        if self.attack == "PGD":
+            return NEAREST_SHARE * self.settings.limit
+        return ddn_nearest(self.settings.steps) if self.attack == "DDN" else self.settings.limit
 
     @property
     def finite(self) -> NDArray[np.float64]:

@@ -138,8 +138,8 @@ def _about_confirm(reported: ReportedResults) -> str:
         sum(record.proofs("confirm") for record in records),
     )
     return (
-        "Where one answer matters, confirm proves it in tens of passes or says that it cannot: under attack "
-        f"{count(wrong)} of its {count(proofs)} proofs were wrong."
+        "Where one answer matters, confirm proves it in tens to hundreds of passes or says that it cannot: under "
+        f"attack {count(wrong)} of its {count(proofs)} proofs were wrong."
     )
 
 

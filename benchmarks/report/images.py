@@ -96,10 +96,3 @@ class ProvenImages:
 def proven_images(row: SystemRow) -> ProvenImages:
     """What is served of a row and what is proven, or the nominal radii where nothing is served."""
     return ProvenImages(row, any(radius > 0 for radius in row.one_pass.served[: row.proven_images]))
-
-
-def median_proven(row: SystemRow) -> float | None:
-    """Median of the radii that Certify proves; None: it proved none that is a number."""
-    found = proven_images(row).proven
-    finite = found[np.isfinite(found)]
-    return float(np.median(finite)) if len(finite) else None

@@ -63,8 +63,8 @@ def predict(
 
     One pass claims a radius, which holds as often as the model's card promises for images like those that it was
     calibrated on. `--confirm RADIUS` asks more for each image: is its class proven within that radius, whoever made the
-    image? That takes tens of noisy passes, and answers yes, no or undecided. Where the certificate of the model is
-    deterministic, the radius of one pass holds whoever made the image, and there is nothing to confirm.
+    image? That takes tens to hundreds of noisy passes, and answers yes, no or undecided. Where the certificate of the
+    model is deterministic, the radius of one pass holds whoever made the image, and there is nothing to confirm.
 
     **Example:** `heatserve predict cat.png dog.png --model cifar10 --confirm 0.125`
     """

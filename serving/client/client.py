@@ -139,7 +139,7 @@ class Client:
         deadline: float | None = None,
         request_id: str | None = None,
     ) -> list[TierAnswer]:
-        """For each image, is the class of the single pass proven within the radius? Takes tens of noisy passes.
+        """For each image, is the class of the single pass proven within the radius? Takes tens to hundreds of passes.
 
         An answer holds for whatever image was sent, also one that an adversary made: it is wrong with probability at
         most alpha, for each image by itself. Where the clean image is certifiable at r, an adversary within r can make

@@ -177,10 +177,50 @@ def test_no_attack_on_the_1_lipschitz_network_succeeds_within_its_radius(kept: P
         assert (attacked.finite[:count][right] >= np.array(rows[0].one_pass.served[:count])[right]).all()
 
 
+@pytest.mark.parametrize("name", ["PGD", "DDN"])
+def test_no_attack_finds_what_is_nearer_than_it_says_that_it_looks(name: str, kept: PaperResults) -> None:
+    at_the_boundary = np.array([0.3995], np.float32).reshape(1, 1, 1, 1)
+    (found,) = attack(name).distances(ramp(), at_the_boundary, np.array([0]), block=0)
+    clipped = 1 - 0.3995  # DDN's second step ends at white
+    assert found >= 0.99 * (0.01 * LIMIT if name == "PGD" else clipped * 0.95**18), "the boundary is 0.0005 away"
+    rows = [row for row in kept.attacks.rows if row.attack == name and row.evaluated == "deterministic"]
+    assert [row.nearest for row in rows] == pytest.approx([0.04 if name == "PGD" else 1.05 * 0.95**18] * len(rows))
+    assert all(row.finite[row.finite > 0].min() >= 0.95 * row.nearest for row in rows)
+
+
+def test_radii_that_no_attack_comes_near_count_as_not_attacked(digits: PaperResults) -> None:
+    (row,) = (row for row in digits.systems.rows if row.system == "lipschitz")
+    view = PaperView(digits.systems, digits.attacks, sigmas_of(digits.systems)[0])
+    found = view.attack("lipschitz", "PGD")
+    assert found is not None
+    served = np.minimum(row.one_pass.served, found.nearest)
+    others = tuple(one for one in digits.systems.rows if one.system != "lipschitz")
+    near = replace(row, one_pass=replace(row.one_pass, served=tuple(served.tolist())))
+    view = PaperView(replace(digits.systems, rows=(*others, near)), digits.attacks, view.sigma)
+    table = next(table for table in all_tables(view) if table.title.startswith("Radii of one pass"))
+    (line,) = (line for line in table.lines if line[0] == "lipschitz")
+    assert line[-1] == "0 of 0"
+
+
+def test_the_yardstick_of_the_l_bound_stands_beside_it(kept: PaperResults) -> None:
+    view = PaperView(kept.systems, kept.attacks, sigmas_of(kept.systems)[0])
+    table = next(table for table in all_tables(view) if table.title.startswith("Radii of one pass"))
+    lines = {line[0]: line for line in table.lines}
+    for row in view.rows:
+        if row.noisy is None:
+            continue
+        bound, proven = np.array(row.noisy.average_l_bound), np.array(row.noisy.proven_radius)
+        other = np.array(row.noisy.average_label) != np.array(row.noisy.proven_label)
+        over, positive = int(((bound > 0) & (other | (bound > proven))).sum()), int((bound > 0).sum())
+        assert lines[row.system][table.headings.index("L-bound of the average")] == f"{over / positive:.1%}"
+        assert (f"Nothing is promised of `{row.system}`: " in table.note) == (row.refused is not None)
+
+
 def test_an_attack_within_a_proven_radius_would_be_shown(digits: PaperResults) -> None:
     (row,) = (row for row in digits.systems.rows if row.system == "lipschitz")
-    image = next(i for i, right in enumerate(row.one_pass.right) if right and row.one_pass.served[i] > 0)
     attacks = [attacked for attacked in digits.attacks.rows if attacked.system == "lipschitz"]
+    near = min(attacked.nearest for attacked in attacks)
+    image = next(i for i, right in enumerate(row.one_pass.right) if right and row.one_pass.served[i] > near)
 
     def shown(distance: float | None) -> str:
         changed = [
@@ -190,7 +230,7 @@ def test_an_attack_within_a_proven_radius_would_be_shown(digits: PaperResults) -
         view = PaperView(digits.systems, replace(digits.attacks, rows=tuple(changed)), sigmas_of(digits.systems)[0])
         table = next(table for table in all_tables(view) if table.title.startswith("Radii of one pass"))
         (line,) = (line for line in table.lines if line[0] == "lipschitz")
-        assert line[3] == "none possible"
+        assert line[table.headings.index("calibrated radius")] == "none possible"
         return line[-1]
 
     count = shown(None).removeprefix("0 of ")

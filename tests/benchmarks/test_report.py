@@ -423,6 +423,25 @@ def test_a_best_system_is_named_alone_only_where_the_bands_tell_it_from_the_othe
     assert leaders(curves, 0, "has the fewest", fewest=True) == "average has the fewest: 40.0\N{NO-BREAK SPACE}%"
 
 
+def test_no_system_is_called_best_within_a_distance_that_its_attack_does_not_look_at(text: str) -> None:
+    said = re.findall(r"Within distance ([0-9.]+), by (PGD|DDN),", text)
+    assert {attack for _, attack in said} == {"PGD", "DDN"}
+    assert all(float(distance) >= (0.04 if attack == "PGD" else 1.05 * 0.95**18) for distance, attack in said)
+
+
+def test_where_the_paper_s_table_4_was_not_reached_is_said(text: str) -> None:
+    worse = text[text.index("cifar10, σ = 0.1: heat smoothing after adversarial training") - 4000 :]
+    assert "takes the mean proven radius from 0.205 to 0.205" in worse
+
+
+def test_the_accuracy_of_an_average_over_noise_is_of_the_images_that_were_averaged(
+    tables: dict[str, list[list[str]]],
+) -> None:
+    headings, *rows = tables["cifar10: what heatserve paper trained"]
+    images = {row[0].split(" ")[0]: row[headings.index("test images")] for row in rows}
+    assert (images["noise"], images["smoothadv"], images["heat"]) == ("2,000", "2,000", "10,000")
+
+
 def test_what_confirm_abstains_from_is_no_proof() -> None:
     record = read_record(ROOT / "benchmarks" / "results" / "attack-tiers-cifar10.json", TierAttackRecord)
     page = (ROOT / "docs" / "results" / "report.html").read_text()

@@ -32,7 +32,9 @@ def with_rrise(reported: ReportedResults) -> Judgement | None:
         shares = card.evaluation.certified_accuracy
         gaps = {
             radius: proven - served
-            for radius, served, proven in zip(shares.radii, shares.single_pass, shares.monte_carlo, strict=True)
+            for radius, served, proven in zip(
+                shares.radii, shares.backed or shares.single_pass, shares.monte_carlo, strict=True
+            )
         }
         radius, gap = max(gaps.items(), key=lambda item: item[1])
         sides.by(

@@ -18,7 +18,7 @@ from heatserve.benchmarks.report.charts.chart import Axis, Chart, Curve
 from heatserve.benchmarks.report.charts.scale import Scale, round_up
 from heatserve.benchmarks.report.curves import curve_line, leaders
 from heatserve.benchmarks.report.document import Beside, Block, Figure, Prose, Section, Table, anchor
-from heatserve.benchmarks.report.formats import count, in_percent, joined, plain
+from heatserve.benchmarks.report.formats import count, decimals, in_percent, joined, plain
 from heatserve.benchmarks.report.images import named, style_of
 from heatserve.benchmarks.report.reported import DatasetResults, ReportedResults
 from heatserve.certification.radius import Float64Array
@@ -127,7 +127,7 @@ def _attack_figure(results: DatasetResults, sigma: float, attack: str) -> Figure
     title = f"Figure {number}, {results.folder}, σ = {plain(sigma)}: {attack}"
     at = _places(_limit(rows), sigma)
     curves = {row.system: attacked_curve(row, at) for row in rows}
-    middle = int(np.searchsorted(at, min(sigma, at[-1])))
+    middle = int(np.searchsorted(at, min(max(sigma, rows[0].nearest), at[-1])))
     lines = [
         curve_line(name, curve, style=style_of(name), what="distance", marks=False, legend=named(name))
         for name, curve in curves.items()
@@ -154,8 +154,9 @@ def _attacked(rows: Sequence[AttackRow]) -> str:
     totals = joined(count(size) for size in sorted({len(row.distances) for row in rows}))
     return (
         f"{totals} images of split “{rows[0].images.split}”, {count(settings.steps)} steps, limit "
-        f"{plain(settings.limit)}, top {settings.top_k}{averaged}. An attack that fails proves nothing. Bands: exact, "
-        f"confidence {BAND_CONFIDENCE:g} at each distance."
+        f"{plain(settings.limit)}, top {settings.top_k}{averaged}. {rows[0].attack} looks no nearer than "
+        f"{decimals(rows[0].nearest, 2)}: up to there the curves are the errors without an attack. An attack that "
+        f"fails proves nothing. Bands: exact, confidence {BAND_CONFIDENCE:g} at each distance."
     )
 
 

@@ -28,8 +28,8 @@ def tiers_section(reported: ReportedResults) -> Section | None:
         [
             Prose(
                 "The same server answers in four ways. One pass carries the promise of the card, a rate. Confirm and "
-                "the cascade prove one radius in tens of noisy passes, Certify the largest one in n₀ + n: each of "
-                "these three is wrong with probability at most α for each image, whatever the image is."
+                "the cascade prove one radius in tens to hundreds of noisy passes, Certify the largest one in n₀ + n: "
+                "each of these three is wrong with probability at most α for each image, whatever the image is."
             ),
             *(Beside([_over_radius(name, found), _over_cost(name, found)]) for name, found in record.shapes.items()),
             _table(record),
