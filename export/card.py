@@ -25,6 +25,9 @@ GRAPH_NAME = "model.onnx"
 BASE_NAME = "base.onnx"
 PLAN_NAME = "model.plan"
 
+CONTRACT_FIELDS = ("certificate_kind", "input_type", "input_shape", "resize", "class_names")
+"""What callers of a model rely on: alike in all of its versions."""
+
 InputType = Literal["FP32", "UINT8"]
 Precision = Literal["fp64", "fp32", "fp16", "int8"]
 Size = Annotated[int, Field(gt=0, lt=2**31)]

@@ -14,6 +14,7 @@ from heatserve.certification.class_names import class_names_problem
 from heatserve.certification.errors import HeatserveError
 from heatserve.certification.lineage import Ancestor
 from heatserve.certification.provenance import now, versions
+from heatserve.certification.sigma import sigma_problem
 from heatserve.export.card import Card, InputType, Plan, Precision, Training
 from heatserve.export.card_parts import LipschitzBound
 from heatserve.export.graph.build import certified_graph, proven_graph, uint8_input
@@ -145,11 +146,11 @@ def publish_networks(
     """Write the next version of `<repository>/<name>`: certified graph, graph of the base classifier, card, config.
 
     Raises:
-        HeatserveError: a σ not above 0, or see `Variant.of`.
+        HeatserveError: a σ that is none, see `sigma_problem`, or see `Variant.of`.
         TensorRTError: a plan is wanted, and cannot be built here.
     """
-    if not 0 < sigma < float("inf"):
-        raise HeatserveError(f"sigma: expected a number above 0, got {sigma}")
+    if problem := sigma_problem(sigma):
+        raise HeatserveError(f"sigma: {problem}")
     if problem := class_names_problem(networks.class_names):
         raise HeatserveError(f"class names of {name}: {problem}")
     graph = certified_graph(variant.of(networks.single_pass), sigma=sigma).SerializeToString()

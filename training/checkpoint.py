@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,6 +26,9 @@ from heatserve.training.typed_json import TypedJsonError, checked, dataclass_tex
 HEADER_KEY = "heatserve"
 
 Hyperparameter = str | int | float | bool | None
+
+_PICKLED = re.compile(rb"PK\x03\x04|\x80[\x02-\x05].{6}[^{]", re.DOTALL)
+"""How files of torch.save and pickle begin; those of safetensors may, but go on with { after eight bytes."""
 
 
 class CheckpointError(HeatserveError):
@@ -204,7 +208,9 @@ def parse(path: Path, content: bytes) -> tuple[dict[str, Tensor], dict[str, str]
         length = int.from_bytes(content[:8], "little")
         return tensors, json.loads(content[8 : 8 + length]).get("__metadata__") or {}
     except (safetensors.SafetensorError, ValueError) as error:
-        raise CheckpointError(f"{path}: truncated or not a safetensors file: {error}") from None
+        hint = "; torch.save wrote it: make a checkpoint of it with `heatserve import-weights`"
+        said = f"{path}: truncated or not a safetensors file: {error}{hint if _PICKLED.match(content) else ''}"
+        raise CheckpointError(said) from None
 
 
 def fill(path: Path, backbone: nn.Module, tensors: dict[str, Tensor]) -> None:

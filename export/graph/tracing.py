@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 import onnx
 
 from heatserve.certification.errors import HeatserveError
+from heatserve.certification.interrupts import passing_interrupts
 from heatserve.export.graph.names import subgraphs
 
 if TYPE_CHECKING:
@@ -62,7 +63,7 @@ def traced(network: nn.Module, *, input_shape: tuple[int, int, int], opset: int)
     try:
         # One kernel of attention for every machine, whose layout in memory torch's exporter can follow; another one
         # made it fail on MaxViT.
-        with _silence(), sdpa_kernel(SDPBackend.MATH):
+        with passing_interrupts(), _silence(), sdpa_kernel(SDPBackend.MATH):
             program = torch.onnx.export(
                 network,
                 (example,),

@@ -12,7 +12,16 @@ from pathlib import Path
 import onnx
 
 from heatserve.certification.files import write_atomically
-from heatserve.export.card import BASE_NAME, GRAPH_NAME, PLAN_NAME, Card, CardError, read_card, verify_card
+from heatserve.export.card import (
+    BASE_NAME,
+    CONTRACT_FIELDS,
+    GRAPH_NAME,
+    PLAN_NAME,
+    Card,
+    CardError,
+    read_card,
+    verify_card,
+)
 from heatserve.export.card_parts import Attack
 from heatserve.export.contract import OUTPUT_NAMES
 from heatserve.export.reference import InputReference, read_reference
@@ -58,12 +67,13 @@ def publish(
             deterministic certificate has none.
 
     Raises:
-        CardError: the card is not that of the graphs, or the graph has other outputs than the contract.
+        CardError: the card is not that of the graphs, the graph has other outputs than the contract, or callers of the
+            model could not go on to ask: its newest version takes another input, or answers with other classes.
         HeatserveError: the name is that of a tier, or a `config.pbtxt` of the model or of its tiers cannot be read.
     """
     check_model_name(card.model)
     model_dir, former = repository / card.model, read_tier_configs(repository, card.model)
-    _check_kind(model_dir, card)
+    _check_same_contract(model_dir, card)
     wanted = tuple(former) if version_dirs(model_dir) else tuple(tiers)
     kinds = () if card.is_deterministic else wanted
     folders = [model_dir, *(repository / kind.beside(card.model) for kind in kinds)]
@@ -94,15 +104,24 @@ def publish(
     return open_model(repository, card.model)
 
 
-def _check_kind(model_dir: Path, card: Card) -> None:
-    """Refuse a version whose certificate is of another kind than that of the model: callers rely on what they know."""
+def _check_same_contract(model_dir: Path, card: Card) -> None:
+    """Refuse a version that callers of the model could not go on to ask: they rely on what they know."""
     versions = version_dirs(model_dir)
-    kind = read_card(versions[-1]).certificate_kind if versions else card.certificate_kind
-    if kind != card.certificate_kind:
+    if not versions:
+        return
+    former = read_card(versions[-1])
+    if (kind := former.certificate_kind) != card.certificate_kind:
         raise CardError(
             f"{card.model}: expected a {kind} certificate, as the model has, got a {card.certificate_kind} one; export "
             "under another --name"
         )
+    for field in CONTRACT_FIELDS:
+        theirs, ours = getattr(former, field), getattr(card, field)
+        if theirs != ours:
+            raise CardError(
+                f"{card.model}: {field}: expected {theirs!s:.200}, as version {versions[-1].name} has, which callers "
+                f"rely on, got {ours!s:.200}; export under another --name, or remove {model_dir} and what is beside it"
+            )
 
 
 def _discard_without_version(model_dir: Path, folders: Iterable[Path]) -> None:

@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from heatserve.certification.errors import HeatserveError
+from heatserve.certification.sigma import sigma_problem
 from heatserve.commands.options import ARCHITECTURE_HELP, DATA_HELP, Json, Root, deliver, seed_option, tell_page
 from heatserve.commands.paper_speed import PARTS_WITHOUT_DATA, measure_without_data
 
@@ -99,7 +101,8 @@ def paper(
     _, shape = describe_data(dataset, root)  # an unknown one is told before anything is written
     recipe = recipe_of(dataset, device)
     for value in sigma or recipe.sigmas:
-        require("sigma", value, 0 < value < math.inf, "a number above 0")
+        if problem := sigma_problem(value):
+            raise HeatserveError(f"sigma: {problem}")
     use_threads(math.prod(shape), None)
     with only_run_in(folder, results):
         take_kept(results, folder)

@@ -103,9 +103,13 @@ def access_to(
     """What a client was told of its server, checked.
 
     Raises:
-        ServingError: a malformed URL, `tls` without encryption, a token that anybody on the way could read, or a header
-            that no request can have.
+        ServingError: an argument of another type, a malformed URL, `tls` without encryption, a token that anybody on
+            the way could read, or a header that no request can have.
     """
+    check_type("url", url, str, "text")
+    check_type("tls", tls, Tls | None, "an object of heatserve's Tls")
+    check_type("headers", headers, Mapping | None, "a dict of names and values")
+    check_type("token", token, str | Callable | None, "text, or a function that returns it", shown=False)
     address = parse_address(url)
     if tls is not None and not address.is_encrypted:
         raise ServingError(f"tls: expected with a URL grpcs:// or https://, got {address.url}")
@@ -121,6 +125,17 @@ def access_to(
     if isinstance(token, str):
         access.request_headers()
     return access
+
+
+def check_type(name: str, value: object, kinds: Any, expected: str, *, shown: bool = True) -> None:
+    """Refuse an argument of another type.
+
+    Raises:
+        ServingError: names it.
+    """
+    if not isinstance(value, kinds):
+        found = f"{value!r:.80}" if shown else f"an object of {type(value).__name__}"
+        raise ServingError(f"{name}: expected {expected}, got {found}")
 
 
 def _checked_headers(headers: Mapping[str, str]) -> list[tuple[str, str]]:

@@ -94,7 +94,7 @@ def asked_outputs(outputs: Collection[str] | None) -> Sequence[str]:
     """
     if outputs is None:
         return OUTPUT_NAMES
-    names = [outputs] if isinstance(outputs, str) else list(outputs)
+    names: list[Any] = [outputs] if isinstance(outputs, str) or not isinstance(outputs, Collection) else list(outputs)
     unknown = [name for name in names if name not in OUTPUT_NAMES]
     if unknown or not names:
         found = repr(unknown[0])[:80] if unknown else "none"

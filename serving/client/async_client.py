@@ -9,7 +9,7 @@ from types import TracebackType
 from numpy.typing import ArrayLike
 
 from heatserve.export.tiers import Mode, TierModel
-from heatserve.serving.client.access import Tls, Token, access_to
+from heatserve.serving.client.access import Tls, Token, access_to, check_type
 from heatserve.serving.client.answers import ModelSpec, Prediction, asked_outputs
 from heatserve.serving.client.connection import AsyncConnection
 from heatserve.serving.client.described import DESCRIBED_TIMES, Described, KnownVersions, not_described, not_offered
@@ -37,6 +37,7 @@ class AsyncClient:
         self._connection = AsyncConnection(
             access_to(url, tls=tls, headers=headers, token=token), timeout=timeout, retries=retries
         )
+        check_type("model", model, str, "the name of a model")
         self._model = model
         self._timeout = timeout
         self._known = KnownVersions()

@@ -27,6 +27,8 @@ from heatserve.serving.pixels import Pixels
 
 T = TypeVar("T")
 
+_LONGEST_ID = 128
+
 
 class Connection:
     """A blocking connection to a server, for any number of threads; it sends what it is given, unchecked.
@@ -92,7 +94,7 @@ class Connection:
         Raises:
             ServingError: the server's message.
         """
-        return self._infer(InferRequest(model, images, outputs, request_id=request_id or _new_id()))
+        return self._infer(InferRequest(model, images, outputs, request_id=_id_of(request_id)))
 
     def infer(
         self,
@@ -147,7 +149,7 @@ class Connection:
         Raises:
             ServingError: the server's message, or what it sends is no answer.
         """
-        request = InferRequest(tier.name, image, parameters=parameters, request_id=request_id or _new_id())
+        request = InferRequest(tier.name, image, parameters=parameters, request_id=_id_of(request_id))
         with (
             _noted(request.request_id),
             explained(self._access.address),
@@ -218,7 +220,7 @@ class AsyncConnection:
         self, model: str, images: Pixels, outputs: Sequence[str], *, request_id: str | None = None
     ) -> InferResult:
         """See `Connection.answer`."""
-        return await self._infer(InferRequest(model, images, outputs, request_id=request_id or _new_id()))
+        return await self._infer(InferRequest(model, images, outputs, request_id=_id_of(request_id)))
 
     async def tier(self, name: str, kind: TierModel) -> TierSpec:
         """See `Connection.tier`."""
@@ -235,7 +237,7 @@ class AsyncConnection:
     ) -> AsyncGenerator[InferResult, None]:
         """See `Connection.stream`."""
         self._check_loop()
-        request = InferRequest(tier.name, image, parameters=parameters, request_id=request_id or _new_id())
+        request = InferRequest(tier.name, image, parameters=parameters, request_id=_id_of(request_id))
         with _noted(request.request_id), explained(self._access.address):
             async with aclosing(self._transport.stream(request, seconds=self._timeout)) as answers:
                 async for answer in answers:
@@ -273,17 +275,28 @@ class AsyncConnection:
         self._loop = loop
 
 
-def _new_id() -> str:
-    return uuid.uuid4().hex
+def _id_of(given: str | None) -> str:
+    """The id of a request: what the caller gives it, or a new one.
+
+    Raises:
+        ServingError: a log or a header could not hold it.
+    """
+    if given is None:
+        return uuid.uuid4().hex
+    if not isinstance(given, str) or not 0 < len(given) <= _LONGEST_ID or not given.isprintable():
+        raise ServingError(
+            f"request_id: expected printable text of at most {_LONGEST_ID} characters, got {given!r:.80}"
+        )
+    return given
 
 
 def _ranking(model: str, spec: ModelSpec) -> InferRequest:
-    return InferRequest(model, black_image(spec), ["probabilities"], class_count=spec.classes, request_id=_new_id())
+    return InferRequest(model, black_image(spec), ["probabilities"], class_count=spec.classes, request_id=_id_of(None))
 
 
 def _question(tier: TierSpec, images: Pixels, parameters: RequestParameters, request_id: str | None) -> InferRequest:
     names = [tensor.name for tensor in tier_tensors(tier.kind)]
-    return InferRequest(tier.name, images, names, parameters, request_id=request_id or _new_id())
+    return InferRequest(tier.name, images, names, parameters, request_id=_id_of(request_id))
 
 
 @contextmanager

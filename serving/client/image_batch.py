@@ -28,6 +28,11 @@ def as_batch(images: ArrayLike, input_shape: tuple[int, int, int], input_type: L
     if array.dtype == np.uint8:
         _check_shape(array, (height, width, channels), "uint8 [N,H,W,C]")
         batch = array if array.ndim == 4 else array[None]
+        if array.max() == 1:
+            raise ServingError(
+                "image: expected uint8 from 0 to 255, found none above 1: an image in [0,1] that was made uint8 is "
+                "black; pass the bytes that it was read as, or float32"
+            )
         if input_type == "UINT8":
             return np.ascontiguousarray(batch)
         scaled = batch.transpose(0, 3, 1, 2) / np.float32(255)

@@ -144,7 +144,7 @@ def _tier_spec(config: Mapping[str, Any], kind: TierModel) -> TierSpec:
 
 def _finite(name: str, value: Any) -> float | None:
     try:
-        number = None if value is None else math.nan if isinstance(value, str) else float(value)
+        number = None if value is None else math.nan if isinstance(value, str | bool) else float(value)
     except (TypeError, ValueError):
         number = math.nan
     if number is not None and not math.isfinite(number):
@@ -154,9 +154,11 @@ def _finite(name: str, value: Any) -> float | None:
 
 def _whole(name: str, value: Any) -> int | None:
     try:
-        number = None if value is None else operator.index(value)
+        number = None if value is None or isinstance(value, bool) else operator.index(value)
     except TypeError:
-        raise ServingError(f"{name}: expected a whole number, got {value!r}") from None
+        number = None
+    if number is None and value is not None:
+        raise ServingError(f"{name}: expected a whole number, got {value!r}")
     if number is not None and abs(number) > _LARGEST_WHOLE:
         raise ServingError(f"{name}: expected a whole number of 64 bits, got {number:.3g}")
     return number

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from heatserve.certification.errors import HeatserveError
+from heatserve.export.card import CONTRACT_FIELDS
 from heatserve.export.repository.layout import version_dirs
 from heatserve.export.repository.pins import Pin, newer_versions, read_pin, version_before, write_pin
 from heatserve.serving.errors import ServingError
@@ -210,7 +211,7 @@ def check_same_contract(former: ModelVersion, new: ModelVersion) -> None:
         HeatserveError: its certificate is of another kind, it takes another input, or answers with other classes.
     """
     advice = "export it under another name, or restart the server for it"
-    for field in ("certificate_kind", "input_type", "input_shape", "resize", "class_names"):
+    for field in CONTRACT_FIELDS:
         theirs, ours = getattr(former.card, field), getattr(new.card, field)
         if theirs != ours:
             raise HeatserveError(

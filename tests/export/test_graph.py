@@ -171,6 +171,21 @@ def test_an_export_is_not_calibrated_and_serves_radius_0(model: ModelVersion) ->
     assert (out["nominal_radius"] > 0).any()
 
 
+@pytest.mark.parametrize(
+    "other", [{"input_shape": (1, 9, 9)}, {"class_names": tuple("abcdefghij")}, {"class_names": ("0", "1")}]
+)
+def test_callers_of_a_model_can_go_on_to_ask_its_next_version(
+    model: ModelVersion, tmp_path: Path, other: dict[str, Any]
+) -> None:
+    repository = tmp_path / "models"
+    before = {path: path.read_bytes() for path in repository.rglob("*") if path.is_file()}
+    graph, base = ((model.path / name).read_bytes() for name in (GRAPH_NAME, BASE_NAME))
+    (field,) = other
+    with pytest.raises(CardError, match=f"digits: {field}: expected .*, as version 1 has, .* got .*another --name"):
+        publish(repository, model.card.model_copy(update=other), graph=graph, base=base)
+    assert {path: path.read_bytes() for path in repository.rglob("*") if path.is_file()} == before
+
+
 def test_versions_count_up_and_the_newest_is_opened(model: ModelVersion, tmp_path: Path) -> None:
     graph, base = ((model.path / name).read_bytes() for name in (GRAPH_NAME, BASE_NAME))
     again = publish(tmp_path / "models", model.card.model_copy(update={"date": "later"}), graph=graph, base=base)

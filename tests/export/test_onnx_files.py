@@ -355,6 +355,14 @@ def test_functions_whose_constants_fill_the_memory_when_they_are_written_out_are
         normal_form(tmp_path / "calls.onnx", Preprocessing())
 
 
+@pytest.mark.parametrize("as_zip", [True, False])
+def test_who_gives_what_torch_saved_learns_which_command_takes_it(tmp_path: Path, as_zip: bool) -> None:
+    path = tmp_path / "x.pt"
+    torch.save({"weight": torch.zeros(2)}, path, _use_new_zipfile_serialization=as_zip)
+    with pytest.raises(OnnxFileError, match=r"not an ONNX file, torch.save wrote it: .*`heatserve import-weights`"):
+        normal_form(path, Preprocessing())
+
+
 @pytest.mark.parametrize("content", [b"", b"<html>", b"\x08\x08" * 9, b"\x0a\xff\xff\xff\x7f"])
 def test_what_is_no_onnx_is_refused_by_name(tmp_path: Path, content: bytes) -> None:
     path = tmp_path / "x.onnx"

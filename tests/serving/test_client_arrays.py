@@ -63,3 +63,12 @@ def test_whatever_is_float32_is_taken(images: Any) -> None:
 def test_everything_else_gets_one_clear_error(images: Any, message: str) -> None:
     with pytest.raises(ServingError, match=re.escape(message)):
         as_batch(images, SHAPE, "FP32")
+
+
+@pytest.mark.parametrize("input_type", ["FP32", "UINT8"])
+def test_an_image_that_was_made_uint8_in_0_to_1_is_not_taken_for_a_black_one(input_type: Any) -> None:
+    halves = np.array([[0.2, 1.0], [0.9, 0.0]], np.float32)[None]
+    with pytest.raises(ServingError, match="expected uint8 from 0 to 255, found none above 1"):
+        as_batch(halves[..., None].astype(np.uint8), SHAPE, input_type)
+    black = np.zeros((1, 2, 2, 1), np.uint8)
+    assert as_batch(black, SHAPE, input_type).max() == 0

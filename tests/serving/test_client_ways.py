@@ -22,8 +22,10 @@ from typer.testing import CliRunner
 
 from heatserve import AsyncClient, Client, Prediction, ServingError, Tls, TritonServer, UnavailableError
 from heatserve.cli import app
+from heatserve.export.tiers import TierModel
 from heatserve.serving.client.access import access_to
 from heatserve.serving.client.address import parse_address
+from heatserve.serving.client.tier_questions import TierQuestion
 
 Ask = Callable[..., list[Prediction]]
 
@@ -201,14 +203,48 @@ def test_grpc_goes_behind_a_prefix_with_headers_and_a_token(triton: TritonServer
         ("http://10.0.0.1", {"timeout": float("nan")}, "timeout: expected seconds above 0, at most 1e+09, got nan"),
         ("http://10.0.0.1", {"retries": None}, "retries: expected a whole number, at least 0, got None"),
         ("10.0.0.1:1", {"retries": -1}, "retries: expected a whole number, at least 0, got -1"),
+        (None, {}, "url: expected text, got None"),
+        (8001, {}, "url: expected text, got 8001"),
+        (b"10.0.0.1:1", {}, "url: expected text, got b'10.0.0.1:1'"),
+        ("10.0.0.1:1", {"model": 5}, "model: expected the name of a model, got 5"),
+        ("10.0.0.1:1", {"model": None}, "model: expected the name of a model, got None"),
+        ("http://10.0.0.1", {"headers": "X: 5"}, "headers: expected a dict of names and values, got 'X: 5'"),
+        ("http://10.0.0.1", {"headers": [("X", "5")]}, "headers: expected a dict of names and values, got"),
+        ("https://10.0.0.1", {"tls": "ca.pem"}, "tls: expected an object of heatserve's Tls, got 'ca.pem'"),
+        ("https://10.0.0.1", {"tls": True}, "tls: expected an object of heatserve's Tls, got True"),
+        ("https://10.0.0.1", {"token": b"secret"}, "token: expected text, or a function that returns it, got an"),
     ],
 )
-def test_what_no_request_can_have(url: str, options: dict[str, Any], message: str) -> None:
+def test_what_no_request_can_have(url: Any, options: dict[str, Any], message: str) -> None:
     with pytest.raises(ServingError, match=re.escape(message)) as error:
-        Client(url, model="tiny", **options)
+        Client(url, **{"model": "tiny", **options})
     assert "secret" not in str(error.value)
     with pytest.raises(ServingError, match=re.escape(message)):
-        AsyncClient(url, model="tiny", **options)
+        AsyncClient(url, **{"model": "tiny", **options})
+
+
+@pytest.mark.parametrize(
+    ("asked", "message"),
+    [
+        ({"request_id": 5}, "request_id: expected printable text of at most 128 characters, got 5"),
+        ({"request_id": ""}, "request_id: expected printable text of at most 128 characters, got ''"),
+        ({"request_id": "a\n"}, "request_id: expected printable text"),
+        ({"request_id": "a" * 129}, "request_id: expected printable text"),
+        ({"outputs": 5}, "outputs: expected some of"),
+        ({"outputs": [5]}, "outputs: expected some of"),
+    ],
+)
+@PROTOCOLS
+def test_what_no_question_can_have(triton: TritonServer, protocol: str, asked: dict[str, Any], message: str) -> None:
+    with Client(url_of(triton, protocol), model="tiny") as client, pytest.raises(ServingError, match=message):
+        client.predict(np.zeros((1, 1, 8, 8), np.float32), **asked)
+
+
+@pytest.mark.parametrize("name", ["radius", "n"])
+def test_yes_is_no_number(name: str) -> None:
+    asked: dict[str, Any] = {"radius": 0.1, name: True}
+    with pytest.raises(ServingError, match=f"^{name}: expected a (finite|whole) number, got True"):
+        TierQuestion(TierModel.CONFIRM, **asked)
 
 
 @CLIENTS

@@ -92,6 +92,22 @@ def test_missing_truncated_and_foreign_files_are_explained(tmp_path: Path) -> No
         load_checkpoint(path)
 
 
+@pytest.mark.parametrize("as_zip", [True, False])
+def test_who_gives_what_torch_saved_learns_which_command_takes_it(as_zip: bool, tmp_path: Path) -> None:
+    path = tmp_path / "a.pt"
+    torch.save({"weight": torch.zeros(2)}, path, _use_new_zipfile_serialization=as_zip)
+    with pytest.raises(CheckpointError, match=f"{path}: .*not a safetensors file.*`heatserve import-weights`"):
+        load_checkpoint(path)
+
+
+def test_a_header_that_begins_like_a_pickle_is_only_truncated(tmp_path: Path) -> None:
+    path = tmp_path / "a.safetensors"
+    path.write_bytes(b"\x80\x02\0\0\0\0\0\0{")  # of 640 bytes
+    with pytest.raises(CheckpointError, match="truncated") as error:
+        load_checkpoint(path)
+    assert "import-weights" not in str(error.value)
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [

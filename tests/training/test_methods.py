@@ -209,6 +209,7 @@ def test_the_attack_gives_the_network_back_as_it_was() -> None:
     ("make", "message"),
     [
         (lambda: NoiseParameters(sigma=0.0), "^sigma: expected a number above 0, got 0.0"),
+        (lambda: HeatParameters(sigma=64.0), r"^sigma: expected at most 2, .* got 64; .* that is 0.251"),
         (lambda: NoiseParameters(sigma=0.5, samples=0), "^samples: expected"),
         (lambda: NoiseParameters(sigma=0.5, samples=2, consistency=-1.0), "^consistency: expected a number from 0"),
         (lambda: NoiseParameters(sigma=0.5, consistency=1.0), "^samples: expected 2 or more where"),

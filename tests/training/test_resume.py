@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import random
 import signal
@@ -10,6 +11,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -39,7 +41,7 @@ from heatserve.training.loop.fitting import Interrupted, Run, fit
 from heatserve.training.loop.log import log_path
 from heatserve.training.loop.optimisation import Optimisation
 from heatserve.training.loop.signals import stop_signals
-from heatserve.training.loop.state import StateError, state_path
+from heatserve.training.loop.state import StateError, lock_path, only_training_of, state_path
 from heatserve.training.loop.trainer import LOG_EVERY
 from heatserve.training.methods.cross_entropy import CrossEntropy
 from heatserve.training.methods.parameters import AverageParameters, HeatParameters, Parameters
@@ -209,6 +211,47 @@ def test_a_second_signal_ends_the_training_at_once(few: ImageData, tmp_path: Pat
     assert not isinstance(caught.value, Interrupted)
     assert len(images.handed_out) == 3
     assert signal.getsignal(signal.SIGINT) is handler
+
+
+@pytest.mark.parametrize("resume", [False, True])
+def test_two_trainings_do_not_write_one_checkpoint(few: ImageData, tmp_path: Path, resume: bool) -> None:
+    out, said = tmp_path / "a.safetensors", list[str]()
+
+    def another() -> None:
+        with pytest.raises(StateError) as error:
+            train_baseline(few, "digits_cnn", out=out, optimisation=QUICK, seed=1, run=Run(resume=resume))
+        said.append(str(error.value))
+
+    _train(replace(few, images=DisturbedImages(few.images, 3, another)), out)
+    assert said == [
+        f"{out}: expected one training with this --out, found that another one is running; wait for it, or give "
+        "another --out"
+    ]
+    assert load_checkpoint(out).metadata.seed == 0
+    assert {path.name for path in tmp_path.iterdir()} == {"a.safetensors", "a.jsonl"}
+
+
+def test_the_lock_that_a_kill_leaves_holds_nobody_up(few: ImageData, tmp_path: Path) -> None:
+    lock_path(tmp_path / "a.safetensors").touch()
+    _train(few, tmp_path / "a.safetensors")
+    assert not lock_path(tmp_path / "a.safetensors").exists()
+
+
+def test_who_waited_for_a_lock_that_was_removed_takes_the_new_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out, lock = tmp_path / "a.safetensors", fcntl.flock
+    held = ExitStack()
+
+    def removed_meanwhile(descriptor: int, how: int) -> None:
+        monkeypatch.setattr(fcntl, "flock", lock)
+        lock_path(out).unlink()
+        held.enter_context(only_training_of(out))
+        lock(descriptor, how)
+
+    monkeypatch.setattr(fcntl, "flock", removed_meanwhile)
+    with held, pytest.raises(StateError, match="another one is running"), only_training_of(out):
+        pass
 
 
 @pytest.mark.parametrize(("rank", "said"), [("0", "interrupted: the state is in x\n"), ("1", "")])

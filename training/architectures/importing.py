@@ -11,6 +11,7 @@ from contextlib import contextmanager, redirect_stdout
 from pathlib import Path
 from types import ModuleType
 
+from heatserve.certification.interrupts import passing_interrupts
 from heatserve.training.architectures.errors import ArchitectureError, first_line
 
 
@@ -86,7 +87,7 @@ def explaining(name: str, source: Path | None, what: str) -> Iterator[None]:
         what: it was to do, such as "be imported".
     """
     try:
-        with redirect_stdout(sys.stderr):
+        with passing_interrupts(), redirect_stdout(sys.stderr):
             yield
     except ArchitectureError:
         raise

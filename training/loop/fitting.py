@@ -22,7 +22,7 @@ from heatserve.training.loop.log import Log, log_path
 from heatserve.training.loop.optimisation import Optimisation
 from heatserve.training.loop.progress import TrainingProgress, unseen_training
 from heatserve.training.loop.signals import stop_signals
-from heatserve.training.loop.state import StateError, state_path
+from heatserve.training.loop.state import StateError, lock_path, only_training_of, state_path
 from heatserve.training.loop.trainer import LOG_EVERY, EpochMetrics, Trainer, TrainingError
 from heatserve.training.methods.protocol import Method
 
@@ -88,10 +88,19 @@ def fit(
         Interrupted: SIGINT, SIGTERM or SIGHUP came; the state is written.
     """
     run = run or Run()
-    if out and out.suffix in (state_path(out).suffix, log_path(out).suffix):
-        raise TrainingError(f"out: expected another suffix than that of the state and the log beside it, got {out}")
+    if out and out.suffix in {path(out).suffix for path in (state_path, log_path, lock_path)}:
+        raise TrainingError(
+            f"out: expected another suffix than that of the state and the log, or of the lock, beside it, got {out}"
+        )
     trainer = Trainer(network, method, data, optimisation, seed, recipe, replayable=replayable)
-    state = state_path(out) if out else None
+    with only_training_of(out if trainer.team.leads else None):
+        _train_epochs(trainer, save, run, out)
+    return [EpochMetrics(**metrics) for metrics in trainer.position.history]
+
+
+def _train_epochs(trainer: Trainer, save: Callable[[EpochMetrics], None], run: Run, out: Path | None) -> None:
+    """From the state, where there is one to resume from, to the last epoch."""
+    optimisation, state = trainer.optimisation, state_path(out) if out else None
     if run.resume and state and state.is_file():
         trainer.load(state)
     if len(set(trainer.team.gather(trainer.position.global_step))) > 1:
@@ -125,7 +134,6 @@ def fit(
             state.unlink(missing_ok=True)
         if stopped():  # while the last epoch was written: what was to follow this training does not
             raise Interrupted(f"interrupted after the last epoch: {out} is complete")
-    return [EpochMetrics(**metrics) for metrics in trainer.position.history]
 
 
 def _open_log(out: Path | None, tensorboard: Path | None, global_step: int) -> Log:

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import fcntl
 import io
+import os
 import pickle
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -54,10 +58,55 @@ def state_path(checkpoint: Path) -> Path:
     return beside(checkpoint, ".state")
 
 
+def lock_path(checkpoint: Path) -> Path:
+    """What the training of a checkpoint holds while it runs."""
+    return beside(checkpoint, ".lock")
+
+
 def beside(checkpoint: Path, suffix: str) -> Path:
     """A file beside a checkpoint: of `net.safetensors` with another suffix, of `lr0.1` with one after its name."""
     is_usual = checkpoint.suffix == ".safetensors"
     return checkpoint.with_suffix(suffix) if is_usual else checkpoint.with_name(checkpoint.name + suffix)
+
+
+@contextmanager
+def only_training_of(checkpoint: Path | None) -> Iterator[None]:
+    """Hold the name of a checkpoint for one training, until it ends: two would write over each other.
+
+    Its lock lies beside it while the training runs, and is no more than a leftover after a kill.
+
+    Raises:
+        StateError: another training holds it.
+    """
+    if checkpoint is None:
+        yield
+        return
+    path = lock_path(checkpoint)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    lock = _locked(path, checkpoint)
+    try:
+        yield
+    finally:
+        path.unlink(missing_ok=True)
+        os.close(lock)
+
+
+def _locked(path: Path, checkpoint: Path) -> int:
+    while True:
+        lock = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if path.exists() and os.path.samestat(os.fstat(lock), path.stat()):
+                return lock  # else the training that held it has removed it since it was opened
+        except BlockingIOError:
+            os.close(lock)
+            raise StateError(
+                f"{checkpoint}: expected one training with this --out, found that another one is running; wait for it, "
+                "or give another --out"
+            ) from None
+        except OSError:  # a file system without locks
+            return lock
+        os.close(lock)
 
 
 def write_state(path: Path, recipe: str, position: Position, tensors: dict[str, Any]) -> None:

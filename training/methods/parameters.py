@@ -13,6 +13,7 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, ClassVar
 
 from heatserve.certification.errors import HeatserveError
+from heatserve.certification.sigma import sigma_problem
 from heatserve.training.methods.choices import DISTANCES, ESTIMATORS, HEAT_OUTPUTS, NORMALISATIONS, TARGETS
 
 if TYPE_CHECKING:
@@ -77,7 +78,8 @@ class SmoothingParameters(Parameters):
     sigma: float
 
     def __post_init__(self) -> None:
-        require("sigma", self.sigma, 0 < self.sigma < math.inf, "a number above 0")
+        if problem := sigma_problem(self.sigma):
+            raise ParameterError(f"sigma: {problem}")
 
     @property
     def smoothed_for(self) -> float:

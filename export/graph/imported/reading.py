@@ -58,10 +58,14 @@ def _parsed(path: Path) -> onnx.ModelProto:
     size = path.stat().st_size
     if size > LARGEST_BYTES:
         raise OnnxFileError(f"{path}: expected at most {LARGEST_BYTES} bytes, got {size}")
-    model = onnx.ModelProto()
+    model, content = onnx.ModelProto(), path.read_bytes()
     try:
-        model.ParseFromString(path.read_bytes())
+        model.ParseFromString(content)
     except DecodeError:
+        if content.startswith((b"PK", b"\x80")):
+            raise OnnxFileError(
+                f"{path}: not an ONNX file, torch.save wrote it: import its weights with `heatserve import-weights`"
+            ) from None
         raise OnnxFileError(f"{path}: truncated or not an ONNX file") from None
     if not model.graph.node or not model.opset_import:
         raise OnnxFileError(
