@@ -127,7 +127,8 @@ def unused_test_images(model: ModelVersion, dataset: str, *, root: Path | None =
     if first >= size:
         raise AuditError(
             f"{dataset}, split 'test': expected images that the figures of the card did not use, got none: it has "
-            f"{size}, and all were used; calibrate again with fewer --test-images, or audit on other images with --data"
+            f"{size}, and none comes after those that calibrations and figures used; audit on other images with --data "
+            "(another calibration uses more of these, and frees none)"
         )
     return begun.model_copy(update={"images": size - first, "first": first, "passed_over": 0})
 

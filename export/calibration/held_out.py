@@ -46,6 +46,7 @@ class HeldOut:
         not_compared: why the training images of a data set could not be read, for each of which that is so.
         used_by: what the images of `seen` were used by, for messages.
         left_out: images that were passed over, since they are among those of `seen`.
+        cut: what was drawn in place of more images that were asked for; empty: all of them.
     """
 
     model: ModelVersion
@@ -55,12 +56,14 @@ class HeldOut:
     not_compared: tuple[str, ...]
     used_by: str = "training"
     left_out: int = 0
+    cut: str = ""
 
     @property
     def notes(self) -> tuple[str, ...]:
         """What a user has to know of what was drawn, a line each."""
         left_out = f"left out {self.left_out} images that {self.used_by} used, or that are there twice"
-        return *([left_out] if self.left_out else []), *(f"not compared: {reason}" for reason in self.not_compared)
+        said = [*([left_out] if self.left_out else []), *([self.cut] if self.cut else [])]
+        return *said, *(f"not compared: {reason}" for reason in self.not_compared)
 
     def parts(
         self,
@@ -77,19 +80,45 @@ class HeldOut:
 
         They are the first of the splits `calibration` and `test` that come after `skip` and `test_skip` images; those
         of `test` are at most the share `test_share` of it. Where a user vouches for the data set, both come from
-        `test`, those of the calibration first, after `skip` images; they are fewer by the same factor where it is too
-        small.
+        `test`, those of the calibration first, after `skip` images; together they are at most two thirds of those and
+        the share `test_share` of the other third. They are fewer by the same factor where that is too small.
 
         Raises:
-            HeatserveError: training saw all images of a split, or none is left of it.
+            HeatserveError: training saw all images of a split, or too few are left of it.
             DataError: no such data set.
         """
         if not self.vouched:
             fitted = self.draw(dataset, "calibration", images, seed=seed, first=skip)
             measured = self.draw(dataset, "test", test_images, seed=seed, first=test_skip, largest_share=test_share)
             return fitted, measured
-        drawn = self.draw(dataset, "test", images + test_images, seed=seed, first=skip)
-        first = round(len(drawn) * images / (images + test_images))
+        return self._shared_out(dataset, images, test_images, seed=seed, skip=skip, share=(2 + test_share) / 3)
+
+    def _shared_out(
+        self, dataset: str, images: int, test_images: int, *, seed: int, skip: int, share: float
+    ) -> tuple[SampledImages, SampledImages]:
+        """`parts` of the split `test` alone: together at most `share` of its images after `skip`, of each at least one.
+
+        Raises:
+            HeatserveError, DataError: as `parts`.
+        """
+        from heatserve.training.data import load_data
+
+        size, asked = len(load_data(dataset, "test", self.root)), images + test_images
+        left = max(0, size - skip)
+        share_of_all = share * left / size if size else 0
+        drawn = self.draw(dataset, "test", asked, seed=seed, first=skip, largest_share=share_of_all)
+        if len(drawn) < 2:
+            raise HeatserveError(
+                f"{dataset}, split 'test': expected images to calibrate, others for figures and others for an audit, "
+                f"got {left} after the first {skip}; name a larger data set"
+            )
+        first = min(max(1, round(len(drawn) * images / asked)), len(drawn) - 1)
+        if len(drawn) < asked:
+            self.cut = (
+                f"{first} images calibrate and {len(drawn) - first} measure the figures, where {images} and "
+                f"{test_images} were asked for: at most {int(share * left)} are taken of the {left} of split 'test' "
+                f"after the first {skip}, and later ones are for an audit"
+            )
         return drawn.at(range(first)), drawn.at(range(first, len(drawn)))
 
     def again(self, calibration: Calibration, evaluation: Evaluation) -> tuple[SampledImages, SampledImages]:

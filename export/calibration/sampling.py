@@ -90,6 +90,8 @@ def _chosen(
     if not 0 <= first < images:
         raise HeatserveError(f"{named}: expected fewer images to leave out than the {images} that it has, got {first}")
     largest = int(largest_share * images)
+    if not largest:
+        raise HeatserveError(f"{named}: expected enough images to leave some for an audit, got {images - first}")
     return np.random.default_rng(seed).permutation(images)[first:][: largest if count is None else min(count, largest)]
 
 

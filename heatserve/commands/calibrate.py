@@ -79,7 +79,8 @@ CardImages = Annotated[
     typer.Option(
         min=1,
         rich_help_panel=IMAGES,
-        help="Test images that the card's figures are measured on, at most half of the split.",
+        help="Test images that the card's figures are measured on, at most half of the split; with --calibration-data, "
+        "they and the calibration images leave a sixth of it for an audit.",
     ),
 ]
 TestSkip = Annotated[

@@ -173,6 +173,32 @@ def test_a_vouched_data_set_that_is_too_small_is_shared_out_in_proportion(tmp_pa
     assert (len(calibration), len(test)) == (320, 80)
 
 
+@pytest.mark.parametrize(
+    ("images", "skip", "taken", "left"),
+    [(2000, 0, (266, 67), 67), (100_000, 0, (331, 2), 67), (2000, 333, (44, 11), 12)],
+)
+def test_a_vouched_data_set_leaves_images_for_an_audit_and_a_cut_is_said(
+    tmp_path: Path, images: int, skip: int, taken: tuple[int, int], left: int
+) -> None:
+    """Of the 400 test images a sixth is kept back; of those that an earlier calibration left, again a sixth."""
+    source = held_out(trained_on(tmp_path, ON_DIGITS), vouched=True)
+    parts = source.parts("digits", images=images, test_images=500, skip=skip, test_share=0.5)
+    assert (len(parts[0]), len(parts[1])) == taken
+    assert parts[1].source(taken[1]).end == 400 - left
+    (said,) = source.notes
+    assert said.startswith(f"{taken[0]} images calibrate and {taken[1]} measure the figures, where {images} and 500")
+    assert said.endswith(f"of the {400 - skip} of split 'test' after the first {skip}, and later ones are for an audit")
+
+
+def test_a_vouched_data_set_gives_each_part_an_image_or_is_refused(tmp_path: Path) -> None:
+    model = trained_on(tmp_path, ON_DIGITS)
+    parts = held_out(model, vouched=True).parts("digits", images=100_000, test_images=1, test_share=0.5)
+    assert len(parts[1]) == 1
+    for left in (1, 2):
+        with pytest.raises(HeatserveError, match=rf"split 'test': expected .* for an audit, got {left}"):
+            held_out(model, vouched=True).parts("digits", images=5, test_images=5, skip=400 - left, test_share=0.5)
+
+
 def test_a_vouched_data_set_is_compared_with_all_official_training_images_of_what_was_imported(tmp_path: Path) -> None:
     """The images of `calibration` are training images for a network that was trained elsewhere."""
     held_back, _ = load_data("digits", "calibration").arrays(range(40))

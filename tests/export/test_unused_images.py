@@ -148,9 +148,25 @@ def test_an_audit_says_so_where_no_image_is_left(digits: Path, tmp_path: Path) -
     size = len(sample("digits", "test"))
     calibrate(repository, "--skip", "300", "--test-skip", str(size // 2))
     result = CliRunner().invoke(app, ["audit", "tiny", "--repository", str(repository), "--data", "digits"])
-    assert f"split 'test': expected images that the figures of the card did not use, got none: it has {size}" in str(
-        result.exception
-    )
+    said = str(result.exception)
+    assert f"split 'test': expected images that the figures of the card did not use, got none: it has {size}" in said
+    assert "calibrate again" not in said, "no calibration gives images back"
+    assert "--data" in said
+
+
+def test_an_audit_follows_a_calibration_on_vouched_images(digits: Path, tmp_path: Path) -> None:
+    repository = tmp_path / "copy"
+    shutil.copytree(digits / "tiny" / "1", repository / "tiny" / "1")
+    for name in ("config.pbtxt", "labels.txt"):
+        shutil.copy(digits / "tiny" / name, repository / "tiny")
+    options = ["--repository", str(repository), "--certificates", str(digits / "kept")]
+    asked = ["--calibration-data", "digits", "--alpha", "0.2", "--n0", "10", "--n", "50", "--other-images", "0"]
+    done = CliRunner().invoke(app, ["calibrate", "tiny", *options, *asked], catch_exceptions=False)
+    assert "later ones are for an audit" in done.stderr
+    done = CliRunner().invoke(app, ["audit", "tiny", *options, "--data", "digits", "--json"], catch_exceptions=False)
+    measured = json.loads(done.stdout)["measured"]["data"]
+    assert measured["first"] + measured["images"] == len(sample("digits", "test"))
+    assert measured["images"] >= len(sample("digits", "test")) // 6
 
 
 def test_without_its_attempts_a_card_is_compared_by_its_own_figures(digits: Path, tmp_path: Path) -> None:
