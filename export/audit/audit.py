@@ -161,11 +161,7 @@ def audit_model(
     if model.card.is_deterministic:
         raise AuditError(f"{model.name}: expected a statistical certificate, got a deterministic one, see audit_proven")
     if calibration is None:
-        nothing = Verdict(
-            False,
-            (f"Not calibrated: it serves radius 0 and promises nothing until `heatserve calibrate {model.name}`.",),
-        )
-        return Audit(model.card, model.version, nothing, None, _provenance())
+        return audit_uncalibrated(model)
     check_images(model, data)
     _check_unseen(calibration, data)
     if seed in _used_seeds(model.card):
@@ -181,6 +177,12 @@ def audit_model(
     overclaims = measured.overclaims
     verdict = judge_promise(overclaims.count, overclaims.total, alpha=calibration.alpha, delta=delta)
     return Audit(model.card, model.version, verdict, measured, _provenance())
+
+
+def audit_uncalibrated(model: ModelVersion) -> Audit:
+    """The audit of a model that promises nothing: it fails, whatever the images."""
+    reason = f"Not calibrated: it serves radius 0 and promises nothing until `heatserve calibrate {model.name}`."
+    return Audit(model.card, model.version, Verdict(False, (reason,)), None, _provenance())
 
 
 def _provenance() -> dict[str, Any]:

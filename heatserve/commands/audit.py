@@ -75,17 +75,19 @@ def audit(
 
     **Example:** `heatserve audit digits --out audit.html`
     """
-    from heatserve.export.calibration.sampling import check_classes
     from heatserve.export.repository.layout import open_model
 
     as_written = _audit_format(out)
     model = open_model(repository, name)
     data = data or model.card.trained_on
-    check_classes(model.card, data, root=root)
-    drawn = _draw(model, data, images, root)
-    with kept_when_interrupted(kept):
-        kind = _audited_proof if model.card.is_deterministic else _audited_promise
-        audited, report = kind(model, drawn, seed=seed, starts=starts, kept=kept)
+    audited: Audit | ProvenAudit
+    if model.card.calibration is None and not model.card.is_deterministic:
+        audited, report = _audited_nothing(model)
+    else:
+        drawn = _draw(model, data, images, root)
+        with kept_when_interrupted(kept):
+            kind = _audited_proof if model.card.is_deterministic else _audited_promise
+            audited, report = kind(model, drawn, seed=seed, starts=starts, kept=kept)
     if out:
         write_atomically(out, as_written(audited).encode())
     deliver(audited.to_json(), report, as_json=as_json)
@@ -98,7 +100,9 @@ def _draw(model: ModelVersion, data: str, images: int, root: Path | None) -> Sam
     from heatserve.export.audit.audit import unused_test_images
     from heatserve.export.calibration.held_out import held_out, held_out_of_all
     from heatserve.export.calibration.report import progress_bar
+    from heatserve.export.calibration.sampling import check_classes
 
+    check_classes(model.card, data, root=root)
     if model.card.is_deterministic:
         source, seed, first = held_out(model, root=root, vouched=True, progress=progress_bar), 0, 0
     else:
@@ -108,6 +112,15 @@ def _draw(model: ModelVersion, data: str, images: int, root: Path | None) -> Sam
     for note in source.notes:
         typer.echo(note, err=True)
     return drawn
+
+
+def _audited_nothing(model: ModelVersion) -> tuple[Audit, Callable[[], Group]]:
+    """A model that is not calibrated: no image would change the verdict, so none is drawn."""
+    from heatserve.export.audit.audit import audit_uncalibrated
+    from heatserve.export.audit.report import audit_report
+
+    audited = audit_uncalibrated(model)
+    return audited, lambda: audit_report(audited)
 
 
 def _audited_promise(

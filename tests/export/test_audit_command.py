@@ -164,6 +164,17 @@ def test_a_model_without_calibration_fails(tmp_path: Path) -> None:
     assert json.loads(audited.to_json())["measured"] is None
 
 
+def test_a_model_without_calibration_fails_where_no_image_is_left_or_there(tmp_path: Path) -> None:
+    """Its verdict needs none: not of a data set that others used up, nor of one that cannot be read."""
+    write_tiny_model(tmp_path, calibrated=False)
+    for data in ("digits", "imagefolder:nowhere"):
+        command = ["audit", "tiny", "--repository", str(tmp_path), "--data", data]
+        result = CliRunner().invoke(app, command, catch_exceptions=False)
+        assert result.exit_code == 3
+        assert "FAIL: tiny, version 1" in result.stdout
+        assert "Not calibrated" in result.stdout
+
+
 @pytest.mark.parametrize("split", ["train", "calibration"])
 def test_images_that_training_or_calibration_used_are_refused(split: str) -> None:
     model = open_model(COMMITTED, "digits")
