@@ -1,4 +1,4 @@
-"""Writing files so that a reader sees the old bytes or the new ones, never a mixture; and reading short texts."""
+"""Writing files so that a reader sees the old bytes or the new ones, never a mixture; appending, and reading texts."""
 
 from __future__ import annotations
 
@@ -59,6 +59,16 @@ def write_atomically(path: Path, content: bytes) -> None:
         except BaseException:
             temporary.unlink(missing_ok=True)
             raise
+
+
+def append_text(path: Path, text: str) -> None:
+    """Add to the end of a file, in UTF-8.
+
+    Raises:
+        OSError: names `path`, of which the end may be torn then.
+    """
+    with _naming(path), path.open("a", encoding="utf-8") as file:
+        file.write(text)
 
 
 @contextmanager

@@ -11,11 +11,11 @@ import hashlib
 import json
 import os
 from collections.abc import Iterable, Iterator
-from contextlib import nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from heatserve.certification.errors import HeatserveError
+from heatserve.certification.files import append_text, write_atomically
 from heatserve.certification.monte_carlo import ABSTAIN
 from heatserve.certification.noise import FORMER_KEYS
 from heatserve.certification.radius import Float32Array
@@ -117,8 +117,7 @@ def open_ledger(path: Path, recipe: CertifyRecipe, data: ModelImages) -> dict[in
     content = path.read_bytes() if path.exists() else b""
     headers = [header.encode() for header in _headers(recipe)]
     if any(header.startswith(content) for header in headers):  # absent, empty, torn in its first line, or no entries
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(headers[0])
+        write_atomically(path, headers[0])
         return {}
     whole = content[: content.rfind(b"\n") + 1]
     first, *lines = whole.decode(errors="replace").splitlines() or [""]
@@ -142,12 +141,10 @@ def open_ledger(path: Path, recipe: CertifyRecipe, data: ModelImages) -> dict[in
 
 def append_entries(path: Path | None, entries: Iterable[LedgerEntry]) -> Iterator[LedgerEntry]:
     """Pass entries through, each written as a line of the ledger before the next is asked for. None: not written."""
-    with path.open("a") if path else nullcontext() as file:
-        for entry in entries:
-            if file:
-                file.write(json.dumps(asdict(entry)) + "\n")
-                file.flush()
-            yield entry
+    for entry in entries:
+        if path:
+            append_text(path, json.dumps(asdict(entry)) + "\n")
+        yield entry
 
 
 def image_digest(image: Float32Array) -> str:

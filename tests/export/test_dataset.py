@@ -5,7 +5,9 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Iterable
+import resource
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -26,6 +28,8 @@ from heatserve.certification.radius import Float32Array
 from heatserve.certification.sequential import decide
 from heatserve.certification.voting import DependentVotesError
 from heatserve.cli import app
+from heatserve.export.audit.proven.crafted import AttackedImage
+from heatserve.export.audit.proven.kept import KeptAttacks
 from heatserve.export.calibration.certifier import Certifier, certify_chunk
 from heatserve.export.calibration.dataset import CHUNK, certify_dataset, on_ray
 from heatserve.export.calibration.ledger import CertifyRecipe, LedgerEntry, LedgerError, ledger_in
@@ -144,6 +148,38 @@ def test_a_killed_run_goes_on_at_the_image_and_counts_nothing_twice(model: Model
     for torn in (b"", lines[0].encode()[:30]):
         killed.write_bytes(torn)
         assert certify_dataset(model, some_images(8), Certifier(MONTE_CARLO, file=killed)) == summary
+
+
+def test_a_full_disk_is_said_with_the_name_of_the_file(model: ModelVersion, tmp_path: Path) -> None:
+    results = tmp_path / "results.jsonl"
+    certify_dataset(model, some_images(2), Certifier(MONTE_CARLO, file=results))
+    whole = results.read_text()
+    for room in (0, len(whole) - 5):
+        results.unlink(missing_ok=True)
+        with no_more_than(room), pytest.raises(OSError, match="results") as caught:
+            certify_dataset(model, some_images(2), Certifier(MONTE_CARLO, file=results))
+        assert caught.value.filename == str(results)
+    certify_dataset(model, some_images(2), Certifier(MONTE_CARLO, file=results))
+    assert results.read_text() == whole, "it goes on where there is room again"
+
+
+def test_attacks_that_cannot_be_kept_are_said_with_the_name_of_the_file(tmp_path: Path) -> None:
+    with no_more_than(0), pytest.raises(OSError, match="attacked-"):
+        KeptAttacks(tmp_path, graph_sha256="1" * 64, attack="a", seed=0)
+    kept = KeptAttacks(tmp_path, graph_sha256="1" * 64, attack="a", seed=0)
+    with no_more_than(200), pytest.raises(OSError, match="attacked-"):
+        kept.add([AttackedImage("2" * 200, "test", 0, 0.0)])
+
+
+@contextmanager
+def no_more_than(size: int) -> Iterator[None]:
+    """No file grows above so many bytes, as on a full disk."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
 
 def test_more_images_continue_a_file_and_fewer_summarise_a_part_of_it(model: ModelVersion, tmp_path: Path) -> None:

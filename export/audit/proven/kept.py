@@ -10,6 +10,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 from heatserve.certification.errors import HeatserveError
+from heatserve.certification.files import append_text, write_atomically
 from heatserve.export.audit.proven.crafted import AttackedImage, Counterexample
 
 
@@ -29,8 +30,7 @@ class KeptAttacks:
         if self._path is None:
             return
         if not self._path.exists():
-            self._path.parent.mkdir(parents=True, exist_ok=True)
-            self._path.write_text(f'{{"recipe": {recipe}}}\n')
+            write_atomically(self._path, f'{{"recipe": {recipe}}}\n'.encode())
         content = self._path.read_bytes()
         whole = content[: content.rfind(b"\n") + 1]  # the last line was torn when its writer was killed
         if len(whole) < len(content):
@@ -47,8 +47,7 @@ class KeptAttacks:
         """Keep what was found of some images."""
         self._records |= {(record.digest, record.start): record for record in records}
         if self._path is not None:
-            with self._path.open("a") as file:
-                file.write("".join(json.dumps(asdict(record)) + "\n" for record in records))
+            append_text(self._path, "".join(json.dumps(asdict(record)) + "\n" for record in records))
 
 
 def _parsed(path: Path, number: int, line: str) -> AttackedImage:
