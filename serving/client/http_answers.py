@@ -10,6 +10,9 @@ from urllib.parse import quote
 from heatserve.serving.client.failures import Refused
 from heatserve.serving.errors import ServingError
 
+NO_PATH = "path: expected one of the Open Inference Protocol"
+"""What our front says, with the status 404, of a path that it does not know; its port of metrics knows hardly any."""
+
 
 def config_path(model: str, version: str = "") -> str:
     """Where the configuration of a model is, or that of one of its versions."""
@@ -56,4 +59,6 @@ def refuse(status: int, headers: Mapping[str, str], body: bytes) -> NoReturn:
         message = str(json.loads(body.removeprefix(b"data:"))["error"])  # a stream is refused in an event
     except (ValueError, LookupError, TypeError):
         message = None
+    if message and message.startswith(NO_PATH):
+        message = None  # it has no models at this path, as any other service
     raise Refused(str(status), message, retry_after=headers.get("Retry-After"), location=headers.get("Location"))

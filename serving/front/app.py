@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 
 from tritonclient.grpc import service_pb2 as pb
 
+from heatserve.serving.client.http_answers import NO_PATH
 from heatserve.serving.front.counted import PassedCounts
 from heatserve.serving.front.events import EVENTS, event, stream_message
 from heatserve.serving.front.exchange import CallerLeft, Exchange, Receive, Send
@@ -237,6 +238,4 @@ class FrontApp:
         )
 
 
-_NO_PATH = (
-    "path: expected one of the Open Inference Protocol (/v2, /v2/health/ready, /v2/models/NAME/infer, …), got another"
-)
+_NO_PATH = f"{NO_PATH} (/v2, /v2/health/ready, /v2/models/NAME/infer, …), got another"

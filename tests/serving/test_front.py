@@ -131,6 +131,15 @@ def test_requests_are_counted_on_the_page(front: RunningFront) -> None:
     assert status_of(raw_answer(front.sockets.metrics_port, request.replace(b"/metrics", b"/v2"))) == 404
 
 
+def test_a_client_at_the_port_of_metrics_is_told_its_address(front: RunningFront) -> None:
+    url = f"http://127.0.0.1:{front.sockets.metrics_port}"
+    with (
+        pytest.raises(ServingError, match=f"{url}: expected a server of models, found another service"),
+        Client(url, model="tiny") as client,
+    ):
+        client.spec()
+
+
 def test_states_are_told_as_lines() -> None:
     state = FrontState(ready=True, reason="a\nb", grpc="127.0.0.1:1", models=("a", "b"), is_draining=True)
     assert state.line().count(b"\n") == 1

@@ -110,6 +110,15 @@ def test_a_folder_without_splits_is_cut_by_a_seeded_hash_of_the_pixels(tmp_path:
     assert {split: set(digests(data)) for split, data in splits_of(name).items()} == before
 
 
+def test_a_folder_without_splits_says_how_many_pictures_are_too_few_to_test(tmp_path: Path) -> None:
+    fill(tmp_path, count=1)
+    with pytest.raises(
+        DataError, match=r"to test, got none: 20% of each class are cut .*\(pictures in all: 3, classes: 3\)"
+    ):
+        load_data(f"imagefolder:{tmp_path}", "test")
+    assert len(load_data(f"imagefolder:{tmp_path}", "train")) == 3
+
+
 @pytest.mark.parametrize("layout", ["splits", "own", "none"])
 def test_the_same_picture_is_in_one_split_only(tmp_path: Path, layout: str) -> None:
     """Two thirds of the pictures are there twice or more, in other formats, under other names and in other splits."""

@@ -102,6 +102,15 @@ def test_mean_and_std_of_a_layer_in_the_file_are_taken(tensors: dict[str, Tensor
     assert imported(path).metadata.mean == MEAN
 
 
+@pytest.mark.parametrize("mean", [None, (0.5,)])
+def test_statistics_that_nobody_gave_are_asked_for(
+    mean: tuple[float, ...] | None, tensors: dict[str, Tensor], tmp_path: Path
+) -> None:
+    """ImageNet's are of three channels, and these images are grey."""
+    with pytest.raises(ArchitectureError, match=r"ImageNet's, where none is given\); .* --mean 0 --std 1 if it took"):
+        imported(saved(tmp_path, tensors), mean=mean, std=None)
+
+
 @pytest.mark.parametrize(
     ("mean", "std", "message"),
     [

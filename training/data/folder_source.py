@@ -156,6 +156,8 @@ class FolderSource:
             first = last
         seed, share = self.options.split, self.options.test_share
         parts = cut(found.pixels, np.asarray(labels, np.int64), given, seed=seed, test_share=share)
+        if split == "test" and not parts.test:
+            raise _nothing_to_test(self.root, share, pictures=len(paths), classes=len(names))
         if split == "train":
             _check_filled(listings.get("train", listings.get(UNSPLIT)), names, {labels[index] for index in parts.train})
         said = notes.of_files(self.root, self.layout, list(listings.values()), paths, found.unreadable)
@@ -205,6 +207,15 @@ def _check_filled(listing: Listing | None, names: Mapping[str, str], filled: Col
             f"{listing.folder / folder}: expected a picture to train with, got none that can be read and is no test or "
             "calibration image"
         )
+
+
+def _nothing_to_test(root: Path, share: float, *, pictures: int, classes: int) -> DataError:
+    """The error of a folder without splits that has too few pictures for a test image."""
+    return DataError(
+        f"{root}: expected images to test, got none: {share:.0%} of each class are cut for that, and at least one is "
+        f"left to train with, but no class has two different ones (pictures in all: {pictures}, classes: {classes}); "
+        "add pictures, or folders train/ and test/"
+    )
 
 
 def _unchanged(pixels: Decoded) -> Decoded:

@@ -33,7 +33,8 @@ def choose_normalisation(
     stored = (state.metadata.mean, state.metadata.std) if state.metadata else _stored(state.tensors, channels)
     known = stored or (IMAGENET_MEAN, IMAGENET_STD)
     chosen = tuple(known[0] if mean is None else mean), tuple(known[1] if std is None else std)
-    _check(*chosen, channels)
+    hint = "" if mean and std else _asking(channels, "the file's" if stored else "ImageNet's")
+    _check(*chosen, channels, hint)
     return chosen
 
 
@@ -49,10 +50,19 @@ def _stored(tensors: Mapping[str, Tensor], channels: int) -> Statistics | None:
     return None
 
 
-def _check(mean: Sequence[float], std: Sequence[float], channels: int) -> None:
+def _asking(channels: int, whose: str) -> str:
+    """For an error about numbers of which the user did not give all: whose they are, and what to give."""
+    zeros, ones = (",".join([number] * channels) for number in "01")
+    return (
+        f" ({whose}, where none is given); give those of the training with --mean and --std, or --mean {zeros} --std "
+        f"{ones} if it took pixels in [0,1] as they are"
+    )
+
+
+def _check(mean: Sequence[float], std: Sequence[float], channels: int, hint: str) -> None:
     if len(mean) != channels or len(std) != channels:
         raise ArchitectureError(
-            f"mean, std: expected one number a channel ({channels}) each, got {tuple(mean)} and {tuple(std)}"
+            f"mean, std: expected one number a channel ({channels}) each, got {tuple(mean)} and {tuple(std)}{hint}"
         )
     if not all(0 <= number <= 1 for number in mean):
         scaled = ""
