@@ -124,22 +124,20 @@ class Answers:
         yield "begin", {"votes": tier.limits.n0 + n, "promise": tier.promise or wire.UNSTATED}
         async with aclosing(model.client.certify(wire.sent(image[None], model.spec), n=n, deadline=deadline)) as bounds:
             async for bound in bounds:
-                seconds = time.perf_counter() - begun
-                yield "bound", wire.tier_record(bound, tier.promise, seconds, radius=None)
+                record = wire.tier_record(bound, tier.promise, time.perf_counter() - begun, radius=None)
+                model.proofs.add(image, record)
+                yield "bound", record
 
     async def attack(self, question: wire.Question) -> AsyncGenerator[tuple[str, Record], None]:
-        """An attack on the class of one pass: what is proven, its steps, and what the server says of its end.
-
-        `proven` of the question is what votes have proven of this class before, which may be more.
-        """
+        """An attack on the class of one pass: what is proven, its steps, and what the server says of its end."""
         model = self.server.model(question.model)
         image = question.image(model.spec)
         epsilon = question.number("epsilon", least=1e-3, most=MOST_DISTANCE)
-        known = question.number("proven", least=0, most=math.inf)
         network = (await asyncio.to_thread(self.attacks.opened, model, image)).network
         before = await self._predicted(model, image)
-        smoothed = await self._smoothed(model, image)
-        yield "begin", {"answer": before, "smoothed": smoothed}
+        await self._smoothed(model, image)
+        proof = model.proofs.best(image)
+        yield "begin", {"answer": before, "proof": proof}
         best: attacks.Step | None = None
 
         def work(emit: Emit) -> None:
@@ -153,11 +151,10 @@ class Answers:
                 best = _worse(best, step)
                 yield "step", _step(step, pictures.distance(image, step.image), model)
         assert best is not None, "an attack has steps"
-        proven = max(known, _proven(before, smoothed))
-        yield "end", await self._attacked(model, image, best.image, before, proven)
+        yield "end", await self._attacked(model, image, best.image, before, proof)
 
     async def _attacked(
-        self, model: Offered, image: wire.Image, found: wire.Image, before: Record, proven: float
+        self, model: Offered, image: wire.Image, found: wire.Image, before: Record, proof: Record | None
     ) -> Record:
         after = await self._predicted(model, found)
         smoothed_after = await self._smoothed(model, found)
@@ -165,7 +162,8 @@ class Answers:
             kind=before["kind"],
             distance=pictures.distance(image, found),
             certified_radius=before["certified_radius"],
-            proven_radius=proven,
+            proven_radius=_proven(before, proof),
+            is_of_another=proof is not None and proof["label"] != before["label"],
             is_held=after["label"] == before["label"],
             is_smoothed_held=smoothed_after["label"] == before["label"]
             if smoothed_after and smoothed_after["outcome"] == "yes"
@@ -175,6 +173,7 @@ class Answers:
             "image": wire.image_record(found),
             "distance": held.distance,
             "proven_radius": held.proven_radius,
+            "is_of_another": held.is_of_another,
             "is_inside": held.is_inside,
             "is_held": held.is_held,
             "answer": after,
@@ -265,7 +264,9 @@ class Answers:
         begun = time.perf_counter()
         asked = model.client.certify_fixed(wire.sent(image[None], model.spec), deadline=_deadline(tier))
         answers = await self._reached(asked)
-        return wire.tier_record(answers[0], tier.promise, time.perf_counter() - begun, radius=None)
+        record = wire.tier_record(answers[0], tier.promise, time.perf_counter() - begun, radius=None)
+        model.proofs.add(image, record)
+        return record
 
     async def _reached(self, answer: Awaitable[T]) -> T:
         try:
@@ -275,11 +276,11 @@ class Answers:
             raise
 
 
-def _proven(before: Record, smoothed: Record | None) -> float:
+def _proven(before: Record, proof: Record | None) -> float:
     """What is proven of the class of one pass: by itself, or by votes."""
     if before["kind"] == "deterministic":
         return float(before["certified_radius"])
-    return float(smoothed["proven_radius"]) if smoothed and smoothed["label"] == before["label"] else 0.0
+    return float(proof["proven_radius"]) if proof and proof["label"] == before["label"] else 0.0
 
 
 def _deadline(tier: TierSpec, *, most: float = VOTE_SECONDS) -> float:

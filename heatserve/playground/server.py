@@ -5,10 +5,11 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from heatserve.export.tiers import TierModel
+from heatserve.playground.proofs import Proofs
 from heatserve.playground.refusals import Refused
 from heatserve.serving.client.answers import ModelSpec
 from heatserve.serving.client.async_client import AsyncClient
@@ -30,6 +31,7 @@ class Offered:
     class_names: tuple[str, ...]
     tiers: Mapping[TierModel, TierSpec]
     client: AsyncClient
+    proofs: Proofs = field(default_factory=Proofs)
 
     def tier(self, kind: TierModel) -> TierSpec:
         """What the server tells about a tier.

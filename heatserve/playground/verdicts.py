@@ -20,7 +20,9 @@ class Held:
     certified_radius: float
     """What one pass serves at the image."""
     proven_radius: float
-    """What is proven there: by one pass of a deterministic certificate, by votes of a statistical one; 0: nothing."""
+    """What is proven there of its class: by one pass of a deterministic certificate, by votes of a statistical one."""
+    is_of_another: bool
+    """Whether votes prove another class there than one pass names."""
     is_held: bool
     """Whether one pass still answers the class."""
     is_smoothed_held: bool | None
@@ -55,7 +57,12 @@ class Held:
         return "The class broke, outside the proven radius: the promise was about smaller changes, and it stands."
 
     def _of_smoothed(self) -> str:
-        if self.proven_radius <= 0:
+        if self.is_of_another:
+            proof = (
+                "Votes prove that the smoothed classifier answers another class at your picture than one pass does: "
+                "nothing is promised about the class that was attacked."
+            )
+        elif self.proven_radius <= 0:
             proof = "Votes have proven nothing about this picture, so that no change is promised to be harmless."
         elif self.is_inside:
             proof = self._inside()

@@ -24,6 +24,7 @@ from heatserve.export.tiers import TierReason
 from heatserve.playground import pictures, verdicts, wire
 from heatserve.playground.examples import Examples
 from heatserve.playground.guards import MOST_JSON, Guarded, is_address
+from heatserve.playground.proofs import Proofs
 from heatserve.playground.refusals import Refused
 from heatserve.playground.working import BUSY, Emit, OneAtATime
 from heatserve.serving.client.answers import ModelSpec
@@ -306,7 +307,8 @@ def test_a_search_that_takes_too_long_is_stopped_and_says_so() -> None:
 
 def held(**values: Any) -> verdicts.Held:
     usual = {"kind": "deterministic", "distance": 0.5, "certified_radius": 0.6, "proven_radius": 0.6}
-    return verdicts.Held(**{**usual, "is_held": True, "is_smoothed_held": None, **values})
+    usual |= {"is_of_another": False, "is_held": True, "is_smoothed_held": None}
+    return verdicts.Held(**{**usual, **values})
 
 
 def test_verdicts_say_what_was_promised_and_whether_it_was_kept() -> None:
@@ -318,7 +320,22 @@ def test_verdicts_say_what_was_promised_and_whether_it_was_kept() -> None:
     assert "the two differ" in held(**smoothed, is_held=False).sentence
     assert "nothing was promised there" in held(**smoothed, distance=2).sentence
     assert "Votes have proven nothing" in held(**smoothed, proven_radius=0).sentence
+    of_another = held(**smoothed, proven_radius=0, is_of_another=True).sentence
+    assert "answers another class at your picture than one pass does" in of_another
+    assert "Votes have proven nothing" not in of_another
     assert "answers another class" in held(kind="statistical", is_smoothed_held=False).sentence
+
+
+def test_the_best_proof_of_each_picture_is_kept_and_of_no_other_one() -> None:
+    known, image, other = Proofs(), *np.random.default_rng(0).random((2, 1, 8, 8), dtype=np.float32)
+    for radius in (0.0, 0.2, 0.3, 0.1):
+        known.add(image, {"proven_radius": radius})
+    assert known.best(image) == {"proven_radius": 0.3}
+    assert known.best(other) is None
+    assert known.best(image.reshape(1, 4, 16)) is None
+    for level in range(256):
+        known.add(np.full((1, 1, 1), level, np.float32), {"proven_radius": 1.0})
+    assert known.best(image) is None  # the oldest of too many
 
 
 @pytest.mark.parametrize(

@@ -22,7 +22,8 @@ const state = {
   image: null,
   title: "",
   answer: null,
-  proof: null, // what votes last proved of this picture, where any did
+  proof: null, // the most that votes have proved of this picture, where any did
+  learn, // takes such a proof, and says whether it is about what is shown
   seed: 1,
   say: (text) => show(at("said"), text), // to a screen reader
   onModel: (tell) => listeners.model.push(tell),
@@ -31,6 +32,12 @@ const state = {
 };
 const tell = (what) => listeners[what].forEach((one) => one());
 const predicting = latest();
+
+function learn(found, { model, image }) {
+  if (state.model !== model || state.image !== image) return false; // the reader has gone on to something else
+  if (found.proven_radius > (state.proof?.proven_radius ?? 0)) state.proof = found;
+  return true;
+}
 
 function choosePicture(image, title) {
   Object.assign(state, { image, title, answer: null, proof: null, seed: Math.floor(Math.random() * 2 ** 31) });

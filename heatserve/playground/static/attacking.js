@@ -66,10 +66,10 @@ export function attackPanel(state) {
     const live = el("div", { class: "figures" }, figure(canvas, "under attack"));
     show(result, progress, live);
     let claimed = null;
-    const asked = { model: model.name, image, epsilon: reach.value(), proven: proven(state) ?? 0 };
+    const asked = { model: model.name, image, epsilon: reach.value() };
     for await (const [name, found] of events("/api/attack", asked, signal)) {
       if (name === "begin") {
-        if ((found.smoothed?.proven_radius ?? 0) > (state.proof?.proven_radius ?? 0)) state.proof = found.smoothed;
+        if (found.proof) state.learn(found.proof, { model, image });
         claimed = provenClaim(found);
         result.prepend(claimed);
       } else if (name === "step") {
@@ -82,7 +82,8 @@ export function attackPanel(state) {
   function end(found, claimed, { image, answer }) {
     const isProof = answer.kind === "deterministic";
     const radius = isProof ? "the proven radius" : "the radius that votes prove of the smoothed classifier";
-    const place = found.proven_radius > 0 ? `${found.is_inside ? "inside" : "outside"} ${radius}` : "where nothing is proven";
+    const place = found.proven_radius > 0 ? `${found.is_inside ? "inside" : "outside"} ${radius}`
+      : found.is_of_another ? "where votes prove another class" : "where nothing is proven";
     const happened = isProof ? ["The class held", "The class broke"] : ["One pass kept its class", "One pass changed its class"];
     const title = `${happened[found.is_held ? 0 : 1]}, ${place}`;
     const kept = found.is_inside && !isProof ? "undecided" : "no"; // one pass may change where the smoothed class cannot
@@ -99,9 +100,9 @@ export function attackPanel(state) {
       el("p", { class: "latency" }, `One pass at the end: ${milliseconds(found.answer.seconds)}${found.smoothed ? `; votes there: ${milliseconds(found.smoothed.seconds)}` : ""}.`));
   }
 
-  function provenClaim({ answer }) {
+  function provenClaim({ answer, proof }) {
     const isProof = answer.kind === "deterministic";
-    if (!isProof && state.proof) return votedClaim(state.proof, "What is proven of your picture");
+    if (!isProof && proof) return votedClaim(proof, "What is proven of your picture");
     return claim({
       title: "What is claimed of your picture", tier: "one pass", radius: answer.certified_radius,
       kind: servedKind(answer), promise: answer.promise,

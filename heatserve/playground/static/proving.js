@@ -63,8 +63,7 @@ export function provePanel(state) {
         live.textContent = signal.aborted ? `Stopped. What was proven holds: ${said(last)}` : `${said(last)}${ended(last)}`;
         chart.draw();
         show(claimed, votedClaim(last));
-        state.say(live.textContent);
-        state.proof = last;
+        if (state.learn(last, { model, image })) state.say(live.textContent);
       }
     }
   }
