@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import math
 import time
-from collections.abc import AsyncGenerator, Awaitable
+from collections.abc import AsyncGenerator, Callable, Coroutine
 from contextlib import aclosing
 from dataclasses import replace
 from pathlib import Path
@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from heatserve.certification.outcome import Outcome
 from heatserve.export.tiers import TierModel, TierReason
 from heatserve.playground import attacks, pictures, wire
-from heatserve.playground.attacks import Attacks
+from heatserve.playground.attacks import Attacked, Attacks
 from heatserve.playground.refusals import Refused
 from heatserve.playground.server import Offered, WatchedServer
 from heatserve.playground.verdicts import Held, Spoofed
@@ -27,7 +27,6 @@ from heatserve.serving.client.tier_questions import TierSpec
 from heatserve.serving.errors import UnavailableError
 
 if TYPE_CHECKING:
-    from heatserve.benchmarks.attack.spoofing import Victim
     from heatserve.certification.confirming import Confirmation
 
 MOST_SIGMA = 1.0
@@ -45,6 +44,8 @@ _SHOWN_VALUES = 20_000
 _PACE_SECONDS = 0.008
 """Between two steps of an attack, so that it can be watched."""
 
+_REPLACED = "The server serves another version of this model now, which this page asks from now on: ask again."
+
 T = TypeVar("T")
 
 Record = dict[str, Any]
@@ -59,6 +60,8 @@ class Answers:
         self.repository = repository
         self.attacks = Attacks(repository)
         self.search = OneAtATime()
+        self._votes = asyncio.Lock()
+        self._asked_for = set[asyncio.Task[Any]]()
 
     async def predict(self, question: wire.Question) -> Record:
         """One pass."""
@@ -88,10 +91,11 @@ class Answers:
         yield "random", await self._changed(model, image, pictures.random_change(image, radius))
         if attacks.attack_missing(self.repository, model) is not None or radius == 0:
             return
+        attacked = await self._opened(model, image, await self._predicted(model, image))
         worst: attacks.Step | None = None
 
         def work(emit: Emit) -> None:
-            for step in attacks.descend(self.attacks.opened(model, image).network, image, label, epsilon=radius):
+            for step in attacks.descend(attacked.network, image, label, epsilon=radius):
                 emit({"step": step})
 
         async with aclosing(self.search.run(work)) as steps:
@@ -124,6 +128,7 @@ class Answers:
         yield "begin", {"votes": tier.limits.n0 + n, "promise": tier.promise or wire.UNSTATED}
         async with aclosing(model.client.certify(wire.sent(image[None], model.spec), n=n, deadline=deadline)) as bounds:
             async for bound in bounds:
+                await self._check(model)
                 record = wire.tier_record(bound, tier.promise, time.perf_counter() - begun, radius=None)
                 model.proofs.add(image, record)
                 yield "bound", record
@@ -133,8 +138,8 @@ class Answers:
         model = self.server.model(question.model)
         image = question.image(model.spec)
         epsilon = question.number("epsilon", least=1e-3, most=MOST_DISTANCE)
-        network = (await asyncio.to_thread(self.attacks.opened, model, image)).network
         before = await self._predicted(model, image)
+        network = (await self._opened(model, image, before)).network
         await self._smoothed(model, image)
         proof = model.proofs.best(image)
         yield "begin", {"answer": before, "proof": proof}
@@ -188,7 +193,8 @@ class Answers:
             raise Refused(422, sentence)
         image = question.image(model.spec)
         epsilon = question.number("epsilon", least=1e-3, most=MOST_DISTANCE)
-        victim = (await asyncio.to_thread(self.attacks.opened, model, image)).victim
+        attacked = await self._opened(model, image, await self._predicted(model, image))
+        victim = attacked.victim
         assert victim is not None, "a statistical certificate has a base network"
         found: Record | None = None
         for reach in (epsilon / 2, epsilon, epsilon):  # each ascent begins with noise of its own
@@ -201,13 +207,19 @@ class Answers:
                     if "found" not in step:
                         yield "step", step
                     else:
-                        found = await self._judged(model, victim, image, step["found"])
+                        found = await self._judged(model, attacked, image, step["found"])
             if found and found["is_spoofed"]:
                 break
         assert found is not None, "a search has an end"
         yield "end", found
 
-    async def _judged(self, model: Offered, victim: Victim, image: wire.Image, other: wire.Image) -> Record:
+    async def _opened(self, model: Offered, image: wire.Image, served: Record) -> Attacked:
+        """The files of a model, which answer an image as the server did."""
+        attacked = await asyncio.to_thread(self.attacks.opened, model, image)
+        await asyncio.to_thread(attacked.check, image, served)
+        return attacked
+
+    async def _judged(self, model: Offered, attacked: Attacked, image: wire.Image, other: wire.Image) -> Record:
         """What one pass, confirm and, where that leaves it open, further votes say of what a search found."""
         answer = await self._predicted(model, other)
         served = answer["certified_radius"]
@@ -220,7 +232,8 @@ class Answers:
             reason=TierReason(confirmed["reason"]) if confirmed else None,
         )
         if verdict.is_open:
-            truth = await self._truth(victim, other, answer["label"], served)
+            await asyncio.to_thread(attacked.check, other, answer)
+            truth = await self._truth(attacked, other, answer["label"], served)
             verdict = replace(verdict, truth=truth.reason, votes=truth.votes)
         return {
             "image": wire.image_record(other),
@@ -232,7 +245,10 @@ class Answers:
             "sentence": verdict.sentence,
         }
 
-    async def _truth(self, victim: Victim, image: wire.Image, label: int, radius: float) -> Confirmation:
+    async def _truth(self, attacked: Attacked, image: wire.Image, label: int, radius: float) -> Confirmation:
+        victim = attacked.victim
+        assert victim is not None, "what is spoofed has a base network"
+
         def work(emit: Emit) -> None:
             emit({"judged": attacks.judged(victim, image, label=label, radius=radius, emit=emit)})
 
@@ -246,14 +262,16 @@ class Answers:
 
     async def _asked(self, model: Offered, images: NDArray[np.float32]) -> tuple[list[Prediction], float]:
         begun = time.perf_counter()
-        answers = await self._reached(model.client.predict(wire.sent(images, model.spec)))
+        answers = await self._reached(model, model.client.predict(wire.sent(images, model.spec)))
         return answers, time.perf_counter() - begun
 
     async def _confirmed(self, model: Offered, image: wire.Image, radius: float) -> Record:
         tier, begun = model.tier(TierModel.CONFIRM), time.perf_counter()
         n = min(CONFIRM_VOTES, tier.limits.most_n)
-        asked = model.client.confirm(wire.sent(image[None], model.spec), radius=radius, n=n, deadline=_deadline(tier))
-        answers = await self._reached(asked)
+        pixels = wire.sent(image[None], model.spec)
+        answers = await self._voted(
+            model, lambda: model.client.confirm(pixels, radius=radius, n=n, deadline=_deadline(tier))
+        )
         return wire.tier_record(answers[0], tier.promise, time.perf_counter() - begun, radius=radius)
 
     async def _smoothed(self, model: Offered, image: wire.Image) -> Record | None:
@@ -262,18 +280,46 @@ class Answers:
         if tier is None:
             return None
         begun = time.perf_counter()
-        asked = model.client.certify_fixed(wire.sent(image[None], model.spec), deadline=_deadline(tier))
-        answers = await self._reached(asked)
+        pixels = wire.sent(image[None], model.spec)
+        answers = await self._voted(model, lambda: model.client.certify_fixed(pixels, deadline=_deadline(tier)))
         record = wire.tier_record(answers[0], tier.promise, time.perf_counter() - begun, radius=None)
         model.proofs.add(image, record)
         return record
 
-    async def _reached(self, answer: Awaitable[T]) -> T:
+    async def _voted(self, model: Offered, ask: Callable[[], Coroutine[Any, Any, T]]) -> T:
+        """An answer of votes. One is asked for at a time: of those whose readers leave, only one can hold up others."""
+        await self._votes.acquire()
+
+        async def answer() -> T:
+            try:
+                return await ask()
+            finally:
+                self._votes.release()
+
+        return await self._reached(model, answer())
+
+    async def _reached(self, model: Offered, answer: Coroutine[Any, Any, T]) -> T:
+        """An answer of the version that is known. It is never cancelled: Triton may abort where it is answering."""
+
+        async def checked() -> T:
+            found = await answer
+            await self._check(model)
+            return found
+
+        asked = asyncio.create_task(checked())
+        self._asked_for.add(asked)
+        asked.add_done_callback(self._asked_for.discard)
         try:
-            return await answer
+            return await asyncio.shield(asked)
         except UnavailableError:
             await self.server.lost()
             raise
+
+    async def _check(self, model: Offered) -> None:
+        """Refuse what another version has answered: it is promised something else."""
+        if not await model.has_answered():
+            await self.server.look(replaced=model)
+            raise Refused(409, _REPLACED)
 
 
 def _proven(before: Record, proof: Record | None) -> float:

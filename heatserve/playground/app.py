@@ -6,10 +6,10 @@ import asyncio
 import json
 import sys
 import traceback
-from collections.abc import AsyncGenerator, AsyncIterator, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
 from contextlib import aclosing, asynccontextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
@@ -31,6 +31,10 @@ from heatserve.training.data.errors import DataError
 _QUIET_SECONDS = 15.0
 """After which a stream says that it is still there."""
 
+_LEFT = "The reader has left."
+
+T = TypeVar("T")
+
 
 class Playground:
     """The routes."""
@@ -43,7 +47,6 @@ class Playground:
         self.examples = Examples(root)
         self.files = static_files()
         self._decoding = asyncio.Semaphore(1)  # a picture may take half a gigabyte
-        self._life = 0
 
     def routes(self) -> list[Route]:
         """All of them."""
@@ -71,9 +74,6 @@ class Playground:
 
     async def models(self, _: Request) -> Response:
         """The models that the server offers, and what can be done with each here."""
-        if self.server.state.life != self._life:
-            self._life = self.server.state.life
-            self.answers.attacks.forget()
         models = [self._described(model) for model in self.server.models.values()]
         return JSONResponse({"server": self.server.state.record, "models": models})
 
@@ -81,6 +81,7 @@ class Playground:
         spec = model.spec
         return {
             "name": model.name,
+            "version": model.version,
             "kind": spec.certificate_kind,
             "shape": list(spec.input_shape),
             "class_names": list(model.class_names),
@@ -129,6 +130,8 @@ class Playground:
         model, content = self.server.model(request.query_params.get("model", "")), await request.body()
         read = pictures.drawn if request.query_params.get("drawn") else pictures.fitted
         async with self._decoding:
+            if await request.is_disconnected():
+                raise Refused(499, _LEFT)
             image = await asyncio.to_thread(read, content, model.spec)
         return JSONResponse({"image": wire.image_record(image)})
 
@@ -139,7 +142,7 @@ class Playground:
 
         async def answer(request: Request) -> Response:
             events = stream(wire.Question(await request.body()))
-            first = await anext(events)
+            first = await _unless_left(request, anext(events))
 
             async def content() -> AsyncGenerator[bytes, None]:
                 async with aclosing(events):
@@ -168,9 +171,28 @@ def event(name: str, record: Record) -> bytes:
 
 def _answering(answer: Callable[[wire.Question], Any]) -> Callable[[Request], Any]:
     async def answered(request: Request) -> Response:
-        return JSONResponse(await answer(wire.Question(await request.body())))
+        return JSONResponse(await _unless_left(request, answer(wire.Question(await request.body()))))
 
     return answered
+
+
+async def _unless_left(request: Request, answer: Awaitable[T]) -> T:
+    """The answer, given up where its reader leaves before it is there."""
+
+    async def gone() -> None:
+        while (await request.receive())["type"] != "http.disconnect":
+            pass
+
+    asked, left = asyncio.ensure_future(answer), asyncio.ensure_future(gone())
+    try:
+        await asyncio.wait((asked, left), return_when=asyncio.FIRST_COMPLETED)
+        if asked.done():
+            return asked.result()
+        raise Refused(499, _LEFT)
+    finally:
+        for one in (asked, left):
+            one.cancel()
+        await asyncio.wait((asked, left))
 
 
 def _events(content: AsyncGenerator[bytes, None]) -> Response:

@@ -6,11 +6,12 @@ What a search finds is a candidate. What it is worth, the running server says: `
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
+import threading
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
 
     from heatserve.benchmarks.attack.spoofing import Victim
     from heatserve.certification.confirming import Confirmation
+    from heatserve.export.contract import Outputs
 
 STEPS = 40
 """Of one ascent."""
@@ -37,6 +39,8 @@ TRUTH_VOTES, TRUTH_ALPHA = 10_000, 1e-6
 INSIDE = 1 - 1e-6
 """Share of the distance that is allowed which a search uses, so that rounding does not bring it outside."""
 
+_TOLERANCES = {"probabilities": 1e-4, "nominal_radius": 1e-3, "certified_radius": 1e-2}
+"""Between the files and the server, which may round otherwise: a radius may fall to another side of its step."""
 _NEEDED = ("torch", "onnx", "onnxruntime")
 
 
@@ -48,6 +52,23 @@ class Attacked:
     """From images [N, C, H, W] to logits [N, K] of the class that is served."""
     victim: Victim | None
     """Of a statistical certificate: what `spoof` climbs."""
+    serve: Callable[[NDArray[np.float32]], Outputs]
+    """What the files answer to images."""
+
+    def check(self, image: Image, served: Mapping[str, Any]) -> None:
+        """Compare the files with what the server answers to an image, of which `served` is the record.
+
+        Raises:
+            Refused: the server serves other files.
+        """
+        found = self.serve(image[None])
+        off = {name: np.abs(found[name][0] - np.asarray(served[name])).max() for name in _TOLERANCES}
+        if not all(off[name] <= most for name, most in _TOLERANCES.items()):
+            raise Refused(
+                422,
+                "The files in the playground's model repository answer otherwise than the server, so that an attack "
+                "on them says nothing about it: start the playground with --repository FOLDER, that of this server.",
+            )
 
 
 @dataclass(frozen=True)
@@ -99,7 +120,8 @@ class Attacks:
     def __init__(self, repository: Path) -> None:
         """Describe them."""
         self._repository = repository
-        self._opened = dict[str, Attacked]()
+        self._opened = dict[str, tuple[Offered, Attacked]]()
+        self._opening = threading.Lock()  # ONNX Runtime is not to be started in two threads
 
     def opened(self, model: Offered, image: Image) -> Attacked:
         """A model for gradients.
@@ -113,19 +135,21 @@ class Attacks:
         """
         if sentence := attack_missing(self._repository, model):
             raise Refused(422, sentence)
-        if model.name not in self._opened:
-            try:
-                self._opened[model.name] = _open(self._repository, model.name, image)
-            except (HeatserveError, OSError) as error:
-                sys.stderr.write(f"playground: {model.name}: {error}\n")
-                raise Refused(
-                    422, "The files of this model cannot be attacked; the terminal of the playground says why."
-                ) from None
-        return self._opened[model.name]
+        with self._opening:
+            described, opened = self._opened.get(model.name, (None, None))
+            if opened is None or described is not model:  # it has been another version, or of another server
+                opened = self._open(model, image)
+                self._opened[model.name] = model, opened
+        return opened
 
-    def forget(self) -> None:
-        """Open all files anew: the server may serve other versions."""
-        self._opened = {}
+    def _open(self, model: Offered, image: Image) -> Attacked:
+        try:
+            return _open(self._repository, model.name, image)
+        except (HeatserveError, OSError) as error:
+            sys.stderr.write(f"playground: {model.name}: {error}\n")
+            raise Refused(
+                422, "The files of this model cannot be attacked; the terminal of the playground says why."
+            ) from None
 
 
 def _open(repository: Path, name: str, image: Image) -> Attacked:
@@ -135,13 +159,15 @@ def _open(repository: Path, name: str, image: Image) -> Attacked:
     from heatserve.export.card import GRAPH_NAME
     from heatserve.export.images import LabelledImages
     from heatserve.export.repository.pins import open_pinned
+    from heatserve.export.runtime.served import open_served
 
     version = open_pinned(repository, name)
     if version.card.is_deterministic:
-        return Attacked(ProvenNetwork(read_graph((version.path / GRAPH_NAME).read_bytes()).network).eval(), None)
+        network = ProvenNetwork(read_graph((version.path / GRAPH_NAME).read_bytes()).network)
+        return Attacked(network.eval(), None, open_served(version))
     data = LabelledImages(image[None], np.zeros(1, np.int64), dataset="playground", split="test", seed=0)
     target = open_target(version, data, seed=0)
-    return Attacked(target.single_pass, target.victim)
+    return Attacked(target.single_pass, target.victim, target.serve)
 
 
 def descend(network: nn.Module, image: Image, label: int, *, epsilon: float) -> Iterator[Step]:

@@ -24,9 +24,11 @@ ASKED_TIERS = (TierModel.CONFIRM, TierModel.CERTIFY, TierModel.CERTIFY_STREAM)
 
 @dataclass(frozen=True)
 class Offered:
-    """A model that the server offers, and what it tells about it."""
+    """A model that the server offers, and what it tells about it: of one version, which other answers are not of."""
 
     name: str
+    version: str
+    """As the server numbers it; empty where it does not say."""
     spec: ModelSpec
     class_names: tuple[str, ...]
     tiers: Mapping[TierModel, TierSpec]
@@ -43,6 +45,20 @@ class Offered:
             raise Refused(422, f"The server does not offer the tier {kind.value} of this model.")
         return self.tiers[kind]
 
+    async def has_answered(self) -> bool:
+        """Whether what the client was answered last is of this version, so that it is promised what is told here."""
+        spec = await self.client.spec()
+        tiers = {kind: await self.client.tier(kind) for kind in self.tiers}
+        return (self.client.version, spec, tiers) == (self.version, self.spec, self.tiers)
+
+    async def is_served(self, asks: AsyncConnection) -> bool:
+        """Whether the server still tells what is told here."""
+        try:
+            tiers = {kind: await asks.tier(tier.name, kind) for kind, tier in self.tiers.items()}
+            return (await asks.spec(self.name, self.version), tiers) == (self.spec, self.tiers)
+        except UnknownModelError:
+            return False
+
 
 @dataclass(frozen=True)
 class ServerState:
@@ -51,7 +67,7 @@ class ServerState:
     is_there: bool
     says: str
     life: int
-    """Grows each time that the server is found again: what was known of its models is asked anew."""
+    """Grows each time that the server is found again, or with other models: what was known of them is asked anew."""
 
     @property
     def record(self) -> dict[str, Any]:
@@ -108,15 +124,19 @@ class WatchedServer:
             await self.look()
             await asyncio.sleep(LOOK_SECONDS)
 
-    async def look(self) -> None:
-        """Ask whether the server is there, and for its models where they are not known."""
+    async def look(self, *, replaced: Offered | None = None) -> None:
+        """Ask whether the server is there, and for its models where they are not known, or not those that are known.
+
+        Args:
+            replaced: a model of which another version has answered.
+        """
         async with self._looking:
             try:
                 if self._asks is None:
                     self._asks = self._connection()
-                if self.models:
-                    await self._asks.spec(next(iter(self.models)))
-                else:
+                known = list(self.models.values())
+                is_known = known and not any(model is replaced for model in known)
+                if not (is_known and all([await model.is_served(self._asks) for model in known])):
                     await self._find(self._asks)
             except (UnavailableError, TooLateError):
                 await self._lose(
@@ -149,13 +169,16 @@ class WatchedServer:
 
     async def _leave(self) -> None:
         """Ask for nothing new: a server that stops still answers what it was asked, until it is lost another time."""
+        await self._forget_models()
+        if self._asks is not None:
+            await self._asks.close()
+            self._asks = None
+
+    async def _forget_models(self) -> None:
         if self.models:
             await self._close_left()
             self._left = [model.client for model in self.models.values()]
             self.models = {}
-        if self._asks is not None:
-            await self._asks.close()
-            self._asks = None
 
     async def _close_left(self) -> None:
         for client in self._left:
@@ -173,6 +196,7 @@ class WatchedServer:
                 f"{', '.join(self._names) or 'none'}. Start the playground with --model NAME."
             )
             return
+        await self._forget_models()
         self.models = found
         self._tell(ServerState(True, f"The server at {self.url} answers.", self.state.life + 1))
 
@@ -184,7 +208,7 @@ class WatchedServer:
             with suppress(UnknownModelError):
                 tiers[kind] = await asks.tier(kind.beside(name), kind)
         labels = tuple(names.get(label, f"class {label}") for label in range(spec.classes))
-        return Offered(name, spec, labels, tiers, self._client(name))
+        return Offered(name, described.version, spec, labels, tiers, self._client(name))
 
     async def _lose(self, says: str) -> None:
         await self._leave()

@@ -60,6 +60,12 @@ class AsyncClient:
         """See `Client.spec`."""
         return (await self._described()).spec
 
+    @property
+    def version(self) -> str | None:
+        """The version of the model that answered last, as the server numbers it; None: none has, for a minute."""
+        newest = self._known.newest
+        return newest.version if newest else None
+
     async def promise(self) -> str | None:
         """See `Client.promise`."""
         return (await self.spec()).promise

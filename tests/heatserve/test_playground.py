@@ -340,6 +340,24 @@ def test_a_proof_goes_on_while_a_server_that_stops_takes_nothing_new(playground:
         assert apart.submit(asyncio.run, votes_after_the_loss(looks)).result()[-1] > 1000
 
 
+def test_files_that_the_server_does_not_serve_are_not_attacked_and_another_version_brings_its_own_promise(
+    page: Page, playground: RunningPlayground
+) -> None:
+    opened(page, playground, model="switched")  # version 1, while the newest files are those of version 2
+    expect(page.locator("#answer .claim.rate").first).to_contain_text("with confidence 0.99")
+    attack, result = page.get_by_role("button", name="Attack"), page.locator("#attack-result")
+    attack.click()
+    expect(result.locator(".problem")).to_contain_text("answer otherwise than the server")
+    expect(page.locator("#size-result .problem")).to_contain_text("answer otherwise than the server")
+    playground.server.versions.replace(playground.server.versions.open("switched", 2))
+    expect(page.locator("#answer .claim.none")).to_have_count(2)
+    expect(page.locator("#answer .claim").first).to_contain_text("none: the model is not calibrated")
+    expect(result.locator(".problem")).to_have_count(0)
+    attack.click()
+    expect(result.locator(".verdict")).to_contain_text("where nothing is proven")
+    assert violations(page) == []
+
+
 def test_dark_and_on_a_phone_it_is_readable(browser: Browser, playground: RunningPlayground) -> None:
     with open_page(browser, size=PHONE, colours="dark", touch=True) as page:
         opened(page, playground)
