@@ -88,7 +88,7 @@ class Answers:
         model = self.server.model(question.model)
         image, radius = question.image(model.spec), question.number("radius", least=0, most=MOST_DISTANCE)
         label = int(question.number("label", least=0, most=model.spec.classes - 1))
-        yield "random", await self._changed(model, image, pictures.random_change(image, radius))
+        yield "random", await self._changed(model, image, pictures.random_change(image, radius, model.spec))
         if attacks.attack_missing(self.repository, model) is not None or radius == 0:
             return
         attacked = await self._opened(model, image, await self._predicted(model, image))
@@ -99,17 +99,16 @@ class Answers:
                 emit({"step": step})
 
         async with aclosing(self.search.run(work)) as steps:
-            async for found in steps:
-                worst = _worse(worst, found["step"])
+            async for step in steps:
+                worst = _worse(worst, step["step"])
         assert worst is not None, "a search has steps"
-        yield "worst", await self._changed(model, image, pictures.at_distance(image, worst.image - image, radius))
+        found = pictures.at_distance(image, worst.image - image, radius, model.spec)
+        yield "worst", await self._changed(model, image, found)
 
     async def _changed(self, model: Offered, image: wire.Image, other: wire.Image) -> Record:
-        other = wire.seen(other, model.spec)
-        distance = pictures.distance(image, other)
         return {
             "image": wire.image_record(other),
-            "distance": distance,
+            "distance": pictures.distance(image, other),
             "answer": await self._predicted(model, other),
         }
 

@@ -85,16 +85,18 @@ def noisy(image: Image, sigma: float, *, draws: int, seed: int) -> NDArray[np.fl
     return copies
 
 
-def random_change(image: Image, radius: float) -> Image:
-    """The image after a change of that L2 norm in a random direction."""
-    return at_distance(image, np.random.default_rng().standard_normal(image.shape), radius)
+def random_change(image: Image, radius: float, spec: ModelSpec) -> Image:
+    """The image after a change of that L2 norm in a random direction; see `at_distance`."""
+    return at_distance(image, np.random.default_rng().standard_normal(image.shape), radius, spec)
 
 
-def at_distance(image: Image, direction: NDArray[np.float32] | NDArray[np.float64], radius: float) -> Image:
-    """The image, moved in a direction until it is as far away (L2) as said, or as pixels in [0,1] can be.
+def at_distance(
+    image: Image, direction: NDArray[np.float32] | NDArray[np.float64], radius: float, spec: ModelSpec
+) -> Image:
+    """The image, moved in a direction until it is as far away (L2) as said, or as pixels that the model sees can be.
 
     It is never farther: of the lengths of the move, which changes the image more and more, bisection keeps the largest
-    one that is not.
+    one that is not. Where the model takes 8 bits, that is judged of the rounded image.
     """
     start, along = image.astype(np.float64), direction.astype(np.float64)
     largest = float(np.abs(along).max())
@@ -102,8 +104,7 @@ def at_distance(image: Image, direction: NDArray[np.float32] | NDArray[np.float6
         return image
 
     def moved(length: float) -> Image:
-        found: Image = np.clip(start + length * along, 0, 1).astype(np.float32)
-        return found
+        return seen(np.clip(start + length * along, 0, 1).astype(np.float32), spec)
 
     low, high = 0.0, radius / float(np.linalg.norm(along))
     while distance(image, moved(high)) <= radius and high * largest < 1e6:

@@ -82,7 +82,7 @@ def _image(value: Mapping[str, Any]) -> Image:
     refusal = Refused(400, "image: expected `shape` [C, H, W] and `pixels`, float32 in base64.")
     if not isinstance(shape, list) or len(shape) != 3 or not isinstance(text, str):
         raise refusal
-    if not all(isinstance(side, int) and 0 < side <= MOST_SIDE for side in shape):
+    if not all(type(side) is int and 0 < side <= MOST_SIDE for side in shape):
         raise refusal
     try:
         content = base64.b64decode(text, validate=True)

@@ -11,7 +11,7 @@ import signal
 import sys
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import aclosing
+from contextlib import aclosing, suppress
 from pathlib import Path
 
 import numpy as np
@@ -20,7 +20,7 @@ from browsers import PHONE, is_too_wide, open_page, violations
 from conftest import START_SECONDS
 from PIL import Image
 from playgrounds import MARKUP, ROOT, RunningPlayground, opened, running_playground
-from playwright.sync_api import Browser, Page, expect
+from playwright.sync_api import Browser, Error, Page, Route, expect
 from relays import Relay
 
 from heatserve.export.repository.layout import open_model
@@ -358,11 +358,135 @@ def test_files_that_the_server_does_not_serve_are_not_attacked_and_another_versi
     assert violations(page) == []
 
 
+def in_colour(route: Route) -> None:
+    """Tell the page that the model `named` takes pictures in colour."""
+    told = route.fetch().json()
+    for model in told["models"]:
+        model["shape"] = [3, -1, -1] if model["name"] == "named" else model["shape"]
+    route.fulfill(json=told)
+
+
+NAMES = {"Attack": "attack", "Spoof": "spoof", "Confirm": "prove", "Prove it": "prove"}
+
+
+@pytest.mark.parametrize("is_refused", [True, False])
+def test_nothing_of_another_picture_or_model_is_shown_or_judged_before_there_is_an_answer(
+    page: Page, playground: RunningPlayground, is_refused: bool
+) -> None:
+    page.route("**/api/models", in_colour)
+    opened(page, playground, model="digits_lipschitz", example=2)
+    held = list[Route]()
+    overloaded = {"status": 429, "json": {"error": "The server is overloaded."}}
+    page.route("**/api/predict", lambda asked: asked.fulfill(**overloaded) if is_refused else held.append(asked))
+    for choose in (
+        lambda: page.select_option("#model", "digits"),
+        lambda: page.locator("#examples button").nth(4).click(),
+    ):
+        choose()
+        expect(page.locator("#answer")).to_contain_text("overloaded" if is_refused else "One pass is asked")
+        expect(page.locator(".claim, .verdict")).to_have_count(0)
+        for slider in ("#size", "#sigma"):
+            page.fill(slider, "0.3")
+        for name, place in NAMES.items():
+            page.get_by_role("button", name=name, exact=True).click()
+            expect(page.locator(f"#{place}-result .problem")).to_contain_text("has not answered this picture yet")
+    page.select_option("#model", "named")  # which takes no such picture; then the answers of before come, too late
+    for route in held:
+        with suppress(Error):  # the page has given it up
+            route.continue_()
+    expect(page.locator("#answer")).to_have_text("Choose a picture first.")
+    page.wait_for_timeout(300)
+    expect(page.locator("#answer")).to_have_text("Choose a picture first.")
+    expect(page.locator("#size-result *, #noise-result *")).to_have_count(0)
+
+
+def test_what_is_shown_of_a_size_is_of_that_size_and_judged_by_the_distance_itself(
+    page: Page, playground: RunningPlayground
+) -> None:
+    opened(page, playground)
+    result = page.locator("#size-result")
+    page.fill("#size", "0.1")
+    expect(result.locator(".pair")).to_have_count(2)
+    expect(result).to_contain_text(re.compile("distance 0.100within the certified radius"))
+    page.route("**/api/change", lambda asked: asked.fulfill(status=503, json={"error": "It does not answer."}))
+    page.fill("#size", "1.5")
+    expect(result).to_have_text("It does not answer.")
+    page.unroute("**/api/change")
+    page.fill("#size", "1.6")
+    expect(result.locator(".pair")).to_have_count(2)
+    expect(result).not_to_contain_text("within the certified radius")
+    page.route("**/api/change", lambda _: None)
+    page.fill("#size", "0.2")
+    expect(result).to_have_attribute("aria-busy", "true")  # dim, while it is of another size
+    for name, path in {"Attack": "attack", "Prove it": "certify", "Spoof": "spoof"}.items():
+        page.route(f"**/api/{path}", lambda asked: asked.fulfill(status=503, json={"error": "It does not answer."}))
+        for _ in range(2):
+            page.get_by_role("button", name=name, exact=True).click()
+            expect(page.locator(f"#{NAMES[name]}-result")).to_have_text("It does not answer.")
+
+
+def test_proofs_stay_beside_a_confirmed_radius_and_when_the_server_is_back(
+    page: Page, playground: RunningPlayground
+) -> None:
+    opened(page, playground)
+    result, confirm = page.locator("#prove-result"), page.get_by_role("button", name="Confirm")
+    page.select_option("#votes", "100000")
+    page.get_by_role("button", name="Prove it").click()
+    result.locator(".live").get_by_text("is proven within").wait_for()
+    asked = list[Route]()
+    page.route("**/api/confirm", lambda one: asked.append(one))
+    page.fill("#radius", "0.1")
+    confirm.click()
+    expect(confirm).to_be_disabled()  # a second question would only wait for the first
+    expect(result).to_contain_text("The server takes its votes")
+    asked[0].continue_()
+    expect(result.locator(".verdict.yes")).to_contain_text("Confirmed — radius 0.100")
+    expect(confirm).to_be_enabled()
+    expect(result.locator(".claim.votes, .chart")).to_have_count(2)
+    page.locator("#prove-controls").get_by_role("button", name="Stop").click()
+    expect(result.locator(".live")).to_contain_text("Stopped. What was proven holds")
+    proven = result.locator(".claim .radius").inner_text()
+    playground.relay.close()
+    try:
+        expect(page.locator("#server")).to_have_class("gone")
+        page.unroute("**/api/confirm")
+        page.fill("#size", "0.3")
+        expect(page.locator("#size-result .problem")).to_contain_text("does not answer")
+    finally:
+        playground.relay.open()
+    expect(page.locator("#server")).to_have_class("there")
+    expect(page.locator("#size-result .problem")).to_have_count(0)
+    expect(result.locator(".claim .radius")).to_have_text(proven)
+    expect(result.locator(".verdict.yes")).to_contain_text("Confirmed")
+    check_promises(page, at_least=4)
+
+
+@pytest.mark.parametrize("chosen", ["example", "model"])
+def test_a_file_that_is_still_read_does_not_take_the_place_of_what_is_chosen_after_it(
+    page: Page, playground: RunningPlayground, chosen: str
+) -> None:
+    opened(page, playground)
+    held = list[Route]()
+    page.route("**/api/picture*", lambda one: held.append(one))
+    page.set_input_files("#file", {"name": "a.jpg", "mimeType": "image/jpeg", "buffer": picture((60, 90))})
+    expect(page.locator("#picture-reading")).to_have_text("Your picture is read …")
+    if chosen == "example":
+        page.locator("#examples button").nth(4).click()
+    else:
+        page.select_option("#model", "digits_lipschitz")
+    expect(page.locator("#picture-reading")).to_be_hidden()
+    held[0].continue_()
+    page.wait_for_timeout(300)
+    expect(page.locator("#answer figcaption")).to_contain_text("test picture")
+
+
 def test_dark_and_on_a_phone_it_is_readable(browser: Browser, playground: RunningPlayground) -> None:
     with open_page(browser, size=PHONE, colours="dark", touch=True) as page:
         opened(page, playground)
         assert not is_too_wide(page)
         assert violations(page) == []
+        page.set_viewport_size({"width": 320, "height": 700})
+        assert not is_too_wide(page)
         page.get_by_role("tab", name="Examples").focus()
         page.keyboard.press("ArrowRight")
         expect(page.get_by_role("tab", name="Your picture")).to_be_focused()

@@ -127,7 +127,7 @@ def test_an_empty_drawing_is_refused() -> None:
 def test_a_change_is_exactly_as_large_as_it_says(radius: float) -> None:
     image = np.random.default_rng(1).random((1, 8, 8), dtype=np.float32)
     image[0, :4] = 0  # where noise is cut off
-    found = pictures.random_change(image, radius)
+    found = pictures.random_change(image, radius, DIGITS)
     assert radius * (1 - 1e-5) <= pictures.distance(image, found) <= radius
     assert found.min() >= 0
     assert found.max() <= 1
@@ -135,9 +135,17 @@ def test_a_change_is_exactly_as_large_as_it_says(radius: float) -> None:
 
 def test_a_change_that_pixels_cannot_make_goes_as_far_as_they_can() -> None:
     image = np.zeros((1, 2, 2), np.float32)
-    found = pictures.at_distance(image, np.array([[[1.0, -1.0], [0, 0]]]), 3.0)
+    found = pictures.at_distance(image, np.array([[[1.0, -1.0], [0, 0]]]), 3.0, DIGITS)
     assert found.tolist() == [[[1, 0], [0, 0]]]
-    assert np.array_equal(pictures.at_distance(image, np.zeros((1, 2, 2)), 1.0), image)
+    assert np.array_equal(pictures.at_distance(image, np.zeros((1, 2, 2)), 1.0, DIGITS), image)
+
+
+@pytest.mark.parametrize("radius", [0.01, 0.1, 0.5, 2.0])
+def test_a_change_of_a_picture_of_8_bits_is_never_larger_than_it_says_once_it_is_rounded(radius: float) -> None:
+    image = wire.seen(np.random.default_rng(1).random((3, 224, 224), dtype=np.float32), ANY)
+    found = pictures.random_change(image, radius, ANY)
+    assert np.array_equal(found, wire.seen(found, ANY))
+    assert radius - 1 / 255 <= pictures.distance(image, found) <= radius
 
 
 def test_more_of_the_same_noise_comes_with_a_larger_sigma() -> None:
@@ -165,6 +173,7 @@ def test_an_image_comes_back_as_it_was_sent() -> None:
         {"shape": [1, 8, 8], "pixels": "no base64!"},
         {"shape": [1, 8, 8], "pixels": "AAAA"},
         {"shape": [1, 8, True], "pixels": ""},
+        {**wire.image_record(np.zeros((1, 8, 8), np.float32)), "shape": [True, 8, 8]},
         {"shape": [1, 8, 10**9], "pixels": ""},
         wire.image_record(np.zeros((1, 8, 9), np.float32)),
         wire.image_record(np.full((1, 8, 8), np.nan, np.float32)),
@@ -176,7 +185,7 @@ def test_what_is_no_image_is_refused(record: object) -> None:
         asked(image=record).image(DIGITS)
 
 
-@pytest.mark.parametrize("value", [None, "1", True, -0.1, 2, float("nan"), float("inf"), [1]])
+@pytest.mark.parametrize("value", [None, "1", True, -0.1, 2, float("nan"), float("inf"), 10**400, [1]])
 def test_what_is_no_number_in_its_range_is_refused(value: object) -> None:
     with pytest.raises(Refused, match="radius: expected a number from 0 to 1"):
         asked(radius=value).number("radius", least=0, most=1)

@@ -45,17 +45,23 @@ function choosePicture(image, title) {
   predict();
 }
 
+/** The answer's card: while it is busy, what it held about another picture or model is gone. */
+function showCard(isBusy, ...nodes) {
+  at("answer").setAttribute("aria-busy", String(isBusy));
+  show(at("answer"), nodes);
+}
+
 function predict() {
-  const place = at("answer");
-  place.setAttribute("aria-busy", "true");
+  const { model, image } = state;
+  showCard(true, el("p", { class: "hint" }, "One pass is asked …"));
   predicting.run(async (signal) => {
-    state.answer = await ask("/api/predict", { model: state.model.name, image: state.image }, signal);
+    state.answer = await ask("/api/predict", { model: model.name, image }, signal);
     showAnswer();
     const { certified_radius, class_name, probability } = state.answer;
     const [promised] = PROMISES[servedKind(state.answer)];
     state.say(`It says ${class_name ?? "no class"}, probability ${percent(probability)}, certified radius ${radiusText(certified_radius)}: ${promised}.`);
     tell("answer");
-  }, (text) => show(place, problem(text))).finally(() => place.setAttribute("aria-busy", "false"));
+  }, (text) => showCard(false, problem(text)));
 }
 
 function showAnswer() {
@@ -63,7 +69,7 @@ function showAnswer() {
   const shares = answer.probabilities.map((share, label) => [share, model.class_names[label]]);
   const ranked = shares.sort(([a], [b]) => b - a);
   const named = answer.class_name ?? (answer.label < 0 ? "no class" : `class ${answer.label}`);
-  show(at("answer"),
+  showCard(false,
     el("div", { class: "seen" },
       figure(canvasOf(image, `The picture as the model sees it: ${title}`), title, `${image.shape[2]}×${image.shape[1]} pixels, as the model sees them`)),
     el("div", { class: "says" },
@@ -80,22 +86,36 @@ function chooseModel(name) {
   at("model").value = name;
   at("model-says").textContent = KINDS[state.model.kind] ?? "Of a kind that this page does not know: read its promise.";
   const fits = state.image && state.model.shape.every((size, i) => size === -1 || size === state.image.shape[i]);
-  if (!fits) Object.assign(state, { image: null, answer: null, proof: null });
+  if (!fits) state.image = null;
+  Object.assign(state, { answer: null, proof: null });
+  predicting.stop();
+  picture.stop();
   tell("model");
   tell("picture");
-  state.proof = null;
   if (fits) predict();
-  else show(at("answer"), el("p", { class: "hint" }, "Choose a picture first."));
+  else showCard(false, el("p", { class: "hint" }, "Choose a picture first."));
   picture.showExamples(() => state.image !== null);
 }
 
 async function readModels() {
   const { models } = await get("/api/models");
+  if (await isAsBefore(models)) return;
   state.models = models;
   show(at("model"), models.map(({ name }) => el("option", { value: name }, name)));
   const former = models.some(({ name }) => name === state.model?.name) ? state.model.name
     : (models.find(({ missing }) => !missing.examples) ?? models[0])?.name;
   if (former) chooseModel(former);
+}
+
+/** Whether a server that is back answers the picture as before, so that what was found may stay; or it is another one. */
+async function isAsBefore(models) {
+  const { model, image, answer } = state;
+  if (!answer || JSON.stringify(models) !== JSON.stringify(state.models)) return false;
+  const said = ({ seconds, ...rest }) => JSON.stringify(rest);
+  const again = await ask("/api/predict", { model: model.name, image }).catch(() => null);
+  if (state.answer === answer && !(again && said(again) === said(answer))) return false;
+  document.querySelectorAll(".result .problem").forEach((one) => one.remove());
+  return true;
 }
 
 function showServer(text, isThere) {

@@ -50,7 +50,7 @@ export function attackPanel(state) {
     id: "epsilon", label: "Largest change ε (L2)", min: 0.01, max: 3, step: 0.01, value: 0.5, say: lengthText,
   });
   const progress = el("p");
-  const buttons = startStop("Attack", run, (text) => result.append(problem(text)), () => progress.append(" Stopped."));
+  const buttons = startStop("Attack", run, (text) => show(result, problem(text)), () => progress.append(" Stopped."));
   const quick = el("div", { class: "row" },
     button("Just inside the radius", () => reach.set(within(0.98)), { class: "quiet" }),
     button("Far outside", () => reach.set(Math.max(1, within(3))), { class: "quiet" }));

@@ -63,6 +63,6 @@ export function problem(text) {
 
 /** Whether the picture was answered; where not, a place says what to do first. */
 export function isAnswered({ image, answer }, place) {
-  if (!answer) show(place, problem(image ? "One pass has not answered this picture yet." : "Choose a picture first."));
-  return Boolean(answer);
+  if (!image || !answer) show(place, problem(image ? "One pass has not answered this picture yet." : "Choose a picture first."));
+  return Boolean(image && answer);
 }

@@ -11,6 +11,17 @@ const TABS = ["examples", "upload", "draw"];
 /** Wire the picture's card. `chosen(image, title)` is called with each new picture, `model()` is the chosen model. */
 export function pictureCard({ chosen, model }) {
   const reading = latest();
+  let isReading = false;
+
+  function tellReading(title) {
+    isReading = title !== null;
+    at("picture-reading").textContent = isReading ? `${title.charAt(0).toUpperCase()}${title.slice(1)} is read …` : "";
+  }
+
+  function stop() {
+    reading.stop();
+    tellReading(null);
+  }
 
   function failed(text) {
     at("picture-problem").textContent = text;
@@ -25,11 +36,16 @@ export function pictureCard({ chosen, model }) {
       return;
     }
     const path = `/api/picture?model=${encodeURIComponent(model().name)}${drawn ? "&drawn=1" : ""}`;
+    tellReading(title);
     reading.run(async (signal) => {
       const { image } = await upload(path, content, signal);
+      tellReading(null);
       mark(null);
       chosen(image, title);
-    }, (text) => failed(at("answer").querySelector("figure") ? `${text} The picture before it is still shown.` : text));
+    }, (text) => {
+      tellReading(null);
+      failed(at("answer").querySelector("figure") ? `${text} The picture before it is still shown.` : text);
+    });
   }
 
   function mark(pressed) {
@@ -83,6 +99,7 @@ export function pictureCard({ chosen, model }) {
         canvasOf(image, ""));
       one.firstChild.setAttribute("aria-hidden", "true");
       one.addEventListener("click", () => {
+        stop(); // a file that is still read does not take the place of what is chosen after it
         failed("");
         mark(one);
         chosen(image, title);
@@ -91,10 +108,10 @@ export function pictureCard({ chosen, model }) {
     });
     at("examples-say").textContent = "Pictures that the model was not trained on.";
     show(at("examples"), buttons);
-    if (!hasPicture()) buttons[0]?.click();
+    if (!hasPicture() && !isReading) buttons[0]?.click();
   }
 
-  return { showExamples };
+  return { showExamples, stop };
 }
 
 function tabs() {

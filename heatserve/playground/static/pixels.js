@@ -56,7 +56,7 @@ export function amplified(factor) {
 
 /** A canvas with lines of text below it. */
 export function figure(canvas, title, ...lines) {
-  return el("figure", {}, canvas, el("figcaption", {}, el("strong", {}, title), ...lines.map((line) => el("span", {}, line))));
+  return el("figure", {}, canvas, el("figcaption", {}, el("strong", {}, title), ...lines.filter(Boolean).map((line) => el("span", {}, line))));
 }
 
 /** An image and how it differs from another one, each with its caption. */

@@ -14,25 +14,38 @@ const EDGE = { left: 56, right: 12, top: 18, bottom: 38 };
 /** Section 7. */
 export function provePanel(state) {
   const result = at("prove-result");
+  const confirmed = el("div", { class: "result" }); // beside one another: neither question takes the other's answer away
+  const proof = el("div", { class: "result" });
   const hint = el("p", { class: "hint missing" });
   const confirming = latest();
   const radius = slider({ id: "radius", label: "Confirm within r (L2)", min: 0.01, max: 1, step: 0.005, value: 0.125, say: lengthText });
   const confirm = button("Confirm", ask_confirm, { class: "primary" });
   const number = el("select", { id: "votes" });
-  const buttons = startStop("Prove it", certify, (text) => result.append(problem(text)));
+  const buttons = startStop("Prove it", certify, fail);
   show(at("prove-controls"),
     radius.node, el("div", { class: "row" }, confirm),
     el("div", { class: "field" }, el("label", { for: "votes" }, "Or find the largest radius, with at most so many votes"), number),
     el("div", { class: "row" }, buttons.start, buttons.stop), hint);
 
-  function ask_confirm() {
+  async function ask_confirm() {
     if (!isAnswered(state, result)) return;
     const { model, image } = state;
-    confirming.run(async (signal) => {
+    confirm.disabled = true;
+    show(result, confirmed, proof);
+    show(confirmed, el("p", {}, "The server takes its votes …"));
+    await confirming.run(async (signal) => {
       const answer = await ask("/api/confirm", { model: model.name, image, radius: radius.value() }, signal);
-      show(result, confirmedClaim(answer));
-      state.say(result.textContent);
-    }, (text) => show(result, problem(text)));
+      show(confirmed, confirmedClaim(answer));
+      state.say(confirmed.textContent);
+    }, (text) => show(confirmed, problem(text))).finally(() => {
+      confirm.disabled = !state.model.tiers.confirm;
+    });
+  }
+
+  /** What a proof that fails has proven by then holds; where it is nothing yet, the error is all there is. */
+  function fail(text) {
+    if (proof.querySelector(".claim")) proof.append(problem(text));
+    else show(proof, problem(text));
   }
 
   async function certify(signal) {
@@ -42,12 +55,14 @@ export function provePanel(state) {
     const claimed = el("div");
     let chart = null;
     let last = null;
+    show(result, confirmed, proof);
+    show(proof, live);
     let shown = 0;
     try {
       for await (const [name, found] of events("/api/certify", { model: model.name, image, n: Number(number.value) }, signal)) {
         if (name === "begin") {
           chart = new Chart(found.votes, answer);
-          show(result, live, chart.node, claimed);
+          show(proof, live, chart.node, claimed);
           continue;
         }
         last = found;
@@ -64,7 +79,7 @@ export function provePanel(state) {
         chart.draw();
         show(claimed, votedClaim(last));
         if (state.learn(last, { model, image })) state.say(live.textContent);
-      }
+      } else live.textContent = "Stopped.";
     }
   }
 
@@ -90,7 +105,7 @@ export function provePanel(state) {
   state.onPicture(() => {
     buttons.halt();
     confirming.stop();
-    show(result);
+    for (const place of [result, confirmed, proof]) show(place);
   });
 }
 

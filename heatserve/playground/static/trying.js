@@ -8,14 +8,26 @@ import { amplified, canvasOf, changedFigures, difference, figure } from "./pixel
 const WAIT = 150; // milliseconds after the last move of a slider
 const USUAL = 0.25;
 
-function soon(task) {
+/** What a slider's moves do: the result, which is of another value, is dim until there is another one. */
+function aged(result, look) {
   let timer;
-  return (...given) => {
+  return () => {
+    result.setAttribute("aria-busy", String(Boolean(result.firstChild)));
     clearTimeout(timer);
-    timer = setTimeout(() => task(...given), WAIT);
+    timer = setTimeout(look, WAIT);
   };
 }
 
+/** Show the result of the slider's value. */
+function showNew(result, ...nodes) {
+  result.setAttribute("aria-busy", "false");
+  show(result, nodes);
+}
+
+const placeText = (distance, { certified_radius }) => {
+  if (certified_radius === 0) return null;
+  return distance <= certified_radius ? "within the certified radius" : "larger than the certified radius";
+};
 const classText = (answer) => `answered “${answer.class_name ?? answer.label}” (${percent(answer.probability)})`;
 
 /** Section 3. */
@@ -24,9 +36,12 @@ export function sizePanel(state) {
   const result = at("size-result");
   const size = slider({
     id: "size", label: "Size of the change (L2)", min: 0.01, max: 2, step: 0.01, value: USUAL,
-    say: lengthText, moved: soon(look),
+    say: lengthText, moved: aged(result, look),
   });
   show(at("size-controls"), size.node);
+
+  let search = el("p");
+  const fail = (text) => (search.isConnected ? search.replaceWith(problem(text)) : showNew(result, problem(text)));
 
   function look() {
     const { model, image, answer } = state;
@@ -34,10 +49,9 @@ export function sizePanel(state) {
     const radius = size.value();
     asking.run(async (signal) => {
       const question = { model: model.name, image, radius, label: answer.label };
-      const lines = (one) => [classText(one.answer), `distance ${lengthText(one.distance)}`];
-      const isInside = answer.certified_radius > 0 && radius <= answer.certified_radius;
+      const lines = (one) => [classText(one.answer), `distance ${lengthText(one.distance)}`, placeText(one.distance, answer)];
       const figures = el("div", { class: "figures" }, figure(canvasOf(image, "your picture"), "your picture", classText(answer)));
-      const search = el("p", { class: "hint" }, model.missing.attack
+      search = el("p", { class: "hint" }, model.missing.attack
         ? `The worst change cannot be searched for here. ${model.missing.attack}`
         : "Searching for the worst change …");
       const latency = el("p", { class: "latency" });
@@ -47,14 +61,14 @@ export function sizePanel(state) {
         if (name === "worst") search.remove();
         latency.append(`${name === "random" ? "One pass: " : ", "}${milliseconds(found.answer.seconds)} for the ${title}`);
         if (name !== "random") continue;
-        show(result, el("p", {}, sizeText(radius, image.shape)), figures, search,
+        showNew(result, el("p", {}, sizeText(found.distance, image.shape)), figures, search,
           claim({
             title: "Certified radius of your picture", tier: "one pass", radius: answer.certified_radius,
             kind: servedKind(answer), promise: answer.promise,
-            says: isInside ? "This change is within it." : "This change is larger: nothing is claimed about it.",
+            says: "Each change above says whether it is within this radius; nothing is claimed about larger ones.",
           }), latency);
       }
-    }, (text) => result.append(problem(text)));
+    }, fail);
   }
 
   state.onAnswer(() => {
@@ -64,7 +78,7 @@ export function sizePanel(state) {
   });
   state.onPicture(() => {
     asking.stop();
-    show(result);
+    showNew(result);
   });
 }
 
@@ -74,35 +88,35 @@ export function noisePanel(state) {
   const result = at("noise-result");
   const noise = slider({
     id: "sigma", label: "Strength σ of the noise", min: 0, max: 0.6, step: 0.01, value: 0.1,
-    say: (value) => value.toFixed(2), moved: soon(look),
+    say: (value) => value.toFixed(2), moved: aged(result, look),
     hint: "The standard deviation of what is added to each pixel; what is then darker than black or lighter than white is cut off.",
   });
   show(at("noise-controls"), noise.node);
   noise.input.disabled = true;
 
   function look() {
-    const { model, image, seed } = state;
-    if (!image) return;
+    const { model, image, answer, seed } = state;
+    if (!image || !answer) return;
     asking.run(async (signal) => {
       const found = await ask("/api/noise", { model: model.name, image, sigma: noise.value(), seed }, signal);
-      draw(found, model);
-    }, (text) => show(result, problem(text)));
+      draw(found, { model, clean: image, served: answer });
+    }, (text) => showNew(result, problem(text)));
   }
 
-  function draw({ image, distance, answer, copies }, model) {
+  function draw({ image, distance, answer, copies }, { model, clean, served }) {
     const radii = copies.map((copy) => copy.radius).sort((a, b) => a - b);
     const votes = new Map();
     for (const { label } of copies) votes.set(label, (votes.get(label) ?? 0) + 1);
     const ranked = [...votes].sort(([, a], [, b]) => b - a);
     const middle = radii[Math.floor(radii.length / 2)];
-    const { canvas, factor } = difference(state.image, image);
-    show(result,
+    const { canvas, factor } = difference(clean, image);
+    showNew(result,
       el("div", { class: "figures" },
         figure(canvasOf(image, "one noisy copy"), "one noisy copy", classText(answer), `distance ${lengthText(distance)}`),
         figure(canvas, "its noise alone", amplified(factor), "grey: no change")),
       el("p", {}, `What ${count(copies.length)} noisy copies are taken for:`),
       el("ol", { class: "bars" }, ranked.map(([label, number]) => bar(model.class_names[label] ?? "no class", number / copies.length, `${number} of ${copies.length}`))),
-      strip(copies, state.answer),
+      strip(copies, served),
       claim({
         title: "Certified radius of a noisy copy (median)", tier: "one pass", radius: middle,
         kind: servedKind({ ...answer, certified_radius: middle }), promise: answer.promise,
@@ -117,7 +131,7 @@ export function noisePanel(state) {
   });
   state.onPicture(() => {
     asking.stop();
-    show(result);
+    showNew(result);
   });
 }
 
