@@ -46,7 +46,7 @@ class Playground:
         self.answers = Answers(server, repository=repository)
         self.examples = Examples(root)
         self.files = static_files()
-        self._decoding = asyncio.Semaphore(1)  # a picture may take half a gigabyte
+        self._decoding = asyncio.Semaphore(1)  # a picture may take 910 MB
 
     def routes(self) -> list[Route]:
         """All of them."""

@@ -12,11 +12,12 @@ from heatserve.playground.refusals import Refused
 from heatserve.playground.wire import Image, seen
 from heatserve.serving.client.answers import ModelSpec
 from heatserve.training.data.colours import Decoded
-from heatserve.training.data.decoding import decode, decoded_size, to_floats
+from heatserve.training.data.decoding import decode, decoded_size, decoded_wide, to_floats
 from heatserve.training.data.resizing import resize_and_crop
 
-MOST_PIXELS = 50_000_000
-"""Of a file, and of what it is scaled to: more than a camera has, and 600 MB as float32 in colour."""
+MOST_PIXELS, MOST_WIDE_PIXELS = 50_000_000, 12_000_000
+"""Of a file, and of what it is scaled to: of 8 bits, more than a camera has; and of more bits, or floats. Either takes
+up to 910 MB while it is read."""
 ANY_SIDE = 512
 """Pixels of the longer side, where a model takes pictures of any size."""
 
@@ -38,9 +39,7 @@ def fitted(content: bytes, spec: ModelSpec) -> Image:
     channels, height, width = spec.input_shape
     if channels not in (1, 3):
         raise Refused(422, f"This model takes images of {channels} channels, which no picture has.")
-    if math.prod(decoded_size(content)) > MOST_PIXELS:
-        raise Refused(422, f"This picture has more than {MOST_PIXELS // 10**6} million pixels; reduce it first.")
-    pixels = decode(content, channels=channels)
+    pixels = _decoded(content, channels)
     if height < 0:
         height, width = _bounded(*pixels.shape[:2])
     return seen(_floats(_covering(pixels, height, width)), spec)
@@ -58,9 +57,7 @@ def drawn(content: bytes, spec: ModelSpec) -> Image:
     """
     if spec.input_shape != _LIKE_DIGITS:
         return fitted(content, spec)
-    if math.prod(decoded_size(content)) > MOST_PIXELS:
-        raise Refused(422, "This drawing is too large.")
-    ink = _floats(decode(content, channels=1))[0]
+    ink = _floats(_decoded(content, channels=1))[0]
     rows, columns = (np.flatnonzero((ink > _INK).any(axis)) for axis in (1, 0))
     if not len(rows):
         raise Refused(422, "Nothing is drawn yet: draw a digit first.")
@@ -120,6 +117,18 @@ def distance(image: Image, other: Image) -> float:
     return float(np.linalg.norm(other.astype(np.float64) - image.astype(np.float64)))
 
 
+def _decoded(content: bytes, channels: int) -> Decoded:
+    is_wide = decoded_wide(content)
+    if math.prod(decoded_size(content)) > (most := _most_pixels(is_wide)):
+        kind = "more than 8 bits a channel, and more" if is_wide else "more"
+        raise Refused(422, f"This picture has {kind} than {most // 10**6} million pixels; reduce it first.")
+    return decode(content, channels=channels)
+
+
+def _most_pixels(is_wide: bool) -> int:
+    return MOST_WIDE_PIXELS if is_wide else MOST_PIXELS
+
+
 def _floats(pixels: Decoded) -> Image:
     return np.ascontiguousarray(to_floats(pixels).transpose(2, 0, 1))
 
@@ -136,7 +145,8 @@ def _covering(pixels: Decoded, height: int, width: int) -> Decoded:
     found_height, found_width = pixels.shape[:2]
     scale = max(height / found_height, width / found_width)
     shorter = max(min(height, width), round(scale * min(found_height, found_width)))
-    if shorter * (shorter * max(found_height, found_width) // min(found_height, found_width)) > MOST_PIXELS:
+    longer = shorter * max(found_height, found_width) // min(found_height, found_width)
+    if shorter * longer > _most_pixels(pixels.dtype == np.float32):
         raise Refused(422, "This picture is too long for its width: cut out a part of it first.")
     square = resize_and_crop(pixels, resize=shorter, crop=max(height, width))
     top, left = (square.shape[0] - height) // 2, (square.shape[1] - width) // 2

@@ -40,6 +40,14 @@ def file_of(pixels: NDArray[np.uint8], kind: str = "PNG") -> bytes:
     return content.getvalue()
 
 
+def of_side(side: int, *, bits: int) -> bytes:
+    """A PNG in colour that says in its header that it is so large, and is not."""
+    content = bytearray(file_of(np.zeros((8, 8, 3), np.uint8)))
+    content[16:25] = 2 * side.to_bytes(4, "big") + bytes([bits])
+    content[29:33] = zlib.crc32(content[12:29]).to_bytes(4, "big")
+    return bytes(content)
+
+
 def animated() -> bytes:
     content = io.BytesIO()
     first, *others = (Image.new("L", (8, 8), level) for level in (0, 200))
@@ -92,11 +100,19 @@ def test_a_strange_file_is_refused_with_a_sentence(
 
 
 def test_a_picture_of_a_billion_pixels_is_refused_before_it_is_decoded() -> None:
-    content = bytearray(file_of(np.zeros((8, 8), np.uint8)))
-    content[16:24] = (9000).to_bytes(4, "big") + (9000).to_bytes(4, "big")
-    content[29:33] = zlib.crc32(content[12:29]).to_bytes(4, "big")
-    with pytest.raises(Refused, match="million pixels"):
-        pictures.fitted(bytes(content), DIGITS)
+    with pytest.raises(Refused, match="more than 50 million pixels"):
+        pictures.fitted(of_side(9000, bits=8), DIGITS)
+
+
+@pytest.mark.parametrize("read", [pictures.fitted, pictures.drawn])
+def test_a_picture_of_16_bits_which_takes_more_memory_has_a_lower_limit(
+    read: Callable[[bytes, ModelSpec], wire.Image],
+) -> None:
+    with pytest.raises(Refused, match="more than 8 bits a channel, and more than 12 million pixels"):
+        read(of_side(4000, bits=16), DIGITS)
+    for side, bits in ((4000, 8), (3000, 16)):  # within the limits: it is decoded, and found to be cut off
+        with pytest.raises(HeatserveError, match="cannot be read"):
+            read(of_side(side, bits=bits), DIGITS)
 
 
 def test_a_picture_that_would_be_huge_once_it_covers_the_models_size_is_refused() -> None:

@@ -18,7 +18,15 @@ from PIL import Image
 from heatserve.serving.client.image_files import read_images
 from heatserve.serving.errors import ServingError
 from heatserve.training.data.colours import Decoded
-from heatserve.training.data.decoding import MAX_PIXELS, decode, decoded_size, printable, to_bytes, to_floats
+from heatserve.training.data.decoding import (
+    MAX_PIXELS,
+    decode,
+    decoded_size,
+    decoded_wide,
+    printable,
+    to_bytes,
+    to_floats,
+)
 from heatserve.training.data.errors import DataError
 from heatserve.training.data.images import FileImages
 from heatserve.training.data.resizing import resize_and_crop
@@ -40,6 +48,7 @@ def test_a_file_is_decoded_to_what_it_stands_for(kind: Kind) -> None:
     pixels = decode(kind.content)
     assert pixels.shape == levels.shape
     assert decoded_size(kind.content) == levels.shape[:2]
+    assert decoded_wide(kind.content) == (pixels.dtype == np.float32)
     np.testing.assert_allclose(to_floats(pixels), levels, rtol=0, atol=kind.tolerance + 1e-7)
 
 

@@ -42,13 +42,26 @@ def grey_or_rgb(opened: Callable[[], ImageFile], channels: int) -> Decoded:
     """
     with opened() as image:
         raw = _raw_mode(image)
-        if raw[-3:] in _OTHER_BYTES and image.mode in ("RGB", "RGBA", "CMYK"):
+        if _has_wide_colours(image):
             return _wide_colours(image, raw, opened, channels)
-        if image.mode == "F" or image.mode.startswith("I"):
+        if _has_wide_grey(image):
             return _to_channels(_wide_grey(image), channels)
         if image.mode in _NARROW:
             return _narrow(image, channels, step=_STEPS.get(raw, 1))
         raise DataError(f"expected grey, or colours that can be converted to RGB; found Pillow's mode {image.mode}")
+
+
+def is_wide(image: ImageFile) -> bool:
+    """Whether an image, of which no pixel is decoded, has floats or more than 8 bits: it becomes float32."""
+    return _has_wide_colours(image) or _has_wide_grey(image)
+
+
+def _has_wide_colours(image: ImageFile) -> bool:
+    return _raw_mode(image)[-3:] in _OTHER_BYTES and image.mode in ("RGB", "RGBA", "CMYK")
+
+
+def _has_wide_grey(image: ImageFile) -> bool:
+    return image.mode == "F" or image.mode.startswith("I")
 
 
 def _raw_mode(image: ImageFile) -> str:

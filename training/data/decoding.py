@@ -19,7 +19,7 @@ from PIL import Image, UnidentifiedImageError
 from PIL.ImageFile import ImageFile
 from PIL.TiffImagePlugin import TiffImageFile
 
-from heatserve.training.data.colours import Decoded, grey_or_rgb
+from heatserve.training.data.colours import Decoded, grey_or_rgb, is_wide
 from heatserve.training.data.errors import DataError
 from heatserve.training.data.headers import (
     SIGNATURE_BYTES,
@@ -73,6 +73,16 @@ def decoded_size(file: str | Path | bytes) -> tuple[int, int]:
         width, height = image.size
         is_stated_upright = isinstance(image, TiffImageFile)  # by Pillow
         return (width, height) if not is_stated_upright and _orientation(image, stream) >= 5 else (height, width)
+
+
+def decoded_wide(file: str | Path | bytes) -> bool:
+    """Whether `decode` returns float32, as of floats or of more than 8 bits. Only the header is read.
+
+    Raises:
+        DataError: as `decode`, where the header shows it.
+    """
+    with _explained(file), _bytes_of(file) as stream, _opened(stream) as image:
+        return is_wide(image)
 
 
 def to_bytes(pixels: Decoded) -> NDArray[np.uint8]:
