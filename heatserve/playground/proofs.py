@@ -8,7 +8,7 @@ from typing import Any
 from heatserve.playground.wire import Image
 
 _PICTURES = 256
-"""That proofs are kept of: those that were asked about last."""
+"""That proofs are kept of: those of which most was proven last."""
 
 Record = dict[str, Any]
 

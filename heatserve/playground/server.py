@@ -47,9 +47,9 @@ class Offered:
 
     async def has_answered(self) -> bool:
         """Whether what the client was answered last is of this version, so that it is promised what is told here."""
-        spec = await self.client.spec()
-        tiers = {kind: await self.client.tier(kind) for kind in self.tiers}
-        return (self.client.version, spec, tiers) == (self.version, self.spec, self.tiers)
+        if (await self.client.spec(), self.client.version) != (self.spec, self.version):
+            return False
+        return all([await self.client.tier(kind) == tier for kind, tier in self.tiers.items()])
 
     async def is_served(self, asks: AsyncConnection) -> bool:
         """Whether the server still tells what is told here."""

@@ -154,29 +154,25 @@ def test_a_class_is_confirmed_and_its_proof_grows_until_it_is_stopped(
     assert violations(page) == []
 
 
-@pytest.mark.parametrize("leave", ["picture", "model"])
-def test_a_proof_is_never_taken_for_that_of_another_picture_or_model(
-    page: Page, playground: RunningPlayground, leave: str
-) -> None:
+def proving(page: Page, playground: RunningPlayground) -> None:
+    """A page in the midst of a long proof that has found something."""
     opened(page, playground, example=4)
     page.select_option("#votes", "100000")
     page.get_by_role("button", name="Prove it").click()
     expect(page.locator("#prove-result .claim .radius")).to_have_text(re.compile(r"0\.[1-9]"))
-    if leave == "picture":
-        page.locator("#examples button").nth(6).click()
-    else:
-        page.select_option("#model", "digits_lipschitz")
+
+
+def test_a_proof_is_never_taken_for_that_of_another_picture(page: Page, playground: RunningPlayground) -> None:
+    proving(page, playground)
+    page.locator("#examples button").nth(6).click()
     expect(page.locator("#answer")).to_have_attribute("aria-busy", "false")
     page.locator("#answer .claim").first.wait_for()
     page.get_by_role("button", name="Just inside the radius").click()
     served = float(page.locator("#answer .radius").first.inner_text())
     assert float(page.input_value("#epsilon")) <= max(0.01, served)  # and not that of the proof
     page.get_by_role("button", name="Attack").click()
-    if leave == "picture":  # of which one pass says 2, and votes prove 3
-        expect(page.locator("#attack-result .verdict")).to_contain_text("where votes prove another class")
-        expect(page.locator("#attack-result .claim")).to_contain_text("answers “3”")
-    else:
-        expect(page.locator("#attack-result .claim.proof")).to_contain_text("Within this distance no attack succeeds")
+    expect(page.locator("#attack-result .verdict")).to_contain_text("where votes prove another class")  # 3, and not 2
+    expect(page.locator("#attack-result .claim")).to_contain_text("answers “3”")
 
 
 def test_noise_moves_class_and_radius(page: Page, playground: RunningPlayground) -> None:
@@ -353,8 +349,12 @@ def test_files_that_the_server_does_not_serve_are_not_attacked_and_another_versi
     expect(page.locator("#answer .claim.none")).to_have_count(2)
     expect(page.locator("#answer .claim").first).to_contain_text("none: the model is not calibrated")
     expect(result.locator(".problem")).to_have_count(0)
+    proving(page, playground)  # of another model
+    page.select_option("#model", "switched")
+    expect(page.locator("#answer .claim.none")).to_have_count(2)
     attack.click()
     expect(result.locator(".verdict")).to_contain_text("where nothing is proven")
+    expect(result.locator(".claim")).to_contain_text("What is claimed of your picture")
     assert violations(page) == []
 
 
