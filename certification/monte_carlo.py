@@ -108,7 +108,7 @@ def certificate_of(
     classes = top_classes(counts0, top_k)  # guess the top classes, ĉ_A
     p_lower = float(lower_bound(counts[list(classes)].sum(), n, alpha=alpha))  # p_A, bounds their share
     most = int((counts0 + counts).argmax())
-    if p_lower <= 0.5:
+    if not p_lower > 0.5:  # NaN proves nothing
         return Certificate(ABSTAIN, 0.0, p_lower, most, classes)
     radius = sigma * float(ndtri(p_lower))  # σ·Φ⁻¹(p_A)
     return Certificate(classes[0], radius, p_lower, classes[0] if top_k == 1 else most, classes)

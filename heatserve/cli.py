@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import io
 import math
 import os
 import re
@@ -121,6 +122,9 @@ def main() -> None:
     """
     os.environ.setdefault("GRPC_VERBOSITY", "NONE")  # what fails is explained, by the client
     os.environ.setdefault("PYTHONSAFEPATH", "1")  # processes of ours import nothing from the folder they run in
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper) and not stream.encoding.lower().startswith("utf"):
+            stream.reconfigure(errors="replace")  # a terminal without σ shows another sign, and loses no result
     _keep_to_quota()
     _end_like_ctrl_c()
     try:

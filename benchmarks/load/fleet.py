@@ -80,11 +80,15 @@ def plan_fleet(record: LoadRecord, model: str, demand: FleetDemand) -> FleetPlan
         demand: what the fleet is asked.
 
     Raises:
-        FleetError: the model, or a kind of request, was not measured, or no load was answered within `p99`.
+        FleetError: a rate is none; the model, or a kind of request, was not measured, or no load was answered within
+            `p99`.
     """
     if model not in record.shapes:
         raise FleetError(f"model: expected one that was measured ({', '.join(record.shapes)}), got {model!r}")
     found = record.shapes[model]
+    asked = {"rate": demand.rate, "front_microseconds": demand.front_microseconds or 0.0, **demand.tiers}
+    if endless := [name for name, value in asked.items() if value and not 0 < value < math.inf]:
+        raise FleetError(f"{endless[0]}: expected a finite number above 0, got {asked[endless[0]]}")
     steps = [*_one_pass_steps(found, demand)]
     if demand.front_microseconds:
         steps.append(_front_step(steps[-1].value, demand, record.machine.cores))
@@ -93,6 +97,8 @@ def plan_fleet(record: LoadRecord, model: str, demand: FleetDemand) -> FleetPlan
         if demand.tiers.get(tier):
             steps += _tier_steps(found, tier)
             usable[tier] = steps[-1].value
+    if broken := [kind for kind, value in usable.items() if not 0 < value < math.inf]:
+        raise FleetError(f"{broken[0]}: expected a finite number of images a second above 0, got {usable[broken[0]]}")
     rates = {"one pass": demand.rate, **{tier: rate for tier, rate in demand.tiers.items() if rate}}
     shares = " + ".join(f"{rates[kind]:,g} ÷ {usable[kind]:,.1f}" for kind in rates)
     needed = sum(rates[kind] / usable[kind] for kind in rates)

@@ -341,6 +341,7 @@ def only_run_in(*folders: Path) -> Iterator[None]:
     try:
         for folder in folders:
             folder.mkdir(parents=True, exist_ok=True)
+        for folder in dict.fromkeys(folder.resolve() for folder in folders):
             descriptors.append(os.open(folder, os.O_RDONLY))
             try:
                 fcntl.flock(descriptors[-1], fcntl.LOCK_EX | fcntl.LOCK_NB)

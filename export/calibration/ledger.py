@@ -9,11 +9,15 @@ from __future__ import annotations
 import glob
 import hashlib
 import json
+import math
 import os
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from scipy.special import ndtri
+
+from heatserve.certification.binomial import lower_bound
 from heatserve.certification.errors import HeatserveError
 from heatserve.certification.files import append_text, write_atomically
 from heatserve.certification.monte_carlo import ABSTAIN
@@ -136,6 +140,8 @@ def open_ledger(path: Path, recipe: CertifyRecipe, data: ModelImages) -> dict[in
             raise LedgerError(
                 f"{path}, line {number}: holds the result of another image {entry.index}; name another file"
             )
+        if not _is_possible(entry, recipe):
+            raise LedgerError(f"{path}, line {number}: expected what these votes can prove, got {line:.200}")
     return entries
 
 
@@ -168,7 +174,7 @@ def _check_recipe(path: Path, header: str, recipe: CertifyRecipe) -> None:
             for name, expected in asdict(recipe).items()
             if found[name] != expected
         ]
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError, RecursionError):
         raise LedgerError(f"{path}: expected the results of certify-dataset, got another file") from None
     if differences:
         raise LedgerError(f"{path}: holds results of another recipe: {'; '.join(differences)}; name another file")
@@ -178,5 +184,21 @@ def _parse(path: Path, number: int, line: str) -> LedgerEntry:
     try:
         fields = json.loads(line)
         return LedgerEntry(**{**fields, "classes": tuple(fields["classes"])})
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError, RecursionError):
         raise LedgerError(f"{path}, line {number}: expected the result of an image, got {line[:60]!r}") from None
+
+
+def _is_possible(entry: LedgerEntry, recipe: CertifyRecipe) -> bool:
+    """Whether an entry is one that votes of the recipe can give; a file may say anything."""
+    whole = (entry.index, entry.label, entry.predicted, entry.guess, *entry.classes)
+    if not entry.classes or not all(type(number) is int and abs(number) < 2**63 for number in whole):
+        return False
+    if not all(type(number) in (int, float) and math.isfinite(number) for number in (entry.radius, entry.p_lower)):
+        return False
+    if (entry.radius > 0) != (entry.predicted != ABSTAIN) or entry.predicted not in (ABSTAIN, entry.classes[0]):
+        return False
+    if recipe.decides is not None:
+        return entry.radius in (0, recipe.decides)
+    most = float(lower_bound(recipe.n, recipe.n, alpha=recipe.alpha))
+    proven = recipe.sigma * float(ndtri(entry.p_lower)) if entry.p_lower > 0.5 else 0.0
+    return 0 <= entry.p_lower <= most and math.isclose(entry.radius, proven, rel_tol=1e-9, abs_tol=1e-12)

@@ -52,8 +52,8 @@ def attack_tiers(
 
     model = open_smoothed(repository, name, SmoothedWork.ATTACK)
     settings = TierAttackSettings(
-        epsilons=tuple(epsilon or TierAttackSettings.epsilons),
-        radii=tuple(radius or TierAttackSettings.radii),
+        epsilons=tuple(dict.fromkeys(epsilon or TierAttackSettings.epsilons)),  # the same question again is no other
+        radii=tuple(dict.fromkeys(radius or TierAttackSettings.radii)),
         search=Search(steps=steps, samples=samples, targets=targets),
         asks=asks,
         seed=seed,

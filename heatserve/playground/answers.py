@@ -307,12 +307,17 @@ class Answers:
 
         asked = asyncio.create_task(checked())
         self._asked_for.add(asked)
-        asked.add_done_callback(self._asked_for.discard)
+        asked.add_done_callback(self._ended)
         try:
             return await asyncio.shield(asked)
         except UnavailableError:
             await self.server.lost()
             raise
+
+    def _ended(self, asked: asyncio.Task[Any]) -> None:
+        self._asked_for.discard(asked)
+        if not asked.cancelled():
+            asked.exception()  # where its reader has left, nobody else looks at it
 
     async def _check(self, model: Offered) -> None:
         """Refuse what another version has answered: it is promised something else."""

@@ -216,12 +216,14 @@ def test_the_command_writes_a_record_and_says_what_is_promised(tmp_path: Path) -
     out = tmp_path / "tiers.json"
     arguments = ["attack-tiers", "tiny", "--data", "digits", "--repository", str(tmp_path / "models"), "--images", "3"]
     arguments += ["--steps", "2", "--samples", "2", "--epsilon", "0.1", "--radius", "0.125", "--asks", "5"]
+    arguments += ["--epsilon", "0.1", "--radius", "0.125"]  # the same questions again, which are no further ones
     shown = CliRunner().invoke(app, [*arguments, "--out", str(out)], catch_exceptions=False, env={"COLUMNS": "160"})
     assert shown.exit_code == 0
     assert "an adversary within r can make the system abstain, but never confirm another class" in shown.output
     assert "renders docs/results/attack.md" in shown.stderr.splitlines()[-1]
     record = read_record(out, TierAttackRecord)
     assert record.data.images == 3
+    assert len(record.rows) == len({(row.search, row.epsilon, row.radius) for row in record.rows})
     assert json.loads(out.read_text())["totals"]["confirm"]["overclaims"] == 0
     terminal = Console(width=80, file=StringIO(), record=True)
     terminal.print(tier_report(record))

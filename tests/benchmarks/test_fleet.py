@@ -109,6 +109,20 @@ def test_a_fleet_is_as_small_as_it_can_be(rate: float, spare: int, servers: int)
     assert plan_fleet(_record(), "model", FleetDemand(rate=rate, tiers={}, spare=spare)).servers == servers
 
 
+@pytest.mark.parametrize(
+    ("demand", "name"),
+    [
+        (FleetDemand(rate=math.inf, tiers={}), "rate"),
+        (FleetDemand(rate=math.nan, tiers={}), "rate"),
+        (FleetDemand(rate=1.0, tiers={"confirm": math.inf}), "confirm"),
+        (FleetDemand(rate=1.0, tiers={}, front_microseconds=math.inf), "front_microseconds"),
+    ],
+)
+def test_no_fleet_takes_what_is_no_number(demand: FleetDemand, name: str) -> None:
+    with pytest.raises(FleetError, match=f"^{name}: expected a finite number above 0, got (inf|nan)"):
+        plan_fleet(_record(), "model", demand)
+
+
 def test_what_is_confirmed_adds_its_share() -> None:
     mixes = {"confirm, 1 caller": _row(40.0, tier="confirm"), "confirm, 8 callers": _row(50.0, tier="confirm")}
     values = _values(_record(mixes=mixes), FleetDemand(rate=700.0, tiers={"confirm": 70.0, "cascade": 0.0}))

@@ -300,6 +300,11 @@ def test_distances_of_other_images_or_classes_are_told(tmp_path: Path) -> None:
             measured(other)
 
 
+def test_one_run_may_keep_and_write_in_one_folder(tmp_path: Path) -> None:
+    with paper_run.only_run_in(tmp_path / "both", tmp_path / "both" / ".." / "both"):
+        pass
+
+
 def test_two_runs_do_not_share_a_folder() -> None:
     with (
         paper_run.only_run_in(Path("results")),

@@ -212,6 +212,49 @@ def test_another_recipe_and_a_damaged_file_are_refused(model: ModelVersion, tmp_
         assert results.read_text() == text
 
 
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"radius": 0.55},
+        {"radius": 99.0},
+        {"radius": float("inf")},
+        {"radius": float("nan")},
+        {"radius": -1.0},
+        {"radius": True},
+        {"radius": "0.1"},
+        {"p_lower": 0.9999, "radius": 0.25 * 3.719016485455709},
+        {"p_lower": float("nan")},
+        {"predicted": -1},
+        {"predicted": 77},
+        {"predicted": "<script>"},
+        {"classes": []},
+        {"classes": [10**400]},
+    ],
+    ids=str,
+)
+def test_what_votes_cannot_prove_is_no_result_whatever_a_file_says(
+    model: ModelVersion, tmp_path: Path, change: dict[str, Any]
+) -> None:
+    results = tmp_path / "results.jsonl"
+    certify_dataset(model, some_images(4), Certifier(MONTE_CARLO, file=results))
+    header, *lines = results.read_text().splitlines()
+    number = next(number for number, line in enumerate(lines) if json.loads(line)["radius"] > 0)
+    lines[number] = json.dumps({**json.loads(lines[number]), **change})
+    results.write_text("\n".join([header, *lines]) + "\n")
+    with pytest.raises(LedgerError, match=rf"line {number + 2}: expected what these votes can prove, got"):
+        certify_dataset(model, some_images(4), Certifier(MONTE_CARLO, file=results))
+
+
+@pytest.mark.parametrize("line", ["[" * 100_000, "{}", "[]", "null", "1e999"])
+def test_a_line_that_is_no_result_is_named(model: ModelVersion, tmp_path: Path, line: str) -> None:
+    results = tmp_path / "results.jsonl"
+    certify_dataset(model, some_images(1), Certifier(MONTE_CARLO, file=results))
+    with results.open("a") as file:
+        file.write(line + "\n")
+    with pytest.raises(LedgerError, match="line 3: expected the result of an image"):
+        certify_dataset(model, some_images(1), Certifier(MONTE_CARLO, file=results))
+
+
 FORMER_SENTENCE = "float32 Gaussian noise; the attack of Voráček and Hein (2023) is not excluded"
 
 

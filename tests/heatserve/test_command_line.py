@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import subprocess
 import sys
@@ -177,3 +178,12 @@ def test_a_full_disk_is_explained_and_leaves_no_half_written_file(tmp_path: Path
     assert done.stderr.splitlines()[-1] == "error: runs/a.safetensors: expected room to write, got: File too large"
     assert "Traceback" not in done.stderr
     assert [path.name for path in (tmp_path / "runs").iterdir()] == ["a.jsonl"]
+
+
+def test_a_terminal_without_greek_letters_loses_no_result() -> None:
+    environment = {**os.environ, "PYTHONIOENCODING": "latin-1"}
+    found = subprocess.run(
+        [sys.executable, "-m", "heatserve", "export", "--help"], env=environment, capture_output=True, check=False
+    )
+    assert found.returncode == 0, found.stderr.decode("latin-1")
+    assert "--sigma" in found.stdout.decode("latin-1")

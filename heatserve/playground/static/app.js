@@ -130,7 +130,10 @@ let watch = null;
 // A browser keeps six connections to a place in all its windows, so that one that nobody sees has none.
 document.addEventListener("visibilitychange", () => {
   if (!document.hidden) watchServer();
-  else watch?.close();
+  else {
+    watch?.close();
+    life = null; // a playground that is started meanwhile counts its server's lives anew
+  }
 });
 
 function watchServer() {

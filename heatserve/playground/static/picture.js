@@ -21,6 +21,7 @@ export function pictureCard({ chosen, model }) {
   function stop() {
     reading.stop();
     tellReading(null);
+    failed(""); // it was about what is left now
   }
 
   function failed(text) {
@@ -100,7 +101,6 @@ export function pictureCard({ chosen, model }) {
       one.firstChild.setAttribute("aria-hidden", "true");
       one.addEventListener("click", () => {
         stop(); // a file that is still read does not take the place of what is chosen after it
-        failed("");
         mark(one);
         chosen(image, title);
       });
