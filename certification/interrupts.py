@@ -31,10 +31,7 @@ def passing_interrupts() -> Iterator[None]:
     signal.signal(signal.SIGINT, note)
     try:
         yield
-    except Exception:
-        if not came:
-            raise
     finally:
         signal.signal(signal.SIGINT, before)
-    if came:
-        raise KeyboardInterrupt
+        if came:
+            raise KeyboardInterrupt  # in place of any error

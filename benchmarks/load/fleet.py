@@ -86,7 +86,7 @@ def plan_fleet(record: LoadRecord, model: str, demand: FleetDemand) -> FleetPlan
     if model not in record.shapes:
         raise FleetError(f"model: expected one that was measured ({', '.join(record.shapes)}), got {model!r}")
     found = record.shapes[model]
-    asked = {"rate": demand.rate, "front_microseconds": demand.front_microseconds or 0.0, **demand.tiers}
+    asked = {"rate": demand.rate, "front_microseconds": demand.front_microseconds, **demand.tiers}
     if endless := [name for name, value in asked.items() if value and not 0 < value < math.inf]:
         raise FleetError(f"{endless[0]}: expected a finite number above 0, got {asked[endless[0]]}")
     steps = [*_one_pass_steps(found, demand)]

@@ -325,10 +325,8 @@ def _within_note(view: PaperView) -> str:
 
 def _refused_note(view: PaperView) -> str:
     """Why the single pass of some systems serves no radius, shortly: what follows in the message is advice."""
-    said = [
-        f" Nothing is promised of `{row.system}`: {row.refused.split('; ')[0]}." for row in view.rows if row.refused
-    ]
-    return "".join(said)
+    refused = [(row.system, row.refused.split("; ")[0]) for row in view.rows if row.refused]
+    return "".join(f" Nothing is promised of `{system}`: {reason}." for system, reason in refused)
 
 
 def _broken(row: SystemRow, view: PaperView) -> str:

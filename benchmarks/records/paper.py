@@ -198,7 +198,8 @@ class SystemRow:
             return np.zeros(len(self.one_pass.label), np.bool_)
         claimed, label = self.claims(radius)
         other = label != np.array(self.noisy.proven_label)
-        return np.asarray((claimed > 0) & (other | (claimed > np.array(self.noisy.proven_radius))))
+        backed = ~other & (claimed <= np.array(self.noisy.proven_radius))  # what is no number backs nothing
+        return np.asarray((claimed > 0) & ~backed)
 
     def claims(
         self, radius: Literal["served", "nominal", "l_bound", "average_l_bound"]

@@ -202,6 +202,14 @@ def test_radii_that_no_attack_comes_near_count_as_not_attacked(digits: PaperResu
     assert line[-1] == "0 of 0"
 
 
+def test_a_proof_that_is_no_number_backs_no_claim(digits: PaperResults) -> None:
+    row = next(row for row in digits.systems.rows if row.system == "heat" and row.noisy)
+    assert row.noisy is not None
+    nothing = replace(row.noisy, proven_radius=(float("nan"),) * row.proven_images)
+    served = np.array(row.one_pass.served[: row.proven_images])
+    assert (replace(row, noisy=nothing).overclaims("served") == (served > 0)).all()
+
+
 def test_the_yardstick_of_the_l_bound_stands_beside_it(kept: PaperResults) -> None:
     view = PaperView(kept.systems, kept.attacks, sigmas_of(kept.systems)[0])
     table = next(table for table in all_tables(view) if table.title.startswith("Radii of one pass"))

@@ -237,6 +237,13 @@ def test_the_lock_that_a_kill_leaves_holds_nobody_up(few: ImageData, tmp_path: P
     assert not lock_path(tmp_path / "a.safetensors").exists()
 
 
+def test_a_link_in_the_place_of_a_lock_makes_no_file_elsewhere(few: ImageData, tmp_path: Path) -> None:
+    lock_path(tmp_path / "a.safetensors").symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(OSError, match="symbolic links"):
+        _train(few, tmp_path / "a.safetensors")
+    assert not (tmp_path / "elsewhere").exists()
+
+
 def test_who_waited_for_a_lock_that_was_removed_takes_the_new_one(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

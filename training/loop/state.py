@@ -93,7 +93,7 @@ def only_training_of(checkpoint: Path | None) -> Iterator[None]:
 
 def _locked(path: Path, checkpoint: Path) -> int:
     while True:
-        lock = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+        lock = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o644)
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             if path.exists() and os.path.samestat(os.fstat(lock), path.stat()):
